@@ -1,0 +1,62 @@
+"""glomedge: call kidney glomeruli globally sclerotic or not, at the edge. Research use only.
+
+    import glomedge
+
+    with glomedge.load("artifacts/model.onnx", provider="auto") as model:
+        for prediction in model.predict(["a.png", rgb_uint8_array]):
+            print(prediction.probability, prediction.class_name)
+    pixels = glomedge.enhance(rgb_uint8_array, recipe="seed")
+
+Importing this package loads nothing heavy: the names below are resolved on first use.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from glomedge.engine import Engine, Prediction, load
+    from glomedge.errors import (
+        GlomedgeError,
+        ImageError,
+        ModelError,
+        ProviderUnavailableError,
+    )
+    from glomedge.preprocess import enhance
+    from glomedge.spec import ModelSpec, Recipe
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "Engine": "glomedge.engine",
+    "Prediction": "glomedge.engine",
+    "load": "glomedge.engine",
+    "GlomedgeError": "glomedge.errors",
+    "ImageError": "glomedge.errors",
+    "ModelError": "glomedge.errors",
+    "ProviderUnavailableError": "glomedge.errors",
+    "enhance": "glomedge.preprocess",
+    "ModelSpec": "glomedge.spec",
+    "Recipe": "glomedge.spec",
+}
+
+__all__ = [
+    "Engine",
+    "GlomedgeError",
+    "ImageError",
+    "ModelError",
+    "ModelSpec",
+    "Prediction",
+    "ProviderUnavailableError",
+    "Recipe",
+    "__version__",
+    "enhance",
+    "load",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(importlib.import_module(_HOME[name]), name)
+    raise AttributeError(f"module 'glomedge' has no attribute {name!r}")

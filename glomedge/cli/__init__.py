@@ -1,0 +1,53 @@
+"""The command line. One file per command: it parses, calls one library function and prints.
+
+Nothing heavy is imported at the top of these files, so that ``--help`` answers at once and ``infer`` never
+sees TensorFlow.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from glomedge import __version__
+from glomedge.errors import GlomedgeError
+from glomedge.notice import RESEARCH_USE_NOTICE
+
+app = typer.Typer(
+    name="glomedge",
+    help=f"Call kidney glomeruli globally sclerotic or not, at the edge. {RESEARCH_USE_NOTICE}",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(value: bool) -> None:
+    if value:
+        typer.echo(f"glomedge {__version__}. {RESEARCH_USE_NOTICE}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+# Commands, in the order in which a user meets them.
+
+
+def main() -> None:
+    """Entry point of the ``glomedge`` command: a GlomedgeError becomes one message and its exit code."""
+    try:
+        app()
+    except GlomedgeError as error:
+        typer.echo(f"glomedge: {error}", err=True)
+        sys.exit(error.exit_code)

@@ -1,0 +1,69 @@
+"""Errors a user can do something about.
+
+Every message ends with what to do next. The command line prints it without a traceback and exits with
+``exit_code``; anything that is not a ``GlomedgeError`` is a defect and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+
+class GlomedgeError(Exception):
+    """Base of every error that glomedge raises on purpose."""
+
+    exit_code = 1
+
+
+class UsageError(GlomedgeError):
+    """An argument, an option or a combination of them that cannot be carried out."""
+
+
+class ImageError(GlomedgeError):
+    """One input file that cannot become pixels.
+
+    Attributes:
+        code: short stable word that stands in the results as ``error:<code>`` (``truncated``, ``format``,
+            ``colourspace``, ``multiframe``, ``too_large``, ``too_small``, ``decoder``, ``permission``,
+            ``vanished``, ``io``).
+    """
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class DatasetError(GlomedgeError):
+    """A training or evaluation data set that is not usable as it stands; lists every problem found."""
+
+
+class ModelError(GlomedgeError):
+    """A model file that is missing, damaged, changed since export, or not made by glomedge."""
+
+
+class SelfTestError(ModelError):
+    """The golden self-test gave other pixels or another probability on this device than at export."""
+
+
+class ProviderUnavailableError(GlomedgeError):
+    """The execution provider that was asked for cannot run here; names the library and the package."""
+
+
+class EngineError(GlomedgeError):
+    """Inference failed on a loaded model: out of memory, device lost."""
+
+
+class OutputError(GlomedgeError):
+    """Results cannot be written, are locked by another run, or belong to another run."""
+
+
+class GateError(GlomedgeError):
+    """An exported file failed its gate: it does not say what the reference said."""
+
+
+class MissingExtraError(GlomedgeError):
+    """A part of glomedge was asked for whose packages are not installed."""
+
+    def __init__(self, what: str, package: str, extra: str) -> None:
+        super().__init__(
+            f"{what} needs the package '{package}', which is not installed here. "
+            f"Install it with: pip install 'glomedge[{extra}]'"
+        )

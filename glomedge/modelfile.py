@@ -1,0 +1,185 @@
+"""The model file on disk: reading the spec out of it, and the seal that proves it is whole.
+
+An ``.onnx`` file is one protobuf message (ModelProto), and protobuf lets the fields of a message stand in any
+order. So the two metadata entries that glomedge adds are simply appended: the spec first, then, as the very
+last bytes, the SHA-256 of everything before it. Any cut or flipped bit, in the weights or in the spec, is found
+in one pass over the file before anything is loaded, and neither reading nor writing needs the ``onnx`` package.
+
+Wire format: Protocol Buffers encoding, https://protobuf.dev/programming-guides/encoding/ ; field numbers:
+onnx.proto3 (ModelProto.metadata_props = 14, StringStringEntryProto.key = 1, .value = 2).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import mmap
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from glomedge.errors import ModelError
+from glomedge.spec import ModelSpec
+
+SPEC_KEY = "glomedge"
+SEAL_KEY = "glomedge.sha256"
+
+_METADATA_FIELD = 14
+_LENGTH_DELIMITED = 2
+
+
+@dataclass(frozen=True)
+class ModelFile:
+    """A model file that is whole.
+
+    Attributes:
+        path: where it lies.
+        spec: what it says of itself.
+        sha256: of the sealed bytes; changes with any weight or spec field, so caches are keyed by it.
+        size_bytes: the file's size.
+    """
+
+    path: Path
+    spec: ModelSpec
+    sha256: str
+    size_bytes: int
+
+
+def _varint(value: int) -> bytes:
+    out = bytearray()
+    while value >= 0x80:
+        out.append((value & 0x7F) | 0x80)
+        value >>= 7
+    out.append(value)
+    return bytes(out)
+
+
+def _entry(key: str, value: str) -> bytes:
+    def field(number: int, payload: bytes) -> bytes:
+        return _varint(number << 3 | _LENGTH_DELIMITED) + _varint(len(payload)) + payload
+
+    return field(_METADATA_FIELD, field(1, key.encode()) + field(2, value.encode()))
+
+
+def _seal(sha256: str) -> bytes:
+    return _entry(SEAL_KEY, sha256)
+
+
+SEAL_BYTES = len(_seal("0" * 64))
+
+
+def sealed(graph: bytes, spec: ModelSpec) -> bytes:
+    """The bytes of a complete model file: a serialised ModelProto without glomedge entries, plus spec, plus seal."""
+    body = graph + _entry(SPEC_KEY, spec.to_json())
+    return body + _seal(hashlib.sha256(body).hexdigest())
+
+
+def _read_varint(buffer: mmap.mmap | bytes, position: int) -> tuple[int, int]:
+    value = shift = 0
+    while True:
+        byte = buffer[position]
+        position += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, position
+        shift += 7
+        if shift > 63:
+            raise ValueError("varint too long")
+
+
+def iter_fields(buffer: mmap.mmap | bytes, start: int, end: int) -> Iterator[tuple[int, int, int]]:
+    """Walk one protobuf message: ``(field number, payload start, payload end)`` for every field.
+
+    Scalars are walked over as well. Raises ValueError or IndexError where the bytes are no protobuf message.
+    """
+    position = start
+    while position < end:
+        tag, position = _read_varint(buffer, position)
+        number, wire = tag >> 3, tag & 7
+        if wire == 0:
+            begin = position
+            _, position = _read_varint(buffer, position)
+        elif wire == 1:
+            begin, position = position, position + 8
+        elif wire == _LENGTH_DELIMITED:
+            length, begin = _read_varint(buffer, position)
+            position = begin + length
+        elif wire == 5:
+            begin, position = position, position + 4
+        else:
+            raise ValueError(f"wire type {wire}")
+        if position > end or number == 0:
+            raise ValueError("field runs past its message")
+        yield number, begin, position
+
+
+def metadata(buffer: mmap.mmap | bytes) -> dict[str, bytes]:
+    """The ONNX metadata entries of a serialised ModelProto, without parsing its graph."""
+    entries: dict[str, bytes] = {}
+    for number, begin, end in iter_fields(buffer, 0, len(buffer)):
+        if number == _METADATA_FIELD:
+            parts = {n: bytes(buffer[b:e]) for n, b, e in iter_fields(buffer, begin, end)}
+            entries[parts.get(1, b"").decode("utf-8")] = parts.get(2, b"")
+    return entries
+
+
+def read_model_file(path: Path | str) -> ModelFile:
+    """Check that a model file is whole and ours, and read its spec.
+
+    One pass of SHA-256 over the file (about 0.06 s for 94 MB where the processor has SHA instructions).
+
+    Raises:
+        ModelError: missing, empty, truncated, altered, not ONNX, or an ONNX file that glomedge did not export.
+    """
+    path = Path(path)
+    try:
+        with path.open("rb") as handle:
+            size = os.fstat(handle.fileno()).st_size
+            if size == 0:
+                raise ModelError(f"{path} is empty. Export the model again with: glomedge export")
+            with mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ) as buffer:
+                return _check(path, buffer, size)
+    except FileNotFoundError:
+        raise ModelError(
+            f"There is no model at {path}. Make one with: glomedge train DATA, then glomedge export; "
+            "or name another file with --model."
+        ) from None
+    except IsADirectoryError:
+        raise ModelError(f"{path} is a folder, not a model file. Name the .onnx file with --model.") from None
+    except PermissionError:
+        raise ModelError(f"{path} cannot be read: permission denied. Change its mode or run as its owner.") from None
+
+
+def _check(path: Path, buffer: mmap.mmap, size: int) -> ModelFile:
+    expected = bytes(buffer[max(0, size - SEAL_BYTES) : size])
+    digest = hashlib.sha256()
+    with memoryview(buffer) as view:
+        digest.update(view[: max(0, size - SEAL_BYTES)])
+    sha256 = digest.hexdigest()
+    if expected == _seal(sha256):
+        try:
+            spec_json = metadata(buffer)[SPEC_KEY]
+        except (ValueError, IndexError, KeyError, UnicodeDecodeError) as error:
+            raise ModelError(f"{path} is sealed but carries no readable spec ({error!r}). Export it again.") from error
+        return ModelFile(path, ModelSpec.from_json(spec_json), sha256, size)
+    raise ModelError(_why_refused(path, buffer))
+
+
+def _why_refused(path: Path, buffer: mmap.mmap) -> str:
+    """Tell a foreign file from a damaged one, for the message only."""
+    try:
+        entries = metadata(buffer)
+    except (ValueError, IndexError, UnicodeDecodeError):
+        return (
+            f"{path} is truncated, damaged or not an ONNX file. Copy it again from where it was exported, "
+            "or make it anew with: glomedge export"
+        )
+    if SPEC_KEY in entries or SEAL_KEY in entries:
+        return (
+            f"{path} has changed since glomedge exported it (its SHA-256 seal does not match): it is damaged or "
+            "was edited. Copy it again from where it was exported, or make it anew with: glomedge export"
+        )
+    return (
+        f"{path} was not exported by glomedge: it carries no spec, so its preprocessing, classes and threshold "
+        "are unknown. Make a model file with: glomedge export MODEL.keras"
+    )

@@ -1,0 +1,3 @@
+"""The sentence that every output carries."""
+
+RESEARCH_USE_NOTICE = "Research use only. Not for diagnostic use."
