@@ -1,0 +1,53 @@
+# Everything is built inside .venv/; nothing is installed outside it. Needs Python 3.11 or newer and make.
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+SOURCES := glomedge export/glomedge_export tests benchmarks
+WORKERS ?= 2
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-slow test-gpu-wheel lint format bench clean
+
+help:  ## list what can be made
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
+
+.venv/.created:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "glomedge needs Python 3.11 or newer; name one with: make PYTHON=python3.12 ..." >&2; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(PIP) --upgrade pip
+	@touch $@
+
+# What a user needs: both sides of glomedge, on the CPU.
+.venv/.installed: .venv/.created pyproject.toml constraints.txt
+	$(PIP) --editable '.[export,fast,parquet]'
+	@touch $@
+
+# What a developer needs on top, NVIDIA's parser and OpenVINO among it: both work without their hardware.
+.venv/.developer: .venv/.installed
+	$(PIP) --editable '.[export,fast,parquet,openvino,tensorrt-rtx,dev]'
+	@touch $@
+
+demo: .venv/.installed  ## draw crops, train, export, infer, evaluate, bench: the whole way in one go
+	$(BIN)/glomedge demo
+
+test: .venv/.developer  ## the default test suite
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile
+
+test-slow: .venv/.developer  ## the long tests: 500 kills, 100,000 crops, the demo
+	$(BIN)/python -m pytest -m slow --timeout 7200
+
+lint: .venv/.developer  ## ruff and strict mypy
+	$(BIN)/ruff check $(SOURCES)
+	$(BIN)/ruff format --check $(SOURCES)
+	$(BIN)/mypy
+
+format: .venv/.developer  ## let ruff mend what it can
+	$(BIN)/ruff check --fix $(SOURCES)
+	$(BIN)/ruff format $(SOURCES)
+
+bench: .venv/.developer  ## measure and rewrite benchmarks/results/
+	$(BIN)/python benchmarks/run_all.py
+
+clean:  ## remove the environment and caches, never results
+	rm -rf .venv build .pytest_cache .mypy_cache .ruff_cache *.egg-info
