@@ -1,0 +1,293 @@
+"""The network: Keras ResNet50V2 without its top, partly frozen, with augmentation and scaling inside the model.
+
+    images [N, 224, 224, 3] RGB, enhanced, 0..255
+      -> horizontal flip -> vertical flip -> rotation (0.15 turn)     only while training
+      -> RgbScaling ("resnet" or "resnet_v2")
+      -> resnet50v2 (190 layers, the first 140 frozen, called with training=False)
+      -> GlobalAveragePooling2D -> Dropout(0.3) -> Dense(1, sigmoid)
+
+``training=False`` keeps every BatchNormalization on its moving statistics, so a small batch cannot disturb them
+(the fine-tuning advice of the Keras transfer-learning guide).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import keras
+import numpy as np
+import numpy.typing as npt
+from keras import layers, ops
+
+from glomedge.errors import ModelError, UsageError
+from glomedge.spec import SIZE_PX, InputScaling
+
+BACKBONE_NAME = "resnet50v2"
+BACKBONE_LAYERS = 190
+FROZEN_LAYERS = 140
+DROPOUT_RATE = 0.3
+ROTATION_TURNS = 0.15
+# keras.applications.resnet.preprocess_input ("caffe" mode): RGB -> BGR, then minus the ImageNet means in BGR order.
+IMAGENET_MEAN_BGR = (103.939, 116.779, 123.68)
+
+OptimizerName = Literal["sgd", "adam"]
+
+
+@keras.saving.register_keras_serializable(package="glomedge")
+class RgbScaling(layers.Layer):  # type: ignore[misc]  # keras ships no types
+    """``preprocess_input`` as a layer, so that the saved model takes plain RGB pixels.
+
+    Args:
+        mode: ``resnet`` is ``keras.applications.resnet.preprocess_input`` (BGR minus the ImageNet means);
+            ``resnet_v2`` is ``keras.applications.resnet_v2.preprocess_input`` (``x / 127.5 - 1``).
+
+    Input and output: float32 ``[N, H, W, 3]``; input RGB 0..255.
+    """
+
+    def __init__(self, mode: InputScaling = "resnet", **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        if mode not in ("resnet", "resnet_v2"):
+            raise ValueError(f"unknown input scaling {mode!r}: choose resnet or resnet_v2")
+        self.mode: InputScaling = mode
+
+    def call(self, images: Any) -> Any:
+        """Scale one batch."""
+        images = ops.cast(images, self.compute_dtype)
+        if self.mode == "resnet":
+            return ops.flip(images, axis=-1) - ops.convert_to_tensor(IMAGENET_MEAN_BGR, dtype=self.compute_dtype)
+        return images / 127.5 - 1.0
+
+    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
+        """Unchanged."""
+        return input_shape
+
+    def get_config(self) -> dict[str, Any]:
+        """The mode, for serialisation."""
+        return {**super().get_config(), "mode": self.mode}
+
+
+@keras.saving.register_keras_serializable(package="glomedge")
+class Augmentation(layers.Layer):  # type: ignore[misc]  # keras ships no types
+    """Horizontal flip, vertical flip and rotation, only while training.
+
+    Keras' own random layers augment whenever nobody says ``training=False``: ``model(images)`` would answer about
+    a turned crop. This layer augments only when told ``training=True``.
+
+    Args:
+        seed: of the random draws; the flips, the rotation use ``seed``, ``seed + 1``, ``seed + 2``.
+        turns: the rotation is drawn from ``[-turns, turns]`` of a full turn.
+
+    Input and output: float32 ``[N, H, W, 3]``.
+    """
+
+    def __init__(self, seed: int = 42, turns: float = ROTATION_TURNS, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.seed = seed
+        self.turns = turns
+        self.flip_horizontal = layers.RandomFlip("horizontal", seed=seed)
+        self.flip_vertical = layers.RandomFlip("vertical", seed=seed + 1)
+        # Reflected borders: tissue goes on where the crop ends, and black corners would tell the turn.
+        self.rotation = layers.RandomRotation(turns, fill_mode="reflect", seed=seed + 2)
+
+    def build(self, input_shape: tuple[int | None, ...]) -> None:
+        """Build the three layers (they hold no weights, only the state of their random draws)."""
+        for layer in (self.flip_horizontal, self.flip_vertical, self.rotation):
+            layer.build(input_shape)
+        super().build(input_shape)
+
+    def call(self, images: Any, training: bool = False) -> Any:
+        """Augment one batch, each crop by its own draw."""
+        if not training:
+            return images
+        images = self.flip_vertical(self.flip_horizontal(images, training=True), training=True)
+        return self.rotation(images, training=True)
+
+    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
+        """Unchanged."""
+        return input_shape
+
+    def get_config(self) -> dict[str, Any]:
+        """Seed and turns, for serialisation."""
+        return {**super().get_config(), "seed": self.seed, "turns": self.turns}
+
+
+@dataclass(frozen=True)
+class InferenceParts:
+    """What export needs of a trained model.
+
+    Attributes:
+        input_scaling: mode of the RgbScaling layer.
+        backbone: the ResNet50V2, a keras.Model from scaled ``[N, 224, 224, 3]`` to ``[N, 7, 7, 2048]``.
+        kernel: float32 ``[2048, 1]`` of the dense layer.
+        bias: float32 ``[1]`` of the dense layer.
+    """
+
+    input_scaling: InputScaling
+    backbone: Any
+    kernel: npt.NDArray[np.float32]
+    bias: npt.NDArray[np.float32]
+
+
+def new_backbone() -> Any:
+    """An untrained ResNet50V2 without top, all layers trainable."""
+    backbone = keras.applications.ResNet50V2(include_top=False, weights=None, input_shape=(SIZE_PX, SIZE_PX, 3))
+    if len(backbone.layers) != BACKBONE_LAYERS:
+        raise ModelError(
+            f"This Keras builds a ResNet50V2 of {len(backbone.layers)} layers, not {BACKBONE_LAYERS}: freezing by "
+            "layer number would freeze other layers. Install the versions in constraints.txt."
+        )
+    return backbone
+
+
+def freeze(backbone: Any) -> None:
+    """Freeze ``layers[:140]``; the rest is trained."""
+    backbone.trainable = True
+    for layer in backbone.layers[:FROZEN_LAYERS]:
+        layer.trainable = False
+
+
+def assemble(input_scaling: InputScaling = "resnet", seed: int = 42) -> Any:
+    """The whole network with random weights, not compiled.
+
+    The initial weights depend on ``seed`` alone (it reseeds Python, NumPy and TensorFlow).
+    """
+    keras.utils.set_random_seed(seed)
+    images = keras.Input((SIZE_PX, SIZE_PX, 3), dtype="float32", name="images")
+    x = Augmentation(seed, name="augmentation")(images)
+    x = RgbScaling(input_scaling, name="scaling")(x)
+    backbone = new_backbone()
+    freeze(backbone)
+    x = backbone(x, training=False)
+    x = layers.GlobalAveragePooling2D(name="gap")(x)
+    x = layers.Dropout(DROPOUT_RATE, seed=seed + 3, name="dropout")(x)
+    outputs = layers.Dense(1, activation="sigmoid", name="probability")(x)
+    return keras.Model(images, outputs, name="glomedge")
+
+
+def compile_model(model: Any, *, optimizer: OptimizerName = "sgd", learning_rate: float = 1e-3) -> None:
+    """Attach optimizer, binary cross-entropy and binary accuracy at 0.5.
+
+    Raises:
+        UsageError: unknown optimizer or a learning rate that is not positive.
+    """
+    if not (np.isfinite(learning_rate) and learning_rate > 0):
+        raise UsageError(f"The learning rate {learning_rate} is not above 0. Choose one such as 0.001.")
+    match optimizer:
+        case "sgd":
+            chosen = keras.optimizers.SGD(learning_rate)
+        case "adam":
+            chosen = keras.optimizers.Adam(learning_rate)
+        case _:
+            raise UsageError(f"Unknown optimizer {optimizer!r}. Choose sgd or adam.")
+    model.compile(
+        optimizer=chosen,
+        loss=keras.losses.BinaryCrossentropy(),
+        metrics=[keras.metrics.BinaryAccuracy(name="accuracy", threshold=0.5)],
+    )
+
+
+def build(
+    weights: str = "none",
+    input_scaling: InputScaling = "resnet",
+    *,
+    seed: int = 42,
+    optimizer: OptimizerName = "sgd",
+    learning_rate: float = 1e-3,
+) -> Any:
+    """The compiled network.
+
+    Args:
+        weights: ``imagenet``, ``none`` or a file (see ``weights.load_into``).
+        input_scaling: ``resnet`` or ``resnet_v2``.
+        seed: of the initial weights, the augmentation and the dropout.
+        optimizer: ``sgd`` or ``adam``.
+        learning_rate: of the optimizer.
+
+    Returns:
+        keras.Model, uint8 or float ``[N, 224, 224, 3]`` RGB 0..255 -> float32 ``[N, 1]``.
+
+    Raises:
+        ModelError: the weights cannot be had or do not fit.
+        UsageError: unknown optimizer, learning rate not above 0.
+    """
+    from glomedge_export.weights import load_into
+
+    model = assemble(input_scaling, seed)
+    load_into(model, weights)
+    compile_model(model, optimizer=optimizer, learning_rate=learning_rate)
+    return model
+
+
+def backbone_of(model: Any) -> Any:
+    """The ResNet50V2 inside a model of this network. Raises ModelError where there is none."""
+    for layer in model.layers:
+        if layer.name == BACKBONE_NAME and hasattr(layer, "layers") and len(layer.layers) == BACKBONE_LAYERS:
+            return layer
+    raise ModelError(
+        "The Keras model is not this network: it has no 190-layer 'resnet50v2' inside. "
+        "Train one with: glomedge train DATA"
+    )
+
+
+def batch_norms(backbone: Any) -> Iterator[Any]:
+    """Every BatchNormalization of the backbone, in the order of the graph."""
+    return (layer for layer in backbone.layers if isinstance(layer, layers.BatchNormalization))
+
+
+def inference_parts(model: Any) -> InferenceParts:
+    """Take a trained model apart for export.
+
+    Raises:
+        ModelError: a part is missing or has another shape.
+    """
+    backbone = backbone_of(model)
+    scaling = [layer for layer in model.layers if isinstance(layer, RgbScaling)]
+    heads = [layer for layer in model.layers if isinstance(layer, layers.Dense)]
+    if len(scaling) != 1 or len(heads) != 1:
+        raise ModelError(
+            "The Keras model is not this network: it must hold one RgbScaling and one Dense layer. "
+            "Train one with: glomedge train DATA"
+        )
+    kernel, bias = (np.asarray(value, np.float32) for value in heads[0].get_weights())
+    if kernel.shape != (2048, 1) or bias.shape != (1,):
+        raise ModelError(
+            f"The Keras model's dense layer has kernel {kernel.shape} and bias {bias.shape}, not (2048, 1) and (1,). "
+            "Train a model of this network with: glomedge train DATA"
+        )
+    return InferenceParts(scaling[0].mode, backbone, kernel, bias)
+
+
+def load_model(path: Path | str) -> Any:
+    """Load a ``.keras`` file of this network with ``safe_mode=True`` (no code in the file is run).
+
+    Raises:
+        ModelError: missing, damaged, refused by safe mode, or another network.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ModelError(f"There is no Keras model at {path}. Train one with: glomedge train DATA")
+    if path.suffix != ".keras":
+        raise ModelError(f"{path} is not a .keras file. Name the model.keras that glomedge train wrote.")
+    try:
+        model = keras.saving.load_model(path, compile=False, safe_mode=True)
+    # Keras raises whatever its parts raise on a damaged archive: zip, JSON, HDF5, lookup and type errors alike.
+    except Exception as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ModelError(
+            f"{path} cannot be loaded as a Keras model ({reason}). Copy it again, or train anew with: "
+            "glomedge train DATA"
+        ) from error
+    backbone_of(model)
+    return model
+
+
+def parameter_counts(model: Any) -> dict[str, int]:
+    """How many numbers are ``trained`` and how many are ``frozen`` (BatchNormalization statistics included)."""
+
+    def count(variables: list[Any]) -> int:
+        return int(sum(np.prod(variable.shape) for variable in variables))
+
+    return {"trained": count(model.trainable_variables), "frozen": count(model.non_trainable_variables)}

@@ -1,0 +1,116 @@
+"""TrainingRecord: the JSON beside ``model.keras`` that says how the model came to be.
+
+``glomedge export`` reads it and carries recipe, scaling, threshold, temperature and provenance into the spec of
+the ``.onnx`` file; the split lets calibration use training crops and parity use held-out ones. The record names
+the SHA-256 of the model it belongs to, so that a record cannot be taken for another model's.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, ValidationError
+
+from glomedge.errors import ModelError
+from glomedge.notice import RESEARCH_USE_NOTICE
+from glomedge.spec import Frozen, InputScaling, OperatingPoint, Recipe, Sha256, TrainingProvenance
+
+SplitName = Literal["train", "validation", "test"]
+
+
+class TrainingRecord(Frozen):
+    """What export must know of a trained model.
+
+    Attributes:
+        model_sha256: of the ``.keras`` file.
+        threshold: label 1 where the calibrated probability is at or above it.
+        temperature: probability is sigmoid(logit / temperature).
+        operating_point: counts on the held-out test crops at ``threshold``.
+        data_directory: where the crops lay when the model was trained, as given by the user.
+        split: crop name (as in public.csv) -> side.
+    """
+
+    schema_version: Literal[1] = 1
+    notice: str = RESEARCH_USE_NOTICE
+    model_sha256: Sha256
+    recipe: Recipe
+    input_scaling: InputScaling
+    threshold: float = Field(gt=0.0, lt=1.0)
+    temperature: float = Field(gt=0.0, le=100.0)
+    training: TrainingProvenance
+    operating_point: OperatingPoint | None = None
+    data_directory: str
+    split: dict[str, SplitName]
+
+    def names(self, side: SplitName) -> list[str]:
+        """The crop names on one side, sorted."""
+        return sorted(name for name, where in self.split.items() if where == side)
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file's bytes, hexadecimal."""
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def record_path(model: Path | str) -> Path:
+    """Where the record of a model lies: ``model.keras`` -> ``model.keras.json``."""
+    model = Path(model)
+    return model.with_name(model.name + ".json")
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write a file so that a kill leaves the old content or the new, never a part: temporary file, fsync, rename."""
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(descriptor, "wb") as handle:
+            handle.write(data)
+            handle.flush()
+            os.fsync(handle.fileno())
+        umask = os.umask(0)
+        os.umask(umask)
+        Path(temporary).chmod(0o666 & ~umask)
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def write_record(model: Path | str, record: TrainingRecord) -> Path:
+    """Write the record beside its model; returns where."""
+    path = record_path(model)
+    write_atomically(path, record.model_dump_json(indent=1).encode())
+    return path
+
+
+def read_record(model: Path | str) -> TrainingRecord:
+    """Read the record beside a model and check that it belongs to it.
+
+    Raises:
+        ModelError: no record, a damaged one, or one of another model.
+    """
+    path = record_path(model)
+    try:
+        record = TrainingRecord.model_validate_json(path.read_bytes())
+    except FileNotFoundError:
+        raise ModelError(
+            f"There is no training record at {path}: preprocessing, threshold and split of {Path(model).name} are "
+            "unknown. Copy it from where the model was trained, or train anew with: glomedge train DATA"
+        ) from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "document"
+        raise ModelError(
+            f"{path} is not a training record this glomedge understands: {where}: {first['msg']}. "
+            "Copy it again, or train anew with: glomedge train DATA"
+        ) from error
+    if Path(model).is_file() and sha256_of(Path(model)) != record.model_sha256:
+        raise ModelError(
+            f"{path} belongs to another model: the SHA-256 of {model} differs from the one recorded. "
+            "Copy model and record together from where they were trained."
+        )
+    return record
