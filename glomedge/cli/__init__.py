@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from glomedge import __version__
+from glomedge.cli.synth import synth
 from glomedge.errors import GlomedgeError
 from glomedge.notice import RESEARCH_USE_NOTICE
 
@@ -42,6 +43,7 @@ def _root(
 
 
 # Commands, in the order in which a user meets them.
+app.command("synth")(synth)
 
 
 def main() -> None:

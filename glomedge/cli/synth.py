@@ -1,0 +1,66 @@
+"""``glomedge synth``: draw a labelled data set."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from glomedge.notice import RESEARCH_USE_NOTICE
+
+
+def synth(
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="Folder to draw into; created when missing.")],
+    crops: Annotated[int, typer.Option(min=1, help="How many crops in all.")] = 240,
+    cases: Annotated[int, typer.Option(min=1, help="How many biopsies they come from.")] = 12,
+    seed: Annotated[int, typer.Option(min=0, help="Same seed, same pictures.")] = 0,
+    positive_fraction: Annotated[
+        float, typer.Option(min=0.0, max=1.0, help="Share of globally sclerotic crops.")
+    ] = 0.35,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Drawing threads; does not change the pictures.", show_default="all")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Draw into a folder that holds other files.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
+) -> None:
+    """Draw labelled glomerulus crops (no patient data) in the layout that train, infer and evaluate read."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from glomedge_export.synthetic import write_dataset
+
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not sys.stderr.isatty()) as bar:
+        task = bar.add_task("Drawing", total=crops)
+        drawn = write_dataset(
+            directory,
+            crops=crops,
+            cases=cases,
+            seed=seed,
+            positive_fraction=positive_fraction,
+            workers=workers,
+            force=force,
+            progress=lambda done, _: bar.update(task, completed=done),
+        )
+    if as_json:
+        summary = {
+            "notice": RESEARCH_USE_NOTICE,
+            "directory": str(drawn.directory),
+            "crops": drawn.crops,
+            "positive": drawn.positive,
+            "cases": len(drawn.percent_gs),
+            "percent_gs": drawn.percent_gs,
+            "seed": seed,
+        }
+        typer.echo(json.dumps(summary, indent=1))
+        return
+    percents = sorted(drawn.percent_gs.values())
+    typer.echo(
+        f"Drew {drawn.crops} crops ({drawn.positive} globally sclerotic, {drawn.crops - drawn.positive} not) "
+        f"of {len(percents)} biopsies ({percents[0]:.0f}% to {percents[-1]:.0f}% globally sclerotic) "
+        f"into {drawn.directory}. {RESEARCH_USE_NOTICE}"
+    )
+    typer.echo(f"Next: glomedge train {drawn.directory}")
