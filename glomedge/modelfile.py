@@ -74,7 +74,7 @@ def sealed(graph: bytes, spec: ModelSpec) -> bytes:
     return body + _seal(hashlib.sha256(body).hexdigest())
 
 
-def _read_varint(buffer: mmap.mmap | bytes, position: int) -> tuple[int, int]:
+def read_varint(buffer: mmap.mmap | bytes, position: int) -> tuple[int, int]:
     value = shift = 0
     while True:
         byte = buffer[position]
@@ -94,15 +94,15 @@ def iter_fields(buffer: mmap.mmap | bytes, start: int, end: int) -> Iterator[tup
     """
     position = start
     while position < end:
-        tag, position = _read_varint(buffer, position)
+        tag, position = read_varint(buffer, position)
         number, wire = tag >> 3, tag & 7
         if wire == 0:
             begin = position
-            _, position = _read_varint(buffer, position)
+            _, position = read_varint(buffer, position)
         elif wire == 1:
             begin, position = position, position + 8
         elif wire == _LENGTH_DELIMITED:
-            length, begin = _read_varint(buffer, position)
+            length, begin = read_varint(buffer, position)
             position = begin + length
         elif wire == 5:
             begin, position = position, position + 4

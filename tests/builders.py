@@ -1,1 +1,126 @@
 """Builders shared by tests."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from glomedge import golden
+from glomedge.modelfile import sealed
+from glomedge.spec import MAP_SIZE, SIZE_PX, ModelSpec, Recipe
+
+_CELL_PX = SIZE_PX // MAP_SIZE
+
+
+def tiny_graph(
+    *,
+    colour_weights: tuple[float, float, float] = (0.05, -0.04, 0.03),
+    bias: float = -4.0,
+    temperature: float = 1.0,
+    input_name: str = "images",
+    input_dtype: str = "UINT8",
+    input_shape: tuple[str | int, ...] = ("N", SIZE_PX, SIZE_PX, 3),
+    probability_name: str = "probability",
+    activation_name: str = "activation",
+    opset: int = 17,
+) -> Any:
+    """An ``onnx.ModelProto`` with the contract of a glomedge file, small enough for one millisecond a run.
+
+    activation = a weighted sum of the mean R, G and B (less 127.5) of each of 7 x 7 cells, plus ``bias``;
+    probability = sigmoid(mean(activation) / temperature). The other arguments exist to break the contract.
+    """
+    from onnx import TensorProto, helper, numpy_helper
+
+    def constant(name: str, value: npt.NDArray[Any]) -> Any:
+        return numpy_helper.from_array(value, name)
+
+    nodes = [
+        helper.make_node("Cast", [input_name], ["floats"], to=TensorProto.FLOAT),
+        helper.make_node("Transpose", ["floats"], ["planes"], perm=[0, 3, 1, 2]),
+        helper.make_node(
+            "AveragePool", ["planes"], ["cells"], kernel_shape=[_CELL_PX, _CELL_PX], strides=[_CELL_PX, _CELL_PX]
+        ),
+        helper.make_node("Sub", ["cells", "middle"], ["centred"]),
+        helper.make_node("Conv", ["centred", "weights", "bias"], ["map"]),
+        helper.make_node("Squeeze", ["map", "channel_axis"], [activation_name]),
+        helper.make_node("GlobalAveragePool", ["map"], ["pooled"]),
+        helper.make_node("Flatten", ["pooled"], ["logit"]),
+        helper.make_node("Div", ["logit", "temperature"], ["scaled"]),
+        helper.make_node("Sigmoid", ["scaled"], [probability_name]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "tiny",
+        [helper.make_tensor_value_info(input_name, getattr(TensorProto, input_dtype), list(input_shape))],
+        [
+            helper.make_tensor_value_info(probability_name, TensorProto.FLOAT, ["N", 1]),
+            helper.make_tensor_value_info(activation_name, TensorProto.FLOAT, ["N", MAP_SIZE, MAP_SIZE]),
+        ],
+        [
+            constant("middle", np.array(127.5, np.float32)),
+            constant("weights", np.array(colour_weights, np.float32).reshape(1, 3, 1, 1)),
+            constant("bias", np.array([bias], np.float32)),
+            constant("channel_axis", np.array([1], np.int64)),
+            constant("temperature", np.array(temperature, np.float32)),
+        ],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
+
+
+def tiny_logit(
+    images_nhwc: npt.NDArray[np.uint8], colour_weights: tuple[float, float, float] = (0.05, -0.04, 0.03)
+) -> npt.NDArray[np.float64]:
+    """What ``tiny_graph`` computes with its default bias (-4) and temperature (1), ``[N]``, written independently of ONNX."""
+    mean_rgb = images_nhwc.reshape(len(images_nhwc), -1, 3).mean(axis=1, dtype=np.float64) - 127.5
+    return np.asarray(mean_rgb @ np.array(colour_weights)) - 4.0
+
+
+def tiny_spec(graph_bytes: bytes, recipe: str | Recipe = "seed", **overrides: Any) -> ModelSpec:
+    """The spec of a tiny graph, its golden self-test measured with onnxruntime. ``overrides`` replace any field."""
+    import onnxruntime as ort
+
+    chosen = Recipe.named(recipe) if isinstance(recipe, str) else recipe
+    fields: dict[str, Any] = {
+        "producer": "glomedge tests",
+        "created_utc": "2026-01-01T00:00:00Z",
+        "recipe": chosen,
+        "input_scaling": "resnet",
+        "opset": 17,
+        "weights_sha256": hashlib.sha256(graph_bytes).hexdigest(),
+        "multiply_adds": 3 * MAP_SIZE * MAP_SIZE,
+    }
+    if "golden" not in overrides:
+        session = ort.InferenceSession(graph_bytes, providers=["CPUExecutionProvider"])
+        fields["golden"] = golden.make(
+            chosen,
+            lambda images: session.run(["probability"], {"images": images})[0],
+            overrides.get("precision", "fp32"),
+        )
+    return ModelSpec.model_validate(fields | overrides)
+
+
+def build_tiny_model(
+    path: Path,
+    *,
+    recipe: str | Recipe = "seed",
+    colour_weights: tuple[float, float, float] = (0.05, -0.04, 0.03),
+    bias: float = -4.0,
+    temperature: float = 1.0,
+    **overrides: Any,
+) -> ModelSpec:
+    """Write a complete, sealed model file whose answers depend on the pixels (see ``tiny_graph``).
+
+    Args:
+        path: where to.
+        recipe: its preprocessing.
+        colour_weights, bias, temperature: of the graph; ``temperature`` goes into the spec as well.
+        overrides: spec fields to replace (``threshold=0.7``, ``training=...``).
+    """
+    graph = tiny_graph(colour_weights=colour_weights, bias=bias, temperature=temperature).SerializeToString()
+    spec = tiny_spec(graph, recipe, **({"temperature": temperature} | overrides))
+    path.write_bytes(sealed(graph, spec))
+    return spec

@@ -1,0 +1,368 @@
+"""Engine: one loaded model on one provider.
+
+    with load("model.onnx", provider="cpu") as engine:
+        output = engine.infer(images_nhwc)
+        predictions = engine.predict(["a.png", rgb_array])
+
+``load`` is the only way to one: it checks the file's seal, its graph and its contract, opens the provider that was
+asked for (see ``providers.py``), and runs the golden self-test on it before anything is served.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+import numpy.typing as npt
+
+from glomedge.errors import EngineError, ModelError, ProviderUnavailableError, UsageError
+from glomedge.modelfile import ModelFile, read_model_file
+from glomedge.predictions import Prediction, predict_all
+from glomedge.runner import OutOfMemoryError, Runner, SessionRequest, check_contract
+from glomedge.spec import MAP_SIZE, SIZE_PX, BatchProfile, ModelSpec
+
+__all__ = ["Engine", "Output", "Prediction", "Runtime", "load"]
+
+
+@dataclass(frozen=True)
+class Output:
+    """What the network says of N crops.
+
+    Attributes:
+        probability: float32 ``[N]``, the chance of *globally sclerotic*; may hold NaN or Inf from broken weights.
+        activation: float32 ``[N, 7, 7]``, the class-activation map; its mean is the logit before temperature.
+    """
+
+    probability: npt.NDArray[np.float32]
+    activation: npt.NDArray[np.float32]
+
+    def __post_init__(self) -> None:
+        n = len(self.probability)
+        if self.probability.shape != (n,) or self.activation.shape != (n, MAP_SIZE, MAP_SIZE):
+            raise ValueError(f"probability {self.probability.shape}, activation {self.activation.shape}")
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """What runs, for the record of a run.
+
+    Attributes:
+        requested: the provider that was asked for (``auto`` included).
+        provider: the one that runs.
+        precision: what is computed in: fp32, fp16, int8 or bf16.
+        threads: CPU threads in all.
+        concurrency: callers at once.
+        versions: of the libraries that take part.
+        options: the session's settings.
+        placement: nodes by provider; empty unless it was recorded.
+        notes: what ``auto`` passed over and why, and any fallback.
+    """
+
+    requested: str
+    provider: str
+    precision: str
+    threads: int
+    concurrency: int
+    versions: Mapping[str, str]
+    options: Mapping[str, str]
+    placement: Mapping[str, int]
+    notes: tuple[str, ...]
+
+
+class Engine:
+    """One loaded model on one provider; made by ``load``. ``infer`` may be called from several threads."""
+
+    def __init__(self, file: ModelFile, runner: Runner, runtime: Runtime, max_batch: int) -> None:
+        self._file = file
+        self._runner: Runner | None = runner
+        self._runtime = runtime
+        self._limit = max(runner.batch_sizes, default=max_batch)
+        self._lock = threading.Lock()
+
+    @property
+    def spec(self) -> ModelSpec:
+        """The contract that the model file carries."""
+        return self._file.spec
+
+    @property
+    def file(self) -> ModelFile:
+        """The model file: path, SHA-256, size."""
+        return self._file
+
+    @property
+    def provider(self) -> str:
+        """Short name of the provider that really runs."""
+        return self._runtime.provider
+
+    @property
+    def runtime(self) -> Runtime:
+        """Versions, options and notes, for the record of a run."""
+        return self._runtime
+
+    def infer(self, images_nhwc: npt.NDArray[np.uint8]) -> Output:
+        """Run the network.
+
+        Args:
+            images_nhwc: uint8 ``[N, 224, 224, 3]``, RGB, already enhanced; any N >= 1. Longer batches than the
+                session takes are split, and for sessions of fixed shape the last one is padded.
+
+        Raises:
+            UsageError: another dtype or shape.
+            EngineError: closed, out of memory at a batch of one, device lost.
+        """
+        if (
+            images_nhwc.dtype != np.uint8
+            or images_nhwc.ndim != 4
+            or images_nhwc.shape[0] < 1
+            or images_nhwc.shape[1:] != (SIZE_PX, SIZE_PX, 3)
+        ):
+            raise UsageError(
+                f"infer takes uint8 [N, {SIZE_PX}, {SIZE_PX}, 3] with N >= 1, not {images_nhwc.dtype} "
+                f"{list(images_nhwc.shape)}. Pass crops through glomedge.enhance first."
+            )
+        total = len(images_nhwc)
+        probability = np.empty(total, np.float32)
+        activation = np.empty((total, MAP_SIZE, MAP_SIZE), np.float32)
+        start = 0
+        while start < total:
+            # Read anew each round: another thread may have found that the device holds less.
+            count = min(self._limit, total - start)
+            try:
+                part = self._run(np.ascontiguousarray(images_nhwc[start : start + count]))
+            except OutOfMemoryError as error:
+                self._shrink(count, error)
+                continue
+            probability[start : start + count] = part[0].reshape(-1)[:count]
+            activation[start : start + count] = part[1][:count]
+            start += count
+        return Output(probability, activation)
+
+    def predict(self, items: Iterable[str | os.PathLike[str] | npt.NDArray[np.uint8]]) -> list[Prediction]:
+        """Decode, enhance and call each item: a path, or RGB pixels uint8 ``[H, W, 3]`` not yet enhanced.
+
+        An item that cannot be read becomes a Prediction with status ``error:<code>``; it never stops the others.
+        """
+        return predict_all(self, items)
+
+    def close(self) -> None:
+        """Free the device. Calling it twice does no harm; ``infer`` raises afterwards."""
+        with self._lock:
+            runner, self._runner = self._runner, None
+        if runner is not None:
+            runner.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _run(self, images: npt.NDArray[np.uint8]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+        runner = self._runner
+        if runner is None:
+            raise EngineError("This engine is closed. Load the model again with glomedge.load.")
+        padded_size = next((size for size in runner.batch_sizes if size >= len(images)), len(images))
+        if padded_size > len(images):
+            padded = np.zeros((padded_size, *images.shape[1:]), np.uint8)
+            padded[: len(images)] = images
+            images = padded
+        return runner.run(images)
+
+    def _shrink(self, count: int, error: OutOfMemoryError) -> None:
+        """Halve the batch for this and every later run; to the next smaller size where sizes are fixed."""
+        runner = self._runner
+        sizes = runner.batch_sizes if runner is not None else ()
+        asked = next((size for size in sizes if size >= count), count)
+        smaller = max((size for size in sizes if size < asked), default=0) if sizes else count // 2
+        if smaller < 1:
+            raise EngineError(
+                f"{error} A smaller batch is not possible. Free memory on the device (nvidia-smi shows who uses it), "
+                "load with a smaller --max-batch, or use --provider cpu."
+            ) from error
+        with self._lock:
+            self._limit = min(self._limit, smaller)
+
+
+def load(
+    path: str | os.PathLike[str],
+    provider: str = "auto",
+    *,
+    allow_fallback: bool = False,
+    strict_placement: bool = False,
+    threads: int | None = None,
+    concurrency: int = 1,
+    batch_size: int | None = None,
+    max_batch: int | None = None,
+    fixed_batch: bool = False,
+    bf16: bool = False,
+    cache_dir: Path | None = None,
+    self_test: bool = True,
+) -> Engine:
+    """Load a model that glomedge exported.
+
+    Args:
+        path: the ``.onnx`` file.
+        provider: ``auto`` or a name of ``providers.PROVIDERS``. Exactly that one runs, or this raises.
+        allow_fallback: when the provider cannot run, take the next one that ``auto`` would; ``runtime.notes`` says so.
+        strict_placement: refuse when any node of the graph runs on another provider than the one asked for.
+        threads: CPU threads in all; every CPU this process may use by default.
+        concurrency: how many threads will call ``infer`` at once. Two callers on two CPUs are faster than one
+            caller with two threads.
+        batch_size: the usual batch, for providers that tune for one; the spec's by default.
+        max_batch: the largest batch to hand to the device at once; the spec's by default.
+        fixed_batch: always run exactly ``max_batch`` (the last batch is padded): lets a GPU replay one captured graph.
+        bf16: compute an fp32 file in bfloat16 (openvino, on processors that have it).
+        cache_dir: owner-only folder for engines built for this machine; the user's cache folder by default.
+        self_test: run the golden self-test; switch off only to inspect a file that fails it.
+
+    Raises:
+        ModelError: the file is missing, damaged, not ours, or its spec and graph disagree.
+        SelfTestError: it gives other pixels or another probability here than at export.
+        ProviderUnavailableError: the provider cannot run here; names the library and the package.
+        UsageError: an argument out of range.
+    """
+    from glomedge import hardware
+
+    for name, value in (("threads", threads), ("concurrency", concurrency), ("max_batch", max_batch)):
+        if value is not None and value < 1:
+            raise UsageError(f"{name} must be at least 1, not {value}.")
+    path = Path(path)
+    file = read_model_file(path)
+    before = path.stat()
+    from glomedge.modelgraph import check_graph
+
+    check_graph(path, file.spec)
+    request = SessionRequest(
+        file=file,
+        threads=threads or hardware.usable_cpus(),
+        concurrency=concurrency,
+        profile=batch_profile(file.spec.batch_profile, batch_size, max_batch, fixed_batch),
+        fixed_batch=fixed_batch,
+        record_placement=strict_placement,
+        bf16=bf16,
+        cache_dir=cache_dir,
+    )
+    name, runner, notes = _open(provider, request, allow_fallback)
+    try:
+        after = path.stat()
+        if (before.st_ino, before.st_size, before.st_mtime_ns) != (after.st_ino, after.st_size, after.st_mtime_ns):
+            raise ModelError(f"{path} was replaced while it was being loaded. Start again.")
+        check_contract(runner, file.spec, path)
+        if strict_placement and runner.opened.strays:
+            _refuse_strays(name, runner)
+        runtime = Runtime(
+            requested=provider,
+            provider=name,
+            precision=runner.opened.precision,
+            threads=request.threads,
+            concurrency=concurrency,
+            versions=runner.opened.versions,
+            options=runner.opened.options,
+            placement=runner.opened.placement,
+            notes=(*notes, *runner.opened.notes),
+        )
+        engine = Engine(file, runner, runtime, request.profile.max)
+        if self_test:
+            _self_test(engine)
+    except BaseException:
+        runner.close()
+        raise
+    return engine
+
+
+def batch_profile(
+    default: BatchProfile, batch_size: int | None, max_batch: int | None, fixed_batch: bool = False
+) -> BatchProfile:
+    """The batch sizes to build for: the spec's, overridden by what the user gave.
+
+    ``batch_size`` alone also is the maximum unless the spec's is larger. Raises UsageError where they contradict.
+    """
+    largest = max_batch or max(batch_size or 1, default.max)
+    usual = batch_size or min(default.opt, largest)
+    if usual < 1 or usual > largest:
+        raise UsageError(f"--batch-size {usual} is not between 1 and --max-batch {largest}. Raise --max-batch.")
+    if fixed_batch:
+        return BatchProfile(min=largest, opt=largest, max=largest)
+    return BatchProfile(min=1, opt=usual, max=largest)
+
+
+def _open(name: str, request: SessionRequest, allow_fallback: bool) -> tuple[str, Runner, tuple[str, ...]]:
+    from glomedge import providers
+
+    notes: list[str] = []
+    if name != "auto":
+        wanted = providers.named(name)
+        try:
+            providers.require_usable(wanted)
+            return name, wanted.open(request), ()
+        except ProviderUnavailableError as error:
+            if not allow_fallback:
+                raise
+            notes.append(f"--allow-fallback: {name} was asked for and cannot run: {error}")
+    choice = providers.choose(request.file.spec)
+    notes += choice.reasons if name == "auto" else ()
+    for provider in choice.order:
+        if provider.name == name:
+            continue
+        try:
+            runner = provider.open(request)
+        except ProviderUnavailableError as error:
+            notes.append(str(error))
+            continue
+        passed = [other.name for other in choice.order[choice.order.index(provider) + 1 :] if other.name != name]
+        if name == "auto":
+            target = request.file.spec.target
+            notes += [f"{other}: usable, but {provider.name} comes first for target '{target}'" for other in passed]
+        return (
+            provider.name,
+            runner,
+            (*notes, f"{'auto' if name == 'auto' else '--allow-fallback'} chose {provider.name}"),
+        )
+    raise ProviderUnavailableError(
+        f"No provider can run {request.file.path} here: {' | '.join(notes)}. Run: glomedge doctor"
+    )
+
+
+def _refuse_strays(name: str, runner: Runner) -> None:
+    strays = runner.opened.strays
+    total = sum(runner.opened.placement.values())
+    shown = ", ".join(strays[:10]) + (f" and {len(strays) - 10} more" if len(strays) > 10 else "")
+    elsewhere = ", ".join(f"{provider}: {count}" for provider, count in sorted(runner.opened.placement.items()))
+    raise ProviderUnavailableError(
+        f"--strict-placement: {len(strays)} of {total} nodes would not run on {name} ({elsewhere}): {shown}. "
+        "Leave the option off to accept that, or export the model for this provider."
+    )
+
+
+def _self_test(engine: Engine) -> None:
+    from glomedge import golden
+
+    spec = engine.spec
+    # bfloat16 keeps 8 bits of mantissa, three fewer than fp16.
+    low = 3e-2 if engine.runtime.precision == "bf16" else 0.0
+    output: Output | None = None
+
+    def infer(images_nhwc: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        nonlocal output
+        output = engine.infer(images_nhwc)
+        return output.probability
+
+    golden.check(spec, infer, min_tolerance=low, where=f"provider {engine.provider}")
+    assert output is not None
+    # The map and the probability must belong together, or the temperature in the spec is not the graph's.
+    logit = float(output.activation.mean(dtype=np.float64)) / spec.temperature
+    implied = 1.0 / (1.0 + float(np.exp(-np.clip(logit, -700.0, 700.0))))
+    allowed = max(low, spec.golden.probability_tolerance)
+    if not abs(implied - float(output.probability[0])) <= allowed:
+        raise ModelError(
+            f"The spec and the graph disagree on temperature or activation: the map gives probability {implied:.6f} "
+            f"at temperature {spec.temperature:g}, the graph {float(output.probability[0]):.6f}. Export it again."
+        )

@@ -1,0 +1,158 @@
+"""The golden self-test: does this device still see and say what the exporting machine saw and said?
+
+A crop is drawn from a seed with integer arithmetic only, so that its bytes are the same on every platform. Export
+stores its enhanced pixels and the probability of the file just written; loading enhances the same crop again,
+runs the stored pixels through the provider that was really opened, and refuses to serve when either has moved.
+Two comparisons rather than one, so that the message can say which half of the walk is to blame.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from glomedge.errors import SelfTestError
+from glomedge.spec import Golden, ModelSpec, Precision, Recipe
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+
+# Whole multiples of 224 (3 x and 2 x): shrinking by area is then a mean of whole pixels, exact on every platform,
+# and still differs from every other interpolation along the first axis.
+CROP_WIDTH_PX = 672
+CROP_HEIGHT_PX = 448
+
+# Enhancing is integer arithmetic and look-up tables. One grey level of luma may be decided by one rounding of the
+# resize; equalising and the saturation step can stretch it to this much at a few pixels, never more.
+PIXEL_TOLERANCE = 3
+
+# How far the probability of one crop may move between two correct implementations of the same file: other
+# summation orders (fp32), other rounding of half-precision intermediates (fp16), and other rounding at each of 53
+# requantisations (int8: VNNI, NEON dot product, TensorRT and OpenVINO each round their own way).
+PROBABILITY_TOLERANCE: dict[Precision, float] = {"fp32": 1e-3, "fp16": 2e-2, "int8": 5e-2}
+
+_SEEDS_TRIED = 8
+
+Infer = Callable[[npt.NDArray[np.uint8]], "ArrayLike"]
+
+
+class _Integers:
+    """A tiny linear congruential generator (Numerical Recipes' constants): whole numbers, the same everywhere."""
+
+    def __init__(self, seed: int) -> None:
+        self._state = (seed * 2_654_435_761 + 12_345) & 0xFFFFFFFF
+
+    def below(self, limit: int) -> int:
+        self._state = (1_664_525 * self._state + 1_013_904_223) & 0xFFFFFFFF
+        return (self._state >> 8) * limit >> 24
+
+
+def draw_crop(seed: int) -> npt.NDArray[np.uint8]:
+    """A schematic glomerulus, uint8 ``[448, 672, 3]`` RGB, fixed by ``seed`` to the last bit on every platform.
+
+    Flat areas with sharp borders: it exercises resizing, equalising, saturation and hue, and its enhanced form
+    packs into a few kB.
+    """
+    draw = _Integers(seed)
+    rows, columns = np.mgrid[0:CROP_HEIGHT_PX, 0:CROP_WIDTH_PX].astype(np.int64)
+    # Interstitium: a mosaic of blocks in a few stain depths.
+    blocks = (rows // 32 * 7 + columns // 48 * 13 + seed % 64) % 11
+    crop = np.empty((CROP_HEIGHT_PX, CROP_WIDTH_PX, 3), np.int64)
+    crop[..., 0] = 222 - 3 * blocks
+    crop[..., 1] = 178 - 5 * blocks
+    crop[..., 2] = 205 - 2 * blocks
+
+    def disc(row: int, column: int, radius_px: int, colour: tuple[int, int, int]) -> None:
+        # Columns are drawn half again as wide, so that the disc is round once shrunk to 224 x 224.
+        inside = 9 * (rows - row) ** 2 + 4 * (columns - column) ** 2 <= 9 * radius_px**2
+        crop[inside] = colour
+
+    centre_row, centre_column = 204 + draw.below(40), 306 + draw.below(60)
+    radius_px = 150 + draw.below(40)
+    disc(centre_row, centre_column, radius_px, (243, 240, 246))
+    disc(centre_row, centre_column, radius_px - 18 - draw.below(12), (206 - draw.below(40), 120, 168 + draw.below(40)))
+    for _ in range(6 + draw.below(6)):
+        disc(
+            centre_row - 90 + draw.below(181),
+            centre_column - 130 + draw.below(261),
+            16 + draw.below(34),
+            (170 + draw.below(70), 70 + draw.below(110), 140 + draw.below(80)),
+        )
+    for _ in range(40):
+        disc(draw.below(CROP_HEIGHT_PX), draw.below(CROP_WIDTH_PX), 6 + draw.below(5), (84, 48 + draw.below(24), 128))
+    return crop.astype(np.uint8)
+
+
+def make(recipe: Recipe, infer: Infer, precision: Precision) -> Golden:
+    """Make the self-test of a freshly exported file.
+
+    Of a few seeds the one whose probability lies nearest one half is kept: there a movement of the logit shows
+    most in the probability.
+
+    Args:
+        recipe: the file's preprocessing.
+        infer: images uint8 ``[1, 224, 224, 3]`` to the probability of that one crop (any shape of one element).
+        precision: of the file; sets the tolerance.
+    """
+    from glomedge.preprocess import enhance
+
+    best: tuple[float, int, npt.NDArray[np.uint8], float] | None = None
+    for seed in range(_SEEDS_TRIED):
+        pixels = enhance(draw_crop(seed), recipe)
+        probability = _scalar(infer(pixels[np.newaxis]))
+        distance = abs(probability - 0.5)
+        if best is None or distance < best[0]:
+            best = (distance, seed, pixels, probability)
+    assert best is not None
+    return Golden(
+        seed=best[1],
+        pixels_zlib_base64=Golden.pack(best[2]),
+        probability=best[3],
+        pixel_tolerance=PIXEL_TOLERANCE,
+        probability_tolerance=PROBABILITY_TOLERANCE[precision],
+    )
+
+
+def check(spec: ModelSpec, infer: Infer, *, min_tolerance: float = 0.0, where: str = "this device") -> None:
+    """Run the self-test.
+
+    Args:
+        spec: of the loaded file.
+        infer: images uint8 ``[1, 224, 224, 3]`` to the probability of that one crop, on the provider that serves.
+        min_tolerance: a wider tolerance for a provider asked to compute below the file's precision (bf16).
+        where: words for the message.
+
+    Raises:
+        SelfTestError: the enhanced pixels or the probability differ from those stored at export; gives both sides.
+    """
+    from glomedge.preprocess import enhance
+
+    golden = spec.golden
+    expected = golden.pixels()
+    actual = enhance(draw_crop(golden.seed), spec.recipe)
+    difference = np.abs(actual.astype(np.int16) - expected.astype(np.int16))
+    worst = int(difference.max())
+    if worst > golden.pixel_tolerance:
+        raise SelfTestError(
+            f"Self-test refused: preprocessing (recipe '{spec.recipe.name}') gives other pixels here than at export: "
+            f"{np.count_nonzero(difference > golden.pixel_tolerance)} of {difference.size} values differ by more than "
+            f"{golden.pixel_tolerance}, the worst by {worst}. Install the opencv version the model was exported "
+            "with (glomedge doctor prints yours), or export the model again with this version of glomedge."
+        )
+    tolerance = max(golden.probability_tolerance, min_tolerance)
+    probability = _scalar(infer(expected[np.newaxis]))
+    # Written so that NaN fails as well.
+    if not abs(probability - golden.probability) <= tolerance:
+        raise SelfTestError(
+            f"Self-test refused: the model gives probability {probability:.6f} on {where}, but gave "
+            f"{golden.probability:.6f} at export (allowed difference {tolerance:g}, precision {spec.precision}, "
+            f"target {spec.target}). Choose another provider with --provider, or export for this device "
+            "(glomedge export --precision ... --target ...)."
+        )
+
+
+def _scalar(value: ArrayLike) -> float:
+    return float(np.asarray(value, np.float64).reshape(-1)[0])

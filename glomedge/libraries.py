@@ -1,0 +1,157 @@
+"""Which shared library is missing, read from the provider's own library instead of guessed.
+
+A provider of onnxruntime is a shared library beside its Python module. What it links against stands in its ELF
+dynamic section (DT_NEEDED), so the exact name and version of what is missing, such as ``libnvinfer.so.10``, can be
+told without loading it. Layout: System V ABI, chapter 5, "Dynamic Section".
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import importlib.metadata
+import importlib.util
+import io
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+
+_ELF_MAGIC = b"\x7fELF"
+_PT_LOAD, _PT_DYNAMIC = 1, 2
+_DT_NULL, _DT_NEEDED, _DT_STRTAB = 0, 1, 5
+
+# Library name before ".so" -> what brings it. CUDA wheels carry the CUDA version in their libraries' names.
+_BROUGHT_BY = {
+    "libcuda": "the NVIDIA driver (from your system's packages, not from pip)",
+    "libcudart": "pip install 'onnxruntime-gpu[cuda,cudnn]'",
+    "libcublas": "pip install 'onnxruntime-gpu[cuda,cudnn]'",
+    "libcublasLt": "pip install 'onnxruntime-gpu[cuda,cudnn]'",
+    "libcurand": "pip install 'onnxruntime-gpu[cuda,cudnn]'",
+    "libcufft": "pip install 'onnxruntime-gpu[cuda,cudnn]'",
+    "libcudnn": "pip install 'onnxruntime-gpu[cuda,cudnn]'",
+    "libnvinfer": "NVIDIA TensorRT {version} (pip install 'tensorrt-cu{cuda}=={version}.*', from NVIDIA's index)",
+    "libnvonnxparser": "NVIDIA TensorRT {version} (pip install 'tensorrt-cu{cuda}=={version}.*', from NVIDIA's index)",
+}
+
+
+def needed_libraries(path: Path) -> tuple[str, ...]:
+    """The DT_NEEDED entries of a 64-bit little-endian ELF library, in their order; empty where it is none.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    with path.open("rb") as handle:
+        header = handle.read(64)
+        if header[:4] != _ELF_MAGIC or header[4:6] != b"\x02\x01":
+            return ()
+        program_offset, entry_size, entries = (
+            *struct.unpack_from("<Q", header, 32),
+            *struct.unpack_from("<2H", header, 54),
+        )
+        handle.seek(program_offset)
+        table = handle.read(entry_size * entries)
+        loads: list[tuple[int, int, int]] = []
+        dynamic = b""
+        for index in range(entries):
+            kind, _, offset, address, _, file_size = struct.unpack_from("<2I4Q", table, index * entry_size)
+            if kind == _PT_LOAD:
+                loads.append((address, offset, file_size))
+            elif kind == _PT_DYNAMIC:
+                handle.seek(offset)
+                dynamic = handle.read(file_size)
+        names: list[int] = []
+        strings_address = 0
+        for tag, value in struct.iter_unpack("<qQ", dynamic[: len(dynamic) // 16 * 16]):
+            if tag == _DT_NULL:
+                break
+            if tag == _DT_NEEDED:
+                names.append(value)
+            elif tag == _DT_STRTAB:
+                strings_address = value
+        # The table's address is where it will be mapped; the segment that maps it tells where it lies in the file.
+        strings_offset = next(
+            (
+                offset + strings_address - address
+                for address, offset, size in loads
+                if 0 <= strings_address - address < size
+            ),
+            None,
+        )
+        if strings_offset is None:
+            return ()
+        found = []
+        for name in names:
+            handle.seek(strings_offset + name)
+            found.append(handle.read(256).split(b"\0", 1)[0].decode("utf-8", "replace"))
+        return tuple(found)
+
+
+def missing_libraries(path: Path) -> tuple[str, ...]:
+    """Which of the libraries that ``path`` links against the dynamic loader cannot find.
+
+    Loads those it finds, as opening the provider would.
+    """
+    missing = []
+    for name in needed_libraries(path):
+        try:
+            ctypes.CDLL(name)
+        except OSError:
+            missing.append(name)
+    return tuple(missing)
+
+
+def brought_by(library: str, others: tuple[str, ...] = ()) -> str:
+    """What to install for a missing library; ``others`` are the names linked beside it, for the CUDA version."""
+    stem, _, version = library.partition(".so")
+    version = version.lstrip(".").split(".")[0]
+    cuda = next((name.rsplit(".", 1)[1] for name in others if name.startswith("libcudart.so.")), "13")
+    return _BROUGHT_BY.get(stem, "your system's packages").format(version=version, cuda=cuda)
+
+
+@dataclass(frozen=True)
+class Package:
+    """An installed distribution."""
+
+    name: str
+    version: str
+
+
+def installed(*names: str) -> tuple[Package, ...]:
+    """Those of the named distributions that are installed in this environment."""
+    found = []
+    for name in names:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found.append(Package(name, importlib.metadata.version(name)))
+    return tuple(found)
+
+
+ONNXRUNTIME_PACKAGES = (
+    "onnxruntime",
+    "onnxruntime-gpu",
+    "onnxruntime-openvino",
+    "onnxruntime-directml",
+    "onnxruntime-qnn",
+    "onnxruntime-training",
+)
+
+
+def onnxruntime_packages() -> tuple[Package, ...]:
+    """Every installed distribution that brings a module named ``onnxruntime``; two of them break each other."""
+    return installed(*ONNXRUNTIME_PACKAGES)
+
+
+def module_folder(module: str) -> Path | None:
+    """Where a module lies, without importing it; None where it is not installed."""
+    spec = importlib.util.find_spec(module)
+    if spec is None or spec.origin is None:
+        return None
+    return Path(spec.origin).parent
+
+
+def preload_cuda() -> None:
+    """Let onnxruntime find the CUDA and cuDNN libraries that came as wheels. Says nothing where there are none."""
+    import onnxruntime as ort
+
+    # It prints what it did not find; what is missing is told better by missing_libraries.
+    with contextlib.redirect_stdout(io.StringIO()):
+        ort.preload_dlls()

@@ -1,0 +1,162 @@
+"""What the graph inside a model file says of itself, read without the ``onnx`` package.
+
+Only what must be known before a runtime is let at the file: that no tensor lies outside it, and that opset and
+number types are those the spec claims. Field numbers: onnx.proto3 (ModelProto, GraphProto, NodeProto,
+AttributeProto, TensorProto).
+"""
+
+from __future__ import annotations
+
+import mmap
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from glomedge.errors import ModelError
+from glomedge.modelfile import iter_fields, read_varint
+from glomedge.spec import ModelSpec
+
+# ModelProto
+_GRAPH, _OPSET_IMPORT, _FUNCTIONS = 7, 8, 25
+# GraphProto
+_NODE, _INITIALIZER, _SPARSE_INITIALIZER = 1, 5, 15
+# NodeProto
+_OP_TYPE, _ATTRIBUTE, _NODE_DOMAIN = 4, 5, 7
+# AttributeProto
+_TENSOR, _SUBGRAPH, _TENSORS, _SUBGRAPHS = 5, 6, 10, 11
+# TensorProto
+_DIMS, _DATA_TYPE, _NAME, _EXTERNAL_DATA, _DATA_LOCATION = 1, 2, 8, 13, 14
+_FLOAT, _UINT8, _INT8, _FLOAT16 = 1, 2, 3, 10
+
+_STANDARD_DOMAINS = {"", "ai.onnx", "com.microsoft"}
+
+
+@dataclass
+class GraphFacts:
+    """What was found.
+
+    Attributes:
+        opset: of the default domain; 0 when none is declared.
+        operators: how many nodes of each type.
+        elements: how many weight elements of each ONNX data type number.
+        external: names of tensors whose data lies outside the file.
+        foreign_domains: operator domains that need a library of their own.
+    """
+
+    opset: int = 0
+    operators: Counter[str] = field(default_factory=Counter)
+    elements: Counter[int] = field(default_factory=Counter)
+    external: list[str] = field(default_factory=list)
+    foreign_domains: set[str] = field(default_factory=set)
+
+    @property
+    def precision(self) -> str:
+        """``int8`` for a quantised graph, ``fp16`` where most weights are half precision, else ``fp32``."""
+        if "QuantizeLinear" in self.operators or "QLinearConv" in self.operators:
+            return "int8"
+        if self.elements[_FLOAT16] > self.elements[_FLOAT]:
+            return "fp16"
+        return "fp32"
+
+
+def read_graph_facts(path: Path) -> GraphFacts:
+    """Walk the protobuf of an ONNX file. Raises ModelError where it cannot be walked."""
+    facts = GraphFacts()
+    try:
+        with path.open("rb") as handle, mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ) as buffer:
+            for number, begin, end in iter_fields(buffer, 0, len(buffer)):
+                if number == _GRAPH:
+                    _walk_graph(buffer, begin, end, facts)
+                elif number == _FUNCTIONS:
+                    raise ModelError(f"{path} carries ONNX functions, which glomedge never writes. Export it again.")
+                elif number == _OPSET_IMPORT:
+                    parts = {n: (b, e) for n, b, e in iter_fields(buffer, begin, end)}
+                    domain = _text(buffer, parts.get(1))
+                    if domain in ("", "ai.onnx") and 2 in parts:
+                        facts.opset = read_varint(buffer, parts[2][0])[0]
+    except (ValueError, IndexError, UnicodeDecodeError, RecursionError) as error:
+        raise ModelError(f"The graph inside {path} cannot be read ({error}). Export the model again.") from error
+    return facts
+
+
+def check_graph(path: Path, spec: ModelSpec) -> GraphFacts:
+    """Refuse a graph that reaches outside its file or is not what its spec claims.
+
+    Raises:
+        ModelError: external data, operators of a custom library, another opset or precision than the spec's.
+    """
+    facts = read_graph_facts(path)
+    if facts.external:
+        raise ModelError(
+            f"{path} keeps {len(facts.external)} tensors outside the file (first: {facts.external[0]!r}). glomedge "
+            "loads self-contained files only; export the model again with: glomedge export"
+        )
+    if facts.foreign_domains:
+        raise ModelError(
+            f"{path} needs operators of other libraries ({', '.join(sorted(facts.foreign_domains))}), which glomedge "
+            "never loads. Export the model again with: glomedge export"
+        )
+    for name, claimed, found in (
+        ("opset", spec.opset, facts.opset),
+        ("precision", spec.precision, facts.precision),
+    ):
+        if claimed != found:
+            raise ModelError(
+                f"The spec inside {path} and its graph disagree on {name}: spec {claimed}, graph {found}. "
+                "Export the model again."
+            )
+    return facts
+
+
+def _text(buffer: mmap.mmap, span: tuple[int, int] | None) -> str:
+    return bytes(buffer[span[0] : span[1]]).decode("utf-8") if span else ""
+
+
+def _walk_graph(buffer: mmap.mmap, start: int, end: int, facts: GraphFacts) -> None:
+    for number, begin, stop in iter_fields(buffer, start, end):
+        if number == _NODE:
+            _walk_node(buffer, begin, stop, facts)
+        elif number == _INITIALIZER:
+            _walk_tensor(buffer, begin, stop, facts)
+        elif number == _SPARSE_INITIALIZER:
+            for inner, b, e in iter_fields(buffer, begin, stop):
+                if inner in (1, 2):  # values, indices
+                    _walk_tensor(buffer, b, e, facts)
+
+
+def _walk_node(buffer: mmap.mmap, start: int, end: int, facts: GraphFacts) -> None:
+    for number, begin, stop in iter_fields(buffer, start, end):
+        if number == _OP_TYPE:
+            facts.operators[_text(buffer, (begin, stop))] += 1
+        elif number == _NODE_DOMAIN:
+            domain = _text(buffer, (begin, stop))
+            if domain not in _STANDARD_DOMAINS:
+                facts.foreign_domains.add(domain)
+        elif number == _ATTRIBUTE:
+            for inner, b, e in iter_fields(buffer, begin, stop):
+                if inner in (_TENSOR, _TENSORS):
+                    _walk_tensor(buffer, b, e, facts)
+                elif inner in (_SUBGRAPH, _SUBGRAPHS):
+                    _walk_graph(buffer, b, e, facts)
+
+
+def _walk_tensor(buffer: mmap.mmap, start: int, end: int, facts: GraphFacts) -> None:
+    name, data_type, elements, external = "", 0, 1, False
+    for number, begin, stop in iter_fields(buffer, start, end):
+        if number == _DIMS:
+            # protobuf packs repeated integers into one field; a lone one may stand unpacked.
+            position = begin
+            while position < stop:
+                size, position = read_varint(buffer, position)
+                elements *= size
+        elif number == _DATA_TYPE:
+            data_type = read_varint(buffer, begin)[0]
+        elif number == _NAME:
+            name = _text(buffer, (begin, stop))
+        elif number == _EXTERNAL_DATA:
+            external = True
+        elif number == _DATA_LOCATION:
+            external = external or read_varint(buffer, begin)[0] != 0
+    facts.elements[data_type] += elements
+    if external:
+        facts.external.append(name or "unnamed")

@@ -1,0 +1,142 @@
+"""OpenVINO's own runtime behind the Engine.
+
+onnxruntime's OpenVINO plugin offers only Intel devices; the ``openvino`` package runs the same file on any x86-64 or
+arm64 CPU, in bfloat16 where the processor multiplies it.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import queue
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from glomedge.errors import EngineError, ModelError, ProviderUnavailableError
+from glomedge.hardware import has_native_bf16
+from glomedge.runner import Opened, OutOfMemoryError, RawOutput, SessionRequest, TensorInfo
+from glomedge.sessions import first_line, is_out_of_memory
+
+_INSTALL = "pip install 'glomedge[openvino]'"
+_DTYPES = {"u8": "uint8", "f32": "float32", "f16": "float16", "i8": "int8"}
+
+
+def unusable() -> str | None:
+    """Why OpenVINO cannot run here, None when nothing speaks against it."""
+    if importlib.util.find_spec("openvino") is None:
+        return f"openvino: the package 'openvino' is not installed. Install it with: {_INSTALL}"
+    try:
+        import openvino
+    except (ImportError, OSError) as error:
+        return f"openvino: its library does not load ({first_line(error)}). Reinstall it: {_INSTALL}"
+    if "CPU" not in openvino.Core().available_devices:
+        return f"openvino: it offers no CPU device on this machine. Use --provider cpu, or reinstall it: {_INSTALL}"
+    return None
+
+
+def options(request: SessionRequest) -> dict[str, str]:
+    """Properties of the compiled model.
+
+    Several callers at once: throughput hint, one stream each. One caller: latency hint, all threads in one stream.
+    The precision is stated, for OpenVINO would take bfloat16 by itself wherever the processor has it, and a file
+    would answer differently on two machines.
+    """
+    return {
+        "PERFORMANCE_HINT": "LATENCY" if request.concurrency == 1 else "THROUGHPUT",
+        "NUM_STREAMS": str(request.concurrency),
+        "INFERENCE_NUM_THREADS": str(request.threads),
+        "INFERENCE_PRECISION_HINT": "bf16" if request.bf16 else "f32",
+    }
+
+
+def open_runner(request: SessionRequest) -> OpenVinoRunner:
+    """Compile the model for the CPU.
+
+    Raises:
+        ProviderUnavailableError: OpenVINO refuses the device or an option; bf16 on a processor without it.
+        ModelError: OpenVINO cannot read the graph.
+    """
+    import openvino
+
+    if request.bf16 and not has_native_bf16():
+        raise ProviderUnavailableError(
+            "openvino: this processor has no bfloat16 instructions, so bf16 would be slower than fp32. Leave bf16 off."
+        )
+    core = openvino.Core()
+    try:
+        model = core.read_model(str(request.file.path))
+    except RuntimeError as error:
+        raise ModelError(
+            f"OpenVINO cannot read {request.file.path}: {first_line(error)}. Use --provider cpu, or export for it."
+        ) from error
+    chosen = options(request)
+    try:
+        compiled = core.compile_model(model, "CPU", chosen)
+    except RuntimeError as error:
+        if is_out_of_memory(error):
+            raise OutOfMemoryError(f"There is not enough memory to load {request.file.path}. Free some.") from error
+        raise ProviderUnavailableError(
+            f"openvino could not compile {request.file.path}: {first_line(error)}. Use --provider cpu."
+        ) from error
+    # The graph as written: compiling adds names of folded tensors to its ports.
+    inputs, outputs = (tuple(_tensor_info(port) for port in ports) for ports in (model.inputs, model.outputs))
+    return OpenVinoRunner(compiled, request, chosen, inputs, outputs)
+
+
+class OpenVinoRunner:
+    """A compiled model and one infer request for each thread that may call."""
+
+    batch_sizes: tuple[int, ...] = ()
+
+    def __init__(
+        self,
+        compiled: Any,
+        request: SessionRequest,
+        chosen: dict[str, str],
+        inputs: tuple[TensorInfo, ...],
+        outputs: tuple[TensorInfo, ...],
+    ) -> None:
+        self.inputs = inputs
+        self.outputs = outputs
+        self.opened = Opened(
+            precision="bf16" if request.bf16 else request.file.spec.precision,
+            versions={"openvino": importlib.metadata.version("openvino")},
+            options=chosen,
+        )
+        self._requests: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        for _ in range(request.concurrency):
+            self._requests.put(compiled.create_infer_request())
+        self._compiled = compiled
+
+    def run(self, images_nhwc: npt.NDArray[np.uint8]) -> RawOutput:
+        """One synchronous request; a caller beyond ``concurrency`` waits for a free one."""
+        request = self._requests.get()
+        try:
+            request.infer({"images": images_nhwc}, share_inputs=True)
+            # Copied, because the request's own buffers are written again by its next run.
+            return (
+                np.array(request.get_tensor("probability").data, np.float32),
+                np.array(request.get_tensor("activation").data, np.float32),
+            )
+        except RuntimeError as error:
+            if is_out_of_memory(error):
+                raise OutOfMemoryError(
+                    f"Out of memory at a batch of {len(images_nhwc)}: {first_line(error)}."
+                ) from error
+            raise EngineError(f"OpenVINO failed: {first_line(error)}. Run: glomedge doctor") from error
+        finally:
+            self._requests.put(request)
+
+    def close(self) -> None:
+        """Drop the compiled model and its requests."""
+        self._compiled = None
+        while not self._requests.empty():
+            self._requests.get_nowait()
+
+
+def _tensor_info(port: Any) -> TensorInfo:
+    dtype = port.get_element_type().get_type_name()
+    shape = tuple(side.get_length() if side.is_static else None for side in port.get_partial_shape())
+    return TensorInfo(port.get_any_name(), _DTYPES.get(dtype, dtype), shape)

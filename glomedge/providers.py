@@ -1,0 +1,167 @@
+"""The table of providers: what each is called, what brings it, whether it can run here, and how it is opened.
+
+To add a provider, write its option builder and add one ``Provider`` to ``PROVIDERS``; nothing else knows their names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from glomedge import libraries, openvino_runner, sessions
+from glomedge.errors import ProviderUnavailableError, UsageError
+from glomedge.runner import Runner, SessionRequest
+from glomedge.spec import ModelSpec
+
+ProviderName = Literal["auto", "cpu", "cuda", "tensorrt", "tensorrt-rtx", "openvino"]
+
+
+@dataclass(frozen=True)
+class Provider:
+    """One way to run a model.
+
+    Attributes:
+        name: what ``--provider`` takes.
+        install: the command that brings it.
+        unusable: why it cannot run on this machine, None when nothing speaks against it; ends with what to do.
+        open: the session factory. Raises ProviderUnavailableError, ModelError, OutOfMemoryError.
+        unsuited: why ``auto`` passes it over for this model although it would run; None when it does not.
+    """
+
+    name: str
+    install: str
+    unusable: Callable[[], str | None]
+    open: Callable[[SessionRequest], Runner]
+    unsuited: Callable[[ModelSpec], str | None] = lambda spec: None
+
+
+def onnxruntime_provider(
+    name: str,
+    ort_name: str,
+    options: Callable[[SessionRequest], Mapping[str, str]],
+    *,
+    install: str,
+    library: str | None = None,
+    unsuited: Callable[[ModelSpec], str | None] = lambda spec: None,
+) -> Provider:
+    """The entry of a provider built into onnxruntime: its option builder is all it needs."""
+
+    def unusable() -> str | None:
+        return builtin_unusable(name, ort_name, install, library)
+
+    def open_it(request: SessionRequest) -> Runner:
+        return sessions.open_session(ort_name, request, options(request))
+
+    return Provider(name, install, unusable, open_it, unsuited)
+
+
+def builtin_unusable(name: str, ort_name: str, install: str, library: str | None) -> str | None:
+    """Why a provider built into onnxruntime cannot run here.
+
+    Looks at the installed package, then at what the provider's own library links against.
+    """
+    packages = libraries.onnxruntime_packages()
+    if not packages:
+        return f"{name}: onnxruntime is not installed. Install it with: {install}"
+    if len(packages) > 1:
+        return f"{name}: {both_installed(packages)}"
+    import onnxruntime as ort
+
+    if ort_name not in ort.get_available_providers():
+        return (
+            f"{name}: the installed package {packages[0].name} {packages[0].version} is built without {ort_name}. "
+            f"Replace it: pip uninstall {packages[0].name}, then {install}"
+        )
+    folder = libraries.module_folder("onnxruntime")
+    if library is None or folder is None:
+        return None
+    path = folder / "capi" / library
+    if not path.is_file():
+        return f"{name}: the provider's library {library} is missing from {packages[0].name}. Reinstall: {install}"
+    libraries.preload_cuda()
+    missing = libraries.missing_libraries(path)
+    if not missing:
+        return None
+    needed = libraries.needed_libraries(path)
+    cures = dict.fromkeys(libraries.brought_by(library, needed) for library in missing)
+    return f"{name}: missing {', '.join(missing)}. Install {'; '.join(cures)}"
+
+
+def both_installed(packages: tuple[libraries.Package, ...]) -> str:
+    """The known breakage of two onnxruntime packages in one environment, with its cure."""
+    names = " ".join(package.name for package in packages)
+    return (
+        f"{' and '.join(f'{package.name} {package.version}' for package in packages)} are both installed: they "
+        "overwrite each other's files, and the GPU is lost without a word. Remove all and install one: "
+        f"pip uninstall -y {names}, then pip install {packages[-1].name}"
+    )
+
+
+def cpu_options(request: SessionRequest) -> dict[str, str]:
+    """The CPU takes its settings from the session (``sessions.session_options``); it has no options of its own."""
+    return {}
+
+
+PROVIDERS: dict[str, Provider] = {
+    provider.name: provider
+    for provider in (
+        onnxruntime_provider("cpu", sessions.CPU, cpu_options, install="pip install 'glomedge[cpu]'"),
+        Provider(
+            "openvino",
+            install="pip install 'glomedge[openvino]'",
+            unusable=openvino_runner.unusable,
+            open=openvino_runner.open_runner,
+        ),
+    )
+}
+
+
+def names() -> tuple[str, ...]:
+    """What ``--provider`` takes."""
+    return ("auto", *PROVIDERS)
+
+
+def named(name: str) -> Provider:
+    """The provider of that name. Raises UsageError listing the names there are."""
+    if name not in PROVIDERS:
+        raise UsageError(f"There is no provider {name!r}. Choose one of: {', '.join(names())}.")
+    return PROVIDERS[name]
+
+
+def require_usable(provider: Provider) -> None:
+    """Raise ProviderUnavailableError, naming library and package, where the provider cannot run here."""
+    reason = provider.unusable()
+    if reason is not None:
+        raise ProviderUnavailableError(f"{reason}. To accept another provider, add --allow-fallback.")
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What ``auto`` chose, and one sentence for each provider it did not take."""
+
+    order: tuple[Provider, ...]
+    reasons: tuple[str, ...]
+
+
+# For a file exported for one runtime that runtime comes first; then GPUs before the CPU.
+_ORDER = ("tensorrt", "cuda", "tensorrt-rtx", "cpu", "openvino")
+_FIRST_BY_TARGET = {"tensorrt": ("tensorrt", "tensorrt-rtx"), "openvino": ("openvino",)}
+
+
+def choose(spec: ModelSpec) -> Choice:
+    """The providers that ``auto`` may try for a model, best first, and why each other one was dropped."""
+    first = _FIRST_BY_TARGET.get(spec.target, ())
+    order = [name for name in (*first, *_ORDER) if name in PROVIDERS]
+    order += [name for name in PROVIDERS if name not in order]
+    usable: list[Provider] = []
+    reasons: list[str] = []
+    for name in dict.fromkeys(order):
+        provider = PROVIDERS[name]
+        reason = provider.unsuited(spec)
+        reason = f"{name}: {reason}" if reason is not None else provider.unusable()
+        if reason is None:
+            usable.append(provider)
+        else:
+            reasons.append(reason)
+    return Choice(tuple(usable), tuple(reasons))

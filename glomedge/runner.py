@@ -1,0 +1,139 @@
+"""What stands between an Engine and a runtime: the request to open a session, and the session once open.
+
+A Runner holds one loaded model on one provider. onnxruntime's is in ``sessions.py``, OpenVINO's in
+``openvino_runner.py``; the Engine knows this interface only.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from glomedge.errors import EngineError, ModelError
+from glomedge.modelfile import ModelFile
+from glomedge.spec import MAP_SIZE, BatchProfile, ModelSpec
+
+RawOutput = tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]
+
+
+class OutOfMemoryError(EngineError):
+    """The device has no memory left for a batch of this size; the Engine halves it and tries again."""
+
+
+@dataclass(frozen=True)
+class SessionRequest:
+    """Everything a session factory must know.
+
+    Attributes:
+        file: the checked model file.
+        threads: CPU threads to use in all.
+        concurrency: how many threads will call ``run`` at once.
+        profile: batch sizes the session must serve (min, typical, max).
+        fixed_batch: only ``profile.max`` will be asked for; lets a GPU capture the whole run.
+        record_placement: count on which provider every node of the graph lands.
+        bf16: compute an fp32 file in bfloat16 where the provider can.
+        cache_dir: owner-only folder for engines, or None for the user's cache.
+    """
+
+    file: ModelFile
+    threads: int
+    concurrency: int
+    profile: BatchProfile
+    fixed_batch: bool = False
+    record_placement: bool = False
+    bf16: bool = False
+    cache_dir: Path | None = None
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """Name, dtype (numpy's name) and shape of a graph input or output; None where a side is dynamic."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | None, ...]
+
+
+@dataclass(frozen=True)
+class Opened:
+    """What a runner says of itself once it is open.
+
+    Attributes:
+        precision: what is computed in: the file's, or ``bf16``.
+        versions: of every library that takes part.
+        options: that the session was really given.
+        placement: nodes of the graph by the name of the provider that runs them; empty when not recorded.
+        strays: ``name (type)`` of nodes that run on another provider than the one asked for.
+        notes: sentences for the user.
+    """
+
+    precision: str
+    versions: Mapping[str, str]
+    options: Mapping[str, str]
+    placement: Mapping[str, int] = field(default_factory=dict)
+    strays: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+class Runner(Protocol):
+    """One model, loaded on one provider. ``run`` may be called from ``concurrency`` threads at once."""
+
+    inputs: tuple[TensorInfo, ...]
+    outputs: tuple[TensorInfo, ...]
+    opened: Opened
+    batch_sizes: tuple[int, ...]
+    """The only batch sizes that may be asked for, ascending; empty when any will do."""
+
+    def run(self, images_nhwc: npt.NDArray[np.uint8]) -> RawOutput:
+        """Probability ``[N, 1]`` and activation ``[N, 7, 7]``. Raises OutOfMemoryError, EngineError."""
+
+    def close(self) -> None:
+        """Free the device."""
+
+
+def check_contract(runner: Runner, spec: ModelSpec, path: Path | os.PathLike[str]) -> None:
+    """Compare what the loaded graph takes and gives with the contract. Raises ModelError naming the field."""
+    expected_input = TensorInfo(
+        spec.input.name, spec.input.dtype, (None, spec.input.height_px, spec.input.width_px, len("RGB"))
+    )
+    expected_outputs = (
+        TensorInfo("probability", "float32", (None, 1)),
+        TensorInfo("activation", "float32", (None, MAP_SIZE, MAP_SIZE)),
+    )
+    _compare(path, "input", (expected_input,), runner.inputs)
+    _compare(path, "output", expected_outputs, runner.outputs)
+
+
+def _compare(
+    path: Path | os.PathLike[str], kind: str, expected: tuple[TensorInfo, ...], found: tuple[TensorInfo, ...]
+) -> None:
+    hint = "The spec and the graph disagree. Export the model again with: glomedge export"
+    by_name = {tensor.name: tensor for tensor in found}
+    if set(by_name) != {tensor.name for tensor in expected}:
+        raise ModelError(
+            f"{os.fspath(path)}: {kind} name: the graph has {', '.join(sorted(by_name)) or 'none'}, the contract "
+            f"wants {', '.join(tensor.name for tensor in expected)}. {hint}"
+        )
+    for tensor in expected:
+        actual = by_name[tensor.name]
+        if actual.dtype != tensor.dtype:
+            raise ModelError(
+                f"{os.fspath(path)}: {kind} '{tensor.name}' dtype: the graph has {actual.dtype}, the contract wants "
+                f"{tensor.dtype}. {hint}"
+            )
+        # A side that is fixed in the contract must be fixed to the same number; the batch must be left open.
+        if len(actual.shape) != len(tensor.shape) or actual.shape != tensor.shape:
+            raise ModelError(
+                f"{os.fspath(path)}: {kind} '{tensor.name}' shape: the graph has {_shape(actual)}, the contract wants "
+                f"{_shape(tensor)}. {hint}"
+            )
+
+
+def _shape(tensor: TensorInfo) -> str:
+    return "[" + ", ".join("N" if side is None else str(side) for side in tensor.shape) + "]"

@@ -1,0 +1,218 @@
+"""The factory of onnxruntime sessions: built apart from the Engine, and never on another provider than asked.
+
+``InferenceSession(...)`` by itself is too obliging: a provider that cannot be loaded is skipped with a warning, and
+a run that fails on a GPU is repeated on the CPU. Here both are switched off, and what the session says it uses is
+compared with what was asked for.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from glomedge.errors import EngineError, ModelError, ProviderUnavailableError
+from glomedge.runner import Opened, OutOfMemoryError, RawOutput, SessionRequest, TensorInfo
+
+CPU = "CPUExecutionProvider"
+OUTPUT_NAMES = ("probability", "activation")
+
+# Before 1.32 this pass merges the zero padding ahead of ResNet50V2's max-pool into the pool's own -inf padding and
+# moves probabilities by up to 7.7e-3. Files that glomedge exports hold nothing it could merge; other exporters' may.
+DISABLED_OPTIMIZERS = ["Pad_Fusion"]
+
+_DTYPES = {"tensor(uint8)": "uint8", "tensor(float)": "float32", "tensor(float16)": "float16", "tensor(int8)": "int8"}
+_OUT_OF_MEMORY = ("out of memory", "out_of_memory", "failed to allocate", "bad_alloc", "bad allocation", "bfcarena")
+
+
+def session_options(request: SessionRequest) -> Any:
+    """onnxruntime's SessionOptions for a request.
+
+    ``concurrency`` threads share ``threads`` CPUs, so each run gets its part of them. Spinning workers steal the
+    CPU from the other callers and from the decoders, so they are let spin only when a run has the machine to
+    itself.
+    """
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
+    options.intra_op_num_threads = max(1, request.threads // request.concurrency)
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3  # errors only: warnings about fallback are raised as errors instead
+    spinning = "1" if request.concurrency == 1 else "0"
+    options.add_session_config_entry("session.intra_op.allow_spinning", spinning)
+    options.add_session_config_entry("session.inter_op.allow_spinning", "0")
+    if request.record_placement:
+        options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    return options
+
+
+def describe_options(options: Any) -> dict[str, str]:
+    """The options that decide speed, in words for the record of a run."""
+    return {
+        "intra_op_num_threads": str(options.intra_op_num_threads),
+        "allow_spinning": options.get_session_config_entry("session.intra_op.allow_spinning"),
+        "graph_optimization_level": "all",
+        "disabled_optimizers": ",".join(DISABLED_OPTIMIZERS),
+    }
+
+
+def create_session(
+    request: SessionRequest, providers: list[tuple[str, dict[str, str]]] | None, options: Any, model: str | None = None
+) -> Any:
+    """An InferenceSession that raises instead of falling back.
+
+    Args:
+        request: what to load.
+        providers: names with their options, most wanted first; None when ``options`` already holds devices.
+        options: from ``session_options``.
+        model: another path than the model's own (an optimised copy).
+
+    Raises:
+        ModelError: onnxruntime cannot read the graph.
+        ProviderUnavailableError: a provider refused its options or its device.
+    """
+    import onnxruntime as ort
+    from onnxruntime.capi import onnxruntime_pybind11_state as errors
+
+    path = model or str(request.file.path)
+    extra = {} if providers is None else {"providers": providers}
+    try:
+        session = ort.InferenceSession(
+            path, options, disabled_optimizers=DISABLED_OPTIMIZERS, enable_fallback=0, **extra
+        )
+    except (errors.InvalidProtobuf, errors.InvalidGraph, errors.NoSuchFile, errors.NotImplemented) as error:
+        raise ModelError(
+            f"onnxruntime {ort.__version__} cannot load {path}: {first_line(error)}. "
+            "Upgrade onnxruntime, or export the model again."
+        ) from error
+    except (errors.EPFail, errors.Fail, errors.RuntimeException, RuntimeError, ValueError) as error:
+        if is_out_of_memory(error):
+            raise OutOfMemoryError(
+                f"There is not enough memory to load {path}: {first_line(error)}. Free memory or use a smaller model."
+            ) from error
+        wanted = providers[0][0] if providers else "the device"
+        raise ProviderUnavailableError(
+            f"{wanted} could not open {path}: {first_line(error)}. Run: glomedge doctor --model {path}"
+        ) from error
+    session.disable_fallback()
+    return session
+
+
+def first_line(error: BaseException) -> str:
+    """The informative first line of onnxruntime's error, without its trailing full stop."""
+    text = str(error).strip()
+    return (text.splitlines()[0] if text else type(error).__name__).rstrip(". ")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether a runtime's error says that memory ran out (onnxruntime has no type of its own for it)."""
+    if isinstance(error, MemoryError):
+        return True
+    text = str(error).lower()
+    return any(words in text for words in _OUT_OF_MEMORY)
+
+
+def tensor_info(argument: Any) -> TensorInfo:
+    """onnxruntime's NodeArg in the contract's terms: symbolic and unknown sides become None."""
+    shape = tuple(side if isinstance(side, int) and side > 0 else None for side in argument.shape)
+    return TensorInfo(argument.name, _DTYPES.get(argument.type, argument.type), shape)
+
+
+def placement(session: Any, wanted: str) -> tuple[dict[str, int], tuple[str, ...]]:
+    """Where the session put every node: counts by provider, and ``name (type)`` of those not on ``wanted``."""
+    counts: Counter[str] = Counter()
+    strays: list[str] = []
+    for subgraph in session.get_provider_graph_assignment_info():
+        nodes = subgraph.get_nodes()
+        counts[subgraph.ep_name] += len(nodes)
+        if subgraph.ep_name != wanted:
+            strays += [f"{node.name or 'unnamed'} ({node.op_type})" for node in nodes]
+    return dict(counts), tuple(strays)
+
+
+class OrtRunner:
+    """An onnxruntime session fed from host memory: the CPU, and any provider that copies by itself."""
+
+    batch_sizes: tuple[int, ...]
+
+    def __init__(self, session: Any, opened: Opened, batch_sizes: tuple[int, ...] = ()) -> None:
+        self.inputs = tuple(tensor_info(argument) for argument in session.get_inputs())
+        self.outputs = tuple(tensor_info(argument) for argument in session.get_outputs())
+        self.opened = opened
+        self.batch_sizes = batch_sizes
+        self._session = session
+
+    def run(self, images_nhwc: npt.NDArray[np.uint8]) -> RawOutput:
+        """One run from host memory to host memory."""
+        try:
+            probability, activation = self._session.run(OUTPUT_NAMES, {"images": images_nhwc})
+        except Exception as error:
+            raise engine_error(error, self.opened, len(images_nhwc)) from error
+        return probability, activation
+
+    def close(self) -> None:
+        """Drop the session; onnxruntime frees its memory with it."""
+        self._session = None
+
+
+def engine_error(error: BaseException, opened: Opened, batch: int) -> EngineError:
+    """What a failed run becomes: out of memory (the Engine halves the batch), or final."""
+    if is_out_of_memory(error):
+        return OutOfMemoryError(f"Out of memory at a batch of {batch}: {first_line(error)}.")
+    return EngineError(
+        f"Inference failed ({first_line(error)}). The device may be lost or its driver reset: nothing was computed "
+        "elsewhere instead. Run: glomedge doctor, then start again (infer continues with --resume)."
+    )
+
+
+def open_session(
+    ort_name: str,
+    request: SessionRequest,
+    provider_options: Mapping[str, str],
+    *,
+    batch_sizes: tuple[int, ...] = (),
+    notes: tuple[str, ...] = (),
+) -> OrtRunner:
+    """Open a built-in onnxruntime provider strictly.
+
+    Raises:
+        ProviderUnavailableError: the session runs on something else than ``ort_name``.
+    """
+    import onnxruntime as ort
+
+    options = session_options(request)
+    # The CPU stands behind every provider for nodes it does not take; strict placement shows and forbids that.
+    chain = [(ort_name, dict(provider_options))]
+    if ort_name != CPU:
+        chain.append((CPU, {}))
+    session = create_session(request, chain, options)
+    verify_provider(session, ort_name)
+    counts, strays = placement(session, ort_name) if request.record_placement else ({}, ())
+    opened = Opened(
+        precision=request.file.spec.precision,
+        versions={"onnxruntime": ort.__version__},
+        options=describe_options(options) | dict(provider_options),
+        placement=counts,
+        strays=strays,
+        notes=notes,
+    )
+    return OrtRunner(session, opened, batch_sizes)
+
+
+def verify_provider(session: Any, ort_name: str) -> None:
+    """Raise ProviderUnavailableError unless the session's first provider is the one asked for."""
+    running = session.get_providers()
+    if not running or running[0] != ort_name:
+        raise ProviderUnavailableError(
+            f"{ort_name} was asked for but onnxruntime would run on {', '.join(running) or 'nothing'}. "
+            "Run: glomedge doctor, or add --allow-fallback to accept another provider."
+        )
+
+
+LOCK = threading.Lock()
+"""Held while a library is registered or preloaded: both change the whole process."""
