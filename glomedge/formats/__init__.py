@@ -1,0 +1,44 @@
+"""What an image file says of itself, read without decoding a pixel.
+
+The header decides everything that must be known before memory is spent: the real format, the size, the kind of
+colour, how often the file holds a picture, and the orientation. One module a format; ``header.Header`` is what
+they all return.
+"""
+
+from __future__ import annotations
+
+from glomedge.errors import ImageError
+from glomedge.formats import bmp, jpeg, png, tiff, webp
+from glomedge.formats.header import Format, Header
+
+_READERS = {"png": png.read, "jpeg": jpeg.read, "tiff": tiff.read, "bmp": bmp.read, "webp": webp.read}
+
+
+def sniff(data: bytes) -> Format:
+    """The format by its first bytes. Raises ImageError ``format`` for everything else."""
+    if data.startswith(b"\x89PNG\r\n\x1a\n"):
+        return "png"
+    if data.startswith(b"\xff\xd8\xff"):
+        return "jpeg"
+    if data[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
+        return "tiff"
+    if data.startswith(b"BM") and len(data) >= 14 and data[6:10] == b"\0\0\0\0":
+        return "bmp"
+    if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
+        return "webp"
+    if not data:
+        raise ImageError("format", "The file is empty. Copy it again from its source.")
+    if any(magic.startswith(data) for magic in (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"II*\0", b"MM\0*", b"BM")) or (
+        data.startswith(b"RIFF") and len(data) < 12
+    ):
+        raise ImageError("truncated", "The file ends within its first bytes. Copy it again from its source.")
+    raise ImageError("format", "This is not a PNG, JPEG, TIFF, BMP or WebP file. Save the crop as PNG.")
+
+
+def read_header(data: bytes) -> Header:
+    """Read the header of a file's bytes.
+
+    Raises:
+        ImageError: ``format``, ``truncated``, ``corrupt``, ``colourspace`` or ``multiframe``.
+    """
+    return _READERS[sniff(data)](data)

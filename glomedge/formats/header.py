@@ -1,0 +1,38 @@
+"""The facts of one picture, common to all formats."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from glomedge.errors import ImageError
+
+Format = Literal["png", "jpeg", "tiff", "bmp", "webp"]
+Colour = Literal["gray", "palette", "rgb"]
+Alpha = Literal["none", "straight", "premultiplied", "ignored"]
+
+
+@dataclass(frozen=True)
+class Header:
+    """One picture's facts, as its file states them.
+
+    ``width_px``/``height_px`` are as stored, before ``orientation`` (1 to 8, EXIF) is applied. ``bits`` is per
+    sample as stored, ``significant_bits`` what the file declares to be used of them (PNG ``sBIT``).
+    """
+
+    format: Format
+    width_px: int
+    height_px: int
+    bits: int = 8
+    colour: Colour = "rgb"
+    alpha: Alpha = "none"
+    orientation: int = 1
+    significant_bits: int | None = None
+    transparent_gray: int | None = None
+    inverted: bool = False
+    decoder: Literal["opencv", "pillow", "fast"] = "opencv"
+
+
+def truncated(what: str) -> ImageError:
+    """The error of a file that ends too early."""
+    return ImageError("truncated", f"The file ends before {what}. Copy it again from its source.")

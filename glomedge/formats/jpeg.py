@@ -1,0 +1,70 @@
+"""The segments of a JPEG, walked without decoding (ITU-T T.81, annex B)."""
+
+from __future__ import annotations
+
+import struct
+
+from glomedge.errors import ImageError
+from glomedge.formats.header import Header, truncated
+from glomedge.formats.tiff import exif_orientation
+
+# libjpeg-turbo's own fuzzers stop here: a progressive file of thousands of scans costs minutes, not milliseconds.
+_MAX_SCANS = 500
+_AGAIN = "Write the file again from its source."
+
+
+def read(data: bytes) -> Header:
+    """The header of a JPEG.
+
+    Raises:
+        ImageError: ``truncated``, ``corrupt``, ``colourspace`` (CMYK, 12 bits), ``multiframe`` (MPO).
+    """
+    at, size = 2, len(data)
+    orientation = 1
+    frame: tuple[int, int, int, int] | None = None
+    while True:
+        # A marker is 0xFF, any number of fill bytes 0xFF, then the code (T.81 B.1.1.2).
+        if at < size and data[at] != 0xFF:
+            raise ImageError("corrupt", f"The JPEG's structure is broken. {_AGAIN}")
+        while at < size and data[at] == 0xFF:
+            at += 1
+        if at + 3 > size:
+            raise truncated("the JPEG's pixels begin")
+        code = data[at]
+        if code == 0xD9:
+            raise ImageError("corrupt", f"The JPEG holds no picture. {_AGAIN}")
+        if code == 0x01 or 0xD0 <= code <= 0xD8:
+            at += 1
+            continue
+        length = int.from_bytes(data[at + 1 : at + 3], "big")
+        body = data[at + 3 : at + 1 + length]
+        if length < 2:
+            raise ImageError("corrupt", f"The JPEG's structure is broken. {_AGAIN}")
+        if at + 1 + length > size:
+            raise truncated("the JPEG's pixels begin")
+        if 0xC0 <= code <= 0xCF and code not in (0xC4, 0xC8, 0xCC):
+            if len(body) < 6:
+                raise ImageError("corrupt", f"The JPEG's frame header is broken. {_AGAIN}")
+            frame = struct.unpack_from(">BHHB", body)
+        elif code == 0xE1 and body.startswith(b"Exif\0\0"):
+            orientation = exif_orientation(body)
+        elif code == 0xE2 and body.startswith(b"MPF\0"):
+            raise ImageError("multiframe", "The JPEG holds several pictures (MPO). Save one of them by itself.")
+        at += 1 + length
+        if code == 0xDA:
+            break
+    if frame is None:
+        raise ImageError("corrupt", f"The JPEG has no frame header. {_AGAIN}")
+    bits, height_px, width_px, components = frame
+    if components not in (1, 3):
+        raise ImageError(
+            "colourspace", f"The JPEG has {components} colour components (CMYK?). Convert it to RGB and save as PNG."
+        )
+    if bits != 8:
+        raise ImageError("colourspace", f"The JPEG has {bits} bits a sample. Save the crop as 8-bit PNG.")
+    # Within compressed data 0xFF is always followed by 0x00 or a restart code, so this cannot match by chance.
+    if data.find(b"\xff\xd9", at) < 0:
+        raise truncated("the JPEG's end mark")
+    if data.count(b"\xff\xda", at) > _MAX_SCANS:
+        raise ImageError("corrupt", "The JPEG has more scans than any real file. Save the crop as PNG.")
+    return Header("jpeg", width_px, height_px, colour="gray" if components == 1 else "rgb", orientation=orientation)
