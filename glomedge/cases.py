@@ -1,0 +1,212 @@
+"""The answer per biopsy: how many glomeruli, how many globally sclerotic, what percentage, how sure.
+
+Counts and intervals only. Nothing here says, or may ever say, what to do with an organ.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
+from typing import Literal
+
+from glomedge.casenames import CaseName, case_of, compile_case_pattern
+from glomedge.notice import RESEARCH_USE_NOTICE
+from glomedge.prevalence import (
+    ADEQUATE_GLOMERULI,
+    BANFF_GLOMERULI,
+    Band,
+    RemuzziScore,
+    remuzzi_grade,
+    rogan_gladen,
+    settled_band,
+    wilson_interval,
+)
+from glomedge.spec import OperatingPoint
+
+__all__ = [
+    "CASE_COLUMNS",
+    "CaseName",
+    "CaseSummary",
+    "CropCall",
+    "case_of",
+    "compile_case_pattern",
+    "remuzzi_grade",
+    "rogan_gladen",
+    "summarise",
+    "to_row",
+    "wilson_interval",
+]
+
+
+@dataclass(frozen=True)
+class CropCall:
+    """What was said of one crop.
+
+    Attributes:
+        name: path relative to the folder that was read, ``/`` between folders.
+        probability: chance of globally sclerotic, 0 to 1; None where there is no answer.
+        label: 1 globally sclerotic, 0 not; None where there is no answer.
+        status: ``ok``, ``flagged:<why>`` or ``error:<code>``.
+    """
+
+    name: str
+    probability: float | None
+    label: int | None
+    status: str
+
+    def __post_init__(self) -> None:
+        kind = self.status.partition(":")[0]
+        if kind not in ("ok", "flagged", "error"):
+            raise ValueError(f"{self.name!r}: unknown status {self.status!r}")
+        if kind == "error":
+            if self.label is not None:
+                raise ValueError(f"{self.name!r} has an error and a label")
+        elif self.label not in (0, 1) or self.probability is None or not 0.0 <= self.probability <= 1.0:
+            raise ValueError(f"{self.name!r}: label {self.label} with probability {self.probability} is no answer")
+
+
+@dataclass(frozen=True)
+class CaseSummary:
+    """One biopsy. All percentages run from 0 to 100; intervals are 95%.
+
+    Attributes:
+        case: the biopsy's id (``casenames.case_of``).
+        slides: how many slides its crops come from.
+        crops: every file found, whatever became of it.
+        classified: crops counted in the percentage: neither an error, nor excluded for a flag.
+        flagged: crops with a quality flag; part of ``classified`` unless flagged crops are excluded.
+        errors: files without an answer.
+        globally_sclerotic: of ``classified``, those called globally sclerotic.
+        percent_gs: 100 x globally_sclerotic / classified; None where nothing was classified.
+        interval_low: Wilson interval of ``percent_gs``.
+        interval_high: its upper end.
+        corrected_percent_gs: corrected for the classifier's sensitivity and specificity (Rogan-Gladen); None where the
+            model carries no operating point or the correction is undefined.
+        corrected_low: its interval, which also carries the uncertainty of sensitivity and specificity (Lang-Reiczigel).
+        corrected_high: its upper end.
+        expected_count: sum of the probabilities of the classified crops.
+        band: the band that holds the whole interval (corrected where there is one, else Wilson), ``undetermined``
+            where it straddles a limit; None where nothing was classified.
+        remuzzi_glomerular_score: 0 to 3, of the counts as classified; None where nothing was classified.
+        adequate: at least 25 classified glomeruli (Wang 1998).
+        adequate_banff: at least 10 classified glomeruli (Banff, glomerular criterion only).
+    """
+
+    case: str
+    slides: int
+    crops: int
+    classified: int
+    flagged: int
+    errors: int
+    globally_sclerotic: int
+    percent_gs: float | None
+    interval_low: float | None
+    interval_high: float | None
+    corrected_percent_gs: float | None
+    corrected_low: float | None
+    corrected_high: float | None
+    expected_count: float
+    band: Band | Literal["undetermined"] | None
+    remuzzi_glomerular_score: RemuzziScore | None
+    adequate: bool
+    adequate_banff: bool
+
+
+def summarise(
+    items: Iterable[CropCall],
+    operating_point: OperatingPoint | None,
+    exclude_flagged: bool = False,
+    *,
+    case_pattern: str | None = None,
+) -> list[CaseSummary]:
+    """Count crops by biopsy.
+
+    Args:
+        items: one per file found, in any order; the result does not depend on it.
+        operating_point: the model's held-out confusion counts (``spec.operating_point``), for the corrected figures.
+        exclude_flagged: leave flagged crops out of ``classified`` and everything computed from it.
+        case_pattern: as for ``case_of``.
+
+    Returns:
+        One summary per biopsy, sorted by its id.
+
+    Raises:
+        UsageError: ``case_pattern`` is not usable.
+    """
+    cases: dict[str, _Tally] = {}
+    for item in items:
+        name = case_of(item.name, case_pattern)
+        cases.setdefault(name.case, _Tally()).add(item, name.slide, exclude_flagged)
+    return [cases[case].summary(case, operating_point) for case in sorted(cases)]
+
+
+class _Tally:
+    """Running counts of one biopsy."""
+
+    def __init__(self) -> None:
+        self.slides: set[str] = set()
+        self.crops = self.flagged = self.errors = self.positive = 0
+        self.probabilities: list[float] = []
+
+    def add(self, item: CropCall, slide: str, exclude_flagged: bool) -> None:
+        self.slides.add(slide)
+        self.crops += 1
+        flagged = item.status.startswith("flagged")
+        self.flagged += flagged
+        if item.label is None or item.probability is None:
+            self.errors += 1
+        elif not (flagged and exclude_flagged):
+            self.positive += item.label
+            self.probabilities.append(item.probability)
+
+    def summary(self, case: str, operating_point: OperatingPoint | None) -> CaseSummary:
+        total = len(self.probabilities)
+        interval = wilson_interval(self.positive, total) if total else None
+        corrected = rogan_gladen(self.positive, total, operating_point) if operating_point else None
+        decisive = (corrected.low, corrected.high) if corrected else interval
+        return CaseSummary(
+            case=case,
+            slides=len(self.slides),
+            crops=self.crops,
+            classified=total,
+            flagged=self.flagged,
+            errors=self.errors,
+            globally_sclerotic=self.positive,
+            percent_gs=100 * self.positive / total if total else None,
+            interval_low=100 * interval[0] if interval else None,
+            interval_high=100 * interval[1] if interval else None,
+            corrected_percent_gs=100 * corrected.value if corrected else None,
+            corrected_low=100 * corrected.low if corrected else None,
+            corrected_high=100 * corrected.high if corrected else None,
+            expected_count=math.fsum(self.probabilities),  # exact, so the order of the crops cannot show
+            band=settled_band(*decisive) if decisive else None,
+            remuzzi_glomerular_score=remuzzi_grade(self.positive, total) if total else None,
+            adequate=total >= ADEQUATE_GLOMERULI,
+            adequate_banff=total >= BANFF_GLOMERULI,
+        )
+
+
+CASE_COLUMNS: tuple[str, ...] = (*(field.name for field in fields(CaseSummary)), "notice")
+"""Columns of cases.csv, in order."""
+
+
+def to_row(summary: CaseSummary) -> dict[str, str]:
+    """One row of cases.csv as plain text, in the order of ``CASE_COLUMNS``.
+
+    Percentages and ``expected_count`` have two decimals, booleans are ``yes`` and ``no``, what is not known is empty.
+    The case stands as it is: the writer neutralises spreadsheet formulas.
+    """
+    row = {field.name: _text(getattr(summary, field.name)) for field in fields(summary)}
+    return {**row, "notice": RESEARCH_USE_NOTICE}
+
+
+def _text(value: str | float | None) -> str:
+    match value:
+        case None:
+            return ""
+        case bool():
+            return "yes" if value else "no"
+        case float():
+            return f"{value:.2f}"
+    return str(value)
