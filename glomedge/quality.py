@@ -1,0 +1,149 @@
+"""Flags on a decoded crop: is there tissue, is it in focus, is it large enough, is the stain one we know?
+
+A flagged crop is still predicted; the flag tells the reader to look at it. Thresholds were chosen on 830 real PAS
+crops and degraded copies of them by ``benchmarks/quality_flags.py``; docs/quality.md has the rates it measured.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+#: The side at which detail is judged: what is lost above it the network never sees (spec.SIZE_PX).
+_DETAIL_SIDE_PX = 224
+_COLOUR_SIDE_PX = 56
+_MIN_SIDE_PX = 64
+
+# Tissue is coloured or dark. CIE L*a*b*: chroma, lightness.
+_TISSUE_MIN_CHROMA = 8.0
+_TISSUE_MAX_LIGHTNESS = 70.0
+_BLANK_MAX_TISSUE_FRACTION = 0.10
+_BLANK_MAX_STRUCTURE = 8.0
+
+_BLURRED_MAX_FINE = 0.195
+_BLURRED_MAX_COARSE = 0.355
+
+_STAIN_HUE_DEGREES = (-53.0, 4.0)
+_STAIN_CHROMA = (17.0, 60.0)
+_STAIN_LIGHTNESS = (16.0, 82.0)
+
+
+@dataclass(frozen=True)
+class Measures:
+    """What the flags are decided on.
+
+    Attributes:
+        tissue_fraction: share of pixels that are coloured or dark.
+        hue_degrees: CIE L*a*b* hue angle of the tissue's mean colour, -180 to 180 (PAS magenta: -43 to -7).
+        chroma: CIE chroma of that colour.
+        lightness: CIE L* of that colour, 0 to 100.
+        structure: mean squared detail between 1/8 and 1/4 of the grid's resolution, squared gray levels.
+        fine: detail of the finest octave against that of the next; falls as focus is lost.
+        coarse: detail of the second octave against that of the third; falls with heavy blur even under noise.
+    """
+
+    tissue_fraction: float
+    hue_degrees: float
+    chroma: float
+    lightness: float
+    structure: float
+    fine: float
+    coarse: float
+
+
+def assess(pixels_hwc: npt.NDArray[np.uint8]) -> tuple[str, ...]:
+    """Flags of one decoded crop, uint8 [H, W, 3] RGB: any of ``blank``, ``blurred``, ``stain``, ``too_small``.
+
+    ``blank`` stands for itself: where there is no tissue neither focus nor stain can be judged.
+
+    Raises:
+        ValueError: the array is not uint8 [H, W, 3] with at least one pixel.
+    """
+    if pixels_hwc.dtype != np.uint8 or pixels_hwc.ndim != 3 or pixels_hwc.shape[2] != 3 or pixels_hwc.size == 0:
+        raise ValueError(f"expected uint8 [H, W, 3], got {pixels_hwc.dtype} {pixels_hwc.shape}")
+    flags = []
+    found = measure(pixels_hwc)
+    if found.tissue_fraction < _BLANK_MAX_TISSUE_FRACTION or found.structure < _BLANK_MAX_STRUCTURE:
+        flags.append("blank")
+    else:
+        if found.fine < _BLURRED_MAX_FINE or found.coarse < _BLURRED_MAX_COARSE:
+            flags.append("blurred")
+        if not (
+            _within(found.hue_degrees, _STAIN_HUE_DEGREES)
+            and _within(found.chroma, _STAIN_CHROMA)
+            and _within(found.lightness, _STAIN_LIGHTNESS)
+        ):
+            flags.append("stain")
+    if min(pixels_hwc.shape[:2]) < _MIN_SIDE_PX:
+        flags.append("too_small")
+    return tuple(flags)
+
+
+def measure(pixels_hwc: npt.NDArray[np.uint8]) -> Measures:
+    """The figures behind ``assess``, for uint8 [H, W, 3] RGB of any size."""
+    tissue_fraction, lab = _tissue_colour(pixels_hwc)
+    fine, middle, coarse = _octaves(_shrunk_gray(pixels_hwc))
+    return Measures(
+        tissue_fraction=tissue_fraction,
+        hue_degrees=math.degrees(math.atan2(lab[2], lab[1])),
+        chroma=math.hypot(lab[1], lab[2]),
+        lightness=lab[0],
+        structure=coarse,
+        # The offsets keep flat pictures finite and matter to no other: real crops measure 60 and more.
+        fine=fine / (middle + 1e-3),
+        coarse=middle / (coarse + 1e-3),
+    )
+
+
+def _within(value: float, limits: tuple[float, float]) -> bool:
+    return limits[0] <= value <= limits[1]
+
+
+def _tissue_colour(pixels_hwc: npt.NDArray[np.uint8]) -> tuple[float, tuple[float, float, float]]:
+    """Share of tissue and its mean L*a*b*, on a grid of pixels: means need no more, and it costs nothing."""
+    steps = [max(1, side // _COLOUR_SIDE_PX) for side in pixels_hwc.shape[:2]]
+    grid = np.ascontiguousarray(pixels_hwc[:: steps[0], :: steps[1]])
+    lab = cv2.cvtColor(grid.astype(np.float32) / np.float32(255.0), cv2.COLOR_RGB2LAB).reshape(-1, 3)
+    chroma_squared = lab[:, 1] ** 2 + lab[:, 2] ** 2
+    tissue = (chroma_squared > _TISSUE_MIN_CHROMA**2) | (lab[:, 0] < _TISSUE_MAX_LIGHTNESS)
+    count = int(np.count_nonzero(tissue))
+    if count == 0:
+        return 0.0, (100.0, 0.0, 0.0)
+    mean = lab[tissue].mean(axis=0)
+    return count / len(tissue), (float(mean[0]), float(mean[1]), float(mean[2]))
+
+
+def _shrunk_gray(pixels_hwc: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    """Luma, no side over 224 px: whole-number averaging, then linear; five times cheaper than one area resize.
+
+    Never enlarged: a small sharp crop is small, not blurred.
+    """
+    gray = cv2.cvtColor(pixels_hwc, cv2.COLOR_RGB2GRAY)
+    height_px, width_px = gray.shape
+    down_y, down_x = max(1, height_px // _DETAIL_SIDE_PX), max(1, width_px // _DETAIL_SIDE_PX)
+    if down_y > 1 or down_x > 1:
+        whole = gray[: height_px // down_y * down_y, : width_px // down_x * down_x]
+        gray = cv2.resize(whole, (width_px // down_x, height_px // down_y), interpolation=cv2.INTER_AREA)
+    size = (min(gray.shape[1], _DETAIL_SIDE_PX), min(gray.shape[0], _DETAIL_SIDE_PX))
+    if size != gray.shape[::-1]:
+        gray = cv2.resize(gray, size, interpolation=cv2.INTER_LINEAR)
+    result: npt.NDArray[np.uint8] = gray
+    return result
+
+
+def _octaves(gray: npt.NDArray[np.uint8]) -> tuple[float, float, float]:
+    """Mean squares of the three finest levels of the Laplacian pyramid (Burt and Adelson, 1983), finest first.
+
+    Their ratios do not change with contrast, so a pale scar is not taken for a blurred one.
+    """
+    energies = []
+    for _ in range(3):
+        halved = cv2.pyrDown(gray)
+        smooth = cv2.pyrUp(halved, dstsize=(gray.shape[1], gray.shape[0]))
+        energies.append(cv2.norm(gray, smooth, cv2.NORM_L2SQR) / gray.size)
+        gray = halved
+    return energies[0], energies[1], energies[2]
