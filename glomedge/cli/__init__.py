@@ -12,6 +12,8 @@ from typing import Annotated
 import typer
 
 from glomedge import __version__
+from glomedge.cli.export import export
+from glomedge.cli.infer import infer
 from glomedge.cli.synth import synth
 from glomedge.errors import GlomedgeError
 from glomedge.notice import RESEARCH_USE_NOTICE
@@ -43,6 +45,8 @@ def _root(
 
 
 # Commands, in the order in which a user meets them.
+app.command("export")(export)
+app.command("infer")(infer)
 app.command("synth")(synth)
 
 

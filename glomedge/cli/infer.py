@@ -1,0 +1,157 @@
+"""``glomedge infer``."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from glomedge.errors import UsageError
+from glomedge.notice import RESEARCH_USE_NOTICE
+
+if TYPE_CHECKING:
+    from glomedge.folderrun import Outcome
+
+
+def infer(
+    folder: Annotated[Path, typer.Argument(help="Folder of glomerulus crops, searched at any depth; or one image.")],
+    model: Annotated[Path, typer.Option("--model", "-m", help="The exported model.")] = Path("artifacts/model.onnx"),
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the results.")] = Path("predictions"),
+    provider: Annotated[
+        str, typer.Option(help="auto, cpu, cuda, tensorrt, tensorrt-rtx or openvino. Exactly that one runs.")
+    ] = "auto",
+    batch_size: Annotated[
+        int | None, typer.Option(help="Crops per call of the model. Default: 4, on a GPU 32.", show_default=False)
+    ] = None,
+    threshold: Annotated[
+        float | None, typer.Option(help="Probability from which a crop is positive. Default: the model's.")
+    ] = None,
+    workers: Annotated[int | None, typer.Option(help="Decode threads. Default: one per core.")] = None,
+    formats: Annotated[
+        list[str] | None, typer.Option("--format", help="Besides CSV: jsonl, parquet. May be given several times.")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the unfinished run in --output.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Drop the unfinished run in --output and start over.")
+    ] = False,
+    follow_symlinks: Annotated[bool, typer.Option("--follow-symlinks", help="Read linked files and folders.")] = False,
+    allow_fallback: Annotated[
+        bool, typer.Option("--allow-fallback", help="Take another provider where --provider cannot run, and say so.")
+    ] = False,
+    strict_placement: Annotated[
+        bool, typer.Option("--strict-placement", help="Refuse when part of the model runs on another provider.")
+    ] = False,
+    case_pattern: Annotated[
+        str | None, typer.Option(help="Regular expression with a group (?P<case>...), and (?P<slide>...) if wanted.")
+    ] = None,
+    exclude_flagged: Annotated[
+        bool, typer.Option("--exclude-flagged", help="Leave flagged crops out of the case counts.")
+    ] = False,
+    review_band: Annotated[str, typer.Option(help="Probabilities to be looked at first.")] = "0.2..0.8",
+    tta: Annotated[
+        int, typer.Option(help="8: mean over the eight flips and quarter turns, at eight times the cost.")
+    ] = 1,
+    heatmaps: Annotated[Path | None, typer.Option(help="Folder for class-activation overlays.")] = None,
+    heatmaps_for: Annotated[str, typer.Option(help="positives, uncertain or all.")] = "positives",
+    decode_timeout: Annotated[float, typer.Option(help="Seconds after which a file is given up.")] = 30.0,
+    report: Annotated[bool, typer.Option("--report/--no-report", help="Make report.html.")] = True,
+    as_json: Annotated[bool, typer.Option("--json", help="Print run.json instead of the summary.")] = False,
+) -> None:
+    """Call every crop in a folder globally sclerotic or not.
+
+    Writes predictions.csv, cases.csv, report.html and run.json. Exit code 0: all predicted on; 2: some files had errors
+    (each has its row); 1: could not run; 130 or 143: stopped, go on with --resume.
+    """
+    from glomedge.folderrun import Options, infer_folder
+    from glomedge.signals import StopOnSignals
+
+    options = Options(
+        folder=folder,
+        model=model,
+        output=output,
+        provider=provider,
+        allow_fallback=allow_fallback,
+        strict_placement=strict_placement,
+        batch_size=batch_size,
+        workers=workers,
+        threshold=threshold,
+        formats=tuple(dict.fromkeys(formats or ["csv"])),
+        resume=resume,
+        overwrite=overwrite,
+        follow_symlinks=follow_symlinks,
+        case_pattern=case_pattern,
+        exclude_flagged=exclude_flagged,
+        review_band=parse_band(review_band),
+        tta=tta,
+        heatmaps=heatmaps,
+        heatmaps_for=heatmaps_for,
+        decode_timeout_s=decode_timeout,
+        report=report,
+    )
+    with StopOnSignals() as stop, progress_bar() as progress:
+        outcome = infer_folder(options, stop=stop, progress=progress)
+    if not outcome.complete:
+        typer.echo(
+            f"Stopped. {outcome.answered} of {outcome.inputs} crops are answered and kept; go on with --resume.",
+            err=True,
+        )
+        raise typer.Exit(stop.exit_code)
+    if as_json:
+        typer.echo(json.dumps(outcome.record, indent=2, ensure_ascii=False))
+    else:
+        print_summary(outcome, output)
+    raise typer.Exit(outcome.exit_code)
+
+
+def parse_band(text: str) -> tuple[float, float]:
+    """``0.2..0.8`` as two floats. Raises UsageError."""
+    low, dots, high = text.partition("..")
+    try:
+        if dots:
+            return float(low), float(high)
+    except ValueError:
+        pass
+    raise UsageError(f"--review-band {text!r} is not two probabilities. Write it like 0.2..0.8")
+
+
+@contextmanager
+def progress_bar() -> Iterator[Callable[[int, int], None] | None]:
+    """A bar with the time left on standard error, where that is a terminal."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("crops")
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def print_summary(outcome: Outcome, output: Path) -> None:
+    """Cases first, then counts, notes and where the files are."""
+    from rich.console import Console
+
+    from glomedge.report import case_table
+
+    # Wide enough for the table where the output is a file or a pipe.
+    console = Console(width=None if sys.stdout.isatty() else 120, highlight=False, markup=False)
+    console.print(case_table(outcome.cases))
+    counts = outcome.counts
+    console.print(
+        f"{outcome.answered} inputs on {outcome.provider}: {counts['ok']} ok, {counts['flagged']} flagged, "
+        f"{counts['error']} errors; {counts['positive']} globally sclerotic, {counts['negative']} not; "
+        f"{counts['uncertain']} in the review band. {outcome.wall_s:.2f} s."
+    )
+    for code, number in outcome.errors.items():
+        console.print(f"  error:{code}: {number}")
+    for note in outcome.notes:
+        console.print(f"Note: {note}", soft_wrap=True)
+    console.print(f"Written to {output}: {', '.join(path.name for path in outcome.files)}", soft_wrap=True)
+    console.print(RESEARCH_USE_NOTICE)

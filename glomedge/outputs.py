@@ -1,0 +1,184 @@
+"""The output folder of a run: its lock, its journal, and what may be done to what lies there already."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from glomedge.errors import OutputError
+from glomedge.journal import Contents, Entry, Identity, Journal, read_journal
+from glomedge.lock import OutputLock
+from glomedge.pipeline import Answer
+from glomedge.scan import Found
+from glomedge.spool import Spool
+
+WORK_FOLDER = ".glomedge"
+# Rows, journal and report of one crop take less than this; thumbnails come on top and are not foreseen.
+_BYTES_PER_INPUT = 1500
+_SPARE_BYTES = 4 << 20
+_SYNC_EVERY_S = 1.0
+
+
+class OutputFolder:
+    """An output folder held by this run.
+
+    Raises:
+        OutputError: it cannot be made or written, there is no room, or another run holds it.
+    """
+
+    def __init__(self, folder: Path, inputs: int) -> None:
+        self.folder = folder
+        self.work = folder / WORK_FOLDER
+        try:
+            self.work.mkdir(parents=True, exist_ok=True)
+            free = os.statvfs(self.work)
+        except OSError as error:
+            raise OutputError(
+                f"The output folder {folder} cannot be made: {error.strerror}. Choose another --output."
+            ) from None
+        self._lock = OutputLock(self.work / "lock")
+        needed = _SPARE_BYTES + inputs * _BYTES_PER_INPUT
+        if free.f_bavail * free.f_frsize < needed:
+            self.close()
+            raise OutputError(
+                f"There is no room in {folder}: {inputs} inputs need at least {needed >> 20} MB and "
+                f"{free.f_bavail * free.f_frsize >> 20} MB are free. Make room or choose another --output."
+            )
+        try:
+            probe = self.work / "probe"
+            probe.write_bytes(b"glomedge")
+            probe.unlink()
+        except OSError as error:
+            self.close()
+            raise OutputError(f"{folder} cannot be written: {error.strerror}. Choose another --output.") from None
+
+    @property
+    def journal_path(self) -> Path:
+        """The journal's file."""
+        return self.work / "journal"
+
+    @property
+    def spool_path(self) -> Path:
+        """The thumbnails' file."""
+        return self.work / "thumbnails"
+
+    def close(self) -> None:
+        """Let the next run in."""
+        self._lock.close()
+
+
+@dataclass
+class Plan:
+    """What a run does with the journal it found.
+
+    Attributes:
+        identity: of this run; on resume with the batch size of the first.
+        contents: of the journal; empty for a fresh run.
+        notes: what was found and done, in sentences.
+    """
+
+    identity: Identity
+    contents: Contents
+    notes: list[str]
+
+
+def plan(path: Path, identity: Identity, *, resume: bool, overwrite: bool) -> Plan:
+    """Decide between starting and going on.
+
+    Raises:
+        OutputError: an unfinished run is there and neither ``resume`` nor ``overwrite`` was asked for; or it is to be
+            resumed with another model, recipe, threshold ...
+    """
+    contents = read_journal(path)
+    answered = len(contents.where)
+    if not resume:
+        if contents.identity is not None and answered and not contents.complete and not overwrite:
+            raise OutputError(
+                f"An unfinished run with {answered} answers lies in {path.parent.parent}. Go on with it: --resume. "
+                "Or start over: --overwrite."
+            )
+        return Plan(identity, Contents(), [])
+    if contents.identity is None:
+        note = "There was no run to resume; started a new one."
+        if contents.bad_bytes:
+            note = f"The journal was not readable ({contents.bad_bytes} bytes dropped); started a new run."
+        return Plan(identity, Contents(), [note])
+    differences = contents.identity.differences(identity)
+    if differences:
+        raise OutputError(
+            f"The run in {path.parent.parent} cannot be resumed with other settings: {'; '.join(differences)}. "
+            "Use the same settings, another --output, or start over with --overwrite."
+        )
+    notes = [f"Resumed: {answered} answers were there already."]
+    if contents.bad_bytes:
+        notes.append(f"The last {contents.bad_bytes} bytes of the journal were torn and were dropped.")
+    return Plan(contents.identity, contents, notes)
+
+
+def unanswered(root: bytes, inputs: Sequence[Found], contents: Contents) -> tuple[list[Found], list[Found]]:
+    """What is left to do: inputs without an answer or changed since, and those whose fault may have passed.
+
+    The two are batched apart, so that the batches of the first are the ones of an uninterrupted run.
+    """
+    new, again = [], []
+    for found in inputs:
+        key = found.key
+        if key not in contents.where or _changed(root, found, contents.stamps[key]):
+            new.append(found)
+        elif key in contents.retry:
+            again.append(found)
+    return new, again
+
+
+def _changed(root: bytes, found: Found, stamp: tuple[int | None, int | None]) -> bool:
+    """Whether a file is another one than when it was answered; one that is gone keeps its answer."""
+    if None in stamp:
+        return False
+    try:
+        status = os.stat(os.path.join(root, found.relative))  # noqa: PTH116, PTH118 (bytes)
+    except OSError:
+        return False
+    return (status.st_size, status.st_mtime_ns) != stamp
+
+
+class FolderSink:
+    """Takes answers into the journal, thumbnails into the spool. Raises OutputError where the disk is full."""
+
+    def __init__(self, journal: Journal, spool: Spool | None) -> None:
+        self._journal = journal
+        self._spool = spool
+        self._synced_s = time.monotonic()
+
+    def start(self, batch: Sequence[Found]) -> None:
+        """Note the suspects, should a decoder take this process down."""
+        self._journal.start([found.key for found in batch])
+
+    def rows(self, answers: Sequence[Answer]) -> None:
+        """Keep one batch."""
+        self._journal.rows([self._entry(answer) for answer in answers])
+
+    def _entry(self, answer: Answer) -> Entry:
+        attachment = None
+        if self._spool is not None and answer.thumbnail is not None and answer.activation is not None:
+            attachment = self._spool.append(answer.activation, answer.thumbnail)
+        return Entry(
+            key=answer.found.key,
+            status=answer.status,
+            probability=answer.probability,
+            sha256=answer.sha256,
+            size_bytes=answer.size_bytes,
+            mtime_ns=answer.mtime_ns,
+            message=answer.message,
+            disagreement=answer.disagreement,
+            attachment=attachment,
+        )
+
+    def sync(self) -> None:
+        """Put the journal on disk, at most once a second: a power cut costs that much work, a kill costs none."""
+        now_s = time.monotonic()
+        if now_s - self._synced_s >= _SYNC_EVERY_S:
+            self._synced_s = now_s
+            self._journal.sync()

@@ -1,0 +1,144 @@
+"""From the rows of a finished run to the files a person opens: tables, cases, heatmaps, report, run record."""
+
+from __future__ import annotations
+
+import csv
+import io
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+from glomedge.escape import neutralise
+from glomedge.folderrun import OWNED, Options, Outcome
+from glomedge.modelfile import ModelFile
+from glomedge.results import WRITERS, Row, Staged
+from glomedge.scan import Scan
+from glomedge.spool import Spool
+
+if TYPE_CHECKING:
+    from glomedge.cases import CaseSummary, CropCall
+    from glomedge.engine import Engine
+
+Rows = Callable[[], Iterator[Row]]
+
+
+class Publication:
+    """Everything that is written once a run is complete; ``write`` fills the outcome."""
+
+    def __init__(
+        self,
+        options: Options,
+        model: ModelFile,
+        threshold: float,
+        outcome: Outcome,
+        found: Scan,
+        engine: Engine | None,
+        spool: Spool | None,
+    ) -> None:
+        self._options = options
+        self._model = model
+        self._threshold = threshold
+        self._outcome = outcome
+        self._found = found
+        self._engine = engine
+        self._spool = spool
+
+    def write(self, rows: Rows, batch_size: int, begin_s: float) -> None:
+        """Make every file and let them appear together; the run record comes last and names the others' SHA-256.
+
+        Args:
+            rows: gives all rows, in order, each time it is called; they are never all in memory.
+            begin_s: ``perf_counter`` at the run's start.
+
+        Raises:
+            OutputError: a file cannot be written; those of an earlier run are then still there.
+            MissingExtraError: Parquet without pyarrow.
+        """
+        from glomedge.cases import summarise
+
+        options, outcome = self._options, self._outcome
+        self._count(rows())
+        outcome.cases = summarise(
+            _calls(rows()), self._model.spec.operating_point, options.exclude_flagged, case_pattern=options.case_pattern
+        )
+        if options.heatmaps is not None and self._spool is not None:
+            from glomedge.heatmap import logit_threshold
+            from glomedge.heatmaps import write_heatmaps
+
+            turn = logit_threshold(self._threshold, self._model.spec.temperature)
+            outcome.notes += write_heatmaps(options, self._found, rows(), self._spool, turn)
+        staged = Staged(options.output, OWNED)
+        try:
+            for name in dict.fromkeys(("csv", *options.formats)):
+                with staged.open(f"predictions.{name}") as handle:
+                    WRITERS[name](handle, rows(), tta=options.tta > 1)
+            with staged.open("cases.csv") as handle:
+                handle.write(cases_csv(outcome.cases))
+            outcome.wall_s = time.perf_counter() - begin_s
+            self._record(staged, batch_size)
+            if options.report and self._spool is not None:
+                from glomedge.report import write_report
+
+                with staged.open("report.html") as handle:
+                    write_report(handle, options, self._model, outcome, rows, self._spool)
+            self._record_files(staged)
+            outcome.files = staged.commit()
+        finally:
+            staged.discard()
+
+    def _count(self, rows: Iterator[Row]) -> None:
+        counts: Counter[str] = Counter(ok=0, flagged=0, error=0, positive=0, negative=0, uncertain=0)
+        errors: Counter[str] = Counter()
+        low, high = self._options.review_band
+        seen: set[str] = set()
+        for row in rows:
+            kind, _, code = row.status.partition(":")
+            counts[kind] += 1
+            if kind == "error":
+                errors[code] += 1
+            elif row.probability is not None:
+                counts["positive" if row.label else "negative"] += 1
+                counts["uncertain"] += low <= row.probability <= high
+            if row.sha256 is not None:
+                counts["copies"] += row.sha256 in seen
+                seen.add(row.sha256)
+        self._outcome.counts, self._outcome.errors = dict(counts), dict(sorted(errors.items()))
+        if counts["copies"]:
+            self._outcome.notes.append(
+                f"{counts['copies']} files are byte for byte copies of others; each counts as a crop of its own."
+            )
+
+    def _record(self, staged: Staged, batch_size: int) -> None:
+        from glomedge.runinfo import record
+
+        self._outcome.record = record(
+            self._options, self._model, self._threshold, self._outcome, self._engine, batch_size
+        )
+
+    def _record_files(self, staged: Staged) -> None:
+        import json
+
+        self._outcome.record["files_sha256"] = staged.sha256s()
+        with staged.open("run.json") as handle:
+            handle.write(json.dumps(self._outcome.record, indent=2, ensure_ascii=False).encode("utf-8") + b"\n")
+
+
+def _calls(rows: Iterator[Row]) -> Iterator[CropCall]:
+    from glomedge.cases import CropCall
+
+    for row in rows:
+        yield CropCall(row.path, row.probability, row.label, row.status)
+
+
+def cases_csv(cases: list[CaseSummary]) -> bytes:
+    """The bytes of ``cases.csv``."""
+    from glomedge.cases import CASE_COLUMNS, to_row
+
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(CASE_COLUMNS)
+    for summary in cases:
+        row = to_row(summary)
+        writer.writerow([neutralise(row[name]) for name in CASE_COLUMNS])
+    return text.getvalue().encode("utf-8")

@@ -1,0 +1,93 @@
+"""``run.json``: what was asked, what ran, on what, and what came of it."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from glomedge import __version__
+from glomedge.folderrun import Options, Outcome
+from glomedge.modelfile import ModelFile
+from glomedge.notice import RESEARCH_USE_NOTICE
+
+if TYPE_CHECKING:
+    from glomedge.engine import Engine
+
+SCHEMA = 1
+
+
+def arguments(options: Options) -> dict[str, Any]:
+    """The options as JSON values."""
+
+    def value(item: Any) -> Any:
+        return str(item) if isinstance(item, Path) else list(item) if isinstance(item, tuple) else item
+
+    return {field.name: value(getattr(options, field.name)) for field in dataclasses.fields(options)}
+
+
+def record(
+    options: Options, model: ModelFile, threshold: float, outcome: Outcome, engine: Engine | None, batch_size: int
+) -> dict[str, Any]:
+    """The content of ``run.json`` (the SHA-256 of the files is added when they are written).
+
+    Times are in seconds. ``cpu_s`` are processor seconds summed over threads, apart for each stage; ``engine`` is None
+    for a resumed run in which nothing was left to predict.
+    """
+    from glomedge.benchmarking.environment import cpu, versions
+
+    times, runtime, answered = outcome.times, engine.runtime if engine is not None else None, outcome.answered
+    return {
+        "notice": RESEARCH_USE_NOTICE,
+        "schema": SCHEMA,
+        "glomedge": __version__,
+        "arguments": arguments(options),
+        "model": {
+            "path": str(model.path),
+            "sha256": model.sha256,
+            "weights_sha256": model.spec.weights_sha256,
+            "precision": model.spec.precision,
+            "target": model.spec.target,
+            "recipe": model.spec.recipe.model_dump(),
+            "input_scaling": model.spec.input_scaling,
+            "temperature": model.spec.temperature,
+            "class_names": list(model.spec.class_names),
+            "created_utc": model.spec.created_utc,
+            "producer": model.spec.producer,
+        },
+        "threshold": threshold,
+        "provider": outcome.provider,
+        "batch_size": batch_size,
+        "engine": None
+        if runtime is None
+        else {
+            "requested": runtime.requested,
+            "provider": runtime.provider,
+            "precision": runtime.precision,
+            "threads": runtime.threads,
+            "concurrency": runtime.concurrency,
+            "versions": dict(runtime.versions),
+            "options": dict(runtime.options),
+            "placement": dict(runtime.placement),
+        },
+        "machine": cpu(),
+        "versions": versions(),
+        "inputs": outcome.inputs,
+        "rows": answered,
+        "counts": outcome.counts,
+        "errors": outcome.errors,
+        "cases": len(outcome.cases),
+        "times": {
+            "wall_s": round(outcome.wall_s, 4),
+            "rows_per_s": round(answered / outcome.wall_s, 3) if outcome.wall_s > 0 else None,
+            "engine_load_wall_s": round(times.engine_load_wall_s, 4),
+            "infer_wall_s": round(times.infer_wall_s, 4),
+            "cpu_s": {
+                "decode": round(times.decode_s, 4),
+                "enhance": round(times.enhance_s, 4),
+                "infer": round(times.infer_s, 4),
+                "write": round(times.write_s, 4),
+            },
+        },
+        "notes": outcome.notes,
+    }

@@ -1,0 +1,187 @@
+"""Which inputs a folder holds, in an order that never changes.
+
+What is an input: every entry whose name ends like an image (``images.ALLOWED_SUFFIXES``, any case) and does not
+begin with a dot, at any depth. Each yields one row of the results:
+
+- a regular file: it is read and predicted on;
+- a FIFO, socket or device of such a name is never opened: ``error:not_regular`` (a folder of such a name is walked);
+- a folder that cannot be listed: one row ``error:permission`` under its name with a slash at the end.
+
+Symbolic links are counted and left alone unless asked for; when followed, no folder is entered twice, so a loop ends.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+from glomedge.errors import UsageError
+from glomedge.escape import escape_name
+
+
+class Found(NamedTuple):
+    """One input: its path relative to the folder, and why it cannot be opened (an error code), if so."""
+
+    relative: bytes
+    error: str | None = None
+
+    @property
+    def key(self) -> str:
+        """The relative path as it stands in every output (``escape.escape_name``)."""
+        return escape_name(self.relative)
+
+
+@dataclass
+class Scan:
+    """The inputs of one folder, sorted by the bytes of their relative path.
+
+    Attributes:
+        root: the folder, as bytes.
+        inputs: every input found.
+        links_skipped: symbolic links that were not followed.
+        hidden_skipped: image names beginning with a dot (such as macOS' ``._`` companions).
+        other_files: files whose name does not end like an image.
+    """
+
+    root: bytes
+    inputs: list[Found] = field(default_factory=list)
+    links_skipped: int = 0
+    hidden_skipped: int = 0
+    other_files: int = 0
+
+    def path(self, found: Found) -> bytes:
+        """Where that input lies."""
+        return os.path.join(self.root, found.relative)  # noqa: PTH118 (bytes)
+
+    def notes(self) -> list[str]:
+        """What was left out, in sentences."""
+        notes = []
+        if self.links_skipped:
+            notes.append(f"{self.links_skipped} symbolic links were not followed (--follow-symlinks follows them).")
+        if self.hidden_skipped:
+            notes.append(f"{self.hidden_skipped} images whose name begins with a dot were left out.")
+        return notes
+
+
+def scan(
+    root: str | bytes | os.PathLike[str],
+    suffixes: Collection[str],
+    *,
+    follow_symlinks: bool = False,
+    exclude: Collection[Path] = (),
+) -> Scan:
+    """Find every input under ``root`` (or ``root`` itself where it is a file).
+
+    Args:
+        suffixes: lower-case endings with their dot.
+        follow_symlinks: enter linked folders and read linked files.
+        exclude: folders never entered (the run's own outputs).
+
+    Raises:
+        UsageError: the folder does not exist or cannot be listed.
+    """
+    top = os.fsencode(root)
+    endings = tuple(suffix.encode() for suffix in suffixes)
+    try:
+        status = os.stat(top)  # noqa: PTH116 (bytes)
+    except OSError as error:
+        raise UsageError(f"{escape_name(top)}: {error.strerror}. Name a folder of glomerulus crops.") from None
+    if not stat.S_ISDIR(status.st_mode):
+        folder, name = os.path.split(top)
+        if not stat.S_ISREG(status.st_mode) or not name.lower().endswith(endings):
+            raise UsageError(
+                f"{escape_name(top)} is neither a folder nor an image ({', '.join(sorted(suffixes))}). "
+                "Name a folder of glomerulus crops."
+            )
+        return Scan(folder or b".", [Found(name)])
+    barred = set()
+    for path in exclude:
+        try:
+            barred.add(_identity(path.stat()))
+        except OSError:
+            continue
+    found = Scan(top)
+    walk = _Walk(found, endings, follow_symlinks, barred)
+    found.inputs.extend(walk.folder(b"", {_identity(status)}))
+    if found.inputs and found.inputs[0].relative == b"/":
+        raise UsageError(
+            f"{escape_name(top)} cannot be listed: permission denied. Change its mode or run as its owner."
+        )
+    return found
+
+
+def _identity(status: os.stat_result) -> tuple[int, int]:
+    return status.st_dev, status.st_ino
+
+
+class _Walk:
+    def __init__(self, result: Scan, endings: tuple[bytes, ...], follow: bool, barred: set[tuple[int, int]]) -> None:
+        self._result = result
+        self._endings = endings
+        self._follow = follow
+        self._barred = barred
+
+    def folder(self, prefix: bytes, seen: set[tuple[int, int]]) -> Iterator[Found]:
+        """Depth first. A folder sorts as its name plus a slash: that is the order of the bytes of whole paths.
+
+        An explicit stack, because folders can be nested deeper than Python recurses.
+        """
+        stack = [iter(self._entries(prefix, seen))]
+        while stack:
+            entry = next(stack[-1], None)
+            if entry is None:
+                stack.pop()
+            elif isinstance(entry, Found):
+                yield entry
+            else:
+                stack.append(iter(self._entries(entry, seen)))
+
+    def _entries(self, prefix: bytes, seen: set[tuple[int, int]]) -> list[Found | bytes]:
+        """The inputs (Found) and folders to walk (their prefix, with slash) directly under one folder, in order."""
+        where = os.path.join(self._result.root, prefix) if prefix else self._result.root  # noqa: PTH118 (bytes)
+        listed: list[tuple[bytes, Found | bytes]] = []
+        try:
+            with os.scandir(where) as entries:
+                # By name first: which of two links to one folder is entered must not depend on the file system.
+                for entry in sorted(entries, key=lambda entry: entry.name):
+                    item = self._classify(prefix, entry, seen)
+                    if item is not None:
+                        listed.append((item.relative if isinstance(item, Found) else item, item))
+        except PermissionError:
+            return [Found(prefix or b"/", "permission")]
+        except (FileNotFoundError, NotADirectoryError):
+            return [Found(prefix or b"/", "vanished")]
+        except OSError:
+            return [Found(prefix or b"/", "io")]
+        return [item for _, item in sorted(listed, key=lambda pair: pair[0])]
+
+    def _classify(self, prefix: bytes, entry: os.DirEntry[bytes], seen: set[tuple[int, int]]) -> Found | bytes | None:
+        relative = prefix + entry.name
+        is_image = entry.name.lower().endswith(self._endings)
+        if entry.name.startswith(b"."):
+            self._result.hidden_skipped += is_image
+            return None
+        if entry.is_symlink() and not self._follow:
+            self._result.links_skipped += 1
+            return None
+        try:
+            if entry.is_dir():
+                identity = _identity(entry.stat())
+                if identity in self._barred or identity in seen:
+                    return None
+                seen.add(identity)
+                return relative + b"/"
+            if not is_image:
+                self._result.other_files += 1
+                return None
+            # Never opened: reading a FIFO would wait for ever, a device may do anything.
+            regular = entry.is_file() or (entry.is_symlink() and not os.path.exists(entry.path))  # noqa: PTH110
+        except PermissionError:
+            return Found(relative, "permission")
+        except OSError:
+            return Found(relative, "io")
+        return Found(relative, None if regular else "not_regular")

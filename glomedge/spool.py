@@ -1,0 +1,71 @@
+"""Thumbnails and activation maps, kept on disk while a run goes on, so that memory stays flat and the report at the end
+reads no crop a second time.
+
+An append-only file of records without frame: the journal's rows say where each lies and what its CRC-32 is, so a record
+that a crash tore is simply not there.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import zlib
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from glomedge.errors import OutputError
+from glomedge.journal import Attachment
+from glomedge.spec import MAP_SIZE
+
+_MAP_BYTES = MAP_SIZE * MAP_SIZE * 4
+
+
+class Spool:
+    """The file; thread-safe. ``fresh`` empties it first."""
+
+    def __init__(self, path: Path, *, fresh: bool) -> None:
+        self._path = path
+        self._lock = threading.Lock()
+        try:
+            self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            if fresh:
+                os.ftruncate(self._descriptor, 0)
+            self._end = os.lseek(self._descriptor, 0, os.SEEK_END)
+        except OSError as error:
+            raise self._failure(error) from None
+
+    def _failure(self, error: OSError) -> OutputError:
+        return OutputError(
+            f"{self._path} cannot be written: {error.strerror}. Make room or choose another --output; then go on with "
+            "--resume: every batch written so far is kept."
+        )
+
+    def append(self, activation: npt.NDArray[np.float32], thumbnail: bytes) -> Attachment:
+        """Keep a map, float32 ``[7, 7]``, and a JPEG."""
+        record = np.ascontiguousarray(activation, np.dtype("<f4")).tobytes() + thumbnail
+        with self._lock:
+            offset, self._end = self._end, self._end + len(record)
+        try:
+            view, position = memoryview(record), offset
+            while view:
+                written = os.pwrite(self._descriptor, view, position)
+                view, position = view[written:], position + written
+        except OSError as error:
+            raise self._failure(error) from None
+        return Attachment(offset, len(record), zlib.crc32(record))
+
+    def read(self, attachment: Attachment | None) -> tuple[npt.NDArray[np.float32], bytes] | None:
+        """The map, float32 ``[7, 7]``, and the JPEG; None where they are missing or torn."""
+        if attachment is None or attachment.length < _MAP_BYTES:
+            return None
+        record = os.pread(self._descriptor, attachment.length, attachment.offset)
+        if len(record) != attachment.length or zlib.crc32(record) != attachment.crc32:
+            return None
+        activation = np.frombuffer(record, np.dtype("<f4"), MAP_SIZE * MAP_SIZE).reshape(MAP_SIZE, MAP_SIZE)
+        return activation.astype(np.float32), record[_MAP_BYTES:]
+
+    def close(self) -> None:
+        """Close the file; it stays."""
+        os.close(self._descriptor)
