@@ -21,11 +21,15 @@ from glomedge_export.synthetic_tissue import (
     Rng,
     Stain,
     blob,
+    blobs,
+    fibres,
     inside,
+    lamellae,
     nuclei,
     scatter,
     smooth_noise,
     to_rgb,
+    turned,
 )
 
 MIN_SIDE_PX, MAX_SIDE_PX = 200, 1200
@@ -92,38 +96,62 @@ def draw_size(rng: Rng) -> tuple[int, int]:
 def _surroundings(canvas: Canvas, anatomy: Anatomy) -> None:
     """Interstitium, tubules (healthy to atrophic) and inflammatory cells over the whole canvas."""
     rng, height, width = canvas.rng, canvas.height_px, canvas.width_px
-    canvas.density[:] = (rng.uniform(38, 70) + 40 * anatomy.scarring, rng.uniform(10, 30), 0)
-    fibres = smooth_noise(rng, height, width, canvas.um(3), stretch=6.0)
-    canvas.texture(np.clip(1 + 0.28 * fibres, 0.2, 2.0))
-    outside = 255 - canvas.mask(_outline(rng, anatomy, 1.04, 0.0))
-    spacing = canvas.um(44 - 14 * anatomy.scarring)
-    margin = np.full(2, spacing)
-    centres = scatter(rng, -margin, np.array([width, height]) + margin, spacing)
-    for centre in centres:
-        away = np.hypot(*(centre - anatomy.centre)) - anatomy.radius_px
-        if away > spacing * 0.25 and rng.random() > 0.25 * anatomy.scarring:
-            _tubule(canvas, centre, spacing * float(rng.uniform(0.4, 0.54)), anatomy.scarring)
-    cells = scatter(rng, np.zeros(2), np.array([width, height], float), canvas.um(9))
-    crowd = smooth_noise(rng, height, width, canvas.um(45))
-    cells = cells[inside(outside, cells)]
+    canvas.density[:] = (rng.uniform(36, 66) + 34 * anatomy.scarring, rng.uniform(5, 18), 0)
+    strands = fibres(rng, height, width, canvas.um(2.5, 4), stretch=4.0, bend_px=canvas.um(25))
+    canvas.texture(np.clip(1 + 0.2 * strands, 0.2, 2.0))
+    spacing = canvas.um(46 - 14 * anatomy.scarring)
+    margin = np.full(2, spacing * 0.5)
+    size = np.array([width, height], float)
+    centres = scatter(rng, -margin, size + margin, spacing)
+    away = np.hypot(*(centres - anatomy.centre).T) - anatomy.radius_px * 0.95
+    keep = (away > spacing * 0.2) & (rng.random(len(centres)) > 0.3 * anatomy.scarring)
+    _tubules(canvas, centres[keep], spacing, anatomy.scarring)
+    _periglomerular_layers(canvas, anatomy)
+    cells = rng.uniform(0, 1, (int(height * width / canvas.um(8) ** 2), 2)) * size
+    cells = cells[~inside(canvas.mask(_outline(rng, anatomy, 1.04, 0.0)), cells)]
+    crowd = smooth_noise(rng, height, width, canvas.um(40))
     column, row = np.floor(cells).astype(int).T
-    keep = crowd[row, column] > 1.9 - 2.2 * anatomy.scarring * rng.uniform(0.5, 1.2)
-    nuclei(canvas, cells[keep], (4.5, 7.0), (150, 235))
+    infiltrate = crowd[row, column] + rng.normal(0, 0.4, len(cells)) > 2.3 - 1.9 * anatomy.scarring * rng.uniform(
+        0.5, 1.2
+    )
+    nuclei(canvas, cells[infiltrate], (4.0, 7.5), (105, 225))
 
 
-def _tubule(canvas: Canvas, centre: Points, radius_px: float, scarring: float) -> None:
+def _tubules(canvas: Canvas, centres: Points, spacing_px: float, scarring: float) -> None:
+    rng, count = canvas.rng, len(centres)
+    atrophic = rng.random(count) < scarring
+    radius = spacing_px * rng.uniform(0.4, 0.56, count) * np.where(atrophic, 0.7, 1.0)
+    outlines = blobs(rng, centres, radius, 0.1, rng.uniform(1.0, 1.8, count), 36)
+    outlines = turned(outlines, rng.uniform(0, np.pi, count))
+    lumen_share = np.where(atrophic, rng.uniform(0.05, 0.3, count), rng.uniform(0.2, 0.62, count))
+    lumens = blobs(rng, centres, radius * lumen_share, 0.25, rng.uniform(0.8, 1.8, count), 20)
+    wall_px = np.where(atrophic, canvas.um(1.4, 3.2), canvas.um(0.7, 1.3))
+    cytoplasm = rng.uniform(30, 80)  # one stain, one epithelium: tubules of a crop resemble each other
+    for index in range(count):
+        tone = cytoplasm + float(rng.normal(0, 7))
+        canvas.fill(outlines[index], (tone, float(rng.uniform(12, 34)), 0.0))
+        canvas.fill(lumens[index], (float(rng.uniform(2, 25)), 3.0, 0.0))
+        canvas.line(outlines[index], (float(rng.uniform(100, 165)), 10, 0), float(wall_px[index]), closed=True)
+    around = np.linspace(0, 36, max(3, round(2 * np.pi * spacing_px * 0.36 / canvas.um(12))), endpoint=False).astype(
+        int
+    )
+    ring = outlines[:, around] * 0.7 + centres[:, None] * 0.3
+    ring += rng.normal(0, canvas.um(1.2), ring.shape)
+    nuclei(canvas, ring[rng.random(ring.shape[:2]) < 0.62], (5.0, 7.0), (85, 170))
+
+
+def _periglomerular_layers(canvas: Canvas, anatomy: Anatomy) -> None:
+    """Concentric fibrosis around the capsule, as deep as the surroundings are scarred."""
     rng = canvas.rng
-    atrophic = rng.random() < scarring
-    outline = blob(rng, centre, radius_px * (0.7 if atrophic else 1.0), 0.09, float(rng.uniform(0.6, 1.6)), 40)
-    cytoplasm = (float(rng.uniform(35, 85)), float(rng.uniform(20, 55)), 0.0)
-    canvas.fill(outline, cytoplasm)
-    lumen = centre + (outline - centre) * float(rng.uniform(0.1, 0.3) if atrophic else rng.uniform(0.25, 0.62))
-    canvas.fill(lumen, (float(rng.uniform(2, 25)), 4.0, 0.0))
-    wall = float(rng.uniform(110, 175))
-    canvas.line(outline, (wall, 15, 0), canvas.um(1.5, 3.5) if atrophic else canvas.um(0.7, 1.4), closed=True)
-    step = max(1, round(len(outline) / (2 * np.pi * radius_px / canvas.um(9, 14))))
-    ring = (outline * 0.72 + centre * 0.28)[:: step if step else 1]
-    nuclei(canvas, ring[rng.random(len(ring)) < 0.8], (5.0, 7.0), (110, 200))
+    reach = anatomy.radius_px * (1.0 + 0.45 * anatomy.scarring * float(rng.uniform(0.0, 1.0)))
+    outline = blob(rng, anatomy.centre, reach, 0.12, anatomy.aspect, 64)
+    mask = cv2.GaussianBlur(canvas.mask(outline), (0, 0), max(1.0, canvas.um(4)))
+    layers = lamellae(rng, canvas.height_px, canvas.width_px, anatomy.centre, canvas.um(2.5))
+    tone = np.float32(rng.uniform(60, 105))
+    sheet = np.zeros_like(canvas.density)
+    sheet[..., 0] = np.clip(tone * (1 + 0.3 * layers), 0, 255).astype(np.uint8)
+    sheet[..., 1] = 12
+    canvas.paste(sheet, mask)
 
 
 def _outline(rng: Rng, anatomy: Anatomy, scale: float, wobble: float) -> Points:
@@ -143,8 +171,8 @@ def _capsule(canvas: Canvas, outline: Points, width_px: float, layers: int) -> N
         wave = 1 + 0.035 * layer + rng.normal(0, 0.004 * (layers - 1), len(outline))[:, None]
         path = outline.mean(0) + (outline - outline.mean(0)) * wave
         canvas.line(path, (float(rng.uniform(120, 190)) - 12 * layer, 20, 0), width_px, closed=True)
-    flat = outline[rng.random(len(outline)) < 0.16]
-    nuclei(canvas, outline.mean(0) + (flat - outline.mean(0)) * 0.985, (4.0, 7.0), (120, 200))
+    flat = outline[rng.random(len(outline)) < 0.09]
+    nuclei(canvas, outline.mean(0) + (flat - outline.mean(0)) * 0.985, (3.0, 6.0), (90, 175))
 
 
 def _open_glomerulus(canvas: Canvas, anatomy: Anatomy) -> None:
@@ -152,11 +180,14 @@ def _open_glomerulus(canvas: Canvas, anatomy: Anatomy) -> None:
     rng = canvas.rng
     outline = _outline(rng, anatomy, 1.0, 0.05)
     canvas.fill(outline, (float(rng.uniform(0, 14)), float(rng.uniform(0, 8)), 0.0))
-    room = float(rng.uniform(0.8, 0.97))
-    shift = rng.normal(0, 1, 2) * anatomy.radius_px * (1 - room) * 0.4
-    tuft = _shrunk(_lobed(rng, outline), room, shift)
+    room = float(rng.uniform(0.8, 1.0))
+    direction = float(rng.uniform(0, 2 * np.pi))  # of the vascular pole, where the tuft hangs on the capsule
+    shift = (
+        np.array([np.cos(direction), np.sin(direction)]) * anatomy.radius_px * (1.02 - room) * float(rng.uniform(0, 1))
+    )
+    tuft = _lobed(rng, blob(rng, outline.mean(0) + shift, anatomy.radius_px * room, 0.1, anatomy.aspect, 96))
     layer = Canvas(canvas.density.copy(), canvas.px_per_um, rng)
-    mask = canvas.mask(tuft)
+    mask = cv2.min(canvas.mask(tuft), canvas.mask(outline))
     _tuft(layer, tuft, mask, openness=float(rng.beta(2.2, 1.5)))
     if rng.random() < 0.16:  # segmental sclerosis: label 0, and the hardest of them
         _segmental_scar(layer, tuft)
@@ -179,31 +210,51 @@ def _lobed(rng: Rng, outline: Points) -> Points:
 
 def _tuft(canvas: Canvas, tuft: Points, mask: Pixels, openness: float) -> None:
     """Mesangium, capillary loops and nuclei. ``openness`` 0 is a dense, cellular tuft, 1 a fully perfused one."""
-    rng = canvas.rng
-    mesangium = float(rng.uniform(60, 105))
-    canvas.fill(tuft, (mesangium, float(rng.uniform(15, 45)), 0.0))
-    canvas.texture(np.clip(1 + 0.25 * smooth_noise(rng, canvas.height_px, canvas.width_px, canvas.um(7)), 0.3, 1.8))
+    rng, height, width = canvas.rng, canvas.height_px, canvas.width_px
+    canvas.fill(tuft, (float(rng.uniform(55, 105)), float(rng.uniform(10, 34)), 0.0))
+    canvas.texture(np.clip(1 + 0.25 * smooth_noise(rng, height, width, canvas.um(7)), 0.3, 1.8))
     low, high = tuft.min(0), tuft.max(0)
-    spacing = canvas.um(9.5, 13.5)
+    _stalks(canvas, tuft)
+    cell_spacing = canvas.um(9.5, 14)
+    cells = scatter(rng, low, high, cell_spacing) + rng.normal(0, 0.22, (1, 2)) * cell_spacing
+    cells = cells[inside(mask, cells)]
+    cells += rng.normal(0, 0.25, cells.shape) * cell_spacing
+    first = rng.random(len(cells)) < 0.55  # loops lie over some nuclei and under others
+    dark = (float(rng.uniform(85, 120)), float(rng.uniform(165, 215)))
+    nuclei(canvas, cells[first], (5.0, 9.5), dark)
+    spacing = canvas.um(8.5, 13)
     loops = scatter(rng, low, high, spacing)
     loops = loops[inside(mask, loops)]
-    patchy = smooth_noise(rng, canvas.height_px, canvas.width_px, canvas.um(50))
+    patchy = smooth_noise(rng, height, width, canvas.um(45))
     column, row = np.floor(loops).astype(int).T
-    chance = np.clip(0.35 + 0.6 * openness + 0.22 * patchy[row, column], 0.08, 0.97)
-    is_open = rng.random(len(loops)) < chance
-    wall = float(rng.uniform(105, 165))
-    wall_px = max(1.0, canvas.um(0.8, 1.6))
-    for centre in loops[is_open]:
-        radius = spacing * float(rng.uniform(0.26, 0.56)) * (0.65 + 0.4 * openness)
-        outline = blob(rng, centre, radius, 0.16, float(rng.uniform(0.45, 2.2)), 16)
-        blood = rng.random() < 0.06
-        canvas.fill(
-            outline, (45.0, 10.0, 90.0) if blood else (float(rng.uniform(2, 30)), float(rng.uniform(0, 10)), 0.0)
+    chance = np.clip(0.3 + 0.65 * openness + 0.25 * patchy[row, column], 0.08, 0.97)
+    loops = loops[rng.random(len(loops)) < chance]
+    count = len(loops)
+    radius = spacing * rng.uniform(0.25, 0.62, count) * (0.6 + 0.45 * openness)
+    outlines = turned(blobs(rng, loops, radius, 0.3, rng.uniform(1.0, 2.6, count), 14, 3), rng.uniform(0, np.pi, count))
+    wall = np.clip(rng.uniform(90, 165) + rng.normal(0, 14, count), 60, 220)
+    wall_px = canvas.um(0.7, 1.5)
+    blood = rng.random(count) < 0.04
+    pale = rng.uniform(0, 30, count)
+    for index in range(count):
+        canvas.line(outlines[index], (float(wall[index]), 14.0, 0.0), wall_px, closed=True)
+    for index in range(count):  # after the walls, so that neighbouring lumina run together as they do in a section
+        inner = loops[index] + (outlines[index] - loops[index]) * max(0.3, 1 - 0.5 * wall_px / radius[index])
+        canvas.fill(inner, (40.0, 10.0, 70.0) if blood[index] else (float(pale[index]), float(pale[index]) * 0.3, 0.0))
+    rest = cells[~first]
+    nuclei(canvas, rest[rng.random(len(rest)) < 0.85], (5.0, 9.0), dark)
+
+
+def _stalks(canvas: Canvas, tuft: Points) -> None:
+    """Mesangial stalks: thick wandering PAS-positive strands from the middle of the tuft to its edge."""
+    rng = canvas.rng
+    centre, span = tuft.mean(0), float(np.ptp(tuft, axis=0).mean())
+    for _ in range(int(rng.integers(4, 12))):
+        bend = rng.uniform(0, 2 * np.pi) + np.cumsum(rng.normal(0, 0.45, 9))
+        path = (
+            centre + rng.normal(0, 0.12, 2) * span + np.cumsum(np.stack([np.cos(bend), np.sin(bend)], 1), 0) * span / 19
         )
-        canvas.line(outline, (wall + float(rng.normal(0, 12)), 18.0, 0.0), wall_px, closed=True)
-    cells = scatter(rng, low, high, canvas.um(10, 14) * (1.1 - 0.2 * (1 - openness)))
-    cells = cells[inside(mask, cells)]
-    nuclei(canvas, cells[rng.random(len(cells)) < 0.8], (5.0, 8.5), (115, 215))
+        canvas.line(path, (float(rng.uniform(95, 150)), 20.0, 0.0), canvas.um(2.0, 6.0))
 
 
 def _segmental_scar(canvas: Canvas, tuft: Points) -> None:
@@ -220,22 +271,25 @@ def _segmental_scar(canvas: Canvas, tuft: Points) -> None:
 
 
 def _scar_tissue(canvas: Canvas, outline: Points, cells: float) -> None:
-    """Homogeneous PAS-positive matrix with faint fibres, folds and few nuclei."""
+    """Homogeneous PAS-positive matrix with faint wavy fibres, folds and few nuclei."""
     rng, height, width = canvas.rng, canvas.height_px, canvas.width_px
-    canvas.fill(outline, (float(rng.uniform(95, 165)), float(rng.uniform(8, 35)), 0.0))
-    fibres = smooth_noise(rng, height, width, canvas.um(1.6, 3.0), stretch=float(rng.uniform(3, 7)))
-    cloud = smooth_noise(rng, height, width, canvas.um(18, 35))
-    canvas.texture(np.clip(1 + float(rng.uniform(0.05, 0.13)) * fibres + 0.1 * cloud, 0.3, 1.7))
-    mask = canvas.mask(outline)
+    canvas.fill(outline, (float(rng.uniform(90, 150)), float(rng.uniform(3, 16)), 0.0))
     span = float(np.ptp(outline, axis=0).mean())
-    for centre in _inside_scatter(rng, outline, mask, span / 4.5):
-        if rng.random() < 0.4:  # folds and clefts of the collapsed tuft, paler or darker than the matrix
-            bend = np.cumsum(rng.normal(0, 0.35, 9)) + rng.uniform(0, 2 * np.pi)
-            step = np.stack([np.cos(bend), np.sin(bend)], 1) * span * float(rng.uniform(0.01, 0.035))
-            tone = float(rng.choice([15.0, 60.0, 185.0]))
-            canvas.line(centre + np.cumsum(step, 0), (tone, 14.0, 0.0), canvas.um(0.6, 1.8))
+    strands = fibres(
+        rng, height, width, canvas.um(1.5, 3.5), float(rng.uniform(2, 6)), span * float(rng.uniform(0.1, 0.3))
+    )
+    cloud = smooth_noise(rng, height, width, canvas.um(14, 35))
+    canvas.texture(np.clip(1 + float(rng.uniform(0.05, 0.14)) * strands + 0.12 * cloud, 0.3, 1.7))
+    mask = canvas.mask(outline)
+    folds = _inside_scatter(rng, outline, mask, span / 5.5)
+    for centre in folds[rng.random(len(folds)) < float(rng.uniform(0.1, 0.8))]:  # of the collapsed tuft
+        bend = np.cumsum(rng.normal(0, 0.3, 9)) + rng.uniform(0, 2 * np.pi)
+        step = np.stack([np.cos(bend), np.sin(bend)], 1) * span * float(rng.uniform(0.008, 0.03))
+        tone = float(rng.choice([30.0, 65.0, 170.0], p=[0.25, 0.5, 0.25]))
+        canvas.line(centre + np.cumsum(step, 0), (tone, 10.0, 0.0), canvas.um(0.6, 1.8))
     spots = _inside_scatter(rng, outline, mask, canvas.um(11))
-    nuclei(canvas, spots[rng.random(len(spots)) < 0.3 * cells], (4.0, 8.0), (110, 215))
+    spots += rng.normal(0, canvas.um(2.5), spots.shape)
+    nuclei(canvas, spots[rng.random(len(spots)) < 0.24 * cells], (3.5, 8.0), (75, 185))
 
 
 def _inside_scatter(rng: Rng, outline: Points, mask: Pixels, spacing_px: float) -> Points:
@@ -247,21 +301,24 @@ def _sclerotic_glomerulus(canvas: Canvas, anatomy: Anatomy) -> None:
     """A shrunken scar in a thin, wrinkled or layered capsule; the urinary space is gone or filled with matrix."""
     rng = canvas.rng
     outline = _outline(rng, anatomy, 1.0, 0.07)
-    space = rng.choice(["gone", "matrix", "open"], p=[0.5, 0.3, 0.2])
+    space = rng.choice(["gone", "matrix", "open"], p=[0.52, 0.35, 0.13])
     room = {"gone": rng.uniform(0.95, 1.0), "matrix": rng.uniform(0.6, 0.85), "open": rng.uniform(0.72, 0.92)}[space]
     fill = {"gone": 80.0, "matrix": float(rng.uniform(40, 75)), "open": float(rng.uniform(0, 16))}[space]
     canvas.fill(outline, (fill, 12.0, 0.0))
     if space == "matrix":
         spots = _inside_scatter(rng, outline, canvas.mask(outline), canvas.um(16))
         nuclei(canvas, spots[rng.random(len(spots)) < 0.4], (5.0, 9.0), (90, 170))
-    scar = blob(rng, outline.mean(0), anatomy.radius_px * float(room), 0.07, anatomy.aspect, 96)
+    scar = blob(rng, outline.mean(0), anatomy.radius_px * float(room), 0.13, anatomy.aspect, 96)
     layer = Canvas(canvas.density.copy(), canvas.px_per_um, rng)
     _scar_tissue(layer, scar, cells=float(rng.uniform(0.15, 1.0)))
     mask = cv2.GaussianBlur(canvas.mask(scar), (0, 0), max(0.7, canvas.um(1.0)))
     loops = _inside_scatter(rng, scar, mask, canvas.um(14))
-    for centre in loops[rng.random(len(loops)) < float(rng.beta(1, 9))]:  # slits and loops that are not yet closed
-        slit = blob(rng, centre, canvas.um(1.5, 4.0), 0.15, float(rng.uniform(0.4, 2.5)), 14)
-        layer.fill(slit, (float(rng.uniform(5, 45)), 8.0, 0.0))
+    loops = loops[rng.random(len(loops)) < float(rng.beta(1, 7))]  # slits and loops that are not yet closed
+    slits = blobs(
+        rng, loops, canvas.px_per_um * rng.uniform(1.2, 4.0, len(loops)), 0.3, rng.uniform(1, 3, len(loops)), 14, 3
+    )
+    for slit in turned(slits, rng.uniform(0, np.pi, len(loops))):
+        layer.fill(slit, (float(rng.uniform(5, 45)), 5.0, 0.0))
     canvas.paste(layer.density, mask)
     _capsule(canvas, outline, canvas.um(0.7, 1.8), int(rng.integers(1, 4)))
 
@@ -292,17 +349,15 @@ def _blemishes(canvas: Canvas) -> None:
 def _scan(canvas: Canvas, stain: Stain, height_px: int, width_px: int) -> Pixels:
     """Section thickness, stain, optics, enlargement and sensor noise: densities to RGBA uint8 ``[H, W, 4]``."""
     rng, density = canvas.rng, canvas.density
-    tissue = cv2.threshold(density[..., 0], 0, stain.wash, cv2.THRESH_BINARY)[1]
-    density[..., 1] = cv2.add(np.ascontiguousarray(density[..., 1]), tissue)
+    wash = np.rint(stain.wash * np.clip(np.arange(256) / 60, 0, 1)).astype(np.uint8)  # none where there is no tissue
+    density[..., 1] = cv2.add(
+        np.ascontiguousarray(density[..., 1]), cv2.LUT(np.ascontiguousarray(density[..., 0]), wash)
+    )
     thickness = 1 + 0.07 * smooth_noise(rng, canvas.height_px, canvas.width_px, canvas.um(70))
-    canvas.texture(np.clip(thickness, 0.7, 1.3))
+    thickness += 0.13 * smooth_noise(rng, canvas.height_px, canvas.width_px, max(1.6, canvas.um(1.1)))
+    canvas.texture(np.clip(thickness, 0.5, 1.5))
     density = canvas.density
-    # Steer the mean densities towards targets that do not depend on the class (the pathologist's eye, the scanner's
-    # exposure and the laboratory's protocol do the same); a power below one leaves some of the natural difference.
-    mean = density.reshape(-1, 3).mean(0)
-    target = np.array([62.0, 46.0]) * rng.lognormal(0.0, 0.25, 2)
-    gain = np.clip((target / np.maximum(mean[:2], 1.0)) ** 0.85, 0.35, 2.4)
-    pixels = to_rgb(density, stain, (float(gain[0]), float(gain[1])))
+    pixels = to_rgb(density, stain, _exposure(rng, density, stain))
     blur = float(rng.choice([0.0, 0.6, 1.0, 1.8], p=[0.3, 0.35, 0.25, 0.1])) * float(rng.uniform(0.8, 1.2))
     if blur > 0:
         pixels = cv2.GaussianBlur(pixels, (0, 0), blur)
@@ -312,6 +367,27 @@ def _scan(canvas: Canvas, stain: Stain, height_px: int, width_px: int) -> Pixels
     rgba = np.full((height_px, width_px, 4), 255, np.uint8)
     rgba[..., :3] = cv2.add(pixels, noise, dtype=cv2.CV_8U)
     return rgba
+
+
+def _exposure(rng: Rng, density: Pixels, stain: Stain) -> tuple[float, float]:
+    """Strength of PAS and haematoxylin that brings the tissue to a brightness that does not depend on the class.
+
+    Laboratory protocol and scanner exposure do the same. Without it the scars, which have no pale lumina, would be
+    darker and bluer than open tufts, and the mean colour alone would tell the classes apart.
+    """
+    sample = density[::7, ::7].reshape(-1, 1, 3)
+    tissue = sample[sample.any(2).ravel()]  # bare glass beside the core has no density at all
+    if not len(tissue):
+        return 1.0, 1.0
+    cells = float(rng.lognormal(np.log(36.0), 0.25)) / max(1.0, float(tissue[..., 1].mean()))
+    haematoxylin = float(np.clip(cells**0.6, 0.5, 1.6))
+    target = float(np.clip(rng.normal(129.0, 29.0), 60.0, 190.0))  # mean of the green channel, which PAS absorbs
+    low, high = 0.3, 2.8
+    for _ in range(9):  # the mean falls as the strength rises: bisect
+        middle = (low + high) / 2
+        mean = float(to_rgb(tissue, stain, (middle, haematoxylin))[..., 1].mean())
+        low, high = (middle, high) if mean > target else (low, middle)
+    return (low + high) / 2, haematoxylin
 
 
 def _noise_table(sigma: float) -> Plane:
