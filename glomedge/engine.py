@@ -307,7 +307,7 @@ def _open(name: str, request: SessionRequest, allow_fallback: bool) -> tuple[str
             if not allow_fallback:
                 raise
             notes.append(f"--allow-fallback: {name} was asked for and cannot run: {error}")
-    choice = providers.choose(request.file.spec)
+    choice = providers.choose(request)
     notes += choice.reasons if name == "auto" else ()
     for provider in choice.order:
         if provider.name == name:

@@ -91,13 +91,17 @@ def missing_libraries(path: Path) -> tuple[str, ...]:
 
     Loads those it finds, as opening the provider would.
     """
-    missing = []
-    for name in needed_libraries(path):
-        try:
-            ctypes.CDLL(name)
-        except OSError:
-            missing.append(name)
-    return tuple(missing)
+    return tuple(name for name in needed_libraries(path) if not _loads(name))
+
+
+def _loads(name: str) -> bool:
+    # TensorRT's wheel keeps its libraries in a folder of their own, where the loader does not look.
+    folders = [folder for module in ("tensorrt_libs",) if (folder := module_folder(module)) is not None]
+    for candidate in (name, *(str(folder / name) for folder in folders)):
+        with contextlib.suppress(OSError):
+            ctypes.CDLL(candidate)
+            return True
+    return False
 
 
 def brought_by(library: str, others: tuple[str, ...] = ()) -> str:

@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
+import json
 import queue
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from glomedge.errors import EngineError, ModelError, ProviderUnavailableError
-from glomedge.hardware import has_native_bf16
+from glomedge.engine_cache import EngineKey, Entry, cache_notes, secure_root
+from glomedge.errors import EngineError, ProviderUnavailableError
+from glomedge.hardware import cpu_features, cpu_name, has_native_bf16
 from glomedge.runner import Opened, OutOfMemoryError, RawOutput, SessionRequest, TensorInfo
-from glomedge.sessions import first_line, is_out_of_memory
+from glomedge.sessions import OUTPUT_NAMES, first_line, is_out_of_memory
 
 _INSTALL = "pip install 'glomedge[openvino]'"
 _DTYPES = {"u8": "uint8", "f32": "float32", "f16": "float16", "i8": "int8"}
@@ -55,8 +58,7 @@ def open_runner(request: SessionRequest) -> OpenVinoRunner:
     """Compile the model for the CPU.
 
     Raises:
-        ProviderUnavailableError: OpenVINO refuses the device or an option; bf16 on a processor without it.
-        ModelError: OpenVINO cannot read the graph.
+        ProviderUnavailableError: OpenVINO cannot read the graph or refuses an option; bf16 on a processor without it.
     """
     import openvino
 
@@ -64,25 +66,37 @@ def open_runner(request: SessionRequest) -> OpenVinoRunner:
         raise ProviderUnavailableError(
             "openvino: this processor has no bfloat16 instructions, so bf16 would be slower than fp32. Leave bf16 off."
         )
-    core = openvino.Core()
-    try:
-        model = core.read_model(str(request.file.path))
-    except RuntimeError as error:
-        raise ModelError(
-            f"OpenVINO cannot read {request.file.path}: {first_line(error)}. Use --provider cpu, or export for it."
-        ) from error
     chosen = options(request)
-    try:
-        compiled = core.compile_model(model, "CPU", chosen)
-    except RuntimeError as error:
-        if is_out_of_memory(error):
-            raise OutOfMemoryError(f"There is not enough memory to load {request.file.path}. Free some.") from error
-        raise ProviderUnavailableError(
-            f"openvino could not compile {request.file.path}: {first_line(error)}. Use --provider cpu."
-        ) from error
-    # The graph as written: compiling adds names of folded tensors to its ports.
-    inputs, outputs = (tuple(_tensor_info(port) for port in ports) for ports in (model.inputs, model.outputs))
-    return OpenVinoRunner(compiled, request, chosen, inputs, outputs)
+    key = _engine_key(request, chosen)
+    with Entry(secure_root(request.cache_dir), key) as entry:
+        core = openvino.Core()
+        core.set_property({"CACHE_DIR": str(entry.folder)})
+        try:
+            # By path: with a cached blob the ONNX file need not be parsed at all.
+            compiled = core.compile_model(str(request.file.path), "CPU", chosen)
+        except RuntimeError as error:
+            if is_out_of_memory(error):
+                raise OutOfMemoryError(f"Not enough memory to load {request.file.path}. Free some.") from error
+            raise ProviderUnavailableError(
+                f"openvino could not load {request.file.path}: {first_line(error)}. Use --provider cpu."
+            ) from error
+        runner = OpenVinoRunner(compiled, request, chosen, cache_notes(entry))
+        entry.commit()
+    return runner
+
+
+def _engine_key(request: SessionRequest, chosen: Mapping[str, str]) -> EngineKey:
+    return EngineKey(
+        provider="openvino",
+        file_sha256=request.file.sha256,
+        shapes="any",
+        precision="bf16" if request.bf16 else request.file.spec.precision,
+        onnxruntime="",
+        runtime=importlib.metadata.version("openvino"),
+        driver="",
+        device=f"{cpu_name()} {' '.join(cpu_features())}",
+        options=json.dumps(chosen, sort_keys=True),
+    )
 
 
 class OpenVinoRunner:
@@ -95,15 +109,15 @@ class OpenVinoRunner:
         compiled: Any,
         request: SessionRequest,
         chosen: dict[str, str],
-        inputs: tuple[TensorInfo, ...],
-        outputs: tuple[TensorInfo, ...],
+        notes: tuple[str, ...],
     ) -> None:
-        self.inputs = inputs
-        self.outputs = outputs
+        self.inputs = tuple(_tensor_info(port, ("images",)) for port in compiled.inputs)
+        self.outputs = tuple(_tensor_info(port, OUTPUT_NAMES) for port in compiled.outputs)
         self.opened = Opened(
             precision="bf16" if request.bf16 else request.file.spec.precision,
             versions={"openvino": importlib.metadata.version("openvino")},
             options=chosen,
+            notes=notes,
         )
         self._requests: queue.SimpleQueue[Any] = queue.SimpleQueue()
         for _ in range(request.concurrency):
@@ -136,7 +150,10 @@ class OpenVinoRunner:
             self._requests.get_nowait()
 
 
-def _tensor_info(port: Any) -> TensorInfo:
+def _tensor_info(port: Any, wanted: tuple[str, ...]) -> TensorInfo:
+    # Compiling gives a port the names of the tensors that were folded into it as well.
+    names = port.get_names()
+    name = next((name for name in wanted if name in names), min(names, default=""))
     dtype = port.get_element_type().get_type_name()
     shape = tuple(side.get_length() if side.is_static else None for side in port.get_partial_shape())
-    return TensorInfo(port.get_any_name(), _DTYPES.get(dtype, dtype), shape)
+    return TensorInfo(name, _DTYPES.get(dtype, dtype), shape)

@@ -9,10 +9,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from glomedge import libraries, openvino_runner, sessions
+from glomedge import libraries, nvidia, openvino_runner, sessions
 from glomedge.errors import ProviderUnavailableError, UsageError
 from glomedge.runner import Runner, SessionRequest
-from glomedge.spec import ModelSpec
 
 ProviderName = Literal["auto", "cpu", "cuda", "tensorrt", "tensorrt-rtx", "openvino"]
 
@@ -33,27 +32,43 @@ class Provider:
     install: str
     unusable: Callable[[], str | None]
     open: Callable[[SessionRequest], Runner]
-    unsuited: Callable[[ModelSpec], str | None] = lambda spec: None
+    unsuited: Callable[[SessionRequest], str | None] = lambda request: None
 
 
 def onnxruntime_provider(
     name: str,
     ort_name: str,
-    options: Callable[[SessionRequest], Mapping[str, str]],
+    options: Callable[[SessionRequest], Mapping[str, str]] = lambda request: {},
     *,
     install: str,
     library: str | None = None,
-    unsuited: Callable[[ModelSpec], str | None] = lambda spec: None,
+    device_problem: Callable[[], str | None] = lambda: None,
+    open_with: Callable[[SessionRequest], Runner] | None = None,
+    unsuited: Callable[[SessionRequest], str | None] = lambda request: None,
 ) -> Provider:
-    """The entry of a provider built into onnxruntime: its option builder is all it needs."""
+    """The entry of a provider built into onnxruntime; its option builder is all that most need.
+
+    Args:
+        name: what ``--provider`` takes.
+        ort_name: onnxruntime's name for it.
+        options: the option builder, for the ordinary factory.
+        install: the command that brings it.
+        library: its own shared library beside onnxruntime's, read for what it links against.
+        device_problem: why its device is not usable, None when it is.
+        open_with: another factory than ``sessions.open_session``, for tensors that stay on the device.
+        unsuited: see ``Provider``.
+    """
 
     def unusable() -> str | None:
-        return builtin_unusable(name, ort_name, install, library)
+        reason = builtin_unusable(name, ort_name, install, library)
+        if reason is None and (problem := device_problem()) is not None:
+            reason = f"{name}: {problem}. Use --provider cpu"
+        return reason
 
     def open_it(request: SessionRequest) -> Runner:
         return sessions.open_session(ort_name, request, options(request))
 
-    return Provider(name, install, unusable, open_it, unsuited)
+    return Provider(name, install, unusable, open_with or open_it, unsuited)
 
 
 def builtin_unusable(name: str, ort_name: str, install: str, library: str | None) -> str | None:
@@ -98,15 +113,35 @@ def both_installed(packages: tuple[libraries.Package, ...]) -> str:
     )
 
 
-def cpu_options(request: SessionRequest) -> dict[str, str]:
-    """The CPU takes its settings from the session (``sessions.session_options``); it has no options of its own."""
-    return {}
-
-
 PROVIDERS: dict[str, Provider] = {
     provider.name: provider
     for provider in (
-        onnxruntime_provider("cpu", sessions.CPU, cpu_options, install="pip install 'glomedge[cpu]'"),
+        onnxruntime_provider("cpu", sessions.CPU, install="pip install 'glomedge[cpu]'"),
+        onnxruntime_provider(
+            "cuda",
+            nvidia.CUDA,
+            install=nvidia.INSTALL_GPU,
+            library=nvidia.CUDA_LIBRARY,
+            device_problem=nvidia.no_gpu,
+            open_with=nvidia.open_cuda,
+            unsuited=nvidia.unsuited_cuda,
+        ),
+        onnxruntime_provider(
+            "tensorrt",
+            nvidia.TENSORRT,
+            install=nvidia.INSTALL_GPU,
+            library=nvidia.TENSORRT_LIBRARY,
+            device_problem=nvidia.no_gpu,
+            open_with=nvidia.open_tensorrt,
+            unsuited=nvidia.unsuited_tensorrt,
+        ),
+        Provider(
+            "tensorrt-rtx",
+            install=nvidia.INSTALL_RTX,
+            unusable=nvidia.tensorrt_rtx_unusable,
+            open=nvidia.open_tensorrt_rtx,
+            unsuited=nvidia.unsuited_parser,
+        ),
         Provider(
             "openvino",
             install="pip install 'glomedge[openvino]'",
@@ -149,17 +184,18 @@ _ORDER = ("tensorrt", "cuda", "tensorrt-rtx", "cpu", "openvino")
 _FIRST_BY_TARGET = {"tensorrt": ("tensorrt", "tensorrt-rtx"), "openvino": ("openvino",)}
 
 
-def choose(spec: ModelSpec) -> Choice:
+def choose(request: SessionRequest) -> Choice:
     """The providers that ``auto`` may try for a model, best first, and why each other one was dropped."""
-    first = _FIRST_BY_TARGET.get(spec.target, ())
+    first = _FIRST_BY_TARGET.get(request.file.spec.target, ())
     order = [name for name in (*first, *_ORDER) if name in PROVIDERS]
     order += [name for name in PROVIDERS if name not in order]
     usable: list[Provider] = []
     reasons: list[str] = []
     for name in dict.fromkeys(order):
         provider = PROVIDERS[name]
-        reason = provider.unsuited(spec)
-        reason = f"{name}: {reason}" if reason is not None else provider.unusable()
+        reason = provider.unusable()
+        if reason is None and (unsuited := provider.unsuited(request)) is not None:
+            reason = f"{name}: {unsuited}"
         if reason is None:
             usable.append(provider)
         else:

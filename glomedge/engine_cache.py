@@ -1,0 +1,235 @@
+"""Engines built for this machine, kept between runs, and never run when stale, damaged or someone else's.
+
+A runtime's own cache name does not say what it must: onnxruntime's TensorRT provider does not hash the weights, so a
+retrained model under the old name would run the old engine. Here each entry is a folder named by the SHA-256 of
+everything that makes an engine wrong when it changes, holding the runtime's files and a passport: the key in words,
+and the SHA-256 of each file. An entry is used only when its passport and all its files agree; else it is built anew.
+
+Engines hold device code, so the folder is owner-only, and one that others could have written to is refused.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import secrets
+import shutil
+import stat
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from glomedge.errors import OutputError, UsageError
+
+PASSPORT = "passport.json"
+KEPT_ENTRIES = 16
+
+
+@dataclass(frozen=True)
+class EngineKey:
+    """Everything an engine depends on; a change in any field makes it another engine.
+
+    Attributes:
+        provider: short name.
+        file_sha256: of the sealed model file: weights and spec.
+        shapes: batch profile in words, such as ``1-8-32``.
+        precision: what is computed in.
+        onnxruntime: its version; empty where it takes no part.
+        runtime: version of TensorRT, TensorRT-RTX or OpenVINO.
+        driver: of the GPU; empty on a CPU.
+        device: name with compute capability, or processor with its features.
+        options: the remaining build options, canonical JSON.
+    """
+
+    provider: str
+    file_sha256: str
+    shapes: str
+    precision: str
+    onnxruntime: str
+    runtime: str
+    driver: str
+    device: str
+    options: str
+
+    def digest(self) -> str:
+        """SHA-256 (hex) over all fields and their names; the entry's folder name."""
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
+
+
+def default_root() -> Path:
+    """The user's cache folder for glomedge by the platform's custom (XDG on Linux)."""
+    if sys.platform == "win32":
+        base = os.environ.get("LOCALAPPDATA") or str(Path.home() / "AppData" / "Local")
+    elif sys.platform == "darwin":
+        base = str(Path.home() / "Library" / "Caches")
+    else:
+        base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    return Path(base) / "glomedge"
+
+
+def secure_root(given: Path | None = None) -> Path:
+    """Create the cache folder owner-only, or check the one there is.
+
+    Raises:
+        UsageError: it is a link, belongs to another user, or others may write to it.
+        OutputError: it cannot be created.
+    """
+    root = given or default_root()
+    try:
+        root.parent.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(FileExistsError):
+            root.mkdir(mode=0o700)
+        found = root.lstat()
+    except OSError as error:
+        raise OutputError(
+            f"The engine cache {root} cannot be created: {error.strerror}. Name another with --cache-dir."
+        ) from error
+    if not stat.S_ISDIR(found.st_mode):
+        raise UsageError(f"The engine cache {root} is not a folder of its own (a link or a file). Name another.")
+    if hasattr(os, "getuid"):
+        if found.st_uid != os.getuid():
+            raise UsageError(
+                f"The engine cache {root} belongs to another user (uid {found.st_uid}). Engines hold code, so only "
+                "your own folder is used: name another with --cache-dir."
+            )
+        if found.st_mode & 0o022:
+            raise UsageError(
+                f"Others may write to the engine cache {root} (mode {stat.S_IMODE(found.st_mode):o}). Engines hold "
+                f"code: run chmod 700 {root}, look through it, or name another with --cache-dir."
+            )
+    return root
+
+
+class Entry:
+    """One engine in the cache: ``folder`` is where the runtime reads or writes it.
+
+    Used as a context manager round the opening of a session: ``commit`` keeps what was built; leaving without it
+    throws a fresh entry away.
+
+    Attributes:
+        folder: for the runtime.
+        built: whether a sound engine is already there.
+        reason: why an entry that was there is not used; empty when there was none or it is sound.
+    """
+
+    def __init__(self, root: Path, key: EngineKey) -> None:
+        self._final = root / key.digest()
+        self._key = key
+        self.reason = problem(self._final, key) if self._final.exists() or self._final.is_symlink() else ""
+        self.built = self._final.is_dir() and not self.reason
+        if self.built:
+            self.folder = self._final
+            with contextlib.suppress(OSError):
+                os.utime(self._final)  # prune() drops what was not used for longest
+        else:
+            _remove(self._final)
+            self.folder = root / f".building-{os.getpid()}-{secrets.token_hex(6)}"
+            self.folder.mkdir(mode=0o700)
+
+    def commit(self) -> bool:
+        """Keep what the runtime built, by one rename; False when it wrote nothing or another process was first."""
+        if self.built:
+            return True
+        files = _files(self.folder)
+        if not files:
+            self.discard()
+            return False
+        passport = {"key": asdict(self._key), "files": {name: _sha256(self.folder / name) for name in files}}
+        text = json.dumps(passport, indent=1, sort_keys=True)
+        with (self.folder / PASSPORT).open("w", encoding="utf-8") as handle:
+            handle.write(text)
+            handle.flush()
+            os.fsync(handle.fileno())
+        try:
+            self.folder.rename(self._final)
+        except OSError:
+            self.discard()
+            return False
+        self.folder, self.built = self._final, True
+        prune(self._final.parent)
+        return True
+
+    def discard(self) -> None:
+        """Throw a fresh entry away; a sound one that was found stays."""
+        if not self.built:
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.discard()
+
+
+def cache_notes(entry: Entry) -> tuple[str, ...]:
+    """What happened with the engine cache, for the user."""
+    if entry.built:
+        return ("engine taken from the cache",)
+    if entry.reason:
+        return (f"cached engine not used: {entry.reason}; built anew",)
+    return ("engine built; glomedge warm does that ahead of time",)
+
+
+def problem(folder: Path, key: EngineKey) -> str:
+    """Why an entry must not be used, in words; empty when it is sound."""
+    try:
+        found = folder.lstat()
+        if not stat.S_ISDIR(found.st_mode) or (hasattr(os, "getuid") and found.st_uid != os.getuid()):
+            return "it is not a folder of yours"
+        passport = json.loads((folder / PASSPORT).read_text(encoding="utf-8"))
+        if passport["key"] != asdict(key):
+            return "it was built for something else"
+        recorded: dict[str, str] = dict(passport["files"])
+        present = _files(folder)
+        if set(present) - {PASSPORT} != set(recorded):
+            return "files were added or removed"
+        changed = [name for name, sha256 in recorded.items() if _sha256(folder / name) != sha256]
+    except OSError as error:
+        return f"it cannot be read ({error.strerror})"
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return "its passport is damaged"
+    return f"{changed[0]} has changed" if changed else ""
+
+
+def prune(root: Path, keep: int = KEPT_ENTRIES) -> None:
+    """Remove all but the ``keep`` entries used last, and what interrupted builds left behind a day ago."""
+    entries = []
+    for folder in root.iterdir():
+        with contextlib.suppress(OSError):
+            if len(folder.name) == 64 and folder.is_dir():
+                entries.append((folder.stat().st_mtime, folder))
+            elif folder.name.startswith(".building-") and _age_s(folder) > 86_400:
+                _remove(folder)
+    for _, folder in sorted(entries, reverse=True)[keep:]:
+        _remove(folder)
+
+
+def _age_s(folder: Path) -> float:
+    import time
+
+    return time.time() - folder.stat().st_mtime
+
+
+def _remove(folder: Path) -> None:
+    if folder.is_symlink() or folder.is_file():
+        folder.unlink(missing_ok=True)
+    else:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _files(folder: Path) -> list[str]:
+    """Relative names of everything that is not a folder, sorted; links count as files and never hash equal."""
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_symlink() or not path.is_dir())
+
+
+def _sha256(path: Path) -> str:
+    if path.is_symlink() or not path.is_file():
+        return "not a regular file"
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()

@@ -1,0 +1,406 @@
+"""The three NVIDIA providers: their options, their engine cache, and a runner that keeps its tensors on the device."""
+
+from __future__ import annotations
+
+import ctypes
+import importlib
+import importlib.util
+import json
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from glomedge import libraries, sessions
+from glomedge.engine_cache import EngineKey, Entry, cache_notes, problem, secure_root
+from glomedge.errors import ProviderUnavailableError
+from glomedge.gpus import find_gpus
+from glomedge.runner import Opened, RawOutput, SessionRequest
+from glomedge.spec import MAP_SIZE, SIZE_PX, ModelSpec
+
+CUDA = "CUDAExecutionProvider"
+TENSORRT = "TensorrtExecutionProvider"
+TENSORRT_RTX = "NvTensorRTRTXExecutionProvider"
+CUDA_LIBRARY = "libonnxruntime_providers_cuda.so"
+TENSORRT_LIBRARY = "libonnxruntime_providers_tensorrt.so"
+RTX_MODULE = "onnxruntime_ep_nv_tensorrt_rtx"
+RTX_LIBRARY = "libonnxruntime_providers_nv_tensorrt_rtx.so"
+
+INSTALL_GPU = "pip install 'glomedge[gpu]'"
+INSTALL_RTX = "pip install 'glomedge[cpu,tensorrt-rtx]'"
+
+
+def cuda_options(request: SessionRequest) -> dict[str, str]:
+    """Options of the CUDA provider.
+
+    Batches are padded to a few sizes, so the exhaustive search for convolution kernels runs once for each. TF32
+    is off: it keeps 10 bits of mantissa, and an fp32 file would no longer agree with the CPU to 1e-4. Tensor cores
+    work on NHWC, which pays where the weights are half precision.
+    """
+    return {
+        "device_id": "0",
+        "cudnn_conv_algo_search": "EXHAUSTIVE",
+        "cudnn_conv_use_max_workspace": "1",
+        "arena_extend_strategy": "kSameAsRequested",
+        "use_tf32": "0",
+        "prefer_nhwc": "1" if request.file.spec.precision == "fp16" else "0",
+        "enable_cuda_graph": "1" if request.fixed_batch else "0",
+    }
+
+
+def profile_shapes(request: SessionRequest) -> tuple[str, str, str]:
+    """Smallest, usual and largest input, as TensorRT's options write shapes: ``images:1x224x224x3``."""
+    profile = request.profile
+
+    def shape(batch: int) -> str:
+        return f"images:{batch}x{SIZE_PX}x{SIZE_PX}x3"
+
+    return shape(profile.min), shape(profile.opt), shape(profile.max)
+
+
+def tensorrt_options(request: SessionRequest, folder: str) -> dict[str, str]:
+    """Options of onnxruntime's TensorRT provider; ``folder`` holds this one engine and its timing cache.
+
+    Precision follows the file: half precision only for an fp16 file, integers only for a quantised one.
+    """
+    smallest, usual, largest = profile_shapes(request)
+    precision = request.file.spec.precision
+    return {
+        "device_id": "0",
+        "trt_profile_min_shapes": smallest,
+        "trt_profile_opt_shapes": usual,
+        "trt_profile_max_shapes": largest,
+        "trt_fp16_enable": "1" if precision == "fp16" else "0",
+        "trt_int8_enable": "1" if precision == "int8" else "0",
+        "trt_engine_cache_enable": "1",
+        "trt_engine_cache_path": folder,
+        "trt_engine_cache_prefix": "glomedge",
+        "trt_timing_cache_enable": "1",
+        "trt_timing_cache_path": folder,
+        "trt_builder_optimization_level": "3",
+        "trt_cuda_graph_enable": "1" if request.fixed_batch else "0",
+    }
+
+
+def tensorrt_rtx_options(request: SessionRequest, folder: str) -> dict[str, str]:
+    """Options of NVIDIA's TensorRT-RTX plugin provider (names: its tensorrt_rtx_provider_options.h)."""
+    smallest, usual, largest = profile_shapes(request)
+    return {
+        "nv_profile_min_shapes": smallest,
+        "nv_profile_opt_shapes": usual,
+        "nv_profile_max_shapes": largest,
+        "nv_runtime_cache_path": folder,
+        "enable_cuda_graph": "1" if request.fixed_batch else "0",
+    }
+
+
+def batch_sizes(request: SessionRequest) -> tuple[int, ...]:
+    """The sizes batches are padded to: each new shape would cost a kernel search or a new context."""
+    profile = request.profile
+    return tuple(sorted({profile.min, profile.opt, profile.max}))
+
+
+def no_gpu() -> str | None:
+    """Why there is no GPU to use, None when there is one."""
+    gpus = find_gpus()
+    return None if gpus.devices else (gpus.problem or "the NVIDIA driver reports no GPU")
+
+
+def unsuited_cuda(request: SessionRequest) -> str | None:
+    """CUDA's provider has no integer convolutions: a quantised graph would run as floats, slower than fp16."""
+    if _spec(request).precision == "int8":
+        return "it has no integer convolutions; for this GPU export with --precision fp16"
+    return None
+
+
+def unsuited_parser(request: SessionRequest) -> str | None:
+    """NVIDIA's parser refuses the uint8 activations of a file quantised for another target."""
+    spec = _spec(request)
+    if spec.precision == "int8" and spec.target != "tensorrt":
+        return f"this int8 file is quantised for target '{spec.target}'; export with --target tensorrt"
+    return None
+
+
+def unsuited_tensorrt(request: SessionRequest) -> str | None:
+    """``auto`` does not start a build of minutes unasked, except for a file that was exported for TensorRT."""
+    reason = unsuited_parser(request)
+    if reason is not None or _spec(request).target == "tensorrt":
+        return reason
+    key = engine_key(request, "tensorrt", tensorrt_version(), tensorrt_options(request, ""))
+    if problem(secure_root(request.cache_dir) / key.digest(), key):
+        return "no engine is built for this model and these batch sizes yet; glomedge warm --provider tensorrt does it"
+    return None
+
+
+def _spec(request: SessionRequest) -> ModelSpec:
+    return request.file.spec
+
+
+def engine_key(request: SessionRequest, provider: str, runtime: str, options: Mapping[str, str]) -> EngineKey:
+    """The cache key of an engine for the first GPU."""
+    import onnxruntime as ort
+
+    gpus = find_gpus()
+    device = gpus.devices[0] if gpus.devices else None
+    profile = request.profile
+    # Paths differ between building and use and say nothing about the engine.
+    stable = {name: value for name, value in options.items() if not name.endswith("_path")}
+    return EngineKey(
+        provider=provider,
+        file_sha256=request.file.sha256,
+        shapes=f"{profile.min}-{profile.opt}-{profile.max}",
+        precision=request.file.spec.precision,
+        onnxruntime=ort.__version__,
+        runtime=runtime,
+        driver=gpus.driver,
+        device=f"{device.name} compute {device.compute_capability}" if device else "none",
+        options=json.dumps(stable, sort_keys=True),
+    )
+
+
+def tensorrt_version() -> str:
+    """Version of the TensorRT library that this onnxruntime links against, such as ``10.13.3``; empty if absent."""
+    folder = libraries.module_folder("onnxruntime")
+    path = folder / "capi" / TENSORRT_LIBRARY if folder else None
+    if path is None or not path.is_file():
+        return ""
+    name = next((n for n in libraries.needed_libraries(path) if n.startswith("libnvinfer.so")), None)
+    if name is None:
+        return ""
+    try:
+        number = int(ctypes.CDLL(name).getInferLibVersion())
+    except (OSError, AttributeError):
+        return ""
+    # 10.13.3 is 101303 from TensorRT 10 on (NvInferVersion.h).
+    return f"{number // 10_000}.{number // 100 % 100}.{number % 100}"
+
+
+def open_cuda(request: SessionRequest) -> DeviceRunner:
+    """A CUDA session with its tensors bound on the device."""
+    return _open_builtin(CUDA, [(CUDA, cuda_options(request)), (sessions.CPU, {})], request, {}, ())
+
+
+def open_tensorrt(request: SessionRequest) -> DeviceRunner:
+    """A TensorRT session; builds the engine when the cache holds none that is sound, which takes minutes."""
+    version = tensorrt_version()
+    key = engine_key(request, "tensorrt", version, tensorrt_options(request, ""))
+    with Entry(secure_root(request.cache_dir), key) as entry:
+        # What TensorRT leaves over goes to CUDA rather than to the CPU.
+        chain = [
+            (TENSORRT, tensorrt_options(request, str(entry.folder))),
+            (CUDA, cuda_options(request) | {"enable_cuda_graph": "0"}),
+            (sessions.CPU, {}),
+        ]
+        runner = _open_builtin(TENSORRT, chain, request, {"tensorrt": version}, cache_notes(entry))
+        entry.commit()
+    return runner
+
+
+def tensorrt_rtx_unusable() -> str | None:
+    """Why the TensorRT-RTX plugin cannot run here."""
+    folder = libraries.module_folder(RTX_MODULE)
+    if folder is None:
+        return (
+            "tensorrt-rtx: the package 'onnxruntime-ep-nv-tensorrt-rtx-cu13' is not installed. "
+            f"Install it with: {INSTALL_RTX}"
+        )
+    if not libraries.onnxruntime_packages():
+        return f"tensorrt-rtx: onnxruntime is not installed. Install it with: {INSTALL_RTX}"
+    import onnxruntime as ort
+
+    if not hasattr(ort, "register_execution_provider_library"):
+        return f"tensorrt-rtx: onnxruntime {ort.__version__} takes no plugins. Upgrade to 1.24 or newer: {INSTALL_RTX}"
+    try:
+        importlib.import_module(RTX_MODULE)  # loads the TensorRT-RTX libraries that it brings along
+    except (ImportError, OSError) as error:
+        return f"tensorrt-rtx: {RTX_MODULE} does not load ({sessions.first_line(error)}). Reinstall: {INSTALL_RTX}"
+    path = folder / RTX_LIBRARY
+    missing = libraries.missing_libraries(path) if path.is_file() else (RTX_LIBRARY,)
+    if missing:
+        cures = dict.fromkeys(libraries.brought_by(name) for name in missing)
+        return f"tensorrt-rtx: missing {', '.join(missing)}. Install {'; '.join(cures)}"
+    reason = no_gpu()
+    return f"tensorrt-rtx: {reason}. Use --provider cpu." if reason else None
+
+
+def open_tensorrt_rtx(request: SessionRequest) -> sessions.OrtRunner:
+    """A session on NVIDIA's TensorRT-RTX plugin provider, registered with onnxruntime on first use.
+
+    Raises:
+        ProviderUnavailableError: the plugin offers no device here (it takes RTX GPUs from Ampere on).
+    """
+    import onnxruntime as ort
+
+    module = importlib.import_module(RTX_MODULE)
+    with sessions.LOCK:
+        if not _rtx_devices():
+            ort.register_execution_provider_library(TENSORRT_RTX, module.get_library_path())
+        devices = _rtx_devices()
+    if not devices:
+        raise ProviderUnavailableError(
+            "tensorrt-rtx: the plugin offers no device on this machine; it takes GeForce and RTX GPUs from Ampere on. "
+            "Use --provider cuda or tensorrt."
+        )
+    version = str(module.__version__)
+    key = engine_key(request, "tensorrt-rtx", version, tensorrt_rtx_options(request, ""))
+    with Entry(secure_root(request.cache_dir), key) as entry:
+        chosen = tensorrt_rtx_options(request, str(entry.folder))
+        options = sessions.session_options(request)
+        options.add_provider_for_devices(devices[:1], chosen)
+        session = sessions.create_session(request, None, options)
+        sessions.verify_provider(session, TENSORRT_RTX)
+        opened = _opened(session, TENSORRT_RTX, request, chosen, {"tensorrt-rtx-ep": version}, cache_notes(entry))
+        entry.commit()
+    return sessions.OrtRunner(session, opened, batch_sizes(request))
+
+
+def _rtx_devices() -> list[Any]:
+    import onnxruntime as ort
+
+    return [device for device in ort.get_ep_devices() if device.ep_name == TENSORRT_RTX]
+
+
+def _opened(
+    session: Any,
+    ort_name: str,
+    request: SessionRequest,
+    options: Mapping[str, str],
+    versions: Mapping[str, str],
+    notes: tuple[str, ...],
+) -> Opened:
+    import onnxruntime as ort
+
+    counts, strays = sessions.placement(session, ort_name) if request.record_placement else ({}, ())
+    return Opened(
+        precision=request.file.spec.precision,
+        versions={"onnxruntime": ort.__version__, "driver": find_gpus().driver} | dict(versions),
+        options={name: value for name, value in options.items() if not name.endswith("_path")},
+        placement=counts,
+        strays=strays,
+        notes=notes,
+    )
+
+
+def _open_builtin(
+    ort_name: str,
+    chain: list[tuple[str, dict[str, str]]],
+    request: SessionRequest,
+    versions: Mapping[str, str],
+    notes: tuple[str, ...],
+) -> DeviceRunner:
+    libraries.preload_cuda()
+    session = sessions.create_session(request, chain, sessions.session_options(request))
+    sessions.verify_provider(session, ort_name)
+    opened = _opened(session, ort_name, request, chain[0][1], versions, notes)
+    return DeviceRunner(session, opened, batch_sizes(request))
+
+
+@dataclass
+class _Slot:
+    """Buffers of one batch size, at fixed addresses so that a captured graph can be replayed on them."""
+
+    staging: npt.NDArray[np.uint8]
+    images: Any
+    probability: Any
+    activation: Any
+    binding: Any
+
+
+class DeviceRunner:
+    """A session whose tensors live on the GPU; one run at a time, for they share buffers.
+
+    Crops are gathered in page-locked memory, which the GPU reads by itself while the next batch is prepared.
+    """
+
+    def __init__(self, session: Any, opened: Opened, sizes: tuple[int, ...]) -> None:
+        self.inputs = tuple(sessions.tensor_info(argument) for argument in session.get_inputs())
+        self.outputs = tuple(sessions.tensor_info(argument) for argument in session.get_outputs())
+        self.opened = opened
+        self.batch_sizes = sizes
+        self._session = session
+        self._slots: dict[int, _Slot] = {}
+        self._lock = threading.Lock()
+        self._pinned = PinnedMemory()
+
+    def run(self, images_nhwc: npt.NDArray[np.uint8]) -> RawOutput:
+        """Copy in, run, copy out."""
+        with self._lock:
+            try:
+                slot = self._slots.get(len(images_nhwc)) or self._make_slot(len(images_nhwc))
+                slot.staging[:] = images_nhwc
+                slot.images.update_inplace(slot.staging)
+                self._session.run_with_iobinding(slot.binding)
+                return slot.probability.numpy(), slot.activation.numpy()
+            except Exception as error:
+                raise sessions.engine_error(error, self.opened, len(images_nhwc)) from error
+
+    def close(self) -> None:
+        """Free device and page-locked memory."""
+        with self._lock:
+            self._slots.clear()
+            self._session = None
+            self._pinned.release()
+
+    def _make_slot(self, batch: int) -> _Slot:
+        import onnxruntime as ort
+
+        def on_device(shape: tuple[int, ...], dtype: type[np.generic]) -> Any:
+            return ort.OrtValue.ortvalue_from_shape_and_type(list(shape), dtype, "cuda", 0)
+
+        shape = (batch, SIZE_PX, SIZE_PX, 3)
+        binding = self._session.io_binding()
+        slot = _Slot(
+            staging=self._pinned.empty(shape),
+            images=on_device(shape, np.uint8),
+            probability=on_device((batch, 1), np.float32),
+            activation=on_device((batch, MAP_SIZE, MAP_SIZE), np.float32),
+            binding=binding,
+        )
+        binding.bind_ortvalue_input("images", slot.images)
+        binding.bind_ortvalue_output("probability", slot.probability)
+        binding.bind_ortvalue_output("activation", slot.activation)
+        self._slots[batch] = slot
+        return slot
+
+
+class PinnedMemory:
+    """Page-locked arrays (cudaHostRegister); ordinary ones where the CUDA runtime cannot lock."""
+
+    def __init__(self) -> None:
+        self._runtime = _cuda_runtime()
+        self._locked: list[npt.NDArray[np.uint8]] = []
+
+    def empty(self, shape: tuple[int, ...]) -> npt.NDArray[np.uint8]:
+        """A uint8 array of that shape, page-locked if possible."""
+        array = np.zeros(shape, np.uint8)
+        if self._runtime is not None:
+            address, size = ctypes.c_void_p(array.ctypes.data), ctypes.c_size_t(array.nbytes)
+            if self._runtime.cudaHostRegister(address, size, ctypes.c_uint(0)) == 0:
+                self._locked.append(array)
+        return array
+
+    def release(self) -> None:
+        """Unlock all of them."""
+        for array in self._locked:
+            assert self._runtime is not None
+            self._runtime.cudaHostUnregister(ctypes.c_void_p(array.ctypes.data))
+        self._locked.clear()
+
+
+def _cuda_runtime() -> ctypes.CDLL | None:
+    """The CUDA runtime that the CUDA provider links against, already loaded by it."""
+    folder = libraries.module_folder("onnxruntime")
+    path = folder / "capi" / CUDA_LIBRARY if folder else Path(CUDA_LIBRARY)
+    if not path.is_file():
+        return None
+    for name in libraries.needed_libraries(path):
+        if name.startswith("libcudart."):
+            try:
+                return ctypes.CDLL(name)
+            except OSError:
+                return None
+    return None
