@@ -78,10 +78,10 @@ class Publication:
             outcome.wall_s = time.perf_counter() - begin_s
             self._record(staged, batch_size)
             if options.report and self._spool is not None:
-                from glomedge.report import write_report
+                from glomedge.report import Report
 
                 with staged.open("report.html") as handle:
-                    write_report(handle, options, self._model, outcome, rows, self._spool)
+                    Report(outcome.record, outcome.cases, rows, self._spool, options.review_band).write(handle)
             self._record_files(staged)
             outcome.files = staged.commit()
         finally:

@@ -1,57 +1,268 @@
-"""The report that a person reads, and the table of cases on the screen."""
+"""``report.html``: one file that needs nothing else, for a phone, a screen and a printer.
+
+Cases first, then what to look at first, the crops of each case, the errors and the facts of the run. Crops beyond
+``MAX_THUMBNAILS`` are left out, the least telling ones, and the report says how many.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+import base64
+import heapq
+import html
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from string import Template
+from typing import IO, TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from glomedge.casetable import corrected_text, percent_text
+from glomedge.notice import RESEARCH_USE_NOTICE
+from glomedge.results import Row
+from glomedge.spool import Spool
+from glomedge.svgbars import interval_svg
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from glomedge.cases import CaseSummary
 
-
-def percent_text(summary: CaseSummary) -> str:
-    """``20.0% (8.9-39.1)``, or a dash where nothing was classified."""
-    if summary.percent_gs is None or summary.interval_low is None or summary.interval_high is None:
-        return "-"
-    return f"{summary.percent_gs:.1f}% ({summary.interval_low:.1f}-{summary.interval_high:.1f})"
+MAX_THUMBNAILS = 2000
+MAX_LISTED = 500
+_MARK = "@@glomedge-body@@"
 
 
-def corrected_text(summary: CaseSummary) -> str:
-    """The same, corrected for sensitivity and specificity."""
-    if summary.corrected_percent_gs is None or summary.corrected_low is None or summary.corrected_high is None:
-        return "-"
-    return f"{summary.corrected_percent_gs:.1f}% ({summary.corrected_low:.1f}-{summary.corrected_high:.1f})"
+class Report:
+    """Everything that the report shows; ``write`` streams it.
 
+    Args:
+        record: the run's facts (``runinfo.record``).
+        rows: gives all rows, in order, each time it is called.
+        thumbnails: where rows' thumbnails and maps are.
+        review_band: probabilities between which a crop is to be looked at first.
+    """
 
-def case_table(cases: Sequence[CaseSummary]) -> Table:
-    """Cases as a table for the terminal."""
-    from rich.table import Table
+    def __init__(
+        self,
+        record: dict[str, Any],
+        cases: Sequence[CaseSummary],
+        rows: Callable[[], Iterator[Row]],
+        thumbnails: Spool,
+        review_band: tuple[float, float],
+        max_thumbnails: int = MAX_THUMBNAILS,
+    ) -> None:
+        self._record = record
+        self._cases = cases
+        self._rows = rows
+        self._thumbnails = thumbnails
+        self._low, self._high = review_band
+        self._max = max_thumbnails
 
-    table = Table(title="Cases: globally sclerotic (GS) glomeruli, 95% intervals", title_justify="left")
-    for name in ("case", "slides", "crops", "classified", "flagged", "errors", "GS", "%GS", "corrected", "band"):
-        table.add_column(name, justify="left" if name in ("case", "band") else "right", no_wrap=name != "case")
-    for summary in cases:
-        table.add_row(
-            summary.case,
-            *(
-                str(number)
-                for number in (
-                    summary.slides,
-                    summary.crops,
-                    summary.classified,
-                    summary.flagged,
-                    summary.errors,
-                    summary.globally_sclerotic,
-                )
-            ),
-            percent_text(summary),
-            corrected_text(summary),
-            (summary.band or "-") + ("" if summary.adequate else " (under 25)"),
+    def write(self, handle: IO[bytes]) -> None:
+        """UTF-8 HTML."""
+        folder = self._record["arguments"]["folder"]
+        made_by = f"glomedge {self._record['glomedge']} on {self._record['provider']}"
+        shell = Template((Path(__file__).parent / "templates" / "report.html").read_text("utf-8")).substitute(
+            title="Globally sclerotic glomeruli",
+            subtitle=html.escape(f"{folder}, {self._record['started_utc']}, {made_by}"),
+            notice=html.escape(RESEARCH_USE_NOTICE),
+            body=_MARK,
         )
-    return table
+        head, tail = shell.split(_MARK)
+        handle.write(head.encode("utf-8"))
+        for part in self._parts():
+            handle.write(part.encode("utf-8", "replace"))
+        handle.write(tail.encode("utf-8"))
+
+    def _parts(self) -> Iterator[str]:
+        yield self._tiles()
+        yield "<h2 id=cases>Cases</h2>" + _CASES_LEGEND
+        for number, summary in enumerate(self._cases):
+            yield _case(summary, number)
+        yield from self._review()
+        yield from self._galleries()
+        yield from self._errors()
+        yield self._facts()
+
+    def _tiles(self) -> str:
+        counts = self._record["counts"]
+        tiles = (
+            ("files", self._record["rows"]),
+            ("cases", len(self._cases)),
+            ("globally sclerotic", counts["positive"]),
+            ("not", counts["negative"]),
+            ("to review", counts["uncertain"]),
+            ("flagged", counts["flagged"]),
+            ("errors", counts["error"]),
+        )
+        return f"<ul class=tiles>{''.join(f'<li><b>{number}</b>{name}</li>' for name, number in tiles)}</ul>"
+
+    def _uncertain(self, row: Row) -> bool:
+        return row.probability is not None and self._low <= row.probability <= self._high
+
+    def _rank(self, row: Row) -> tuple[int, float, str]:
+        """Smallest first: uncertain, flagged, positive, the rest; among equals the nearest to the threshold."""
+        assert row.probability is not None
+        distance = abs(row.probability - row.threshold)
+        kind = 0 if self._uncertain(row) else 1 if row.flags else 2 if row.label else 3
+        return kind, distance, row.path
+
+    def _review(self) -> Iterator[str]:
+        total = self._record["counts"]["uncertain"]
+        yield f"<h2 id=review>Review first</h2><p>{total} crops with a probability from {self._low:g} to {self._high:g}"
+        if not total:
+            yield ".</p>"
+            return
+        nearest = heapq.nsmallest(MAX_LISTED, filter(self._uncertain, self._rows()), key=self._rank)
+        more = f"; the {len(nearest)} nearest to the threshold" if total > len(nearest) else ""
+        yield f"{more}, nearest first.</p><table><thead><tr><th>probability<th>case<th>crop</tr></thead>"
+        for row in nearest:
+            yield (
+                f"<tr><td class=n>{_probability(row)}<td>{html.escape(row.case)}"
+                f"<td>{html.escape(row.path)}{_flags(row)}</tr>\n"
+            )
+        yield "</table>"
+
+    def _galleries(self) -> Iterator[str]:
+        answered = (row for row in self._rows() if row.probability is not None)
+        shown = heapq.nsmallest(self._max, answered, key=self._rank)
+        by_case: dict[str, list[Row]] = {}
+        for row in shown:
+            by_case.setdefault(row.case, []).append(row)
+        limits = _limits(self._thumbnails, shown)
+        yield "<h2 id=crops>Crops</h2>"
+        total = self._record["counts"]["positive"] + self._record["counts"]["negative"]
+        if len(shown) < total:
+            yield (
+                f"<p><b>{len(shown)} of {total} crops are shown</b>: to be reviewed, flagged and positive ones before "
+                "others. predictions.csv has all.</p>"
+            )
+        yield "<p class=soft>Uncertain first (dashed), then by probability. Point at a crop or tap it for its map.</p>"
+        for number, summary in enumerate(self._cases):
+            rows = by_case.get(summary.case, [])
+            answered_here = summary.crops - summary.errors
+            if not answered_here:
+                continue
+            count = f"{answered_here} crops" if len(rows) == answered_here else f"{len(rows)} of {answered_here} crops"
+            title = f"<h3>{html.escape(summary.case)}: {count}</h3>"
+            yield f"<section class=gallery id=crops-{number}>{title}<div class=grid>"
+            for row in sorted(rows, key=lambda row: (not self._uncertain(row), -(row.probability or 0.0), row.path)):
+                yield self._figure(row, limits)
+            yield "</div></section>\n"
+
+    def _figure(self, row: Row, limits: tuple[float, float]) -> str:
+        kept = self._thumbnails.read(row.attachment)
+        name = html.escape(row.path.rpartition("/")[2])
+        picture = "<span class=soft>no picture kept</span>"
+        if kept is not None:
+            activation, jpeg = kept
+            picture = (
+                f'<span class=pic><img loading=lazy decoding=async alt="{name}" src="{_data("jpeg", jpeg)}">'
+                f'<img class=map loading=lazy alt="" src="{_data("png", map_png(activation, limits))}"></span>'
+            )
+        classes = " ".join(
+            name for name, wanted in (("gs", row.label == 1), ("review", self._uncertain(row))) if wanted
+        )
+        call = "GS" if row.label else "not GS"
+        return (
+            f'<figure class="{classes}" tabindex=0 title="{html.escape(row.path)}">{picture}<figcaption>'
+            f"<b>{_probability(row)}</b> {call}<span>{name}</span>{_flags(row)}</figcaption></figure>\n"
+        )
+
+    def _errors(self) -> Iterator[str]:
+        total = self._record["counts"]["error"]
+        yield "<h2 id=errors>Errors</h2>"
+        if not total:
+            yield "<p>Every file was read and predicted on.</p>"
+            return
+        listed = heapq.nsmallest(MAX_LISTED, (row for row in self._rows() if row.failed), key=lambda row: row.path)
+        if len(listed) < total:
+            yield f"<p>The first {len(listed)} of {total}; predictions.csv has all.</p>"
+        yield "<table><thead><tr><th>error<th>file<th>why</tr></thead>"
+        for row in listed:
+            code = html.escape(row.status.partition(":")[2])
+            yield f"<tr><td>{code}<td>{html.escape(row.path)}<td>{html.escape(row.message)}</tr>\n"
+        yield "</table>"
+
+    def _facts(self) -> str:
+        record = self._record
+        model, times = record["model"], record["times"]
+        facts = (
+            ("Model", f"{model['path']} ({model['precision']}, recipe {model['recipe']['name']})"),
+            ("Model SHA-256", model["sha256"]),
+            ("Threshold", f"{record['threshold']:g}"),
+            ("Provider", record["provider"]),
+            ("Machine", f"{record['machine']['model']}, {record['machine']['cores_usable']} cores"),
+            ("Versions", ", ".join(f"{name} {version}" for name, version in record["versions"].items())),
+            ("Time", f"{times['wall_s']:.1f} s, {times['rows_per_s'] or 0:.1f} files/s"),
+            *(("Note", note) for note in record["notes"]),
+        )
+        rows = "".join(f"<tr><th>{html.escape(name)}<td>{html.escape(value)}</tr>" for name, value in facts)
+        return f"<h2 id=run>This run</h2><table>{rows}</table>"
 
 
-def write_report(handle, options, model, outcome, rows, spool) -> None:
-    handle.write(b"<p>soon</p>")
+_CASES_LEGEND = (
+    "<p class=soft>Share of globally sclerotic glomeruli (GS) with its 95% Wilson interval; the thinner line below is "
+    "corrected for the model's sensitivity and specificity, where they are known. Marks at 10% and 20%. "
+    "Counts, not advice.</p>"
+)
+
+
+def _case(summary: CaseSummary, number: int) -> str:
+    tags = [f"<span class=tag>{html.escape(str(summary.band))}{'%' if summary.band != 'undetermined' else ''}</span>"]
+    if summary.band is None:
+        tags = ["<span class='tag warn'>nothing classified</span>"]
+    elif not summary.adequate:
+        tags.append("<span class='tag warn'>fewer than 25 glomeruli</span>")
+    if summary.remuzzi_glomerular_score is not None:
+        tags.append(f"<span class=tag>Remuzzi glomerular {summary.remuzzi_glomerular_score}</span>")
+    corrected = f"<br>corrected {corrected_text(summary)}" if summary.corrected_percent_gs is not None else ""
+    slides = f"{summary.slides} slide{'s' if summary.slides != 1 else ''}"
+    return (
+        f"<section class=case><div><h3><a href='#crops-{number}'>{html.escape(summary.case)}</a></h3>"
+        f"<span class=soft>{summary.crops} crops, {slides}; {summary.classified} classified, "
+        f"{summary.flagged} flagged, {summary.errors} errors</span></div>{interval_svg(summary)}"
+        f"<div><b>{summary.globally_sclerotic} of {summary.classified} GS: {percent_text(summary)}</b>{corrected}"
+        f"<br><span class=soft>expected {summary.expected_count:.1f}</span> {' '.join(tags)}</div></section>\n"
+    )
+
+
+def _probability(row: Row) -> str:
+    """Three decimals, but never 0 or 1 for what is neither."""
+    value = row.probability
+    assert value is not None
+    if 0.0 < value < 0.0005:
+        return "&lt;0.001"
+    return "&gt;0.999" if 0.9995 < value < 1.0 else f"{value:.3f}"
+
+
+def _flags(row: Row) -> str:
+    return f"<span class=flag>{html.escape(', '.join(row.flags))}</span>" if row.flags else ""
+
+
+def _data(kind: str, data: bytes) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(data).decode('ascii')}"
+
+
+def _limits(spool: Spool, rows: Iterable[Row]) -> tuple[float, float]:
+    """One colour scale for the whole report: 2nd percentile of the minima to 98th of the maxima."""
+    extremes = [(kept[0].min(), kept[0].max()) for row in rows if (kept := spool.read(row.attachment)) is not None]
+    if not extremes:
+        return 0.0, 1.0
+    low, high = np.array(extremes, np.float64).T
+    return float(np.quantile(low, 0.02)), float(np.quantile(high, 0.98))
+
+
+def map_png(activation: npt.NDArray[np.float32], limits: tuple[float, float]) -> bytes:
+    """The map as a PNG of 8 x 8 pixels, viridis, to be stretched smoothly over a crop.
+
+    The last row and column are repeated: cell i stands at network pixel 32 i (``heatmap.upsample``), so the picture
+    spans pixels -16 to 240 of 224; the style sheet places it so.
+    """
+    import cv2
+
+    low, high = limits
+    span = high - low if math.isfinite(high - low) and high > low else 1.0
+    levels = np.rint(np.clip((activation - low) * (255.0 / span), 0.0, 255.0)).astype(np.uint8)
+    colours = cv2.applyColorMap(np.pad(levels, (0, 1), mode="edge"), cv2.COLORMAP_VIRIDIS)
+    return bytes(cv2.imencode(".png", colours)[1])

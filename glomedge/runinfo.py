@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,10 +38,12 @@ def record(
     from glomedge.benchmarking.environment import cpu, versions
 
     times, runtime, answered = outcome.times, engine.runtime if engine is not None else None, outcome.answered
+    now = datetime.datetime.now(datetime.UTC)
     return {
         "notice": RESEARCH_USE_NOTICE,
         "schema": SCHEMA,
         "glomedge": __version__,
+        "started_utc": (now - datetime.timedelta(seconds=outcome.wall_s)).strftime("%Y-%m-%dT%H:%M:%SZ"),
         "arguments": arguments(options),
         "model": {
             "path": str(model.path),

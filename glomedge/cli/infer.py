@@ -138,7 +138,7 @@ def print_summary(outcome: Outcome, output: Path) -> None:
     """Cases first, then counts, notes and where the files are."""
     from rich.console import Console
 
-    from glomedge.report import case_table
+    from glomedge.casetable import case_table
 
     # Wide enough for the table where the output is a file or a pipe.
     console = Console(width=None if sys.stdout.isatty() else 120, highlight=False, markup=False)
