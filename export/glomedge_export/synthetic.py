@@ -33,7 +33,7 @@ NOTICE_FILE = "README.txt"
 _PARTIAL = ".glomedge-synth-partial"
 _OWN_ENTRIES = (*FOLDERS, LABELS_FILE, MANIFEST_FILE, NOTICE_FILE)
 # Noisy crops: looking for repeats (LZ77) takes half the time and ends larger than Huffman coding alone.
-_PNG_PARAMETERS = (
+PNG_PARAMETERS = (
     *(cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_HUFFMAN_ONLY),
     *(cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_AVG),
 )
@@ -203,7 +203,7 @@ def _draw_all(
     def draw(crop: PlannedCrop) -> None:
         rng = np.random.default_rng(crop.seed)
         rgba = draw_crop(rng, crop.label == 1, draw_size(rng), crop.stain)
-        done, encoded = cv2.imencode(".png", cv2.cvtColor(rgba, cv2.COLOR_RGBA2BGRA), _PNG_PARAMETERS)
+        done, encoded = cv2.imencode(".png", cv2.cvtColor(rgba, cv2.COLOR_RGBA2BGRA), PNG_PARAMETERS)
         if not done:
             raise OutputError(f"OpenCV could not encode {crop.name} as PNG. Reinstall opencv-python-headless.")
         (partial / FOLDERS[crop.label] / crop.name).write_bytes(encoded.tobytes())

@@ -188,8 +188,9 @@ def _open_glomerulus(canvas: Canvas, anatomy: Anatomy) -> None:
     tuft = _lobed(rng, blob(rng, outline.mean(0) + shift, anatomy.radius_px * room, 0.1, anatomy.aspect, 96))
     layer = Canvas(canvas.density.copy(), canvas.px_per_um, rng)
     mask = cv2.min(canvas.mask(tuft), canvas.mask(outline))
-    _tuft(layer, tuft, mask, openness=float(rng.beta(2.2, 1.5)))
-    if rng.random() < 0.16:  # segmental sclerosis: label 0, and the hardest of them
+    collapsed = rng.random() < 0.1  # hardly a loop open: looks half way to a scar, is not one
+    _tuft(layer, tuft, mask, openness=float(rng.uniform(-0.35, 0.0) if collapsed else rng.beta(2.2, 1.5)))
+    if rng.random() < 0.18:  # segmental sclerosis: label 0, and the hardest of them
         _segmental_scar(layer, tuft)
     canvas.paste(layer.density, mask)
     layers = 1 if rng.random() > 0.35 * anatomy.scarring else int(rng.integers(2, 4))
@@ -209,7 +210,7 @@ def _lobed(rng: Rng, outline: Points) -> Points:
 
 
 def _tuft(canvas: Canvas, tuft: Points, mask: Pixels, openness: float) -> None:
-    """Mesangium, capillary loops and nuclei. ``openness`` 0 is a dense, cellular tuft, 1 a fully perfused one."""
+    """Mesangium, capillary loops and nuclei. ``openness``: below 0 collapsed, 0 dense and cellular, 1 fully open."""
     rng, height, width = canvas.rng, canvas.height_px, canvas.width_px
     canvas.fill(tuft, (float(rng.uniform(55, 105)), float(rng.uniform(10, 34)), 0.0))
     canvas.texture(np.clip(1 + 0.25 * smooth_noise(rng, height, width, canvas.um(7)), 0.3, 1.8))
@@ -227,7 +228,7 @@ def _tuft(canvas: Canvas, tuft: Points, mask: Pixels, openness: float) -> None:
     loops = loops[inside(mask, loops)]
     patchy = smooth_noise(rng, height, width, canvas.um(45))
     column, row = np.floor(loops).astype(int).T
-    chance = np.clip(0.3 + 0.65 * openness + 0.25 * patchy[row, column], 0.08, 0.97)
+    chance = np.clip(0.3 + 0.65 * openness + 0.25 * patchy[row, column], 0.04, 0.97)
     loops = loops[rng.random(len(loops)) < chance]
     count = len(loops)
     radius = spacing * rng.uniform(0.25, 0.62, count) * (0.6 + 0.45 * openness)
@@ -260,7 +261,7 @@ def _stalks(canvas: Canvas, tuft: Points) -> None:
 def _segmental_scar(canvas: Canvas, tuft: Points) -> None:
     """A sector of the tuft turned into scar and stuck to the capsule."""
     rng = canvas.rng
-    start, share = int(rng.integers(len(tuft))), float(rng.uniform(0.2, 0.42))
+    start, share = int(rng.integers(len(tuft))), float(rng.uniform(0.2, 0.6))
     arc = np.take(tuft, np.arange(start, start + int(len(tuft) * share)), axis=0, mode="wrap")
     centre = tuft.mean(0)
     segment = np.concatenate([arc * 1.03 - centre * 0.03, centre[None] + rng.normal(0, canvas.um(6), (1, 2))])
@@ -310,10 +311,13 @@ def _sclerotic_glomerulus(canvas: Canvas, anatomy: Anatomy) -> None:
         nuclei(canvas, spots[rng.random(len(spots)) < 0.4], (5.0, 9.0), (90, 170))
     scar = blob(rng, outline.mean(0), anatomy.radius_px * float(room), 0.13, anatomy.aspect, 96)
     layer = Canvas(canvas.density.copy(), canvas.px_per_um, rng)
-    _scar_tissue(layer, scar, cells=float(rng.uniform(0.15, 1.0)))
+    recent = rng.random() < 0.15  # a scar in which cells and slits remain: the hardest of its class
+    _scar_tissue(layer, scar, cells=float(rng.uniform(1.2, 2.5) if recent else rng.uniform(0.15, 1.0)))
     mask = cv2.GaussianBlur(canvas.mask(scar), (0, 0), max(0.7, canvas.um(1.0)))
     loops = _inside_scatter(rng, scar, mask, canvas.um(14))
-    loops = loops[rng.random(len(loops)) < float(rng.beta(1, 7))]  # slits and loops that are not yet closed
+    loops = loops[
+        rng.random(len(loops)) < float(rng.beta(3, 5) if recent else rng.beta(1, 7))
+    ]  # slits and loops not yet closed
     slits = blobs(
         rng, loops, canvas.px_per_um * rng.uniform(1.2, 4.0, len(loops)), 0.3, rng.uniform(1, 3, len(loops)), 14, 3
     )
