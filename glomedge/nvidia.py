@@ -222,7 +222,7 @@ def tensorrt_rtx_unusable() -> str | None:
     missing = libraries.missing_libraries(path) if path.is_file() else (RTX_LIBRARY,)
     if missing:
         cures = dict.fromkeys(libraries.brought_by(name) for name in missing)
-        return f"tensorrt-rtx: missing {', '.join(missing)}. Install {'; '.join(cures)}"
+        return f"tensorrt-rtx: missing {', '.join(missing)}. What brings it: {'; '.join(cures)}"
     reason = no_gpu()
     return f"tensorrt-rtx: {reason}. Use --provider cpu." if reason else None
 

@@ -100,7 +100,7 @@ def builtin_unusable(name: str, ort_name: str, install: str, library: str | None
         return None
     needed = libraries.needed_libraries(path)
     cures = dict.fromkeys(libraries.brought_by(library, needed) for library in missing)
-    return f"{name}: missing {', '.join(missing)}. Install {'; '.join(cures)}"
+    return f"{name}: missing {', '.join(missing)}. What brings it: {'; '.join(cures)}"
 
 
 def both_installed(packages: tuple[libraries.Package, ...]) -> str:

@@ -12,9 +12,12 @@ from typing import Annotated
 import typer
 
 from glomedge import __version__
+from glomedge.cli.doctor import doctor
 from glomedge.cli.export import export
 from glomedge.cli.infer import infer
+from glomedge.cli.info import info
 from glomedge.cli.synth import synth
+from glomedge.cli.warm import warm
 from glomedge.errors import GlomedgeError
 from glomedge.notice import RESEARCH_USE_NOTICE
 
@@ -45,9 +48,12 @@ def _root(
 
 
 # Commands, in the order in which a user meets them.
+app.command("doctor")(doctor)
 app.command("export")(export)
 app.command("infer")(infer)
+app.command("info")(info)
 app.command("synth")(synth)
+app.command("warm")(warm)
 
 
 def main() -> None:

@@ -1,0 +1,98 @@
+"""``glomedge doctor``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from glomedge.doctor import Diagnosis, ProviderReport
+
+_DEFAULT_MODEL = Path("artifacts/model.onnx")
+
+
+def doctor(
+    model: Annotated[
+        Path | None,
+        typer.Option("--model", "-m", help="Try this model on every provider. Default: artifacts/model.onnx, if any."),
+    ] = None,
+    cache_dir: Annotated[Path | None, typer.Option(help="Owner-only folder for engines. Default: your cache.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Examine this machine: what can run a model, what keeps the rest from it, and what to install.
+
+    Exit code 1 when nothing works.
+    """
+    from glomedge.doctor import diagnose
+
+    if model is None and _DEFAULT_MODEL.is_file():
+        model = _DEFAULT_MODEL
+    diagnosis = diagnose(model, cache_dir=cache_dir)
+    if as_json:
+        typer.echo(json.dumps(diagnosis.to_json_object(), indent=2, ensure_ascii=False))
+    else:
+        print_diagnosis(diagnosis)
+    raise typer.Exit(0 if diagnosis.healthy else 1)
+
+
+def print_diagnosis(found: Diagnosis) -> None:
+    """The same in words."""
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    console = Console(highlight=False)
+    machine = Table.grid(padding=(0, 2))
+    rows = [
+        ("glomedge", f"{found.glomedge} on Python {found.python}, {found.system}"),
+        ("processor", f"{found.cpu}, {found.usable_cpus} usable CPUs, {' '.join(found.cpu_features) or 'no AVX2'}"),
+    ]
+    if found.gpus:
+        rows += [
+            ("GPU", f"{gpu.name}, compute {gpu.compute_capability}, {gpu.memory_bytes / 2**30:.1f} GiB")
+            for gpu in found.gpus
+        ]
+        rows.append(("driver", found.driver))
+    else:
+        rows.append(("GPU", found.gpu_problem or "none"))
+    rows.append(("packages", ", ".join(f"{name} {version}" for name, version in found.packages.items())))
+    if found.model is not None:
+        described = found.model.problem or (
+            f"{found.model.path}: {found.model.precision} for target '{found.model.target}', whole"
+        )
+        rows.append(("model", described))
+    for name, text in rows:
+        machine.add_row(f"[bold]{name}[/bold]", escape(text))
+    console.print(machine)
+    console.print()
+    table = Table.grid(padding=(0, 2))
+    for report in found.providers:
+        mark = "[green]yes[/green]" if report.usable else "[red]no[/red]"
+        table.add_row(f"[bold]{report.name}[/bold]", mark, escape(describe(report)))
+    console.print(table)
+    console.print()
+    for problem in found.problems:
+        console.print(f"[red]Problem:[/red] {escape(problem)}")
+    if found.recommendation is not None and found.healthy:
+        advice = found.recommendation
+        console.print(
+            f"Recommended: --provider {advice.provider} --batch-size {advice.batch_size}, precision "
+            f"{advice.precision} ({escape(advice.why)})."
+        )
+    elif not found.healthy:
+        console.print("[red]Nothing can be run here as it stands; the reasons are above.[/red]")
+    console.print(found.notice)
+
+
+def describe(report: ProviderReport) -> str:
+    """One provider in one sentence."""
+    if not report.usable:
+        return report.reason.removeprefix(f"{report.name}: ")
+    if report.load_s is None:
+        return "can run"
+    speeds = ", ".join(f"{speed.crops_per_s:.1f} at batch {speed.batch}" for speed in report.speeds)
+    notes = f" ({'; '.join(report.notes)})" if report.notes else ""
+    return f"self-test {report.self_test}, loaded in {report.load_s:.2f} s; crops/s: {speeds}{notes}"

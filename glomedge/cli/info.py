@@ -1,0 +1,131 @@
+"""``glomedge info``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from glomedge.modelfile import ModelFile
+    from glomedge.modelgraph import GraphFacts
+
+_BULKY = {"golden": {"pixels_zlib_base64"}, "calibration": {"names"}}
+
+
+def info(
+    model: Annotated[Path, typer.Argument(help="The exported model.")] = Path("artifacts/model.onnx"),
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Show what a model file says of itself. A damaged or foreign file is refused, saying why."""
+    from glomedge.modelfile import read_model_file
+    from glomedge.modelgraph import check_graph
+
+    file = read_model_file(model)
+    facts = check_graph(model, file.spec)
+    document = describe(file, facts)
+    if as_json:
+        typer.echo(json.dumps(document, indent=2, ensure_ascii=False))
+    else:
+        print_info(document)
+
+
+def describe(file: ModelFile, facts: GraphFacts) -> dict[str, Any]:
+    """The file, its graph and its spec as plain values, without the golden pixels and the calibration names."""
+    spec = file.spec.model_dump(mode="json")
+    for part, fields in _BULKY.items():
+        if spec[part] is not None:
+            spec[part] = {key: value for key, value in spec[part].items() if key not in fields}
+    return {
+        "file": {"path": str(file.path), "size_bytes": file.size_bytes, "sha256": file.sha256, "seal": "intact"},
+        "graph": {"opset": facts.opset, "operators": dict(sorted(facts.operators.items()))},
+        "spec": spec,
+    }
+
+
+def print_info(document: dict[str, Any]) -> None:
+    """The same for people: the file, what it answers, where it comes from, how far it agrees with Keras."""
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    spec, file, graph = document["spec"], document["file"], document["graph"]
+    recipe = spec["recipe"]
+    steps = (
+        f"equalise {'on' if recipe['equalise'] else 'off'}, saturation x{recipe['saturation_factor']:g}, "
+        f"hue {recipe['hue_degrees']:+g} degrees"
+    )
+    rows = [
+        ("file", f"{file['path']}, {file['size_bytes'] / 1e6:.1f} MB, seal intact"),
+        ("sha256", file["sha256"]),
+        ("made by", f"{spec['producer']}, {spec['created_utc']}"),
+        ("precision", f"{spec['precision']} for target '{spec['target']}', opset {graph['opset']}"),
+        ("graph", ", ".join(f"{count} {name}" for name, count in graph["operators"].items())),
+        ("work", f"{spec['multiply_adds'] / 1e9:.3f} G multiply-adds a crop"),
+        (
+            "input",
+            f"uint8 [N, {spec['input']['height_px']}, {spec['input']['width_px']}, 3] "
+            f"{spec['input']['channel_order']}, recipe '{recipe['name']}' ({steps}), scaling {spec['input_scaling']}",
+        ),
+        (
+            "answers",
+            f"'{spec['class_names'][1]}' from probability {spec['threshold']:g}, else '{spec['class_names'][0]}'; "
+            f"temperature {spec['temperature']:g}",
+        ),
+        ("batches", "min {min}, usual {opt}, max {max}".format(**spec["batch_profile"])),
+        (
+            "self-test",
+            f"crop {spec['golden']['seed']} must give probability {spec['golden']['probability']:.6f} "
+            f"(+-{spec['golden']['probability_tolerance']:g})",
+        ),
+    ]
+    rows += _training(spec["training"]) + _parity(spec["parity"])
+    if spec["calibration"] is not None:
+        calibration = spec["calibration"]
+        rows.append(
+            (
+                "calibrated",
+                f"{calibration['method']} on {calibration['crops']} crops of {calibration['cases']} biopsies",
+            )
+        )
+    table = Table.grid(padding=(0, 2))
+    for name, text in rows:
+        table.add_row(f"[bold]{name}[/bold]", escape(text))
+    console = Console(highlight=False)
+    console.print(table)
+    console.print(spec["notice"])
+
+
+def _training(training: dict[str, Any] | None) -> list[tuple[str, str]]:
+    if training is None:
+        return [("trained", "not recorded")]
+    splits = ", ".join(
+        f"{name} {part['crops']} ({part['positive']} positive, {part['cases']} biopsies)"
+        for name, part in training["splits"].items()
+    )
+    rows = [
+        ("trained", f"on {training['data_name']}: {splits}; split by {training['split_method']}"),
+        ("weights", f"{training['weights']}; best epoch {training['best_epoch']} of {training['epochs']}"),
+    ]
+    metrics = ", ".join(f"{name} {_interval(value)}" for name, value in training["metrics"].items())
+    return [*rows, ("metrics", metrics)] if metrics else rows
+
+
+def _interval(value: dict[str, Any]) -> str:
+    if value["low"] is None or value["high"] is None:
+        return f"{value['value']:.4g}"
+    return f"{value['value']:.4g} ({value['low']:.4g}-{value['high']:.4g})"
+
+
+def _parity(parity: dict[str, Any] | None) -> list[tuple[str, str]]:
+    if parity is None:
+        return [("parity", "not recorded")]
+    return [
+        (
+            "parity",
+            f"against {parity['reference']} on {parity['crops']} crops: worst probability difference "
+            f"{parity['max_probability_difference']:.2g}, {parity['flips']} flips",
+        )
+    ]

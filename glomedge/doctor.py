@@ -1,0 +1,250 @@
+"""Examine this machine: what could run a model here, what keeps the rest from it, and what to do about that.
+
+Every claim is tried rather than looked up: each usable provider loads the model, passes its golden self-test and is
+timed for a moment; the recommendation is the fastest of those that passed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+from glomedge import __version__, gpus, hardware, libraries
+from glomedge.errors import GlomedgeError, ModelError
+from glomedge.notice import RESEARCH_USE_NOTICE
+
+_PACKAGES = (
+    "numpy",
+    "opencv-python-headless",
+    "opencv-python",
+    "pillow",
+    "pydantic",
+    *libraries.ONNXRUNTIME_PACKAGES,
+    "onnxruntime-ep-nv-tensorrt-rtx-cu13",
+    "onnxruntime-ep-openvino",
+    "openvino",
+    "tensorrt-rtx",
+    "tensorrt-cu13",
+    "kornia-rs",
+    "pyarrow",
+    "tensorflow",
+)
+_BATCHES = (1, 4, 16)
+_GPU_BATCHES = (1, 8, 32, 128)
+_TIMED_S = 1.0
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Throughput of one batch size, measured for about a second; enough to choose by, not a benchmark."""
+
+    batch: int
+    crops_per_s: float
+
+
+@dataclass(frozen=True)
+class ProviderReport:
+    """One provider on this machine.
+
+    Attributes:
+        name: what ``--provider`` takes.
+        usable: whether it can run here (with a model: loaded it and passed its self-test).
+        reason: why not, and what to do; empty where usable.
+        self_test: ``passed``, ``failed`` or ``not run``.
+        load_s: seconds to load the model and test it; None where not tried.
+        speeds: measured throughput.
+        versions: of the libraries that took part.
+        notes: what else it said.
+    """
+
+    name: str
+    usable: bool
+    reason: str = ""
+    self_test: str = "not run"
+    load_s: float | None = None
+    speeds: tuple[Speed, ...] = ()
+    versions: dict[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    @property
+    def best(self) -> Speed | None:
+        """Its fastest batch; of batches within 3% of it the smallest, for memory's sake."""
+        if not self.speeds:
+            return None
+        top = max(speed.crops_per_s for speed in self.speeds)
+        return next(speed for speed in self.speeds if speed.crops_per_s >= 0.97 * top)
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """What to use here: provider, the precision to export, the batch size, and why."""
+
+    provider: str
+    precision: str
+    batch_size: int
+    why: str
+
+
+@dataclass(frozen=True)
+class ModelReport:
+    """The model that was examined; ``problem`` says why it cannot be used, empty when it can."""
+
+    path: str
+    problem: str = ""
+    sha256: str = ""
+    precision: str = ""
+    target: str = ""
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """Everything ``glomedge doctor`` found. ``healthy`` is False when nothing can run."""
+
+    notice: str
+    glomedge: str
+    python: str
+    system: str
+    cpu: str
+    cpu_features: tuple[str, ...]
+    usable_cpus: int
+    gpus: tuple[gpus.Gpu, ...]
+    driver: str
+    gpu_problem: str
+    packages: dict[str, str]
+    problems: tuple[str, ...]
+    model: ModelReport | None
+    providers: tuple[ProviderReport, ...]
+    recommendation: Recommendation | None
+    healthy: bool
+
+    def to_json_object(self) -> dict[str, Any]:
+        """Plain dicts, lists and numbers."""
+        return asdict(self)
+
+
+def diagnose(model: Path | None = None, *, cache_dir: Path | None = None) -> Diagnosis:
+    """Examine this machine, with a model where there is one. Never raises for what it finds."""
+    from glomedge import providers
+
+    found = gpus.find_gpus()
+    problems: list[str] = []
+    runtimes = libraries.onnxruntime_packages()
+    if len(runtimes) > 1:
+        problems.append(providers.both_installed(runtimes))
+    model_report = None if model is None else examine_model(model)
+    if model_report is not None and model_report.problem:
+        problems.append(model_report.problem)
+        model = None
+    reports = tuple(_examine(provider, model, cache_dir) for provider in providers.PROVIDERS.values())
+    broken_model = model_report is not None and bool(model_report.problem)
+    return Diagnosis(
+        notice=RESEARCH_USE_NOTICE,
+        glomedge=__version__,
+        python=hardware.python_version(),
+        system=hardware.operating_system(),
+        cpu=hardware.cpu_name(),
+        cpu_features=hardware.cpu_features(),
+        usable_cpus=hardware.usable_cpus(),
+        gpus=found.devices,
+        driver=found.driver,
+        gpu_problem=found.problem,
+        packages={package.name: package.version for package in libraries.installed(*_PACKAGES)},
+        problems=tuple(problems),
+        model=model_report,
+        providers=reports,
+        recommendation=recommend(reports, model_report),
+        healthy=any(report.usable for report in reports) and not broken_model,
+    )
+
+
+def examine_model(path: Path) -> ModelReport:
+    """Whether a file is whole and ours, and its graph what its spec claims."""
+    from glomedge.modelfile import read_model_file
+    from glomedge.modelgraph import check_graph
+
+    try:
+        file = read_model_file(path)
+        check_graph(path, file.spec)
+    except ModelError as error:
+        return ModelReport(str(path), problem=str(error))
+    return ModelReport(str(path), sha256=file.sha256, precision=file.spec.precision, target=file.spec.target)
+
+
+def _examine(provider: Any, model: Path | None, cache_dir: Path | None) -> ProviderReport:
+    from glomedge.engine import load
+    from glomedge.errors import SelfTestError
+
+    reason = provider.unusable()
+    if reason is not None:
+        return ProviderReport(provider.name, usable=False, reason=reason)
+    if model is None:
+        return ProviderReport(provider.name, usable=True)
+    batches = _BATCHES if provider.name in ("cpu", "openvino") else _GPU_BATCHES
+    start = perf_counter()
+    try:
+        with load(model, provider.name, max_batch=max(batches), cache_dir=cache_dir) as engine:
+            load_s = perf_counter() - start
+            speeds = tuple(Speed(batch, _crops_per_s(engine, batch)) for batch in batches)
+            runtime = engine.runtime
+    except SelfTestError as error:
+        return ProviderReport(provider.name, usable=False, reason=str(error), self_test="failed")
+    except GlomedgeError as error:
+        return ProviderReport(provider.name, usable=False, reason=str(error))
+    return ProviderReport(
+        provider.name,
+        usable=True,
+        self_test="passed",
+        load_s=load_s,
+        speeds=speeds,
+        versions=dict(runtime.versions),
+        notes=runtime.notes,
+    )
+
+
+def _crops_per_s(engine: Any, batch: int) -> float:
+    import numpy as np
+
+    pixels = engine.spec.golden.pixels()
+    images_nhwc = np.broadcast_to(pixels, (batch, *pixels.shape)).copy()
+    engine.infer(images_nhwc)  # the first run of a shape allocates and chooses kernels
+    runs, start = 0, perf_counter()
+    while (elapsed := perf_counter() - start) < _TIMED_S / len(_BATCHES) or runs == 0:
+        engine.infer(images_nhwc)
+        runs += 1
+    return runs * batch / elapsed
+
+
+def recommend(reports: tuple[ProviderReport, ...], model: ModelReport | None) -> Recommendation | None:
+    """What to use: the fastest provider that passed; without a model, what the hardware is built for.
+
+    None when nothing can run.
+    """
+    usable = {report.name: report for report in reports if report.usable}
+    if not usable:
+        return None
+    timed = [(report.best.crops_per_s, report) for report in usable.values() if report.best is not None]
+    if timed and model is not None:
+        rate, fastest = max(timed, key=lambda pair: pair[0])
+        assert fastest.best is not None
+        better = preferred_precision(tuple(usable))
+        why = f"the fastest here that passed the self-test, {rate:.1f} crops/s in a short trial"
+        if better != model.precision:
+            why += f"; this processor is built for {better}, which is worth an export of its own"
+        return Recommendation(fastest.name, model.precision, fastest.best.batch, why)
+    name = next((name for name in ("tensorrt", "cuda", "tensorrt-rtx", "cpu") if name in usable), next(iter(usable)))
+    on_gpu = name in ("tensorrt", "cuda", "tensorrt-rtx")
+    return Recommendation(
+        name,
+        preferred_precision(tuple(usable)),
+        32 if on_gpu else 4,
+        "by hardware alone; with --model every provider is tried and timed",
+    )
+
+
+def preferred_precision(usable: tuple[str, ...]) -> str:
+    """What to export for: fp16 for a GPU, int8 where the processor has 8-bit dot products, else fp32."""
+    if any(name in usable for name in ("cuda", "tensorrt", "tensorrt-rtx")):
+        return "fp16"
+    return "int8" if hardware.has_native_int8() else "fp32"
