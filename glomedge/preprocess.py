@@ -9,7 +9,9 @@ docs/preprocessing.md describes the recipes, their sources and what was measured
 from __future__ import annotations
 
 import functools
+import math
 import threading
+from collections.abc import Callable
 
 import cv2
 import numpy as np
@@ -19,27 +21,39 @@ from glomedge.errors import UsageError
 from glomedge.spec import SIZE_PX, Recipe
 
 HUE_STEP_DEGREES = 2
+HUE_TURN_STEPS = 180
 """OpenCV's 8-bit hue is H / 2: one step is two degrees, and a turn has 180 steps."""
 
 Pixels = npt.NDArray[np.uint8]
 
-# Pillow's luma (ITU-R 601-2), L = (19595 R + 38470 G + 7471 B + 32768) >> 16, as a float32 matrix over pixels - 128.
-# The weights are multiples of 2^-16 that add up to 1, so every partial sum fits float32's 24 bits and the result is
-# exact in any order of summation, with or without fused multiply-add. 2^-17 turns OpenCV's rounding of ties to even
-# into Pillow's rounding of ties up; it fits only because pixels - 128 needs one bit less than pixels.
-_LUMA = np.array([[19595 / 65536, 38470 / 65536, 7471 / 65536, 2.0**-17]], np.float32)
-_SIGN = 0x80
+# Pillow's luma (ITU-R 601-2) is (19595 R + 38470 G + 7471 B + 32768) >> 16. The weights are multiples of 2^-16, so in
+# float32 every product and partial sum is exact, in any order and with or without fused multiply-add. Shifting by -128
+# frees one bit of float32's 24 for 2^-17, which turns OpenCV's rounding of ties to even into Pillow's rounding up.
+_LUMA_RED, _LUMA_GREEN, _LUMA_BLUE = 19595 / 65536, 38470 / 65536, 7471 / 65536
+_LUMA_SHIFT = 2.0**-17 - 128.0
+_SIGN_BIT = np.uint8(0x80)
 
 
 class _Scratch(threading.local):
     """One thread's working buffers, made on its first call and reused."""
 
     def __init__(self) -> None:
-        shape = (SIZE_PX, SIZE_PX, 3)
-        self.first: Pixels = np.empty(shape, np.uint8)
-        self.second: Pixels = np.empty(shape, np.uint8)
-        self.plane: Pixels = np.empty(shape[:2], np.uint8)
-        self.equalised: Pixels = np.empty(shape[:2], np.uint8)
+        size_px = (SIZE_PX, SIZE_PX)
+        self.pixels: Pixels = np.empty((*size_px, 3), np.uint8)
+        self.other: Pixels = np.empty((*size_px, 3), np.uint8)
+        self.planes: tuple[Pixels, Pixels, Pixels] = (
+            np.empty(size_px, np.uint8),
+            np.empty(size_px, np.uint8),
+            np.empty(size_px, np.uint8),
+        )
+        self.results: tuple[Pixels, Pixels, Pixels] = (
+            np.empty(size_px, np.uint8),
+            np.empty(size_px, np.uint8),
+            np.empty(size_px, np.uint8),
+        )
+        self.plane: Pixels = np.empty(size_px, np.uint8)
+        self.partial: npt.NDArray[np.float32] = np.empty(size_px, np.float32)
+        self.term: npt.NDArray[np.float32] = np.empty(size_px, np.float32)
 
 
 _scratch = _Scratch()
@@ -112,25 +126,22 @@ def _checked_output(out: Pixels) -> Pixels:
 
 def _seed(rgb: Pixels, recipe: Recipe, out: Pixels) -> None:
     """Recipes ``seed`` and ``plain``: the steps that the parameters ask for; the last one writes ``out``."""
-    here, there = _scratch.first, _scratch.second
-    steps = hue_steps(recipe.hue_degrees)
-    saturate = recipe.saturation_factor != 1.0
-    if not (recipe.equalise or saturate or steps):
-        _resize(rgb, out if not np.may_share_memory(rgb, out) else here)
-        if np.may_share_memory(rgb, out):
-            np.copyto(out, here)
-        return
-    _resize(rgb, here)
+    steps: list[Callable[[Pixels, Pixels], None]] = []
     if recipe.equalise:
-        _equalise(here, there, cv2.COLOR_RGB2YUV)
-        here, there = there, here
-    if saturate:
-        _saturate(here, there, recipe.saturation_factor)
-        here, there = there, here
-    if steps:
-        _shift_hue(here, there, steps)
-        here = there
-    np.copyto(out, here)
+        steps.append(functools.partial(_equalise, to_yuv=cv2.COLOR_RGB2YUV))
+    if recipe.saturation_factor != 1.0:
+        steps.append(functools.partial(_saturate, factor=recipe.saturation_factor))
+    if hue := hue_steps(recipe.hue_degrees):
+        steps.append(functools.partial(_shift_hue, steps=hue))
+    if not steps:
+        # OpenCV must not write into the array it reads from.
+        _resize(rgb if not np.may_share_memory(rgb, out) else rgb.copy(), out)
+        return
+    pixels = _scratch.pixels
+    _resize(rgb, pixels)
+    for step in steps[:-1]:
+        step(pixels, pixels)
+    steps[-1](pixels, out)
 
 
 def _published(rgb: Pixels, recipe: Recipe, out: Pixels) -> None:
@@ -139,63 +150,92 @@ def _published(rgb: Pixels, recipe: Recipe, out: Pixels) -> None:
     The notebook held BGR and called it RGB. Here the pixels stay RGB up to the colour conversion, and asking for
     BGR2YUV reads the very same channels as the notebook's RGB2YUV did; YUV2RGB then gives its channel order.
     """
-    here, there = _scratch.first, _scratch.second
-    cv2.resize(rgb, (SIZE_PX, SIZE_PX), dst=here, interpolation=cv2.INTER_LINEAR)
-    np.negative(here, out=here)  # (x * 255) mod 256: the notebook multiplied in uint8
-    _equalise(here, there, cv2.COLOR_BGR2YUV)
-    np.negative(there, out=there)  # the notebook's second multiplication, as the integer formula
-    _saturate(there, out, recipe.saturation_factor)
+    pixels = _scratch.pixels
+    cv2.resize(rgb, (SIZE_PX, SIZE_PX), dst=pixels, interpolation=cv2.INTER_LINEAR)
+    np.negative(pixels, out=pixels)  # (x * 255) mod 256: the notebook multiplied in uint8
+    _equalise(pixels, pixels, cv2.COLOR_BGR2YUV)
+    np.negative(pixels, out=pixels)  # its second multiplication, as the integer formula
+    _saturate(pixels, out, recipe.saturation_factor)
 
 
 def _resize(rgb: Pixels, out: Pixels) -> None:
     """To 224 x 224, each axis by its own rule: area where it shrinks, linear where it grows.
 
-    OpenCV quietly falls back from area to linear for both axes when either one grows, which would drop whole rows
+    OpenCV quietly falls back from area to linear for both axes when either one grows, which would skip whole rows
     of a long thin crop; so a mixed aspect takes two calls, the shrinking axis first.
     """
     height_px, width_px, _ = rgb.shape
     if (height_px > SIZE_PX and width_px < SIZE_PX) or (width_px > SIZE_PX and height_px < SIZE_PX):
-        size_px = (min(width_px, SIZE_PX), min(height_px, SIZE_PX))
-        rgb = cv2.resize(rgb, size_px, interpolation=cv2.INTER_AREA)
+        rgb = cv2.resize(rgb, (min(width_px, SIZE_PX), min(height_px, SIZE_PX)), interpolation=cv2.INTER_AREA)
     shrinks = rgb.shape[0] > SIZE_PX or rgb.shape[1] > SIZE_PX
     cv2.resize(rgb, (SIZE_PX, SIZE_PX), dst=out, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
 
 
 def _equalise(pixels: Pixels, out: Pixels, to_yuv: int) -> None:
-    """Equalise the histogram of Y in YUV (BT.601, full range); ``pixels`` is used up."""
-    plane, equalised = _scratch.plane, _scratch.equalised
-    cv2.cvtColor(pixels, to_yuv, dst=out)
-    cv2.extractChannel(out, 0, dst=plane)
-    cv2.equalizeHist(plane, dst=equalised)
-    cv2.insertChannel(equalised, out, 0)
-    cv2.cvtColor(out, cv2.COLOR_YUV2RGB, dst=pixels)
-    np.copyto(out, pixels)
+    """Equalise the histogram of Y in YUV (BT.601); ``out`` may be ``pixels``."""
+    yuv, (y, u, v) = _scratch.other, _scratch.planes
+    cv2.cvtColor(pixels, to_yuv, dst=yuv)
+    cv2.split(yuv, (y, u, v))
+    cv2.equalizeHist(y, dst=_scratch.plane)
+    cv2.merge((_scratch.plane, u, v), dst=yuv)
+    cv2.cvtColor(yuv, cv2.COLOR_YUV2RGB, dst=out)
 
 
 @functools.lru_cache(maxsize=16)
 def _saturation_table(factor: float) -> Pixels:
-    """Pillow's blend of a value with its luma, for every pair: uint8 ``[65536]``, index 256 x luma + value.
+    """Pillow's blend of a value with its luma, for every pair: uint8 ``[256, 256]``, indexed by luma, then value.
 
     libImaging/Blend.c: ``luma + factor * (value - luma)`` in float32, clipped to 0..255, fraction cut off.
     """
     luma = np.arange(256, dtype=np.float32)[:, None]
     value = np.arange(256, dtype=np.float32)[None, :]
     blended = luma + np.float32(factor) * (value - luma)
-    return np.clip(blended, 0.0, 255.0).astype(np.uint8).reshape(-1)
+    table = np.clip(blended, 0.0, 255.0).astype(np.uint8)
+    table.flags.writeable = False  # shared by every thread
+    return table
+
+
+def _blend(value: Pixels, luma: Pixels, factor: float, out: Pixels) -> None:
+    # OpenCV rounds to nearest where Pillow cuts off: half a level less, and 2^-9 so that a whole number stays one.
+    cv2.addWeighted(value, factor, luma, 1.0 - factor, 2.0**-9 - 0.5, dst=out)
+
+
+@functools.lru_cache(maxsize=16)
+def _blend_is_exact(factor: float) -> bool:
+    """Whether OpenCV's vectorised blend gives Pillow's bytes for all 65,536 pairs, on this machine, with this factor.
+
+    It does for 1.5 and most others; where it does not, the table is used, which is exact but slower.
+    """
+    level = np.arange(256, dtype=np.uint8)
+    luma, value = np.repeat(level[:, None], 256, axis=1), np.repeat(level[None, :], 256, axis=0)
+    blended = np.empty_like(luma)
+    _blend(value, luma, factor, blended)
+    return np.array_equal(blended, _saturation_table(factor))
 
 
 def _saturate(pixels: Pixels, out: Pixels, factor: float) -> None:
-    """Saturation as Pillow's ``ImageEnhance.Color(image).enhance(factor)`` has it, to the bit."""
-    plane = _luma(pixels)
-    index = np.left_shift(plane, 8, dtype=np.uint16)[:, :, None] | pixels
-    np.take(_saturation_table(factor), index, out=out, mode="clip")
+    """Saturation as Pillow's ``ImageEnhance.Color(image).enhance(factor)`` has it, to the bit; in place is allowed."""
+    planes, luma = _scratch.planes, _scratch.plane
+    cv2.split(pixels, planes)
+    _luma(planes, luma)
+    if _blend_is_exact(factor):
+        for plane in planes:
+            _blend(plane, luma, factor, plane)
+    else:
+        table = _saturation_table(factor)
+        for plane in planes:
+            np.copyto(plane, table[luma, plane])
+    cv2.merge(planes, dst=out)
 
 
-def _luma(pixels: Pixels) -> Pixels:
-    """Pillow's ``convert("L")``, to the bit: uint8 ``[224, 224]``."""
-    signed = np.bitwise_xor(pixels, _SIGN).view(np.int8)
-    plane: Pixels = cv2.transform(signed, _LUMA).view(np.uint8)
-    return np.bitwise_xor(plane, _SIGN, out=plane)
+def _luma(planes: tuple[Pixels, Pixels, Pixels], out: Pixels) -> None:
+    """Pillow's ``convert("L")`` of red, green and blue, to the bit."""
+    red, green, blue = planes
+    partial, term = _scratch.partial, _scratch.term
+    cv2.addWeighted(red, _LUMA_RED, green, _LUMA_GREEN, _LUMA_SHIFT, dst=partial, dtype=cv2.CV_32F)
+    cv2.multiply(blue, _LUMA_BLUE, dst=term, dtype=cv2.CV_32F)
+    cv2.add(partial, term, dst=out.view(np.int8), dtype=cv2.CV_8S)
+    np.bitwise_xor(out, _SIGN_BIT, out=out)  # luma - 128 as int8 to luma as uint8
 
 
 def hue_steps(hue_degrees: float) -> int:
@@ -206,22 +246,51 @@ def hue_steps(hue_degrees: float) -> int:
     """
     steps = hue_degrees / HUE_STEP_DEGREES
     if not steps.is_integer():
+        below = HUE_STEP_DEGREES * math.floor(steps)
         raise UsageError(
             f"Hue is shifted in steps of {HUE_STEP_DEGREES} degrees (8-bit hue), so {hue_degrees:g} degrees cannot be "
-            f"done exactly. Choose {HUE_STEP_DEGREES * int(steps // 1)} or {HUE_STEP_DEGREES * int(steps // 1 + 1)}."
+            f"done exactly. Choose {below} or {below + HUE_STEP_DEGREES}."
         )
-    return int(steps) % 180
+    return int(steps) % HUE_TURN_STEPS
 
 
 def _shift_hue(pixels: Pixels, out: Pixels, steps: int) -> None:
-    """Turn the hue by ``steps`` of two degrees, wrapping round."""
-    cv2.cvtColor(pixels, cv2.COLOR_RGB2HSV, dst=out)
-    cv2.LUT(out, _hue_table(steps), dst=pixels)
-    cv2.cvtColor(pixels, cv2.COLOR_HSV2RGB, dst=out)
+    """Turn the hue by ``steps`` of two degrees, wrapping round; in place is allowed.
+
+    Hue, saturation and value come from OpenCV's RGB2HSV (integer tables). Its HSV2RGB is not used: it works in float
+    and cuts the fraction off in the vectorised part of a row but rounds in the rest, so its bytes depend on the width
+    of the image and of the processor's registers. The way back here is exact, rounded to nearest, the same everywhere:
+    each channel is ``value - chroma * share(hue)`` with ``share`` a whole number of thirtieths.
+    """
+    hsv, (hue, saturation, value) = _scratch.other, _scratch.planes
+    chroma = _scratch.plane
+    cv2.cvtColor(pixels, cv2.COLOR_RGB2HSV, dst=hsv)
+    cv2.split(hsv, (hue, saturation, value))
+    cv2.multiply(saturation, value, dst=chroma, scale=1 / 255)  # no ties: 255 is odd
+    for share, channel in zip(_hue_shares(steps), _scratch.results, strict=True):
+        cv2.LUT(hue, share, dst=channel)
+        cv2.multiply(channel, chroma, dst=channel, scale=_PER_THIRTIETH)
+        cv2.subtract(value, channel, dst=channel)
+    cv2.merge(_scratch.results, dst=out)
+
+
+# A little above 1/30: exact ties always round up, whatever float32 makes of 1/30, and no other product
+# (they lie at least 1/30 below a tie, and this adds at most 255 * 5e-5) moves to another integer.
+_PER_THIRTIETH = (1.0 + 5e-5) / 30.0
 
 
 @functools.lru_cache(maxsize=16)
-def _hue_table(steps: int) -> Pixels:
-    table = np.repeat(np.arange(256, dtype=np.uint8)[:, None], 3, axis=1)
-    table[:180, 0] = (np.arange(180) + steps) % 180
-    return table.reshape(256, 1, 3)
+def _hue_shares(steps: int) -> tuple[Pixels, Pixels, Pixels]:
+    """For red, green and blue: thirtieths of the chroma missing from the value, by 8-bit hue before the shift.
+
+    A channel is full within 60 degrees (30 steps) of its own hue, gone from 120 degrees on, linear between.
+    """
+    hue = np.arange(256) + steps
+
+    def share(own_hue: int) -> Pixels:
+        away = np.minimum((hue - own_hue) % HUE_TURN_STEPS, (own_hue - hue) % HUE_TURN_STEPS)
+        thirtieths: Pixels = np.clip(away - 30, 0, 30).astype(np.uint8)
+        thirtieths.flags.writeable = False  # shared by every thread
+        return thirtieths
+
+    return share(0), share(60), share(120)
