@@ -12,11 +12,14 @@ from typing import Annotated
 import typer
 
 from glomedge import __version__
+from glomedge.cli.bench import bench
 from glomedge.cli.doctor import doctor
+from glomedge.cli.evaluate import evaluate
 from glomedge.cli.export import export
 from glomedge.cli.infer import infer
 from glomedge.cli.info import info
 from glomedge.cli.synth import synth
+from glomedge.cli.train import train
 from glomedge.cli.warm import warm
 from glomedge.errors import GlomedgeError
 from glomedge.notice import RESEARCH_USE_NOTICE
@@ -48,11 +51,14 @@ def _root(
 
 
 # Commands, in the order in which a user meets them.
+app.command("bench")(bench)
 app.command("doctor")(doctor)
+app.command("evaluate")(evaluate)
 app.command("export")(export)
 app.command("infer")(infer)
 app.command("info")(info)
 app.command("synth")(synth)
+app.command("train")(train)
 app.command("warm")(warm)
 
 

@@ -1,0 +1,142 @@
+"""How well probabilities and calls agree with labels; numpy only. Proportions come with 95% Wilson intervals."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from glomedge.prevalence import wilson_interval
+
+Labels = npt.NDArray[np.int64]
+Scores = npt.NDArray[np.float64]
+
+
+def auroc(labels: Labels, scores: Scores) -> float | None:
+    """Area under the ROC curve: the chance that a positive scores above a negative, ties counting half.
+
+    The Mann-Whitney form on mid-ranks (Hanley & McNeil, Radiology 1982;143:29). None where one class is missing.
+    """
+    positives = int(labels.sum())
+    negatives = len(labels) - positives
+    if not positives or not negatives:
+        return None
+    _, inverse, counts = np.unique(scores, return_inverse=True, return_counts=True)
+    mid_ranks = np.cumsum(counts) - (counts - 1) / 2.0
+    rank_sum = float(mid_ranks[inverse][labels == 1].sum())
+    return (rank_sum - positives * (positives + 1) / 2.0) / (positives * negatives)
+
+
+def average_precision(labels: Labels, scores: Scores) -> float | None:
+    """Area under the precision-recall curve by steps: sum of precision times gained recall over distinct scores.
+
+    No interpolation, which would flatter (Davis & Goadrich, ICML 2006). None where there is no positive.
+    """
+    positives = int(labels.sum())
+    if not positives:
+        return None
+    order = np.argsort(-scores, kind="stable")
+    ranked, hits = scores[order], np.cumsum(labels[order])
+    # Crops of one score are taken together: their order among themselves is arbitrary.
+    last = np.flatnonzero(np.append(ranked[1:] != ranked[:-1], True))
+    precision = hits[last] / (last + 1.0)
+    gained = np.diff(hits[last], prepend=0)
+    return float((precision * gained).sum() / positives)
+
+
+@dataclass(frozen=True)
+class Share:
+    """``k`` of ``n`` with its Wilson interval; all None where n is 0."""
+
+    k: int
+    n: int
+
+    def as_json(self) -> dict[str, Any]:
+        """value, low, high, k, n; shares from 0 to 1."""
+        low, high = wilson_interval(self.k, self.n) if self.n else (None, None)
+        return {"value": self.value, "low": low, "high": high, "k": self.k, "n": self.n}
+
+    @property
+    def value(self) -> float | None:
+        """k / n."""
+        return self.k / self.n if self.n else None
+
+    def __str__(self) -> str:
+        if self.value is None:
+            return "undefined (no such crop)"
+        low, high = wilson_interval(self.k, self.n)
+        return f"{self.value:.4f} ({low:.4f}-{high:.4f}), {self.k} of {self.n}"
+
+
+@dataclass(frozen=True)
+class Confusion:
+    """Counts of calls against labels; positive is globally sclerotic."""
+
+    true_positive: int
+    false_negative: int
+    true_negative: int
+    false_positive: int
+
+    @staticmethod
+    def of(labels: Labels, calls: Labels) -> Confusion:
+        """From labels and calls, 0 or 1, ``[N]`` each."""
+
+        def count(label: int, call: int) -> int:
+            return int(((labels == label) & (calls == call)).sum())
+
+        return Confusion(count(1, 1), count(1, 0), count(0, 0), count(0, 1))
+
+    @property
+    def accuracy(self) -> Share:
+        """Right calls of all."""
+        right = self.true_positive + self.true_negative
+        return Share(right, right + self.false_positive + self.false_negative)
+
+    @property
+    def sensitivity(self) -> Share:
+        """Positives found."""
+        return Share(self.true_positive, self.true_positive + self.false_negative)
+
+    @property
+    def specificity(self) -> Share:
+        """Negatives left alone."""
+        return Share(self.true_negative, self.true_negative + self.false_positive)
+
+    @property
+    def precision(self) -> Share:
+        """Positive calls that are right."""
+        return Share(self.true_positive, self.true_positive + self.false_positive)
+
+
+@dataclass(frozen=True)
+class CaseError:
+    """One case: %GS by the labels and by the calls, over the same crops."""
+
+    case: str
+    crops: int
+    percent_gs_labels: float
+    percent_gs_calls: float
+
+    @property
+    def error(self) -> float:
+        """Calls minus labels, in percentage points."""
+        return self.percent_gs_calls - self.percent_gs_labels
+
+
+def case_errors(cases: list[str], labels: Labels, calls: Labels) -> list[CaseError]:
+    """%GS of every case by labels and by calls, sorted by case."""
+    names = np.array(cases, dtype=object)
+    found = []
+    for case in sorted(set(cases)):
+        chosen = names == case
+        found.append(
+            CaseError(
+                case,
+                int(chosen.sum()),
+                100.0 * float(labels[chosen].mean()),
+                100.0 * float(calls[chosen].mean()),
+            )
+        )
+    return found
