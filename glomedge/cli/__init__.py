@@ -13,6 +13,7 @@ import typer
 
 from glomedge import __version__
 from glomedge.cli.bench import bench
+from glomedge.cli.demo import demo
 from glomedge.cli.doctor import doctor
 from glomedge.cli.evaluate import evaluate
 from glomedge.cli.export import export
@@ -52,6 +53,7 @@ def _root(
 
 # Commands, in the order in which a user meets them.
 app.command("bench")(bench)
+app.command("demo")(demo)
 app.command("doctor")(doctor)
 app.command("evaluate")(evaluate)
 app.command("export")(export)

@@ -1,0 +1,176 @@
+"""Which crops a file is calibrated on and which it is compared on: never the same, and never mixed by chance.
+
+Calibration draws from the training split only, the two labels alike, going round the biopsies. Comparison uses
+the validation and test splits, whole biopsies at a time; where no data set is at hand, drawn crops stand in.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from glomedge import images
+from glomedge.errors import DatasetError, UsageError
+from glomedge.preprocess import enhance
+from glomedge.spec import SIZE_PX, Recipe
+from glomedge_export.dataset import Dataset, Item, read_dataset
+from glomedge_export.parity import Crops, Progress, nothing
+from glomedge_export.record import TrainingRecord
+
+MIN_CROPS = 64
+MIN_CALIBRATION_CROPS = 16
+
+
+@dataclass(frozen=True)
+class CalibrationCrops:
+    """Enhanced crops of the training split.
+
+    Attributes:
+        images_nhwc: uint8 ``[N, 224, 224, 3]`` RGB.
+        names: of each crop, sorted.
+        cases: number of biopsies among them.
+    """
+
+    images_nhwc: npt.NDArray[np.uint8]
+    names: tuple[str, ...]
+    cases: int
+
+    @property
+    def names_sha256(self) -> str:
+        """SHA-256 of the names, one a line."""
+        return hashlib.sha256("\n".join(self.names).encode()).hexdigest()
+
+
+def read_recorded(directory: Path, record: TrainingRecord | None) -> Dataset:
+    """The data set; where it is byte for byte the one trained on, its images are not all decoded again.
+
+    Raises:
+        DatasetError: the folder is not a usable data set.
+    """
+    known: Callable[[str], bool] | None = None
+    pattern = None
+    if record is not None:
+        trained_on = record.training.data_sha256
+        pattern = record.training.case_pattern
+
+        def known(sha256: str) -> bool:
+            return sha256 == trained_on
+
+    return read_dataset(directory, pattern, min_cases=0, known_good=known)
+
+
+def enhanced(items: Sequence[Item], recipe: Recipe, progress: Progress = nothing) -> npt.NDArray[np.uint8]:
+    """Decode and enhance, on all cores: uint8 ``[N, 224, 224, 3]`` in the order of ``items``."""
+    batch = np.empty((len(items), SIZE_PX, SIZE_PX, 3), np.uint8)
+
+    def fill(index: int) -> None:
+        enhance(images.decode(images.read(items[index].path)).pixels_hwc, recipe, out=batch[index])
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for done, _ in enumerate(pool.map(fill, range(len(items))), 1):
+            progress("reading crops", done, len(items))
+    return batch
+
+
+def spread(items: Sequence[Item], count: int, seed: int = 0) -> list[Item]:
+    """Choose ``count`` items: half of each label as far as there are, and round the biopsies within a label.
+
+    Deterministic for a seed and a set of names, whatever the order of ``items``.
+    """
+    rng = np.random.default_rng(seed)
+    queues = []
+    for label in (0, 1):
+        cases: dict[str, list[Item]] = {}
+        for item in sorted(items, key=lambda item: item.name):
+            if item.label == label:
+                cases.setdefault(item.case, []).append(item)
+        shuffled = [[group[i] for i in rng.permutation(len(group))] for group in cases.values()]
+        rng.shuffle(shuffled)
+        rounds = max((len(group) for group in shuffled), default=0)
+        queues.append([group[turn] for turn in range(rounds) for group in shuffled if turn < len(group)])
+    negative, positive = queues
+    take = min(len(positive), max(count // 2, count - len(negative)))
+    return sorted([*positive[:take], *negative[: count - take]], key=lambda item: item.name)
+
+
+def calibration_crops(
+    dataset: Dataset, record: TrainingRecord | None, recipe: Recipe, count: int, progress: Progress = nothing
+) -> CalibrationCrops:
+    """Crops for calibration, from the training split of the record.
+
+    Raises:
+        DatasetError: fewer than 16 crops of the training split are in the data set.
+        UsageError: the model has no record, so its training split is unknown.
+    """
+    if record is None:
+        raise UsageError(
+            "Calibration takes crops of the training split only, and this model has no training record to tell which "
+            "those are. Copy MODEL.keras.json from where the model was trained, beside MODEL.keras."
+        )
+    chosen = [item for item in dataset.items if record.split.get(item.name) == "train"]
+    if len(chosen) < min(count, MIN_CALIBRATION_CROPS):
+        raise DatasetError(
+            f"Only {len(chosen)} crops of the model's training split are in {dataset.directory}, "
+            f"{MIN_CALIBRATION_CROPS} are needed. Give the folder that the model was trained on with --calibration."
+        )
+    chosen = spread(chosen, count)
+    return CalibrationCrops(
+        enhanced(chosen, recipe, progress), tuple(item.name for item in chosen), len({item.case for item in chosen})
+    )
+
+
+def held_out(
+    dataset: Dataset, record: TrainingRecord, recipe: Recipe, count: int, progress: Progress = nothing
+) -> Crops | None:
+    """Up to about ``count`` crops of the test, then the validation split, in whole biopsies; None where under 64.
+
+    Whole biopsies, because %GS and Remuzzi grade are those of a biopsy, not of the part of it that was drawn.
+    """
+    chosen: list[Item] = []
+    for side in ("test", "validation"):
+        cases: dict[str, list[Item]] = {}
+        for item in dataset.items:
+            if record.split.get(item.name) == side:
+                cases.setdefault(item.case, []).append(item)
+        for case in _mixed_first(cases):
+            if len(chosen) < count:
+                chosen.extend(cases[case])
+    if len(chosen) < MIN_CROPS:
+        return None
+    return Crops(
+        enhanced(chosen, recipe, progress),
+        np.array([item.label for item in chosen], np.int64),
+        tuple(item.case for item in chosen),
+        tuple(item.name for item in chosen),
+        "held-out crops of the training data",
+    )
+
+
+def _mixed_first(cases: dict[str, list[Item]]) -> list[str]:
+    """Biopsies with both labels first, then by name: they say more about %GS, and AUROC needs both labels."""
+    return sorted(cases, key=lambda case: (len({item.label for item in cases[case]}) < 2, case))
+
+
+def drawn(recipe: Recipe, count: int = MIN_CROPS, seed: int = 0) -> Crops:
+    """Drawn crops (``glomedge synth``) where no held-out crop is at hand: eight biopsies, both labels."""
+    import tempfile
+
+    from glomedge_export.synthetic import write_dataset
+
+    with tempfile.TemporaryDirectory() as folder:
+        write_dataset(Path(folder), crops=count, cases=8, seed=seed)
+        dataset = read_dataset(Path(folder), min_cases=0)
+        return Crops(
+            enhanced(dataset.items, recipe),
+            dataset.labels,
+            tuple(str(case) for case in dataset.cases),
+            tuple(item.name for item in dataset.items),
+            f"drawn crops, seed {seed}",
+        )

@@ -1,0 +1,387 @@
+"""``glomedge export``: convert, measure, hold to the gates, and only then let a file appear at its path.
+
+Order of things: Keras -> float32 graph -> (fp16 or int8) -> checker -> gates -> golden self-test -> spec -> seal ->
+temporary file -> NVIDIA's parser -> rename. Parity stands inside the spec, so it is measured on the graph before
+sealing; sealing appends metadata and does not touch the graph.
+"""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import json
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import onnx
+
+from glomedge import __version__, golden
+from glomedge.errors import GateError, ModelError, UsageError
+from glomedge.modelfile import read_model_file, sealed
+from glomedge.notice import RESEARCH_USE_NOTICE
+from glomedge.spec import BatchProfile, Calibration, ModelSpec, Parity, Precision, Recipe, Target
+from glomedge_export import gates, graph, parity
+from glomedge_export.conversion import Converted, convert
+from glomedge_export.crops import MIN_CROPS, CalibrationCrops, calibration_crops, drawn, held_out, read_recorded
+from glomedge_export.gates import GateRow
+from glomedge_export.parity import Answers, Crops, OnnxRunner, Progress, Runner, nothing
+from glomedge_export.record import TrainingRecord, read_record, record_path, write_atomically
+
+# Enough for the float32 gates, which look for a wrong graph and not for a rare flip, within the minute.
+FP32_GATE_CROPS = 96
+GATE_CROPS = 512
+TARGETS: dict[Precision, tuple[Target, ...]] = {
+    "fp32": ("any",),
+    "fp16": ("tensorrt", "onnxruntime", "openvino"),
+    "int8": ("onnxruntime", "tensorrt", "openvino"),
+}
+CalibrationMethod = Literal["auto", "minmax", "entropy", "percentile"]
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is asked of one export.
+
+    Attributes:
+        model: the ``.keras`` file; its record lies beside it.
+        output: final path; None for the default beside the model.
+        precision: of the file.
+        target: runtime that the file is laid out for; None for the precision's first.
+        data: labelled data set for calibration and gates; None for the one in the record, where it still lies.
+        recipe: colour enhancement, only for a model without a record.
+        threshold: decision threshold, only for a model without a record.
+        calibration_crops: how many training crops int8 is calibrated on.
+        calibration_method: how activation ranges are chosen.
+        batch_profile: batch sizes that an engine is built for.
+        gate_overrides: GateLimits fields put in place of the defaults.
+        gate_crops: about how many held-out crops to compare on; None for the precision's default.
+        require_tensorrt_check: absence of NVIDIA's parser is an error.
+        engine: write the portable TensorRT-RTX engine beside the model.
+        device: name of the device recipe that chose the above, for the report.
+    """
+
+    model: Path
+    output: Path | None = None
+    precision: Precision = "fp32"
+    target: Target | None = None
+    data: Path | None = None
+    recipe: Recipe | None = None
+    threshold: float | None = None
+    calibration_crops: int = 256
+    calibration_method: CalibrationMethod = "auto"
+    batch_profile: BatchProfile = field(default_factory=BatchProfile)
+    gate_overrides: dict[str, float | None] = field(default_factory=dict)
+    gate_crops: int | None = None
+    require_tensorrt_check: bool = False
+    engine: bool = False
+    device: str | None = None
+
+
+@dataclass(frozen=True)
+class Result:
+    """What one export wrote.
+
+    Attributes:
+        path: the model file.
+        spec: as it stands inside the file.
+        rows: the gate table, all passed.
+        report: what ``<model>.export.json`` holds.
+        written: every file written, the model first.
+    """
+
+    path: Path
+    spec: ModelSpec
+    rows: list[GateRow]
+    report: dict[str, Any]
+    written: tuple[Path, ...]
+
+
+def resolved_target(precision: Precision, target: Target | None) -> Target:
+    """The target to lay out for. Raises UsageError where precision and target do not go together."""
+    allowed = TARGETS[precision]
+    if target is None or (precision == "fp32" and target in ("any", "onnxruntime", "tensorrt", "openvino")):
+        return allowed[0]
+    if target not in allowed:
+        raise UsageError(
+            f"{precision} is exported for {' or '.join(allowed)}, not {target!r}. Choose one with --target."
+        )
+    return target
+
+
+def default_output(model: Path, precision: Precision, target: Target) -> Path:
+    """``model.onnx`` for float32, ``model.<precision>.<target>.onnx`` otherwise, beside the Keras model."""
+    suffix = ".onnx" if precision == "fp32" else f".{precision}.{target}.onnx"
+    return model.with_name(model.stem + suffix)
+
+
+@dataclass(frozen=True)
+class _Source:
+    """The Keras model and everything known about it."""
+
+    keras_model: Any
+    record: TrainingRecord | None
+    recipe: Recipe
+    threshold: float
+    temperature: float
+
+
+def _load(request: Request) -> _Source:
+    from glomedge_export.network import load_model
+
+    record = read_record(request.model) if record_path(request.model).is_file() else None
+    if record is None and request.recipe is None:
+        raise ModelError(
+            f"There is no training record at {record_path(request.model)}: how the crops were enhanced is unknown. "
+            "Copy it from where the model was trained, or say --recipe seed, published or plain if you know."
+        )
+    if record is not None and (request.recipe not in (None, record.recipe) or request.threshold is not None):
+        raise UsageError(
+            "Recipe and threshold of this model are in its training record and are not changed at export. "
+            "Leave out --recipe and --threshold; glomedge infer takes a --threshold of its own."
+        )
+    recipe = record.recipe if record is not None else request.recipe
+    assert recipe is not None
+    return _Source(
+        load_model(request.model),
+        record,
+        recipe,
+        record.threshold if record is not None else request.threshold or 0.5,
+        record.temperature if record is not None else 1.0,
+    )
+
+
+def weights_sha256(keras_model: Any) -> str:
+    """SHA-256 of backbone and dense weights, shapes and bytes in layer order: the same for every precision."""
+    from glomedge_export.network import inference_parts
+
+    parts = inference_parts(keras_model)
+    digest = hashlib.sha256()
+    for value in [*parts.backbone.get_weights(), parts.kernel, parts.bias]:
+        digest.update(str(value.shape).encode())
+        digest.update(np.ascontiguousarray(value, np.float32).tobytes())
+    return digest.hexdigest()
+
+
+def _crops(request: Request, source: _Source, progress: Progress) -> tuple[Crops, CalibrationCrops | None, str | None]:
+    """Crops to compare on, crops to calibrate on (int8), and why drawn crops were used, if they were."""
+    count = request.gate_crops or (FP32_GATE_CROPS if request.precision == "fp32" else GATE_CROPS)
+    directory = request.data
+    if directory is None and source.record is not None and Path(source.record.data_directory).is_dir():
+        directory = Path(source.record.data_directory)
+    if directory is None:
+        if request.precision == "int8":
+            raise UsageError(
+                "int8 is calibrated on crops of the training split, and the folder that the model was trained on is "
+                "not known here. Give it with --calibration DATA."
+            )
+        return drawn(source.recipe), None, "the data set that the model was trained on is not here"
+    dataset = read_recorded(directory, source.record)
+    calibration = None
+    if request.precision == "int8":
+        calibration = calibration_crops(dataset, source.record, source.recipe, request.calibration_crops, progress)
+    found = held_out(dataset, source.record, source.recipe, count, progress) if source.record is not None else None
+    if found is not None:
+        return found, calibration, None
+    return drawn(source.recipe), calibration, f"fewer than {MIN_CROPS} held-out crops are known"
+
+
+def _lower(
+    request: Request, target: Target, converted: Converted, calibration: CalibrationCrops | None, progress: Progress
+) -> tuple[onnx.ModelProto, Calibration | None, list[dict[str, Any]]]:
+    """The graph in the precision asked for, how it was calibrated, and further steps for the report."""
+    if request.precision == "fp32":
+        return converted.model, None, []
+    raise UsageError(f"{request.precision} is not available in this build. Choose --precision fp32.")
+
+
+def export(
+    request: Request, progress: Progress = nothing, on_gates: Callable[[list[GateRow]], None] | None = None
+) -> Result:
+    """Run one export.
+
+    Args:
+        request: what is asked.
+        progress: called with (stage, done, of).
+        on_gates: called with the gate table before it is enforced, so that it can be shown when it refuses too.
+
+    Raises:
+        GateError: the file does not say what its reference says; nothing is at the final path.
+        ModelError, DatasetError, UsageError: the model, data or options cannot be used.
+        MissingExtraError: a package of the extra ``export`` is not installed.
+    """
+    started = time.perf_counter()
+    seconds: dict[str, float] = {}
+
+    def lap(name: str) -> None:
+        nonlocal started
+        now = time.perf_counter()
+        seconds[name] = round(now - started, 3)
+        started = now
+
+    target = resolved_target(request.precision, request.target)
+    output = request.output or default_output(request.model, request.precision, target)
+    if not output.parent.is_dir():
+        raise UsageError(f"The folder {output.parent} does not exist. Make it, or give another --output.")
+    progress("loading", 0, 1)
+    source = _load(request)
+    lap("load")
+    crops, calibration_set, stand_in = _crops(request, source, progress)
+    lap("crops")
+    progress("converting", 0, 1)
+    converted = convert(source.keras_model, source.temperature)
+    lap("convert")
+    fp32_parity, keras = _against_keras(source, converted.model, crops, request, progress)
+    lap("fp32 gates")
+    model, calibration, steps = _lower(request, target, converted, calibration_set, progress)
+    lap(f"lower to {request.precision}")
+    measured = fp32_parity
+    if request.precision != "fp32":
+        gates.enforce(fp32_parity, "The float32 graph behind this file")
+        measured = _against_fp32(source, converted.model, model, target, crops, request, progress)
+    rows = gates.table(measured)
+    if on_gates is not None:
+        on_gates(rows)
+    gates.enforce(measured, f"{output.name} ({request.precision}, {target})")
+    runner = runner_for(model.SerializeToString(), request.precision, target)
+    _check_profile(runner, crops, request.batch_profile)
+    lap("gates")
+    self_test = golden.make(source.recipe, lambda images: runner(images)[0], request.precision)
+    spec = ModelSpec(
+        producer=f"glomedge {__version__}",
+        created_utc=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        threshold=source.threshold,
+        temperature=source.temperature,
+        recipe=source.recipe,
+        input_scaling=converted.input_scaling,
+        precision=request.precision,
+        target=target,
+        opset=model.opset_import[0].version,
+        batch_profile=request.batch_profile,
+        weights_sha256=weights_sha256(source.keras_model),
+        multiply_adds=graph.multiply_adds(converted.model),
+        training=source.record.training if source.record is not None else None,
+        operating_point=source.record.operating_point if source.record is not None else None,
+        calibration=calibration,
+        parity=measured,
+        golden=self_test,
+    )
+    data = sealed(model.SerializeToString(), spec)
+    report = {
+        "notice": RESEARCH_USE_NOTICE,
+        "model": output.name,
+        "sha256": hashlib.sha256(data).hexdigest(),
+        "size_bytes": len(data),
+        "precision": request.precision,
+        "target": target,
+        "device": request.device,
+        "judged_on": runner.name,
+        "parity": measured.model_dump(),
+        "float32_against_keras": fp32_parity.model_dump(),
+        "drawn_crops_because": stand_in,
+        "gates": [asdict(row) for row in rows],
+        "steps": [*[asdict(step) for step in converted.steps], *steps],
+        "operators": graph.op_counts(model),
+        "multiply_adds": spec.multiply_adds,
+        "versions": versions(),
+        "seconds": seconds,
+    }
+    write_atomically(output, data)
+    read_model_file(output)
+    lap("write")
+    report_path = output.with_suffix(".export.json")
+    write_atomically(report_path, json.dumps(report, indent=1).encode())
+    del keras
+    return Result(output, spec, rows, report, (output, report_path))
+
+
+def _against_keras(
+    source: _Source, model: onnx.ModelProto, crops: Crops, request: Request, progress: Progress
+) -> tuple[Parity, Answers]:
+    few = crops if request.precision == "fp32" else _first(crops, MIN_CROPS)
+    import keras
+
+    reference = parity.keras_answers(source.keras_model, few.images_nhwc, source.temperature, progress=progress)
+    runner = OnnxRunner(model.SerializeToString())
+    candidate = parity.onnx_answers(runner, few.images_nhwc, what="float32 file", progress=progress)
+    overrides = request.gate_overrides if request.precision == "fp32" else {}
+    measured = parity.compare(
+        reference,
+        candidate,
+        few,
+        threshold=source.threshold,
+        limits=gates.limits_for("fp32", overrides),
+        reference_name=f"Keras {keras.__version__}",
+        temperature=source.temperature,
+    )
+    return measured, reference
+
+
+def _first(crops: Crops, count: int) -> Crops:
+    return Crops(
+        crops.images_nhwc[:count], crops.labels[:count], crops.cases[:count], crops.names[:count], crops.source
+    )
+
+
+def _against_fp32(
+    source: _Source,
+    fp32: onnx.ModelProto,
+    model: onnx.ModelProto,
+    target: Target,
+    crops: Crops,
+    request: Request,
+    progress: Progress,
+) -> Parity:
+    images = crops.images_nhwc
+    reference = parity.onnx_answers(OnnxRunner(fp32.SerializeToString()), images, what="float32", progress=progress)
+    runner = runner_for(model.SerializeToString(), request.precision, target)
+    candidate = parity.onnx_answers(runner, images, what=f"{request.precision} file", progress=progress)
+    return parity.compare(
+        reference,
+        candidate,
+        crops,
+        threshold=source.threshold,
+        limits=gates.limits_for(request.precision, request.gate_overrides),
+        reference_name="the float32 file of the same weights",
+        temperature=source.temperature,
+    )
+
+
+def runner_for(model: bytes, precision: Precision, target: Target) -> Runner:
+    """What judges a file here: its own runtime where it runs on a CPU, else the file executed as written."""
+    return OnnxRunner(model)
+
+
+def _check_profile(runner: Runner, crops: Crops, profile: BatchProfile) -> None:
+    for size in sorted({profile.min, profile.opt, profile.max}):
+        picked = crops.images_nhwc[np.arange(size) % len(crops)]
+        probability, activation = runner(np.ascontiguousarray(picked))
+        if probability.shape != (size,) or len(activation) != size:
+            raise GateError(f"The file answers a batch of {size} with {probability.shape}. Report this: a defect.")
+        parity.check_finite(Answers(probability, activation), f"The exported file at batch {size}")
+
+
+def versions() -> dict[str, str]:
+    """The packages that made the file, by distribution name."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    found = {}
+    for name in (
+        "glomedge",
+        "tensorflow",
+        "keras",
+        "tf2onnx",
+        "onnx",
+        "onnxruntime",
+        "openvino",
+        "tensorrt-rtx",
+        "numpy",
+    ):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found

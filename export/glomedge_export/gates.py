@@ -1,0 +1,154 @@
+"""The gates: how far a file may move from its reference before it is refused.
+
+Limits are those of the design: float32 must be the same answer, float16 and int8 may move, but not the answer that
+matters to a biopsy. Every limit can be loosened or tightened by hand (``--gate-*``); what was used is kept in the spec.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from glomedge.errors import GateError, UsageError
+from glomedge.spec import GateLimits, Parity, Precision
+
+# Relative difference between the mean of ``activation`` and the logit: rounding of a sum of 49 floats, with room.
+MAX_LOGIT_RELATIVE_DIFFERENCE = 1e-4
+
+DEFAULT_LIMITS: dict[Precision, GateLimits] = {
+    "fp32": GateLimits(
+        max_probability_difference=1e-5,
+        max_flip_fraction=0.0,
+        max_auroc_loss=0.001,
+        max_grade_change_fraction=0.0,
+        min_map_rank_correlation=0.999,
+    ),
+    "fp16": GateLimits(
+        max_probability_difference=5e-3,
+        max_flip_fraction=0.001,
+        max_auroc_loss=0.001,
+        max_grade_change_fraction=0.0,
+        min_map_rank_correlation=0.99,
+    ),
+    "int8": GateLimits(
+        max_probability_difference=None,
+        max_flip_fraction=0.005,
+        max_auroc_loss=0.005,
+        max_grade_change_fraction=0.02,
+        min_map_rank_correlation=0.95,
+    ),
+}
+
+
+@dataclass(frozen=True)
+class GateRow:
+    """One line of the gate table.
+
+    Attributes:
+        name: what was measured.
+        measured: the figure; None where it could not be measured (said in ``note``).
+        limit: the limit; None where the figure is only reported.
+        passed: whether the file may pass.
+        note: unit and counts, for people.
+    """
+
+    name: str
+    measured: float | None
+    limit: float | None
+    passed: bool
+    note: str = ""
+
+
+def limits_for(precision: Precision, overrides: dict[str, float | None] | None = None) -> GateLimits:
+    """The default limits of a precision with those given by hand put in their place (None switches one off).
+
+    Raises:
+        UsageError: a limit that is negative, above 1, or not one of the gates.
+    """
+    values = DEFAULT_LIMITS[precision].model_dump()
+    for name, value in (overrides or {}).items():
+        if name not in values:
+            raise UsageError(f"There is no gate {name!r}. Choose one of {', '.join(sorted(values))}.")
+        if value is not None and not 0.0 <= value <= 1.0:
+            raise UsageError(f"The gate {name} is {value}, outside 0 to 1. Give a fraction such as 0.005.")
+        values[name] = value
+    return GateLimits(**values)
+
+
+def table(parity: Parity) -> list[GateRow]:
+    """Hold what was measured against ``parity.limits``; one row each, in a fixed order."""
+    limits = parity.limits
+    rows = [
+        _most(
+            "largest |difference| of probability",
+            parity.max_probability_difference,
+            limits.max_probability_difference,
+            f"mean {parity.mean_probability_difference:.2g}",
+        ),
+        _most(
+            "flipped decisions, fraction",
+            parity.flips / parity.crops,
+            limits.max_flip_fraction,
+            f"{parity.flips} of {parity.crops} crops",
+        ),
+    ]
+    if parity.max_logit_relative_difference is not None:
+        rows.append(
+            _most(
+                "mean of activation against the logit, relative",
+                parity.max_logit_relative_difference,
+                MAX_LOGIT_RELATIVE_DIFFERENCE,
+            )
+        )
+    if parity.auroc is not None and parity.auroc_reference is not None:
+        loss = parity.auroc_reference - parity.auroc
+        note = f"{parity.auroc_reference:.4f} -> {parity.auroc:.4f}"
+        rows.append(_most("AUROC loss", max(0.0, loss), limits.max_auroc_loss, note))
+    else:
+        rows.append(GateRow("AUROC loss", None, limits.max_auroc_loss, True, "not measured: one class only"))
+    if parity.grades_changed is not None and parity.cases:
+        rows.append(
+            _most(
+                "Remuzzi grades changed, fraction of biopsies",
+                parity.grades_changed / parity.cases,
+                limits.max_grade_change_fraction,
+                f"{parity.grades_changed} of {parity.cases} biopsies",
+            )
+        )
+        rows.append(GateRow("largest shift of %GS, points", parity.max_percent_gs_shift, None, True, "reported"))
+    if parity.min_map_rank_correlation is not None:
+        limit = limits.min_map_rank_correlation
+        good = limit is None or parity.min_map_rank_correlation >= limit
+        rows.append(GateRow("rank correlation of the map, at least", parity.min_map_rank_correlation, limit, good))
+    return rows
+
+
+def _most(name: str, measured: float, limit: float | None, note: str = "") -> GateRow:
+    # `not >` would let NaN pass.
+    return GateRow(name, measured, limit, limit is None or measured <= limit, note)
+
+
+def enforce(parity: Parity, what: str) -> list[GateRow]:
+    """The gate table, or GateError naming every gate that refused and what to do.
+
+    Args:
+        parity: the measurement, with its limits.
+        what: the file in words, for the message.
+    """
+    rows = table(parity)
+    refused = [row for row in rows if not row.passed]
+    if refused:
+        reasons = "; ".join(f"{row.name}: {row.measured:.3g}, limit {row.limit:.3g}" for row in refused)
+        raise GateError(
+            f"{what} is refused, it does not say what {parity.reference} says on {parity.crops} crops "
+            f"({parity.source}): {reasons}. Nothing was written. {_advice(parity)}"
+        )
+    return rows
+
+
+def _advice(parity: Parity) -> str:
+    if parity.limits == DEFAULT_LIMITS["fp32"]:
+        return "Report this with the versions that glomedge doctor prints; a float32 export must not differ."
+    return (
+        "Calibrate on more crops of the training split (--calibration DATA --calibration-crops 512), choose a higher "
+        "precision, or accept more by hand with --gate-* if you can answer for it."
+    )

@@ -1,0 +1,220 @@
+"""``glomedge export``: Keras model -> one proven, self-describing ONNX file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from glomedge.errors import MissingExtraError, UsageError
+from glomedge.notice import RESEARCH_USE_NOTICE
+
+if TYPE_CHECKING:
+    from glomedge_export.exporting import Result
+    from glomedge_export.gates import GateRow
+
+DEFAULT_MODEL = Path("artifacts/model.keras")
+
+
+def export(
+    model: Annotated[Path, typer.Argument(help="The .keras file that glomedge train wrote.")] = DEFAULT_MODEL,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="The .onnx file to write [default: beside the model]")
+    ] = None,
+    precision: Annotated[str | None, typer.Option(help="fp32, fp16 or int8 [default: fp32]")] = None,
+    target: Annotated[
+        str | None, typer.Option(help="Runtime to lay the file out for: onnxruntime, tensorrt or openvino.")
+    ] = None,
+    calibration: Annotated[
+        Path | None,
+        typer.Option(
+            "--calibration",
+            "--data",
+            metavar="DATA",
+            help="The data set trained on: int8 calibration takes its training split, the gates the rest "
+            "[default: where it lay when training]",
+        ),
+    ] = None,
+    calibration_crops: Annotated[int, typer.Option(min=1, help="Training crops to calibrate int8 on.")] = 256,
+    calibration_method: Annotated[
+        str, typer.Option(help="auto (the best parity of the three), minmax, entropy or percentile.")
+    ] = "auto",
+    recipe: Annotated[
+        str | None, typer.Option(help="Colour recipe, for a model without training record: seed, published or plain.")
+    ] = None,
+    threshold: Annotated[
+        float | None, typer.Option(help="Decision threshold, for a model without training record [default: 0.5]")
+    ] = None,
+    batch_profile: Annotated[
+        str | None, typer.Option(metavar="MIN,OPT,MAX", help="Batch sizes of an engine [default: 1,8,32]")
+    ] = None,
+    gate_crops: Annotated[int | None, typer.Option(min=64, help="About how many held-out crops to compare on.")] = None,
+    gate_probability: Annotated[
+        str | None, typer.Option(metavar="LIMIT|off", help="Gate: largest |difference| of probability.")
+    ] = None,
+    gate_flips: Annotated[
+        str | None, typer.Option(metavar="LIMIT|off", help="Gate: largest fraction of flipped decisions.")
+    ] = None,
+    gate_auroc: Annotated[str | None, typer.Option(metavar="LIMIT|off", help="Gate: largest loss of AUROC.")] = None,
+    gate_grades: Annotated[
+        str | None, typer.Option(metavar="LIMIT|off", help="Gate: largest fraction of biopsies changing grade.")
+    ] = None,
+    gate_map: Annotated[
+        str | None, typer.Option(metavar="LIMIT|off", help="Gate: smallest rank correlation of the activation map.")
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="Choose all of this for a device; see --list-devices.")] = None,
+    list_devices: Annotated[bool, typer.Option("--list-devices", help="Explain the device recipes and exit.")] = False,
+    require_tensorrt_check: Annotated[
+        bool, typer.Option("--require-tensorrt-check", help="Fail where NVIDIA's parser is not installed.")
+    ] = False,
+    engine: Annotated[
+        bool, typer.Option("--engine", help="Also write the portable TensorRT-RTX engine and its passport.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+) -> None:
+    """Turn a Keras model into one self-describing ONNX file, and prove that it still says what Keras said."""
+    try:
+        import onnx  # noqa: F401
+        import tensorflow  # noqa: F401
+        import tf2onnx  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise MissingExtraError("glomedge export", str(error.name), "export") from error
+    from glomedge_export.exporting import Request
+    from glomedge_export.exporting import export as run
+
+    request = Request(
+        model=model,
+        output=output,
+        precision=_choice("--precision", precision or "fp32", ("fp32", "fp16", "int8")),
+        target=_choice("--target", target, ("any", "onnxruntime", "tensorrt", "openvino")) if target else None,
+        data=calibration,
+        recipe=_recipe(recipe),
+        threshold=threshold,
+        calibration_crops=calibration_crops,
+        calibration_method=_choice(
+            "--calibration-method", calibration_method, ("auto", "minmax", "entropy", "percentile")
+        ),
+        batch_profile=_profile(batch_profile or "1,8,32"),
+        gate_overrides=_overrides(
+            max_probability_difference=gate_probability,
+            max_flip_fraction=gate_flips,
+            max_auroc_loss=gate_auroc,
+            max_grade_change_fraction=gate_grades,
+            min_map_rank_correlation=gate_map,
+        ),
+        gate_crops=gate_crops,
+        require_tensorrt_check=require_tensorrt_check,
+        engine=engine,
+        device=device,
+    )
+    with _Progress() as progress:
+        result = run(request, progress, lambda rows: None if as_json else progress.pause(lambda: _gate_table(rows)))
+    if as_json:
+        typer.echo(json.dumps(result.report, indent=1))
+    else:
+        _summary(result)
+
+
+def _choice(option: str, value: str, allowed: tuple[str, ...]) -> Any:
+    if value not in allowed:
+        raise UsageError(f"{option} {value!r} is not known. Choose {', '.join(allowed[:-1])} or {allowed[-1]}.")
+    return value
+
+
+def _recipe(name: str | None) -> Any:
+    from glomedge.spec import Recipe
+
+    if name is None:
+        return None
+    try:
+        return Recipe.named(name)
+    except ValueError as error:
+        raise UsageError(f"--recipe: {error}.") from error
+
+
+def _profile(text: str) -> Any:
+    from glomedge.spec import BatchProfile
+
+    try:
+        low, best, high = (int(part) for part in text.split(","))
+    except ValueError:
+        low = best = high = 0
+    if not 1 <= low <= best <= high:
+        raise UsageError(f"--batch-profile {text!r} is not three rising batch sizes. Write, for example, 1,8,32.")
+    return BatchProfile(min=low, opt=best, max=high)
+
+
+def _overrides(**given: str | None) -> dict[str, float | None]:
+    values: dict[str, float | None] = {}
+    for name, text in given.items():
+        if text is None:
+            continue
+        try:
+            values[name] = None if text == "off" else float(text)
+        except ValueError:
+            raise UsageError(
+                f"The gate limit {text!r} is neither a number nor 'off'. Write, for example, 0.01."
+            ) from None
+    return values
+
+
+class _Progress:
+    """One line per stage on a terminal (stderr); silent elsewhere."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+        console = Console(stderr=True)
+        self._bar = Progress(
+            TextColumn("{task.description:<28}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            console=console,
+            disable=not console.is_terminal,
+            transient=True,
+        )
+        self._tasks: dict[str, Any] = {}
+
+    def __enter__(self) -> _Progress:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def __call__(self, stage: str, done: int, of: int) -> None:
+        if stage not in self._tasks:
+            self._tasks[stage] = self._bar.add_task(stage, total=of)
+        self._bar.update(self._tasks[stage], completed=done, total=of)
+
+    def pause(self, show: Any) -> None:
+        """Print something that stays while the bar goes on."""
+        self._bar.stop()
+        show()
+        self._bar.start()
+
+
+def _gate_table(rows: list[GateRow]) -> None:
+    typer.echo(f"{'gate':<52}{'measured':>12}{'limit':>10}  verdict")
+    for row in rows:
+        measured = "-" if row.measured is None else f"{row.measured:.3g}"
+        limit = "-" if row.limit is None else f"{row.limit:g}"
+        verdict = "pass" if row.passed else "REFUSED"
+        typer.echo(f"{row.name:<52}{measured:>12}{limit:>10}  {verdict}{f'  ({row.note})' if row.note else ''}")
+
+
+def _summary(result: Result) -> None:
+    parity = result.spec.parity
+    assert parity is not None
+    typer.echo(
+        f"Compared with {parity.reference} on {parity.crops} crops of {parity.cases} biopsies ({parity.source}; "
+        f"probabilities spread over {parity.probability_spread:.2f}), judged on {result.report['judged_on']}."
+    )
+    for path in result.written:
+        typer.echo(f"wrote {path}  ({path.stat().st_size / 1e6:.1f} MB)")
+    typer.echo(f"Next: glomedge infer DIR --model {result.path}")
+    typer.echo(RESEARCH_USE_NOTICE)
