@@ -1,0 +1,257 @@
+"""The whole way in one go: draw crops, train, export, infer, evaluate, bench.
+
+Every step is the command that a user would type, run as its own process in the demo folder, so what the demo shows
+is what the commands do. Finished steps are noted in ``demo.json``: a demo that was broken off goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import csv
+import importlib.util
+import json
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from glomedge import __version__
+from glomedge.errors import GlomedgeError, MissingExtraError, OutputError, UsageError
+from glomedge.notice import RESEARCH_USE_NOTICE
+from glomedge_export.record import write_atomically
+
+RECORD_FILE = "demo.json"
+MIN_AUROC = 0.9
+_NEEDED = ("tensorflow", "tf2onnx", "onnxruntime")
+
+
+@dataclass(frozen=True)
+class Step:
+    """One command of the demo.
+
+    Attributes:
+        arguments: what follows ``glomedge`` on the command line.
+        makes: what it leaves in the demo folder; removed before the step runs: a broken-off try may have left half.
+        says: the line printed above the command.
+    """
+
+    arguments: tuple[str, ...]
+    makes: tuple[str, ...]
+    says: str
+
+    @property
+    def command(self) -> str:
+        """As typed."""
+        return shlex.join(("glomedge", *self.arguments))
+
+
+def _step(says: str, command: str, *makes: str) -> Step:
+    return Step(tuple(shlex.split(command)), makes, says)
+
+
+# Adam and small batches, because from random weights the users' SGD at 0.001 moves little in two epochs.
+STEPS = (
+    _step("Draw crops to train on", "synth data --crops 300 --cases 15 --positive-fraction 0.4 --seed 1", "data"),
+    _step("Draw tonight's biopsies, which training never sees", "synth night --crops 120 --cases 6 --seed 2", "night"),
+    _step(
+        "Train",
+        "train data --weights none --epochs 2 --batch-size 16 --optimizer adam --learning-rate 0.0003",
+        "artifacts",
+    ),
+    _step("Export to one ONNX file and prove it equal to Keras", "export", "artifacts/model.onnx"),
+    _step("Call tonight's crops", "infer night", "predictions"),
+    _step("Hold the calls against the labels", "evaluate night"),
+    _step("Measure", "bench --images night --duration 2", "bench"),
+)
+
+
+_PLACES = (
+    ("predictions/predictions.csv", "one row a crop"),
+    ("predictions/cases.csv", "one row a biopsy: percentage of globally sclerotic glomeruli, interval, grade"),
+    ("predictions/report.html", "the same for reading, in a browser"),
+    ("artifacts/training-report.html", "how the training went and how far to trust it"),
+    ("artifacts/model.onnx", "the model, all that an edge device needs: glomedge info shows what is in it"),
+    ("bench/bench.html", "latency and throughput on this machine"),
+    (RECORD_FILE, "how long each command took"),
+)
+
+
+@dataclass(frozen=True)
+class DemoResult:
+    """How the demo went.
+
+    Attributes:
+        directory: the demo folder.
+        auroc: of the drawn biopsies that training never saw.
+        crops: how many they hold.
+        seconds: wall-clock time of each command, as typed.
+    """
+
+    directory: Path
+    auroc: float
+    crops: int
+    seconds: dict[str, float]
+
+    @property
+    def total_seconds(self) -> float:
+        """Of all commands."""
+        return sum(self.seconds.values())
+
+    def places(self) -> list[tuple[Path, str]]:
+        """What was made and is worth a look, only what is there."""
+        found = [(self.directory / path, what) for path, what in _PLACES if (self.directory / path).exists()]
+        width = max((len(str(path)) for path, _ in found), default=0)
+        return [(path, what.rjust(len(what) + width - len(str(path)))) for path, what in found]
+
+
+Runner = Callable[[Sequence[str], Path], int]
+
+
+def run_demo(
+    directory: Path,
+    *,
+    fresh: bool = False,
+    steps: Sequence[Step] = STEPS,
+    say: Callable[[str], None] = print,
+    runner: Runner | None = None,
+) -> DemoResult:
+    """Run the demo in ``directory`` and hold it to its promise.
+
+    Args:
+        directory: new, empty, or of an earlier demo (which is then gone on with).
+        fresh: remove what an earlier demo left in ``directory`` and start again.
+        steps: the commands, in order.
+        say: prints one line.
+        runner: runs one command line (arguments after ``glomedge``) in a folder and returns its exit code.
+
+    Raises:
+        UsageError: ``directory`` holds something else.
+        MissingExtraError: the workstation side is not installed.
+        GlomedgeError: a command failed, or the model did not learn (AUROC below ``MIN_AUROC``).
+    """
+    for package in _NEEDED:
+        if importlib.util.find_spec(package) is None:
+            raise MissingExtraError("The demo", package, "export")
+    runner = runner or run_glomedge
+    try:
+        done = _prepare(directory, fresh)
+        say(f"$ cd {shlex.quote(str(directory))}")
+        for number, step in enumerate(steps, 1):
+            say(f"\n[{number}/{len(steps)}] {step.says}\n$ {step.command}")
+            if step.command in done:
+                say(f"(done earlier, in {done[step.command]:.0f} s; start again with --fresh)")
+                continue
+            # What follows a repeated step was made from what it replaces.
+            done = {command: seconds for command, seconds in done.items() if command in _before(steps, step)}
+            _remove(directory, step.makes)
+            started = time.perf_counter()
+            code = runner(step.arguments, directory)
+            if code:
+                raise GlomedgeError(
+                    f"The demo stopped: '{step.command}' ended with exit code {code}, see above. "
+                    f"Mend that and run 'glomedge demo {shlex.quote(str(directory))}' again: it goes on from here."
+                )
+            done[step.command] = round(time.perf_counter() - started, 2)
+            _write_record(directory, done)
+        auroc, crops = auroc_of(directory / "predictions" / "predictions.csv", directory / "night" / "public.csv")
+        _write_record(directory, done, auroc=auroc, crops=crops)
+    except OSError as error:
+        raise OutputError(f"The demo cannot use {directory}: {error}. Choose a folder you can write to.") from error
+    if not auroc >= MIN_AUROC:
+        raise GlomedgeError(
+            f"The demo ran, but its model did not learn: AUROC {auroc:.3f} on {crops} drawn crops it had not seen, "
+            f"below {MIN_AUROC}. Run it again with --fresh; if it repeats, report it with {directory / RECORD_FILE}."
+        )
+    return DemoResult(directory, auroc, crops, done)
+
+
+def run_glomedge(arguments: Sequence[str], directory: Path) -> int:
+    """Run ``glomedge`` with this interpreter in ``directory``; its output goes where ours goes."""
+    process = subprocess.Popen([sys.executable, "-m", "glomedge", *arguments], cwd=directory)
+    try:
+        return process.wait()
+    except KeyboardInterrupt:
+        # The terminal has sent Ctrl-C to the command too: let it close its files before we go.
+        process.wait()
+        raise
+
+
+def auroc_of(predictions: Path, labels: Path) -> tuple[float, int]:
+    """AUROC of ``predictions.csv`` against ``public.csv``, and the number of crops compared.
+
+    The Mann-Whitney statistic: the share of (positive, negative) pairs in which the positive has the higher
+    probability, ties counting half. Computed here, apart from ``glomedge evaluate``, as a check on it.
+
+    Raises:
+        GlomedgeError: a labelled crop has no probability, or a class is missing.
+    """
+    with labels.open(newline="", encoding="utf-8") as file:
+        truth = {row["name"]: int(row["ground truth"]) for row in csv.DictReader(file)}
+    with predictions.open(newline="", encoding="utf-8") as file:
+        probability = {Path(row["path"]).name: row["probability"] for row in csv.DictReader(file)}
+    missing = sorted(name for name in truth if not probability.get(name))
+    if missing:
+        raise GlomedgeError(
+            f"{predictions} has no probability for {len(missing)} labelled crops, {missing[0]} among them. "
+            "Run the demo again with --fresh."
+        )
+    positive = [float(probability[name]) for name, label in truth.items() if label == 1]
+    negative = [float(probability[name]) for name, label in truth.items() if label == 0]
+    if not positive or not negative:
+        raise GlomedgeError(f"{labels} holds one class only. Run the demo again with --fresh.")
+    wins = sum((p > n) + 0.5 * (p == n) for p in positive for n in negative)
+    return wins / (len(positive) * len(negative)), len(truth)
+
+
+def _before(steps: Sequence[Step], step: Step) -> set[str]:
+    commands = [other.command for other in steps]
+    return set(commands[: commands.index(step.command)])
+
+
+def _prepare(directory: Path, fresh: bool) -> dict[str, float]:
+    """Check or make the demo folder; returns the commands that an earlier run finished, with their seconds."""
+    if directory.exists() and not directory.is_dir():
+        raise UsageError(f"{directory} is a file: name a folder for the demo.")
+    directory.mkdir(parents=True, exist_ok=True)
+    record = _read_record(directory)
+    if record is None and any(directory.iterdir()):
+        raise UsageError(f"{directory} is not empty and no demo folder: name a new one, glomedge demo NEW_FOLDER.")
+    if record is None or fresh or record.get("version") != __version__:
+        # Only what the demo itself makes: notes that somebody added stay.
+        _remove(directory, tuple(made for step in STEPS for made in step.makes))
+        _write_record(directory, {})
+        return {}
+    return {str(command): float(seconds) for command, seconds in record["seconds"].items()}
+
+
+def _read_record(directory: Path) -> dict[str, Any] | None:
+    try:
+        record = json.loads((directory / RECORD_FILE).read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return None
+    is_ours = isinstance(record, dict) and record.get("demo") == "glomedge" and isinstance(record.get("seconds"), dict)
+    return record if is_ours else None
+
+
+def _write_record(directory: Path, seconds: dict[str, float], **figures: float) -> None:
+    record = {
+        "notice": f"Drawn crops, no patient's tissue. {RESEARCH_USE_NOTICE}",
+        "demo": "glomedge",
+        "version": __version__,
+        "seconds": seconds,
+        **figures,
+    }
+    write_atomically(directory / RECORD_FILE, (json.dumps(record, indent=1) + "\n").encode())
+
+
+def _remove(directory: Path, makes: Sequence[str]) -> None:
+    for made in makes:
+        path = directory / made
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
