@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import keras
 import numpy as np
@@ -24,6 +24,7 @@ from keras import layers, ops
 
 from glomedge.errors import ModelError, UsageError
 from glomedge.spec import SIZE_PX, InputScaling
+from glomedge_export.fitoptions import OptimizerName
 
 BACKBONE_NAME = "resnet50v2"
 BACKBONE_LAYERS = 190
@@ -32,8 +33,6 @@ DROPOUT_RATE = 0.3
 ROTATION_TURNS = 0.15
 # keras.applications.resnet.preprocess_input ("caffe" mode): RGB -> BGR, then minus the ImageNet means in BGR order.
 IMAGENET_MEAN_BGR = (103.939, 116.779, 123.68)
-
-OptimizerName = Literal["sgd", "adam"]
 
 
 @keras.saving.register_keras_serializable(package="glomedge")
@@ -167,8 +166,8 @@ def assemble(input_scaling: InputScaling = "resnet", seed: int = 42) -> Any:
     return keras.Model(images, outputs, name="glomedge")
 
 
-def compile_model(model: Any, *, optimizer: OptimizerName = "sgd", learning_rate: float = 1e-3) -> None:
-    """Attach optimizer, binary cross-entropy and binary accuracy at 0.5.
+def make_optimizer(optimizer: OptimizerName = "sgd", learning_rate: float = 1e-3) -> Any:
+    """A Keras optimizer of constant learning rate.
 
     Raises:
         UsageError: unknown optimizer or a learning rate that is not positive.
@@ -177,16 +176,10 @@ def compile_model(model: Any, *, optimizer: OptimizerName = "sgd", learning_rate
         raise UsageError(f"The learning rate {learning_rate} is not above 0. Choose one such as 0.001.")
     match optimizer:
         case "sgd":
-            chosen = keras.optimizers.SGD(learning_rate)
+            return keras.optimizers.SGD(learning_rate)
         case "adam":
-            chosen = keras.optimizers.Adam(learning_rate)
-        case _:
-            raise UsageError(f"Unknown optimizer {optimizer!r}. Choose sgd or adam.")
-    model.compile(
-        optimizer=chosen,
-        loss=keras.losses.BinaryCrossentropy(),
-        metrics=[keras.metrics.BinaryAccuracy(name="accuracy", threshold=0.5)],
-    )
+            return keras.optimizers.Adam(learning_rate)
+    raise UsageError(f"Unknown optimizer {optimizer!r}. Choose sgd or adam.")
 
 
 def build(
@@ -197,7 +190,7 @@ def build(
     optimizer: OptimizerName = "sgd",
     learning_rate: float = 1e-3,
 ) -> Any:
-    """The compiled network.
+    """The network, compiled with binary cross-entropy and binary accuracy at 0.5.
 
     Args:
         weights: ``imagenet``, ``none`` or a file (see ``weights.load_into``).
@@ -217,7 +210,11 @@ def build(
 
     model = assemble(input_scaling, seed)
     load_into(model, weights)
-    compile_model(model, optimizer=optimizer, learning_rate=learning_rate)
+    model.compile(
+        optimizer=make_optimizer(optimizer, learning_rate),
+        loss=keras.losses.BinaryCrossentropy(),
+        metrics=[keras.metrics.BinaryAccuracy(name="accuracy", threshold=0.5)],
+    )
     return model
 
 
@@ -230,6 +227,34 @@ def backbone_of(model: Any) -> Any:
         "The Keras model is not this network: it has no 190-layer 'resnet50v2' inside. "
         "Train one with: glomedge train DATA"
     )
+
+
+def split_backbone(backbone: Any) -> tuple[Any, Any]:
+    """The backbone as two models that share its layers and weights: frozen trunk and trained tail.
+
+    Residual connections cross the border, so the trunk has several outputs, which are the tail's inputs in the same
+    order. ``tail(trunk(x)) == backbone(x)``; training differentiates the tail alone.
+    """
+    first, second = backbone.layers[:FROZEN_LAYERS], backbone.layers[FROZEN_LAYERS:]
+    made_by_trunk = {id(layer.output): layer.output for layer in first}
+    crossing: dict[int, Any] = {}
+    for layer in second:
+        for tensor in _inputs_of(layer):
+            if id(tensor) in made_by_trunk:
+                crossing[id(tensor)] = tensor
+    trunk = keras.Model(backbone.input, list(crossing.values()), name="trunk")
+    inputs = [keras.Input(tensor.shape[1:]) for tensor in crossing.values()]
+    value = dict(zip(crossing, inputs, strict=True))
+    for layer in second:
+        arguments = [value[id(tensor)] for tensor in _inputs_of(layer)]
+        options = {"training": False} if isinstance(layer, layers.BatchNormalization) else {}
+        value[id(layer.output)] = layer(arguments if len(arguments) > 1 else arguments[0], **options)
+    return trunk, keras.Model(inputs, value[id(backbone.output)], name="tail")
+
+
+def _inputs_of(layer: Any) -> list[Any]:
+    node = layer._inbound_nodes[0]
+    return list(node.input_tensors)
 
 
 def batch_norms(backbone: Any) -> Iterator[Any]:

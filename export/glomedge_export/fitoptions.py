@@ -1,0 +1,51 @@
+"""How to fit. Apart from ``training`` so that the command line can check options without loading TensorFlow."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from glomedge.errors import UsageError
+from glomedge.spec import InputScaling
+
+OptimizerName = Literal["sgd", "adam"]
+ClassWeight = Literal["none", "balanced"]
+
+
+@dataclass(frozen=True)
+class FitOptions:
+    """How to fit; the defaults are the users' document.
+
+    Attributes:
+        weights: ``imagenet``, ``none`` or a file.
+        early_stopping: stop after this many epochs without a better validation loss; 0: never.
+    """
+
+    weights: str = "imagenet"
+    input_scaling: InputScaling = "resnet"
+    optimizer: OptimizerName = "sgd"
+    learning_rate: float = 1e-3
+    epochs: int = 7
+    batch_size: int = 32
+    class_weight: ClassWeight = "none"
+    seed: int = 42
+    early_stopping: int = 0
+
+    def __post_init__(self) -> None:
+        if self.epochs < 1 or self.batch_size < 1 or self.early_stopping < 0:
+            raise UsageError(
+                f"Epochs ({self.epochs}) and batch size ({self.batch_size}) must be at least 1 and early stopping "
+                f"({self.early_stopping}) at least 0. Change the option."
+            )
+        if not 0 < self.learning_rate < float("inf"):
+            raise UsageError(f"The learning rate {self.learning_rate} is not above 0. Choose one such as 0.001.")
+        if self.optimizer not in ("sgd", "adam"):
+            raise UsageError(f"Unknown optimizer {self.optimizer!r}. Choose sgd or adam.")
+        if self.input_scaling not in ("resnet", "resnet_v2"):
+            raise UsageError(f"Unknown input scaling {self.input_scaling!r}. Choose resnet or resnet_v2.")
+        if self.class_weight not in ("none", "balanced"):
+            raise UsageError(f"Unknown class weight {self.class_weight!r}. Choose none or balanced.")
+
+    def fixed(self) -> dict[str, Any]:
+        """What a resumed run must have in common with the one it resumes."""
+        return {key: value for key, value in asdict(self).items() if key not in ("epochs", "early_stopping")}

@@ -1,0 +1,222 @@
+"""Train, validation and test: by biopsy, as published (at random), or as a file says.
+
+A crop resembles the other crops of its biopsy (same stain, same scanner, same kidney). Where crops of one biopsy
+stand on both sides, the test figures do not say how the next biopsy will fare; so the default keeps biopsies whole.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, cast, get_args
+
+import numpy as np
+import numpy.typing as npt
+
+from glomedge.errors import DatasetError, UsageError
+from glomedge.spec import SplitCounts
+from glomedge_export.dataset import Dataset
+from glomedge_export.record import SplitName, write_atomically
+
+SplitMethod = Literal["case", "random", "file"]
+SIDES: tuple[SplitName, ...] = get_args(SplitName)
+# Of the biopsies: 70 / 15 / 15.
+VALIDATION_FRACTION = 0.15
+TEST_FRACTION = 0.15
+PUBLISHED_SEED = 42
+# Assignments drawn; the best balanced one is taken.
+DRAWS = 4096
+
+
+@dataclass(frozen=True)
+class Split:
+    """Which side each crop is on.
+
+    Attributes:
+        sides: crop name -> train, validation or test.
+        method: how it came about.
+        warnings: what a reader of the figures must know.
+    """
+
+    sides: Mapping[str, SplitName]
+    method: SplitMethod
+    warnings: tuple[str, ...] = ()
+
+    def indices(self, dataset: Dataset, side: SplitName) -> npt.NDArray[np.int64]:
+        """Positions in ``dataset.items`` on one side, ascending, int64 ``[n]``."""
+        return np.array([i for i, item in enumerate(dataset.items) if self.sides[item.name] == side], np.int64)
+
+    def counts(self, dataset: Dataset) -> dict[str, SplitCounts]:
+        """Crops, positives and biopsies on each side."""
+        result: dict[str, SplitCounts] = {}
+        for side in SIDES:
+            items = [item for item in dataset.items if self.sides[item.name] == side]
+            result[side] = SplitCounts(
+                crops=len(items), positive=sum(i.label for i in items), cases=len({i.case for i in items})
+            )
+        return result
+
+
+def split_by_case(dataset: Dataset, seed: int = 42) -> Split:
+    """70/15/15 of the biopsies, each side with its fair share of crops of either label.
+
+    Biopsies are of very uneven size and percentage, so of ``DRAWS`` random assignments the one is taken whose
+    shares of positive and of negative crops lie nearest to 70/15/15 (least sum of squared relative errors).
+
+    Raises:
+        DatasetError: no assignment gives every side crops of both labels.
+    """
+    names, case_index = np.unique(dataset.cases, return_inverse=True)
+    cases = len(names)
+    counts = np.zeros((cases, 2))
+    np.add.at(counts, (case_index, dataset.labels), 1)
+    held = max(1, round(TEST_FRACTION * cases)), max(1, round(VALIDATION_FRACTION * cases))
+    if cases - sum(held) < 1:
+        raise DatasetError(
+            f"{cases} biopsies cannot be split into train, validation and test. Add crops of more biopsies, give a "
+            "--case-pattern that tells them apart, or use --split random."
+        )
+    totals = counts.sum(0)
+    wanted = np.array([1 - TEST_FRACTION - VALIDATION_FRACTION, VALIDATION_FRACTION, TEST_FRACTION])
+    rng = np.random.default_rng(seed)
+    best_cost, best_order = np.inf, None
+    for _ in range(DRAWS):
+        order = rng.permutation(cases)
+        test = counts[order[: held[0]]].sum(0)
+        validation = counts[order[held[0] : sum(held)]].sum(0)
+        shares = np.stack([totals - test - validation, validation, test]) / totals
+        if shares.min() <= 0:
+            continue
+        cost = float((((shares - wanted[:, None]) / wanted[:, None]) ** 2).sum())
+        if cost < best_cost:
+            best_cost, best_order = cost, order
+    if best_order is None:
+        raise DatasetError(
+            "No split by biopsy gives train, validation and test crops of both labels. Add biopsies with the rarer "
+            "label, or use --split random or --split-file."
+        )
+    side_of_case: list[SplitName] = ["train"] * cases
+    for position, case in enumerate(best_order[: sum(held)]):
+        side_of_case[int(case)] = "test" if position < held[0] else "validation"
+    return Split({item.name: side_of_case[int(c)] for item, c in zip(dataset.items, case_index, strict=True)}, "case")
+
+
+def split_published(dataset: Dataset) -> Split:
+    """The published split: 15% of the crops test, then 15% of the rest validation, at random, seed 42.
+
+    The same draw as scikit-learn's ``train_test_split(..., random_state=42)`` twice, over the crops by name.
+
+    Raises:
+        DatasetError: a side would lack a label.
+    """
+    rest = np.arange(len(dataset.items))
+    drawn: dict[SplitName, npt.NDArray[np.int64]] = {}
+    for side, fraction in (("test", TEST_FRACTION), ("validation", VALIDATION_FRACTION)):
+        order = np.random.RandomState(PUBLISHED_SEED).permutation(len(rest))
+        held = int(np.ceil(fraction * len(rest)))
+        drawn[cast("SplitName", side)] = rest[order[:held]]
+        rest = rest[order[held:]]
+    drawn["train"] = rest
+    sides = {dataset.items[int(i)].name: side for side, indices in drawn.items() for i in indices}
+    leaks = _shared_cases(dataset, sides)
+    warnings = (
+        f"The split is at random, as published: crops of {leaks} of {len(set(dataset.cases))} biopsies stand on more "
+        "than one side, so the figures do not say how the model fares on the next biopsy.",
+    )
+    return _checked(dataset, Split(sides, "random", warnings if leaks else ()))
+
+
+def read_split(path: Path | str, dataset: Dataset) -> Split:
+    """Read a split from a CSV file with the columns ``name`` and ``split`` (train, validation or test).
+
+    Raises:
+        DatasetError: lists everything that does not fit the data set.
+    """
+    path = Path(path)
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as handle:
+            reader = csv.DictReader(handle)
+            rows = list(reader)
+            columns = reader.fieldnames or []
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DatasetError(
+            f"The split file {path} cannot be read ({error}). Name another with --split-file."
+        ) from error
+    if "name" not in columns or "split" not in columns:
+        raise DatasetError(
+            f"The split file {path} lacks the columns 'name' and 'split'; it has {', '.join(columns) or 'none'}. "
+            "Give back a split.csv that glomedge train wrote."
+        )
+    known = {item.name for item in dataset.items}
+    sides: dict[str, SplitName] = {}
+    problems: list[str] = []
+    for row in rows:
+        name, side = (row["name"] or "").strip(), (row["split"] or "").strip()
+        if name not in known:
+            problems.append(f"{name}: not in the data set")
+        elif name in sides:
+            problems.append(f"{name}: stands twice")
+        elif side not in SIDES:
+            problems.append(f"{name}: {side!r} is not train, validation or test")
+        else:
+            sides[name] = cast("SplitName", side)
+    problems += [f"{name}: not in the split file" for name in sorted(known - {(r["name"] or "").strip() for r in rows})]
+    if problems:
+        listed = "\n".join(f"  {problem}" for problem in problems[:200])
+        raise DatasetError(
+            f"The split file {path} does not fit the data set ({len(problems)} problems):\n{listed}\n"
+            "Mend it, or leave --split-file away to split anew."
+        )
+    leaks = _shared_cases(dataset, sides)
+    warnings = (
+        (f"The split file puts crops of {leaks} biopsies on more than one side: the figures flatter the model.",)
+        if leaks
+        else ()
+    )
+    return _checked(dataset, Split(sides, "file", warnings))
+
+
+def make_split(dataset: Dataset, method: SplitMethod, *, seed: int = 42, file: Path | str | None = None) -> Split:
+    """Split by ``case``, ``random`` (published) or ``file``."""
+    match method:
+        case "case":
+            return split_by_case(dataset, seed)
+        case "random":
+            return split_published(dataset)
+        case "file":
+            if file is None:
+                raise UsageError("A split by file needs the file. Give it with --split-file split.csv")
+            return read_split(file, dataset)
+    raise UsageError(f"Unknown split {method!r}. Choose case or random, or give --split-file.")
+
+
+def write_split(path: Path, dataset: Dataset, split: Split) -> None:
+    """Write ``split.csv``: name, label, case, slide, split; one line a crop, sorted by name."""
+    buffer = io.StringIO(newline="")
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(["name", "label", "case", "slide", "split"])
+    writer.writerows([i.name, i.label, i.case, i.slide, split.sides[i.name]] for i in dataset.items)
+    write_atomically(path, buffer.getvalue().encode())
+
+
+def _shared_cases(dataset: Dataset, sides: Mapping[str, SplitName]) -> int:
+    pairs = {(item.case, sides[item.name]) for item in dataset.items}
+    return sum(1 for count in Counter(case for case, _ in pairs).values() if count > 1)
+
+
+def _checked(dataset: Dataset, split: Split) -> Split:
+    lacking: Sequence[str] = [
+        f"{side} ({count.crops} crops, {count.positive} positive)"
+        for side, count in split.counts(dataset).items()
+        if not 0 < count.positive < count.crops
+    ]
+    if lacking:
+        raise DatasetError(
+            f"The split leaves a side without crops of both labels: {', '.join(lacking)}. Add crops, or choose "
+            "another split."
+        )
+    return split

@@ -1,0 +1,317 @@
+"""The fit: epochs over memory-mapped crops, only the tail differentiated, every epoch resumable and repeatable.
+
+Everything random in an epoch (order of crops, augmentation, dropout) is drawn from (seed, epoch), so an epoch run
+after ``--resume`` is the epoch that an uninterrupted run would have seen.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+
+from glomedge.errors import GlomedgeError
+from glomedge_export import network, weights
+from glomedge_export.checkpoint import Checkpoint, Checkpoints, EpochRow, best_epoch
+from glomedge_export.decision import cross_entropy
+from glomedge_export.fitoptions import ClassWeight, FitOptions
+from glomedge_export.normalisation import CALIBRATION_CROPS, calibrate_batch_norms
+
+Images = npt.NDArray[np.uint8]
+
+
+class Listener(Protocol):
+    """Told how the fit goes; for progress bars and logs."""
+
+    def step(self, epoch: int, done: int, steps: int) -> None:
+        """A step of an epoch is done."""
+
+    def epoch(self, row: EpochRow) -> None:
+        """An epoch is done."""
+
+    def preparing(self, what: str, done: int, total: int) -> None:
+        """Something before the first epoch goes on."""
+
+
+class Silent:
+    """A listener that does nothing."""
+
+    def step(self, epoch: int, done: int, steps: int) -> None:
+        """Ignore."""
+
+    def epoch(self, row: EpochRow) -> None:
+        """Ignore."""
+
+    def preparing(self, what: str, done: int, total: int) -> None:
+        """Ignore."""
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A fitted model with the weights of its best epoch.
+
+    Attributes:
+        model: keras.Model of ``network``.
+        history: one row an epoch.
+        best_epoch: from 1.
+        resumed_after: how many epochs an earlier run had done.
+    """
+
+    model: Any
+    history: tuple[EpochRow, ...]
+    best_epoch: int
+    resumed_after: int
+
+
+def make_repeatable() -> None:
+    """Have TensorFlow use deterministic kernels (process-wide)."""
+    tf.config.experimental.enable_op_determinism()
+
+
+def batches(
+    crops: Images,
+    indices: npt.NDArray[np.int64],
+    batch_size: int,
+    targets: npt.NDArray[np.float32],
+) -> Any:
+    """A tf.data pipeline of ``(uint8 [n, 224, 224, 3], float32 [n, k])`` in the order of ``indices``, read ahead.
+
+    Args:
+        crops: memory map of all enhanced crops.
+        indices: which ones, in which order.
+        batch_size: the last batch may be smaller.
+        targets: float32 ``[len(indices), k]`` carried along.
+    """
+
+    def gather(positions: npt.NDArray[np.int64]) -> Images:
+        return np.asarray(crops[positions])
+
+    def load(positions: Any, carried: Any) -> tuple[Any, Any]:
+        images = tf.numpy_function(gather, [positions], tf.uint8, stateful=False)
+        return tf.ensure_shape(images, (None, *crops.shape[1:])), carried
+
+    data = tf.data.Dataset.from_tensor_slices((indices, targets)).batch(batch_size)
+    return data.map(load, num_parallel_calls=1, deterministic=True).prefetch(2)
+
+
+class Trainer:
+    """One model and its optimizer; knows a training step and an evaluation pass."""
+
+    def __init__(self, model: Any, optimizer: Any) -> None:
+        self.model = model
+        self.optimizer = optimizer
+        backbone = network.backbone_of(model)
+        trunk, tail = network.split_backbone(backbone)
+        augmentation, scaling = model.get_layer("augmentation"), model.get_layer("scaling")
+        gap, dropout, head = (model.get_layer(name) for name in ("gap", "dropout", "probability"))
+        self.variables = model.trainable_variables
+        optimizer.build(self.variables)
+        self._random_states = [
+            generator.state
+            for layer in (*augmentation._flatten_layers(include_self=False), dropout)
+            for generator in [getattr(layer, "generator", None) or getattr(layer, "seed_generator", None)]
+            if generator is not None
+        ]
+        if len(self._random_states) != 4:
+            raise GlomedgeError(
+                "This Keras keeps its random state elsewhere than expected, so a run could not be repeated. "
+                "Install the versions in constraints.txt."
+            )
+
+        def logits(features: Any) -> Any:
+            return tf.matmul(features, head.kernel.value) + head.bias.value
+
+        def train_step(images: Any, targets: Any) -> tuple[Any, Any]:
+            labels, weight = targets[:, :1], targets[:, 1:]
+            frozen = trunk(scaling(augmentation(tf.cast(images, tf.float32), training=True)), training=False)
+            # Nothing before this line is differentiated.
+            frozen = [tf.stop_gradient(tensor) for tensor in tf.nest.flatten(frozen)]
+            sources = [variable.value for variable in self.variables]
+            with tf.GradientTape(watch_accessed_variables=False) as tape:
+                tape.watch(sources)
+                z = logits(dropout(gap(tail(frozen, training=False)), training=True))
+                losses = tf.nn.sigmoid_cross_entropy_with_logits(labels=labels, logits=z)
+                loss = tf.reduce_mean(losses * weight)
+            self.optimizer.apply(tape.gradient(loss, sources), self.variables)
+            hits = tf.cast((z >= 0) == (labels >= 0.5), tf.float32)
+            return tf.reduce_sum(losses), tf.reduce_sum(hits)
+
+        def infer(images: Any) -> tuple[Any, Any]:
+            maps = backbone(scaling(tf.cast(images, tf.float32)), training=False)
+            activation = tf.tensordot(maps, head.kernel.value[:, 0], 1) + head.bias.value
+            return logits(gap(maps)), activation
+
+        # One trace serves every batch size: the last batch of an epoch is smaller.
+        self.train_step = tf.function(train_step, reduce_retracing=True)
+        self._infer = tf.function(infer, reduce_retracing=True)
+
+    def reseed(self, seed: int, epoch: int) -> None:
+        """Set augmentation and dropout to the start of an epoch."""
+        drawn = np.random.SeedSequence([seed, epoch]).generate_state(2 * len(self._random_states), np.uint32)
+        # Keras holds its seeds in int32-like variables; 31 bits fit any of them.
+        for state, pair in zip(self._random_states, (drawn >> 1).reshape(-1, 2), strict=True):
+            state.assign(pair.astype(state.dtype))
+
+    def run_epoch(self, data: Any, steps: int, on_step: Callable[[int, int], None]) -> tuple[float, float]:
+        """Train over the data once; returns mean loss (unweighted, nats) and accuracy at 0.5."""
+        loss = hits = count = 0.0
+        for done, (images, targets) in enumerate(data, start=1):
+            step_loss, step_hits = self.train_step(images, targets)
+            loss, hits, count = loss + float(step_loss), hits + float(step_hits), count + len(targets)
+            on_step(done, steps)
+        return loss / count, hits / count
+
+    def infer(
+        self, crops: Images, indices: npt.NDArray[np.int64], batch_size: int = 32
+    ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float32]]:
+        """Logits ``[n]`` and activation maps ``[n, 7, 7]`` of crops, without augmentation, before temperature."""
+        empty = np.zeros((len(indices), 0), np.float32)
+        parts = [self._infer(images) for images, _ in batches(crops, indices, batch_size, empty)]
+        logits = np.concatenate([np.asarray(part[0])[:, 0] for part in parts]).astype(np.float64)
+        return logits, np.concatenate([np.asarray(part[1]) for part in parts])
+
+
+def sample_weights(labels: npt.NDArray[np.int64], class_weight: ClassWeight) -> npt.NDArray[np.float32]:
+    """Weight of each crop in the loss, float32 ``[n]`` of mean 1: ``n / (2 * n_label)`` when balanced."""
+    if class_weight == "none":
+        return np.ones(len(labels), np.float32)
+    counts = np.bincount(labels, minlength=2)
+    return np.asarray(len(labels) / (2 * counts[labels]), np.float32)
+
+
+def start_model(options: FitOptions, crops: Images, train: npt.NDArray[np.int64], listener: Listener) -> Any:
+    """The network with its starting weights; for ``none`` with BatchNormalization measured on training crops."""
+    model = network.assemble(options.input_scaling, options.seed)
+    weights.load_into(model, options.weights)
+    if options.weights == "none":
+        chosen = np.random.default_rng(options.seed).permutation(train)[:CALIBRATION_CROPS]
+        groups = [crops[np.sort(chosen[i : i + 32])] for i in range(0, len(chosen), 32)]
+        calibrate_batch_norms(model, groups, lambda done, total: listener.preparing("BatchNorm start", done, total))
+    return model
+
+
+def fit(
+    crops: Images,
+    labels: npt.NDArray[np.int64],
+    train: npt.NDArray[np.int64],
+    validation: npt.NDArray[np.int64],
+    options: FitOptions,
+    *,
+    checkpoint_dir: Path,
+    settings: dict[str, Any] | None = None,
+    resume: bool = False,
+    listener: Listener | None = None,
+    tensorboard_dir: Path | None = None,
+) -> Fitted:
+    """Fit the network and keep the epoch of least validation loss.
+
+    Args:
+        crops: enhanced, uint8 ``[N, 224, 224, 3]``.
+        labels: int64 ``[N]``.
+        train: indices of the training crops.
+        validation: indices of the validation crops.
+        options: see FitOptions.
+        checkpoint_dir: written after every epoch.
+        settings: what else a resumed run must have in common (data, split, recipe).
+        resume: go on from the checkpoint where there is one.
+        listener: told how it goes.
+        tensorboard_dir: where to write TensorBoard logs, None for none.
+
+    Raises:
+        ModelError: the starting weights cannot be had.
+        OutputError: checkpoint not writable, damaged, or of another run.
+        GlomedgeError: the loss is no longer a number.
+    """
+    listener = listener or Silent()
+    settings = {**(settings or {}), **options.fixed()}
+    checkpoints = Checkpoints(checkpoint_dir)
+    saved = checkpoints.load(settings) if resume else None
+    if saved is None:
+        checkpoints.clear()
+        model = start_model(options, crops, train, listener)
+    else:
+        model = network.assemble(options.input_scaling, options.seed)
+    trainer = Trainer(model, network.make_optimizer(options.optimizer, options.learning_rate))
+    history: list[EpochRow] = []
+    if saved is not None:
+        _assign(model.variables, saved.weights)
+        _assign(trainer.optimizer.variables, saved.optimizer)
+        history = list(saved.history)
+    resumed_after = len(history)
+    weight = sample_weights(labels[train], options.class_weight)
+    targets = np.stack([labels[train].astype(np.float32), weight], axis=1)
+    with _Board(tensorboard_dir) as board:
+        for epoch in range(resumed_after + 1, options.epochs + 1):
+            if _is_over(history, options.early_stopping):
+                break
+            started = time.perf_counter()
+            trainer.reseed(options.seed, epoch)
+            order = np.random.default_rng([options.seed, epoch]).permutation(len(train))
+            data = batches(crops, train[order], options.batch_size, targets[order])
+            steps = -(-len(train) // options.batch_size)
+
+            def on_step(done: int, total: int, epoch: int = epoch) -> None:
+                listener.step(epoch, done, total)
+
+            loss, accuracy = trainer.run_epoch(data, steps, on_step)
+            logits, _ = trainer.infer(crops, validation, options.batch_size)
+            row = EpochRow(
+                epoch,
+                loss,
+                accuracy,
+                cross_entropy(logits, labels[validation]),
+                float(np.mean((logits >= 0) == (labels[validation] == 1))),
+                time.perf_counter() - started,
+            )
+            if not np.isfinite([row.loss, row.val_loss]).all():
+                raise GlomedgeError(
+                    f"The loss is no longer a number in epoch {epoch}. Lower --learning-rate (now "
+                    f"{options.learning_rate}) and start again."
+                )
+            history.append(row)
+            weights_now = [np.asarray(variable) for variable in model.variables]
+            optimizer_now = [np.asarray(variable) for variable in trainer.optimizer.variables]
+            checkpoints.save(Checkpoint(weights_now, optimizer_now, tuple(history), settings))
+            board.write(row)
+            listener.epoch(row)
+    best = best_epoch(history)
+    _assign(model.variables, checkpoints.load_best(best))
+    return Fitted(model, tuple(history), best, resumed_after)
+
+
+def _is_over(history: Sequence[EpochRow], patience: int) -> bool:
+    return bool(patience and history and history[-1].epoch - best_epoch(history) >= patience)
+
+
+def _assign(variables: Sequence[Any], values: Sequence[npt.NDArray[Any]]) -> None:
+    for variable, value in zip(variables, values, strict=True):
+        variable.assign(value)
+
+
+class _Board:
+    """TensorBoard scalars, or nothing."""
+
+    def __init__(self, directory: Path | None) -> None:
+        self._writer = None if directory is None else tf.summary.create_file_writer(str(directory))
+
+    def __enter__(self) -> _Board:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._writer is not None:
+            self._writer.close()
+
+    def write(self, row: EpochRow) -> None:
+        """Write one epoch's figures."""
+        if self._writer is None:
+            return
+        with self._writer.as_default(step=row.epoch):
+            for name in ("loss", "accuracy", "val_loss", "val_accuracy", "seconds"):
+                tf.summary.scalar(name, getattr(row, name))
+        self._writer.flush()

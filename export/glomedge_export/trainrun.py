@@ -1,0 +1,391 @@
+"""``glomedge train`` from the folder of crops to the model, its record and its report.
+
+The order matters: options, data and split are checked before TensorFlow is loaded, so a mistake costs a second.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import importlib.metadata
+import io
+import json
+import os
+import platform
+import subprocess
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+import glomedge
+from glomedge.casenames import compile_case_pattern
+from glomedge.errors import ModelError, OutputError
+from glomedge.lock import OutputLock
+from glomedge.notice import RESEARCH_USE_NOTICE
+from glomedge.spec import Interval, Recipe, TrainingProvenance
+from glomedge_export import cropcache, decision, evaluation
+from glomedge_export.checkpoint import Checkpoints, EpochRow
+from glomedge_export.dataset import MIN_CASES, Dataset, read_dataset
+from glomedge_export.fitoptions import FitOptions
+from glomedge_export.record import TrainingRecord, sha256_of, write_atomically, write_record
+from glomedge_export.splitting import Split, SplitMethod, make_split, write_split
+
+if TYPE_CHECKING:
+    from glomedge_export.training import Fitted, Trainer
+
+MODEL_NAME = "model.keras"
+CHECKPOINT_FOLDER = "checkpoint"
+_PACKAGES = ("tensorflow", "keras", "numpy", "opencv-python-headless")
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """What ``glomedge train`` was asked for.
+
+    Attributes:
+        data: folder with public.csv.
+        output: folder for the results.
+        split: ``case`` or ``random``; not looked at where ``split_file`` is given.
+        threshold: rule, see ``decision.choose_threshold``.
+        calibrate: fit a temperature on validation; otherwise it is 1.
+        cache_dir: for the enhanced crops; ``output/cache`` where None.
+    """
+
+    data: Path
+    output: Path = Path("artifacts")
+    fit: FitOptions = field(default_factory=FitOptions)
+    recipe: Recipe = field(default_factory=Recipe)
+    case_pattern: str | None = None
+    split: SplitMethod = "case"
+    split_file: Path | None = None
+    threshold: str = "0.5"
+    calibrate: bool = True
+    resume: bool = False
+    tensorboard_dir: Path | None = None
+    cache_dir: Path | None = None
+
+
+class RunListener(Protocol):
+    """Told how the whole run goes."""
+
+    def step(self, epoch: int, done: int, steps: int) -> None:
+        """A step of an epoch is done."""
+
+    def epoch(self, row: EpochRow) -> None:
+        """An epoch is done."""
+
+    def preparing(self, what: str, done: int, total: int) -> None:
+        """Something other than an epoch goes on."""
+
+    def note(self, text: str) -> None:
+        """Something the user should know."""
+
+
+@dataclass(frozen=True)
+class SideResult:
+    """The model's answers on one side of the split.
+
+    Attributes:
+        indices: positions in ``dataset.items``.
+        labels: int64 ``[n]``.
+        cases: ``[n]``.
+        logits: float64 ``[n]``, before temperature.
+        activations: float32 ``[n, 7, 7]``.
+        probabilities: float64 ``[n]``, after temperature.
+        metrics: figures with intervals, over biopsies.
+        per_case: figures per biopsy.
+    """
+
+    indices: npt.NDArray[np.int64]
+    labels: npt.NDArray[np.int64]
+    cases: npt.NDArray[np.str_]
+    logits: npt.NDArray[np.float64]
+    activations: npt.NDArray[np.float32]
+    probabilities: npt.NDArray[np.float64]
+    metrics: dict[str, Interval]
+    per_case: list[evaluation.CaseFigures]
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """Everything a report needs.
+
+    Attributes:
+        summary: what ``metrics.json`` holds.
+    """
+
+    options: TrainOptions
+    dataset: Dataset
+    split: Split
+    history: tuple[EpochRow, ...]
+    best_epoch: int
+    validation: SideResult
+    test: SideResult
+    record: TrainingRecord
+    summary: dict[str, Any]
+
+
+def train(options: TrainOptions, listener: RunListener) -> TrainResult:
+    """Check, split, enhance, fit, evaluate, and write everything into ``options.output``.
+
+    Writes model.keras, model.keras.json, history.csv, split.csv, metrics.json, curves.png, training-report.html.
+
+    Raises:
+        DatasetError: the data cannot be trained on; before TensorFlow is loaded.
+        UsageError: an option is wrong.
+        ModelError: the starting weights cannot be had.
+        OutputError: something cannot be written, or there is nothing to resume from that fits.
+    """
+    decision.parse_rule(options.threshold)
+    if options.case_pattern is not None:
+        compile_case_pattern(options.case_pattern)
+    if options.fit.weights not in ("imagenet", "none") and not Path(options.fit.weights).is_file():
+        raise ModelError(
+            f"There is no weights file at {options.fit.weights}. Name another with --weights, or use: --weights none"
+        )
+    method: SplitMethod = "file" if options.split_file is not None else options.split
+    output = _output_folder(options.output)
+    (output / CHECKPOINT_FOLDER).mkdir(exist_ok=True)
+    with OutputLock(output / CHECKPOINT_FOLDER / "lock"):
+        cache_dir = options.cache_dir or output / "cache"
+        dataset = read_dataset(
+            options.data,
+            options.case_pattern,
+            min_cases=MIN_CASES if method == "case" else 0,
+            known_good=lambda sha256: cropcache.cache_path(cache_dir, sha256, options.recipe).is_file(),
+        )
+        split = make_split(dataset, method, seed=options.fit.seed, file=options.split_file)
+        for warning in split.warnings:
+            listener.note(f"warning: {warning}")
+        crops = cropcache.enhanced(
+            dataset, options.recipe, cache_dir, lambda done, total: listener.preparing("Enhancing crops", done, total)
+        )
+        write_split(output / "split.csv", dataset, split)
+        return _fit_and_write(options, method, dataset, split, crops, output, listener)
+
+
+def _output_folder(path: Path) -> Path:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(
+            f"The output folder {path} cannot be made ({error.strerror}). Choose another with --output."
+        ) from error
+    if not os.access(path, os.W_OK):
+        raise OutputError(f"The output folder {path} cannot be written to. Choose another with --output.")
+    return path
+
+
+def _fit_and_write(
+    options: TrainOptions,
+    method: SplitMethod,
+    dataset: Dataset,
+    split: Split,
+    crops: npt.NDArray[np.uint8],
+    output: Path,
+    listener: RunListener,
+) -> TrainResult:
+    from glomedge_export import network, training, trainplots, trainreport
+
+    training.make_repeatable()
+    checkpoint_dir = output / CHECKPOINT_FOLDER
+    settings = {
+        "data": dataset.sha256,
+        "recipe": options.recipe.model_dump(),
+        "split": hashlib.sha256(json.dumps(sorted(split.sides.items())).encode()).hexdigest(),
+    }
+    fitted = training.fit(
+        crops,
+        dataset.labels,
+        split.indices(dataset, "train"),
+        split.indices(dataset, "validation"),
+        options.fit,
+        checkpoint_dir=checkpoint_dir,
+        settings=settings,
+        resume=options.resume,
+        listener=listener,
+        tensorboard_dir=options.tensorboard_dir,
+    )
+    if options.resume:
+        listener.note(
+            f"resumed after epoch {fitted.resumed_after}"
+            if fitted.resumed_after
+            else "there was no checkpoint to resume from; started at epoch 1"
+        )
+    trainer = training.Trainer(fitted.model, network.make_optimizer())
+    raw = {
+        side: _answers(trainer, crops, split.indices(dataset, side), listener, side) for side in ("validation", "test")
+    }
+    validation_labels = dataset.labels[split.indices(dataset, "validation")]
+    temperature = decision.fit_temperature(raw["validation"][0], validation_labels) if options.calibrate else 1.0
+    threshold = decision.choose_threshold(
+        options.threshold, decision.sigmoid(raw["validation"][0], temperature), validation_labels
+    )
+    validation, test = (
+        _side_result(dataset, split.indices(dataset, side), *raw[side], temperature, threshold)
+        for side in ("validation", "test")
+    )
+    model_path = output / MODEL_NAME
+    _save_model(fitted.model, model_path)
+    record = TrainingRecord(
+        model_sha256=sha256_of(model_path),
+        recipe=options.recipe,
+        input_scaling=options.fit.input_scaling,
+        threshold=threshold,
+        temperature=temperature,
+        training=_provenance(options, method, dataset, split, fitted, test),
+        operating_point=evaluation.operating_point(test.labels, test.probabilities >= threshold),
+        data_directory=str(options.data),
+        split=dict(split.sides),
+    )
+    write_record(model_path, record)
+    result = TrainResult(
+        options,
+        dataset,
+        split,
+        fitted.history,
+        fitted.best_epoch,
+        validation,
+        test,
+        record,
+        _summary(record, validation, test, fitted.history),
+    )
+    _write_history(output / "history.csv", fitted.history)
+    write_atomically(output / "metrics.json", (json.dumps(result.summary, indent=1) + "\n").encode())
+    write_atomically(output / "curves.png", trainplots.curves_png(fitted.history, fitted.best_epoch))
+    write_atomically(output / "training-report.html", trainreport.render(result).encode())
+    # Only now: until everything is written, a killed run can still be resumed.
+    Checkpoints(checkpoint_dir).clear()
+    return result
+
+
+def _answers(
+    trainer: Trainer,
+    crops: npt.NDArray[np.uint8],
+    indices: npt.NDArray[np.int64],
+    listener: RunListener,
+    side: str,
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float32]]:
+    listener.preparing(f"Evaluating on {side}", 0, 1)
+    answers = trainer.infer(crops, indices)
+    listener.preparing(f"Evaluating on {side}", 1, 1)
+    return answers
+
+
+def _side_result(
+    dataset: Dataset,
+    indices: npt.NDArray[np.int64],
+    logits: npt.NDArray[np.float64],
+    activations: npt.NDArray[np.float32],
+    temperature: float,
+    threshold: float,
+) -> SideResult:
+    labels, cases = dataset.labels[indices], dataset.cases[indices]
+    probabilities = decision.sigmoid(logits, temperature)
+    per_case = evaluation.per_case(labels, probabilities >= threshold, cases)
+    metrics = evaluation.metrics_with_intervals(labels, probabilities, cases, threshold)
+    metrics |= evaluation.case_metrics(per_case)
+    return SideResult(indices, labels, cases, logits, activations, probabilities, metrics, per_case)
+
+
+def _save_model(model: Any, path: Path) -> None:
+    # The temporary name keeps the suffix, which tells Keras the format.
+    temporary = path.with_name(f".{path.stem}.part{path.suffix}")
+    try:
+        model.save(temporary)
+        with temporary.open("rb") as handle:
+            os.fsync(handle.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        raise OutputError(
+            f"{path} cannot be written ({error.strerror}). Free space, then go on with --resume."
+        ) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _provenance(
+    options: TrainOptions, method: SplitMethod, dataset: Dataset, split: Split, fitted: Fitted, test: SideResult
+) -> TrainingProvenance:
+    fit = options.fit
+    return TrainingProvenance(
+        data_sha256=dataset.sha256,
+        data_name=options.data.resolve().name,
+        split_method=method,
+        case_pattern=options.case_pattern,
+        seed=fit.seed,
+        splits=split.counts(dataset),
+        # The file's name and hash say which weights; where it lay is nobody's business.
+        weights=_weights_name(fit.weights),
+        optimizer=fit.optimizer,
+        learning_rate=fit.learning_rate,
+        batch_size=fit.batch_size,
+        epochs=len(fitted.history),
+        best_epoch=fitted.best_epoch,
+        class_weight=fit.class_weight,
+        threshold_rule=options.threshold,
+        metrics={f"test_{name}": interval for name, interval in test.metrics.items()},
+        package_versions=_versions(),
+        git_commit=_git_commit(),
+    )
+
+
+def _weights_name(weights: str) -> str:
+    if weights in ("imagenet", "none"):
+        return weights
+    return f"{Path(weights).name} (sha256 {sha256_of(Path(weights))})"
+
+
+def _versions() -> dict[str, str]:
+    versions = {"glomedge": glomedge.__version__, "python": platform.python_version()}
+    return versions | {name: importlib.metadata.version(name) for name in _PACKAGES}
+
+
+def _git_commit() -> str | None:
+    """The commit of the checkout this code runs from; None where it is installed."""
+    root = Path(__file__).resolve().parents[2]
+    if not (root / ".git").exists():
+        return None
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip() or None
+
+
+def _summary(
+    record: TrainingRecord, validation: SideResult, test: SideResult, history: tuple[EpochRow, ...]
+) -> dict[str, Any]:
+    """Nothing in here depends on the clock or the folder: two equal runs give equal bytes."""
+    training = record.training
+    return {
+        "notice": RESEARCH_USE_NOTICE,
+        "data_sha256": training.data_sha256,
+        "split_method": training.split_method,
+        "splits": {side: counts.model_dump() for side, counts in training.splits.items()},
+        "seed": training.seed,
+        "best_epoch": training.best_epoch,
+        "epochs": training.epochs,
+        "threshold_rule": training.threshold_rule,
+        "threshold": record.threshold,
+        "temperature": record.temperature,
+        "operating_point": None if record.operating_point is None else record.operating_point.model_dump(),
+        "interval": f"95%, percentile bootstrap of {evaluation.BOOTSTRAP_DRAWS} draws over biopsies",
+        "test": {name: interval.model_dump() for name, interval in test.metrics.items()},
+        "validation": {name: interval.model_dump() for name, interval in validation.metrics.items()},
+        "test_cases": [asdict(figures) for figures in test.per_case],
+        "history": [{k: v for k, v in asdict(row).items() if k != "seconds"} for row in history],
+    }
+
+
+def _write_history(path: Path, history: tuple[EpochRow, ...]) -> None:
+    buffer = io.StringIO(newline="")
+    writer = csv.DictWriter(buffer, list(asdict(history[0])), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(asdict(row) for row in history)
+    write_atomically(path, buffer.getvalue().encode())
