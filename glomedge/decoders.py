@@ -94,14 +94,15 @@ def with_fast_png(data: bytes, header: Header) -> Samples:
     decode = fast_png_decoder()
     if decode is not None:
         mode = "rgba" if header.alpha != "none" else "rgb"
-        samples = _quietly(decode, data, (header.height_px, header.width_px), mode)
+        samples = quietly(decode, data, (header.height_px, header.width_px), mode)
         if samples is not None:
             return samples
     # Also where the fast decoder refuses: then both kinds of installation give OpenCV's verdict.
     return with_opencv(data, header)
 
 
-def _quietly(decode: _Png8, data: bytes, shape: tuple[int, int], mode: str) -> npt.NDArray[np.uint8] | None:
+def quietly(decode: _Png8, data: bytes, shape: tuple[int, int], mode: str) -> npt.NDArray[np.uint8] | None:
+    """The decoder's pixels, or None where it refuses the file."""
     try:
         return decode(data, shape, mode)
     except BaseException as error:
@@ -123,7 +124,7 @@ def fast_png_decoder() -> _Png8 | None:
         return None
     for channels, mode in ((3, "rgb"), (4, "rgba")):
         expected = np.arange(2 * 3 * channels, dtype=np.uint8).reshape(2, 3, channels) * 7
-        got = _quietly(decode, _tiny_png(expected), (2, 3), mode)
+        got = quietly(decode, _tiny_png(expected), (2, 3), mode)
         if got is None or not np.array_equal(got, expected):
             return None
     return decode

@@ -22,8 +22,8 @@ class ImageError(GlomedgeError):
 
     Attributes:
         code: short stable word that stands in the results as ``error:<code>`` (``truncated``, ``format``,
-            ``colourspace``, ``multiframe``, ``too_large``, ``too_small``, ``decoder``, ``permission``,
-            ``vanished``, ``io``).
+            ``corrupt``, ``colourspace``, ``multiframe``, ``too_large``, ``too_small``, ``decoder``,
+            ``permission``, ``vanished``, ``not_regular``, ``io``).
     """
 
     def __init__(self, code: str, message: str) -> None:

@@ -40,10 +40,9 @@ class _Reader:
         return _Reader(data, "<" if data[:2] == b"II" else ">", b"+" in data[2:4])
 
     def number(self, at: int, code: str) -> int:
-        try:
-            return int(struct.unpack_from(self.order + code, self.data, at)[0])
-        except struct.error as error:
-            raise _BrokenError from error
+        if at + struct.calcsize(code) > len(self.data):
+            raise _BrokenError
+        return int(struct.unpack_from(self.order + code, self.data, at)[0])
 
     @property
     def offset_code(self) -> str:
@@ -150,7 +149,8 @@ def _header(tags: dict[int, tuple[int, ...]], *, big_endian_big: bool) -> Header
     if len(set(depths)) > 1 or set(tags.get(339, (1,))) != {1} or alpha is None or extras < 0:
         raise ImageError("format", f"The TIFF's samples are of a kind that is not read here. {_SAVE_AS_PNG}")
     planar = _one(tags, 284, 1) == 2 and channels > 1
-    decoder = _decoder_for(photometric, bits, alpha, planar=planar, channels=channels)
+    raw_tiles = 322 in tags and _one(tags, 259, 1) == 1
+    decoder = _decoder_for(photometric, bits, alpha, planar=planar, raw_tiles=raw_tiles, channels=channels)
     if decoder is None or (decoder == "pillow" and big_endian_big):
         raise ImageError("format", f"A TIFF with {bits}-bit samples laid out like this is not read. {_SAVE_AS_PNG}")
     orientation = _one(tags, 274, 1)
@@ -186,20 +186,21 @@ def _alpha(extras: int, kinds: tuple[int, ...] | None, colour: Colour) -> Alpha 
 
 
 def _decoder_for(
-    photometric: int, bits: int, alpha: Alpha, *, planar: bool, channels: int
+    photometric: int, bits: int, alpha: Alpha, *, planar: bool, raw_tiles: bool, channels: int
 ) -> Literal["opencv", "pillow"] | None:
     """The library whose pixels are right for this kind; None when neither's are.
 
-    OpenCV 5 multiplies straight 8-bit alpha in, drops gray's alpha, leaves 16-bit planes in disorder and does not
-    read tiled planes, 2- or 4-bit gray; Pillow 13 halves 16 bits to 8 by cutting and knows no 12-bit RGB.
+    OpenCV 5 multiplies straight 8-bit alpha in, drops gray's alpha, leaves 16-bit planes in disorder, swaps 1-bit
+    palettes and does not read tiled planes, uncompressed 8-bit tiles, 2- or 4-bit gray; Pillow 13 cannot keep 16
+    bits of RGB and knows no 12-bit RGB.
     """
     if bits == 8 and alpha == "premultiplied":
-        return "opencv" if channels == 4 and not planar else None
-    if bits == 8 and (planar or alpha != "none"):
+        return "opencv" if channels == 4 and not planar and not raw_tiles else None
+    if bits == 8 and (planar or raw_tiles or alpha != "none"):
         return "pillow" if photometric != 6 else None
-    if bits == 8 or (bits == 1 and photometric in (0, 1)) or (bits in (1, 2, 4) and photometric == 3):
+    if bits == 8 or (not raw_tiles and (photometric, bits) in ((0, 1), (1, 1), (3, 4))):
         return "opencv"
-    if bits in (2, 4) and photometric in (0, 1) and alpha == "none":
+    if bits in (1, 2, 4) and photometric in (0, 1, 3) and alpha == "none":
         return "pillow"
     if bits == 16 and not planar and photometric in (0, 1, 2) and (alpha == "none" or channels == 4):
         return "opencv"

@@ -1,0 +1,122 @@
+"""A short, seeded run of the decode target over every format; the long one needs atheris (marked slow)."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import imagefiles
+import numpy as np
+import pytest
+from fuzz import decode_target
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from glomedge import decoders
+from glomedge.errors import ImageError
+from glomedge.formats import read_header
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+
+
+def seeds() -> dict[str, bytes]:
+    """One small file of each kind that takes another way through the code."""
+    rgb = imagefiles.crop(40, 52)
+    rgba = np.dstack([rgb, imagefiles.crop(40, 52, 1, seed=4)])
+    gray, deep = rgb[..., :1], rgb.astype(np.uint16) * 257
+    palette = [(b"PLTE", imagefiles.crop(16, 16).tobytes()), (b"tRNS", bytes(range(256)))]
+    key = [(b"tRNS", b"\0\x44"), (b"eXIf", imagefiles.exif(6))]
+    return {
+        "png rgb": imagefiles.png(rgb),
+        "png rgba": imagefiles.png(rgba, colour_type=6, idat_bytes=500),
+        "png interlaced": imagefiles.png(rgb, interlaced=True),
+        "png palette": imagefiles.png(gray, colour_type=3, before=palette),
+        "png 16": imagefiles.png(deep, depth=16, before=[(b"sBIT", b"\x0c\x0c\x0c")]),
+        "png gray key": imagefiles.png(gray, colour_type=0, before=key),
+        "jpeg": imagefiles.saved(rgb, "JPEG"),
+        "jpeg progressive": imagefiles.saved(rgb, "JPEG", progressive=True, exif=b"Exif\0\0" + imagefiles.exif(5)),
+        "jpeg gray": imagefiles.saved(gray[..., 0], "JPEG"),
+        "webp": imagefiles.saved(rgb, "WEBP", lossless=True),
+        "webp alpha exif": imagefiles.saved(rgba, "WEBP", quality=70, exif=imagefiles.exif(3)),
+        "bmp": imagefiles.saved(rgb, "BMP"),
+        "bmp palette": imagefiles.saved(rgb, "BMP", mode="P"),
+        "tiff": imagefiles.tiff(rgb),
+        "tiff tiles": imagefiles.tiff(rgb, compression=8, tile_px=16),
+        "tiff 16": imagefiles.tiff(deep, bits=16),
+        "tiff 12": imagefiles.tiff(deep >> 4, bits=12),
+        "tiff alpha": imagefiles.tiff(rgba, extra_samples=(2,)),
+        "tiff inverted": imagefiles.tiff(gray, photometric=0, orientation=6),
+        "tiff big": imagefiles.tiff(rgb, big=True),
+        "tiff lzw": imagefiles.saved(rgb, "TIFF", compression="tiff_lzw"),
+        "tiff jpeg": imagefiles.saved(rgb, "TIFF", compression="jpeg"),
+        "tiff planes": imagefiles.tiff(rgb, planar=True),
+    }
+
+
+@pytest.mark.parametrize("name", seeds())
+def test_mutated_files(name: str) -> None:
+    data = seeds()[name]
+    assert decode_target.one_input(data) == "ok"
+    rng = np.random.default_rng(list(name.encode()))
+    for turn in range(150):
+        broken = decode_target.mutated(data, rng)
+        decode_target.one_input(decode_target.repaired_png(broken) if turn % 2 else broken)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    start=st.sampled_from(
+        (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff\xe0", b"II*\0", b"MM\0+", b"BM", b"RIFF\0\0\0\0WEBP", b"")
+    ),
+    rest=st.binary(max_size=300),
+)
+def test_noise_behind_a_known_beginning(start: bytes, rest: bytes) -> None:
+    decode_target.one_input(start + rest)
+
+
+@pytest.mark.parametrize("name", ["png rgb", "png rgba"])
+def test_fast_decoder_never_gives_other_pixels_than_opencv(name: str) -> None:
+    """It may accept what OpenCV refuses (it trusts the CRCs and skips the Adler-32), never differ."""
+    decode = decoders.fast_png_decoder()
+    if decode is None:
+        pytest.skip("kornia_rs not installed: pip install 'glomedge[fast]'")
+    rng = np.random.default_rng(12)
+    whole = seeds()[name]
+    compared = 0
+    for _ in range(400):
+        data = decode_target.repaired_png(decode_target.mutated(whole, rng))
+        try:
+            header = read_header(data)
+            if header.decoder != "fast" or header.width_px * header.height_px > 1_000_000:
+                continue
+            expected = decoders.with_opencv(data, header)
+        except ImageError:
+            continue
+        mode = "rgba" if header.alpha != "none" else "rgb"
+        fast = decoders.quietly(decode, data, (header.height_px, header.width_px), mode)
+        if fast is not None:
+            np.testing.assert_array_equal(fast, expected)
+            compared += 1
+    assert compared > 5
+
+
+@pytest.mark.slow
+def test_under_a_coverage_guided_fuzzer(tmp_path: Path) -> None:
+    pytest.importorskip("atheris", reason="atheris not installed: pip install atheris")
+    corpus = tmp_path / "corpus"
+    corpus.mkdir()
+    for name, data in seeds().items():
+        (corpus / name.replace(" ", "-")).write_bytes(data)
+    target = ROOT / "tests" / "fuzz" / "decode_target.py"
+    limits = ("-max_total_time=300", "-max_len=20000", "-rss_limit_mb=4096", "-timeout=30", "-verbosity=0")
+    done = subprocess.run(
+        [sys.executable, str(target), str(corpus), *limits],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        timeout=500,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:].decode(errors="replace")
