@@ -17,3 +17,13 @@ def real_data() -> Path:
     if not (path / "public.csv").is_file():
         pytest.skip(f"real crops not found at {path}: set GLOMEDGE_DATA to a folder with public.csv")
     return path
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A complete model file that runs in a millisecond (builders.build_tiny_model); do not write to it."""
+    from builders import build_tiny_model
+
+    path = tmp_path_factory.mktemp("model") / "tiny.onnx"
+    build_tiny_model(path)
+    return path
