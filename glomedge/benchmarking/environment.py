@@ -13,6 +13,8 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+from glomedge.hardware import usable_cpus
+
 PACKAGES = (
     "glomedge", "numpy", "opencv-python-headless", "pillow", "kornia-rs", "imagecodecs", "onnxruntime",
     "onnxruntime-gpu", "onnxruntime-ep-openvino", "onnxruntime-ep-nv-tensorrt-rtx-cu13", "openvino", "tensorrt",
@@ -59,9 +61,7 @@ def versions() -> dict[str, str]:
 
 def usable_cores() -> int:
     """Cores this process may run on: its affinity, cut by a cgroup's CPU quota where one is set."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    quota = _cgroup_cores()
-    return max(1, min(cores, int(quota))) if quota is not None else cores
+    return usable_cpus()
 
 
 def cpu() -> dict[str, Any]:
@@ -140,13 +140,6 @@ def describe(record: dict[str, Any]) -> str:
         f"{machine['model']} ({isa}), {machine['cores_usable']} of {machine['cores']} cores, {gpu}; "
         f"Python {record['python']}, {runtime}"
     )
-
-
-def _cgroup_cores() -> float | None:
-    parts = _read("/sys/fs/cgroup/cpu.max").split()
-    if len(parts) == 2 and parts[0].isdigit() and parts[1].isdigit():
-        return int(parts[0]) / int(parts[1])
-    return None
 
 
 def _read(path: str) -> str:

@@ -1,0 +1,255 @@
+"""End to end: from files to journalled answers through ``glomedge.pipeline``, and what each stage costs.
+
+Two measurements. *Rounds*: the real pipeline over a folder, wall clock, the engine already loaded. *Stages*: the
+same steps one after another, one copy on every core at once (so that they share caches and memory as in a real run),
+in processor seconds of the thread, so that a stage's time is its own and nobody's waiting. From the stages follows the
+core-second limit: cores / processor seconds of all stages for one crop, which perfect overlap would reach on a
+CPU. On a GPU the limit is the slower of the CPU stages over the cores and the device stages.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from glomedge.benchmarking.crops import folder_of
+from glomedge.benchmarking.record import STAGES, EndToEnd, Figure, StageRound
+from glomedge.benchmarking.statistics import bootstrap_median
+from glomedge.errors import EngineError, ImageError
+from glomedge.folderrun import THUMBNAIL_PX, default_batch_size
+from glomedge.journal import Journal
+from glomedge.outputs import FolderSink
+from glomedge.pipeline import Answer, Pipeline, Settings, thumbnail
+from glomedge.scan import Found, scan
+from glomedge.spec import SIZE_PX
+from glomedge.spool import Spool
+
+if TYPE_CHECKING:
+    from glomedge.engine import Engine
+
+ROUNDS = 5
+STAGE_CROPS = 24
+DEVICE_STAGES = ("copy", "infer")
+
+
+class _CountingSink(FolderSink):
+    """The sink of ``glomedge infer``, counting what got no answer."""
+
+    failed = 0
+
+    def rows(self, answers: Sequence[Answer]) -> None:
+        self.failed += sum(answer.probability is None for answer in answers)
+        super().rows(answers)
+
+
+def measure(
+    engine: Engine,
+    files: tuple[Path, ...],
+    scratch: Path,
+    *,
+    duration_s: float,
+    expected_per_s: float,
+    gpu: bool,
+    threads: int,
+    cores: int,
+) -> EndToEnd:
+    """Time ``ROUNDS`` passes over as many of ``files`` as fit the duration, and the stages of some of them.
+
+    Args:
+        engine: loaded for ``threads`` callers at once.
+        files: image files; on a GPU a small folder is gone round more than once, which ``how`` says.
+        expected_per_s: throughput of the engine alone, from which the number of crops is taken.
+        gpu: whether the device is apart from the cores that decode.
+        cores: that decode.
+
+    Raises:
+        EngineError: no crop could be answered.
+    """
+    from glomedge.images import ALLOWED_SUFFIXES
+
+    batch_size = default_batch_size(engine.provider)
+    wanted = int(np.clip(expected_per_s * duration_s / ROUNDS, 4 * batch_size, 4000))
+    count = wanted if gpu else min(wanted, len(files))
+    found = scan(folder_of(files, count, scratch / "end-to-end"), ALLOWED_SUFFIXES)
+    settings = Settings(
+        recipe=engine.spec.recipe,
+        batch_size=batch_size,
+        decode_workers=cores,
+        run_threads=threads,
+        thumbnail_px=THUMBNAIL_PX,
+    )
+    with _one_opencv_thread():
+        # The first pass warms the page cache and the threads, and is not counted.
+        rounds = [_pass(engine, found.root, found.inputs, settings, scratch) for _ in range(ROUNDS + 1)][1:]
+        paths = [Path(os.fsdecode(found.path(item))) for item in found.inputs[:STAGE_CROPS]]
+        stages = stage_seconds(engine, paths, batch_size, scratch, gpu=gpu, copies=threads)
+    limit, binds = limits(stages, cores=cores, gpu=gpu)
+    per_crop = bootstrap_median([[r.wall_s / count] for r in rounds])
+    total = sum(stages.values())
+    return EndToEnd(
+        crops=count,
+        rounds=tuple(rounds),
+        crops_per_s=Figure(value=1 / per_crop.value, low=1 / per_crop.high, high=1 / per_crop.low),
+        stages_ms={name: seconds * 1e3 for name, seconds in stages.items()},
+        share={name: seconds / total for name, seconds in stages.items()},
+        binds=binds,
+        how=f"batch {batch_size}, {cores} decode and {threads} run threads, {ROUNDS} rounds of {count} crops"
+        + (f" ({len(files)} distinct)" if count > len(files) else ""),
+        core_limit_crops_per_s=limit,
+        core_limit_share=1 / per_crop.value / limit,
+    )
+
+
+def limits(stages_s: dict[str, float], *, cores: int, gpu: bool) -> tuple[float, str]:
+    """Crops per second under perfect overlap, and what binds, in words.
+
+    On a CPU every stage draws on the same cores, so the largest stage binds. With a device apart, the two sides run
+    side by side and the slower one binds.
+    """
+    largest = max(stages_s, key=lambda name: stages_s[name])
+    if not gpu:
+        total = sum(stages_s.values())
+        return cores / total, f"{largest} ({stages_s[largest] / total:.0%} of the processor time)"
+    host = sum(seconds for name, seconds in stages_s.items() if name not in DEVICE_STAGES)
+    device = sum(stages_s[name] for name in DEVICE_STAGES)
+    if host / cores > device:
+        slowest = max((n for n in stages_s if n not in DEVICE_STAGES), key=lambda name: stages_s[name])
+        return cores / host, f"the processor, mostly {slowest} (the device waits)"
+    slowest = max(DEVICE_STAGES, key=lambda name: stages_s[name])
+    return 1 / device, f"the device, mostly {slowest}"
+
+
+def _pass(engine: Engine, root: bytes, inputs: Sequence[Found], settings: Settings, scratch: Path) -> StageRound:
+    with _sink(scratch) as sink:
+        pipeline = Pipeline(root, settings, lambda: engine, sink)
+        size = settings.batch_size
+        begin = time.perf_counter()
+        pipeline.run(inputs[i : i + size] for i in range(0, len(inputs), size))
+        wall_s = time.perf_counter() - begin
+        if sink.failed == len(inputs):
+            raise EngineError("None of the crops could be answered. Try: glomedge infer on the same folder")
+        times = pipeline.times
+        stages = {
+            "read+decode": times.decode_s,
+            "enhance": times.enhance_s,
+            "infer": times.infer_wall_s,
+            "write": times.write_s,
+        }
+        return StageRound(wall_s=wall_s, stages_s=stages, failed=sink.failed)
+
+
+@contextmanager
+def _sink(scratch: Path) -> Iterator[_CountingSink]:
+    folder = scratch / f"pass-{time.monotonic_ns()}"
+    folder.mkdir()
+    journal = Journal(folder / "journal")
+    spool = Spool(folder / "thumbnails", fresh=True)
+    try:
+        yield _CountingSink(journal, spool)
+    finally:
+        spool.close()
+        journal.close()
+
+
+@contextmanager
+def _one_opencv_thread() -> Iterator[None]:
+    import cv2
+
+    before = cv2.getNumThreads()
+    cv2.setNumThreads(1)
+    try:
+        yield
+    finally:
+        cv2.setNumThreads(before)
+
+
+def stage_seconds(
+    engine: Engine, paths: Sequence[Path], batch_size: int, scratch: Path, *, gpu: bool, copies: int
+) -> dict[str, float]:
+    """Processor seconds of one crop in each stage (mean over crops), measured by ``copies`` threads at once.
+
+    ``read`` includes the SHA-256; ``assess`` is the quality flags. ``copy`` is the transfer of a batch to a CUDA
+    device and 0 on a CPU, where crops are enhanced straight into the batch that the session reads. On a GPU ``copy``
+    and ``infer`` are wall-clock seconds of the device.
+    """
+
+    def walk(index: int) -> _StageClock:
+        with _sink(scratch) as sink:
+            return _walk(engine, [*paths[index:], *paths[:index]], batch_size, sink, gpu=gpu)
+
+    with ThreadPoolExecutor(copies, thread_name_prefix="stages") as pool:
+        clocks = list(pool.map(walk, range(copies)))
+    pooled = {name: [value for clock in clocks for value in clock.samples[name]] for name in STAGES}
+    means = {name: float(np.mean(values)) if values else 0.0 for name, values in pooled.items()}
+    # A call of the engine takes the batch to the device and back: the transfer is inside it.
+    means["infer"] = max(0.0, means["infer"] - means["copy"])
+    return means
+
+
+class _StageClock:
+    """Seconds of each stage, one entry a crop, by a clock that the stage names."""
+
+    def __init__(self) -> None:
+        self.samples: dict[str, list[float]] = {name: [] for name in STAGES}
+
+    @contextmanager
+    def of(self, stage: str, crops: int = 1, *, wall: bool = False) -> Iterator[None]:
+        clock = time.perf_counter if wall else time.thread_time
+        begin = clock()
+        yield
+        self.samples[stage].append((clock() - begin) / crops)
+
+
+def _walk(engine: Engine, paths: Sequence[Path], batch_size: int, sink: _CountingSink, *, gpu: bool) -> _StageClock:
+    from glomedge import images, preprocess, quality
+
+    batch = np.full((batch_size, SIZE_PX, SIZE_PX, 3), 128, np.uint8)
+    clock, answers = _StageClock(), list[Answer]()
+    for index, path in enumerate([*paths[:2], *paths]):  # the first two twice: they warm up
+        if index == 2:
+            clock, answers = _StageClock(), []
+        with clock.of("read"):
+            data = images.read(path)
+            hashlib.sha256(data).hexdigest()
+        try:
+            with clock.of("decode"):
+                pixels = images.decode(data).pixels_hwc
+        except ImageError:
+            continue
+        with clock.of("assess"):
+            quality.assess(pixels)
+        with clock.of("enhance"):
+            preprocess.enhance(pixels, engine.spec.recipe, batch[index % batch_size])
+        with clock.of("thumbnail"):
+            small = thumbnail(pixels, THUMBNAIL_PX)
+        answers.append(Answer(Found(os.fsencode(path.name)), probability=0.5, sha256="0" * 64, thumbnail=small))
+    engine.infer(batch)
+    output = engine.infer(batch)
+    for _ in range(6):
+        if gpu:
+            with clock.of("copy", batch_size, wall=True):
+                _transfer(batch)
+        with clock.of("infer", batch_size, wall=gpu):
+            output = engine.infer(batch)
+    for begin in range(0, len(answers), batch_size):
+        group = answers[begin : begin + batch_size]
+        for position, answer in enumerate(group):
+            answer.activation = output.activation[position]
+        with clock.of("write", len(group)):
+            sink.rows(group)
+    return clock
+
+
+def _transfer(batch: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]) -> None:
+    """Host to CUDA device 0, as onnxruntime does it; waits until it is there."""
+    import onnxruntime as ort
+
+    ort.OrtValue.ortvalue_from_numpy(batch, "cuda", 0)

@@ -1,0 +1,120 @@
+"""Energy from the machine's own counters, where it has them and lets us read them; otherwise none.
+
+RAPL: ``energy_uj`` of each package in the Linux powercap tree (Linux kernel documentation, power/powercap).
+NVML: ``nvmlDeviceGetTotalEnergyConsumption`` in millijoules (Volta and later). Both include idle power.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+POWERCAP = Path("/sys/class/powercap")
+
+
+@dataclass(frozen=True)
+class _Counter:
+    name: str
+    path: Path
+    range_uj: int
+
+
+class EnergyMeter:
+    """Joules between entering and leaving, by counter; ``joules`` stays empty where nothing can be read."""
+
+    def __init__(self, powercap: Path = POWERCAP) -> None:
+        self.joules: dict[str, float] = {}
+        self._counters = _rapl_packages(powercap)
+        self._gpus = _nvml_handles()
+        self._begin: dict[str, int] = {}
+
+    @property
+    def source(self) -> str:
+        """Which counters are read: ``RAPL``, ``NVML``, ``RAPL + NVML`` or nothing."""
+        return " + ".join(n for n, there in (("RAPL", bool(self._counters)), ("NVML", bool(self._gpus))) if there)
+
+    def __enter__(self) -> EnergyMeter:
+        self._begin = self._read()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        end = self._read()
+        ranges = {counter.name: counter.range_uj for counter in self._counters}
+        for name, before in self._begin.items():
+            if name not in end:
+                continue
+            used = end[name] - before
+            if used < 0 and name in ranges:
+                used += ranges[name]  # the counter wrapped round once; at 300 W that takes 15 minutes or more
+            self.joules[name] = used / 1e6
+
+    def _read(self) -> dict[str, int]:
+        values = {}
+        for counter in self._counters:
+            value = _read_int(counter.path / "energy_uj")
+            if value is not None:
+                values[counter.name] = value
+        for index, handle in enumerate(self._gpus):
+            millijoules = _nvml_energy_mj(handle)
+            if millijoules is not None:
+                values[f"gpu-{index}"] = millijoules * 1000
+        return values
+
+
+def _rapl_packages(powercap: Path) -> list[_Counter]:
+    """Top-level zones only (``intel-rapl:0``): sub-zones (``intel-rapl:0:1``) are part of their package."""
+    found = []
+    for zone in sorted(powercap.glob("*rapl:*")) if powercap.is_dir() else []:
+        if zone.name.count(":") != 1 or "mmio" in zone.name:
+            continue
+        if _read_int(zone / "energy_uj") is None:
+            continue
+        found.append(_Counter(zone.name.replace(":", "-"), zone, _read_int(zone / "max_energy_range_uj") or 2**32))
+    return found
+
+
+def _read_int(path: Path) -> int | None:
+    try:
+        return int(path.read_text(encoding="ascii"))
+    except (OSError, ValueError):
+        return None
+
+
+def _nvml_handles() -> list[object]:
+    try:
+        import pynvml
+    except ImportError:
+        return []
+    try:
+        pynvml.nvmlInit()
+        return [pynvml.nvmlDeviceGetHandleByIndex(i) for i in range(pynvml.nvmlDeviceGetCount())]
+    except pynvml.NVMLError:
+        return []
+
+
+def _nvml_energy_mj(handle: object) -> int | None:
+    import pynvml
+
+    try:
+        return int(pynvml.nvmlDeviceGetTotalEnergyConsumption(handle))
+    except pynvml.NVMLError:
+        return None
+
+
+def gpu_memory_bytes(pid: int) -> int | None:
+    """GPU memory that NVML counts to a process, bytes; None where NVML is absent or does not say."""
+    try:
+        import pynvml
+    except ImportError:
+        return None
+    total = 0
+    try:
+        for handle in _nvml_handles():
+            for process in pynvml.nvmlDeviceGetComputeRunningProcesses(handle):
+                # usedGpuMemory is None where the driver hides it (containers, WDDM).
+                if process.pid == pid and process.usedGpuMemory is not None:
+                    total += int(process.usedGpuMemory)
+    except pynvml.NVMLError:
+        return None
+    return total or None

@@ -1,0 +1,209 @@
+"""Three plots as inline SVG, drawn by hand: the edge has no plotting library, and the page must need no network."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+
+# Okabe and Ito's palette: told apart with any colour vision (https://jfly.uni-koeln.de/color/).
+PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#999999", "#F0E442")
+WRONG = "#C00000"
+WIDTH_PX = 860
+_LABEL_PX = 250
+_TEXT = 'font-size="13" fill="#222"'
+
+
+@dataclass(frozen=True)
+class Line:
+    """One configuration in a line plot: points ``(x, y, y at the upper end of the whisker)``."""
+
+    name: str
+    points: Sequence[tuple[float, float, float]]
+    wrong: bool = False
+
+
+@dataclass(frozen=True)
+class Bar:
+    """One bar with its interval and an optional mark (the ceiling)."""
+
+    name: str
+    value: float
+    low: float | None = None
+    high: float | None = None
+    mark: float | None = None
+    wrong: bool = False
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Stack:
+    """One stacked bar: ``parts`` in the order of the legend."""
+
+    name: str
+    parts: Sequence[tuple[str, float]]
+
+
+def line_plot(lines: Sequence[Line], *, x_label: str, y_label: str) -> str:
+    """Lines on two logarithmic axes, a whisker up to the third value of each point."""
+    points = [point for line in lines for point in line.points]
+    left, top, right, bottom = 70, 12, WIDTH_PX - 270, 330
+    xs = sorted({point[0] for point in points})
+    x_low, x_high = math.log2(xs[0]), math.log2(xs[-1])
+    y_low = math.log10(min(point[1] for point in points)) - 0.1
+    y_high = math.log10(max(point[2] for point in points)) + 0.1
+
+    def x_of(value: float) -> float:
+        share = (math.log2(value) - x_low) / (x_high - x_low) if x_high > x_low else 0.5
+        return left + 20 + share * (right - left - 40)
+
+    def y_of(value: float) -> float:
+        return bottom - (math.log10(value) - y_low) / (y_high - y_low) * (bottom - top)
+
+    parts = []
+    for tick in _decades(10**y_low, 10**y_high):
+        y = y_of(tick)
+        parts.append(f'<line x1="{left}" x2="{right}" y1="{y:.1f}" y2="{y:.1f}" stroke="#ddd"/>')
+        parts.append(f'<text x="{left - 8}" y="{y + 4:.1f}" text-anchor="end" {_TEXT}>{_number(tick)}</text>')
+    for tick in xs:
+        x = x_of(tick)
+        parts.append(f'<text x="{x:.1f}" y="{bottom + 20}" text-anchor="middle" {_TEXT}>{tick:g}</text>')
+    middle = (left + right) / 2
+    parts.append(f'<text x="{middle}" y="{bottom + 42}" text-anchor="middle" {_TEXT}>{escape(x_label)}</text>')
+    centre = (top + bottom) / 2
+    parts.append(
+        f'<text x="16" y="{centre}" text-anchor="middle" transform="rotate(-90 16 {centre})" {_TEXT}>'
+        f"{escape(y_label)}</text>"
+    )
+    for index, line in enumerate(lines):
+        colour = WRONG if line.wrong else PALETTE[index % len(PALETTE)]
+        # Whiskers of several lines at one batch size would hide each other: each line is moved a little.
+        shift = (index - (len(lines) - 1) / 2) * 6
+        path = " ".join(f"{x_of(x) + shift:.1f},{y_of(y):.1f}" for x, y, _ in line.points)
+        parts.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"/>')
+        for x, y, upper in line.points:
+            at = x_of(x) + shift
+            parts.append(
+                f'<line x1="{at:.1f}" x2="{at:.1f}" y1="{y_of(y):.1f}" y2="{y_of(upper):.1f}" stroke="{colour}"/>'
+                f'<circle cx="{at:.1f}" cy="{y_of(y):.1f}" r="4" fill="{colour}"/>'
+            )
+        y = top + 14 + index * 22
+        parts.append(f'<rect x="{right + 20}" y="{y - 10}" width="12" height="12" fill="{colour}"/>')
+        parts.append(f'<text x="{right + 38}" y="{y + 1}" {_TEXT}>{escape(line.name)}</text>')
+    height = max(bottom + 52, top + 30 + 22 * len(lines))
+    return _svg(height, parts, f"{y_label} against {x_label}")
+
+
+def bar_plot(bars: Sequence[Bar], *, x_label: str) -> str:
+    """Horizontal bars from zero with intervals; a mark stands where the machine's ceiling is."""
+    top, step = 10, 34
+    right = WIDTH_PX - 130
+    longest = max(max(bar.value, bar.high or 0.0, bar.mark or 0.0) for bar in bars) or 1.0
+
+    def x_of(value: float) -> float:
+        return _LABEL_PX + value / longest * (right - _LABEL_PX)
+
+    bottom = top + step * len(bars)
+    parts = _x_axis(longest, x_of, top, bottom, x_label)
+    for index, bar in enumerate(bars):
+        y = top + index * step + 7
+        colour = WRONG if bar.wrong else PALETTE[0]
+        parts.append(_row_label(bar.name, y + 14, bar.wrong))
+        parts.append(
+            f'<rect x="{_LABEL_PX}" y="{y}" width="{x_of(bar.value) - _LABEL_PX:.1f}" height="20" fill="{colour}"/>'
+        )
+        end = x_of(bar.value)
+        if bar.low is not None and bar.high is not None:
+            parts.append(
+                f'<path d="M{x_of(bar.low):.1f} {y + 10}H{x_of(bar.high):.1f}M{x_of(bar.low):.1f} {y + 5}v10'
+                f'M{x_of(bar.high):.1f} {y + 5}v10" stroke="#222" fill="none"/>'
+            )
+            end = max(end, x_of(bar.high))
+        if bar.mark is not None:
+            mark = x_of(bar.mark)
+            parts.append(f'<path d="M{mark:.1f} {y - 3}v26" stroke="#D55E00" stroke-width="3"/>')
+            end = max(end, mark) if mark - end < 90 else end
+        parts.append(f'<text x="{end + 8:.1f}" y="{y + 14}" {_TEXT}>{escape(bar.note or _number(bar.value))}</text>')
+    return _svg(bottom + 50, parts, x_label)
+
+
+def stack_plot(stacks: Sequence[Stack], *, x_label: str) -> str:
+    """Horizontal stacked bars from zero, with a legend above."""
+    names = list(dict.fromkeys(name for stack in stacks for name, value in stack.parts if value > 0))
+    colours = {name: PALETTE[i % len(PALETTE)] for i, name in enumerate(names)}
+    top, step, right = 40, 34, WIDTH_PX - 70
+    longest = max(sum(value for _, value in stack.parts) for stack in stacks) or 1.0
+
+    def x_of(value: float) -> float:
+        return _LABEL_PX + value / longest * (right - _LABEL_PX)
+
+    bottom = top + step * len(stacks)
+    parts = _x_axis(longest, x_of, top, bottom, x_label)
+    x = 12.0
+    for name in names:
+        parts.append(f'<rect x="{x}" y="8" width="12" height="12" fill="{colours[name]}"/>')
+        parts.append(f'<text x="{x + 17}" y="19" {_TEXT}>{escape(name)}</text>')
+        x += 40 + 8 * len(name)
+    for index, stack in enumerate(stacks):
+        y = top + index * step + 7
+        parts.append(_row_label(stack.name, y + 14, wrong=False))
+        begin = 0.0
+        for name, value in stack.parts:
+            if value <= 0:
+                continue
+            width = x_of(begin + value) - x_of(begin)
+            parts.append(
+                f'<rect x="{x_of(begin):.1f}" y="{y}" width="{width:.1f}" height="20" fill="{colours[name]}">'
+                f"<title>{escape(name)} {_number(value)}</title></rect>"
+            )
+            begin += value
+        parts.append(f'<text x="{x_of(begin) + 8:.1f}" y="{y + 14}" {_TEXT}>{_number(begin)}</text>')
+    return _svg(bottom + 50, parts, x_label)
+
+
+def _x_axis(longest: float, x_of: object, top: float, bottom: float, label: str) -> list[str]:
+    assert callable(x_of)
+    parts = []
+    for tick in _linear_ticks(longest):
+        x = x_of(tick)
+        parts.append(f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{top}" y2="{bottom}" stroke="#ddd"/>')
+        parts.append(f'<text x="{x:.1f}" y="{bottom + 17}" text-anchor="middle" {_TEXT}>{_number(tick)}</text>')
+    middle = (x_of(0.0) + x_of(longest)) / 2
+    parts.append(f'<text x="{middle:.1f}" y="{bottom + 38}" text-anchor="middle" {_TEXT}>{escape(label)}</text>')
+    return parts
+
+
+def _row_label(name: str, y: float, wrong: bool) -> str:
+    shown = name if len(name) <= 36 else name[:33] + "..."
+    colour = WRONG if wrong else "#222"
+    return f'<text x="{_LABEL_PX - 8}" y="{y}" text-anchor="end" font-size="13" fill="{colour}">{escape(shown)}</text>'
+
+
+def _svg(height: float, parts: Sequence[str], title: str) -> str:
+    return (
+        f'<svg viewBox="0 0 {WIDTH_PX} {height:.0f}" role="img" xmlns="http://www.w3.org/2000/svg" '
+        f'font-family="system-ui, sans-serif"><title>{escape(title)}</title>{"".join(parts)}</svg>'
+    )
+
+
+def _decades(low: float, high: float) -> list[float]:
+    """1, 2, 5, 10 ... within the limits."""
+    exponent = math.floor(math.log10(low))
+    ticks = []
+    while 10**exponent <= high:
+        ticks += [m * 10.0**exponent for m in (1, 2, 5) if low <= m * 10.0**exponent <= high]
+        exponent += 1
+    return ticks
+
+
+def _linear_ticks(longest: float) -> list[float]:
+    """About five round steps from zero."""
+    raw = longest / 5
+    scale = 10.0 ** math.floor(math.log10(raw))
+    step = next(m * scale for m in (1, 2, 5, 10) if m * scale >= raw)
+    return [i * step for i in range(int(longest / step + 1e-9) + 1)]
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"

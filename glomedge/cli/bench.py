@@ -1,0 +1,181 @@
+"""``glomedge bench``: latency, throughput, stages, cold start and parity of models on providers."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, cast
+
+import typer
+
+from glomedge.errors import UsageError
+from glomedge.notice import RESEARCH_USE_NOTICE
+
+if TYPE_CHECKING:
+    from glomedge.benchmarking.benchreport import Table
+    from glomedge.benchmarking.compare import Comparison
+    from glomedge.benchmarking.record import BenchRecord
+
+
+def bench(
+    model: Annotated[
+        list[Path] | None,
+        typer.Option("--model", "-m", help="A model file; repeatable [default: artifacts/model.onnx]"),
+    ] = None,
+    provider: Annotated[
+        list[str] | None,
+        typer.Option("--provider", "-p", help="auto, cpu, cuda, tensorrt, tensorrt-rtx or openvino; repeatable."),
+    ] = None,
+    precision: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Only files of this precision among those beside the model; repeatable. bf16: the fp32 file."
+        ),
+    ] = None,
+    batch_size: Annotated[str, typer.Option(help="Batch sizes, such as 1,8,32.")] = "1,8,32",
+    images: Annotated[
+        Path | None,
+        typer.Option(
+            help="A folder of crops [default: the data the model was trained on where it is here, else drawn]"
+        ),
+    ] = None,
+    scenario: Annotated[
+        list[str] | None,
+        typer.Option(help="single-stream, offline or server; repeatable [default: single-stream and offline]"),
+    ] = None,
+    latency_bound_ms: Annotated[float, typer.Option(help="Bound on p99 in the server scenario, milliseconds.")] = 200.0,
+    duration: Annotated[float, typer.Option(help="Seconds for each measurement.")] = 5.0,
+    allow_fallback: Annotated[
+        bool, typer.Option("--allow-fallback", help="Measure another provider where the asked one cannot run.")
+    ] = False,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for bench.json and bench.html.")] = Path(
+        "bench"
+    ),
+    json_: Annotated[bool, typer.Option("--json", help="Print bench.json to standard output, no table.")] = False,
+    compare: Annotated[
+        tuple[Path, Path] | None,
+        typer.Option(metavar="OLD NEW", help="Say what changed between two bench.json beyond noise; measures nothing."),
+    ] = None,
+) -> None:
+    """Measure models on providers: latency, throughput, stages, cold start, memory, and whether the answers hold."""
+    if compare is not None:
+        _compare(*compare, as_json=json_)
+        return
+    from glomedge import bench as library
+    from glomedge.benchmarking import benchreport
+
+    settings = library.Settings(
+        models=tuple(model or [library.DEFAULT_MODEL]),
+        providers=tuple(provider or ["auto"]),
+        precisions=tuple(precision or []),
+        batch_sizes=_sizes(batch_size),
+        scenarios=cast("Any", tuple(dict.fromkeys(scenario or ["single-stream", "offline"]))),
+        duration_s=duration,
+        latency_bound_ms=latency_bound_ms,
+        images=images,
+        allow_fallback=allow_fallback,
+    )
+    library.check_output(output)
+    record = library.run(settings, say=lambda line: typer.echo(f"bench: {line}", err=True), command=_command())
+    written = library.write(record, output)
+    if json_:
+        typer.echo(record.model_dump_json(indent=1))
+    else:
+        _print(record, benchreport.tables(record), written)
+    if record.failures:
+        for failure in record.failures:
+            typer.echo(f"glomedge: {failure.model} on {failure.provider_asked}: {failure.message}", err=True)
+        raise typer.Exit(1)
+
+
+def _sizes(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(dict.fromkeys(int(part) for part in text.split(",")))
+    except ValueError:
+        raise UsageError(f"--batch-size {text!r} is not a list of whole numbers. Write it as 1,8,32.") from None
+
+
+def _command() -> str:
+    """The command as typed, with folders of this machine cut to their last part: the record may be published."""
+    return " ".join(["glomedge", *(Path(a).name if a.startswith(("/", "~")) else a for a in sys.argv[1:])])
+
+
+def _print(record: BenchRecord, tables: list[Table], written: list[Path]) -> None:
+    from rich.console import Console
+
+    from glomedge.benchmarking.environment import describe
+
+    console = Console(highlight=False)
+    console.print(describe(record.environment), markup=False)
+    console.print(
+        f"Crops: {record.crops.source}; {record.crops.crops} of {record.crops.mean_pixels / 1e3:.0f} thousand pixels "
+        "on average.",
+        markup=False,
+    )
+    for table in tables:
+        console.print(_rich(table))
+    for note in record.notes:
+        console.print(note, markup=False)
+    console.print(f"Written: {', '.join(str(path) for path in written)}. {RESEARCH_USE_NOTICE}", markup=False)
+
+
+def _rich(table: Table) -> Any:
+    from rich.table import Table as RichTable
+    from rich.text import Text
+
+    shown = RichTable(title=table.title, title_justify="left", title_style="bold", header_style="bold")
+    for name in table.header:
+        shown.add_column(name, overflow="fold")
+    styles = {"wrong": "bold red", "right": "green", "dim": "dim", "": ""}
+    for row in table.rows:
+        shown.add_row(*(Text(cell.text, style=styles[cell.style]) for cell in row))
+    return shown
+
+
+def _compare(old: Path, new: Path, *, as_json: bool) -> None:
+    import dataclasses
+    import json
+
+    from glomedge.benchmarking.compare import compare
+    from glomedge.benchmarking.record import read_record
+
+    comparison = compare(read_record(old), read_record(new))
+    if as_json:
+        typer.echo(json.dumps({"notice": RESEARCH_USE_NOTICE, **dataclasses.asdict(comparison)}, indent=1))
+        return
+    _print_comparison(comparison)
+
+
+def _print_comparison(comparison: Comparison) -> None:
+    from rich.console import Console
+
+    from glomedge.benchmarking.benchreport import Cell, Table
+
+    console = Console(highlight=False)
+    styles = {"faster": "right", "slower": "wrong", "within noise": "", "too few samples": "dim"}
+    rows = [
+        (
+            Cell(c.configuration),
+            Cell(c.figure),
+            Cell(f"{c.old:.4g} {c.unit}"),
+            Cell(f"{c.new:.4g} {c.unit}"),
+            Cell(f"{c.ratio.value:.3f} ({c.ratio.low:.3f} to {c.ratio.high:.3f})"),
+            Cell(c.verdict, cast("Any", styles[c.verdict])),
+        )
+        for c in comparison.changes
+    ]
+    header = ("configuration", "figure", "old", "new", "time, new / old (95% interval)", "verdict")
+    if rows:
+        console.print(_rich(Table("What changed", header, rows)))
+    else:
+        console.print(
+            "The two records have no figure in common: compare runs of the same model, precision and provider."
+        )
+    for title, lines in (
+        ("Only in the old record", comparison.only_old),
+        ("Only in the new record", comparison.only_new),
+        ("Differences beside the figures", (*comparison.environment, *comparison.parity)),
+    ):
+        if lines:
+            console.print(f"{title}: {'; '.join(lines)}", markup=False)
+    console.print(RESEARCH_USE_NOTICE)
