@@ -22,7 +22,8 @@ from glomedge import __version__
 from glomedge.errors import OutputError, UsageError
 from glomedge.notice import RESEARCH_USE_NOTICE
 from glomedge_export.synthetic_crop import draw_crop, draw_size
-from glomedge_export.synthetic_tissue import Rng, Stain
+from glomedge_export.synthetic_optics import Stain
+from glomedge_export.synthetic_tissue import Rng
 
 __all__ = ["DrawnDataset", "PlannedCrop", "draw_crop", "plan_dataset", "write_dataset"]
 

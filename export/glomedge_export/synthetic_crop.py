@@ -13,13 +13,12 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+from glomedge_export.synthetic_optics import Stain, scan
 from glomedge_export.synthetic_tissue import (
     Canvas,
     Pixels,
-    Plane,
     Points,
     Rng,
-    Stain,
     blob,
     blobs,
     fibres,
@@ -28,15 +27,11 @@ from glomedge_export.synthetic_tissue import (
     nuclei,
     scatter,
     smooth_noise,
-    to_rgb,
     turned,
 )
 
 MIN_SIDE_PX, MAX_SIDE_PX = 200, 1200
 _CANVAS_PX = 400  # long side at which structures are painted; larger crops are enlarged, as from a coarser scan
-
-# Gaussian quantiles: one random byte indexes one sample of sensor noise of unit standard deviation.
-_NOISE_QUANTILES = 256
 
 
 @dataclass(frozen=True)
@@ -82,7 +77,7 @@ def draw_crop(rng: Rng, sclerotic: bool, size_px: tuple[int, int] | None = None,
     else:
         _open_glomerulus(canvas, anatomy)
     _blemishes(canvas)
-    return _scan(canvas, stain, height_px, width_px)
+    return scan(canvas, stain, height_px, width_px)
 
 
 def draw_size(rng: Rng) -> tuple[int, int]:
@@ -157,11 +152,6 @@ def _periglomerular_layers(canvas: Canvas, anatomy: Anatomy) -> None:
 def _outline(rng: Rng, anatomy: Anatomy, scale: float, wobble: float) -> Points:
     """The capsule's outline, scaled about its centre."""
     return blob(rng, anatomy.centre, anatomy.radius_px * scale, wobble, anatomy.aspect, 96)
-
-
-def _shrunk(outline: Points, scale: float, shift: Points) -> Points:
-    centre = outline.mean(0)
-    return np.asarray(centre + (outline - centre) * scale + shift)
 
 
 def _capsule(canvas: Canvas, outline: Points, width_px: float, layers: int) -> None:
@@ -264,7 +254,12 @@ def _segmental_scar(canvas: Canvas, tuft: Points) -> None:
     start, share = int(rng.integers(len(tuft))), float(rng.uniform(0.2, 0.6))
     arc = np.take(tuft, np.arange(start, start + int(len(tuft) * share)), axis=0, mode="wrap")
     centre = tuft.mean(0)
-    segment = np.concatenate([arc * 1.03 - centre * 0.03, centre[None] + rng.normal(0, canvas.um(6), (1, 2))])
+    rim = arc * 1.03 - centre * 0.03
+    corner = centre + rng.normal(0, canvas.um(8), 2)
+    share_along = np.linspace(0, 1, 14)[:, None]
+    inner = np.concatenate([rim[-1] + (corner - rim[-1]) * share_along, corner + (rim[0] - corner) * share_along])
+    bumps = np.convolve(rng.normal(0, canvas.um(7), 2 * (len(inner) + 4)), np.ones(4) / 4, "same")
+    segment = np.concatenate([rim, inner + bumps.reshape(-1, 2)[2:-2]])
     scar = Canvas(canvas.density.copy(), canvas.px_per_um, rng)
     _scar_tissue(scar, segment, cells=0.4)
     soft = cv2.GaussianBlur(canvas.mask(segment), (0, 0), max(0.8, canvas.um(1.5)))
@@ -309,7 +304,9 @@ def _sclerotic_glomerulus(canvas: Canvas, anatomy: Anatomy) -> None:
     if space == "matrix":
         spots = _inside_scatter(rng, outline, canvas.mask(outline), canvas.um(16))
         nuclei(canvas, spots[rng.random(len(spots)) < 0.4], (5.0, 9.0), (90, 170))
-    scar = blob(rng, outline.mean(0), anatomy.radius_px * float(room), 0.13, anatomy.aspect, 96)
+    scar = blob(
+        rng, outline.mean(0), anatomy.radius_px * float(room), float(rng.uniform(0.08, 0.26)), anatomy.aspect, 96
+    )
     layer = Canvas(canvas.density.copy(), canvas.px_per_um, rng)
     recent = rng.random() < 0.15  # a scar in which cells and slits remain: the hardest of its class
     _scar_tissue(layer, scar, cells=float(rng.uniform(1.2, 2.5) if recent else rng.uniform(0.15, 1.0)))
@@ -348,58 +345,3 @@ def _blemishes(canvas: Canvas) -> None:
     for _ in range(int(rng.poisson(0.5))):  # dust and pigment
         spot = blob(rng, rng.uniform(0, 1, 2) * size, canvas.um(0.8, 3.5), 0.3, 1.0, 16)
         canvas.fill(spot, (60.0, 60.0, float(rng.uniform(60, 230))))
-
-
-def _scan(canvas: Canvas, stain: Stain, height_px: int, width_px: int) -> Pixels:
-    """Section thickness, stain, optics, enlargement and sensor noise: densities to RGBA uint8 ``[H, W, 4]``."""
-    rng, density = canvas.rng, canvas.density
-    wash = np.rint(stain.wash * np.clip(np.arange(256) / 60, 0, 1)).astype(np.uint8)  # none where there is no tissue
-    density[..., 1] = cv2.add(
-        np.ascontiguousarray(density[..., 1]), cv2.LUT(np.ascontiguousarray(density[..., 0]), wash)
-    )
-    thickness = 1 + 0.07 * smooth_noise(rng, canvas.height_px, canvas.width_px, canvas.um(70))
-    thickness += 0.13 * smooth_noise(rng, canvas.height_px, canvas.width_px, max(1.6, canvas.um(1.1)))
-    canvas.texture(np.clip(thickness, 0.5, 1.5))
-    density = canvas.density
-    pixels = to_rgb(density, stain, _exposure(rng, density, stain))
-    blur = float(rng.choice([0.0, 0.6, 1.0, 1.8], p=[0.3, 0.35, 0.25, 0.1])) * float(rng.uniform(0.8, 1.2))
-    if blur > 0:
-        pixels = cv2.GaussianBlur(pixels, (0, 0), blur)
-    if pixels.shape[:2] != (height_px, width_px):
-        pixels = cv2.resize(pixels, (width_px, height_px), interpolation=cv2.INTER_CUBIC)
-    noise = _noise_table(float(rng.uniform(0.6, 3.0)))[rng.integers(0, _NOISE_QUANTILES, pixels.shape, np.uint8)]
-    rgba = np.full((height_px, width_px, 4), 255, np.uint8)
-    rgba[..., :3] = cv2.add(pixels, noise, dtype=cv2.CV_8U)
-    return rgba
-
-
-def _exposure(rng: Rng, density: Pixels, stain: Stain) -> tuple[float, float]:
-    """Strength of PAS and haematoxylin that brings the tissue to a brightness that does not depend on the class.
-
-    Laboratory protocol and scanner exposure do the same. Without it the scars, which have no pale lumina, would be
-    darker and bluer than open tufts, and the mean colour alone would tell the classes apart.
-    """
-    sample = density[::7, ::7].reshape(-1, 1, 3)
-    tissue = sample[sample.any(2).ravel()]  # bare glass beside the core has no density at all
-    if not len(tissue):
-        return 1.0, 1.0
-    cells = float(rng.lognormal(np.log(36.0), 0.25)) / max(1.0, float(tissue[..., 1].mean()))
-    haematoxylin = float(np.clip(cells**0.6, 0.5, 1.6))
-    target = float(np.clip(rng.normal(129.0, 29.0), 60.0, 190.0))  # mean of the green channel, which PAS absorbs
-    low, high = 0.3, 2.8
-    for _ in range(9):  # the mean falls as the strength rises: bisect
-        middle = (low + high) / 2
-        mean = float(to_rgb(tissue, stain, (middle, haematoxylin))[..., 1].mean())
-        low, high = (middle, high) if mean > target else (low, middle)
-    return (low + high) / 2, haematoxylin
-
-
-def _noise_table(sigma: float) -> Plane:
-    """float32 ``[256]``: Gaussian quantiles of that standard deviation (Box and Muller avoided: a byte is enough)."""
-    from statistics import NormalDist
-
-    levels = (np.arange(_NOISE_QUANTILES) + 0.5) / _NOISE_QUANTILES
-    return np.array([NormalDist(0.0, sigma).inv_cdf(float(level)) for level in levels], np.float32)
-
-
-__all__ = ["MAX_SIDE_PX", "MIN_SIDE_PX", "Anatomy", "draw_crop", "draw_size"]

@@ -1,9 +1,7 @@
-"""Draws one PAS-stained glomerulus crop.
+"""What crops are painted with: a canvas of stain densities, outlines, noise, nuclei.
 
-The picture is painted as *stain density*, not as colour: a uint8 canvas ``[H, W, 3]`` whose channels are how much
-PAS reagent, haematoxylin and pigment lies at each pixel. Colour comes last, by the Beer-Lambert law
-(``intensity = white * exp(-density @ absorbance)``, as in Ruifrok & Johnston, Anal Quant Cytol Histol 2001;23:291), so
-one :class:`Stain` per biopsy changes every tissue consistently, as a real batch of reagents does.
+A picture is painted as *stain density*, not as colour: a uint8 canvas ``[H, W, 3]`` whose channels are how much
+PAS reagent, haematoxylin and pigment lies at each pixel. ``synthetic_optics`` makes colour of it.
 
 Lengths are in micrometres where the name says ``_um``; a canvas knows its ``px_per_um``. All randomness comes from
 the generator handed in: the same generator state gives the same bytes.
@@ -24,32 +22,6 @@ Points = npt.NDArray[np.float64]
 Density = tuple[float, float, float]
 
 _SHIFT = 4  # cv2 takes vertices as fixed point with this many fractional bits
-_FULL_DENSITY = 1.9  # optical density of canvas value 255 at stain strength 1
-
-
-@dataclass(frozen=True)
-class Stain:
-    """How one biopsy took the stain.
-
-    Attributes:
-        absorbance: float ``[3, 3]``, rows PAS, haematoxylin, pigment; columns R, G, B; optical density at value 1.
-        white: float ``[3]``, RGB of bare glass, 0-255.
-        wash: haematoxylin density (canvas units) that lies over all tissue, the purple cast of an overstained slide.
-    """
-
-    absorbance: npt.NDArray[np.float64]
-    white: npt.NDArray[np.float64]
-    wash: float
-
-    @staticmethod
-    def draw(rng: Rng) -> Stain:
-        """A stain such as one laboratory run gives: pale to dark, pink to purple."""
-        pas = np.array([0.19, 1.0, 0.46]) * rng.lognormal(0.0, [0.3, 0.04, 0.15])
-        haematoxylin = np.array([1.0, 0.94, 0.52]) * rng.lognormal(0.0, [0.08, 0.08, 0.15])
-        pigment = np.array([0.45, 0.95, 1.1])
-        white = np.array([243.0, 240.0, 244.0]) + rng.normal(0.0, 3.0, 3)
-        wash = float(rng.choice([0.0, 8.0, 20.0, 55.0], p=[0.3, 0.35, 0.22, 0.13])) * rng.uniform(0.6, 1.2)
-        return Stain(np.stack([pas, haematoxylin, pigment]), np.clip(white, 225, 252), wash)
 
 
 @dataclass
@@ -227,13 +199,3 @@ def nuclei(canvas: Canvas, centres: Points, length_um: tuple[float, float], dark
         (centres + shift * 0.4)[pale], axes[pale] * 0.62, angle[pale], np.stack([pas, depth * 0.72, none], 1)[pale]
     )
     canvas.ellipses(centres + shift, axes * 0.28, angle, np.stack([pas, depth * 1.25, none], 1))
-
-
-def to_rgb(density: Pixels, stain: Stain, gain: tuple[float, float]) -> Plane:
-    """Beer-Lambert: float32 ``[H, W, 3]`` RGB in 0-255 from stain densities.
-
-    ``gain`` multiplies PAS and haematoxylin: the thickness of the section and the strength of the two baths.
-    """
-    absorbance = stain.absorbance * np.array([[gain[0]], [gain[1]], [1.0]]) * (-_FULL_DENSITY / 255)
-    exponent = cv2.transform(density.astype(np.float32), absorbance.T.astype(np.float32))
-    return np.asarray(cv2.exp(exponent) * stain.white.astype(np.float32))

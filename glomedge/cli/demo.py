@@ -14,7 +14,7 @@ from glomedge.notice import RESEARCH_USE_NOTICE
 
 
 def demo(
-    directory: Annotated[Path, typer.Argument(metavar="[DIR]", help="Folder for the demo.")] = Path("glomedge-demo"),
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="Folder for the demo.")] = Path("glomedge-demo"),
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Start again instead of going on with an earlier demo.")
     ] = False,
