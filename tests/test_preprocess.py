@@ -35,7 +35,9 @@ def random_crop(seed: int, height_px: int = 224, width_px: int = 224) -> Pixels:
         case 1:  # pink and blue, slowly varying
             smooth = cv2.GaussianBlur(noise, (0, 0), 5).astype(np.int16)
             stretched = (smooth - 128) * 6 + np.array([190, 130, 180], np.int16)
-    X:
+            tissue: Pixels = np.clip(stretched, 0, 255).astype(np.uint8)
+            return tissue
+        case 2:
             return np.where(noise > 127, np.uint8(255), np.uint8(0))
     return np.broadcast_to(noise[:1, :1], noise.shape).copy()
 
