@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from html import escape
 from typing import Literal, NamedTuple
 
 from glomedge.benchmarking import svg
 from glomedge.benchmarking.environment import describe
-from glomedge.benchmarking.record import BenchRecord, Configuration
+from glomedge.benchmarking.record import STAGES, BenchRecord, Configuration, Figure
 
 Style = Literal["", "wrong", "right", "dim"]
 
@@ -34,29 +35,62 @@ def tables(record: BenchRecord) -> list[Table]:
     return [table for table in made if table.rows]
 
 
-def _overview(record: BenchRecord) -> Table:
+def labels(record: BenchRecord) -> dict[str, str]:
+    """A short label for each configuration name: ``fp32 cpu`` where that is unique, the whole name where it is not."""
+    short = Counter(f"{c.precision} {c.provider}" for c in record.configurations)
+    return {
+        c.name: label if short[label := f"{c.precision} {c.provider}"] == 1 else c.name for c in record.configurations
+    }
+
+
+def _side_by_side(
+    record: BenchRecord, title: str, measures: Sequence[tuple[str, Callable[[Configuration], Cell | None]]]
+) -> Table:
+    """Measures down, configurations across; a measure that no configuration has is left out."""
+    names = labels(record)
     rows = []
-    for c in record.configurations:
-        throughput = throughput_of(c)
+    for measure, cell_of in measures:
+        cells = [cell_of(c) for c in record.configurations]
+        if any(cell is not None for cell in cells):
+            rows.append((Cell(measure), *(cell or Cell("-", "dim") for cell in cells)))
+    heads = tuple(
+        names[c.name] + (f" (asked for {c.provider_asked})" if c.fell_back else "") for c in record.configurations
+    )
+    return Table(title, ("", *heads), rows)
+
+
+def _overview(record: BenchRecord) -> Table:
+    def latency_one(c: Configuration) -> Cell | None:
         one = next((item for item in c.latency if item.batch_size == 1), None)
-        rows.append(
+        return Cell(f"{_ms(one.percentiles.p50_ms)}, {_ms(one.percentiles.p99_ms)}") if one else None
+
+    def throughput(c: Configuration) -> Cell | None:
+        bar = throughput_of(c)
+        return Cell(_interval(bar.value, bar.low, bar.high)) if bar else None
+
+    def files(c: Configuration) -> Cell | None:
+        return Cell(_interval(*_values(c.end_to_end.crops_per_s))) if c.end_to_end else None
+
+    return _side_by_side(
+        record,
+        "Overview",
+        (
+            ("one crop, p50 and p99, ms", latency_one),
+            ("engine alone, crops/s", throughput),
+            ("files to answers, crops/s", files),
+            ("what binds", lambda c: Cell(c.end_to_end.binds) if c.end_to_end else None),
+            ("of perfect overlap", lambda c: Cell(f"{c.end_to_end.core_limit_share:.0%}") if c.end_to_end else None),
+            ("of the machine's ceiling", lambda c: Cell(f"{c.ceiling.share:.0%}") if c.ceiling else None),
+            ("process to first answer, s", lambda c: Cell(f"{c.cold_start.median_s:.2f}") if c.cold_start else None),
+            ("peak memory, MB", lambda c: Cell(f"{c.memory.peak_rss_bytes / 2**20:,.0f}")),
+            ("GPU memory, MB", lambda c: Cell(f"{c.memory.gpu_bytes / 2**20:,.0f}") if c.memory.gpu_bytes else None),
             (
-                _name(c),
-                Cell(_ms(one.percentiles.p50_ms) if one else "-"),
-                Cell(f"{throughput.value:.1f}" if throughput else "-"),
-                Cell(f"{c.end_to_end.crops_per_s.value:.1f}" if c.end_to_end else "-"),
-                Cell(c.end_to_end.binds if c.end_to_end else "-"),
-                Cell(f"{c.cold_start.median_s:.2f}" if c.cold_start else "-"),
-                Cell(f"{c.memory.peak_rss_bytes / 2**20:,.0f}"),
-                Cell(f"{c.ceiling.share:.0%}" if c.ceiling else "-"),
-                parity_cell(c),
-            )
-        )
-    header = (
-        "configuration", "1 crop, ms", "engine, crops/s", "files to answers, crops/s", "what binds", "cold start, s",
-        "peak RSS, MB", "of ceiling", "against fp32 on CPU",
-    )  # fmt: skip
-    return Table("Overview", header, rows)
+                "energy, J a crop",
+                lambda c: Cell(f"{c.energy.joules_per_crop:.3g} ({c.energy.source})") if c.energy else None,
+            ),
+            ("against fp32 on the CPU", parity_cell),
+        ),
+    )
 
 
 def parity_cell(c: Configuration) -> Cell:
@@ -70,99 +104,95 @@ def parity_cell(c: Configuration) -> Cell:
 
 
 def _latency(record: BenchRecord) -> Table:
+    names = labels(record)
     rows = []
     for c in record.configurations:
         for item in c.latency:
-            p, rate = item.percentiles, item.crops_per_s
+            p = item.percentiles
             rows.append(
                 (
-                    _name(c),
+                    Cell(names[c.name]),
                     Cell(str(item.batch_size)),
                     *(Cell(_ms(value)) for value in (p.p50_ms, p.p90_ms, p.p95_ms, p.p99_ms)),
-                    Cell(f"{rate.value:.1f} ({rate.low:.1f} to {rate.high:.1f})" if rate.low else f"{rate.value:.1f}"),
+                    Cell(_interval(*_values(item.crops_per_s))),
                     Cell(str(p.n)),
                 )
             )
-    header = ("configuration", "batch", "p50, ms", "p90, ms", "p95, ms", "p99, ms", "crops/s (95% interval)", "runs")
-    return Table("Latency by batch size, one caller", header, rows)
+    header = ("", "batch", "p50", "p90", "p95", "p99", "crops/s", "runs")
+    return Table("Latency of a batch, one caller, ms", header, rows)
 
 
 def _scenarios(record: BenchRecord) -> Table:
+    names = labels(record)
     rows = []
     for c in record.configurations:
         for s in c.scenarios:
             shown = {k: v for k, v in s.details.items() if k in ("queries", "threads", "batch_size", "max_batch")}
             details = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in shown.items())
-            value = f"{s.value:.1f} {s.unit}" if s.valid else "bound missed at every rate"
-            rows.append(
-                (_name(c), Cell(s.name), Cell(s.metric), Cell(value, "" if s.valid else "wrong"), Cell(details))
-            )
-    header = ("configuration", "scenario", "measure", "value", "how")
+            value = Cell(f"{s.value:.1f} {s.unit}") if s.valid else Cell("bound missed at every rate", "wrong")
+            rows.append((Cell(names[c.name]), Cell(s.name), Cell(s.metric), value, Cell(details)))
+    header = ("", "scenario", "measure", "value", "how")
     return Table("Scenarios, after MLPerf Inference's definitions (not MLPerf results)", header, rows)
 
 
 def _stages(record: BenchRecord) -> Table:
-    rows = []
-    names: tuple[str, ...] = ()
-    for c in record.configurations:
-        e = c.end_to_end
-        if e is None:
-            continue
-        names = tuple(e.stages_ms)
-        rows.append(
-            (
-                _name(c),
-                *(Cell(f"{e.stages_ms[name]:.2f} ({e.share[name]:.0%})") for name in names),
-                Cell(f"{e.crops_per_s.value:.1f} of {e.core_limit_crops_per_s:.1f} ({e.core_limit_share:.0%})"),
-            )
+    def cell(name: str) -> Callable[[Configuration], Cell | None]:
+        return lambda c: (
+            Cell(f"{c.end_to_end.stages_ms[name]:.2f} ({c.end_to_end.share[name]:.0%})") if c.end_to_end else None
         )
-    return Table(
+
+    def limit(c: Configuration) -> Cell | None:
+        return Cell(f"{c.end_to_end.core_limit_crops_per_s:.1f}") if c.end_to_end else None
+
+    measures = [(name, cell(name)) for name in STAGES]
+    return _side_by_side(
+        record,
         "Files to answers: milliseconds of one core for one crop, by stage",
-        ("configuration", *names, "crops/s, of what perfect overlap would give"),
-        rows,
+        (*measures, ("perfect overlap would give, crops/s", limit)),
     )
 
 
 def _start(record: BenchRecord) -> Table:
-    rows = []
-    for c in record.configurations:
-        start = c.cold_start
-        if start is None:
-            continue
-        steps = ", ".join(f"{name} {seconds:.2f}" for name, seconds in start.steps_s.items())
-        energy = f"{c.energy.joules_per_crop:.2f} ({c.energy.source})" if c.energy else "the machine does not tell"
-        gpu = f"{c.memory.gpu_bytes / 2**20:,.0f}" if c.memory.gpu_bytes else "-"
-        build = f"{start.build_s:.1f}" if start.build_s is not None else "none built"
-        rows.append(
+    def step(name: str) -> Callable[[Configuration], Cell | None]:
+        def cell(c: Configuration) -> Cell | None:
+            seconds = c.cold_start.steps_s.get(name) if c.cold_start else None
+            return Cell(f"{seconds:.2f}") if seconds is not None else None
+
+        return cell
+
+    def build(c: Configuration) -> Cell | None:
+        return Cell(f"{c.cold_start.build_s:.1f}") if c.cold_start and c.cold_start.build_s is not None else None
+
+    return _side_by_side(
+        record,
+        "From process start to the first answer, s",
+        (
             (
-                _name(c),
-                Cell(f"{start.first_s:.2f}"),
-                Cell(f"{start.median_s:.2f}"),
-                Cell(steps),
-                Cell(build),
-                Cell(gpu),
-                Cell(energy),
-            )
-        )
-    header = (
-        "configuration", "first start, s", "later starts, s", "of which, s", "engine build, s", "GPU memory, MB",
-        "energy, J a crop",
-    )  # fmt: skip
-    return Table("From process start to the first answer; memory; energy", header, rows)
+                "first start (empty engine cache)",
+                lambda c: Cell(f"{c.cold_start.first_s:.2f}") if c.cold_start else None,
+            ),
+            ("later starts, median", lambda c: Cell(f"{c.cold_start.median_s:.2f}") if c.cold_start else None),
+            ("  of which interpreter", step("interpreter")),
+            ("  of which import", step("import")),
+            ("  of which load and self-test", step("load")),
+            ("  of which first answer", step("first answer")),
+            ("engine build", build),
+        ),
+    )
 
 
-def throughput_of(c: Configuration) -> svg.Bar | None:
+def throughput_of(c: Configuration, name: str = "") -> svg.Bar | None:
     """The engine's best throughput as a bar: offline where it was measured, else the best batch size."""
     offline = next((s for s in c.scenarios if s.name == "offline"), None)
     mark = c.ceiling.limit_crops_per_s if c.ceiling else None
     wrong = c.parity is not None and not c.parity.passed
     if offline is not None:
         low, high = offline.details.get("low"), offline.details.get("high")
-        return svg.Bar(c.name, offline.value, _float(low), _float(high), mark, wrong)
+        return svg.Bar(name, offline.value, _float(low), _float(high), mark, wrong)
     if not c.latency:
         return None
     rate = max((item.crops_per_s for item in c.latency), key=lambda figure: figure.value)
-    return svg.Bar(c.name, rate.value, rate.low, rate.high, mark, wrong)
+    return svg.Bar(name, rate.value, rate.low, rate.high, mark, wrong)
 
 
 def html(record: BenchRecord) -> str:
@@ -204,9 +234,10 @@ td{font-variant-numeric:tabular-nums}
 
 def _plots(record: BenchRecord) -> str:
     parts = []
+    names = labels(record)
     lines = [
         svg.Line(
-            c.name,
+            names[c.name],
             [(item.batch_size, item.percentiles.p50_ms, item.percentiles.p99_ms) for item in c.latency],
             c.parity is not None and not c.parity.passed,
         )
@@ -216,13 +247,15 @@ def _plots(record: BenchRecord) -> str:
     if lines:
         parts.append("<h2>Latency against batch size</h2><p class='small'>Points: median; whisker: up to p99.</p>")
         parts.append(svg.line_plot(lines, x_label="batch size", y_label="latency of a batch, ms"))
-    bars = [bar for bar in map(throughput_of, record.configurations) if bar is not None]
+    bars = [bar for c in record.configurations if (bar := throughput_of(c, names[c.name])) is not None]
     if bars:
         marked = " Orange mark: the ceiling of this machine for the precision." if any(b.mark for b in bars) else ""
         parts.append("<h2>Throughput by precision and provider</h2>")
         parts.append(f"<p class='small'>Engine alone; whisker: 95% interval.{marked} Red: decisions differ.</p>")
         parts.append(svg.bar_plot(bars, x_label="crops per second"))
-    stacks = [svg.Stack(c.name, list(c.end_to_end.stages_ms.items())) for c in record.configurations if c.end_to_end]
+    stacks = [
+        svg.Stack(names[c.name], list(c.end_to_end.stages_ms.items())) for c in record.configurations if c.end_to_end
+    ]
     if stacks:
         parts.append("<h2>Where the time goes, files to answers</h2>")
         parts.append(svg.stack_plot(stacks, x_label="milliseconds of one core for one crop"))
@@ -241,10 +274,12 @@ def _html_table(table: Table) -> str:
     )
 
 
-def _name(c: Configuration) -> Cell:
-    if c.fell_back:
-        return Cell(f"{c.name} (asked for {c.provider_asked})", "wrong")
-    return Cell(c.name)
+def _interval(value: float, low: float | None, high: float | None) -> str:
+    return f"{value:.1f} ({low:.1f}-{high:.1f})" if low is not None and high is not None else f"{value:.1f}"
+
+
+def _values(figure: Figure) -> tuple[float, float | None, float | None]:
+    return figure.value, figure.low, figure.high
 
 
 def _ms(value: float) -> str:
