@@ -132,9 +132,9 @@ def overlay(
 
 def to_png(rgb: Pixels) -> bytes:
     """A PNG file's bytes: RGB uint8 ``[H, W, 3]``, with the research-use notice as a ``Comment`` inside."""
-    done, encoded = cv2.imencode(".png", cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_PNG_COMPRESSION, 3])
-    if not done:
-        raise UsageError(f"No PNG can be made of an image of shape {list(rgb.shape)}. Pass uint8 [height, width, 3].")
+    if rgb.dtype != np.uint8 or rgb.ndim != 3 or rgb.shape[2] != 3 or rgb.size == 0:
+        raise UsageError(f"No PNG is made of {rgb.dtype} {list(rgb.shape)}. Pass uint8 [height, width, 3].")
+    _, encoded = cv2.imencode(".png", cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_PNG_COMPRESSION, 1])
     raw = encoded.tobytes()
     text = b"tEXt" + b"Comment\0" + RESEARCH_USE_NOTICE.encode("ascii")
     chunk = struct.pack(">I", len(text) - 4) + text + struct.pack(">I", zlib.crc32(text))
