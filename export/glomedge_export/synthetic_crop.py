@@ -27,6 +27,7 @@ from glomedge_export.synthetic_tissue import (
     nuclei,
     scatter,
     smooth_noise,
+    soften,
     turned,
 )
 
@@ -140,7 +141,7 @@ def _periglomerular_layers(canvas: Canvas, anatomy: Anatomy) -> None:
     rng = canvas.rng
     reach = anatomy.radius_px * (1.0 + 0.45 * anatomy.scarring * float(rng.uniform(0.0, 1.0)))
     outline = blob(rng, anatomy.centre, reach, 0.12, anatomy.aspect, 64)
-    mask = cv2.GaussianBlur(canvas.mask(outline), (0, 0), max(1.0, canvas.um(4)))
+    mask = soften(canvas.mask(outline), canvas.um(4))
     layers = lamellae(rng, canvas.height_px, canvas.width_px, anatomy.centre, canvas.um(2.5))
     tone = np.float32(rng.uniform(60, 105))
     sheet = np.zeros_like(canvas.density)
@@ -262,7 +263,7 @@ def _segmental_scar(canvas: Canvas, tuft: Points) -> None:
     segment = np.concatenate([rim, inner + bumps.reshape(-1, 2)[2:-2]])
     scar = Canvas(canvas.density.copy(), canvas.px_per_um, rng)
     _scar_tissue(scar, segment, cells=0.4)
-    soft = cv2.GaussianBlur(canvas.mask(segment), (0, 0), max(0.8, canvas.um(1.5)))
+    soft = soften(canvas.mask(segment), canvas.um(1.5))
     canvas.paste(scar.density, soft)
 
 
@@ -310,7 +311,7 @@ def _sclerotic_glomerulus(canvas: Canvas, anatomy: Anatomy) -> None:
     layer = Canvas(canvas.density.copy(), canvas.px_per_um, rng)
     recent = rng.random() < 0.15  # a scar in which cells and slits remain: the hardest of its class
     _scar_tissue(layer, scar, cells=float(rng.uniform(1.2, 2.5) if recent else rng.uniform(0.15, 1.0)))
-    mask = cv2.GaussianBlur(canvas.mask(scar), (0, 0), max(0.7, canvas.um(1.0)))
+    mask = soften(canvas.mask(scar), canvas.um(1.0))
     loops = _inside_scatter(rng, scar, mask, canvas.um(14))
     loops = loops[
         rng.random(len(loops)) < float(rng.beta(3, 5) if recent else rng.beta(1, 7))

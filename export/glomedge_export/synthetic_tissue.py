@@ -75,8 +75,9 @@ class Canvas:
 
     def paste(self, layer: Pixels, mask: Pixels) -> None:
         """Replace the densities by ``layer`` (same shape) where ``mask`` (uint8 ``[H, W]``) is high, blending edges."""
-        weight = mask.astype(np.float32)[..., None] * np.float32(1 / 255)
-        self.density = np.rint(layer * weight + self.density * (1 - weight)).astype(np.uint8)
+        weight = cv2.merge([mask, mask, mask])
+        over, under = cv2.multiply(layer, weight, scale=1 / 255), cv2.multiply(self.density, ~weight, scale=1 / 255)
+        self.density = cv2.add(over, under)
 
     def texture(self, gain: Plane) -> None:
         """Multiply the densities by a float ``[H, W]`` gain, saturating at 255."""
@@ -179,6 +180,12 @@ def inside(mask: Pixels, points: Points) -> npt.NDArray[np.bool_]:
     found = np.zeros(len(points), bool)
     found[on_canvas] = mask[row[on_canvas], column[on_canvas]] > 127
     return found
+
+
+def soften(mask: Pixels, radius_px: float) -> Pixels:
+    """Blur the edge of a mask by about ``radius_px`` (two box filters: the cost does not grow with the radius)."""
+    side = 2 * max(1, round(radius_px)) + 1
+    return np.asarray(cv2.blur(cv2.blur(mask, (side, side)), (side, side)))
 
 
 def nuclei(canvas: Canvas, centres: Points, length_um: tuple[float, float], dark: tuple[float, float]) -> None:
