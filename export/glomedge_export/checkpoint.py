@@ -145,7 +145,7 @@ def _read(path: Path) -> dict[str, npt.NDArray[Any]] | None:
             return dict(archive)
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, BadZipFile) as error:
+    except (OSError, ValueError, EOFError, BadZipFile) as error:
         raise OutputError(
             f"The checkpoint {path} is damaged ({error}). Start the training anew, without --resume."
         ) from error

@@ -12,6 +12,7 @@ import json
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import cv2
@@ -70,7 +71,9 @@ def enhanced(
             f"{np.prod(shape) / 1e6:.0f} MB there or name another place with --cache-dir."
         ) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        # Where the folder could not even be made there is nothing to remove, and the first error is the one to tell.
+        with suppress(OSError):
+            temporary.unlink()
     reopened = _open(path, shape)
     if reopened is None:
         raise OutputError(f"The cache {path} vanished while it was made. Start again, with no other run clearing it.")
@@ -97,7 +100,7 @@ def _fill(
 def _open(path: Path, shape: tuple[int, ...]) -> npt.NDArray[np.uint8] | None:
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError):
+    except (OSError, ValueError, EOFError):
         return None
     if array.shape != shape or array.dtype != np.uint8:
         return None

@@ -21,6 +21,7 @@ Floats = npt.NDArray[np.float64]
 BOOTSTRAP_DRAWS = 2000
 # Draws are worked through in blocks, so that memory stays at block x crops.
 _BLOCK = 200
+MIN_CASES_FOR_INTERVAL = 2
 CALIBRATION_BINS = 10
 METRICS = (
     "auroc",
@@ -114,13 +115,15 @@ def case_weights(cases: npt.NDArray[np.str_], draws: int, seed: int) -> tuple[np
 def _bootstrap(
     of_counts: Callable[[Floats], dict[str, Floats]], counts: Floats, full: dict[str, Floats]
 ) -> dict[str, Interval]:
-    blocks = [of_counts(counts[start : start + _BLOCK]) for start in range(0, len(counts), _BLOCK)]
+    # One biopsy drawn again and again is always itself: that would be an interval of width 0, not certainty.
+    enough = counts.shape[1] >= MIN_CASES_FOR_INTERVAL
+    blocks = [of_counts(counts[start : start + _BLOCK]) for start in range(0, len(counts), _BLOCK)] if enough else []
     result: dict[str, Interval] = {}
     for name, values in full.items():
         value = float(values[0])
         if not np.isfinite(value):
             continue
-        drawn = np.concatenate([block[name] for block in blocks])
+        drawn = np.concatenate([block[name] for block in blocks]) if blocks else np.empty(0)
         drawn = drawn[np.isfinite(drawn)]
         low, high = np.percentile(drawn, [2.5, 97.5]) if len(drawn) else (None, None)
         result[name] = Interval(
@@ -140,7 +143,8 @@ def metrics_with_intervals(
 ) -> dict[str, Interval]:
     """The figures of ``METRICS`` with percentile intervals over drawn biopsies; undefined ones are left out.
 
-    Draws in which a figure is undefined (no crop of one label) are left out of its interval.
+    Draws in which a figure is undefined (no crop of one label) are left out of its interval; there is no interval
+    where all crops are of one biopsy. With fewer than some ten biopsies percentile intervals are too narrow.
     """
     probabilities = probabilities.astype(np.float64)
     index, counts = case_weights(cases, draws, seed)

@@ -35,7 +35,8 @@ def _figure(columns: int = 1, width: float = 4.8, height: float = 4.2) -> tuple[
 
 def _png(figure: Figure) -> bytes:
     FigureCanvasAgg(figure)
-    figure.text(0.995, 0.005, RESEARCH_USE_NOTICE, ha="right", va="bottom", fontsize=5.5, color=GREY)
+    # supxlabel, not text: the layout keeps room for it.
+    figure.supxlabel(RESEARCH_USE_NOTICE, x=0.995, ha="right", fontsize=6, color=GREY)
     buffer = io.BytesIO()
     # No date or version inside: equal runs give equal bytes.
     figure.savefig(buffer, format="png", dpi=_DPI, metadata={"Software": None})

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from glomedge_export.trainrun import SideResult, TrainResult
 
 WRONG_SHOWN = 12
+# Below, percentile intervals over biopsies are known to be too narrow, and the report says so.
+FEW_CASES = 10
 _PICTURE_PX = 260
 
 _METRIC_TITLES = {
@@ -72,6 +74,7 @@ def render(result: TrainResult) -> str:
         "<h2>Held-out test crops</h2>",
         "<p>Intervals are 95%, from "
         "a bootstrap that draws whole biopsies. Threshold and temperature were chosen on validation crops.</p>",
+        _few_cases(len(test.per_case)),
         _metrics(test, result.validation),
         _confusion(test, called),
         _image(trainplots.ranking_png(test.labels, test.probabilities, threshold), "ROC and precision-recall"),
@@ -146,6 +149,15 @@ def _interval(interval: Interval | None) -> str:
     if interval.low is None or interval.high is None:
         return f"{interval.value:.3f}"
     return f"{interval.value:.3f} ({interval.low:.3f} to {interval.high:.3f})"
+
+
+def _few_cases(cases: int) -> str:
+    if cases >= FEW_CASES:
+        return ""
+    return (
+        f'<p class="warning">The test crops come from {cases} {"biopsy" if cases == 1 else "biopsies"}: intervals from '
+        "so few are too narrow, or there are none. Judge on more biopsies.</p>"
+    )
 
 
 def _metrics(test: SideResult, validation: SideResult) -> str:
