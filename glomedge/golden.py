@@ -57,18 +57,24 @@ def draw_crop(seed: int) -> npt.NDArray[np.uint8]:
     packs into a few kB.
     """
     draw = _Integers(seed)
-    rows, columns = np.mgrid[0:CROP_HEIGHT_PX, 0:CROP_WIDTH_PX].astype(np.int64)
+    rows, columns = np.mgrid[0:CROP_HEIGHT_PX, 0:CROP_WIDTH_PX].astype(np.int32)
     # Interstitium: a mosaic of blocks in a few stain depths.
     blocks = (rows // 32 * 7 + columns // 48 * 13 + seed % 64) % 11
-    crop = np.empty((CROP_HEIGHT_PX, CROP_WIDTH_PX, 3), np.int64)
+    crop = np.empty((CROP_HEIGHT_PX, CROP_WIDTH_PX, 3), np.uint8)
     crop[..., 0] = 222 - 3 * blocks
     crop[..., 1] = 178 - 5 * blocks
     crop[..., 2] = 205 - 2 * blocks
 
     def disc(row: int, column: int, radius_px: int, colour: tuple[int, int, int]) -> None:
         # Columns are drawn half again as wide, so that the disc is round once shrunk to 224 x 224.
-        inside = 9 * (rows - row) ** 2 + 4 * (columns - column) ** 2 <= 9 * radius_px**2
-        crop[inside] = colour
+        # Only the disc's own box is touched: the self-test is part of every cold start.
+        reach = radius_px * 3 // 2 + 1
+        box = (
+            slice(max(0, row - radius_px), max(0, row + radius_px + 1)),
+            slice(max(0, column - reach), max(0, column + reach + 1)),
+        )
+        inside = 9 * (rows[box] - row) ** 2 + 4 * (columns[box] - column) ** 2 <= 9 * radius_px**2
+        crop[box][inside] = colour
 
     centre_row, centre_column = 204 + draw.below(40), 306 + draw.below(60)
     radius_px = 150 + draw.below(40)
@@ -83,7 +89,7 @@ def draw_crop(seed: int) -> npt.NDArray[np.uint8]:
         )
     for _ in range(40):
         disc(draw.below(CROP_HEIGHT_PX), draw.below(CROP_WIDTH_PX), 6 + draw.below(5), (84, 48 + draw.below(24), 128))
-    return crop.astype(np.uint8)
+    return crop
 
 
 def make(recipe: Recipe, infer: Infer, precision: Precision) -> Golden:

@@ -17,9 +17,9 @@ import pytest
 import glomedge
 from glomedge import engine, golden, providers, sessions
 from glomedge.errors import EngineError, ModelError, ProviderUnavailableError, SelfTestError, UsageError
-from glomedge.modelfile import sealed
+from glomedge.modelfile import read_model_file, sealed
 from glomedge.runner import OutOfMemoryError, RawOutput, Runner, SessionRequest
-from glomedge.spec import BatchProfile, Golden
+from glomedge.spec import BatchProfile, Golden, Recipe
 
 RUNTIMES = ["cpu", pytest.param("openvino", marks=pytest.mark.openvino)]
 
@@ -134,7 +134,7 @@ BROKEN_GRAPHS: list[tuple[dict[str, Any], str]] = [
 def test_a_graph_that_breaks_the_contract_is_refused_naming_the_field(
     tmp_path: Path, tiny_model: Path, changes: dict[str, Any], field: str
 ) -> None:
-    spec = glomedge.engine.read_model_file(tiny_model).spec
+    spec = read_model_file(tiny_model).spec
     path = tmp_path / "broken.onnx"
     path.write_bytes(sealed(builders.tiny_graph(**changes).SerializeToString(), spec))
     with pytest.raises(ModelError, match=field):
@@ -146,7 +146,7 @@ SPEC_CHANGES: list[tuple[dict[str, Any], type[ModelError], str]] = [
     ({"precision": "int8"}, ModelError, "precision: spec int8, graph fp32"),
     ({"precision": "fp16"}, ModelError, "precision: spec fp16, graph fp32"),
     ({"temperature": 3.0}, ModelError, "temperature"),
-    ({"recipe": builders.Recipe.named("plain")}, SelfTestError, "preprocessing"),
+    ({"recipe": Recipe.named("plain")}, SelfTestError, "preprocessing"),
 ]
 
 
@@ -191,7 +191,7 @@ def test_operators_of_a_custom_library_are_refused(tmp_path: Path) -> None:
 
 
 def test_other_weights_than_the_golden_test_saw_are_refused(tmp_path: Path, tiny_model: Path) -> None:
-    spec = glomedge.engine.read_model_file(tiny_model).spec
+    spec = read_model_file(tiny_model).spec
     path = tmp_path / "retrained.onnx"
     path.write_bytes(sealed(builders.tiny_graph(bias=-3.9).SerializeToString(), spec))
     with pytest.raises(SelfTestError, match=r"gives probability 0\.56\d+ on provider cpu, but gave 0\.54"):

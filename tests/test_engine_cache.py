@@ -1,0 +1,231 @@
+"""The engine cache: used when sound, rebuilt when anything it depends on moved, refused when others could write."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import stat
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from glomedge import engine, providers
+from glomedge.engine_cache import PASSPORT, EngineKey, Entry, default_root, problem, prune, secure_root
+from glomedge.errors import OutputError, UsageError
+
+KEY = EngineKey(
+    provider="tensorrt",
+    file_sha256="a" * 64,
+    shapes="1-8-32",
+    precision="fp16",
+    onnxruntime="1.31.1",
+    runtime="10.13.3",
+    driver="570.86",
+    device="NVIDIA L4 compute 8.9",
+    options="{}",
+)
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return secure_root(tmp_path / "cache")
+
+
+def build(root: Path, key: EngineKey = KEY, content: bytes = b"engine") -> Path:
+    with Entry(root, key) as entry:
+        assert not entry.built
+        (entry.folder / "glomedge.engine").write_bytes(content)
+        (entry.folder / "sub").mkdir()
+        (entry.folder / "sub" / "timing.cache").write_bytes(b"timing")
+        assert entry.commit()
+    return entry.folder
+
+
+def test_what_was_built_is_found_again(root: Path) -> None:
+    folder = build(root)
+    with Entry(root, KEY) as entry:
+        assert entry.built
+        assert entry.folder == folder
+        assert entry.commit()
+    assert (folder / "glomedge.engine").read_bytes() == b"engine"
+    assert sorted(path.name for path in root.iterdir()) == [KEY.digest()]
+
+
+@pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(EngineKey)])
+def test_a_change_in_any_field_is_another_engine(root: Path, field: str) -> None:
+    build(root)
+    with Entry(root, dataclasses.replace(KEY, **{field: "something else"})) as entry:
+        assert not entry.built
+        assert entry.reason == ""
+    assert Entry(root, KEY).built
+
+
+def flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(bytes(data))
+
+
+def rewrite_key(folder: Path) -> None:
+    passport = json.loads((folder / PASSPORT).read_text())
+    passport["key"]["driver"] = "999"
+    (folder / PASSPORT).write_text(json.dumps(passport))
+
+
+def link_out(folder: Path) -> None:
+    target = folder.parent.parent / "elsewhere"
+    target.write_bytes((folder / "glomedge.engine").read_bytes())
+    (folder / "glomedge.engine").unlink()
+    (folder / "glomedge.engine").symlink_to(target)
+
+
+DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
+    "a flipped bit": (lambda folder: flip(folder / "glomedge.engine"), "glomedge.engine has changed"),
+    "a truncated engine": (lambda folder: (folder / "glomedge.engine").write_bytes(b"eng"), "has changed"),
+    "a lost file": (lambda folder: (folder / "glomedge.engine").unlink(), "files were added or removed"),
+    "a foreign file": (lambda folder: (folder / "other.engine").write_bytes(b"x"), "files were added or removed"),
+    "a link": (link_out, "glomedge.engine has changed"),
+    "another engine's passport": (rewrite_key, "built for something else"),
+    "a torn passport": (lambda folder: (folder / PASSPORT).write_text("{"), "passport is damaged"),
+    "a passport of another shape": (lambda folder: (folder / PASSPORT).write_text("[]"), "passport is damaged"),
+    "no passport": (lambda folder: (folder / PASSPORT).unlink(), "cannot be read"),
+}
+
+
+@pytest.mark.parametrize("damage", sorted(DAMAGE))
+def test_a_damaged_entry_is_thrown_away_and_built_anew(root: Path, damage: str) -> None:
+    do, words = DAMAGE[damage]
+    do(build(root))
+    assert words in problem(root / KEY.digest(), KEY)
+    with Entry(root, KEY) as entry:
+        assert not entry.built
+        assert words in entry.reason
+        assert list(entry.folder.iterdir()) == []
+        (entry.folder / "glomedge.engine").write_bytes(b"new")
+        entry.commit()
+    again = Entry(root, KEY)
+    assert again.built
+    assert (again.folder / "glomedge.engine").read_bytes() == b"new"
+
+
+def test_an_entry_that_is_a_link_is_not_followed(root: Path, tmp_path: Path) -> None:
+    real = build(secure_root(tmp_path / "other"))
+    (root / KEY.digest()).symlink_to(real)
+    with Entry(root, KEY) as entry:
+        assert not entry.built
+    assert (real / "glomedge.engine").exists()
+
+
+def test_a_failed_build_leaves_nothing(root: Path) -> None:
+    def build_and_fail() -> None:
+        with Entry(root, KEY) as entry:
+            (entry.folder / "half.engine").write_bytes(b"half")
+            raise RuntimeError("build failed")
+
+    with pytest.raises(RuntimeError, match="build failed"):
+        build_and_fail()
+    assert list(root.iterdir()) == []
+
+
+def test_a_runtime_that_wrote_nothing_leaves_nothing(root: Path) -> None:
+    with Entry(root, KEY) as entry:
+        assert not entry.commit()
+    assert list(root.iterdir()) == []
+
+
+def test_builders_racing_leave_one_sound_entry(root: Path) -> None:
+    start = threading.Barrier(8)
+    outcomes: list[bool] = []
+
+    def race(index: int) -> None:
+        with Entry(root, KEY) as entry:
+            (entry.folder / "glomedge.engine").write_bytes(b"%d" % index)
+            start.wait()
+            outcomes.append(entry.commit())
+
+    threads = [threading.Thread(target=race, args=(index,)) for index in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert outcomes.count(True) == 1
+    assert problem(root / KEY.digest(), KEY) == ""
+    assert [path.name for path in root.iterdir()] == [KEY.digest()]
+
+
+def test_prune_keeps_what_was_used_last(root: Path) -> None:
+    keys = [dataclasses.replace(KEY, driver=str(index)) for index in range(6)]
+    for index, key in enumerate(keys):
+        os.utime(build(root, key), (index, index))
+    abandoned, fresh = root / ".building-1-a", root / ".building-2-b"
+    abandoned.mkdir()
+    fresh.mkdir()
+    old = time.time() - 2 * 86_400
+    os.utime(abandoned, (old, old))
+    prune(root, keep=2)
+    assert {path.name for path in root.iterdir()} == {keys[4].digest(), keys[5].digest(), fresh.name}
+
+
+def test_the_folder_is_made_owner_only(tmp_path: Path) -> None:
+    root = secure_root(tmp_path / "deep" / "cache")
+    assert stat.S_IMODE(root.stat().st_mode) == 0o700
+    assert secure_root(root) == root
+
+
+@pytest.mark.skipif(not hasattr(os, "getuid"), reason="modes and owners are POSIX's")
+@pytest.mark.parametrize("mode", [0o770, 0o702, 0o777])
+def test_a_folder_that_others_may_write_to_is_refused(tmp_path: Path, mode: int) -> None:
+    root = tmp_path / "shared"
+    root.mkdir()
+    root.chmod(mode)
+    with pytest.raises(UsageError, match=r"Others may write.*chmod 700"):
+        secure_root(root)
+
+
+def test_a_link_or_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir(mode=0o700)
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    (tmp_path / "file").write_text("")
+    for name in ("link", "file"):
+        with pytest.raises(UsageError, match="not a folder of its own"):
+            secure_root(tmp_path / name)
+    with pytest.raises(OutputError, match="--cache-dir"):
+        secure_root(tmp_path / "file" / "cache")
+
+
+@pytest.mark.skipif(not hasattr(os, "getuid") or os.getuid() != 0, reason="only root can give a folder away")
+def test_a_folder_of_another_user_is_refused(tmp_path: Path) -> None:
+    root = tmp_path / "theirs"
+    root.mkdir(mode=0o700)
+    os.chown(root, 12_345, 12_345)
+    with pytest.raises(UsageError, match="belongs to another user"):
+        secure_root(root)
+
+
+def test_the_default_follows_xdg(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("sys.platform", "linux")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert default_root() == tmp_path / "glomedge"
+
+
+@pytest.mark.openvino
+def test_openvino_builds_once_and_rebuilds_what_was_damaged(tiny_model: Path, tmp_path: Path) -> None:
+    if (reason := providers.named("openvino").unusable()) is not None:
+        pytest.skip(reason)
+    cache = tmp_path / "cache"
+
+    def notes() -> str:
+        with engine.load(tiny_model, "openvino", cache_dir=cache) as model:
+            return "; ".join(model.runtime.notes)
+
+    assert "engine built" in notes()
+    assert "taken from the cache" in notes()
+    blob = next(cache.rglob("*.blob"))
+    blob.chmod(0o600)
+    flip(blob)
+    assert "has changed; built anew" in notes()
+    assert "taken from the cache" in notes()
