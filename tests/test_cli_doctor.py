@@ -1,0 +1,73 @@
+"""``glomedge doctor`` and ``glomedge warm``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from glomedge.cli import app
+from glomedge.notice import RESEARCH_USE_NOTICE
+from glomedge.providers import PROVIDERS
+
+
+def test_json_is_one_object_and_exit_0(tiny_model: Path, tmp_path: Path) -> None:
+    result = CliRunner().invoke(
+        app, ["doctor", "--model", str(tiny_model), "--json", "--cache-dir", str(tmp_path / "cache")]
+    )
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout)
+    assert found["notice"] == RESEARCH_USE_NOTICE
+    assert found["healthy"] is True
+    assert {report["name"] for report in found["providers"]} == set(PROVIDERS)
+    assert found["model"]["precision"] == "fp32"
+
+
+def test_words_name_each_provider_and_the_notice(tiny_model: Path, tmp_path: Path) -> None:
+    result = CliRunner().invoke(app, ["doctor", "-m", str(tiny_model), "--cache-dir", str(tmp_path / "cache")])
+    assert result.exit_code == 0
+    for name in PROVIDERS:
+        assert name in result.stdout
+    assert "Recommended: --provider" in result.stdout
+    assert RESEARCH_USE_NOTICE in result.stdout
+
+
+def test_a_broken_model_is_exit_1_and_says_why(tmp_path: Path) -> None:
+    path = tmp_path / "broken.onnx"
+    path.write_text("this is no model")
+    result = CliRunner().invoke(app, ["doctor", "--model", str(path)])
+    assert result.exit_code == 1
+    assert "not an ONNX file" in " ".join(result.stdout.split())
+
+
+def test_the_model_of_the_working_folder_is_taken(
+    monkeypatch: pytest.MonkeyPatch, tiny_model: Path, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    arguments = ["doctor", "--json", "--cache-dir", str(tmp_path / "cache")]
+    assert json.loads(CliRunner().invoke(app, arguments).stdout)["model"] is None
+    (tmp_path / "artifacts").mkdir()
+    (tmp_path / "artifacts" / "model.onnx").write_bytes(tiny_model.read_bytes())
+    assert json.loads(CliRunner().invoke(app, arguments).stdout)["model"]["problem"] == ""
+
+
+@pytest.mark.openvino
+def test_warm_builds_then_finds(tiny_model: Path, tmp_path: Path) -> None:
+    if (reason := PROVIDERS["openvino"].unusable()) is not None:
+        pytest.skip(reason)
+    arguments = ["warm", str(tiny_model), "--provider", "openvino", "--cache-dir", str(tmp_path / "cache"), "--json"]
+    first, second = (json.loads(CliRunner().invoke(app, arguments).stdout) for _ in range(2))
+    assert first["provider"] == second["provider"] == "openvino"
+    assert any("engine built" in note for note in first["notes"])
+    assert "engine taken from the cache" in second["notes"]
+    assert second["elapsed_s"] > 0
+    assert first["notice"] == RESEARCH_USE_NOTICE
+
+
+def test_warm_in_words(tiny_model: Path) -> None:
+    result = CliRunner().invoke(app, ["warm", str(tiny_model), "--provider", "cpu"])
+    assert result.exit_code == 0
+    assert "Ready on cpu after" in result.stdout
+    assert RESEARCH_USE_NOTICE in result.stdout
