@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +9,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from colourcrops import every_colour_of_red, in_crops, random_crop
 from PIL import Image, ImageEnhance
 
 from glomedge import preprocess
@@ -21,40 +19,7 @@ from glomedge.spec import Recipe
 
 Pixels = npt.NDArray[np.uint8]
 
-RECIPES = ("seed", "published", "plain")
 RESIZED_ONLY: dict[str, Any] = {"equalise": False, "saturation_factor": 1.0, "hue_degrees": 0.0}
-
-
-def random_crop(seed: int, height_px: int = 224, width_px: int = 224) -> Pixels:
-    """Noise, smooth tissue-like fields, flat colours and extremes by turns."""
-    rng = np.random.default_rng(seed)
-    noise = rng.integers(0, 256, (height_px, width_px, 3), np.uint8)
-    match seed % 4:
-        case 0:
-            return noise
-        case 1:  # pink and blue, slowly varying
-            smooth = cv2.GaussianBlur(noise, (0, 0), 5).astype(np.int16)
-            stretched = (smooth - 128) * 6 + np.array([190, 130, 180], np.int16)
-            tissue: Pixels = np.clip(stretched, 0, 255).astype(np.uint8)
-            return tissue
-        case 2:
-            return np.where(noise > 127, np.uint8(255), np.uint8(0))
-    return np.broadcast_to(noise[:1, :1], noise.shape).copy()
-
-
-def every_colour_of_red(red: int) -> Pixels:
-    """All 65,536 colours with one red, ``[256, 256, 3]``."""
-    level = np.arange(256, dtype=np.uint8)
-    green, blue = np.meshgrid(level, level, indexing="ij")
-    return np.stack([np.full_like(green, red), green, blue], axis=2)
-
-
-def in_crops(colours: Pixels) -> list[Pixels]:
-    """Any number of colours as crops of the network's size, the last filled up with its last colour."""
-    flat, size = colours.reshape(-1, 3), 224 * 224
-    missing = -len(flat) % size
-    padded = np.concatenate([flat, np.repeat(flat[-1:], missing, axis=0)])
-    return list(padded.reshape(-1, 224, 224, 3))
 
 
 # --- oracles -------------------------------------------------------------------------------------------------------
@@ -290,124 +255,3 @@ def test_each_axis_is_resized_by_its_own_rule(size: tuple[int, int]) -> None:
     expected = naive_axis(naive_axis(crop.astype(float), 224).transpose(1, 0, 2), 224).transpose(1, 0, 2)
     # Rounding once or twice, and OpenCV's 11-bit weights when growing: never more than a level and a half.
     assert np.abs(enhance(crop, "plain") - expected).max() < 1.5
-
-
-# --- buffers, memory layout, threads --------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("recipe", RECIPES)
-def test_writes_into_the_callers_buffer(recipe: str) -> None:
-    crop = random_crop(1, 321, 456)
-    before = crop.copy()
-    batch = np.full((3, 224, 224, 3), 7, np.uint8)
-    assert enhance(crop, recipe, out=batch[1]) is not None
-    assert np.array_equal(batch[1], enhance(crop, recipe))
-    assert (batch[[0, 2]] == 7).all()
-    assert np.array_equal(crop, before)
-
-
-@pytest.mark.parametrize("recipe", RECIPES)
-def test_out_may_be_the_input(recipe: str) -> None:
-    crop = random_crop(1)
-    expected = enhance(crop, recipe)
-    assert enhance(crop, recipe, out=crop) is crop
-    assert np.array_equal(crop, expected)
-
-
-@pytest.mark.parametrize("recipe", RECIPES)
-def test_result_is_the_callers_own(recipe: str) -> None:
-    first = enhance(random_crop(0), recipe)
-    kept = first.copy()
-    enhance(random_crop(1), recipe)
-    assert np.array_equal(first, kept)
-
-
-@pytest.mark.parametrize("recipe", RECIPES)
-@pytest.mark.parametrize(
-    "view",
-    [
-        lambda a: a[10:-10, 5:-7],
-        lambda a: a[::-1],
-        lambda a: a[:, ::-1],
-        lambda a: a[..., ::-1],
-        lambda a: a[::2, ::3],
-        lambda a: a.transpose(1, 0, 2),
-        lambda a: np.asfortranarray(a),
-        lambda a: np.dstack([a, a[..., :1]])[..., :3],
-        lambda a: a[:1],
-        lambda a: np.broadcast_to(a[:1], a.shape),
-    ],
-)
-def test_any_memory_layout(recipe: str, view: Any) -> None:
-    crop = view(random_crop(0, 300, 280))
-    assert np.array_equal(enhance(crop, recipe), enhance(np.array(crop, order="C"), recipe))
-
-
-@settings(max_examples=60, deadline=None)
-@given(st.integers(1, 700), st.integers(1, 700), st.sampled_from(RECIPES), st.integers(0, 3))
-def test_any_size(height_px: int, width_px: int, recipe: str, seed: int) -> None:
-    crop = random_crop(seed, height_px, width_px)
-    result = enhance(crop, recipe)
-    assert result.shape == (224, 224, 3)
-    assert result.dtype == np.uint8
-    assert np.array_equal(result, enhance(crop, recipe))
-
-
-def test_same_bytes_from_many_threads_and_opencv_threads() -> None:
-    crops = [random_crop(seed, 150 + 31 * seed, 500 - 23 * seed) for seed in range(16)]
-    work = [(crop, recipe) for crop in crops for recipe in RECIPES]
-    before = cv2.getNumThreads()
-    try:
-        cv2.setNumThreads(1)
-        expected = [enhance(*item) for item in work]
-        for opencv_threads in (1, 4):
-            cv2.setNumThreads(opencv_threads)
-            with ThreadPoolExecutor(8) as pool:
-                for _ in range(3):
-                    results = list(pool.map(lambda item: enhance(*item), work))
-                    assert all(np.array_equal(a, b) for a, b in zip(results, expected, strict=True))
-    finally:
-        cv2.setNumThreads(before)
-
-
-def test_bytes_do_not_depend_on_where_a_pixel_lies() -> None:
-    # Vectorised code treats the last pixels of a row apart; OpenCV's HSV2RGB rounds them another way.
-    colours = in_crops(every_colour_of_red(90))[0]
-    order = np.random.default_rng(0).permutation(224 * 224)
-    shuffled = colours.reshape(-1, 3)[order].reshape(224, 224, 3)
-    expected = enhance(colours, "seed").reshape(-1, 3)[order].reshape(224, 224, 3)
-    assert np.array_equal(enhance(shuffled, "seed"), expected)
-
-
-@pytest.mark.parametrize(
-    "rgb",
-    [
-        np.zeros((10, 10), np.uint8),
-        np.zeros((10, 10, 4), np.uint8),
-        np.zeros((10, 10, 3), np.float32),
-        np.zeros((0, 10, 3), np.uint8),
-        [[[1, 2, 3]]],
-    ],
-)
-def test_other_inputs_are_refused(rgb: Any) -> None:
-    with pytest.raises(UsageError, match="uint8 RGB"):
-        enhance(rgb)
-
-
-@pytest.mark.parametrize(
-    "out",
-    [
-        np.zeros((224, 224), np.uint8),
-        np.zeros((224, 224, 3), np.float32),
-        np.zeros((448, 224, 3), np.uint8)[::2],
-        np.broadcast_to(np.zeros(3, np.uint8), (224, 224, 3)),
-    ],
-)
-def test_other_buffers_are_refused(out: Any) -> None:
-    with pytest.raises(UsageError, match="slot of a batch"):
-        enhance(random_crop(0), out=out)
-
-
-def test_unknown_recipe_is_refused() -> None:
-    with pytest.raises(UsageError, match="choose seed, published or plain"):
-        enhance(random_crop(0), "vivid")
