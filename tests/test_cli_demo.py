@@ -1,0 +1,73 @@
+"""``glomedge demo`` from the command line (the demo itself: tests/export/test_demo.py, slow)."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from glomedge import __version__
+from glomedge.notice import RESEARCH_USE_NOTICE
+from glomedge_export.demo import RECORD_FILE, STEPS
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "glomedge", "demo", *arguments], capture_output=True, text=True, timeout=120, check=False
+    )
+
+
+@pytest.fixture
+def finished(tmp_path: Path) -> Path:
+    """A demo folder in which every step is noted as done, and the two tables that the result is read from."""
+    (tmp_path / "night").mkdir()
+    (tmp_path / "night" / "public.csv").write_text("name,ground truth\na.png,1\nb.png,0\n")
+    (tmp_path / "predictions").mkdir()
+    (tmp_path / "predictions" / "predictions.csv").write_text("path,probability\nx/a.png,0.9\nx/b.png,0.2\n")
+    record = {"demo": "glomedge", "version": __version__, "seconds": {step.command: 2.0 for step in STEPS}}
+    (tmp_path / RECORD_FILE).write_text(json.dumps(record))
+    return tmp_path
+
+
+def test_a_finished_demo_says_where_to_look(finished: Path) -> None:
+    done = run(str(finished))
+    assert done.returncode == 0, done.stderr
+    for step in STEPS:
+        assert f"$ {step.command}" in done.stdout
+    assert done.stdout.count("done earlier") == len(STEPS)
+    assert "AUROC 1.000 on 2 drawn crops" in done.stdout
+    assert str(finished / "predictions" / "predictions.csv") in done.stdout
+    assert "report.html" not in done.stdout  # it is not there: not shown
+    assert done.stdout.rstrip().endswith(RESEARCH_USE_NOTICE)
+
+
+def test_json_alone_on_standard_output(finished: Path) -> None:
+    done = run(str(finished), "--json")
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert result["auroc"] == 1.0
+    assert result["total_seconds"] == 2.0 * len(STEPS)
+    assert result["notice"] == RESEARCH_USE_NOTICE
+    assert f"$ {STEPS[0].command}" in done.stderr
+
+
+def test_a_model_that_did_not_learn_is_exit_1(finished: Path) -> None:
+    (finished / "predictions" / "predictions.csv").write_text("path,probability\nx/a.png,0.1\nx/b.png,0.2\n")
+    done = run(str(finished))
+    assert done.returncode == 1
+    assert "did not learn" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_another_folder_is_refused_without_a_traceback(tmp_path: Path) -> None:
+    (tmp_path / "thesis.doc").write_bytes(b"x")
+    for arguments in ([str(tmp_path)], [str(tmp_path), "--fresh"]):
+        done = run(*arguments)
+        assert done.returncode == 1
+        assert done.stderr.startswith("glomedge: ")
+        assert "no demo folder" in done.stderr
+        assert "Traceback" not in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.doc"]
