@@ -1,4 +1,4 @@
-"""Colour enhancement whatever the memory layout, the threads, the processor: the same bytes, into the caller's buffer."""
+"""The same bytes from enhance whatever the memory layout, the threads or the processor, into the caller's buffer."""
 
 from __future__ import annotations
 
