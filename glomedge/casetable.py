@@ -28,6 +28,7 @@ def _interval(value: float | None, low: float | None, high: float | None) -> str
 def case_table(cases: Sequence[CaseSummary]) -> Table:
     """Cases as a table for the terminal; the note in the last column marks fewer than 25 glomeruli."""
     from rich.table import Table
+    from rich.text import Text
 
     table = Table(title="Globally sclerotic (GS) glomeruli by case, 95% intervals", title_justify="left")
     for name in ("case", "slides", "crops", "classified", "flagged", "errors", "GS", "%GS", "corrected", "band"):
@@ -42,7 +43,7 @@ def case_table(cases: Sequence[CaseSummary]) -> Table:
             summary.globally_sclerotic,
         )
         table.add_row(
-            summary.case,
+            Text(summary.case),  # plain: a name may look like markup
             *(str(number) for number in numbers),
             percent_text(summary),
             corrected_text(summary),

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from glomedge.casenames import compile_case_pattern
 from glomedge.errors import OutputError, UsageError
 from glomedge.escape import escape_name, unescape_name
 from glomedge.journal import Contents, Identity, Journal, read_entries, read_journal
@@ -74,6 +75,8 @@ class Options:
         for wrong, message in problems:
             if wrong:
                 raise UsageError(f"{message}. See: glomedge infer --help")
+        if self.case_pattern is not None:
+            compile_case_pattern(self.case_pattern)
 
 
 @dataclass
@@ -88,6 +91,7 @@ class Outcome:
         cases: the summaries of the biopsies.
         files: what was written.
         record: the content of ``run.json``.
+        hung: decoders that were given up; their threads may still be there.
     """
 
     complete: bool
@@ -102,6 +106,7 @@ class Outcome:
     record: dict[str, Any] = field(default_factory=dict)
     times: StageTimes = field(default_factory=StageTimes)
     wall_s: float = 0.0
+    hung: int = 0
 
     @property
     def exit_code(self) -> int:
@@ -178,6 +183,7 @@ class _FolderRun:
         self._threshold = options.threshold if options.threshold is not None else self._model.spec.threshold
         self._engine: Engine | None = None
         self._times = StageTimes()
+        self._hung = 0
 
     def run(self) -> Outcome:
         plan_ = plan(
@@ -233,6 +239,7 @@ class _FolderRun:
             provider=provider or "none",
             notes=notes,
             times=self._times,
+            hung=self._hung,
         )
         if complete:
             from glomedge.publish import Publication
@@ -321,9 +328,11 @@ class _FolderRun:
         threads_before = cv2.getNumThreads()
         cv2.setNumThreads(1)
         try:
-            return pipeline.run(itertools.chain(_chunks(new, size), _chunks(again, size)))
+            complete = pipeline.run(itertools.chain(_chunks(new, size), _chunks(again, size)))
         finally:
             cv2.setNumThreads(threads_before)
+        self._hung = pipeline.hung
+        return complete
 
     def _rows(self, contents: Contents, provider: str) -> Iterator[Row]:
         """Every row, sorted by the bytes of the path, straight from the journal on disk."""

@@ -1,4 +1,4 @@
-"""Files in, answers out, every core busy: threads decode and enhance straight into batches, run threads feed the engine.
+"""Files in, answers out, every core busy: threads decode and enhance into batches, others feed them to the engine.
 
     feeder (caller's thread) -> tasks -> decode workers -> ready batches -> run threads -> sink
 
@@ -30,6 +30,7 @@ from glomedge.spec import SIZE_PX, Recipe
 
 Pixels = npt.NDArray[np.uint8]
 _TICK_S = 0.05
+_STOP_WITHIN_S = 8.0
 # Beyond this the storage or the decoder is broken, not a file; going on would leave a thread behind for every crop.
 MAX_HUNG_DECODERS = 32
 
@@ -211,6 +212,11 @@ class Pipeline:
         self._engine_settled = threading.Event()
         self.times = StageTimes()
 
+    @property
+    def hung(self) -> int:
+        """How many decoders were given up; their threads may still be there."""
+        return self._hung
+
     # The caller's thread.
 
     def run(self, batches: Iterable[Sequence[Found]]) -> bool:
@@ -248,10 +254,11 @@ class Pipeline:
                 self.tasks.put(None)
             for _ in runners:
                 self._ready.put(None)
-            self._engine_settled.wait(timeout=8.0)
-            for runner in runners:
-                if runner.ident is not None:
-                    runner.join(timeout=8.0)
+            # A thread still inside a C++ library when the interpreter ends takes the process down with it.
+            deadline_s = time.monotonic() + _STOP_WITHIN_S
+            for thread in (*runners, *self._workers, loader):
+                if thread.ident is not None:
+                    thread.join(max(0.0, deadline_s - time.monotonic()))
             self._sink.sync()
         if self._failure is not None:
             raise self._failure
@@ -458,8 +465,9 @@ def predict_views(
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32] | None, npt.NDArray[np.float32]]:
     """Probability ``[N]``, disagreement ``[N]`` and maps ``[N, 7, 7]``, all float32.
 
-    Disagreement is the largest minus the smallest probability over the views, None for one view. With 8 views the probability is the mean over the four quarter turns of the crop and of its mirror image, and the
-    map is the mean of the maps turned back.
+    Disagreement is the largest minus the smallest probability over the views, None for one view. With 8 views
+    the probability is the mean over the four quarter turns of the crop and of its mirror image, and the map is the mean
+    of the maps turned back.
     """
     if views == 1:
         output = engine.infer(images_nhwc)

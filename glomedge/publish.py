@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from glomedge.escape import neutralise
 from glomedge.folderrun import OWNED, Options, Outcome
 from glomedge.modelfile import ModelFile
+from glomedge.outputs import WORK_FOLDER
 from glomedge.results import WRITERS, Row, Staged
 from glomedge.scan import Scan
 from glomedge.spool import Spool
@@ -68,7 +69,7 @@ class Publication:
 
             turn = logit_threshold(self._threshold, self._model.spec.temperature)
             outcome.notes += write_heatmaps(options, self._found, rows(), self._spool, turn)
-        staged = Staged(options.output, OWNED)
+        staged = Staged(options.output, options.output / WORK_FOLDER, OWNED)
         try:
             for name in dict.fromkeys(("csv", *options.formats)):
                 with staged.open(f"predictions.{name}") as handle:

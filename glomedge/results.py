@@ -86,7 +86,8 @@ def _values(row: Row, names: tuple[str, ...]) -> list[Any]:
 def _cell(value: Any) -> str:
     if value is None:
         return ""
-    return repr(value) if isinstance(value, float) else neutralise(str(value))
+    # A bare carriage return would not be quoted (the line ends with a newline only) and would end the line.
+    return repr(value) if isinstance(value, float) else neutralise(str(value).replace("\r", "\\x0d"))
 
 
 def write_csv(handle: IO[bytes], rows: Iterable[Row], *, tta: bool) -> None:
@@ -153,19 +154,21 @@ class Staged:
 
     Args:
         folder: where they will stand.
+        staging: folder on the same disk for what is not complete yet; what a crash leaves there is written over.
         owned: names that this program writes; those not written this time are removed by ``commit``, so that no file
             of an earlier run stands beside those of another.
     """
 
-    def __init__(self, folder: Path, owned: Iterable[str] = ()) -> None:
+    def __init__(self, folder: Path, staging: Path, owned: Iterable[str] = ()) -> None:
         self._folder = folder
+        self._staging = staging
         self._owned = set(owned)
         self._written: dict[str, Path] = {}
 
     @contextmanager
     def open(self, name: str) -> Iterator[IO[bytes]]:
         """A file to write; on disk when the block ends. Raises OutputError where it cannot be written."""
-        temporary = self._folder / f".{name}.{os.getpid()}.tmp"
+        temporary = self._staging / f"{name}.tmp"
         try:
             with temporary.open("wb") as handle:
                 self._written[name] = temporary

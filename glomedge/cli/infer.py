@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -105,6 +106,11 @@ def infer(
         typer.echo(json.dumps(outcome.record, indent=2, ensure_ascii=False))
     else:
         print_summary(outcome, output)
+    if outcome.hung:
+        # Everything is on disk. The interpreter would wait for, or crash on, threads that sit in a decoder for ever.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(outcome.exit_code)
     raise typer.Exit(outcome.exit_code)
 
 

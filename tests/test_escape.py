@@ -1,0 +1,65 @@
+from __future__ import annotations
+
+import csv
+import io
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from glomedge.escape import escape_name, neutralise, restore, unescape_name
+
+
+@settings(max_examples=1000, deadline=None)
+@given(st.binary(max_size=80))
+def test_every_name_comes_back(name: bytes) -> None:
+    text = escape_name(name)
+    assert unescape_name(text) == name
+    text.encode("utf-8")
+    assert not any(ord(character) < 32 or ord(character) == 127 for character in text)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.text(max_size=40))
+def test_names_written_by_hand_come_back(name: str) -> None:
+    data = name.encode("utf-8", "surrogatepass")
+    assert unescape_name(escape_name(data)) == data
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        (b"a b,c\"d'.png", "a b,c\"d'.png"),
+        ("Größe/é.png".encode(), "Größe/é.png"),
+        (b"a\nb.png", "a\\x0ab.png"),
+        (b"a\\x0ab.png", "a\\\\x0ab.png"),
+        (b"\xff.png", "\\xff.png"),
+        ("a\u202egnp.exe".encode(), "a\\xe2\\x80\\xaegnp.exe"),
+    ],
+)
+def test_readable_stays_readable(name: bytes, expected: str) -> None:
+    assert escape_name(name) == expected
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.binary(max_size=20), st.binary(max_size=20))
+def test_two_names_never_share_a_text(first: bytes, second: bytes) -> None:
+    assert (escape_name(first) == escape_name(second)) == (first == second)
+
+
+@pytest.mark.parametrize("start", ["=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠"])
+def test_no_cell_is_a_formula(start: str) -> None:
+    cell = f"{start}cmd|' /C calc'!A0"
+    safe = neutralise(cell)
+    assert safe == f"'{cell}"
+    assert restore(safe) == cell
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.text(st.characters(exclude_categories=["Cs"]), max_size=20))
+def test_neutralised_cells_come_back_through_csv(cell: str) -> None:
+    text = io.StringIO(newline="")
+    csv.writer(text).writerow([neutralise(cell), "x"])
+    text.seek(0)
+    (row,) = csv.reader(text)
+    assert restore(row[0]) == cell

@@ -1,0 +1,466 @@
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import os
+import shutil
+import signal
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from builders import build_tiny_model, tiny_logit
+from runkit import outputs, run_in_child, start_child, write_crops
+
+from glomedge import images, preprocess
+from glomedge.errors import GlomedgeError, ModelError, OutputError, UsageError
+from glomedge.escape import restore
+from glomedge.folderrun import Options, infer_folder
+from glomedge.journal import Journal, read_journal
+from glomedge.notice import RESEARCH_USE_NOTICE
+from glomedge.results import Row, Staged, columns, write_csv
+
+
+@pytest.fixture
+def options(tmp_path: Path) -> Options:
+    write_crops(tmp_path / "crops", 30, broken=2)
+    build_tiny_model(tmp_path / "model.onnx")
+    return Options(tmp_path / "crops", tmp_path / "model.onnx", tmp_path / "out", provider="cpu")
+
+
+def _table(output: Path) -> list[dict[str, str]]:
+    with (output / "predictions.csv").open(encoding="utf-8", newline="") as handle:
+        return list(csv.DictReader(handle))
+
+
+def test_every_input_has_one_row_and_the_right_answer(options: Options) -> None:
+    outcome = infer_folder(options)
+    rows = _table(options.output)
+    expected = sorted(
+        (str(path.relative_to(options.folder)) for path in options.folder.rglob("*.png")), key=os.fsencode
+    )
+    assert [row["path"] for row in rows] == expected
+    assert outcome.exit_code == 2
+    assert outcome.errors == {"truncated": 2}
+    for row in rows:
+        path = options.folder / row["path"]
+        assert row["notice"] == RESEARCH_USE_NOTICE
+        assert row["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
+        assert row["provider"] == "cpu"
+        assert row["case"] == path.name.split("-")[0]
+        if row["status"] == "error:truncated":
+            assert (row["probability"], row["label"], row["class_name"]) == ("", "", "")
+            assert row["message"]
+            continue
+        enhanced = preprocess.enhance(images.decode(path.read_bytes()).pixels_hwc, "seed")
+        probability = 1.0 / (1.0 + np.exp(-tiny_logit(enhanced[None])[0]))
+        assert float(row["probability"]) == pytest.approx(probability, abs=1e-5)
+        assert int(row["label"]) == (float(row["probability"]) >= 0.5)
+        assert row["class_name"] == ("globally sclerotic" if row["label"] == "1" else "non-globally sclerotic")
+    spread = [float(row["probability"]) for row in rows if row["probability"]]
+    assert max(spread) - min(spread) > 0.3
+
+
+def test_the_run_record_says_what_was_done(options: Options) -> None:
+    outcome = infer_folder(options)
+    record = json.loads((options.output / "run.json").read_text("utf-8"))
+    assert record == json.loads(json.dumps(outcome.record))
+    assert record["notice"] == RESEARCH_USE_NOTICE
+    assert record["counts"]["error"] == 2
+    assert record["inputs"] == record["rows"] == 30
+    assert record["counts"]["ok"] + record["counts"]["flagged"] == 28
+    assert record["counts"]["positive"] + record["counts"]["negative"] == 28
+    assert record["arguments"]["model"] == str(options.model)
+    for name, digest in record["files_sha256"].items():
+        assert hashlib.sha256((options.output / name).read_bytes()).hexdigest() == digest
+    assert set(record["files_sha256"]) == {"predictions.csv", "cases.csv", "report.html"}
+
+
+@pytest.mark.parametrize("batch", [1, 7, 32])
+@pytest.mark.parametrize("workers", [1, 4])
+def test_batch_and_workers_change_nothing(options: Options, batch: int, workers: int) -> None:
+    infer_folder(replace(options, batch_size=4, workers=2))
+    first, expected = _table(options.output), outputs(options.output)
+    infer_folder(replace(options, batch_size=batch, workers=workers))
+    second = _table(options.output)
+    for one, other in zip(first, second, strict=True):
+        assert {k: v for k, v in one.items() if k != "probability"} == {
+            k: v for k, v in other.items() if k != "probability"
+        }
+        if one["probability"]:
+            assert float(one["probability"]) == pytest.approx(float(other["probability"]), abs=1e-5)
+    infer_folder(replace(options, batch_size=4, workers=workers))
+    assert outputs(options.output) == expected
+
+
+def test_all_formats_hold_the_same_rows(options: Options) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet", reason="needs pyarrow")
+    infer_folder(replace(options, formats=("jsonl", "parquet"), tta=8))
+    text = _table(options.output)
+    lines = [json.loads(line) for line in (options.output / "predictions.jsonl").read_text("utf-8").splitlines()]
+    table = parquet.read_table(options.output / "predictions.parquet").to_pylist()
+    assert list(text[0]) == list(lines[0]) == list(table[0]) == list(columns(tta=True))
+    for one, two, three in zip(text, lines, table, strict=True):
+        assert {k: "" if v is None else str(v) for k, v in two.items()} == one
+        assert three["path"] == two["path"]
+        assert three["probability"] == (None if two["probability"] is None else np.float32(two["probability"]))
+        if two["probability"] is not None:
+            assert 0.0 <= two["tta_disagreement"] < 1e-3  # a mean colour does not depend on the view
+    # Another format next time: no file of this run stays beside those of that one.
+    infer_folder(options)
+    assert not (options.output / "predictions.jsonl").exists()
+
+
+def test_strange_names_survive_every_way(options: Options) -> None:
+    data = next(options.folder.rglob("case2*.png")).read_bytes()
+    names = [
+        b"=1+1.png",
+        b"-x.png",
+        b"+x.png",
+        b"@x.png",
+        b"\tx.png",
+        b"a,b.png",
+        b'q"q.png',
+        b"n\nl.png",
+        b"\xff\xfe.png",
+    ]
+    folder = options.output.parent / "strange"
+    folder.mkdir()
+    for name in names:
+        Path(os.fsdecode(os.fsencode(folder) + b"/" + name)).write_bytes(data)
+    outcome = infer_folder(replace(options, folder=folder, formats=("jsonl",)))
+    assert outcome.exit_code == 0
+    from glomedge.escape import unescape_name
+
+    rows = _table(options.output)
+    assert sorted(unescape_name(restore(row["path"])) for row in rows) == sorted(names)
+    assert not any(row["path"].startswith(("=", "+", "-", "@", "\t")) for row in rows)
+    raw = [json.loads(line)["path"] for line in (options.output / "predictions.jsonl").read_text("utf-8").splitlines()]
+    assert sorted(unescape_name(path) for path in raw) == sorted(names)
+
+
+def test_inputs_are_never_written_to(options: Options) -> None:
+    def stamps() -> dict[str, tuple[int, int, str]]:
+        return {
+            str(path): (path.stat().st_mtime_ns, path.stat().st_mode, hashlib.sha256(path.read_bytes()).hexdigest())
+            for path in options.folder.rglob("*.png")
+        }
+
+    before = stamps()
+    for path in options.folder.rglob("*.png"):
+        path.chmod(0o444)
+    before = stamps()
+    infer_folder(replace(options, heatmaps=options.output / "heat", heatmaps_for="all"))
+    assert stamps() == before
+
+
+def test_output_inside_the_input_is_not_read(options: Options) -> None:
+    inside = replace(
+        options, output=options.folder / "predictions", heatmaps=options.folder / "heat", heatmaps_for="all"
+    )
+    infer_folder(inside)
+    assert len(list((options.folder / "heat").rglob("*.heatmap.png"))) == 28
+    infer_folder(inside)
+    assert len(_table(inside.output)) == 30
+
+
+def test_heatmaps_are_made_for_those_asked_for(options: Options) -> None:
+    infer_folder(replace(options, heatmaps=options.output / "heat", heatmaps_for="positives"))
+    drawn = {str(path.relative_to(options.output / "heat")) for path in (options.output / "heat").rglob("*.png")}
+    assert drawn == {row["path"] + ".heatmap.png" for row in _table(options.output) if row["label"] == "1"}
+    assert drawn
+    import cv2
+
+    for name in drawn:
+        crop = cv2.imread(str(options.folder / name.removesuffix(".heatmap.png")))
+        overlay = cv2.imread(str(options.output / "heat" / name))
+        assert crop is not None
+        assert overlay is not None
+        assert overlay.shape[0] == crop.shape[0]
+
+
+def test_an_earlier_result_stays_until_the_new_one_is_whole(options: Options, monkeypatch: pytest.MonkeyPatch) -> None:
+    infer_folder(options)
+    before = outputs(options.output)
+
+    def fail(*args: object, **others: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setitem(__import__("glomedge.publish").publish.WRITERS, "csv", fail)
+        with pytest.raises(OutputError, match=r"No space left.*--resume"):
+            infer_folder(replace(options, threshold=0.9))
+    assert outputs(options.output) == before
+    assert {path.name for path in options.output.iterdir()} == {
+        ".glomedge", "predictions.csv", "cases.csv", "report.html", "run.json",
+    }  # fmt: skip
+    # What was predicted is kept: the files alone are made anew.
+    outcome = infer_folder(replace(options, threshold=0.9, resume=True))
+    assert outcome.times.infer_wall_s == 0.0
+    assert {row["threshold"] for row in _table(options.output)} == {"0.9"}
+
+
+def test_a_full_disk_is_fatal_and_resumable(options: Options) -> None:
+    infer_folder(options)
+    expected = outputs(options.output)
+    code = run_in_child(replace(options, output=options.output.parent / "small"), _limit_files)
+    assert code == 1
+    small = options.output.parent / "small"
+    assert not (small / "predictions.csv").exists()
+    assert 0 < len(read_journal(small / ".glomedge" / "journal").where) < 30
+    infer_folder(replace(options, output=small, resume=True))
+    assert outputs(small) == expected
+
+
+def _limit_files() -> None:
+    """No file may grow beyond 24 kB: the journal's or the thumbnails' write fails as on a full disk."""
+    import resource
+    import sys
+
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (6_000, 6_000))
+    sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115 - the traceback of the expected error
+
+
+def test_unwritable_output_is_found_before_the_model_is_read(options: Options, tmp_path: Path) -> None:
+    missing = replace(options, model=tmp_path / "none.onnx")
+    with pytest.raises(OutputError, match="Choose another --output"):
+        infer_folder(replace(missing, output=Path("/dev/full")))
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(OutputError, match="Choose another --output"):
+        infer_folder(replace(missing, output=tmp_path / "file"))
+    with pytest.raises(ModelError, match="There is no model"):
+        infer_folder(missing)
+
+
+def test_no_room_is_found_before_the_model_is_read(options: Options, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = os.statvfs
+
+    def nearly_full(path: str) -> os.statvfs_result:
+        return os.statvfs_result((*real(path)[:3], 10, 10, *real(path)[5:]))
+
+    monkeypatch.setattr(os, "statvfs", nearly_full)
+    with pytest.raises(OutputError, match="There is no room"):
+        infer_folder(replace(options, model=Path("none.onnx")))
+
+
+@pytest.mark.parametrize(
+    ("changes", "name"),
+    [
+        ({"threshold": 0.7}, "threshold"),
+        ({"tta": 8}, "tta"),
+        ({"folder": "other"}, "folder"),
+        ({"model": "m"}, "model_sha256"),
+    ],
+)
+def test_resume_with_other_settings_is_refused(
+    options: Options, tmp_path: Path, changes: dict[str, object], name: str
+) -> None:
+    infer_folder(options)
+    build_tiny_model(tmp_path / "second.onnx", bias=-3.0)
+    shutil.copytree(options.folder, tmp_path / "other")
+    real = {"folder": tmp_path / "other", "model": tmp_path / "second.onnx"}
+    changed = replace(options, resume=True, **{k: real.get(k, v) for k, v in changes.items()})  # type: ignore[arg-type]
+    with pytest.raises(OutputError, match=rf"{name}: "):
+        infer_folder(changed)
+
+
+def test_resume_with_another_recipe_is_refused(options: Options, tmp_path: Path) -> None:
+    infer_folder(options)
+    build_tiny_model(tmp_path / "plain.onnx", recipe="plain")
+    with pytest.raises(OutputError, match=r"recipe: .*seed.* in the unfinished run, .*plain.* now"):
+        infer_folder(replace(options, model=tmp_path / "plain.onnx", resume=True))
+
+
+def test_resume_on_another_provider_is_refused(options: Options) -> None:
+    pytest.importorskip("openvino", reason="needs the openvino runtime")
+    write_crops(options.folder, 40, broken=2)
+    infer_folder(options)
+    path = options.output / ".glomedge" / "journal"
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join(lines[:-4]))
+    with pytest.raises(OutputError, match="cpu in the unfinished run, openvino now"):
+        infer_folder(replace(options, provider="openvino", resume=True))
+
+
+def test_new_and_changed_files_are_taken_up_by_resume(options: Options) -> None:
+    infer_folder(options)
+    before = {row["path"]: row for row in _table(options.output)}
+    changed, added = "a/case1-10.png", "b/new-1.png"
+    donor = (options.folder / "b" / "case0-9.png").read_bytes()
+    for name in (changed, added):
+        (options.folder / name).write_bytes(donor)
+    (options.folder / "a" / "case0-12.png").unlink()
+    infer_folder(replace(options, resume=True))
+    after = {row["path"]: row for row in _table(options.output)}
+    assert set(after) == set(before) | {added}  # what was answered stays answered
+    assert after[changed]["sha256"] == after[added]["sha256"] == hashlib.sha256(donor).hexdigest()
+    assert {path for path in before if before[path] != after[path]} == {changed}
+
+
+def test_faults_that_may_pass_are_tried_again(options: Options) -> None:
+    link = options.folder / "a" / "case1-10.png"
+    data = link.read_bytes()
+    link.unlink()
+    link.symlink_to(options.folder / "later")
+    infer_folder(replace(options, follow_symlinks=True))
+    assert [row["status"] for row in _table(options.output) if "case1-10" in row["path"]] == ["error:vanished"]
+    (options.folder / "later").write_bytes(data)
+    infer_folder(replace(options, follow_symlinks=True, resume=True))
+    assert [row["status"] for row in _table(options.output) if "case1-10" in row["path"]] != ["error:vanished"]
+
+
+def test_a_second_run_into_the_same_folder_is_refused(options: Options) -> None:
+    first = threading.Event()
+    release = threading.Event()
+
+    def stop() -> bool:
+        first.set()
+        release.wait(10.0)
+        return True
+
+    thread = threading.Thread(target=lambda: infer_folder(options, stop=stop))
+    thread.start()
+    try:
+        assert first.wait(20.0)
+        with pytest.raises(OutputError, match=rf"Another run \(process {os.getpid()}\)"):
+            infer_folder(options)
+    finally:
+        release.set()
+        thread.join()
+
+
+def test_bad_options_are_refused(options: Options, tmp_path: Path) -> None:
+    bad: list[dict[str, object]] = [
+        {"threshold": 0.0}, {"threshold": 1.0}, {"review_band": (0.8, 0.2)}, {"tta": 4}, {"batch_size": 0},
+        {"workers": 0}, {"decode_timeout_s": 0.0}, {"resume": True, "overwrite": True}, {"heatmaps_for": "none"},
+        {"formats": ("xlsx",)}, {"case_pattern": "(no group)"},
+    ]  # fmt: skip
+    for changes in bad:
+        with pytest.raises(UsageError):
+            infer_folder(replace(options, **changes))  # type: ignore[arg-type]
+    assert not options.output.exists()
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UsageError, match="There is no image"):
+        infer_folder(replace(options, folder=tmp_path / "empty"))
+
+
+def _signal_points() -> list[object]:
+    rng = np.random.default_rng(22)
+    delays = np.sort(rng.uniform(0.0, 1.2, 50))
+    return [
+        pytest.param(float(delay), number, marks=[] if index % 8 == 0 else [pytest.mark.slow])
+        for index, delay in enumerate(delays)
+        for number in ((signal.SIGINT,) if index % 2 else (signal.SIGTERM,))
+    ]
+
+
+def _handled() -> None:
+    """In the child: what the command line does around a run."""
+    import sys
+
+    from glomedge import folderrun
+    from glomedge.signals import StopOnSignals
+
+    inner = folderrun.infer_folder
+    stop = StopOnSignals()
+    stop.__enter__()
+
+    def stoppable(options: Options) -> folderrun.Outcome:
+        def wait_then_stop() -> bool:
+            time.sleep(0.02)  # so that the run is long enough to be met in the middle
+            return stop()
+
+        outcome = inner(options, stop=wait_then_stop)
+        if not outcome.complete:
+            sys.exit(stop.exit_code)
+        return outcome
+
+    import runkit
+
+    runkit.RUN = stoppable
+
+
+@pytest.mark.parametrize(("delay_s", "number"), _signal_points())
+def test_signals_end_the_run_in_time_and_lose_nothing(options: Options, delay_s: float, number: signal.Signals) -> None:
+    write_crops(options.folder, 150, broken=2)
+    process = start_child(replace(options, batch_size=2), _handled)
+    journal = options.output / ".glomedge" / "journal"
+    deadline_s = time.monotonic() + 60.0
+    while not journal.exists() and process.is_alive() and time.monotonic() < deadline_s:
+        time.sleep(0.01)
+    time.sleep(delay_s)
+    os.kill(process.pid, number)
+    begin_s = time.monotonic()
+    process.join(30.0)
+    assert time.monotonic() - begin_s < 10.0
+    assert process.exitcode in (128 + number, 2)  # 2: it was done before the signal came
+    assert read_journal(journal).bad_bytes == 0
+    if process.exitcode != 2:
+        assert not (options.output / "predictions.csv").exists()
+    outcome = infer_folder(replace(options, resume=process.exitcode != 2, batch_size=2))
+    rows = _table(options.output)
+    assert len({row["path"] for row in rows}) == len(rows) == 150
+    assert outcome.errors == {"truncated": 2}
+
+
+def test_after_a_crash_the_file_that_kills_the_decoder_is_set_aside(
+    options: Options, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    infer_folder(options)
+    path = options.output / ".glomedge" / "journal"
+    whole = read_journal(path)
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join(lines[:2]))
+    journal = Journal(path, len(lines[0]) + len(lines[1]))
+    started = sorted(whole.where)[:8]
+    journal.start(started)
+    journal.close()
+    from glomedge import quarantine
+
+    asked: list[list[bytes]] = []
+
+    def find(paths: list[bytes], timeout_s: float) -> list[int]:
+        asked.append(paths)
+        return [3]
+
+    monkeypatch.setattr(quarantine, "find_killers", find)
+    outcome = infer_folder(replace(options, resume=True))
+    assert [[os.fsencode(options.folder / name) for name in started]] == asked
+    (bad,) = [row for row in _table(options.output) if row["status"] == "error:decoder"]
+    assert bad["path"] == started[3]
+    assert any(started[3] in note for note in outcome.notes)
+    assert len(_table(options.output)) == 30
+
+
+def test_staged_files_appear_together_or_not_at_all(tmp_path: Path) -> None:
+    (tmp_path / "stage").mkdir()
+    (tmp_path / "a").write_bytes(b"old")
+    (tmp_path / "gone").write_bytes(b"old")
+    staged = Staged(tmp_path, tmp_path / "stage", ("a", "b", "gone"))
+    with staged.open("a") as handle:
+        handle.write(b"new")
+    assert (tmp_path / "a").read_bytes() == b"old"
+    with pytest.raises(GlomedgeError), staged.open("b") as handle:
+        raise OSError(5, "Input/output error")
+    assert (tmp_path / "a").read_bytes() == b"old"
+    assert list((tmp_path / "stage").iterdir()) == []
+    with staged.open("a") as handle:
+        handle.write(b"new")
+    staged.commit()
+    assert (tmp_path / "a").read_bytes() == b"new"
+    assert not (tmp_path / "gone").exists()
+
+
+def test_csv_quotes_what_it_must(tmp_path: Path) -> None:
+    row = Row('a,"b".png', "=c", "s", 0.5, 1, "globally sclerotic", 0.5, "ok", "cpu", None, None, "line\nline\rline")
+    with (tmp_path / "t.csv").open("wb") as handle:
+        write_csv(handle, [row], tta=False)
+    with (tmp_path / "t.csv").open(encoding="utf-8", newline="") as text:
+        (read,) = csv.DictReader(text)
+    assert (read["path"], read["case"], read["message"]) == ('a,"b".png', "'=c", "line\nline\\x0dline")
+    assert read["tta_disagreement" if "tta_disagreement" in read else "sha256"] == ""

@@ -1,0 +1,200 @@
+from __future__ import annotations
+
+import json
+import zlib
+from dataclasses import fields, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from glomedge.errors import OutputError
+from glomedge.journal import Attachment, Contents, Entry, Identity, Journal, read_entries, read_journal
+from glomedge.outputs import plan
+
+IDENTITY = Identity(folder="/crops", model_sha256="a" * 64, recipe="{}", threshold=0.5, tta=1, batch_size=4)
+
+
+def _entries(batch: int) -> list[Entry]:
+    return [
+        Entry(f"b{batch}/0 =ü\\x0a.png", "ok", 0.1234567, "ab" * 32, 123, 456, attachment=Attachment(1, 2, 3)),
+        Entry(f"b{batch}/1.png", "flagged:blank+blurred", 1.0, "cd" * 32, 5, 6, disagreement=0.25),
+        Entry(f"b{batch}/2.png", "error:truncated", None, "ef" * 32, 7, 8, message="cut short"),
+        Entry(f"b{batch}/3.png", "error:vanished", message="gone"),
+    ]
+
+
+def _write(path: Path, batches: int = 5) -> bytes:
+    journal = Journal(path)
+    journal.head(IDENTITY)
+    journal.engine("cpu")
+    for batch in range(batches):
+        entries = _entries(batch)
+        journal.start([entry.key for entry in entries])
+        journal.rows(entries)
+    journal.sync()
+    journal.close()
+    return path.read_bytes()
+
+
+def _all(path: Path, contents: Contents) -> list[Entry]:
+    return list(read_entries(path, contents.where.values()))
+
+
+def test_what_is_written_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "journal"
+    data = _write(path)
+    contents = read_journal(path)
+    assert _all(path, contents) == [entry for batch in range(5) for entry in _entries(batch)]
+    assert contents.identity == IDENTITY
+    assert contents.provider == "cpu"
+    assert (contents.good_bytes, contents.bad_bytes, contents.suspects, contents.complete) == (len(data), 0, {}, False)
+    assert contents.retry == {f"b{batch}/3.png" for batch in range(5)}
+
+
+def test_started_and_never_finished_are_suspects(tmp_path: Path) -> None:
+    path = tmp_path / "journal"
+    _write(path)
+    journal = Journal(path, path.stat().st_size)
+    journal.start(["x.png", "y.png"])
+    journal.close()
+    assert list(read_journal(path).suspects) == ["x.png", "y.png"]
+
+
+def test_the_last_answer_counts(tmp_path: Path) -> None:
+    path = tmp_path / "journal"
+    _write(path)
+    journal = Journal(path, path.stat().st_size)
+    journal.rows([Entry("b0/3.png", "ok", 0.5, "00" * 32, 1, 2)])
+    journal.done(20)
+    journal.close()
+    contents = read_journal(path)
+    assert contents.complete
+    assert "b0/3.png" not in contents.retry
+    assert [entry.status for entry in read_entries(path, [contents.where["b0/3.png"]])] == ["ok"]
+
+
+def test_1000_torn_and_foreign_tails(tmp_path: Path) -> None:
+    path = tmp_path / "journal"
+    data = _write(path)
+    ends = [0] + [index + 1 for index, byte in enumerate(data) if byte == 10]
+    rng = np.random.default_rng(24)
+    for _ in range(1000):
+        cut = int(rng.integers(0, len(data) + 1))
+        junk = rng.bytes(int(rng.integers(0, 200)))
+        tail = data[cut:] if rng.random() < 0.3 and cut < len(data) else b""
+        flipped = bytes([tail[0] ^ (1 << int(rng.integers(0, 8)))]) + tail[1:] if tail else b""
+        path.write_bytes(data[:cut] + junk + flipped)
+        contents = read_journal(path)
+        whole = max(end for end in ends if end <= cut)
+        # Junk could only be taken for a line by guessing its CRC; a flip within the next line is found by it.
+        assert contents.good_bytes == whole, (cut, junk, flipped)
+        assert contents.bad_bytes == cut - whole + len(junk) + len(flipped)
+        journal = Journal(path, contents.good_bytes)
+        if contents.identity is None:
+            journal.head(IDENTITY)
+        journal.rows(_entries(9))
+        journal.close()
+        again = read_journal(path)
+        assert again.bad_bytes == 0
+        assert _all(path, again)[-4:] == _entries(9)
+
+
+def test_every_flipped_bit_of_a_line_is_found(tmp_path: Path) -> None:
+    path = tmp_path / "journal"
+    data = _write(path, 1)
+    begin = data.index(b"\n") + 1
+    for position in range(begin, data.index(b"\n", begin) + 1):
+        for bit in range(8):
+            path.write_bytes(data[:position] + bytes([data[position] ^ (1 << bit)]) + data[position + 1 :])
+            assert read_journal(path).good_bytes == begin
+
+
+def _line(payload: object) -> bytes:
+    body = json.dumps(payload).encode()
+    return b"%08x %s\n" % (zlib.crc32(body), body)
+
+
+_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=9) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
+    max_leaves=20,
+)
+_HEAD = {"kind": "head", "format": 1, "identity": {f.name: getattr(IDENTITY, f.name) for f in fields(IDENTITY)}}
+_HOSTILE = st.one_of(
+    _JSON,
+    st.fixed_dictionaries({"kind": st.sampled_from(["head", "engine", "start", "rows", "done", "other"])}).flatmap(
+        lambda base: st.dictionaries(
+            st.sampled_from(["rows", "keys", "provider", "identity", "format"]), _JSON, max_size=3
+        ).map(lambda rest: {**base, **rest})
+    ),
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.binary(max_size=60) | _HOSTILE.map(_line), max_size=5), st.booleans())
+def test_fuzz_only_whole_lines_of_ours_are_taken(
+    tmp_path_factory: pytest.TempPathFactory, parts: list[bytes], head: bool
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "fuzz-journal"
+    path.write_bytes((_line(_HEAD) if head else b"") + b"".join(parts))
+    contents = read_journal(path)
+    assert contents.good_bytes + contents.bad_bytes == path.stat().st_size
+    for entry in _all(path, contents):
+        assert isinstance(entry.key, str)
+        assert entry.probability is None or entry.probability == entry.probability
+
+
+@pytest.mark.parametrize("name", [field.name for field in fields(Identity) if field.name != "batch_size"])
+def test_resuming_with_another_value_of_any_field_is_refused_and_named(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "out" / ".glomedge" / "journal"
+    path.parent.mkdir(parents=True)
+    _write(path)
+    other: dict[str, object] = {
+        "folder": "/else", "model_sha256": "b" * 64, "recipe": "[]", "threshold": 0.6, "tta": 8,
+    }  # fmt: skip
+    changed = replace(IDENTITY, **{name: other[name]})  # type: ignore[arg-type]
+    with pytest.raises(OutputError, match=rf"{name}: .* in the unfinished run, .* now.*--overwrite"):
+        plan(path, changed, resume=True, overwrite=False)
+
+
+def test_the_batch_size_of_the_first_run_is_taken_over(tmp_path: Path) -> None:
+    path = tmp_path / "out" / ".glomedge" / "journal"
+    path.parent.mkdir(parents=True)
+    _write(path)
+    assert plan(path, replace(IDENTITY, batch_size=32), resume=True, overwrite=False).identity.batch_size == 4
+
+
+def test_an_unfinished_run_is_not_dropped_by_accident(tmp_path: Path) -> None:
+    path = tmp_path / "out" / ".glomedge" / "journal"
+    path.parent.mkdir(parents=True)
+    _write(path)
+    with pytest.raises(OutputError, match=r"20 answers.*--resume.*--overwrite"):
+        plan(path, IDENTITY, resume=False, overwrite=False)
+    assert plan(path, IDENTITY, resume=False, overwrite=True).contents.good_bytes == 0
+    resumed = plan(path, IDENTITY, resume=True, overwrite=False)
+    assert len(resumed.contents.where) == 20
+    assert plan(path.parent / "none", IDENTITY, resume=True, overwrite=False).notes == [
+        "There was no run to resume; started a new one."
+    ]
+
+
+def test_torn_tail_is_said(tmp_path: Path) -> None:
+    path = tmp_path / "out" / ".glomedge" / "journal"
+    path.parent.mkdir(parents=True)
+    data = _write(path)
+    path.write_bytes(data + b"1234")
+    notes = plan(path, IDENTITY, resume=True, overwrite=False).notes
+    assert notes == [
+        "Resumed: 20 answers were there already.",
+        "The last 4 bytes of the journal were torn and were dropped.",
+    ]
+
+
+def test_a_full_disk_is_an_error_that_says_how_to_go_on() -> None:
+    journal = Journal(Path("/dev/full"))
+    with pytest.raises(OutputError, match=r"No space left.*--resume"):
+        journal.head(IDENTITY)
+    journal.close()

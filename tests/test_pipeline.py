@@ -1,0 +1,350 @@
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from glomedge.engine import Output
+from glomedge.errors import EngineError, GlomedgeError, OutputError
+from glomedge.evaluate import MemorySink
+from glomedge.images import Decoded
+from glomedge.pipeline import (
+    MAX_HUNG_DECODERS,
+    Answer,
+    Decoder,
+    Infer,
+    Pipeline,
+    Settings,
+    default_decoder,
+    predict_views,
+    shortest,
+    thumbnail,
+)
+from glomedge.scan import Found
+from glomedge.spec import Recipe
+
+Pixels = npt.NDArray[np.uint8]
+
+
+class MeanEngine:
+    """Answers with the mean of the red channel, so that a mixed-up slot is seen."""
+
+    def __init__(self) -> None:
+        self.batches: list[int] = []
+
+    def infer(self, images_nhwc: Pixels, /) -> Output:
+        self.batches.append(len(images_nhwc))
+        probability = (images_nhwc[..., 0].mean(axis=(1, 2), dtype=np.float64) / 255.0).astype(np.float32)
+        return Output(probability, np.broadcast_to(probability[:, None, None], (len(probability), 7, 7)).copy())
+
+
+def _number(data: bytes) -> int:
+    return int(data)
+
+
+def _decoder(decode: Callable[[int], Any] | None = None, read: Callable[[bytes], bytes] | None = None) -> Decoder:
+    """A decoder whose file names are numbers 0 to 255 and whose pixels all have that value."""
+
+    def plain_read(path: bytes) -> bytes:
+        return path.rpartition(b"/")[2]
+
+    def plain_decode(data: bytes) -> Decoded:
+        if decode is not None:
+            decode(_number(data))
+        return Decoded(np.full((40, 40, 3), _number(data), np.uint8), "png")
+
+    def enhance(pixels: Pixels, recipe: Recipe, out: Pixels) -> Pixels:
+        out[:] = pixels[0, 0]
+        return out
+
+    return Decoder(read or plain_read, plain_decode, lambda pixels: (), enhance)
+
+
+def _run(
+    count: int,
+    *,
+    decoder: Decoder | None = None,
+    engine: Callable[[], Infer] = MeanEngine,
+    batch: int = 4,
+    workers: int = 2,
+    sink: Any = None,
+    timeout_s: float = 30.0,
+    **others: Any,
+) -> tuple[MemorySink, bool]:
+    sink = sink or MemorySink()
+    settings = Settings(Recipe(), batch_size=batch, decode_workers=workers, run_threads=2, decode_timeout_s=timeout_s)
+    pipeline = Pipeline(b"/nowhere", settings, engine, sink, decoder=decoder or _decoder(), **others)
+    inputs = [Found(str(number % 256).encode()) for number in range(count)]
+    finished = pipeline.run(inputs[begin : begin + batch] for begin in range(0, count, batch))
+    return sink, finished
+
+
+def _statuses(sink: MemorySink) -> dict[int, str]:
+    return {int(found.relative): answer.status for found, answer in sink.answers.items()}
+
+
+@pytest.mark.parametrize("batch", [1, 7, 32])
+@pytest.mark.parametrize("workers", [1, 4])
+def test_every_answer_belongs_to_its_file(batch: int, workers: int) -> None:
+    sink, finished = _run(200, batch=batch, workers=workers)
+    assert finished
+    assert len(sink.answers) == 200
+    for found, answer in sink.answers.items():
+        assert answer.probability is not None
+        assert abs(answer.probability - int(found.relative) / 255.0) < 1e-6
+        assert answer.status == "ok"
+
+
+def test_a_failing_file_touches_no_other_row() -> None:
+    def decode(number: int) -> None:
+        if number % 5 == 0:
+            raise RuntimeError(f"broken {number}")
+        if number % 7 == 0:
+            raise MemoryError
+
+    sink, finished = _run(100, decoder=_decoder(decode))
+    assert finished
+    for number, status in _statuses(sink).items():
+        assert status == ("error:decoder" if number % 5 == 0 else "error:too_large" if number % 7 == 0 else "ok")
+    assert sink.answers[Found(b"5")].message == "RuntimeError: broken 5"
+    good = [answer for answer in sink.answers.values() if answer.status == "ok"]
+    assert all(abs((a.probability or 0) - int(a.found.relative) / 255.0) < 1e-6 for a in good)
+
+
+def test_a_hanging_decoder_loses_only_its_file() -> None:
+    release = threading.Event()
+
+    def decode(number: int) -> None:
+        if number in (3, 17):
+            release.wait(20.0)
+
+    sink, finished = _run(60, decoder=_decoder(decode), timeout_s=0.4, workers=2)
+    assert finished
+    assert {number for number, status in _statuses(sink).items() if status != "ok"} == {3, 17}
+    assert sink.answers[Found(b"3")].status == "error:decoder"
+    assert "0.4 s" in sink.answers[Found(b"3")].message
+    # The decoders left behind come back: nothing that was answered may change.
+    release.set()
+    time.sleep(0.3)
+    assert _statuses(sink)[3] == "error:decoder"
+    for number in range(60):
+        if number not in (3, 17):
+            assert abs((sink.answers[Found(str(number).encode())].probability or 0) - number / 255.0) < 1e-6
+
+
+def test_storage_that_hangs_for_every_file_ends_the_run() -> None:
+    release = threading.Event()
+
+    def decode(number: int) -> None:
+        release.wait(60.0)
+
+    try:
+        with pytest.raises(GlomedgeError, match=r"seems to hang.*--decode-timeout.*--resume"):
+            _run(4 * MAX_HUNG_DECODERS, decoder=_decoder(decode), timeout_s=0.05, workers=8)
+    finally:
+        release.set()
+
+
+def test_nonfinite_answers_are_errors_of_their_own_crops() -> None:
+    class Poisoned(MeanEngine):
+        def infer(self, images_nhwc: Pixels, /) -> Output:
+            output = super().infer(images_nhwc)
+            values = images_nhwc[:, 0, 0, 0]
+            output.probability[values == 9] = np.nan
+            output.probability[values == 10] = np.inf
+            output.activation[values == 11, 3, 3] = np.nan
+            return output
+
+    sink, _ = _run(20, engine=Poisoned)
+    bad = {number for number, status in _statuses(sink).items() if status == "error:nonfinite"}
+    assert bad == {9, 10, 11}
+    assert all(sink.answers[Found(str(number).encode())].probability is None for number in bad)
+
+
+def test_what_the_engine_raises_comes_out() -> None:
+    class Lost(MeanEngine):
+        def infer(self, images_nhwc: Pixels, /) -> Output:
+            raise EngineError("The device is gone.")
+
+    with pytest.raises(EngineError, match="gone"):
+        _run(50, engine=Lost)
+
+
+def test_a_model_that_does_not_load_comes_out() -> None:
+    def load() -> Infer:
+        raise EngineError("no such thing")
+
+    with pytest.raises(EngineError, match="no such thing"):
+        _run(50, engine=load)
+
+
+def test_a_full_disk_comes_out() -> None:
+    class Full(MemorySink):
+        def rows(self, answers: Sequence[Answer]) -> None:
+            raise OutputError("full")
+
+    with pytest.raises(OutputError, match="full"):
+        _run(50, sink=Full())
+
+
+def test_stopping_keeps_whole_batches_only() -> None:
+    class Slow(MeanEngine):
+        def infer(self, images_nhwc: Pixels, /) -> Output:
+            time.sleep(0.05)
+            return super().infer(images_nhwc)
+
+    begin_s = time.monotonic()
+    sink, finished = _run(250, engine=Slow, stop=lambda: time.monotonic() - begin_s > 0.4)
+    assert not finished
+    assert 0 < len(sink.answers) < 250
+    numbers = sorted(_statuses(sink))
+    batches = {number // 4 for number in numbers}
+    assert numbers == sorted(number for batch in batches for number in range(4 * batch, min(4 * batch + 4, 250)))
+
+
+def test_memory_is_bounded_by_the_buffers() -> None:
+    ahead = 0
+    most = 0
+    lock = threading.Lock()
+
+    def decode(number: int) -> None:
+        nonlocal ahead, most
+        with lock:
+            ahead += 1
+            most = max(most, ahead)
+
+    class Counting(MeanEngine):
+        def infer(self, images_nhwc: Pixels, /) -> Output:
+            nonlocal ahead
+            time.sleep(0.002)
+            with lock:
+                ahead -= len(images_nhwc)
+            return super().infer(images_nhwc)
+
+    _run(240, decoder=_decoder(decode), engine=Counting, batch=4)
+    assert most <= (2 * 2 + 2) * 4
+
+
+def test_the_engine_is_loaded_while_decoding_goes_on() -> None:
+    decoded = threading.Event()
+
+    def load() -> Infer:
+        assert decoded.wait(20.0)
+        return MeanEngine()
+
+    _, finished = _run(10, decoder=_decoder(lambda number: decoded.set()), engine=load)
+    assert finished
+
+
+def test_scan_errors_are_rows_without_being_opened() -> None:
+    def read(path: bytes) -> bytes:
+        raise AssertionError("opened")
+
+    sink = MemorySink()
+    pipeline = Pipeline(b"/x", Settings(Recipe()), MeanEngine, sink, decoder=_decoder(read=read))
+    assert pipeline.run([[Found(b"pipe.png", "not_regular"), Found(b"closed/", "permission")]])
+    assert {found.relative: answer.status for found, answer in sink.answers.items()} == {
+        b"pipe.png": "error:not_regular",
+        b"closed/": "error:permission",
+    }
+
+
+def test_files_that_vanish_or_change_while_running(tmp_path: Path) -> None:
+    import hashlib
+
+    import cv2
+
+    for number in range(60):
+        pixels = np.full((48, 48, 3), number * 4, np.uint8)
+        (tmp_path / f"{number}.png").write_bytes(cv2.imencode(".png", pixels)[1].tobytes())
+    inner = default_decoder()
+    seen: dict[bytes, str] = {}
+
+    def read(path: bytes) -> bytes:
+        # The deleter: each crop that is read takes the one after the next with it, or overwrites it.
+        number = int(path.rpartition(b"/")[2][:-4])
+        data = inner.read(path)
+        seen[path.rpartition(b"/")[2]] = hashlib.sha256(data).hexdigest()
+        if number == 10:
+            (tmp_path / "40.png").unlink()
+        if number == 11:
+            other = cv2.imencode(".png", np.full((50, 50, 3), 7, np.uint8))[1].tobytes()
+            (tmp_path / "41.png").write_bytes(other)
+        return data
+
+    sink = MemorySink()
+    inputs = [Found(f"{number}.png".encode()) for number in range(60)]
+    pipeline = Pipeline(os.fsencode(tmp_path), Settings(Recipe()), MeanEngine, sink, decoder=inner._replace(read=read))
+    assert pipeline.run(inputs[begin : begin + 4] for begin in range(0, 60, 4))
+    assert {f.relative for f, a in sink.answers.items() if a.status == "error:vanished"} == {b"40.png"}
+    for found, answer in sink.answers.items():
+        if not answer.status.startswith("error:"):
+            assert answer.sha256 == seen[found.relative]
+    assert sink.answers[Found(b"41.png")].size_bytes == (tmp_path / "41.png").stat().st_size
+
+
+def _view(image: Pixels, view: int) -> Pixels:
+    """Naive: one of the eight symmetries of a square, pixel by pixel."""
+    size = len(image)
+    out = np.empty_like(image)
+    for y in range(size):
+        for x in range(size):
+            v, u = y, x
+            for _ in range(view % 4):
+                v, u = u, size - 1 - v
+            out[y, x] = image[v, size - 1 - u if view >= 4 else u]
+    return out
+
+
+@dataclass
+class CornerEngine:
+    """Answers with one pixel and maps that tell where the brightness sits: no symmetry is like another."""
+
+    def infer(self, images_nhwc: Pixels, /) -> Output:
+        cells = images_nhwc[:, 16::32, 16::32, 0].astype(np.float32)
+        return Output((images_nhwc[:, 3, 50, 0] / 255.0).astype(np.float32), cells)
+
+
+def test_eight_views_are_the_symmetries_of_the_square_and_their_mean() -> None:
+    rng = np.random.default_rng(8)
+    images = rng.integers(0, 256, (3, 224, 224, 3), dtype=np.uint8)
+    probability, disagreement, activation = predict_views(CornerEngine(), images, 8)
+    for index, image in enumerate(images):
+        values = [float(np.float32(_view(image, view)[3, 50, 0] / 255.0)) for view in range(8)]
+        assert probability[index] == pytest.approx(np.mean(values), abs=1e-7)
+        assert disagreement is not None
+        assert disagreement[index] == pytest.approx(max(values) - min(values), abs=1e-7)
+    # 224 is even: the grid of cell centres maps to pixels 15 or 16 of a cell, so a smooth picture is used for the maps.
+    smooth = np.kron(rng.integers(0, 256, (1, 7, 7, 1)), np.ones((1, 32, 32, 3))).astype(np.uint8)
+    _, _, back = predict_views(CornerEngine(), smooth, 8)
+    np.testing.assert_allclose(back, smooth[:, 16::32, 16::32, 0].astype(np.float32))
+    assert activation.shape == (3, 7, 7)
+
+
+@pytest.mark.parametrize("value", [0.1, 1 / 3, 1e-9, 0.99999994, 1.0, 0.0])
+def test_shortest_decimal_is_the_same_float32(value: float) -> None:
+    single = np.float32(value)
+    assert np.float32(shortest(single)) == single
+    assert len(repr(shortest(single))) <= 14
+
+
+@pytest.mark.parametrize("shape", [(600, 400), (33, 1200), (1200, 33), (40, 40), (112, 500)])
+def test_thumbnails_keep_their_shape_and_bound(shape: tuple[int, int]) -> None:
+    import cv2
+
+    pixels = np.zeros((*shape, 3), np.uint8)
+    pixels[..., 0] = 200
+    small = cv2.imdecode(np.frombuffer(thumbnail(pixels, 112), np.uint8), cv2.IMREAD_COLOR_RGB)
+    assert small is not None
+    assert max(small.shape[:2]) == min(112, max(shape))
+    assert small.shape[0] / small.shape[1] == pytest.approx(shape[0] / shape[1], rel=0.5)
+    assert abs(int(small[..., 0].mean()) - 200) < 4
+    assert small[..., 2].mean() < 4

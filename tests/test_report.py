@@ -1,0 +1,212 @@
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from builders import build_tiny_model
+from runkit import write_crops
+
+from glomedge.cases import CropCall, case_of, summarise
+from glomedge.casetable import case_table, percent_text
+from glomedge.folderrun import Options, infer_folder
+from glomedge.journal import Attachment
+from glomedge.report import Report, map_png
+from glomedge.results import Row
+from glomedge.spec import OperatingPoint
+from glomedge.spool import Spool
+from glomedge.svgbars import interval_svg
+
+
+class Page(HTMLParser):
+    """Counts what a reader would count."""
+
+    VOID = frozenset({"meta", "img", "br", "path", "rect", "circle"})
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: dict[str, int] = {}
+        self.classes: dict[str, int] = {}
+        self.sources: list[str] = []
+        self.text: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags[tag] = self.tags.get(tag, 0) + 1
+        for name, value in attrs:
+            if name == "class":
+                for word in (value or "").split():
+                    self.classes[word] = self.classes.get(word, 0) + 1
+            if name in ("src", "href"):
+                self.sources.append(value or "")
+
+    handle_startendtag = handle_starttag
+
+    def handle_data(self, data: str) -> None:
+        self.text.append(data)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Options, Page, dict[str, Any]]:
+    folder = tmp_path_factory.mktemp("report")
+    write_crops(folder / "crops", 40, broken=3)
+    (folder / "crops" / "<b>&'\".png").write_bytes(next((folder / "crops").rglob("case2-5.png")).read_bytes())
+    build_tiny_model(folder / "model.onnx")
+    options = Options(folder / "crops", folder / "model.onnx", folder / "out", provider="cpu")
+    outcome = infer_folder(options)
+    return options, Page((folder / "out" / "report.html").read_text("utf-8")), outcome.record
+
+
+def test_counts_are_those_of_the_run(run: tuple[Options, Page, dict[str, Any]]) -> None:
+    _, page, record = run
+    counts = record["counts"]
+    assert page.classes["case"] == record["cases"] == 4  # three cases and one of no name
+    assert page.tags["figure"] == counts["positive"] + counts["negative"] == 38
+    assert page.classes["gs"] == counts["positive"]
+    assert page.classes["review"] == counts["uncertain"]
+    assert page.classes["map"] == 38
+    text = "".join(page.text)
+    assert text.count("error:") == 0
+    assert text.count("truncated") >= counts["error"] == 3
+    assert re.search(r"41\s*files", text)
+    assert text.count("Research use only. Not for diagnostic use.") == 2
+
+
+def test_it_needs_nothing_else(run: tuple[Options, Page, dict[str, Any]]) -> None:
+    options, page, _ = run
+    assert all(source.startswith(("data:image/", "#")) for source in page.sources)
+    assert "script" not in page.tags
+    assert "link" not in page.tags
+    text = (options.output / "report.html").read_text("utf-8")
+    assert not re.search(r"https?:|//[a-z]|@import|url\(", text.split("<body>")[0].replace("base64,", ""))
+
+
+def test_names_cannot_become_markup(run: tuple[Options, Page, dict[str, Any]]) -> None:
+    options, page, _ = run
+    assert "<b>&'\".png" in "".join(page.text)
+    assert "<b>&'" not in (options.output / "report.html").read_text("utf-8")
+
+
+class Rows:
+    """Many rows made up on the fly, with one thumbnail for all."""
+
+    def __init__(self, count: int, attachment: Attachment) -> None:
+        self.count = count
+        self.attachment = attachment
+
+    def __call__(self) -> Iterator[Row]:
+        for number in range(self.count):
+            probability = (number * 7919 % 10007) / 10007
+            path = f"case{number % 40}-{number}.png"
+            case, slide = case_of(path)
+            status = "flagged:blurred" if number % 50 == 0 else "ok"
+            label = int(probability >= 0.5)
+            yield Row(
+                path, case, slide, probability, label, "", 0.5, status, "cpu", "0" * 64, None, "", self.attachment
+            )
+
+
+def _record(rows: Rows) -> dict[str, Any]:
+    every = list(rows())
+    return {
+        "arguments": {"folder": "crops"}, "started_utc": "2026-01-01T00:00:00Z", "glomedge": "0", "provider": "cpu",
+        "rows": rows.count, "notes": [], "threshold": 0.5, "versions": {}, "machine": {"model": "", "cores_usable": 2},
+        "model": {"path": "m", "precision": "fp32", "recipe": {"name": "seed"}, "sha256": "0"},
+        "times": {"wall_s": 1.0, "rows_per_s": 1.0},
+        "counts": {
+            "positive": sum(row.label or 0 for row in every), "negative": sum(1 - (row.label or 0) for row in every),
+            "uncertain": sum(0.2 <= (row.probability or 0) <= 0.8 for row in every), "error": 0,
+            "flagged": sum(bool(row.flags) for row in every),
+        },
+    }  # fmt: skip
+
+
+def test_10000_crops_are_bounded_the_most_telling_first(tmp_path: Path) -> None:
+    spool = Spool(tmp_path / "spool", fresh=True)
+    rows = Rows(10_000, spool.append(np.zeros((7, 7), np.float32), b"\xff\xd8" + bytes(2500) + b"\xff\xd9"))
+    record = _record(rows)
+    cases = summarise((CropCall(row.path, row.probability, row.label, row.status) for row in rows()), None)
+    with (tmp_path / "report.html").open("wb") as handle:
+        Report(record, cases, rows, spool, (0.45, 0.55)).write(handle)
+    spool.close()
+    text = (tmp_path / "report.html").read_text("utf-8")
+    assert len(text) < 12_000_000
+    page = Page(text)
+    assert page.tags["figure"] == 2000
+    assert "2000 of 10000 crops are shown" in "".join(page.text)
+    assert page.classes["case"] == 40
+    uncertain = sum(0.45 <= (row.probability or 0) <= 0.55 for row in rows())
+    assert page.classes["review"] == uncertain < 2000
+
+
+def test_lost_thumbnails_are_said_and_nothing_else_is_lost(run: tuple[Options, Page, dict[str, Any]]) -> None:
+    options, _, _ = run
+    spool = options.output / ".glomedge" / "thumbnails"
+    spool.write_bytes(spool.read_bytes()[: spool.stat().st_size // 2])
+    infer_folder(replace(options, resume=True))
+    page = Page((options.output / "report.html").read_text("utf-8"))
+    assert page.tags["figure"] == 38
+    assert 0 < "".join(page.text).count("no picture kept") < 38
+
+
+def test_spool_refuses_what_was_torn_or_altered(tmp_path: Path) -> None:
+    spool = Spool(tmp_path / "spool", fresh=True)
+    activation = np.arange(49, dtype=np.float32).reshape(7, 7)
+    places = [spool.append(activation + i, bytes([i]) * 100) for i in range(3)]
+    kept = spool.read(places[1])
+    assert kept is not None
+    np.testing.assert_array_equal(kept[0], activation + 1)
+    assert kept[1] == bytes([1]) * 100
+    data = bytearray((tmp_path / "spool").read_bytes())
+    data[places[1].offset + 5] ^= 1
+    (tmp_path / "spool").write_bytes(data[:-1])
+    assert spool.read(places[0]) is not None
+    assert spool.read(places[1]) is None
+    assert spool.read(places[2]) is None
+    assert spool.read(None) is None
+    spool.close()
+
+
+def test_bars_stand_where_the_numbers_say() -> None:
+    calls = [CropCall(f"x-{i}.png", 0.9 if i < 5 else 0.1, int(i < 5), "ok") for i in range(25)]
+    (plain,) = summarise(calls, None)
+    assert percent_text(plain) == "20.0% (8.9-39.1)"
+    svg = interval_svg(plain)
+    width = float(re.search(r"<rect x='12.0' y='8' width='([0-9.]+)'", svg)[1])  # type: ignore[index]
+    assert width == pytest.approx(0.20 * 276.0, abs=0.01)
+    low, high = re.search(r"M([0-9.]+) 14H([0-9.]+)M", svg).groups()  # type: ignore[union-attr]
+    assert (float(low) - 12) / 2.76 == pytest.approx(8.86, abs=0.02)
+    assert (float(high) - 12) / 2.76 == pytest.approx(39.13, abs=0.02)
+    (corrected,) = summarise(
+        calls, OperatingPoint(true_positive=95, false_negative=5, true_negative=98, false_positive=2)
+    )
+    assert interval_svg(corrected).count("<circle") == 2
+    (nothing,) = summarise([CropCall("x-1.png", None, None, "error:format")], None)
+    assert "nothing classified" in interval_svg(nothing)
+
+
+def test_the_table_on_the_screen_has_a_line_for_each_case() -> None:
+    from rich.console import Console
+
+    calls = [CropCall(f"[red]{i % 3}-{i}.png", 0.9, 1, "ok") for i in range(9)]
+    console = Console(width=140, record=True, file=Path("/dev/null").open("w"))  # noqa: SIM115
+    console.print(case_table(summarise(calls, None)))
+    text = console.export_text()
+    assert text.count("100.0% (43.9-100.0)") == 3
+    assert "[red]0" in text
+
+
+def test_map_is_viridis_within_the_limits() -> None:
+    import cv2
+
+    activation = np.linspace(-1.0, 1.0, 49, dtype=np.float32).reshape(7, 7)
+    picture = cv2.imdecode(np.frombuffer(map_png(activation, (-1.0, 1.0)), np.uint8), cv2.IMREAD_COLOR_RGB)
+    assert picture is not None
+    assert picture.shape == (8, 8, 3)
+    assert tuple(picture[0, 0]) == (68, 1, 84)  # viridis' two ends
+    assert tuple(picture[6, 6]) == tuple(picture[7, 7]) == (253, 231, 37)

@@ -1,0 +1,166 @@
+# ruff: noqa: PTH103, PTH118, PTH120 - paths are bytes here
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from glomedge.errors import UsageError
+from glomedge.escape import unescape_name
+from glomedge.scan import Found, scan
+
+SUFFIXES = (".png", ".jpg")
+
+
+def _touch(folder: Path, *names: str) -> None:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(b"x")
+
+
+def _naive(root: bytes) -> list[bytes]:
+    """Every file found by os.walk, sorted as whole paths."""
+    found = []
+    for where, _, names in os.walk(root):
+        found += [os.path.relpath(os.path.join(where, name), root) for name in names if name.lower().endswith(b".png")]
+    return sorted(found)
+
+
+_PART = st.binary(min_size=1, max_size=6).filter(lambda name: not name.startswith(b".") and not set(name) & set(b"/\0"))
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.lists(_PART, min_size=1, max_size=3), max_size=12))
+def test_order_is_that_of_the_bytes_of_whole_paths(paths: list[list[bytes]]) -> None:
+    root = os.fsencode(tempfile.mkdtemp())
+    try:
+        for parts in paths:
+            target = os.path.join(root, *parts) + b".PnG"
+            try:
+                os.makedirs(os.path.dirname(target), exist_ok=True)
+                Path(os.fsdecode(target)).write_bytes(b"x")
+            except (FileExistsError, NotADirectoryError, IsADirectoryError):
+                continue
+        found = scan(root, SUFFIXES).inputs
+        assert [item.relative for item in found] == _naive(root)
+        assert [unescape_name(item.key) for item in found] == _naive(root)
+    finally:
+        shutil.rmtree(root)
+
+
+def test_what_is_an_input(tmp_path: Path) -> None:
+    _touch(
+        tmp_path, "b.png", "a/c.JPG", "a/notes.txt", "a.png", ".hidden.png", "._a.png", ".git/x.png", "deep/er/d.png"
+    )
+    found = scan(tmp_path, SUFFIXES)
+    assert [item.key for item in found.inputs] == ["a.png", "a/c.JPG", "b.png", "deep/er/d.png"]
+    assert (found.other_files, found.hidden_skipped) == (1, 2)
+    assert found.notes() == ["2 images whose name begins with a dot were left out."]
+
+
+def test_same_base_name_in_two_folders_stays_apart(tmp_path: Path) -> None:
+    _touch(tmp_path, *(f"folder{number}/crop.png" for number in range(100)))
+    assert len({item.key for item in scan(tmp_path, SUFFIXES).inputs}) == 100
+
+
+def test_links_are_left_alone_unless_asked_for(tmp_path: Path) -> None:
+    _touch(tmp_path, "in/a.png", "out/b.png")
+    (tmp_path / "in" / "link.png").symlink_to(tmp_path / "out" / "b.png")
+    (tmp_path / "in" / "folder").symlink_to(tmp_path / "out")
+    (tmp_path / "in" / "broken.png").symlink_to(tmp_path / "nowhere.png")
+    plain = scan(tmp_path / "in", SUFFIXES)
+    assert [item.key for item in plain.inputs] == ["a.png"]
+    assert plain.links_skipped == 3
+    followed = scan(tmp_path / "in", SUFFIXES, follow_symlinks=True)
+    assert [item.key for item in followed.inputs] == ["a.png", "broken.png", "folder/b.png", "link.png"]
+
+
+@pytest.mark.timeout(5)
+def test_link_loops_end(tmp_path: Path) -> None:
+    _touch(tmp_path, "a/x.png", "b/y.png")
+    (tmp_path / "a" / "up").symlink_to(tmp_path)
+    (tmp_path / "a" / "self").symlink_to(tmp_path / "a")
+    (tmp_path / "b" / "across").symlink_to(tmp_path / "a")
+    assert [item.key for item in scan(tmp_path, SUFFIXES, follow_symlinks=True).inputs] == ["a/x.png", "b/y.png"]
+
+
+@pytest.mark.timeout(5)
+def test_pipes_and_sockets_have_a_row_and_are_never_opened(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.png")
+    os.mkfifo(tmp_path / "pipe.txt")
+    with socket.socket(socket.AF_UNIX) as server:
+        here = Path.cwd()
+        os.chdir(tmp_path)  # a socket's path may hold no more than 108 bytes
+        try:
+            server.bind("socket.png")
+        finally:
+            os.chdir(here)
+        found = scan(tmp_path, SUFFIXES).inputs
+    assert found == [Found(b"pipe.png", "not_regular"), Found(b"socket.png", "not_regular")]
+
+
+@pytest.fixture
+def not_root() -> Iterator[Path]:
+    """A folder of an ordinary user; root reads everything, so it steps down while the test runs."""
+    folder = Path(tempfile.mkdtemp())
+    folder.chmod(0o777)
+    as_root = os.geteuid() == 0
+    if as_root:
+        os.seteuid(65534)
+    try:
+        yield folder
+    finally:
+        if as_root:
+            os.seteuid(0)
+        for path in folder.rglob("*"):
+            path.chmod(0o700)
+        shutil.rmtree(folder)
+
+
+def test_a_folder_that_cannot_be_listed_has_a_row(not_root: Path) -> None:
+    _touch(not_root, "a.png", "closed/b.png", "z.png")
+    (not_root / "closed").chmod(0)
+    assert scan(not_root, SUFFIXES).inputs == [Found(b"a.png"), Found(b"closed/", "permission"), Found(b"z.png")]
+    (not_root / "closed").chmod(0o700)
+
+
+def test_own_outputs_are_not_inputs(tmp_path: Path) -> None:
+    _touch(tmp_path, "a.png", "predictions/heat/b.png")
+    assert [item.key for item in scan(tmp_path, SUFFIXES, exclude=[tmp_path / "predictions"]).inputs] == ["a.png"]
+
+
+def test_one_file(tmp_path: Path) -> None:
+    _touch(tmp_path, "a.png", "b.png", "c.txt")
+    found = scan(tmp_path / "a.png", SUFFIXES)
+    assert found.inputs == [Found(b"a.png")]
+    assert found.path(found.inputs[0]) == os.fsencode(tmp_path / "a.png")
+    with pytest.raises(UsageError, match="neither a folder nor an image"):
+        scan(tmp_path / "c.txt", SUFFIXES)
+    with pytest.raises(UsageError, match="Name a folder"):
+        scan(tmp_path / "none", SUFFIXES)
+
+
+def test_very_deep_folders(tmp_path: Path) -> None:
+    here = Path.cwd()
+    depth = 1200  # deeper than Python recurses
+    os.chdir(tmp_path)
+    try:
+        for _ in range(depth):
+            os.mkdir("d")  # noqa: PTH102 - the path is longer than the system takes in one piece
+            os.chdir("d")
+        _touch(Path(), "a.png")
+    finally:
+        os.chdir(here)
+    try:
+        (found,) = scan(tmp_path, SUFFIXES).inputs
+        assert found.relative == b"d/" * depth + b"a.png"
+    finally:
+        subprocess.run(["rm", "-rf", str(tmp_path / "d")], check=True)  # shutil.rmtree recurses
