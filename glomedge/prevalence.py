@@ -14,7 +14,7 @@ from typing import Literal
 from glomedge.spec import OperatingPoint
 
 ADEQUATE_GLOMERULI = 25
-"""Donor biopsy: at least 25 glomeruli (Wang HJ et al., Transplantation 1998;66:1030)."""
+"""Donor biopsy: at least 25 glomeruli (Wang HJ et al., Nephrol Dial Transplant 1998;13:165)."""
 
 BANFF_GLOMERULI = 10
 """Allograft biopsy, glomerular criterion of Banff 97: at least 10 (Racusen LC et al., Kidney Int 1999;55:713)."""
@@ -92,8 +92,7 @@ def rogan_gladen(
     negatives = operating_point.true_negative + operating_point.false_positive
     if not (total and positives and negatives):
         return None
-    # Exact in integers: sensitivity + specificity <= 1. Adding the same pseudo-counts to both classes keeps the sign
-    # where they are of one size, not in general, so the adjusted pair is looked at as well.
+    # Sensitivity + specificity <= 1, exactly, in integers.
     if operating_point.true_positive * negatives <= operating_point.false_positive * positives:
         return None
     point = _corrected(
@@ -102,7 +101,7 @@ def rogan_gladen(
     sensitivity = (operating_point.true_positive + 1) / (positives + 2)
     specificity = (operating_point.true_negative + 1) / (negatives + 2)
     youden = sensitivity + specificity - 1
-    if youden <= 0:
+    if youden <= 0:  # possible although the raw pair is above chance: one pseudo-count weighs more in the smaller class
         return None
     apparent = (positive + z * z / 2) / (total + z * z)
     centre = _corrected(apparent, sensitivity, specificity)

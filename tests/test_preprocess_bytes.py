@@ -42,6 +42,17 @@ def test_out_may_be_the_input(recipe: str) -> None:
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("size", [(100, 120), (300, 400)])
+def test_out_may_overlap_the_input(recipe: str, size: tuple[int, int]) -> None:
+    buffer = np.zeros(400 * 400 * 3, np.uint8)
+    crop = buffer[: size[0] * size[1] * 3].reshape(*size, 3)
+    crop[:] = random_crop(0, *size)
+    expected = enhance(crop.copy(), recipe)
+    out = buffer[: 224 * 224 * 3].reshape(224, 224, 3)
+    assert np.array_equal(enhance(crop, recipe, out=out), expected)
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
 def test_result_is_the_callers_own(recipe: str) -> None:
     first = enhance(random_crop(0), recipe)
     kept = first.copy()
