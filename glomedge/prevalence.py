@@ -92,17 +92,19 @@ def rogan_gladen(
     negatives = operating_point.true_negative + operating_point.false_positive
     if not (total and positives and negatives):
         return None
-    # Sensitivity + specificity <= 1, exactly, in integers.
-    if operating_point.true_positive * negatives <= operating_point.false_positive * positives:
+    # Sensitivity + specificity <= 1, in integers so that no rounding lets it pass. First as counted, then with Lang and
+    # Reiczigel's pseudo-counts: these weigh more in the smaller class, and may undo a narrow advantage over chance.
+    if _no_better_than_chance(operating_point.true_positive, positives, operating_point.false_positive, negatives):
+        return None
+    if _no_better_than_chance(
+        operating_point.true_positive + 1, positives + 2, operating_point.false_positive + 1, negatives + 2
+    ):
         return None
     point = _corrected(
         positive / total, operating_point.true_positive / positives, operating_point.true_negative / negatives
     )
     sensitivity = (operating_point.true_positive + 1) / (positives + 2)
     specificity = (operating_point.true_negative + 1) / (negatives + 2)
-    youden = sensitivity + specificity - 1
-    if youden <= 0:  # possible although the raw pair is above chance: one pseudo-count weighs more in the smaller class
-        return None
     apparent = (positive + z * z / 2) / (total + z * z)
     centre = _corrected(apparent, sensitivity, specificity)
     variance_apparent = apparent * (1 - apparent) / (total + z * z)
@@ -110,8 +112,12 @@ def rogan_gladen(
     variance_specificity = specificity * (1 - specificity) / (negatives + 2)
     shift = 2 * z * z * (centre * variance_sensitivity - (1 - centre) * variance_specificity)
     variance = variance_apparent + centre**2 * variance_sensitivity + (1 - centre) ** 2 * variance_specificity
-    half = z * math.sqrt(variance) / youden
+    half = z * math.sqrt(variance) / (sensitivity + specificity - 1)
     return Corrected(_clip(point), _clip(centre + shift - half), _clip(centre + shift + half))
+
+
+def _no_better_than_chance(true_positive: int, positives: int, false_positive: int, negatives: int) -> bool:
+    return true_positive * negatives <= false_positive * positives
 
 
 def _corrected(apparent: float, sensitivity: float, specificity: float) -> float:

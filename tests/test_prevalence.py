@@ -148,7 +148,7 @@ def test_corrected_interval_narrows_with_more_validation_crops() -> None:
 
 @pytest.mark.parametrize(
     ("tp", "fn", "tn", "fp"),
-    [(5, 5, 5, 5), (2, 8, 8, 2), (1, 9, 5, 5), (0, 0, 5, 1), (5, 1, 0, 0)],
+    [(5, 5, 5, 5), (2, 8, 8, 2), (1, 9, 5, 5), (0, 0, 5, 1), (5, 1, 0, 0), (1, 0, 1, 3), (1, 0, 2, 5)],
 )
 def test_no_correction_for_a_classifier_no_better_than_chance(tp: int, fn: int, tn: int, fp: int) -> None:
     point = OperatingPoint(true_positive=tp, false_negative=fn, true_negative=tn, false_positive=fp)
