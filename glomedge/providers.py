@@ -116,7 +116,7 @@ def both_installed(packages: tuple[libraries.Package, ...]) -> str:
 PROVIDERS: dict[str, Provider] = {
     provider.name: provider
     for provider in (
-        onnxruntime_provider("cpu", sessions.CPU, install="pip install 'glomedge[cpu]'"),
+        onnxruntime_provider("cpu", sessions.CPU, install="pip install 'glomedge[cpu]'", open_with=sessions.open_cpu),
         onnxruntime_provider(
             "cuda",
             nvidia.CUDA,

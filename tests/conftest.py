@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -27,3 +28,11 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("model") / "tiny.onnx"
     build_tiny_model(path)
     return path
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _own_engine_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Engines that tests build never land in the user's own cache; subprocesses inherit this."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("xdg-cache")))
+        yield

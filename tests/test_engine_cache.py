@@ -11,9 +11,11 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 import pytest
 
-from glomedge import engine, providers
+from glomedge import engine, providers, sessions
 from glomedge.engine_cache import PASSPORT, EngineKey, Entry, default_root, problem, prune, secure_root
 from glomedge.errors import OutputError, UsageError
 
@@ -229,3 +231,37 @@ def test_openvino_builds_once_and_rebuilds_what_was_damaged(tiny_model: Path, tm
     flip(blob)
     assert "has changed; built anew" in notes()
     assert "taken from the cache" in notes()
+
+
+def test_the_cpus_optimised_graph_is_kept_checked_and_gives_the_same_answers(
+    monkeypatch: pytest.MonkeyPatch, tiny_model: Path, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(sessions, "WORTH_COPYING_BYTES", 0)
+    cache = tmp_path / "cache"
+    images = np.random.default_rng(3).integers(0, 256, (5, 224, 224, 3), np.uint8)
+
+    def run() -> tuple[str, npt.NDArray[np.float32]]:
+        with engine.load(tiny_model, "cpu", cache_dir=cache, strict_placement=True) as model:
+            return "; ".join(model.runtime.notes), model.infer(images).probability
+
+    first, second = run(), run()
+    assert first[0] == "optimised graph cached"
+    assert second[0] == "optimised graph taken from the cache"
+    flip(next(cache.rglob("optimised.onnx")))
+    third = run()
+    assert third[0] == "optimised graph cached anew: optimised.onnx has changed"
+    np.testing.assert_array_equal(first[1], second[1])
+    np.testing.assert_array_equal(first[1], third[1])
+
+
+def test_without_a_writable_home_the_cpu_runs_all_the_same(
+    monkeypatch: pytest.MonkeyPatch, tiny_model: Path, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(sessions, "WORTH_COPYING_BYTES", 0)
+    blocked = tmp_path / "file"
+    blocked.write_text("")
+    monkeypatch.setattr("glomedge.engine_cache.default_root", lambda: blocked / "cache")
+    with engine.load(tiny_model, "cpu") as model:
+        assert "optimised graph not cached" in model.runtime.notes[0]
+    with pytest.raises(OutputError, match="--cache-dir"):
+        engine.load(tiny_model, "cpu", cache_dir=blocked / "cache")
