@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 from glomedge.cases import CASE_COLUMNS, CaseSummary, CropCall, case_of, compile_case_pattern, summarise, to_row
 from glomedge.errors import UsageError
 from glomedge.notice import RESEARCH_USE_NOTICE
-from glomedge.prevalence import settled_band
 from glomedge.spec import OperatingPoint
 
 ID = "0123456789abcdef01234567"
