@@ -7,8 +7,8 @@ biopsy in training and for another in the results. docs/cases.md shows the rules
 from __future__ import annotations
 
 import functools
+import posixpath
 import re
-from pathlib import PurePosixPath
 from typing import NamedTuple
 
 from glomedge.errors import UsageError
@@ -51,24 +51,24 @@ def case_of(name: str, pattern: str | None = None) -> CaseName:
     Raises:
         UsageError: the pattern is no regular expression, or has no group named ``case``.
     """
-    path = PurePosixPath(name)
+    base = name.rpartition("/")[2]
     if pattern is None:
+        stem = posixpath.splitext(base)[0]
         for default in _defaults():
-            if match := default.fullmatch(path.stem):
+            if match := default.fullmatch(stem):
                 return CaseName(match["case"], match["slide"])
     else:
         compiled = compile_case_pattern(pattern)
-        match = compiled.search(name if "/" in pattern else path.name)
+        match = compiled.search(name if "/" in pattern else base)
         if match and match["case"]:
             slide = match["slide"] if "slide" in compiled.groupindex else None
             return CaseName(match["case"], slide or match["case"])
-    folder = next(
-        (part for part in reversed(path.parent.parts) if part not in CLASS_FOLDERS and part not in _ROOTS), ""
-    )
-    return CaseName(folder or UNKNOWN_CASE, folder or UNKNOWN_CASE)
+    parents = reversed(name.split("/")[:-1])
+    folder = next((part for part in parents if part not in CLASS_FOLDERS and part not in _NO_FOLDERS), UNKNOWN_CASE)
+    return CaseName(folder, folder)
 
 
-_ROOTS = frozenset({"/", ".", ".."})
+_NO_FOLDERS = frozenset({"", ".", ".."})
 
 
 @functools.lru_cache(maxsize=1)
