@@ -1,0 +1,183 @@
+"""glomedge against what a user would run instead: Keras, the published script, a tutorial's loop, benchmark_app.
+
+Each way lives in a process of its own, loaded and warm. Per round every way answers the same crops once, in rotating
+order (A B C, B C A, ...), so that a slow moment of the machine hits all of them; a ratio is the median of the ratios
+within rounds. Two tables: *engine* (enhanced crops in memory) and *files* (from image files to answers).
+
+    .venv/bin/python benchmarks/compare_ways.py [--quick] [--rounds 7] [--crops 48]
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from common import (
+    WORK,
+    Worker,
+    alternate,
+    log,
+    markdown_table,
+    paired_ratio,
+    parser,
+    set_results_directory,
+    user_crops,
+    write_result,
+)
+from glomedge.modelfile import read_model_file
+from prepare import artifacts as prepared_artifacts
+from ways import WAYS
+
+BASELINE = {"engine": "Keras tf.function", "files": "published script"}
+REFERENCE = "glomedge fp32 cpu"
+BENCHMARK_APP = "OpenVINO benchmark_app fp32"
+BENCHMARK_APP_INT8 = "OpenVINO benchmark_app int8"
+
+
+class BenchmarkApp:
+    """OpenVINO's own ``benchmark_app``, throughput mode, a few seconds a call; answers seconds for all crops."""
+
+    def __init__(self, program: Path, model: Path, crops: int, seconds: int) -> None:
+        self._command = [
+            str(program), "-m", str(model), "-d", "CPU", "-hint", "throughput", "-t", str(seconds),
+            "-shape", "images[4,224,224,3]",
+        ]  # fmt: skip
+        self._crops = crops
+
+    def __call__(self) -> float:
+        done = subprocess.run(self._command, capture_output=True, text=True, check=False)
+        match = re.search(r"Throughput:\s*([\d.]+)\s*FPS", done.stdout)
+        if match is None:
+            raise RuntimeError(f"benchmark_app gave no throughput: {(done.stdout + done.stderr)[-500:]}")
+        return self._crops / float(match.group(1))
+
+
+def main() -> None:
+    """Measure both modes and write ``ways.json`` and ``ways.md``."""
+    options = parser(__doc__)
+    options.add_argument("--rounds", type=int, default=7)
+    options.add_argument("--crops", type=int, default=48, help="crops of a round")
+    options.add_argument("--way", action="append", help="only these ways (and the baselines); repeatable")
+    options.add_argument("--mode", choices=["engine", "files"], action="append")
+    arguments = options.parse_args()
+    set_results_directory(arguments.results)
+    rounds = 2 if arguments.quick else arguments.rounds
+    crops = 16 if arguments.quick else arguments.crops
+    artifacts = prepared_artifacts()
+    folder = user_crops(crops)
+    enhanced = _enhanced(folder, artifacts, crops)
+    names = arguments.way or list(WAYS)
+    document: dict[str, Any] = {"crops": crops, "rounds": rounds, "folder": _describe(folder)}
+    texts = []
+    for mode in arguments.mode or ["engine", "files"]:
+        data, text = compare(mode, names, folder, artifacts, enhanced, crops, rounds)
+        document[mode] = data
+        texts.append(text)
+    write_result("ways", document, "\n\n".join(texts), title="glomedge against other ways")
+
+
+def compare(
+    mode: str, names: list[str], folder: Path, artifacts: Path, enhanced: Path, crops: int, rounds: int
+) -> tuple[dict[str, Any], str]:
+    """One mode: samples, ratios and answers of every way, and its Markdown table."""
+    log(f"{mode}: starting {len(names)} ways ...")
+    missing: dict[str, str] = {}
+    with ExitStack() as stack:
+        ways: dict[str, Callable[[], float]] = {}
+        workers: dict[str, Worker] = {}
+        for name in names:
+            command = [
+                sys.executable, str(Path(__file__).parent / "ways" / "worker.py"), name, mode, str(folder),
+                str(artifacts), str(enhanced),
+            ]  # fmt: skip
+            try:
+                worker = Worker(command)
+            except RuntimeError as error:
+                missing[name] = str(error)
+                log(f"  {name}: cannot run here")
+                continue
+            stack.callback(worker.close)
+            workers[name] = ways[name] = worker
+        if mode == "engine":
+            ways.update(_benchmark_apps(artifacts, crops))
+        # Spinning threads of ways just loaded go to sleep.
+        time.sleep(1.0)
+        samples = alternate(ways, rounds=rounds, warmup=1)
+        answers = {name: [float(p) for p in worker.last["probabilities"]] for name, worker in workers.items()}
+        memory = {name: int(worker.last["peak_rss_bytes"]) for name, worker in workers.items()}
+    threshold = read_model_file(artifacts / "model.onnx").spec.threshold
+    parity = {name: _parity(answers.get(REFERENCE), values, threshold) for name, values in answers.items()}
+    baseline = BASELINE[mode] if BASELINE[mode] in samples else next(iter(samples))
+    ratios = {name: paired_ratio(samples[baseline], values) for name, values in samples.items()}
+    rows = []
+    for name, values in samples.items():
+        ratio, agreement = ratios[name], parity.get(name)
+        rows.append(
+            (
+                name,
+                round(crops / float(np.median(values)), 1),
+                f"{ratio.value:.2f} ({ratio.low:.2f}-{ratio.high:.2f})",
+                f"{memory[name] / 2**20:.0f}" if name in memory else "-",
+                f"{agreement[0]} of {crops}, {agreement[1]:.1e}" if agreement else "-",
+            )
+        )
+    what = "Engine alone: enhanced crops in memory" if mode == "engine" else "From image files to answers"
+    header = (
+        "way", "crops/s", f"times {baseline} (95% interval)", "peak RSS, MB", "flips and largest difference from fp32",
+    )  # fmt: skip
+    text = f"**{what}**, {crops} crops, {len(next(iter(samples.values())))} alternating rounds\n\n"
+    text += markdown_table(header, rows)
+    for name, why in missing.items():
+        text += f"\nNot here: {name} ({why.split(';')[0].splitlines()[0][:160]})"
+    data = {
+        "samples_s": samples,
+        "baseline": baseline,
+        "ratios": {name: vars(ratio) for name, ratio in ratios.items()},
+        "parity": {name: {"flips": p[0], "max_difference": p[1]} for name, p in parity.items() if p},
+        "peak_rss_bytes": memory,
+        "missing": sorted(missing),
+    }
+    return data, text
+
+
+def _benchmark_apps(artifacts: Path, crops: int) -> dict[str, Callable[[], float]]:
+    program = Path(sys.executable).parent / "benchmark_app"
+    if not program.is_file():
+        return {}
+    found = {BENCHMARK_APP: artifacts / "model.onnx", BENCHMARK_APP_INT8: artifacts / "model.int8.openvino.onnx"}
+    return {name: BenchmarkApp(program, path, crops, seconds=3) for name, path in found.items() if path.is_file()}
+
+
+def _parity(reference: list[float] | None, answers: list[float], threshold: float) -> tuple[int, float] | None:
+    if reference is None:
+        return None
+    a, b = np.array(reference), np.array(answers)
+    return int(((a >= threshold) != (b >= threshold)).sum()), float(np.abs(a - b).max())
+
+
+def _enhanced(folder: Path, artifacts: Path, crops: int) -> Path:
+    from glomedge import images, preprocess
+
+    path = WORK / f"enhanced-{crops}.npy"
+    recipe = read_model_file(artifacts / "model.onnx").spec.recipe
+    files = sorted(folder.rglob("*.png"))
+    np.save(path, np.stack([preprocess.enhance(images.decode(images.read(f)).pixels_hwc, recipe) for f in files]))
+    return path
+
+
+def _describe(folder: Path) -> str:
+    files = list(folder.rglob("*.png"))
+    size = sum(path.stat().st_size for path in files) / len(files)
+    return f"{len(files)} drawn RGBA PNG crops, {size / 1e3:.0f} kB on average"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,93 @@
+"""What the comparisons need, made once under ``build/benchmarks``: crops, and every file of one model.
+
+The model is the demo's (``glomedge-demo/artifacts``) or ``artifacts/``, else one trained here for two epochs on drawn
+crops: speed does not depend on how well it was trained, and parity is held against that same model.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from common import ROOT, WORK, log, user_crops
+
+WANTED = (("int8", "onnxruntime"), ("int8", "openvino"))
+
+
+def artifacts() -> Path:
+    """A folder with ``model.keras``, ``model.onnx``, ``plain.onnx`` and what int8 files could be exported."""
+    folder = WORK / "artifacts"
+    folder.mkdir(parents=True, exist_ok=True)
+    if not (folder / "model.onnx").is_file():
+        source = next(
+            (d for d in (ROOT / "artifacts", ROOT / "glomedge-demo" / "artifacts") if (d / "model.onnx").is_file()),
+            None,
+        )
+        if source is not None:
+            log(f"model: {source.relative_to(ROOT)}")
+            for name in ("model.keras", "model.keras.json", "model.onnx"):
+                shutil.copyfile(source / name, folder / name)
+        else:
+            _train(folder)
+    for precision, target in WANTED:
+        path = folder / f"model.{precision}.{target}.onnx"
+        if not path.is_file() and (target != "openvino" or _importable("openvino")):
+            _export(folder, precision, target)
+    if not (folder / "plain.onnx").is_file():
+        _plain(folder)
+    return folder
+
+
+def _train(folder: Path) -> None:
+    log("no trained model found: training one for two epochs on drawn crops ...")
+    data = user_crops(192, seed=11)
+    run("train", str(data), "--weights", "none", "--epochs", "2", "--output", str(folder))
+    run("export", str(folder / "model.keras"), "--output", str(folder / "model.onnx"))
+
+
+def _export(folder: Path, precision: str, target: str) -> None:
+    log(f"exporting {precision} for {target} ...")
+    path = folder / f"model.{precision}.{target}.onnx"
+    done = run(
+        "export", str(folder / "model.keras"), "--precision", precision, "--target", target, "--output", str(path),
+        check=False,
+    )  # fmt: skip
+    if done.returncode != 0:
+        log(f"  not exported: {done.stderr.strip().splitlines()[-1] if done.stderr.strip() else 'no message'}")
+
+
+def _plain(folder: Path) -> None:
+    """tf2onnx's conversion without any of glomedge's care, as a tutorial does it, in a process of its own."""
+    log("converting with plain tf2onnx for the tutorial's loop ...")
+    code = (
+        "import sys; sys.path[:0] = sys.argv[3:];"
+        "import tensorflow as tf, tf2onnx; from glomedge_export.network import load_model;"
+        "model = load_model(sys.argv[1]);"
+        "signature = (tf.TensorSpec((None, 224, 224, 3), tf.float32, name='input'),);"
+        "tf2onnx.convert.from_keras(model, input_signature=signature, opset=17, output_path=sys.argv[2])"
+    )
+    subprocess.run(
+        [sys.executable, "-c", code, str(folder / "model.keras"), str(folder / "plain.onnx"), str(ROOT),
+         str(ROOT / "export")],
+        check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+
+
+def run(*arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+    """``glomedge ARGUMENTS`` in this checkout. Raises SystemExit when it fails and ``check`` is set."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "export")])}
+    done = subprocess.run(
+        [sys.executable, "-m", "glomedge", *arguments], capture_output=True, text=True, env=environment, check=False
+    )
+    if check and done.returncode != 0:
+        raise SystemExit(f"glomedge {arguments[0]} failed:\n{done.stderr[-2000:]}")
+    return done
+
+
+def _importable(name: str) -> bool:
+    import importlib.util
+
+    return importlib.util.find_spec(name) is not None

@@ -1,0 +1,137 @@
+"""glomedge in each precision and on each provider: the engine as the pipeline calls it, and the pipeline itself."""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+
+from glomedge import engine as engines
+from glomedge.folderrun import THUMBNAIL_PX, default_batch_size
+from glomedge.hardware import usable_cpus
+from glomedge.images import ALLOWED_SUFFIXES
+from glomedge.journal import Journal, read_entries, read_journal
+from glomedge.outputs import FolderSink
+from glomedge.pipeline import Pipeline, Settings
+from glomedge.scan import scan
+from glomedge.spool import Spool
+from ways import Context, Run
+
+GPU = ("cuda", "tensorrt", "tensorrt-rtx")
+
+
+def fp32_cpu(context: Context) -> Run:
+    """The fp32 file on onnxruntime's CPU provider."""
+    return _way(context, "model.onnx", "cpu")
+
+
+def int8_cpu(context: Context) -> Run:
+    """The int8 file laid out for onnxruntime, on its CPU provider."""
+    return _way(context, "model.int8.onnxruntime.onnx", "cpu")
+
+
+def fp32_openvino(context: Context) -> Run:
+    """The fp32 file on OpenVINO."""
+    return _way(context, "model.onnx", "openvino")
+
+
+def int8_openvino(context: Context) -> Run:
+    """The int8 file laid out for OpenVINO, on OpenVINO."""
+    return _way(context, "model.int8.openvino.onnx", "openvino")
+
+
+def fp32_cuda(context: Context) -> Run:
+    """The fp32 file on CUDA."""
+    return _way(context, "model.onnx", "cuda")
+
+
+def fp16_cuda(context: Context) -> Run:
+    """The fp16 file on CUDA."""
+    return _way(context, "model.fp16.onnx", "cuda")
+
+
+def fp16_tensorrt(context: Context) -> Run:
+    """The fp16 file on TensorRT."""
+    return _way(context, "model.fp16.onnx", "tensorrt")
+
+
+def int8_tensorrt(context: Context) -> Run:
+    """The int8 file laid out for TensorRT, on TensorRT."""
+    return _way(context, "model.int8.tensorrt.onnx", "tensorrt")
+
+
+def _way(context: Context, model: str, provider: str) -> Run:
+    path = find(context.artifacts, model)
+    threads = 2 if provider in GPU else min(usable_cpus(), 8)
+    engine = engines.load(path, provider, concurrency=threads)
+    if context.mode == "engine":
+        return _engine_run(engine, context, threads)
+    return _files_run(engine, context, threads)
+
+
+def find(artifacts: Path, model: str) -> Path:
+    """The file, or the one of the same precision without or with a target in its name."""
+    exact = artifacts / model
+    if exact.is_file():
+        return exact
+    precision = model.split(".")[1]
+    others = sorted(artifacts.glob(f"model.{precision}*.onnx"))
+    if len(others) == 1:
+        return others[0]
+    raise SystemExit(f"no {model} in {artifacts.name}: glomedge export --precision {precision}")
+
+
+def _engine_run(engine: engines.Engine, context: Context, threads: int) -> Run:
+    images = context.images()
+    size = default_batch_size(engine.provider)
+    batches = [np.ascontiguousarray(images[i : i + size]) for i in range(0, len(images), size)]
+    pool = ThreadPoolExecutor(threads)
+
+    def run() -> list[float]:
+        outputs = pool.map(engine.infer, batches)
+        return [float(p) for p in np.concatenate([output.probability for output in outputs])]
+
+    return run
+
+
+def _files_run(engine: engines.Engine, context: Context, threads: int) -> Run:
+    import cv2
+
+    cv2.setNumThreads(1)
+    size = default_batch_size(engine.provider)
+    settings = Settings(
+        recipe=engine.spec.recipe,
+        batch_size=size,
+        decode_workers=usable_cpus(),
+        run_threads=threads,
+        thumbnail_px=THUMBNAIL_PX,
+    )
+    passes = 0
+
+    def run() -> list[float]:
+        nonlocal passes
+        passes += 1
+        found = scan(context.folder, ALLOWED_SUFFIXES)
+        journal_path = context.scratch / f"journal-{passes}"
+        journal, spool = Journal(journal_path), Spool(context.scratch / f"spool-{passes}", fresh=True)
+        try:
+            pipeline = Pipeline(found.root, settings, lambda: engine, FolderSink(journal, spool))
+            pipeline.run(found.inputs[i : i + size] for i in range(0, len(found.inputs), size))
+            journal.sync()
+        finally:
+            journal.close()
+            spool.close()
+        where = _where(journal_path)
+        order = [where[os.fsencode(path.relative_to(context.folder))] for path in context.files()]
+        entries = read_entries(journal_path, order)
+        return [float("nan") if entry.probability is None else entry.probability for entry in entries]
+
+    return run
+
+
+def _where(journal_path: Path) -> dict[bytes, tuple[int, int]]:
+    from glomedge.escape import unescape_name
+
+    return {unescape_name(key): place for key, place in read_journal(journal_path).where.items()}
