@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -71,3 +73,27 @@ def test_another_folder_is_refused_without_a_traceback(tmp_path: Path) -> None:
         assert "no demo folder" in done.stderr
         assert "Traceback" not in done.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.doc"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_stops_the_demo_and_its_command(tmp_path: Path, number: signal.Signals, code: int) -> None:
+    demo = subprocess.Popen(
+        [sys.executable, "-m", "glomedge", "demo", "demo"],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    drawing = tmp_path / "demo" / "data"
+    deadline = time.monotonic() + 100
+    while not drawing.exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert drawing.exists()
+    demo.send_signal(number)  # to the demo alone, not to the command that it runs
+    # The pipes close only when the command, which inherited them, has ended too.
+    _, error = demo.communicate(timeout=100)
+    assert demo.returncode == code
+    assert "Traceback" not in error
+    assert not (tmp_path / "demo" / "night").exists()  # the next step was not begun

@@ -6,6 +6,7 @@ is what the commands do. Finished steps are noted in ``demo.json``: a demo that 
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import importlib.util
 import json
@@ -26,6 +27,7 @@ from glomedge_export.record import write_atomically
 
 RECORD_FILE = "demo.json"
 MIN_AUROC = 0.9
+_GRACE_SECONDS = 10.0
 _NEEDED = ("tensorflow", "tf2onnx", "onnxruntime")
 
 
@@ -175,9 +177,14 @@ def run_glomedge(arguments: Sequence[str], directory: Path) -> int:
     try:
         return process.wait()
     except KeyboardInterrupt:
-        # The terminal has sent Ctrl-C to the command too: let it close its files before we go.
-        process.wait()
+        # A terminal sends Ctrl-C to the command too: let it close its files. A lone signal reached only us.
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(_GRACE_SECONDS)
         raise
+    finally:
+        if process.poll() is None:
+            process.terminate()
+            process.wait()
 
 
 def auroc_of(predictions: Path, labels: Path) -> tuple[float, int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import Annotated, TextIO
@@ -30,7 +31,13 @@ def demo(
         # The commands write to our standard output: hand them standard error and keep the original for the result.
         result_stream = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
         os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
-    result = run_demo(directory, fresh=fresh, say=lambda line: print(line, flush=True))
+    # SIGTERM becomes an exception, so that the command that is running is stopped with us.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        result = run_demo(directory, fresh=fresh, say=lambda line: print(line, flush=True))
+    except KeyboardInterrupt:
+        typer.echo("glomedge: stopped. The same command goes on where it was.", err=True)
+        raise typer.Exit(130) from None
     if as_json:
         summary = {
             "notice": RESEARCH_USE_NOTICE,
