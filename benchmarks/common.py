@@ -34,9 +34,9 @@ from glomedge.benchmarking.statistics import Estimate, paired_ratio, summarise  
 from glomedge.notice import RESEARCH_USE_NOTICE  # noqa: E402
 
 __all__ = [
-    "RESULTS", "ROOT", "WORK", "Estimate", "Worker", "alternate", "environment", "find_model", "host_kind", "log",
-    "markdown_table", "paired_ratio", "parser", "results_directory", "set_results_directory", "summarise", "timed",
-    "usable_cores", "user_crops", "write_result",
+    "RESULTS", "ROOT", "WORK", "Estimate", "Worker", "alternate", "describe", "environment", "find_model", "host_kind",
+    "log", "markdown_table", "paired_ratio", "parser", "results_directory", "set_results_directory", "summarise",
+    "timed", "usable_cores", "user_crops", "write_result",
 ]  # fmt: skip
 
 RESULTS = ROOT / "benchmarks" / "results"
@@ -176,11 +176,11 @@ def user_crops(count: int, *, seed: int = 7) -> Path:
     drawn_count = min(count, 200)
     drawn = WORK / f"crops-{drawn_count}-{seed}"
     if not (drawn / "public.csv").is_file():
-        from glomedge_export import synthetic
+        from glomedge_export.synthetic import write_dataset
 
         shutil.rmtree(drawn, ignore_errors=True)
         log(f"drawing {drawn_count} crops ...")
-        synthetic.write_dataset(drawn, crops=drawn_count, cases=max(2, drawn_count // 12), seed=seed)
+        write_dataset(drawn, crops=drawn_count, cases=max(2, drawn_count // 12), seed=seed)
     files = sorted(drawn.rglob("*.png"))
     if count <= len(files):
         return drawn if count == len(files) else _linked(files, count, seed)
