@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import dataclasses
 import itertools
 import json
 import subprocess
@@ -12,10 +14,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from builders import build_tiny_model
 
 from glomedge.errors import GlomedgeError, OutputError, UsageError
 from glomedge.notice import RESEARCH_USE_NOTICE
-from glomedge_export.demo import MIN_AUROC, RECORD_FILE, STEPS, Step, auroc_of, run_demo, run_glomedge
+from glomedge_export.demo import MIN_AUROC, RECORD_FILE, STEPS, DemoResult, Step, auroc_of, run_demo, run_glomedge
 
 TINY = (
     Step(("synth", "night"), ("night",), "draw"),
@@ -168,6 +171,38 @@ def test_every_step_is_a_command_that_exists() -> None:
     made = [made for step in STEPS for made in step.makes]
     for one, other in itertools.combinations(made, 2):
         assert one != other
+
+
+def test_the_steps_fit_together(tmp_path: Path) -> None:
+    """The demo's own command lines on fewer crops, with a tiny model in place of the trained and exported one."""
+    smaller = {"--crops": "8", "--cases": "2", "--duration": "0.2", "--batch-size": "1"}
+
+    def shortened(step: Step) -> Step:
+        after = ("", *step.arguments)
+        arguments = tuple(smaller.get(option, value) for option, value in zip(after, step.arguments, strict=False))
+        return dataclasses.replace(step, arguments=arguments)
+
+    def runner(arguments: Sequence[str], directory: Path) -> int:
+        if arguments[0] == "train":
+            (directory / "artifacts").mkdir()
+            return 0
+        if arguments[0] == "export":
+            build_tiny_model(directory / "artifacts" / "model.onnx")
+            return 0
+        return run_glomedge(arguments, directory)
+
+    with contextlib.suppress(GlomedgeError):  # a mean colour tells nothing about drawn crops: below the demo's mark
+        run_demo(tmp_path, steps=[shortened(step) for step in STEPS], runner=runner, say=lambda _: None)
+    record = json.loads((tmp_path / RECORD_FILE).read_text())
+    assert len(record["seconds"]) == len(STEPS), "a step failed"
+    assert record["crops"] == 8
+    assert 0 <= record["auroc"] <= 1
+    for made in (made for step in STEPS for made in step.makes):
+        assert (tmp_path / made).exists(), made
+    result = DemoResult(tmp_path, record["auroc"], record["crops"], record["seconds"])
+    shown = {str(path.relative_to(tmp_path)) for path, _ in result.places()}
+    assert {"predictions/predictions.csv", "predictions/cases.csv", "predictions/report.html"} <= shown
+    assert {"artifacts/model.onnx", "bench/bench.html", RECORD_FILE} <= shown
 
 
 @pytest.mark.slow
