@@ -67,7 +67,7 @@ STEPS = (
     _step("Export to one ONNX file and prove it equal to Keras", "export", "artifacts/model.onnx"),
     _step("Call tonight's crops", "infer night", "predictions"),
     _step("Hold the calls against the labels", "evaluate night"),
-    _step("Measure", "bench --images night --duration 2", "bench"),
+    _step("Measure", "bench --images night --duration 1", "bench"),
 )
 
 

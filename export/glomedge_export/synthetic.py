@@ -209,10 +209,14 @@ def _draw_all(
             raise OutputError(f"OpenCV could not encode {crop.name} as PNG. Reinstall opencv-python-headless.")
         (partial / FOLDERS[crop.label] / crop.name).write_bytes(encoded.tobytes())
 
-    with ThreadPoolExecutor(workers) as pool:
+    pool = ThreadPoolExecutor(workers)
+    try:
         for count, _ in enumerate(pool.map(draw, planned), 1):
             if progress:
                 progress(count, len(planned))
+    finally:
+        # Without cancelling, Ctrl-C and a full disk would wait until everything had been drawn.
+        pool.shutdown(cancel_futures=True)
 
 
 def _summary(directory: Path, planned: list[PlannedCrop]) -> DrawnDataset:

@@ -234,8 +234,9 @@ def test_a_broken_off_run_leaves_no_labels_and_is_cleaned_up(tmp_path: Path, mon
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        write_dataset(tmp_path, crops=6, cases=2, progress=stop)
+        write_dataset(tmp_path, crops=60, cases=2, workers=1, progress=stop)
     assert not (tmp_path / "public.csv").exists()
+    assert len(list(tmp_path.rglob("*.png"))) < 50  # what was waiting was not drawn
     write_dataset(tmp_path, crops=6, cases=2)
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(
         [*FOLDERS, "public.csv", "README.txt", "synthetic.json"]
