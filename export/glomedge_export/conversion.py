@@ -1,6 +1,6 @@
 """Keras -> ONNX: the backbone by tf2onnx, front and head built here, so that names, layout and types are ours.
 
-    images uint8 [N, 224, 224, 3] RGB -> Transpose -> Cast -> Sub means -> Conv ... ResNet50V2 ... Relu [N, 2048, 7, 7]
+    images uint8 [N, 224, 224, 3] RGB -> Cast -> Transpose -> Sub means -> Conv ... ResNet50V2 ... Relu [N, 2048, 7, 7]
       -> Conv 1x1 (the dense layer) -> activation float32 [N, 7, 7] -> mean -> logit -> / temperature -> Sigmoid
       -> probability float32 [N, 1]
 
@@ -166,9 +166,10 @@ def attach_front(model: onnx.ModelProto, input_scaling: InputScaling) -> onnx.Mo
     graph.add_constant(model, first[0].input[1], weight.astype(np.float32))
     graph.add_constant(model, "images.mean", mean.reshape(1, 3, 1, 1))
     front = [
-        helper.make_node("Transpose", ["images"], ["images.nchw"], name="images.nchw", perm=[0, 3, 1, 2]),
-        helper.make_node("Cast", ["images.nchw"], ["images.float"], name="images.float", to=TensorProto.FLOAT),
-        helper.make_node("Sub", ["images.float", "images.mean"], ["scaled"], name="scaled"),
+        # Cast first: TensorRT takes a uint8 input into a Cast and into nothing else.
+        helper.make_node("Cast", ["images"], ["images.float"], name="images.float", to=TensorProto.FLOAT),
+        helper.make_node("Transpose", ["images.float"], ["images.nchw"], name="images.nchw", perm=[0, 3, 1, 2]),
+        helper.make_node("Sub", ["images.nchw", "images.mean"], ["scaled"], name="scaled"),
     ]
     graph.replace_nodes(model, [*front, *model.graph.node])
     del model.graph.input[:]

@@ -23,11 +23,12 @@ from glomedge import __version__, golden
 from glomedge.errors import GateError, ModelError, UsageError
 from glomedge.modelfile import read_model_file, sealed
 from glomedge.notice import RESEARCH_USE_NOTICE
-from glomedge.spec import BatchProfile, Calibration, ModelSpec, Parity, Precision, Recipe, Target
-from glomedge_export import gates, graph, parity
-from glomedge_export.conversion import Converted, convert
+from glomedge.spec import BatchProfile, ModelSpec, Parity, Precision, Recipe, Target
+from glomedge_export import card, gates, graph, parity, tensorrt
+from glomedge_export.conversion import convert
 from glomedge_export.crops import MIN_CROPS, CalibrationCrops, calibration_crops, drawn, held_out, read_recorded
 from glomedge_export.gates import GateRow
+from glomedge_export.lowering import lower, runner_for
 from glomedge_export.parity import Answers, Crops, OnnxRunner, Progress, Runner, nothing
 from glomedge_export.record import TrainingRecord, read_record, record_path, write_atomically
 
@@ -189,15 +190,6 @@ def _crops(request: Request, source: _Source, progress: Progress) -> tuple[Crops
     return drawn(source.recipe), calibration, f"fewer than {MIN_CROPS} held-out crops are known"
 
 
-def _lower(
-    request: Request, target: Target, converted: Converted, calibration: CalibrationCrops | None, progress: Progress
-) -> tuple[onnx.ModelProto, Calibration | None, list[dict[str, Any]]]:
-    """The graph in the precision asked for, how it was calibrated, and further steps for the report."""
-    if request.precision == "fp32":
-        return converted.model, None, []
-    raise UsageError(f"{request.precision} is not available in this build. Choose --precision fp32.")
-
-
 def export(
     request: Request, progress: Progress = nothing, on_gates: Callable[[list[GateRow]], None] | None = None
 ) -> Result:
@@ -234,19 +226,29 @@ def export(
     progress("converting", 0, 1)
     converted = convert(source.keras_model, source.temperature)
     lap("convert")
-    fp32_parity, keras = _against_keras(source, converted.model, crops, request, progress)
+    fp32_parity = _against_keras(source, converted.model, crops, request, progress)
     lap("fp32 gates")
-    model, calibration, steps = _lower(request, target, converted, calibration_set, progress)
+    lowered = lower(
+        converted.model,
+        request.precision,
+        target,
+        converted.input_scaling,
+        crops.images_nhwc,
+        calibration_set,
+        request.calibration_method,
+        progress,
+    )
+    model = lowered.model
     lap(f"lower to {request.precision}")
+    runner = runner_for(model, request.precision, target)
     measured = fp32_parity
     if request.precision != "fp32":
-        gates.enforce(fp32_parity, "The float32 graph behind this file")
-        measured = _against_fp32(source, converted.model, model, target, crops, request, progress)
+        gates.enforce(fp32_parity, "The float32 graph behind this file", "fp32")
+        measured = _against_fp32(source, converted.model, runner, crops, request, progress)
     rows = gates.table(measured)
     if on_gates is not None:
         on_gates(rows)
-    gates.enforce(measured, f"{output.name} ({request.precision}, {target})")
-    runner = runner_for(model.SerializeToString(), request.precision, target)
+    gates.enforce(measured, f"{output.name} ({request.precision}, {target})", request.precision)
     _check_profile(runner, crops, request.batch_profile)
     lap("gates")
     self_test = golden.make(source.recipe, lambda images: runner(images)[0], request.precision)
@@ -265,11 +267,14 @@ def export(
         multiply_adds=graph.multiply_adds(converted.model),
         training=source.record.training if source.record is not None else None,
         operating_point=source.record.operating_point if source.record is not None else None,
-        calibration=calibration,
+        calibration=lowered.calibration,
         parity=measured,
         golden=self_test,
     )
     data = sealed(model.SerializeToString(), spec)
+    progress("NVIDIA's parser", 0, 1)
+    checked, engine = _tensorrt(request, target, data)
+    lap("tensorrt check")
     report = {
         "notice": RESEARCH_USE_NOTICE,
         "model": output.name,
@@ -283,24 +288,46 @@ def export(
         "float32_against_keras": fp32_parity.model_dump(),
         "drawn_crops_because": stand_in,
         "gates": [asdict(row) for row in rows],
-        "steps": [*[asdict(step) for step in converted.steps], *steps],
+        "steps": [*[asdict(step) for step in converted.steps], *lowered.notes.pop("steps", [])],
+        **lowered.notes,
+        "tensorrt": asdict(checked) if isinstance(checked, tensorrt.TensorRtCheck) else {"not_checked": checked},
+        "peak_activation_bytes": {
+            str(size): graph.peak_activation_bytes(model, size)
+            for size in sorted({request.batch_profile.min, request.batch_profile.opt, request.batch_profile.max})
+        },
         "operators": graph.op_counts(model),
         "multiply_adds": spec.multiply_adds,
         "versions": versions(),
         "seconds": seconds,
     }
     write_atomically(output, data)
-    read_model_file(output)
-    lap("write")
-    report_path = output.with_suffix(".export.json")
+    sha256 = read_model_file(output).sha256
+    report_path, card_path = output.with_suffix(".export.json"), output.with_suffix(".card.md")
+    written = [output, report_path, card_path]
+    if engine is not None and isinstance(checked, tensorrt.TensorRtCheck):
+        written += tensorrt.write_engine(output, engine, spec, sha256, checked)
+    write_atomically(card_path, card.markdown(spec, output.name, sha256, rows).encode())
     write_atomically(report_path, json.dumps(report, indent=1).encode())
-    del keras
-    return Result(output, spec, rows, report, (output, report_path))
+    return Result(output, spec, rows, report, tuple(written))
+
+
+def _tensorrt(request: Request, target: Target, data: bytes) -> tuple[tensorrt.TensorRtCheck | str, bytes | None]:
+    """NVIDIA's word on the file, or why it was not asked; the engine only where one was ordered."""
+    wanted = request.require_tensorrt_check or request.engine
+    if request.precision == "int8" and target != "tensorrt":
+        if wanted:
+            tensorrt.refuse_unsigned_activations(onnx.load_model_from_string(data))
+        return f"laid out for {target}, with uint8 activations that TensorRT does not take", None
+    if not tensorrt.installed() and not wanted:
+        return "the package tensorrt-rtx is not installed (pip install 'glomedge[tensorrt-rtx]')", None
+    found, engine = tensorrt.check(data, request.batch_profile)
+    tensorrt.enforce(found)
+    return found, engine if request.engine else None
 
 
 def _against_keras(
     source: _Source, model: onnx.ModelProto, crops: Crops, request: Request, progress: Progress
-) -> tuple[Parity, Answers]:
+) -> Parity:
     few = crops if request.precision == "fp32" else _first(crops, MIN_CROPS)
     import keras
 
@@ -308,7 +335,7 @@ def _against_keras(
     runner = OnnxRunner(model.SerializeToString())
     candidate = parity.onnx_answers(runner, few.images_nhwc, what="float32 file", progress=progress)
     overrides = request.gate_overrides if request.precision == "fp32" else {}
-    measured = parity.compare(
+    return parity.compare(
         reference,
         candidate,
         few,
@@ -317,7 +344,6 @@ def _against_keras(
         reference_name=f"Keras {keras.__version__}",
         temperature=source.temperature,
     )
-    return measured, reference
 
 
 def _first(crops: Crops, count: int) -> Crops:
@@ -329,15 +355,13 @@ def _first(crops: Crops, count: int) -> Crops:
 def _against_fp32(
     source: _Source,
     fp32: onnx.ModelProto,
-    model: onnx.ModelProto,
-    target: Target,
+    runner: Runner,
     crops: Crops,
     request: Request,
     progress: Progress,
 ) -> Parity:
     images = crops.images_nhwc
     reference = parity.onnx_answers(OnnxRunner(fp32.SerializeToString()), images, what="float32", progress=progress)
-    runner = runner_for(model.SerializeToString(), request.precision, target)
     candidate = parity.onnx_answers(runner, images, what=f"{request.precision} file", progress=progress)
     return parity.compare(
         reference,
@@ -348,11 +372,6 @@ def _against_fp32(
         reference_name="the float32 file of the same weights",
         temperature=source.temperature,
     )
-
-
-def runner_for(model: bytes, precision: Precision, target: Target) -> Runner:
-    """What judges a file here: its own runtime where it runs on a CPU, else the file executed as written."""
-    return OnnxRunner(model)
 
 
 def _check_profile(runner: Runner, crops: Crops, profile: BatchProfile) -> None:

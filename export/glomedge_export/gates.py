@@ -127,12 +127,13 @@ def _most(name: str, measured: float, limit: float | None, note: str = "") -> Ga
     return GateRow(name, measured, limit, limit is None or measured <= limit, note)
 
 
-def enforce(parity: Parity, what: str) -> list[GateRow]:
+def enforce(parity: Parity, what: str, precision: Precision) -> list[GateRow]:
     """The gate table, or GateError naming every gate that refused and what to do.
 
     Args:
         parity: the measurement, with its limits.
         what: the file in words, for the message.
+        precision: of the file, for the advice.
     """
     rows = table(parity)
     refused = [row for row in rows if not row.passed]
@@ -140,15 +141,19 @@ def enforce(parity: Parity, what: str) -> list[GateRow]:
         reasons = "; ".join(f"{row.name}: {row.measured:.3g}, limit {row.limit:.3g}" for row in refused)
         raise GateError(
             f"{what} is refused, it does not say what {parity.reference} says on {parity.crops} crops "
-            f"({parity.source}): {reasons}. Nothing was written. {_advice(parity)}"
+            f"({parity.source}): {reasons}. Nothing was written. {_advice(precision)}"
         )
     return rows
 
 
-def _advice(parity: Parity) -> str:
-    if parity.limits == DEFAULT_LIMITS["fp32"]:
-        return "Report this with the versions that glomedge doctor prints; a float32 export must not differ."
-    return (
-        "Calibrate on more crops of the training split (--calibration DATA --calibration-crops 512), choose a higher "
-        "precision, or accept more by hand with --gate-* if you can answer for it."
-    )
+def _advice(precision: Precision) -> str:
+    match precision:
+        case "fp32":
+            return "Report this with the versions that glomedge doctor prints; a float32 export must not differ."
+        case "fp16":
+            return "Choose --precision fp32, or accept more by hand with --gate-* if you can answer for it."
+        case "int8":
+            return (
+                "Calibrate on more crops (--calibration-crops 512), choose --precision fp16 or fp32, or accept more by "
+                "hand with --gate-* if you can answer for it."
+            )

@@ -365,5 +365,31 @@ def multiply_adds(model: onnx.ModelProto) -> int:
     return total
 
 
+def peak_activation_bytes(model: onnx.ModelProto, batch: int) -> int:
+    """Bytes of all activations alive at once at the worst moment, node by node in the order of the graph.
+
+    What a runtime needs that fuses nothing and wastes nothing: a figure to plan memory with, weights not included.
+    """
+    inferred = onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
+    weights = {tensor.name for tensor in inferred.graph.initializer}
+    sizes: dict[str, int] = {}
+    for info in [*inferred.graph.input, *inferred.graph.output, *inferred.graph.value_info]:
+        kind = info.type.tensor_type
+        dims = [dim.dim_value if dim.HasField("dim_value") else batch for dim in kind.shape.dim]
+        # A tensor whose inferred first dimension does not follow the batch is a dequantised weight.
+        if info.name not in weights and kind.shape.dim and not kind.shape.dim[0].HasField("dim_value"):
+            width = np.dtype(helper.tensor_dtype_to_np_dtype(kind.elem_type)).itemsize
+            sizes[info.name] = int(np.prod(dims, dtype=np.int64)) * width
+    last_use = {name: index for index, node in enumerate(inferred.graph.node) for name in node.input}
+    forever = {output.name for output in inferred.graph.output}
+    alive = {info.name for info in inferred.graph.input}
+    peak = 0
+    for index, node in enumerate(inferred.graph.node):
+        alive.update(node.output)
+        peak = max(peak, sum(sizes.get(name, 0) for name in alive))
+        alive -= {name for name in alive if last_use.get(name, -1) <= index and name not in forever}
+    return peak
+
+
 def _stem(tensor: str) -> str:
     return tensor.removesuffix(":0").removesuffix(".out")

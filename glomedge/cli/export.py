@@ -75,6 +75,16 @@ def export(
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
     """Turn a Keras model into one self-describing ONNX file, and prove that it still says what Keras said."""
+    if list_devices:
+        from glomedge_export.devices import DEVICES
+
+        for recipe_of in DEVICES.values():
+            profile = recipe_of.profile
+            typer.echo(
+                f"{recipe_of.name:<16} {recipe_of.precision}, {recipe_of.target}, batches {profile.min},{profile.opt},"
+                f"{profile.max}: {recipe_of.why}"
+            )
+        return
     try:
         import onnx  # noqa: F401
         import tensorflow  # noqa: F401
@@ -84,11 +94,12 @@ def export(
     from glomedge_export.exporting import Request
     from glomedge_export.exporting import export as run
 
+    chosen, layout, batches = _for_device(device, precision, target, batch_profile)
     request = Request(
         model=model,
         output=output,
-        precision=_choice("--precision", precision or "fp32", ("fp32", "fp16", "int8")),
-        target=_choice("--target", target, ("any", "onnxruntime", "tensorrt", "openvino")) if target else None,
+        precision=_choice("--precision", chosen, ("fp32", "fp16", "int8")),
+        target=_choice("--target", layout, ("any", "onnxruntime", "tensorrt", "openvino")) if layout else None,
         data=calibration,
         recipe=_recipe(recipe),
         threshold=threshold,
@@ -96,7 +107,7 @@ def export(
         calibration_method=_choice(
             "--calibration-method", calibration_method, ("auto", "minmax", "entropy", "percentile")
         ),
-        batch_profile=_profile(batch_profile or "1,8,32"),
+        batch_profile=_profile(batches),
         gate_overrides=_overrides(
             max_probability_difference=gate_probability,
             max_flip_fraction=gate_flips,
@@ -115,6 +126,25 @@ def export(
         typer.echo(json.dumps(result.report, indent=1))
     else:
         _summary(result)
+
+
+def _for_device(
+    name: str | None, precision: str | None, target: str | None, batch_profile: str | None
+) -> tuple[str, str | None, str]:
+    """Precision, target and batch profile: what was said, else what the device recipe says, else float32."""
+    if name is None:
+        return precision or "fp32", target, batch_profile or "1,8,32"
+    from glomedge_export.devices import device
+
+    recipe = device(name)
+    profile = recipe.profile
+    # A precision said by hand may not go with the recipe's target; then the precision's own default is taken.
+    own_target = recipe.target if precision in (None, recipe.precision) else None
+    return (
+        precision or recipe.precision,
+        target or own_target,
+        batch_profile or f"{profile.min},{profile.opt},{profile.max}",
+    )
 
 
 def _choice(option: str, value: str, allowed: tuple[str, ...]) -> Any:

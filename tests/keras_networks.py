@@ -15,7 +15,9 @@ def realistic_network(input_scaling: InputScaling, images_nhwc: npt.NDArray[np.u
 
     gamma and beta are drawn; mean and variance are what the layer really sees on ``images_nhwc``, then disturbed,
     as the statistics of a trained network are those of other crops. Biases of convolutions are drawn as well. The
-    dense layer is scaled so that logits on ``images_nhwc`` have mean 0 and standard deviation 1.5.
+    dense layer looks along the direction in which the pooled features differ most, as training would make it, and is
+    scaled so that logits on ``images_nhwc`` have mean 0 and standard deviation 1. (A random direction would need a
+    far larger scale for that, and magnify the rounding of float32 with it.)
 
     Args:
         input_scaling: ``resnet`` or ``resnet_v2``.
@@ -48,9 +50,9 @@ def realistic_network(input_scaling: InputScaling, images_nhwc: npt.NDArray[np.u
         layer.moving_mean.assign(np.asarray(layer.moving_mean) + rng.normal(0.0, 0.1, channels) * spread)
         layer.moving_variance.assign(np.asarray(layer.moving_variance) * rng.uniform(0.8, 1.25, channels) + 1e-3)
     pooled = np.asarray(backbone(scaled, training=False)).mean((1, 2))
-    kernel = rng.normal(0.0, 1.0, (pooled.shape[1], 1))
-    logits = pooled @ kernel
-    kernel *= 1.5 / logits.std()
+    centred = pooled - pooled.mean(0)
+    kernel = np.linalg.svd(centred, full_matrices=False)[2][0][:, None]
+    kernel /= (pooled @ kernel).std()
     head = next(layer for layer in model.layers if layer.name == "probability")
     head.set_weights([kernel.astype(np.float32), -(pooled @ kernel).mean(0).astype(np.float32)])
     return model

@@ -1,0 +1,160 @@
+"""The model card: what the file says of itself, for people to read before they use it.
+
+Sections after Mitchell et al., "Model Cards for Model Reporting" (FAT* 2019). Made from the spec alone, so that it
+cannot say anything that the file does not carry.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from glomedge.notice import RESEARCH_USE_NOTICE
+from glomedge.spec import Interval, ModelSpec
+from glomedge_export.gates import GateRow, table
+
+
+def markdown(spec: ModelSpec, name: str, sha256: str, rows: Sequence[GateRow] | None = None) -> str:
+    """The card as Markdown.
+
+    Args:
+        spec: of the model file.
+        name: file name, for the title.
+        sha256: of the sealed file.
+        rows: gate table; made from ``spec.parity`` when None.
+    """
+    if rows is None and spec.parity is not None:
+        rows = table(spec.parity)
+    parts = [
+        f"# Model card: {name}",
+        f"**{RESEARCH_USE_NOTICE}**",
+        "## Model",
+        _table(("", ""), _identity(spec, sha256)),
+        "## Intended use",
+        "Research on crops of single kidney glomeruli cut from PAS-stained whole-slide images: is the glomerulus "
+        f"*{spec.class_names[1]}* or *{spec.class_names[0]}*, and from that the share of globally sclerotic "
+        "glomeruli of a biopsy (%GS), with its interval. The reader is a pathologist or an engineer who checks it "
+        "against the slides.",
+        "## Not intended for",
+        "Diagnosis, or accepting or discarding an organ. Whole slides, other stains, other organs, crops that hold "
+        "several glomeruli or none. Segmental sclerosis is not global sclerosis (HP:0004737) and is not told apart.",
+        "## Preprocessing",
+        _preprocessing(spec),
+        "## Training data",
+        *_training(spec),
+        "## Metrics",
+        *_metrics(spec),
+        "## Precision and parity",
+        *_parity(spec, rows or ()),
+        "## Limits",
+        *_limits(spec),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
+    lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
+    lines += [f"| {' | '.join(row)} |" for row in rows]
+    return "\n".join(lines)
+
+
+def _identity(spec: ModelSpec, sha256: str) -> list[tuple[str, str]]:
+    return [
+        ("network", f"ResNet50V2, {spec.multiply_adds / 1e9:.3f} billion multiply-adds a crop"),
+        ("precision", f"{spec.precision}, laid out for {spec.target} (opset {spec.opset})"),
+        ("decision", f"{spec.class_names[1]} where probability >= {spec.threshold:g}"),
+        ("temperature", f"{spec.temperature:g}" + (" (not calibrated)" if spec.temperature == 1.0 else "")),
+        ("made by", f"{spec.producer}, {spec.created_utc}"),
+        ("file SHA-256", f"`{sha256}`"),
+        ("weights SHA-256", f"`{spec.weights_sha256}`"),
+    ]
+
+
+def _preprocessing(spec: ModelSpec) -> str:
+    recipe = spec.recipe
+    steps = [f"recipe `{recipe.name}`: resized to {recipe.size_px} x {recipe.size_px} pixels"]
+    if recipe.equalise:
+        steps.append("histogram of luma equalised")
+    if recipe.saturation_factor != 1.0:
+        steps.append(f"saturation x {recipe.saturation_factor:g}")
+    if recipe.hue_degrees:
+        steps.append(f"hue {recipe.hue_degrees:+g} degrees")
+    return f"{', '.join(steps)}; input scaling `{spec.input_scaling}` inside the file."
+
+
+def _training(spec: ModelSpec) -> list[str]:
+    training = spec.training
+    if training is None:
+        return ["Unknown: the Keras model came without a training record."]
+    rows = [
+        (side, str(counts.crops), str(counts.positive), str(counts.cases)) for side, counts in training.splits.items()
+    ]
+    return [
+        f"`{training.data_name}` (SHA-256 `{training.data_sha256}`), split by {training.split_method}, seed "
+        f"{training.seed}. Initial weights: {training.weights}. {training.optimizer}, learning rate "
+        f"{training.learning_rate:g}, batch {training.batch_size}, best of {training.epochs} epochs: "
+        f"{training.best_epoch}. Threshold rule: {training.threshold_rule}.",
+        _table(("split", "crops", "globally sclerotic", "biopsies"), rows),
+    ]
+
+
+def _interval(value: Interval) -> str:
+    if value.low is None or value.high is None:
+        return f"{value.value:.4g}"
+    return f"{value.value:.3f} ({value.low:.3f} to {value.high:.3f})"
+
+
+def _metrics(spec: ModelSpec) -> list[str]:
+    parts = []
+    if spec.training is not None and spec.training.metrics:
+        rows = [(name.replace("_", " "), _interval(value)) for name, value in spec.training.metrics.items()]
+        parts.append("On the test split, with 95% intervals where they were computed:")
+        parts.append(_table(("metric", "value"), rows))
+    if spec.operating_point is not None:
+        point = spec.operating_point
+        parts.append(
+            f"At the threshold, on held-out crops: {point.true_positive} true positive, {point.false_negative} false "
+            f"negative, {point.true_negative} true negative, {point.false_positive} false positive."
+        )
+    return parts or ["None were measured."]
+
+
+def _parity(spec: ModelSpec, rows: Sequence[GateRow]) -> list[str]:
+    if spec.parity is None:
+        return ["Not measured."]
+    parts = [
+        f"Compared with {spec.parity.reference} on {spec.parity.crops} crops of {spec.parity.cases} biopsies "
+        f"({spec.parity.source}); the reference's probabilities spread over {spec.parity.probability_spread:.2f}."
+    ]
+    shown = [
+        (
+            row.name,
+            "not measured" if row.measured is None else f"{row.measured:.3g}",
+            "reported only" if row.limit is None else f"{row.limit:g}",
+            row.note,
+        )
+        for row in rows
+    ]
+    parts.append(_table(("gate", "measured", "limit", ""), shown))
+    if spec.calibration is not None:
+        parts.append(
+            f"Quantised with {spec.calibration.method} ranges from {spec.calibration.crops} crops of "
+            f"{spec.calibration.cases} biopsies of the training split (SHA-256 of their names "
+            f"`{spec.calibration.names_sha256}`; the list is in the spec)."
+        )
+    return parts
+
+
+def _limits(spec: ModelSpec) -> list[str]:
+    lines = [
+        "- A percentage of few glomeruli is uncertain: of 25, 5 globally sclerotic read 20%, and the 95% interval is "
+        "9 to 39%. Read the interval, not the point.",
+        "- Stain, scanner and cutting differ between laboratories; figures above hold for crops like those trained on.",
+        "- The activation map shows which of 7 x 7 areas moved the answer. It is no outline of a lesion.",
+    ]
+    if spec.training is not None and spec.training.split_method == "random":
+        lines.append("- The split was random: crops of one biopsy stand on both sides, and the metrics are optimistic.")
+    if spec.temperature == 1.0:
+        lines.append("- The probability is not calibrated: 0.8 does not mean right in 8 of 10.")
+    if spec.parity is not None and spec.parity.source.startswith("drawn"):
+        lines.append("- Parity was measured on drawn crops: export with --data DATA to measure it on real ones.")
+    return ["\n".join(lines)]

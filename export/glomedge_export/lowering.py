@@ -1,0 +1,162 @@
+"""From the float32 graph to the file that is asked for, and what judges it on this machine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+
+from glomedge.errors import MissingExtraError
+from glomedge.spec import Calibration, InputScaling, Precision, Target
+from glomedge_export import precision as forms
+from glomedge_export.conversion import check
+from glomedge_export.crops import CalibrationCrops
+from glomedge_export.graph import op_counts
+from glomedge_export.parity import Images, OnnxRunner, OpenvinoRunner, Progress, Runner, nothing, onnx_answers
+from glomedge_export.quantisation import METHODS, Method, Observed, observe
+
+# Measured in benchmarks/int8_layouts.py: with 8-bit weights the 16-bit sums of a processor without VNNI saturate and
+# the answer depends on the machine; with 7 bits it does not, at the same speed. TensorRT sums in 32 bits.
+WEIGHT_BITS: dict[Target, int] = {"onnxruntime": 7, "openvino": 7, "tensorrt": 8}
+CHOICE_CROPS = 32
+
+
+@dataclass(frozen=True)
+class Lowered:
+    """A graph in its final precision.
+
+    Attributes:
+        model: checked.
+        calibration: how int8 ranges were found; None otherwise.
+        notes: for the report: steps with operator counts, methods tried, ranges.
+    """
+
+    model: onnx.ModelProto
+    calibration: Calibration | None
+    notes: dict[str, Any]
+
+
+def runner_for(model: onnx.ModelProto, precision: Precision, target: Target) -> Runner:
+    """What judges a file here: its own runtime where that runs on a CPU, else an exact emulation.
+
+    float16 is emulated by rounding every tensor (a CPU would compute it in float32 and hide an overflow). int8 for
+    TensorRT is executed as written: QuantizeLinear rounds exactly and nothing saturates, as on a GPU.
+
+    Raises:
+        MissingExtraError: an int8 file for OpenVINO where OpenVINO is not installed.
+    """
+    if precision == "fp16":
+        runner = OnnxRunner(forms.emulate_fp16(model).SerializeToString())
+        runner.name += ", float16 rounding emulated behind every node"
+        return runner
+    if precision == "int8" and target == "tensorrt":
+        return OnnxRunner(model.SerializeToString(), literal=True)
+    if precision == "int8" and target == "openvino":
+        try:
+            return OpenvinoRunner(model.SerializeToString())
+        except ImportError as error:
+            raise MissingExtraError("Judging a file for OpenVINO", "openvino", "openvino") from error
+    return OnnxRunner(model.SerializeToString())
+
+
+def lower(
+    fp32: onnx.ModelProto,
+    precision: Precision,
+    target: Target,
+    input_scaling: InputScaling,
+    judge_on: Images,
+    calibration: CalibrationCrops | None,
+    method: str = "auto",
+    progress: Progress = nothing,
+) -> Lowered:
+    """The graph in the precision asked for.
+
+    Args:
+        fp32: of ``conversion.convert``.
+        precision: ``fp32`` gives the graph back.
+        target: layout of int8.
+        input_scaling: of the model.
+        judge_on: uint8 ``[N, 224, 224, 3]``; fp16 looks for the largest activation on these.
+        calibration: crops of the training split, for int8.
+        method: ``auto``, ``minmax``, ``entropy`` or ``percentile``.
+        progress: called with (stage, done, of).
+
+    Raises:
+        GateError: float16 overflows (names the layer), or the checker refuses the graph.
+    """
+    if precision == "fp32":
+        return Lowered(fp32, None, {})
+    if precision == "fp16":
+        layer, reach = forms.check_fp16_range(fp32, judge_on[:64], progress)
+        half = check(forms.to_fp16(fp32))
+        notes = {"largest_activation": {"layer": layer, "value": reach, "limit": forms.FP16_MAX}}
+        return Lowered(half, None, {**notes, "steps": [_step("float16", fp32, half)]})
+    assert calibration is not None
+    prepared = forms.prepare_int8(fp32, target)
+    tensors = forms.quantised_tensors(prepared, target)
+    seen = observe(prepared, tensors, calibration.images_nhwc, progress)
+    chosen, tried, model = _choose(fp32, prepared, target, seen, input_scaling, calibration, method, progress)
+    return Lowered(
+        check(model),
+        Calibration(
+            method=chosen,
+            crops=len(calibration.names),
+            cases=calibration.cases,
+            names_sha256=calibration.names_sha256,
+            names=calibration.names,
+        ),
+        {
+            "steps": [_step("form for int8", fp32, prepared), _step("quantisation", prepared, model)],
+            "calibration": {
+                "chosen": chosen,
+                "mean_logit_error_by_method": tried,
+                "weight_bits": WEIGHT_BITS[target],
+                "quantised_tensors": len(tensors),
+            },
+        },
+    )
+
+
+def _step(name: str, before: onnx.ModelProto, after: onnx.ModelProto) -> dict[str, Any]:
+    return {"name": name, "before": op_counts(before), "after": op_counts(after)}
+
+
+def _choose(
+    fp32: onnx.ModelProto,
+    prepared: onnx.ModelProto,
+    target: Target,
+    seen: dict[str, Observed],
+    input_scaling: InputScaling,
+    calibration: CalibrationCrops,
+    method: str,
+    progress: Progress,
+) -> tuple[Method, dict[str, float], onnx.ModelProto]:
+    """The method with the least mean error of the logit on calibration crops (never on crops of the gates)."""
+    candidates = {
+        name: forms.to_int8(prepared, target, seen, name, input_scaling, WEIGHT_BITS[target])
+        for name in METHODS
+        if method in ("auto", name)
+    }
+    if len(candidates) == 1:
+        name, model = next(iter(candidates.items()))
+        return name, {}, model
+    picked = np.unique(
+        np.linspace(0, len(calibration.names) - 1, min(CHOICE_CROPS, len(calibration.names))).astype(int)
+    )
+    images = calibration.images_nhwc[picked]
+    reference = _logits(OnnxRunner(fp32.SerializeToString()), images, "float32", progress)
+    errors: dict[str, float] = {}
+    for name, model in candidates.items():
+        logits = _logits(runner_for(model, "int8", target), images, f"trying {name}", progress)
+        # A layout so broken that it gives NaN must lose, not win every comparison.
+        errors[name] = float(np.nan_to_num(np.abs(logits - reference), nan=np.inf).mean())
+    best = min(candidates, key=lambda name: errors[name])
+    return best, errors, candidates[best]
+
+
+def _logits(run: Runner, images: Images, what: str, progress: Progress) -> Any:
+    answers = onnx_answers(run, images, what=what, progress=progress)
+    assert answers.activation is not None
+    return answers.activation.astype(np.float64).mean(axis=(1, 2))

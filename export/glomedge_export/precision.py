@@ -1,0 +1,389 @@
+"""The float32 graph in another precision: float16, and int8 in the layout that each runtime needs.
+
+int8 layouts (measured in benchmarks/int8_layouts.py):
+
+- ``onnxruntime``: uint8 activations with zero points, int8 weights per channel, every operator quantised, the
+  BatchNormalizations as 1x1 depthwise convolutions, the uint8 input straight into the first convolution.
+- ``tensorrt``: symmetric int8 activations at the inputs of convolutions only; NVIDIA's parser refuses uint8. The
+  residual sums stay in floating point, where TensorRT fuses them.
+- ``openvino``: the layout of ``onnxruntime``, with the max-pool left in floating point.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper
+
+from glomedge.errors import GateError, ModelError
+from glomedge.spec import InputScaling, Target
+from glomedge_export import graph
+from glomedge_export.conversion import IMAGENET_MEAN_RGB
+from glomedge_export.graph import add_constant, attribute, constants, consumers
+from glomedge_export.parity import Images, Progress, nothing
+from glomedge_export.quantisation import Method, Observed, Scale, extremes, quantised_weight, signed, unsigned
+
+FP16_MAX = 65_504.0
+HEAD = "head"
+
+
+def to_fp16(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Strongly typed float16 between ``scaled`` and ``features``; uint8 in, float32 out.
+
+    Mean subtraction and the dense layer with all behind it stay float32: they cost nothing, and pixel values and
+    logits keep their digits.
+
+    Raises:
+        GateError: a weight beyond float16's 65,504; names the layer.
+    """
+    model = graph.copy(model)
+    known = constants(model)
+    inside = _between(model, "scaled", "features")
+    for node in inside:
+        for name in node.input:
+            value = known.get(name)
+            if value is None or value.dtype != np.float32:
+                continue
+            border = name.endswith(".border")
+            if not border and np.abs(value).max(initial=0.0) > FP16_MAX:
+                raise GateError(
+                    f"fp16 is refused: layer {node.name} has a weight of {np.abs(value).max():.3g}, beyond "
+                    "float16's 65,504. Nothing was written. Choose --precision fp32 or int8."
+                )
+            add_constant(model, name, np.clip(value, -FP16_MAX, FP16_MAX).astype(np.float16))
+    nodes: list[onnx.NodeProto] = []
+    for node in model.graph.node:
+        if any(node.output[0] == other.output[0] for other in inside):
+            node.input[:] = ["scaled.half" if name == "scaled" else name for name in node.input]
+            node.output[:] = ["features.half" if name == "features" else name for name in node.output]
+        nodes.append(node)
+        if node.output[0] == "scaled":
+            nodes.append(_cast("scaled", "scaled.half", TensorProto.FLOAT16))
+        if node.output[0] == "features.half":
+            nodes.append(_cast("features.half", "features", TensorProto.FLOAT))
+    graph.replace_nodes(model, nodes)
+    return graph.prune(model)
+
+
+def _cast(source: str, result: str, to: int) -> onnx.NodeProto:
+    return helper.make_node("Cast", [source], [result], name=f"{result}.cast", to=to)
+
+
+def _between(model: onnx.ModelProto, first: str, last: str) -> list[onnx.NodeProto]:
+    """Nodes that depend on ``first`` and that ``last`` depends on, in order."""
+    reached, inside = {first}, []
+    for node in model.graph.node:
+        if reached.intersection(node.input):
+            inside.append(node)
+            reached.update(node.output)
+            if last in node.output:
+                return inside
+    raise ModelError(f"The graph has no path from {first!r} to {last!r}: not the network of this tool.")
+
+
+def emulate_fp16(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A float32 graph that rounds as a float16 graph does, to judge a float16 file on a CPU.
+
+    onnxruntime runs float16 on a CPU as float32 from the first cast to the last: overflow and rounding do not show.
+    Here every float16 tensor is kept as float32 and rounded to float16 (and to Inf beyond it) behind each node.
+    """
+    model = graph.copy(model)
+    half = {name for name, value in constants(model).items() if value.dtype == np.float16}
+    for name, value in constants(model).items():
+        if name in half:
+            add_constant(model, name, value.astype(np.float32))
+    nodes: list[onnx.NodeProto] = []
+    rounded: dict[str, str] = {}
+    halves: set[str] = set()
+    for node in model.graph.node:
+        to_half = node.op_type == "Cast" and attribute(node, "to") == TensorProto.FLOAT16
+        from_half = node.op_type == "Cast" and node.input[0] in halves
+        typed_half = to_half or (not from_half and any(name in halves or name in half for name in node.input))
+        node.input[:] = [rounded.get(name, name) for name in node.input]
+        output = node.output[0]
+        if from_half:
+            nodes.append(helper.make_node("Identity", [node.input[0]], [output], name=node.name))
+            continue
+        if typed_half:
+            halves.add(output)
+            rounded[output] = f"{output}.rounded"
+            if to_half:
+                nodes.append(helper.make_node("Identity", [node.input[0]], [output], name=node.name))
+            else:
+                nodes.append(node)
+            nodes.append(_cast(output, f"{output}.half", TensorProto.FLOAT16))
+            nodes.append(_cast(f"{output}.half", f"{output}.rounded", TensorProto.FLOAT))
+        else:
+            nodes.append(node)
+    graph.replace_nodes(model, nodes)
+    return graph.prune(model)
+
+
+def check_fp16_range(model: onnx.ModelProto, images_nhwc: Images, progress: Progress = nothing) -> tuple[str, float]:
+    """Where the float32 graph comes nearest to float16's limit, over these crops.
+
+    ``resnet`` scaling feeds values about a hundred times larger than the ImageNet weights of this backbone were
+    trained with, and they grow from there.
+
+    Returns:
+        The layer with the largest absolute value, and that value.
+
+    Raises:
+        GateError: a layer goes beyond 65,504; names the first one in the order of the graph.
+    """
+    names = [name for node in _between(model, "scaled", "features") for name in node.output]
+    reach = {name: max(abs(a), abs(b)) for name, (a, b) in extremes(model, names, images_nhwc, progress).items()}
+    for name in names:
+        if not reach[name] <= FP16_MAX:
+            raise GateError(
+                f"fp16 is refused: layer {name} reaches {reach[name]:.4g} on real crops, beyond float16's 65,504 "
+                f"(Inf or clipped). Nothing was written. Choose --precision fp32 or int8"
+                ", or train with --input-scaling resnet_v2, whose values stay about a hundred times smaller."
+            )
+    worst = max(names, key=lambda name: reach[name])
+    return worst, reach[worst]
+
+
+# --- int8 ---------------------------------------------------------------------------------------------------------
+
+
+def prepare_int8(model: onnx.ModelProto, target: Target) -> onnx.ModelProto:
+    """The float32 graph in the form that is quantised for a target (still float32, still exact)."""
+    if target == "tensorrt":
+        return graph.copy(model)
+    return graph.depthwise_from_batchnorm(model)
+
+
+def quantised_tensors(model: onnx.ModelProto, target: Target) -> list[str]:
+    """The tensors whose ranges must be known, in the order of the graph."""
+    readers = consumers(model)
+    names = []
+    for node in _between(model, "scaled", "features"):
+        output = node.output[0]
+        after = [reader.op_type for reader in readers.get(output, [])]
+        if target == "tensorrt":
+            if any(op == "Conv" for op in after) and output != "features":
+                names.append(output)
+        elif after != ["Relu"] and after != ["Max"]:
+            names.append(output)
+    return names
+
+
+def to_int8(
+    model: onnx.ModelProto,
+    target: Target,
+    observed: dict[str, Observed],
+    method: Method,
+    input_scaling: InputScaling,
+    weight_bits: int,
+) -> onnx.ModelProto:
+    """Quantise a graph of ``prepare_int8`` in the layout of a target.
+
+    Args:
+        model: see ``prepare_int8``.
+        target: ``onnxruntime``, ``tensorrt`` or ``openvino``.
+        observed: ranges of ``quantised_tensors``.
+        method: how a range is cut.
+        input_scaling: of the model; decides scale and zero point of the uint8 input.
+        weight_bits: 7 or 8.
+    """
+    choose = signed if target == "tensorrt" else unsigned
+    scales: dict[str, Scale] = {name: choose(seen, method) for name, seen in observed.items()}
+    if target == "tensorrt":
+        return _insert(model, scales, weight_bits, quantise_bias=False, skip={"conv1_conv", HEAD})
+    scales = _shared_through_pools(model, scales)
+    prepared = _uint8_front(model, input_scaling)
+    return _insert(
+        prepared,
+        scales,
+        weight_bits,
+        quantise_bias=True,
+        skip={HEAD},
+        input_scale=_input_scale(input_scaling),
+        uint8_pool=target == "onnxruntime",
+    )
+
+
+def _input_scale(input_scaling: InputScaling) -> Scale:
+    """How the raw uint8 pixels are read: (x - 117) or (x - 128) / 127.5; the rest goes to the bias."""
+    if input_scaling == "resnet":
+        return Scale(np.float32(1.0), np.uint8(117))
+    return Scale(np.float32(1.0), np.uint8(128))
+
+
+def _uint8_front(model: onnx.ModelProto, input_scaling: InputScaling) -> onnx.ModelProto:
+    """Drop Cast and Sub: the first convolution reads uint8 with a zero point, its bias takes what is left of the mean.
+
+    Exact inside; at the zero-padded border the remainder (at most 13 grey levels) is seen as if it were image, an
+    error below int8's own that parity measures.
+    """
+    model = graph.copy(model)
+    known = constants(model)
+    first = next(node for node in model.graph.node if "scaled" in node.input)
+    mean = np.asarray(IMAGENET_MEAN_RGB if input_scaling == "resnet" else (127.5,) * 3, np.float64)
+    left = mean - float(_input_scale(input_scaling).zero_point)
+    bias = known[first.input[2]].astype(np.float64) if len(first.input) > 2 else np.zeros(len(known[first.input[1]]))
+    bias = bias - np.einsum("ocij,c->o", known[first.input[1]].astype(np.float64), left)
+    name = add_constant(model, f"{first.name}.bias", bias.astype(np.float32))
+    first.input[:] = ["scaled", first.input[1], name]
+    kept = [node for node in model.graph.node if node.output[0] not in ("images.float", "images.nchw", "scaled")]
+    front = helper.make_node("Transpose", ["images"], ["images.nchw"], name="images.nchw", perm=[0, 3, 1, 2])
+    graph.replace_nodes(model, [front, *kept])
+    return model
+
+
+def _shared_through_pools(model: onnx.ModelProto, scales: dict[str, Scale]) -> dict[str, Scale]:
+    """A max-pool's result lies on the grid of its input: give both one scale, so that the pool runs in int8."""
+    shared = dict(scales)
+    for node in model.graph.node:
+        if node.op_type in ("MaxPool", "Max") and node.input[0] in shared:
+            shared[node.output[0]] = shared[node.input[0]]
+    # The pool behind the padding is MaxPool -> Max; only the ends of that pair are quantised.
+    for node in model.graph.node:
+        if node.op_type == "Max":
+            pool = next(other for other in model.graph.node if other.output[0] == node.input[0])
+            if pool.input[0] in shared:
+                shared[node.output[0]] = shared[pool.input[0]]
+    return shared
+
+
+class _Quantiser:
+    """Builds a QDQ graph node by node."""
+
+    def __init__(self, model: onnx.ModelProto, scales: dict[str, Scale], weight_bits: int) -> None:
+        self.model = graph.copy(model)
+        self.known = constants(model)
+        self.scales = scales
+        self.weight_bits = weight_bits
+        self.nodes: list[onnx.NodeProto] = []
+        self.real: dict[str, str] = {}
+
+    def parameters(self, name: str, scale: Scale) -> list[str]:
+        """Initializers of scale and zero point."""
+        zero = np.asarray(scale.zero_point, type(scale.zero_point))
+        return [
+            add_constant(self.model, f"{name}.scale", np.asarray(scale.scale, np.float32)),
+            add_constant(self.model, f"{name}.zero", zero),
+        ]
+
+    def quantise(self, name: str) -> None:
+        """QuantizeLinear and DequantizeLinear behind a tensor; its readers get the dequantised one."""
+        scale = self.scales[name]
+        self.nodes.append(
+            helper.make_node(
+                "QuantizeLinear", [name, *self.parameters(name, scale)], [f"{name}.q"], name=f"{name}.quantise"
+            )
+        )
+        self.dequantise(f"{name}.q", name, scale)
+
+    def dequantise(self, quantised: str, name: str, scale: Scale) -> None:
+        """DequantizeLinear only."""
+        self.nodes.append(
+            helper.make_node(
+                "DequantizeLinear",
+                [quantised, *self.parameters(name, scale)],
+                [f"{name}.dq"],
+                name=f"{name}.dequantise",
+            )
+        )
+        self.real[name] = f"{name}.dq"
+
+    def convolution(self, node: onnx.NodeProto, quantise_bias: bool, input_scale: Scale) -> None:
+        """Quantise the weight per channel, and the bias to int32 on the grid of the accumulator."""
+        base = node.name
+        weight, weight_scale = quantised_weight(self.known[node.input[1]], self.weight_bits)
+        zero = np.zeros(len(weight), np.int8)
+        names = [
+            add_constant(self.model, f"{base}.weight.q", weight),
+            add_constant(self.model, f"{base}.weight.scale", weight_scale),
+            add_constant(self.model, f"{base}.weight.zero", zero),
+        ]
+        self.nodes.append(
+            helper.make_node("DequantizeLinear", names, [f"{base}.weight.dq"], name=f"{base}.weight.dequantise", axis=0)
+        )
+        inputs = [self.real.get(node.input[0], node.input[0]), f"{base}.weight.dq"]
+        if len(node.input) > 2 and quantise_bias:
+            grid = weight_scale.astype(np.float64) * float(input_scale.scale)
+            whole = np.clip(np.rint(self.known[node.input[2]] / grid), -(2**31) + 1, 2**31 - 1).astype(np.int32)
+            names = [
+                add_constant(self.model, f"{base}.bias.q", whole),
+                add_constant(self.model, f"{base}.bias.scale", grid.astype(np.float32)),
+                add_constant(self.model, f"{base}.bias.zero", np.zeros(len(whole), np.int32)),
+            ]
+            self.nodes.append(
+                helper.make_node("DequantizeLinear", names, [f"{base}.bias.dq"], name=f"{base}.bias.dequantise", axis=0)
+            )
+            inputs.append(f"{base}.bias.dq")
+        elif len(node.input) > 2:
+            inputs.append(node.input[2])
+        twin = onnx.NodeProto.FromString(node.SerializeToString())
+        twin.input[:] = inputs
+        self.nodes.append(twin)
+
+    def pool_in_uint8(self, conv: str, pool: onnx.NodeProto, maximum: onnx.NodeProto, shape: list[int]) -> None:
+        """Pad with the zero point and pool, both on uint8 (``conv`` is already quantised).
+
+        A padding constant that is not zero cannot be merged into a pool by any fusion; the zero point of a tensor
+        with negative values never is.
+        """
+        scale = self.scales[conv]
+        if int(scale.zero_point) == 0:
+            raise ModelError(f"{conv} has no negative value, which no trained first layer has. Train the model anew.")
+        pads = attribute(pool, "pads")
+        name = maximum.output[0]
+        begin_end = add_constant(
+            self.model, f"{name}.pads", np.asarray([0, 0, pads[0], pads[1], 0, 0, pads[2], pads[3]], np.int64)
+        )
+        fill = add_constant(self.model, f"{name}.fill", np.asarray(scale.zero_point, np.uint8))
+        self.nodes.append(
+            helper.make_node("Pad", [f"{conv}.q", begin_end, fill], [f"{name}.padded"], name=f"{name}.pad")
+        )
+        self.nodes.append(
+            helper.make_node(
+                "MaxPool",
+                [f"{name}.padded"],
+                [f"{name}.q"],
+                name=pool.name,
+                kernel_shape=shape,
+                strides=attribute(pool, "strides"),
+            )
+        )
+        self.dequantise(f"{name}.q", name, scale)
+
+
+def _insert(
+    model: onnx.ModelProto,
+    scales: dict[str, Scale],
+    weight_bits: int,
+    *,
+    quantise_bias: bool,
+    skip: set[str],
+    input_scale: Scale | None = None,
+    uint8_pool: bool = False,
+) -> onnx.ModelProto:
+    build = _Quantiser(model, scales, weight_bits)
+    paired = {n.input[0]: n for n in model.graph.node if n.op_type == "Max"} if uint8_pool else {}
+    pools = {n.output[0]: n for n in model.graph.node if n.op_type == "MaxPool" and n.output[0] in paired}
+    where = dict(scales)
+    for node in model.graph.node:
+        output = node.output[0]
+        if output in pools:
+            continue
+        if uint8_pool and node.op_type == "Max":
+            pool = pools[node.input[0]]
+            build.pool_in_uint8(pool.input[0], pool, node, list(attribute(pool, "kernel_shape")))
+            continue
+        if node.op_type == "Conv" and node.name not in skip:
+            build.convolution(node, quantise_bias, where.get(node.input[0], Scale(np.float32(1), np.uint8(0))))
+        else:
+            twin = onnx.NodeProto.FromString(node.SerializeToString())
+            twin.input[:] = [build.real.get(name, name) for name in node.input]
+            build.nodes.append(twin)
+        if output == "images.nchw" and input_scale is not None:
+            # The pixels are uint8 already: DequantizeLinear alone makes them the quantised input of conv1.
+            build.dequantise(output, "scaled", input_scale)
+            where["scaled"] = input_scale
+        elif output in scales:
+            build.quantise(output)
+    graph.replace_nodes(build.model, build.nodes)
+    return graph.prune(build.model)

@@ -1,0 +1,202 @@
+"""What NVIDIA's own parser and builder make of a file, on a machine without a GPU.
+
+``tensorrt-rtx`` brings the real libraries. Parsing and building need no GPU: the engine it gives is portable
+between RTX GPUs (Ampere and newer) and is specialised when it is first loaded. Networks are strongly typed only:
+what the file says is the precision that runs.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import onnx
+
+from glomedge.errors import GateError, MissingExtraError
+from glomedge.notice import RESEARCH_USE_NOTICE
+from glomedge.spec import SIZE_PX, BatchProfile, ModelSpec
+from glomedge_export.graph import constants
+from glomedge_export.record import write_atomically
+
+
+@dataclass(frozen=True)
+class TensorRtCheck:
+    """What parser and builder said.
+
+    Attributes:
+        version: of tensorrt-rtx.
+        unsupported: ``"<node> (<operator>): <why>"`` of each node that the parser refuses; empty when it takes all.
+        layers: layers of the parsed network, before fusion.
+        engine_bytes: size of the serialised engine; None where it was not built.
+        device_memory_bytes: activation memory that the engine asks for at the profile's largest batch; None where
+            this build of the library does not say so without a GPU.
+        parse_seconds: parsing.
+        build_seconds: building.
+        messages: warnings of the library, unique, in order.
+    """
+
+    version: str
+    unsupported: tuple[str, ...]
+    layers: int
+    engine_bytes: int | None
+    device_memory_bytes: int | None
+    parse_seconds: float
+    build_seconds: float | None
+    messages: tuple[str, ...]
+
+
+def installed() -> bool:
+    """Whether NVIDIA's parser is here."""
+    try:
+        import tensorrt_rtx  # noqa: F401
+    except ImportError:
+        return False
+    return True
+
+
+def refuse_unsigned_activations(model: onnx.ModelProto) -> None:
+    """Our own word before NVIDIA's: TensorRT takes only symmetric signed quantisation.
+
+    Raises:
+        GateError: names the first node with uint8 activations or a zero point other than 0.
+    """
+    known = constants(model)
+    for node in model.graph.node:
+        if node.op_type not in ("QuantizeLinear", "DequantizeLinear") or len(node.input) < 3:
+            continue
+        zero = known.get(node.input[2])
+        if zero is not None and (zero.dtype.name not in ("int8", "int32") or zero.any()):
+            kind = "uint8" if zero.dtype.name == "uint8" else "a zero point other than 0"
+            raise GateError(
+                f"TensorRT cannot run this file: {node.op_type} {node.name!r} uses {kind}, and TensorRT takes only "
+                "symmetric signed int8. The file was quantised for another runtime; make one for TensorRT with: "
+                "glomedge export --precision int8 --target tensorrt"
+            )
+
+
+def _logger(trt: Any, messages: list[str]) -> Any:
+    class Collect(trt.ILogger):  # type: ignore[misc]  # tensorrt_rtx ships no types
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)
+
+        def log(self, severity: Any, message: str) -> None:
+            if severity <= trt.ILogger.Severity.WARNING and message not in messages:
+                messages.append(message)
+
+    return Collect()
+
+
+def check(data: bytes, profile: BatchProfile, *, build: bool = True) -> tuple[TensorRtCheck, bytes | None]:
+    """Parse a file with NVIDIA's parser and build it for a batch profile.
+
+    Args:
+        data: serialised ModelProto, glomedge's metadata included or not.
+        profile: smallest, best and largest batch.
+        build: also build the engine.
+
+    Returns:
+        What was found, and the serialised portable engine where it was built.
+
+    Raises:
+        MissingExtraError: tensorrt-rtx is not installed.
+        GateError: the file is quantised in a way that TensorRT does not take.
+    """
+    try:
+        import tensorrt_rtx as trt
+    except ImportError as error:
+        raise MissingExtraError("NVIDIA's parser", "tensorrt-rtx", "tensorrt-rtx") from error
+    refuse_unsigned_activations(onnx.load_model_from_string(data))
+    messages: list[str] = []
+    logger = _logger(trt, messages)
+    builder = trt.Builder(logger)
+    network = builder.create_network(0)
+    parser = trt.OnnxParser(network, logger)
+    start = time.perf_counter()
+    accepted = parser.parse(data)
+    parse_seconds = time.perf_counter() - start
+    errors = [parser.get_error(index) for index in range(parser.num_errors)]
+    unsupported = tuple(f"{e.node_name()} ({e.node_operator()}): {e.desc()}" for e in errors)
+    engine: bytes | None = None
+    build_seconds = None
+    memory = None
+    if accepted and build:
+        config = builder.create_builder_config()
+        shapes = [(size, SIZE_PX, SIZE_PX, 3) for size in (profile.min, profile.opt, profile.max)]
+        ranges = builder.create_optimization_profile()
+        ranges.set_shape("images", *shapes)
+        config.add_optimization_profile(ranges)
+        start = time.perf_counter()
+        serialised = builder.build_serialized_network(network, config)
+        build_seconds = time.perf_counter() - start
+        if serialised is not None:
+            engine = bytes(serialised)
+            memory = _device_memory(trt, engine, logger, messages)
+        else:
+            unsupported = (*unsupported, f"the builder gave no engine: {'; '.join(messages[-3:]) or 'no reason'}")
+    found = TensorRtCheck(
+        version=trt.__version__,
+        unsupported=unsupported if accepted or unsupported else ("the parser gave no reason",),
+        layers=network.num_layers,
+        engine_bytes=len(engine) if engine is not None else None,
+        device_memory_bytes=memory,
+        parse_seconds=round(parse_seconds, 3),
+        build_seconds=round(build_seconds, 3) if build_seconds is not None else None,
+        messages=tuple(messages[:20]),
+    )
+    return found, engine
+
+
+def _device_memory(trt: Any, engine: bytes, logger: Any, messages: list[str]) -> int | None:
+    """The engine's own figure. Loading an engine needs a GPU; where there is none, that is no news about the file."""
+    said = len(messages)
+    runtime = trt.Runtime(logger)
+    loaded = runtime.deserialize_cuda_engine(engine) if runtime is not None else None
+    memory = int(loaded.device_memory_size_v2) if loaded is not None else None
+    del messages[said:]
+    return memory
+
+
+def enforce(found: TensorRtCheck) -> None:
+    """Raises GateError naming every node that NVIDIA's parser or builder refuses."""
+    if found.unsupported:
+        listed = "; ".join(found.unsupported[:5])
+        more = f"; and {len(found.unsupported) - 5} more" if len(found.unsupported) > 5 else ""
+        raise GateError(
+            f"TensorRT-RTX {found.version} refuses the file: {listed}{more}. Nothing was written. Choose another "
+            "--target, or report this with the versions that glomedge doctor prints."
+        )
+
+
+def write_engine(model: Path, engine: bytes, spec: ModelSpec, model_sha256: str, found: TensorRtCheck) -> list[Path]:
+    """Write ``<model>.rtx.engine`` and its passport ``<model>.rtx.engine.json``; the passport last.
+
+    An engine says nothing of itself: the passport names the weights, versions, profile and precision it was
+    built from, and the SHA-256 of engine and model, so that neither can be taken for another's.
+    """
+    import hashlib
+
+    path = model.with_suffix(".rtx.engine")
+    passport = {
+        "notice": RESEARCH_USE_NOTICE,
+        "engine": path.name,
+        "engine_sha256": hashlib.sha256(engine).hexdigest(),
+        "engine_bytes": len(engine),
+        "model": model.name,
+        "model_sha256": model_sha256,
+        "weights_sha256": spec.weights_sha256,
+        "precision": spec.precision,
+        "target": spec.target,
+        "batch_profile": spec.batch_profile.model_dump(),
+        "producer": spec.producer,
+        "created_utc": spec.created_utc,
+        "tensorrt_rtx": found.version,
+        "runs_on": "RTX GPUs from Ampere on, with TensorRT-RTX of the same major and minor version",
+        "check": asdict(found),
+    }
+    write_atomically(path, engine)
+    passport_path = path.with_name(path.name + ".json")
+    write_atomically(passport_path, json.dumps(passport, indent=1).encode())
+    return [path, passport_path]

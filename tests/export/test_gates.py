@@ -1,0 +1,90 @@
+"""Every gate refuses what is beyond it, lets pass what is not, and can be moved by hand."""
+
+from __future__ import annotations
+
+import pytest
+
+from glomedge.errors import GateError, UsageError
+from glomedge.spec import GateLimits, Parity, Precision
+from glomedge_export import gates
+
+
+def parity(limits: GateLimits, **changes: float | int | None) -> Parity:
+    values: dict[str, object] = {
+        "reference": "Keras",
+        "crops": 200,
+        "cases": 50,
+        "source": "held-out crops",
+        "max_probability_difference": 1e-6,
+        "mean_probability_difference": 1e-7,
+        "probability_spread": 0.9,
+        "flips": 0,
+        "max_logit_relative_difference": 1e-6,
+        "auroc_reference": 0.9,
+        "auroc": 0.9,
+        "max_percent_gs_shift": 0.0,
+        "grades_changed": 0,
+        "min_map_rank_correlation": 1.0,
+        "limits": limits,
+    }
+    return Parity.model_validate(values | changes)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+def test_a_perfect_file_passes(precision: Precision) -> None:
+    rows = gates.enforce(parity(gates.limits_for(precision)), "file", precision)
+    assert all(row.passed for row in rows)
+    assert len(rows) == 7
+
+
+@pytest.mark.parametrize(
+    ("precision", "changes", "gate"),
+    [
+        ("fp32", {"max_probability_difference": 1.1e-5}, "difference"),
+        ("fp32", {"flips": 1}, "flipped"),
+        ("fp32", {"max_logit_relative_difference": 2e-4}, "logit"),
+        ("fp32", {"grades_changed": 1}, "Remuzzi"),
+        ("fp16", {"max_probability_difference": 6e-3}, "difference"),
+        ("fp16", {"flips": 1}, "flipped"),
+        ("fp16", {"grades_changed": 1}, "Remuzzi"),
+        ("int8", {"flips": 2}, "flipped"),
+        ("int8", {"auroc": 0.894}, "AUROC"),
+        ("int8", {"grades_changed": 2}, "Remuzzi"),
+        ("int8", {"min_map_rank_correlation": 0.94}, "map"),
+    ],
+)
+def test_beyond_a_limit_is_refused(precision: Precision, changes: dict[str, float], gate: str) -> None:
+    measured = parity(gates.limits_for(precision), **changes)
+    with pytest.raises(GateError, match=gate) as caught:
+        gates.enforce(measured, "model.onnx", precision)
+    assert "Nothing was written" in str(caught.value)
+    assert [row.name for row in gates.table(measured) if not row.passed]
+
+
+@pytest.mark.parametrize(
+    ("precision", "changes"),
+    [
+        ("int8", {"max_probability_difference": 0.2}),
+        ("int8", {"flips": 1, "auroc": 0.896, "grades_changed": 1, "min_map_rank_correlation": 0.95}),
+        ("fp16", {"max_probability_difference": 4.9e-3}),
+        ("int8", {"auroc": 0.95}),
+        ("int8", {"auroc": None, "auroc_reference": None}),
+    ],
+)
+def test_within_the_limits_passes(precision: Precision, changes: dict[str, float]) -> None:
+    gates.enforce(parity(gates.limits_for(precision), **changes), "model.onnx", precision)
+
+
+def test_limits_by_hand_are_used_and_kept() -> None:
+    limits = gates.limits_for("fp32", {"max_probability_difference": 0.5, "max_flip_fraction": None})
+    gates.enforce(parity(limits, max_probability_difference=0.4, flips=100), "model.onnx", "fp32")
+    assert limits.max_flip_fraction is None
+    tight = gates.limits_for("int8", {"max_flip_fraction": 0.0})
+    with pytest.raises(GateError):
+        gates.enforce(parity(tight, flips=1), "model.onnx", "int8")
+
+
+@pytest.mark.parametrize("name, value", [("max_flip_fraction", -0.1), ("max_flip_fraction", 1.5), ("max_wit", 0.1)])  # noqa: PT006
+def test_impossible_limits_are_refused(name: str, value: float) -> None:
+    with pytest.raises(UsageError):
+        gates.limits_for("int8", {name: value})

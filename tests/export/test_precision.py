@@ -1,0 +1,207 @@
+"""float16 and int8: types, layouts, exact arithmetic of scales, and the answer."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from glomedge.errors import GateError
+from glomedge.spec import InputScaling, Target
+from glomedge_export import conversion, graph, parity, precision, quantisation
+from glomedge_export.crops import CalibrationCrops
+from glomedge_export.lowering import WEIGHT_BITS, lower, runner_for
+from glomedge_export.quantisation import Observed
+
+Head = tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]
+Crops = npt.NDArray[np.uint8]
+
+
+@pytest.fixture
+def fp32(backbone: onnx.ModelProto, tiny_head: Head) -> onnx.ModelProto:
+    return conversion.assemble(backbone, "resnet", *tiny_head).model
+
+
+def logits(run: parity.Runner, crops: Crops) -> npt.NDArray[np.float64]:
+    return np.asarray(run(crops)[1].astype(np.float64).mean((1, 2)))
+
+
+def lowered(fp32: onnx.ModelProto, target: Target, crops: Crops, method: str = "minmax") -> onnx.ModelProto:
+    calibration = CalibrationCrops(crops, tuple(f"{i}.png" for i in range(len(crops))), 2)
+    return lower(fp32, "int8", target, "resnet", crops, calibration, method).model
+
+
+def test_fp16_is_strongly_typed_with_float_outputs(fp32: onnx.ModelProto) -> None:
+    half = conversion.check(precision.to_fp16(fp32))
+    types = {t.name: t.data_type for t in half.graph.initializer}
+    kept = {name for name, kind in types.items() if kind == onnx.TensorProto.FLOAT}
+    assert kept == {"images.mean", "head.weight", "head.bias"}
+    assert graph.op_counts(half)["Cast"] == graph.op_counts(fp32)["Cast"] + 2
+
+
+def test_fp16_answer_and_emulation(fp32: onnx.ModelProto, crops_nhwc: Crops) -> None:
+    reference = parity.OnnxRunner(fp32.SerializeToString())
+    emulated = runner_for(precision.to_fp16(fp32), "fp16", "tensorrt")
+    difference = np.abs(emulated(crops_nhwc)[0] - reference(crops_nhwc)[0]).max()
+    assert 0 < difference < 5e-3
+
+
+def test_emulation_overflows_where_float16_does(fp32: onnx.ModelProto, crops_nhwc: Crops) -> None:
+    """The file itself hides it on a CPU, where it is computed in float32."""
+    half = precision.to_fp16(fp32)
+    graph.add_constant(half, "a.weight", graph.constants(half)["a.weight"] * np.float16(20_000))
+    on_cpu = parity.OnnxRunner(half.SerializeToString())(crops_nhwc)[1]
+    emulated = runner_for(half, "fp16", "tensorrt")(crops_nhwc)[1]
+    assert np.isfinite(on_cpu).all()
+    assert not np.isfinite(emulated).all()
+
+
+def test_fp16_overflow_is_refused_by_layer_name(fp32: onnx.ModelProto, crops_nhwc: Crops) -> None:
+    worst, reach = precision.check_fp16_range(fp32, crops_nhwc)
+    assert worst in {node.name for node in fp32.graph.node}
+    assert 0 < reach < precision.FP16_MAX
+    graph.add_constant(fp32, "b.weight", graph.constants(fp32)["b.weight"] * np.float32(1e6))
+    with pytest.raises(GateError, match=r"layer b reaches .* beyond float16"):
+        precision.check_fp16_range(fp32, crops_nhwc)
+    with pytest.raises(GateError, match="layer b has a weight of"):
+        precision.to_fp16(fp32)
+
+
+@pytest.mark.parametrize("target", ["onnxruntime", "tensorrt", "openvino"])
+@pytest.mark.parametrize("method", ["minmax", "entropy", "percentile"])
+def test_int8_answer(fp32: onnx.ModelProto, crops_nhwc: Crops, target: Target, method: str) -> None:
+    reference = logits(parity.OnnxRunner(fp32.SerializeToString()), crops_nhwc)
+    model = lowered(fp32, target, crops_nhwc, method)
+    if target == "openvino":
+        pytest.importorskip("openvino")
+    answer = logits(runner_for(model, "int8", target), crops_nhwc)
+    spread = np.ptp(reference)
+    assert spread > 0.2
+    assert np.abs(answer - reference).max() < 0.25 * spread
+
+
+@pytest.mark.parametrize("target", ["onnxruntime", "openvino"])
+def test_x86_layout(fp32: onnx.ModelProto, crops_nhwc: Crops, target: Target) -> None:
+    model = lowered(fp32, target, crops_nhwc)
+    counts = graph.op_counts(model)
+    # uint8 goes straight in, BatchNormalization has become depthwise, nothing is subtracted in float.
+    assert "Cast" not in counts
+    assert "Sub" not in counts
+    assert "BatchNormalization" not in counts
+    known = graph.constants(model)
+    activations = [n for n in model.graph.node if n.op_type == "QuantizeLinear"]
+    assert {known[n.input[2]].dtype.name for n in activations} == {"uint8"}
+    weights = [value for name, value in known.items() if name.endswith(".weight.q")]
+    assert {w.dtype.name for w in weights} == {"int8"}
+    # 7 bits: two products of uint8 and weight fit the 16-bit sums of processors without VNNI.
+    assert max(int(np.abs(w.astype(int)).max()) for w in weights) == 63
+    assert 255 * 63 * 2 < 2**15 <= 255 * 127 * 2
+    scales = [known[f"{name.removesuffix('.q')}.scale"] for name in known if name.endswith(".weight.q")]
+    assert all(scale.ndim == 1 for scale in scales)
+
+
+def test_tensorrt_layout_is_symmetric_and_signed(fp32: onnx.ModelProto, crops_nhwc: Crops) -> None:
+    model = lowered(fp32, "tensorrt", crops_nhwc)
+    known = graph.constants(model)
+    zeros = [known[n.input[2]] for n in model.graph.node if n.op_type in ("QuantizeLinear", "DequantizeLinear")]
+    assert zeros
+    assert all(zero.dtype == np.int8 and not zero.any() for zero in zeros)
+    # Residual sums stay in floating point: only inputs of convolutions are quantised.
+    readers = graph.consumers(model)
+    for node in model.graph.node:
+        if node.op_type == "DequantizeLinear":
+            assert {reader.op_type for reader in readers[node.output[0]]} <= {"Conv", "BatchNormalization", "Add"}
+    assert "sum.q" not in {name for node in model.graph.node for name in node.output}
+
+
+def test_int8_answers_alike_with_and_without_integer_kernels(fp32: onnx.ModelProto, crops_nhwc: Crops) -> None:
+    """7-bit weights: this processor's integer kernels say what exact arithmetic says."""
+    model = lowered(fp32, "onnxruntime", crops_nhwc).SerializeToString()
+    fused = logits(parity.OnnxRunner(model), crops_nhwc)
+    exact = logits(parity.OnnxRunner(model, literal=True), crops_nhwc)
+    np.testing.assert_allclose(fused, exact, atol=0.05)
+    assert WEIGHT_BITS == {"onnxruntime": 7, "openvino": 7, "tensorrt": 8}
+
+
+@pytest.mark.parametrize("scaling", ["resnet", "resnet_v2"])
+def test_uint8_front_is_exact_inside(
+    backbone: onnx.ModelProto, tiny_head: Head, crops_nhwc: Crops, scaling: InputScaling
+) -> None:
+    fp32 = conversion.assemble(backbone, scaling, *tiny_head).model
+    front = graph.prune(precision._uint8_front(precision.prepare_int8(fp32, "onnxruntime"), scaling))
+    scale = precision._input_scale(scaling)
+    known = graph.constants(front)
+    weight, bias = known["conv1.weight"].astype(np.float64), known["conv1_conv.bias"].astype(np.float64)
+    patch = crops_nhwc[0, 50:57, 60:67].astype(np.float64).transpose(2, 0, 1)
+    by_zero_point = np.einsum("ocij,cij->o", weight, patch - float(scale.zero_point)) + bias
+    original = graph.constants(fp32)
+    by_mean = np.einsum(
+        "ocij,cij->o", original["conv1.weight"].astype(np.float64), patch - original["images.mean"].reshape(3, 1, 1)
+    )
+    np.testing.assert_allclose(by_zero_point, by_mean, rtol=1e-5, atol=1e-4)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    hnp.arrays(np.float32, st.tuples(st.integers(1, 4), st.integers(1, 3), st.just(2), st.just(2)),
+               elements=st.floats(-1e3, 1e3, width=32)),
+    st.sampled_from([7, 8]),
+)  # fmt: skip
+def test_quantised_weight_against_naive(weight: npt.NDArray[np.float32], bits: int) -> None:
+    quantised, scales = quantisation.quantised_weight(weight, bits)
+    most = 2 ** (bits - 1) - 1
+    for channel, values in enumerate(weight):
+        reach = max(abs(float(v)) for v in values.reshape(-1))
+        assert np.abs(quantised[channel].astype(int)).max() <= most
+        restored = quantised[channel].astype(np.float64) * scales[channel]
+        assert np.abs(restored - values).max() <= max(reach, 1e-30) / most * 0.51
+
+
+@pytest.mark.parametrize(("low", "high", "zero"), [(0.0, 5.1, 0), (-1.0, 1.0, 128), (-2.0, -1.0, 255), (1.0, 2.0, 0)])
+def test_unsigned_scale_keeps_zero_exact(low: float, high: float, zero: int) -> None:
+    scale = quantisation.unsigned(Observed(low, high, np.zeros(quantisation.BINS, np.int64)), "minmax")
+    assert abs(int(scale.zero_point) - zero) <= 1
+    for value in (low, high):
+        restored = (np.clip(round(value / float(scale.scale)) + int(scale.zero_point), 0, 255)
+                    - int(scale.zero_point)) * float(scale.scale)  # fmt: skip
+        assert abs(restored - value) <= float(scale.scale) * 1.01
+
+
+def test_entropy_cuts_a_lone_outlier_and_keeps_a_flat_histogram() -> None:
+    values = np.abs(np.random.default_rng(0).normal(0, 1, 100_000))
+    counts, _ = np.histogram(values, quantisation.BINS, (0, 40.0))
+    counts[-1] += 1
+    seen = Observed(0.0, 40.0, counts)
+    assert 3.0 < quantisation.cut(seen, "entropy") < 8.0
+    assert 3.0 < quantisation.cut(seen, "percentile") < 6.0
+    assert quantisation.cut(seen, "minmax") == 40.0
+    flat = Observed(0.0, 1.0, np.full(quantisation.BINS, 50))
+    assert quantisation.cut(flat, "entropy") > 0.9
+
+
+def test_observe_against_naive(fp32: onnx.ModelProto, crops_nhwc: Crops) -> None:
+    import onnxruntime as ort
+
+    names = precision.quantised_tensors(fp32, "tensorrt")
+    assert names
+    shown = quantisation.with_outputs(fp32, names, extremes=False)
+    values = ort.InferenceSession(shown.SerializeToString()).run(None, {"images": crops_nhwc})
+    seen = quantisation.observe(fp32, names, crops_nhwc)
+    for name, value in zip(names, values, strict=True):
+        assert seen[name].low == pytest.approx(float(value.min()), abs=1e-4)
+        assert seen[name].high == pytest.approx(float(value.max()), rel=1e-4)
+        assert seen[name].counts.sum() > 0
+
+
+def test_auto_keeps_the_method_with_the_least_error(fp32: onnx.ModelProto, crops_nhwc: Crops) -> None:
+    calibration = CalibrationCrops(crops_nhwc, tuple(f"{i}.png" for i in range(8)), 2)
+    result = lower(fp32, "int8", "onnxruntime", "resnet", crops_nhwc, calibration, "auto")
+    tried = result.notes["calibration"]["mean_logit_error_by_method"]
+    assert set(tried) == set(quantisation.METHODS)
+    assert result.calibration is not None
+    assert tried[result.calibration.method] == min(tried.values())
+    assert result.calibration.names_sha256 == calibration.names_sha256
