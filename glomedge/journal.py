@@ -168,6 +168,12 @@ def _unpack(row: Any) -> Entry:
     key, status, probability, sha256, size, mtime, message, disagreement, attachment = row
     if not (isinstance(key, str) and isinstance(status, str) and isinstance(message, str)):
         raise TypeError("a row without key, status or message")
+    key.encode("utf-8")  # a lone surrogate is no name that ``escape_name`` gives
+    kind = status.partition(":")[0]
+    if kind not in ("ok", "flagged", "error") or (probability is None) != (kind == "error"):
+        raise ValueError(f"status {status!r} with probability {probability!r}")
+    if probability is not None and not 0.0 <= probability <= 1.0:
+        raise ValueError(f"probability {probability!r}")
     if attachment is not None:
         offset, length, crc32 = attachment
         if not all(isinstance(number, int) and number >= 0 for number in (offset, length, crc32)):

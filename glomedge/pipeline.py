@@ -93,7 +93,9 @@ class Answer:
 
     def fail(self, code: str, message: str) -> Answer:
         """Turn into an error row."""
-        self.status, self.message, self.probability, self.disagreement = f"error:{code}", message, None, None
+        # Messages of libraries may quote names that are no text; results are UTF-8.
+        self.message = message.encode("utf-8", "backslashreplace").decode("utf-8")
+        self.status, self.probability, self.disagreement = f"error:{code}", None, None
         return self
 
 

@@ -97,7 +97,8 @@ class KillAt:
                 die()
 
         for name, killing in (
-            ("write", killing_write), ("pwrite", killing_pwrite), ("fsync", killing_fsync), ("replace", killing_replace),
+            ("write", killing_write), ("pwrite", killing_pwrite),
+            ("fsync", killing_fsync), ("replace", killing_replace),
         ):  # fmt: skip
             setattr(os, name, killing)
 

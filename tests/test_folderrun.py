@@ -217,12 +217,12 @@ def test_a_full_disk_is_fatal_and_resumable(options: Options) -> None:
 
 
 def _limit_files() -> None:
-    """No file may grow beyond 24 kB: the journal's or the thumbnails' write fails as on a full disk."""
+    """No file may grow beyond 16 kB: the journal's or the thumbnails' write fails as on a full disk."""
     import resource
     import sys
 
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (6_000, 6_000))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (16_000, 16_000))
     sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115 - the traceback of the expected error
 
 

@@ -106,7 +106,7 @@ def test_every_answer_belongs_to_its_file(batch: int, workers: int) -> None:
 def test_a_failing_file_touches_no_other_row() -> None:
     def decode(number: int) -> None:
         if number % 5 == 0:
-            raise RuntimeError(f"broken {number}")
+            raise RuntimeError(f"broken {number} \udcff")
         if number % 7 == 0:
             raise MemoryError
 
@@ -114,7 +114,7 @@ def test_a_failing_file_touches_no_other_row() -> None:
     assert finished
     for number, status in _statuses(sink).items():
         assert status == ("error:decoder" if number % 5 == 0 else "error:too_large" if number % 7 == 0 else "ok")
-    assert sink.answers[Found(b"5")].message == "RuntimeError: broken 5"
+    assert sink.answers[Found(b"5")].message == "RuntimeError: broken 5 \\udcff"
     good = [answer for answer in sink.answers.values() if answer.status == "ok"]
     assert all(abs((a.probability or 0) - int(a.found.relative) / 255.0) < 1e-6 for a in good)
 

@@ -1,0 +1,135 @@
+"""How much of the machine the pipeline uses: end-to-end throughput against the limit that its stages set.
+
+The limit: if every core were busy all the time, N crops would take (decode + enhance + infer) core-seconds / cores. The
+stages are measured alone, on all cores, with the pipeline's own threads: decode and enhance with an engine that answers
+at once, infer with the run threads on crops already enhanced. The share is limit / measured time. Loading the model and
+writing the files are apart.
+
+    .venv/bin/python benchmarks/pipeline_overlap.py [--quick] [--rounds 5] [--crops 72 300 1000]
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from common import alternate, log, markdown_table, parser, set_results_directory, usable_cores, user_crops
+from common import write_result as write
+from glomedge import engine
+from glomedge.folderrun import THUMBNAIL_PX
+from glomedge.images import ALLOWED_SUFFIXES
+from glomedge.modelfile import read_model_file
+from glomedge.pipeline import Answer, Infer, Pipeline, Settings
+from glomedge.scan import Found, Scan, scan
+from prepare import artifacts as prepared_artifacts
+
+
+class Nothing:
+    """An engine that answers at once, and a sink that keeps nothing: what is left is decode and enhance."""
+
+    def infer(self, images_nhwc: npt.NDArray[np.uint8], /) -> engine.Output:
+        """Zeros."""
+        return engine.Output(np.zeros(len(images_nhwc), np.float32), np.zeros((len(images_nhwc), 7, 7), np.float32))
+
+    def start(self, batch: Sequence[Found]) -> None:
+        """Nothing."""
+
+    def rows(self, answers: Sequence[Answer]) -> None:
+        """Nothing."""
+
+    def sync(self) -> None:
+        """Nothing."""
+
+
+def through_pipeline(found: Scan, settings: Settings, answering: Infer) -> None:
+    """Every crop once."""
+    size = settings.batch_size
+    pipeline = Pipeline(found.root, settings, lambda: answering, Nothing())
+    pipeline.run(found.inputs[begin : begin + size] for begin in range(0, len(found.inputs), size))
+
+
+def infer_alone(answering: Infer, crops: int, batch: int, threads: int) -> None:
+    """As many batches as the crops make, shared by the run threads."""
+    images = np.random.default_rng(1).integers(0, 256, (batch, 224, 224, 3), dtype=np.uint8)
+    left = iter(range(0, crops, batch))
+    lock = threading.Lock()
+
+    def work() -> None:
+        while True:
+            with lock:
+                begin = next(left, None)
+            if begin is None:
+                return
+            answering.infer(images[: min(batch, crops - begin)])
+
+    runners = [threading.Thread(target=work) for _ in range(threads)]
+    for runner in runners:
+        runner.start()
+    for runner in runners:
+        runner.join()
+
+
+def main() -> None:
+    """Measure and write ``pipeline_overlap.json`` and ``.md``."""
+    options = parser(__doc__)
+    options.add_argument("--rounds", type=int, default=5)
+    options.add_argument("--crops", type=int, nargs="+", default=[72, 300, 1000])
+    options.add_argument("--batch", type=int, default=4)
+    options.add_argument("--artifacts", type=Path, help="folder with model.onnx and int8 files")
+    arguments = options.parse_args()
+    set_results_directory(arguments.results)
+    cv2.setNumThreads(1)
+    cores = usable_cores()
+    models = arguments.artifacts or prepared_artifacts()
+    counts = [24] if arguments.quick else arguments.crops
+    rounds = 2 if arguments.quick else arguments.rounds
+    rows: list[tuple[object, ...]] = []
+    document: dict[str, Any] = {"cores": cores, "rounds": rounds, "batch": arguments.batch, "runs": []}
+    for name, file in (("fp32", "model.onnx"), ("int8", "model.int8.onnxruntime.onnx")):
+        if not (models / file).is_file():
+            log(f"  {name}: no {file}, left out")
+            continue
+        spec = read_model_file(models / file).spec
+        settings = Settings(spec.recipe, arguments.batch, cores, cores, thumbnail_px=THUMBNAIL_PX)
+        with engine.load(models / file, "cpu", concurrency=cores) as loaded:
+            for count in counts:
+                found = scan(user_crops(count), ALLOWED_SUFFIXES)
+                ways: dict[str, Callable[[], object]] = {
+                    "decode and enhance": partial(through_pipeline, found, settings, Nothing()),
+                    "infer": partial(infer_alone, loaded, count, arguments.batch, cores),
+                    "pipeline": partial(through_pipeline, found, settings, loaded),
+                }
+                begin_s, begin_cpu_s = time.perf_counter(), os.times()
+                samples = alternate(ways, rounds=rounds, warmup=1)
+                spent_s, used = time.perf_counter() - begin_s, os.times()
+                shares = [
+                    (decode + infer) / whole
+                    for decode, infer, whole in zip(
+                        samples["decode and enhance"], samples["infer"], samples["pipeline"], strict=True
+                    )
+                ]
+                limit = count / (median(samples["decode and enhance"]) + median(samples["infer"]))
+                reached = count / median(samples["pipeline"])
+                rows.append((name, count, round(limit, 1), round(reached, 1), f"{100 * median(shares):.1f}%"))
+                busy = (used.user + used.system - begin_cpu_s.user - begin_cpu_s.system) / (spent_s * cores)
+                document["runs"].append(
+                    {"model": name, "crops": count, "samples_s": samples, "shares": shares, "cpu_busy_share": busy}
+                )
+                log(f"  {name} {count} crops: {rows[-1][4]}")
+    header = ("model", "crops", "limit, crops/s", "reached, crops/s", "share of the limit")
+    text = f"{cores} cores, batch {arguments.batch}, {rounds} rounds.\n\n{markdown_table(header, rows)}"
+    write("pipeline_overlap", document, text, title="Share of the machine's limit that the pipeline reaches")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,56 @@
+"""Fuzz target: any bytes as a journal; reading tells the whole part from the bad tail and raises nothing.
+
+    python tests/fuzz/journal_target.py CORPUS_DIR -max_total_time=600      (needs atheris; libFuzzer options)
+
+The default suite runs a short, seeded version of it without atheris (test_fuzz_journal.py).
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import zlib
+from pathlib import Path
+
+from glomedge.journal import read_entries, read_journal
+
+
+def repaired(data: bytes) -> bytes:
+    """The same lines with every CRC made right, so that mutations reach past the checksums."""
+    out = []
+    for line in data.splitlines(keepends=True):
+        body = line[9:].rstrip(b"\n")
+        out.append(b"%08x %s\n" % (zlib.crc32(body), body))
+    return b"".join(out)
+
+
+def one_input(path: Path, data: bytes) -> int:
+    """Read one journal and every row of it; returns the rows. Raises AssertionError on a broken promise."""
+    path.write_bytes(data)
+    contents = read_journal(path)
+    assert contents.good_bytes + contents.bad_bytes == len(data)
+    entries = list(read_entries(path, contents.where.values()))
+    assert [entry.key for entry in entries] == list(contents.where)
+    path.write_bytes(data[: contents.good_bytes])
+    again = read_journal(path)
+    assert (again.where, again.bad_bytes) == (contents.where, 0)
+    return len(entries)
+
+
+def main() -> None:
+    """Hand over to libFuzzer."""
+    import atheris
+
+    path = Path(tempfile.mkdtemp()) / "journal"
+    atheris.instrument_all()
+
+    def test_one_input(data: bytes) -> None:
+        one_input(path, data)
+        one_input(path, repaired(data))
+
+    atheris.Setup(sys.argv, test_one_input)
+    atheris.Fuzz()
+
+
+if __name__ == "__main__":
+    main()
