@@ -1,13 +1,10 @@
 """Fuzz target: any bytes through decode, quality and enhance; only ImageError may come out.
 
-    python tests/fuzz/decode_target.py CORPUS_DIR -max_total_time=600      (needs atheris; libFuzzer options)
-
-The default suite runs a short, seeded version of it without atheris (test_fuzz_decode.py).
+The default suite runs it on seeded mutations (test_fuzz_decode.py), decode_atheris.py under a coverage-guided fuzzer.
 """
 
 from __future__ import annotations
 
-import sys
 import zlib
 
 import numpy as np
@@ -98,19 +95,3 @@ EDGES = (
     b"\1\0\0\0",
     b"\0\x80",
 )
-
-
-def main() -> None:
-    """Run under libFuzzer."""
-    import atheris
-
-    def test_one_input(data: bytes) -> None:
-        one_input(repaired_png(data) if data[-1:] < b"\x80" else data)
-
-    atheris.instrument_all()
-    atheris.Setup(sys.argv, test_one_input)
-    atheris.Fuzz()
-
-
-if __name__ == "__main__":
-    main()

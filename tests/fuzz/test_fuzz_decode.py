@@ -109,7 +109,7 @@ def test_under_a_coverage_guided_fuzzer(tmp_path: Path) -> None:
     corpus.mkdir()
     for name, data in seeds().items():
         (corpus / name.replace(" ", "-")).write_bytes(data)
-    target = ROOT / "tests" / "fuzz" / "decode_target.py"
+    target = ROOT / "tests" / "fuzz" / "decode_atheris.py"
     limits = ("-max_total_time=300", "-max_len=20000", "-rss_limit_mb=4096", "-timeout=30", "-verbosity=0")
     done = subprocess.run(
         [sys.executable, str(target), str(corpus), *limits],
