@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import numpy as np
-
-sys.path.insert(0, str(Path(__file__).parent))
-
-from journal_target import one_input, repaired
+from fuzz.journal_target import one_input, repaired
 
 from glomedge.journal import Attachment, Entry, Identity, Journal
 
