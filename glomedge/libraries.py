@@ -23,6 +23,7 @@ _DT_NULL, _DT_NEEDED, _DT_STRTAB = 0, 1, 5
 # Library name before ".so" -> what brings it. CUDA wheels carry the CUDA version in their libraries' names.
 _BROUGHT_BY = {
     "libcuda": "the NVIDIA driver (from your system's packages, not from pip)",
+    "libnvidia-ml": "the NVIDIA driver (from your system's packages, not from pip)",
     "libcudart": "pip install 'onnxruntime-gpu[cuda,cudnn]'",
     "libcublas": "pip install 'onnxruntime-gpu[cuda,cudnn]'",
     "libcublasLt": "pip install 'onnxruntime-gpu[cuda,cudnn]'",

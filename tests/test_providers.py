@@ -280,6 +280,17 @@ def test_option_names_are_those_of_the_installed_library(tiny_model: Path, libra
     assert [name for name in sorted(names) if name.encode() + b"\0" not in content] == []
 
 
+@pytest.mark.skipif(
+    libraries.module_folder(nvidia.RTX_MODULE) is None, reason="onnxruntime-ep-nv-tensorrt-rtx-cu13 is not installed"
+)
+def test_tensorrt_rtx_option_names_are_those_of_its_header(tiny_model: Path) -> None:
+    folder = libraries.module_folder(nvidia.RTX_MODULE)
+    assert folder is not None
+    header = (folder / "tensorrt_rtx_provider_options.h").read_text(encoding="utf-8")
+    names = nvidia.tensorrt_rtx_options(request_for(tiny_model), "x")
+    assert [name for name in names if f'"{name}"' not in header] == []
+
+
 @pytest.mark.parametrize(("fixed", "graph"), [(True, "1"), (False, "0")])
 def test_cuda_graphs_only_for_fixed_shapes(tiny_model: Path, fixed: bool, graph: str) -> None:
     request = request_for(tiny_model, fixed_batch=fixed)
@@ -348,6 +359,7 @@ def test_a_file_that_is_no_library_needs_nothing(tmp_path: Path) -> None:
         ("libnvinfer.so.11", ("libcudart.so.12",), "tensorrt-cu12==11.*"),
         ("libcudnn.so.9", (), "onnxruntime-gpu[cuda,cudnn]"),
         ("libcuda.so.1", (), "NVIDIA driver"),
+        ("libnvidia-ml.so.1", (), "NVIDIA driver"),
         ("libunheardof.so.3", (), "system's packages"),
     ],
 )
