@@ -279,3 +279,31 @@ def test_file_over_the_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     with path.open("wb") as file:
         file.truncate(images.MAX_FILE_BYTES + 1)  # sparse
     assert code_of_read(path) == "too_large"
+
+
+def test_nothing_heavy_is_loaded_for_a_plain_png(tmp_path: Path) -> None:
+    path = tmp_path / "crop.png"
+    path.write_bytes(imagefiles.png(imagefiles.crop()))
+    script = """
+import os, sys
+before = dict(os.environ)
+from glomedge import images
+assert "kornia_rs" not in sys.modules and "PIL" not in sys.modules
+images.decode(images.read(sys.argv[1]))
+assert "PIL" not in sys.modules
+# cv2 itself sets LD_LIBRARY_PATH; how pictures are decoded must not depend on what was imported.
+assert {k: v for k, v in os.environ.items() if k.startswith("OPENCV")} == {
+    k: v for k, v in before.items() if k.startswith("OPENCV")
+}
+"""
+    subprocess.run([sys.executable, "-c", script, str(path)], cwd=ROOT, check=True, timeout=60)
+
+
+def test_threads_decode_the_same_pixels() -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    files = list(whole_files().values()) * 8
+    alone = [images.decode(data).pixels_hwc for data in files]
+    with ThreadPoolExecutor(8) as pool:
+        for one, other in zip(alone, pool.map(lambda data: images.decode(data).pixels_hwc, files), strict=True):
+            np.testing.assert_array_equal(one, other)

@@ -188,3 +188,45 @@ def test_any_cut_is_noticed(layout: dict[str, int], ifd_first: bool) -> None:
         with pytest.raises(ImageError) as caught:
             images.decode(data[:cut])
         assert caught.value.code in ("truncated", "format")
+
+
+KINDS: dict[str, tuple[npt.NDArray[np.integer], dict[str, object]]] = {
+    "gray": (GRAY, {"photometric": 1}),
+    "gray 1": (GRAY >> 7, {"photometric": 1, "bits": 1}),
+    "gray 4": (GRAY >> 4, {"photometric": 1, "bits": 4}),
+    "gray 16": (RGB16[..., :1], {"photometric": 1, "bits": 16}),
+    "inverted": (GRAY, {"photometric": 0}),
+    "inverted 16": (RGB16[..., :1], {"photometric": 0, "bits": 16}),
+    "rgb 16": (RGB16, {"bits": 16}),
+    "rgb 16 tiles": (RGB16, {"bits": 16, "tile_px": 16, "compression": 8}),
+    "rgb 12": (RGB16 >> 4, {"bits": 12}),
+    "palette": (ALPHA, {"photometric": 3, "colour_map": COLOUR_MAP}),
+    "palette 1": (ALPHA >> 7, {"photometric": 3, "bits": 1, "colour_map": COLOUR_MAP[:, :2]}),
+    "palette 4": (ALPHA >> 4, {"photometric": 3, "bits": 4, "colour_map": COLOUR_MAP[:, :16]}),
+    "straight": (np.dstack([RGB, ALPHA]), {"extra_samples": (2,)}),
+    "straight 16": (np.dstack([RGB, ALPHA]).astype(np.uint16) * 257, {"bits": 16, "extra_samples": (2,)}),
+    "premultiplied": (np.dstack([RGB // 2, ALPHA | 128]), {"extra_samples": (1,)}),
+    "fourth sample": (np.dstack([RGB, ALPHA]), {"extra_samples": (0,)}),
+    "planes": (RGB, {"planar": True}),
+    "raw tiles": (RGB, {"tile_px": 16}),
+    "big": (RGB, {"big": True, "little_endian": False}),
+}
+
+
+@pytest.mark.parametrize("orientation", range(2, 9))
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_is_turned_once(kind: str, orientation: int) -> None:
+    samples, options = KINDS[kind]
+    upright = images.decode(imagefiles.tiff(samples, **options)).pixels_hwc  # type: ignore[arg-type]
+    across = samples.transpose(1, 0, 2)
+    stored = {
+        2: samples[:, ::-1],
+        3: samples[::-1, ::-1],
+        4: samples[::-1],
+        5: across,
+        6: across[::-1],
+        7: across[::-1, ::-1],
+        8: across[:, ::-1],
+    }[orientation]
+    data = imagefiles.tiff(stored.copy(), orientation=orientation, **options)  # type: ignore[arg-type]
+    np.testing.assert_array_equal(images.decode(data).pixels_hwc, upright)
