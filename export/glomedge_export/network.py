@@ -143,9 +143,14 @@ def new_backbone() -> Any:
 
 def freeze(backbone: Any) -> None:
     """Freeze ``layers[:140]``; the rest is trained."""
-    backbone.trainable = True
-    for layer in backbone.layers[:FROZEN_LAYERS]:
-        layer.trainable = False
+    for index, layer in enumerate(backbone.layers):
+        layer.trainable = index >= FROZEN_LAYERS
+
+
+def thaw(backbone: Any) -> None:
+    """Make every layer trainable, one by one: Keras' ``backbone.trainable = True`` leaves its layers as they are."""
+    for layer in backbone.layers:
+        layer.trainable = True
 
 
 def assemble(input_scaling: InputScaling = "resnet", seed: int = 42) -> Any:
@@ -315,4 +320,4 @@ def parameter_counts(model: Any) -> dict[str, int]:
     def count(variables: list[Any]) -> int:
         return int(sum(np.prod(variable.shape) for variable in variables))
 
-    return {"trained": count(model.trainable_variables), "frozen": count(model.non_trainable_variables)}
+    return {"trained": count(model.trainable_weights), "frozen": count(model.non_trainable_weights)}

@@ -40,7 +40,7 @@ def calibrate_batch_norms(
     norms = list(network.batch_norms(backbone))
     momenta = [norm.momentum for norm in norms]
     # A frozen BatchNormalization ignores training=True; momentum 0 leaves exactly the last batch's statistics.
-    backbone.trainable = True
+    network.thaw(backbone)
     means: list[list[npt.NDArray[np.float64]]] = [[] for _ in norms]
     variances: list[list[npt.NDArray[np.float64]]] = [[] for _ in norms]
     try:

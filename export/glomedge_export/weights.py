@@ -9,8 +9,10 @@ Accepted files:
 from __future__ import annotations
 
 import socket
+import sys
+import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +76,8 @@ def _download_timeout(seconds: float) -> Iterator[None]:
 
 def _load_imagenet(backbone: Any) -> None:
     try:
-        with _download_timeout(DOWNLOAD_TIMEOUT_S):
+        # Keras prints its progress to standard output, which is for results.
+        with _download_timeout(DOWNLOAD_TIMEOUT_S), redirect_stdout(sys.stderr):
             source = keras.applications.ResNet50V2(
                 include_top=False, weights="imagenet", input_shape=backbone.input_shape[1:]
             )
@@ -101,7 +104,13 @@ def _copy_keras(model: Any, path: Path) -> None:
     is_bare_backbone = source.name == network.BACKBONE_NAME
     target = network.backbone_of(model) if is_bare_backbone else model
     if not is_bare_backbone:
-        network.backbone_of(source)
+        try:
+            network.backbone_of(source)
+        except ModelError as error:
+            raise ModelError(
+                f"{path} holds another network, not this one. Name a .keras of this model with --weights, or use: "
+                "--weights none"
+            ) from error
     mine = {_key(v): v for v in target.weights}
     theirs = {_key(v): v for v in source.weights}
     wrong = [
@@ -144,8 +153,11 @@ def _load_own_h5(model: Any, path: Path) -> None:
     with _opened(path):
         pass
     try:
-        model.load_weights(path)
-    except (ValueError, KeyError, OSError) as error:
+        # Where parts of a file do not fit Keras only warns, and leaves those layers at their random start.
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", UserWarning)
+            model.load_weights(path)
+    except (ValueError, KeyError, OSError, UserWarning) as error:
         raise ModelError(
             f"{path} does not fit this network: {_first_line(error)} Name a .weights.h5 of this model with "
             "--weights, or use: --weights none"
