@@ -20,14 +20,14 @@ def tiny_backbone(seed: int = 0) -> onnx.ModelProto:
     values: dict[str, npt.NDArray[np.generic]] = {
         "conv1.weight": rng.normal(-0.002, 0.01, (8, 3, 7, 7)).astype(np.float32),
         "pads": np.array([0, 0, 1, 1, 0, 0, 1, 1], np.int64),
-        "zero": np.float32(0),
+        "zero": np.zeros((), np.float32),
         "short.weight": rng.normal(0, 0.2, (16, 8, 8, 8)).astype(np.float32) / 8,
         "a.weight": rng.normal(0, 0.4, (8, 8, 1, 1)).astype(np.float32),
         "b.weight": rng.normal(0, 0.2, (16, 8, 3, 3)).astype(np.float32),
         "b.bias": rng.normal(0, 0.2, 16).astype(np.float32),
         "c.weight": rng.normal(0, 0.25, (2048, 16, 1, 1)).astype(np.float32),
-        "two": np.float32(2),
-        "half": np.float32(0.5),
+        "two": np.full((), 2, np.float32),
+        "half": np.full((), 0.5, np.float32),
     }
     for name, channels in (("bn1", 8), ("bn2", 16)):
         values[f"{name}.mul"] = rng.uniform(0.3, 1.5, (1, channels, 1, 1)).astype(np.float32)

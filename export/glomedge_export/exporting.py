@@ -25,7 +25,7 @@ from glomedge.modelfile import read_model_file, sealed
 from glomedge.notice import RESEARCH_USE_NOTICE
 from glomedge.spec import BatchProfile, ModelSpec, Parity, Precision, Recipe, Target
 from glomedge_export import card, gates, graph, parity, tensorrt
-from glomedge_export.conversion import convert
+from glomedge_export.conversion import Converted, convert
 from glomedge_export.crops import MIN_CROPS, CalibrationCrops, calibration_crops, drawn, held_out, read_recorded
 from glomedge_export.gates import GateRow
 from glomedge_export.lowering import lower, runner_for
@@ -133,6 +133,8 @@ class _Source:
 def _load(request: Request) -> _Source:
     from glomedge_export.network import load_model
 
+    if not request.model.is_file():
+        raise ModelError(f"There is no Keras model at {request.model}. Train one with: glomedge train DATA")
     record = read_record(request.model) if record_path(request.model).is_file() else None
     if record is None and request.recipe is None:
         raise ModelError(
@@ -191,7 +193,10 @@ def _crops(request: Request, source: _Source, progress: Progress) -> tuple[Crops
 
 
 def export(
-    request: Request, progress: Progress = nothing, on_gates: Callable[[list[GateRow]], None] | None = None
+    request: Request,
+    progress: Progress = nothing,
+    on_gates: Callable[[list[GateRow]], None] | None = None,
+    conversions: dict[str, Converted] | None = None,
 ) -> Result:
     """Run one export.
 
@@ -199,6 +204,8 @@ def export(
         request: what is asked.
         progress: called with (stage, done, of).
         on_gates: called with the gate table before it is enforced, so that it can be shown when it refuses too.
+        conversions: kept by the caller between exports of one model in several precisions, so that tf2onnx, the
+            slowest step, runs once.
 
     Raises:
         GateError: the file does not say what its reference says; nothing is at the final path.
@@ -224,7 +231,12 @@ def export(
     crops, calibration_set, stand_in = _crops(request, source, progress)
     lap("crops")
     progress("converting", 0, 1)
-    converted = convert(source.keras_model, source.temperature)
+    weights = weights_sha256(source.keras_model)
+    kept = conversions if conversions is not None else {}
+    key = f"{weights} {source.temperature!r}"
+    if key not in kept:
+        kept[key] = convert(source.keras_model, source.temperature)
+    converted = kept[key]
     lap("convert")
     fp32_parity = _against_keras(source, converted.model, crops, request, progress)
     lap("fp32 gates")
@@ -263,7 +275,7 @@ def export(
         target=target,
         opset=model.opset_import[0].version,
         batch_profile=request.batch_profile,
-        weights_sha256=weights_sha256(source.keras_model),
+        weights_sha256=weights,
         multiply_adds=graph.multiply_adds(converted.model),
         training=source.record.training if source.record is not None else None,
         operating_point=source.record.operating_point if source.record is not None else None,

@@ -1,0 +1,91 @@
+"""What each step of the graph surgery does to speed: paired runs of float32 and int8 forms on onnxruntime's CPU.
+
+    .venv/bin/python benchmarks/graph_forms.py --model artifacts/model.keras
+
+float32: the plain tf2onnx form (Mul + Add, Pad), BatchNormalization instead of Mul + Add, the border maximum instead
+of Pad. int8: BatchNormalization left in float against the depthwise form. The operator counts stand beside the times.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+
+from common import ROOT, alternate, log, markdown_table, paired_ratio, parser, set_results_directory, write_result
+from glomedge.golden import draw_crop
+from glomedge.preprocess import enhance
+from glomedge_export import conversion, graph, precision, quantisation
+from glomedge_export.network import inference_parts, load_model
+
+BATCH = 4
+
+
+def main() -> None:
+    """Time the forms, write the table."""
+    options = parser(__doc__)
+    options.add_argument("--model", type=Path, default=ROOT / "artifacts" / "model.keras")
+    arguments = options.parse_args()
+    set_results_directory(arguments.results)
+    log("converting")
+    parts = inference_parts(load_model(arguments.model))
+    backbone = conversion.convert_backbone(parts.backbone)
+    images = np.stack([enhance(draw_crop(seed)) for seed in range(16)])
+    plain = conversion.attach_head(
+        conversion.attach_front(backbone, parts.input_scaling), parts.kernel, parts.bias, temperature=1.0
+    )
+    merged = graph.batchnorm_from_mul_add(plain)
+    bordered = graph.border_max(merged)
+    forms = {
+        "fp32: Mul + Add, Pad (tf2onnx)": plain,
+        "fp32: BatchNormalization, Pad": merged,
+        "fp32: BatchNormalization, border maximum (exported)": bordered,
+        "fp32: depthwise Conv, border maximum": graph.depthwise_from_batchnorm(bordered),
+        **_int8(bordered, images, parts.input_scaling),
+    }
+    sessions = {name: _session(model) for name, model in forms.items()}
+    batch = images[:BATCH]
+    ways = {name: (lambda s=session: s.run(None, {"images": batch})) for name, session in sessions.items()}
+    samples = alternate(ways, rounds=5 if arguments.quick else 25, warmup=2)
+    first = next(iter(forms))
+    rows = []
+    for name, model in forms.items():
+        counts = graph.op_counts(model)
+        shown = ", ".join(
+            f"{counts[op]} {op}"
+            for op in ("Conv", "BatchNormalization", "Mul", "Add", "Pad", "Max", "Relu", "QuantizeLinear")
+            if op in counts
+        )
+        per_crop_ms = 1000 * float(np.median(samples[name])) / BATCH
+        rows.append([name, shown, round(per_crop_ms, 2), round(paired_ratio(samples[first], samples[name]).value, 3)])
+    write_result(
+        "graph_forms",
+        {"batch": BATCH, "samples_s": samples, "operators": {name: graph.op_counts(m) for name, m in forms.items()}},
+        markdown_table(["form", "operators", "ms a crop", "times the first"], rows),
+        title="Forms of the graph, onnxruntime CPU, paired runs",
+    )
+
+
+def _int8(fp32: onnx.ModelProto, images: Any, scaling: Any) -> dict[str, onnx.ModelProto]:
+    log("quantising")
+    made = {}
+    for name, model in (
+        ("int8: BatchNormalization in float between int8 convolutions", fp32),
+        ("int8: depthwise Conv (exported)", graph.depthwise_from_batchnorm(fp32)),
+    ):
+        tensors = precision.quantised_tensors(model, "onnxruntime")
+        seen = quantisation.observe(model, tensors, images)
+        made[name] = precision.to_int8(model, "onnxruntime", seen, "minmax", scaling, 7)
+    return made
+
+
+def _session(model: onnx.ModelProto) -> Any:
+    import onnxruntime as ort
+
+    return ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+
+
+if __name__ == "__main__":
+    main()

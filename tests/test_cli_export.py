@@ -1,0 +1,169 @@
+"""``glomedge export`` from end to end, and a planted broken quantisation that is refused."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from typer.testing import CliRunner
+
+from glomedge.cli import app
+from glomedge.errors import GateError, GlomedgeError
+from glomedge.modelfile import read_model_file
+from glomedge.notice import RESEARCH_USE_NOTICE
+
+pytestmark = pytest.mark.keras
+NEEDS = "needs the extra glomedge[export]"
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """``artifacts/model.keras`` with its record and drawn data, as ``glomedge train`` leaves them (not trained)."""
+    pytest.importorskip("tensorflow", reason=NEEDS)
+    from keras_networks import realistic_network
+
+    from glomedge.spec import Recipe, TrainingProvenance
+    from glomedge_export.crops import enhanced
+    from glomedge_export.dataset import read_dataset
+    from glomedge_export.record import TrainingRecord, sha256_of, write_record
+    from glomedge_export.splitting import split_by_case
+    from glomedge_export.synthetic import write_dataset
+
+    root = tmp_path_factory.mktemp("export")
+    write_dataset(root / "data", crops=300, cases=20, seed=5)
+    dataset = read_dataset(root / "data")
+    split = split_by_case(dataset)
+    train = [item for item in dataset.items if split.sides[item.name] == "train"][::12]
+    model = realistic_network("resnet_v2", enhanced(train, Recipe()))
+    path = root / "artifacts" / "model.keras"
+    path.parent.mkdir()
+    model.save(path)
+    write_record(
+        path,
+        TrainingRecord(
+            model_sha256=sha256_of(path),
+            recipe=Recipe(),
+            input_scaling="resnet_v2",
+            threshold=0.45,
+            temperature=1.25,
+            training=TrainingProvenance(
+                data_sha256=dataset.sha256,
+                data_name="drawn",
+                split_method="case",
+                seed=42,
+                splits=split.counts(dataset),
+                weights="none",
+                optimizer="sgd",
+                learning_rate=0.001,
+                batch_size=32,
+                epochs=1,
+                best_epoch=1,
+                metrics={},
+                package_versions={},
+            ),
+            data_directory=str(root / "data"),
+            split=dict(split.sides),
+        ),
+    )
+    yield root
+    shutil.rmtree(root)
+
+
+def invoke(root: Path, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> str:
+    monkeypatch.chdir(root)
+    result = CliRunner().invoke(app, ["export", *arguments], catch_exceptions=True)
+    if isinstance(result.exception, GlomedgeError):
+        raise result.exception
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+def test_defaults_write_a_proven_file(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = invoke(trained, monkeypatch)
+    assert "REFUSED" not in shown
+    assert RESEARCH_USE_NOTICE in shown
+    found = read_model_file(trained / "artifacts" / "model.onnx")
+    parity = found.spec.parity
+    assert parity is not None
+    assert parity.crops >= 64
+    assert parity.source == "held-out crops of the training data"
+    assert parity.max_probability_difference <= 1e-5
+    assert parity.flips == 0
+    assert found.spec.threshold == 0.45
+    assert found.spec.temperature == 1.25
+    assert found.spec.multiply_adds == 3_480_307_712
+    report = json.loads((trained / "artifacts" / "model.export.json").read_text())
+    assert report["sha256"] == found.sha256 or report["size_bytes"] == found.size_bytes
+    assert report["gates"]
+    assert report["steps"][0]["name"] == "uint8 front"
+    assert "# Model card" in (trained / "artifacts" / "model.card.md").read_text()
+
+
+def test_int8_records_its_calibration_and_a_broken_one_is_refused(
+    trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from glomedge_export import graph, precision
+    from glomedge_export.record import read_record
+
+    target = trained / "artifacts" / "model.int8.onnxruntime.onnx"
+    loose = ["--gate-flips", "off", "--gate-auroc", "off", "--gate-grades", "off", "--gate-map", "0.2"]
+    small = ["--precision", "int8", "--calibration-crops", "32", "--calibration-method", "minmax"]
+    # Weights that are not trained say little, and int8 blurs even that; the limits are loosened by hand, and kept.
+    invoke(trained, monkeypatch, *small, *loose)
+    spec = read_model_file(target).spec
+    assert spec.calibration is not None
+    assert spec.calibration.crops == 32
+    sides = read_record(trained / "artifacts" / "model.keras").split
+    assert {sides[name] for name in spec.calibration.names} == {"train"}
+    assert spec.parity is not None
+    assert spec.parity.limits.max_flip_fraction is None
+    assert spec.parity.limits.min_map_rank_correlation == 0.2
+    target.unlink()
+
+    whole = precision.to_int8
+
+    def broken(*arguments: Any) -> onnx.ModelProto:
+        """Scales of one layer given to the wrong channels, and too large."""
+        quantised = whole(*arguments)
+        scales = graph.constants(quantised)["conv3_block2_2_conv.weight.scale"]
+        graph.add_constant(quantised, "conv3_block2_2_conv.weight.scale", np.roll(scales, 7) * np.float32(30))
+        return quantised
+
+    monkeypatch.setattr(precision, "to_int8", broken)
+    with pytest.raises(GateError, match="is refused"):
+        invoke(trained, monkeypatch, *small)
+    assert not target.exists()
+    assert not list(target.parent.glob(".model.int8*"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--precision", "int4"], "fp32, fp16 or int8"),
+        (["--precision", "int8", "--target", "any"], "int8 is exported for"),
+        (["--batch-profile", "8,1,32"], "rising batch sizes"),
+        (["--gate-flips", "many"], "neither a number nor"),
+        (["--gate-flips", "7"], "outside 0 to 1"),
+        (["--device", "toaster"], "jetson-orin"),
+        (["--recipe", "plain"], "in its training record"),
+        (["missing.keras"], "no Keras model"),
+        (["--output", "nowhere/model.onnx"], "does not exist"),
+    ],
+)
+def test_user_errors_say_what_to_do(
+    trained: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], message: str
+) -> None:
+    with pytest.raises(GlomedgeError, match=message):
+        invoke(trained, monkeypatch, *arguments)
+
+
+def test_list_devices_needs_no_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = invoke(tmp_path, monkeypatch, "--list-devices")
+    for name in ("generic", "intel-cpu", "jetson-orin", "rtx-workstation"):
+        assert any(line.startswith(name) for line in shown.splitlines())
