@@ -316,12 +316,13 @@ class DeviceRunner:
     Crops are gathered in page-locked memory, which the GPU reads by itself while the next batch is prepared.
     """
 
-    def __init__(self, session: Any, opened: Opened, sizes: tuple[int, ...]) -> None:
+    def __init__(self, session: Any, opened: Opened, sizes: tuple[int, ...], device: str = "cuda") -> None:
         self.inputs = tuple(sessions.tensor_info(argument) for argument in session.get_inputs())
         self.outputs = tuple(sessions.tensor_info(argument) for argument in session.get_outputs())
         self.opened = opened
         self.batch_sizes = sizes
         self._session = session
+        self._device = device
         self._slots: dict[int, _Slot] = {}
         self._lock = threading.Lock()
         self._pinned = PinnedMemory()
@@ -334,7 +335,8 @@ class DeviceRunner:
                 slot.staging[:] = images_nhwc
                 slot.images.update_inplace(slot.staging)
                 self._session.run_with_iobinding(slot.binding)
-                return slot.probability.numpy(), slot.activation.numpy()
+                # Copied: the next run writes the same buffers.
+                return np.array(slot.probability.numpy()), np.array(slot.activation.numpy())
             except Exception as error:
                 raise sessions.engine_error(error, self.opened, len(images_nhwc)) from error
 
@@ -349,7 +351,7 @@ class DeviceRunner:
         import onnxruntime as ort
 
         def on_device(shape: tuple[int, ...], dtype: type[np.generic]) -> Any:
-            return ort.OrtValue.ortvalue_from_shape_and_type(list(shape), dtype, "cuda", 0)
+            return ort.OrtValue.ortvalue_from_shape_and_type(list(shape), dtype, self._device, 0)
 
         shape = (batch, SIZE_PX, SIZE_PX, 3)
         binding = self._session.io_binding()

@@ -94,7 +94,14 @@ def create_session(
             f"onnxruntime {ort.__version__} cannot load {path}: {first_line(error)}. "
             "Upgrade onnxruntime, or export the model again."
         ) from error
-    except (errors.EPFail, errors.Fail, errors.RuntimeException, RuntimeError, ValueError) as error:
+    except (
+        errors.EPFail,
+        errors.Fail,
+        errors.RuntimeException,
+        errors.InvalidArgument,
+        RuntimeError,
+        ValueError,
+    ) as error:
         if is_out_of_memory(error):
             raise OutOfMemoryError(
                 f"There is not enough memory to load {path}: {first_line(error)}. Free memory or use a smaller model."

@@ -1,0 +1,104 @@
+"""What of the NVIDIA side can be held without a GPU: bound buffers on a real session, page-locking, cache keys."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import builders
+import numpy as np
+import pytest
+
+from glomedge import engine, nvidia, sessions
+from glomedge.engine_cache import EngineKey
+from glomedge.errors import EngineError
+from glomedge.modelfile import read_model_file
+from glomedge.runner import Opened, SessionRequest
+from glomedge.spec import BatchProfile
+
+SIZES = (1, 4, 16)
+
+
+@pytest.fixture
+def request_(tiny_model: Path) -> SessionRequest:
+    return SessionRequest(
+        file=read_model_file(tiny_model), threads=1, concurrency=1, profile=BatchProfile(min=1, opt=4, max=16)
+    )
+
+
+@pytest.fixture
+def runner(request_: SessionRequest) -> nvidia.DeviceRunner:
+    """The runner of the GPU providers, bound to host memory of a CPU session: the same calls in the same order."""
+    session = sessions.create_session(request_, [(sessions.CPU, {})], sessions.session_options(request_))
+    return nvidia.DeviceRunner(session, Opened("fp32", {}, {}), SIZES, device="cpu")
+
+
+def test_bound_buffers_give_the_answers_of_the_reference(runner: nvidia.DeviceRunner, request_: SessionRequest) -> None:
+    runtime = engine.Runtime("cuda", "cuda", "fp32", 1, 1, {}, {}, {}, ())
+    images = np.random.default_rng(1).integers(0, 256, (23, 224, 224, 3), np.uint8)
+    expected = 1 / (1 + np.exp(-builders.tiny_logit(images)))
+    with engine.Engine(request_.file, runner, runtime, 16) as model, ThreadPoolExecutor(4) as pool:
+        # Several threads share the buffers of each size; no run may see another's crops or answers.
+        for output in pool.map(model.infer, [images] * 8):
+            np.testing.assert_allclose(output.probability, expected, atol=1e-5)
+        assert sorted(runner._slots) == [16]
+        model.infer(images[:3])
+        assert sorted(runner._slots) == [4, 16]
+
+
+def test_answers_are_copies_of_the_shared_buffers(runner: nvidia.DeviceRunner) -> None:
+    dark, light = (np.full((1, 224, 224, 3), value, np.uint8) for value in (20, 230))
+    first = runner.run(dark)
+    before = first[0].copy()
+    runner.run(light)
+    np.testing.assert_array_equal(first[0], before)
+
+
+def test_a_closed_runner_raises_an_engine_error(runner: nvidia.DeviceRunner) -> None:
+    runner.close()
+    with pytest.raises(EngineError):
+        runner.run(np.zeros((1, 224, 224, 3), np.uint8))
+
+
+def test_page_locked_memory_is_usable_with_or_without_a_gpu() -> None:
+    pinned = nvidia.PinnedMemory()
+    array = pinned.empty((4, 224, 224, 3))
+    array[:] = 7
+    assert (array == 7).all()
+    assert array.flags.c_contiguous
+    pinned.release()
+    assert (array == 7).all()
+
+
+def key(request: SessionRequest) -> EngineKey:
+    return nvidia.engine_key(request, "tensorrt", "10.13.3", nvidia.tensorrt_options(request, "folder"))
+
+
+def test_the_key_does_not_depend_on_where_the_cache_lies(request_: SessionRequest) -> None:
+    elsewhere = nvidia.engine_key(request_, "tensorrt", "10.13.3", nvidia.tensorrt_options(request_, "elsewhere"))
+    assert key(request_) == elsewhere
+
+
+def test_the_key_follows_weights_shapes_precision_and_options(tmp_path: Path, request_: SessionRequest) -> None:
+    def other_file(**changes: object) -> SessionRequest:
+        path = tmp_path / f"{len(list(tmp_path.iterdir()))}.onnx"
+        builders.build_tiny_model(path, **changes)  # type: ignore[arg-type]  # a table of keyword arguments
+        return SessionRequest(read_model_file(path), 1, 1, request_.profile)
+
+    variants = [
+        request_,
+        other_file(bias=-4.1),
+        other_file(precision="fp16"),
+        other_file(threshold=0.6),
+        SessionRequest(request_.file, 1, 1, BatchProfile(min=1, opt=4, max=32)),
+        SessionRequest(request_.file, 1, 1, BatchProfile(min=1, opt=8, max=16)),
+        SessionRequest(request_.file, 1, 1, request_.profile, fixed_batch=True),
+    ]
+    digests = {key(request).digest() for request in variants}
+    digests.add(nvidia.engine_key(request_, "tensorrt-rtx", "10.13.3", nvidia.tensorrt_options(request_, "f")).digest())
+    digests.add(nvidia.engine_key(request_, "tensorrt", "10.14.0", nvidia.tensorrt_options(request_, "f")).digest())
+    assert len(digests) == len(variants) + 2
+
+
+def test_threads_do_not_change_the_key(request_: SessionRequest) -> None:
+    assert key(SessionRequest(request_.file, 8, 4, request_.profile)) == key(request_)
