@@ -110,6 +110,8 @@ class Entry:
     Used as a context manager round the opening of a session: ``commit`` keeps what was built; leaving without it
     throws a fresh entry away.
 
+    Raises OutputError where the cache cannot be written to.
+
     Attributes:
         folder: for the runtime.
         built: whether a sound engine is already there.
@@ -128,30 +130,41 @@ class Entry:
         else:
             _remove(self._final)
             self.folder = root / f".building-{os.getpid()}-{secrets.token_hex(6)}"
-            self.folder.mkdir(mode=0o700)
+            try:
+                self.folder.mkdir(mode=0o700)
+            except OSError as error:
+                raise OutputError(
+                    f"The engine cache {root} cannot be written to: {error.strerror}. Name another with --cache-dir."
+                ) from error
 
     def commit(self) -> bool:
-        """Keep what the runtime built, by one rename; False when it wrote nothing or another process was first."""
+        """Keep what the runtime built, by one rename.
+
+        False when it wrote nothing, the disk is full, or another process was first.
+        """
         if self.built:
             return True
         files = _files(self.folder)
         if not files:
             self.discard()
             return False
-        passport = {"key": asdict(self._key), "files": {name: _sha256(self.folder / name) for name in files}}
-        text = json.dumps(passport, indent=1, sort_keys=True)
-        with (self.folder / PASSPORT).open("w", encoding="utf-8") as handle:
-            handle.write(text)
-            handle.flush()
-            os.fsync(handle.fileno())
         try:
+            passport = {"key": asdict(self._key), "files": {name: _sha256(self.folder / name) for name in files}}
+            with (self.folder / PASSPORT).open("w", encoding="utf-8") as handle:
+                json.dump(passport, handle, indent=1, sort_keys=True)
+                handle.flush()
+                os.fsync(handle.fileno())
             self.folder.rename(self._final)
-        except OSError:
+        except OSError:  # the disk is full, or another process was first; what was loaded runs all the same
             self.discard()
             return False
         self.folder, self.built = self._final, True
         prune(self._final.parent)
         return True
+
+    def drop(self) -> None:
+        """Remove the entry although its passport agrees: the runtime could not use it."""
+        shutil.rmtree(self._final, ignore_errors=True)
 
     def discard(self) -> None:
         """Throw a fresh entry away; a sound one that was found stays."""

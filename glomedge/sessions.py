@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -236,22 +237,31 @@ def open_cpu(request: SessionRequest) -> OrtRunner:
     if request.file.size_bytes < WORTH_COPYING_BYTES:
         return open_session(CPU, request, {})
     try:
-        root = secure_root(request.cache_dir)
+        return _open_copy(request, secure_root(request.cache_dir))
     except GlomedgeError as error:
         if request.cache_dir is not None:
-            raise
-        # The copy only saves time: a machine without a writable home runs all the same.
+            secure_root(request.cache_dir)  # a folder that the user named must be fit to use
+        # The copy only saves time: without a writable home, or with a full disk, the model runs all the same.
         return open_session(CPU, request, {}, notes=(f"optimised graph not cached: {error}",))
+
+
+def _open_copy(request: SessionRequest, root: Path) -> OrtRunner:
+    """The optimised copy, or the file itself while making the copy."""
     import onnxruntime as ort
 
     options = session_options(request)
     with Entry(root, _graph_key(request)) as entry:
         copy = entry.folder / "optimised.onnx"
-        if entry.built:
-            options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-        else:
+        if not entry.built:
             options.optimized_model_filepath = str(copy)
-        session = create_session(request, [(CPU, {})], options, model=str(copy) if entry.built else None)
+            session = create_session(request, [(CPU, {})], options)
+        else:
+            options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+            try:
+                session = create_session(request, [(CPU, {})], options, model=str(copy))
+            except GlomedgeError:
+                entry.drop()
+                raise
         note = "optimised graph taken from the cache" if entry.built else "optimised graph cached"
         if entry.reason:
             note += f" anew: {entry.reason}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import os
 import stat
@@ -265,3 +266,39 @@ def test_without_a_writable_home_the_cpu_runs_all_the_same(
         assert "optimised graph not cached" in model.runtime.notes[0]
     with pytest.raises(OutputError, match="--cache-dir"):
         engine.load(tiny_model, "cpu", cache_dir=blocked / "cache")
+
+
+def test_a_copy_that_onnxruntime_cannot_read_is_dropped_and_the_model_runs(
+    monkeypatch: pytest.MonkeyPatch, tiny_model: Path, tmp_path: Path
+) -> None:
+    """Such as one cut short by a full disk before its hash was taken: the passport agrees, the graph does not load."""
+    monkeypatch.setattr(sessions, "WORTH_COPYING_BYTES", 0)
+    cache = tmp_path / "cache"
+    notes = []
+    for step in range(3):
+        if step == 1:
+            copy = next(cache.rglob("optimised.onnx"))
+            copy.write_bytes(copy.read_bytes()[:100])
+            passport = json.loads((copy.parent / PASSPORT).read_text())
+            passport["files"][copy.name] = hashlib.sha256(copy.read_bytes()).hexdigest()
+            (copy.parent / PASSPORT).write_text(json.dumps(passport))
+        with engine.load(tiny_model, "cpu", cache_dir=cache) as model:
+            notes.append(model.runtime.notes[0])
+    assert notes[0] == notes[2] == "optimised graph cached"
+    assert notes[1].startswith("optimised graph not cached: onnxruntime")
+
+
+def test_a_cache_that_vanished_is_an_output_error(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="cannot be written to"):
+        Entry(tmp_path / "gone", KEY)
+
+
+def test_a_passport_that_cannot_be_written_leaves_nothing(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with Entry(root, KEY) as entry:
+        (entry.folder / "glomedge.engine").write_bytes(b"engine")
+        assert not entry.commit()
+    assert list(root.iterdir()) == []
