@@ -29,8 +29,10 @@ from glomedge import engine
 from glomedge.folderrun import THUMBNAIL_PX
 from glomedge.images import ALLOWED_SUFFIXES
 from glomedge.modelfile import read_model_file
-from glomedge.pipeline import Answer, Infer, Pipeline, Settings
+from glomedge.pipeline import Pipeline, Settings
+from glomedge.preparing import Answer
 from glomedge.scan import Found, Scan, scan
+from glomedge.views import Infer
 from prepare import artifacts as prepared_artifacts
 
 

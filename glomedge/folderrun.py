@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -15,7 +16,8 @@ from glomedge.escape import escape_name, unescape_name
 from glomedge.journal import Contents, Identity, Journal, read_entries, read_journal
 from glomedge.modelfile import ModelFile, read_model_file
 from glomedge.outputs import FolderSink, OutputFolder, Plan, plan, unanswered
-from glomedge.pipeline import Decoder, Pipeline, Settings, StageTimes
+from glomedge.pipeline import Pipeline, Settings, StageTimes
+from glomedge.preparing import Decoder
 from glomedge.results import FORMATS, Row
 from glomedge.scan import Found, Scan, scan
 from glomedge.spool import Spool
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
 OWNED = ("predictions.csv", "predictions.jsonl", "predictions.parquet", "cases.csv", "report.html", "run.json")
 HEATMAP_CHOICES = ("positives", "uncertain", "all")
 THUMBNAIL_PX = 112
+DECODE_CHOICES = ("auto", "threads", "processes")
+PROCESSES_FROM = 4
 _GPU_PROVIDERS = ("cuda", "tensorrt", "tensorrt-rtx")
 
 
@@ -54,6 +58,7 @@ class Options:
     heatmaps: Path | None = None
     heatmaps_for: str = "positives"
     decode_timeout_s: float = 30.0
+    decode_in: str = "auto"
     report: bool = True
 
     def check(self) -> None:
@@ -67,6 +72,7 @@ class Options:
             (self.workers is not None and not 1 <= self.workers <= 512, "--workers must be 1 to 512"),
             (not self.decode_timeout_s > 0, "--decode-timeout must be more than 0 seconds"),
             (self.resume and self.overwrite, "--resume and --overwrite exclude each other"),
+            (self.decode_in not in DECODE_CHOICES, f"--decode-in must be one of {', '.join(DECODE_CHOICES)}"),
             (self.heatmaps_for not in HEATMAP_CHOICES, f"--heatmaps-for must be one of {', '.join(HEATMAP_CHOICES)}"),
         ]
         problems += [
@@ -281,10 +287,12 @@ class _FolderRun:
         cpus = usable_cpus()
         gpu = options.provider in _GPU_PROVIDERS
         run_threads = 2 if gpu else min(cpus, 8)
+        workers = options.workers or cpus
         settings = Settings(
             recipe=self._model.spec.recipe,
             batch_size=size,
-            decode_workers=options.workers or cpus,
+            decode_workers=workers,
+            decode_processes=self._decode_in_processes(workers),
             run_threads=run_threads,
             decode_timeout_s=options.decode_timeout_s,
             views=options.tta,
@@ -333,6 +341,16 @@ class _FolderRun:
             cv2.setNumThreads(threads_before)
         self._hung = pipeline.hung
         return complete
+
+    def _decode_in_processes(self, workers: int) -> bool:
+        """Threads are cheaper; but a decoder that holds the interpreter lock keeps more than three of them waiting."""
+        if self._decoder is not None or not hasattr(os, "memfd_create"):
+            return False
+        if self._options.decode_in == "auto":
+            from glomedge.decoders import fast_png_decoder
+
+            return workers >= PROCESSES_FROM and fast_png_decoder() is not None
+        return self._options.decode_in == "processes"
 
     def _rows(self, contents: Contents, provider: str) -> Iterator[Row]:
         """Every row, sorted by the bytes of the path, straight from the journal on disk."""

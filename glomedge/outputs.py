@@ -11,7 +11,7 @@ from pathlib import Path
 from glomedge.errors import OutputError
 from glomedge.journal import Contents, Entry, Identity, Journal, read_journal
 from glomedge.lock import OutputLock
-from glomedge.pipeline import Answer
+from glomedge.preparing import Answer
 from glomedge.scan import Found
 from glomedge.spool import Spool
 

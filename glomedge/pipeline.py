@@ -6,50 +6,32 @@ A fixed number of batch buffers goes round, so queues are bounded and memory doe
 share a batch follows from their order alone, never from timing, so the answers do not depend on the worker count.
 
 The feeder also watches: a decoder that does not come back in time loses its file (``error:decoder``), its thread is
-left behind and replaced, and the buffer it may still write to is never used again.
+left behind and replaced, and the buffer it may still write to is never used again. Where decoding is done in child
+processes (``decodechild.py``) the child is killed instead.
 """
 
 from __future__ import annotations
 
-import functools
-import hashlib
-import os
 import queue
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol
+from typing import Protocol
 
 import numpy as np
-import numpy.typing as npt
 
-from glomedge.errors import GlomedgeError, ImageError
+from glomedge.decodechild import SLOT_BYTES, DecodeChild, SharedBuffers
+from glomedge.errors import GlomedgeError
+from glomedge.preparing import Answer, Decoder, Pixels, Preparation, default_decoder, prepare
 from glomedge.scan import Found
 from glomedge.spec import SIZE_PX, Recipe
+from glomedge.views import Infer, fill, predict_views
 
-Pixels = npt.NDArray[np.uint8]
 _TICK_S = 0.05
 _STOP_WITHIN_S = 8.0
 # Beyond this the storage or the decoder is broken, not a file; going on would leave a thread behind for every crop.
 MAX_HUNG_DECODERS = 32
-
-
-class InferOutput(Protocol):
-    """What an engine answers (``engine.Output``)."""
-
-    @property
-    def probability(self) -> npt.NDArray[np.float32]: ...
-    @property
-    def activation(self) -> npt.NDArray[np.float32]: ...
-
-
-class Infer(Protocol):
-    """The part of ``engine.Engine`` that the pipeline needs; called from several threads at once."""
-
-    def infer(self, images_nhwc: Pixels, /) -> InferOutput:
-        """uint8 ``[N, 224, 224, 3]`` to probabilities ``[N]`` and maps ``[N, 7, 7]``."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -60,6 +42,7 @@ class Settings:
         recipe: of the model.
         batch_size: crops per call of the engine.
         decode_workers, run_threads: threads of either kind.
+        decode_processes: each decode thread hands its crops to a process of its own.
         decode_timeout_s: longest time from opening a file to its enhanced pixels.
         views: 1, or 8 for the mean over flips and quarter turns.
         thumbnail_px: longer side of the JPEG kept for the report; 0 for none.
@@ -70,33 +53,11 @@ class Settings:
     batch_size: int = 4
     decode_workers: int = 2
     run_threads: int = 2
+    decode_processes: bool = False
     decode_timeout_s: float = 30.0
     views: int = 1
     thumbnail_px: int = 0
     follow_symlinks: bool = False
-
-
-@dataclass(slots=True)
-class Answer:
-    """What became of one input. ``probability`` is None exactly where ``status`` begins with ``error:``."""
-
-    found: Found
-    status: str = "ok"
-    probability: float | None = None
-    sha256: str | None = None
-    size_bytes: int | None = None
-    mtime_ns: int | None = None
-    message: str = ""
-    disagreement: float | None = None
-    activation: npt.NDArray[np.float32] | None = None
-    thumbnail: bytes | None = None
-
-    def fail(self, code: str, message: str) -> Answer:
-        """Turn into an error row."""
-        # Messages of libraries may quote names that are no text; results are UTF-8.
-        self.message = message.encode("utf-8", "backslashreplace").decode("utf-8")
-        self.status, self.probability, self.disagreement = f"error:{code}", None, None
-        return self
 
 
 class Sink(Protocol):
@@ -126,29 +87,13 @@ class StageTimes:
                 setattr(self, name, getattr(self, name) + value)
 
 
-class Decoder(NamedTuple):
-    """The steps from a path to pixels; tests put a hanging or failing one in."""
-
-    read: Callable[[bytes], bytes]
-    decode: Callable[[bytes], Any]
-    assess: Callable[[Pixels], tuple[str, ...]]
-    enhance: Callable[[Pixels, Recipe, Pixels], Any]
-
-
-def default_decoder(*, follow_symlinks: bool = False) -> Decoder:
-    """images, quality and preprocess; imported here because OpenCV takes a tenth of a second."""
-    from glomedge import images, preprocess, quality
-
-    read = functools.partial(images.read, follow_symlinks=follow_symlinks)
-    return Decoder(read, images.decode, quality.assess, preprocess.enhance)
-
-
 class _Batch:
     """One buffer's way round: filled by decode workers, answered by a run thread."""
 
-    def __init__(self, inputs: Sequence[Found], buffer: Pixels) -> None:
+    def __init__(self, inputs: Sequence[Found], offset: int, images: Pixels) -> None:
         self.answers = [Answer(found) for found in inputs]
-        self.images = buffer
+        self.offset = offset  # in the memory shared with decode processes
+        self.images = images
         self.pending = len(inputs)
         self.retired = False
 
@@ -156,19 +101,21 @@ class _Batch:
 class _Worker(threading.Thread):
     """A decode thread. ``task`` and ``abandoned`` are guarded by the pipeline's lock."""
 
-    def __init__(self, pipeline: Pipeline) -> None:
+    def __init__(self, pipeline: Pipeline, child: DecodeChild | None) -> None:
         super().__init__(name="glomedge-decode", daemon=True)
         self._pipeline = pipeline
+        self.child = child
         self.task: tuple[_Batch, int] | None = None
         self.started_s = 0.0
         self.abandoned = False
 
     def run(self) -> None:
-        while not self.abandoned:
-            task = self._pipeline.tasks.get()
-            if task is None:
-                return
-            self._pipeline.decode_one(self, task)
+        try:
+            while not self.abandoned and (task := self._pipeline.tasks.get()) is not None:
+                self._pipeline.decode_one(self, task)
+        finally:
+            if self.child is not None:
+                self.child.close()
 
 
 class Pipeline:
@@ -180,6 +127,8 @@ class Pipeline:
         sink: receives the answers.
         stop: asked many times a second; once true, batches in the engine are finished and the rest is left.
         progress: called with the number of inputs answered.
+        decoder: for tests; of this process.
+        child_command: for tests; starts a decode process.
     """
 
     def __init__(
@@ -192,20 +141,23 @@ class Pipeline:
         stop: Callable[[], bool] = lambda: False,
         progress: Callable[[int], None] | None = None,
         decoder: Decoder | None = None,
+        child_command: Sequence[str] | None = None,
     ) -> None:
-        self._root = root
+        self._how = Preparation(root, settings.recipe, settings.follow_symlinks, settings.thumbnail_px)
         self._settings = settings
         self._load = engine
         self._sink = sink
         self._stop = stop
         self._progress = progress
         self._decoder = decoder
+        self._child_command = child_command
+        self._buffers: SharedBuffers | None = None
         self.tasks: queue.SimpleQueue[tuple[_Batch, int] | None] = queue.SimpleQueue()
         self._ready: queue.SimpleQueue[_Batch | None] = queue.SimpleQueue()
-        self._free: queue.SimpleQueue[Pixels] = queue.SimpleQueue()
+        self._free: queue.SimpleQueue[tuple[int, Pixels]] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._workers: list[_Worker] = []
-        self._hung = 0
+        self._abandoned: list[_Worker] = []
         self._unfinished = 0
         self._answered = 0
         self._failure: BaseException | None = None
@@ -216,8 +168,8 @@ class Pipeline:
 
     @property
     def hung(self) -> int:
-        """How many decoders were given up; their threads may still be there."""
-        return self._hung
+        """How many decode threads were given up and are still there."""
+        return sum(worker.is_alive() for worker in self._abandoned)
 
     # The caller's thread.
 
@@ -231,10 +183,7 @@ class Pipeline:
             GlomedgeError: the engine failed or the sink cannot write.
         """
         settings = self._settings
-        shape = (settings.batch_size, SIZE_PX, SIZE_PX, 3)
-        # One being filled and one waiting for each run thread, and two more so that no decoder waits for a buffer.
-        for _ in range(2 * settings.run_threads + 2):
-            self._free.put(np.zeros(shape, np.uint8))
+        self._make_buffers()
         loader = threading.Thread(target=self._load_engine, name="glomedge-load", daemon=True)
         loader.start()
         runners = [
@@ -243,7 +192,7 @@ class Pipeline:
         ]
         finished = False
         try:
-            if self._decoder is None:
+            if self._decoder is None and not settings.decode_processes:
                 self._decoder = default_decoder(follow_symlinks=settings.follow_symlinks)
             for _ in range(settings.decode_workers):
                 self._add_worker()
@@ -258,13 +207,32 @@ class Pipeline:
                 self._ready.put(None)
             # A thread still inside a C++ library when the interpreter ends takes the process down with it.
             deadline_s = time.monotonic() + _STOP_WITHIN_S
-            for thread in (*runners, *self._workers, loader):
+            for thread in (
+                *runners,
+                *self._workers,
+                loader,
+                *(worker for worker in self._abandoned if worker.child is not None),
+            ):
                 if thread.ident is not None:
                     thread.join(max(0.0, deadline_s - time.monotonic()))
+            if self._buffers is not None:
+                self._buffers.close()
             self._sink.sync()
         if self._failure is not None:
             raise self._failure
         return finished
+
+    def _make_buffers(self) -> None:
+        settings = self._settings
+        # One being filled and one waiting for each run thread, and enough that no decoder waits for a buffer.
+        count = 2 * settings.run_threads + 2 + settings.decode_workers // settings.batch_size
+        if settings.decode_processes:
+            self._buffers = SharedBuffers(count, settings.batch_size)
+            for number in range(count):
+                self._free.put(self._buffers.batch(number))
+        else:
+            for _ in range(count):
+                self._free.put((0, np.zeros((settings.batch_size, SIZE_PX, SIZE_PX, 3), np.uint8)))
 
     def _feed(self, batches: Iterable[Sequence[Found]]) -> bool:
         for inputs in batches:
@@ -272,14 +240,14 @@ class Pipeline:
             if buffer is None:
                 return False
             self._sink.start(inputs)
-            batch = _Batch(inputs, buffer)
+            batch = _Batch(inputs, *buffer)
             with self._lock:
                 self._unfinished += 1
             for slot in range(len(inputs)):
                 self.tasks.put((batch, slot))
         return True
 
-    def _next_buffer(self) -> Pixels | None:
+    def _next_buffer(self) -> tuple[int, Pixels] | None:
         while not self._watch():
             try:
                 return self._free.get(timeout=_TICK_S)
@@ -305,10 +273,10 @@ class Pipeline:
             hung = [worker for worker in self._workers if worker.task is not None and worker.started_s < limit]
             for worker in hung:
                 self._abandon(worker)
-        if self._hung > MAX_HUNG_DECODERS:
+        if len(self._abandoned) > MAX_HUNG_DECODERS:
             raise GlomedgeError(
-                f"{self._hung} files were not decoded within {self._settings.decode_timeout_s:g} s each: the disk or "
-                "network share seems to hang. Check it, or raise --decode-timeout; then go on with --resume."
+                f"{len(self._abandoned)} files were not decoded within {self._settings.decode_timeout_s:g} s each: the "
+                "disk or network share seems to hang. Check it, or raise --decode-timeout; then go on with --resume."
             )
         self._sink.sync()
         if self._progress is not None:
@@ -316,13 +284,16 @@ class Pipeline:
         return False
 
     def _abandon(self, worker: _Worker) -> None:
-        """Give up on a decoder (the lock is held). Its thread cannot be killed, only left behind."""
+        """Give up on a decoder (the lock is held). A child is killed; a thread can only be left behind."""
         assert worker.task is not None
         batch, slot = worker.task
         worker.abandoned, worker.task = True, None
         self._workers.remove(worker)
-        self._hung += 1
-        batch.retired = True
+        self._abandoned.append(worker)
+        if worker.child is not None:
+            worker.child.kill()
+        else:
+            batch.retired = True
         # A new Answer: the thread left behind may still write to the old one.
         batch.answers[slot] = Answer(batch.answers[slot].found).fail(
             "decoder", f"not decoded within {self._settings.decode_timeout_s:g} s"
@@ -331,7 +302,10 @@ class Pipeline:
         self._add_worker()
 
     def _add_worker(self) -> None:
-        worker = _Worker(self)
+        child = None
+        if self._buffers is not None:
+            child = DecodeChild(self._how, self._buffers, self._child_command)
+        worker = _Worker(self, child)
         self._workers.append(worker)
         worker.start()
 
@@ -350,43 +324,16 @@ class Pipeline:
         answer = batch.answers[slot]
         with self._lock:
             worker.task, worker.started_s = task, time.perf_counter()
-        try:
-            self._prepare(answer, batch.images[slot])
-        except ImageError as error:
-            answer.fail(error.code, str(error))
-        except MemoryError:
-            answer.fail("too_large", "not enough memory to decode it")
-        except Exception as error:  # noqa: BLE001 - one file's defect must never take another file's row with it
-            answer.fail("decoder", f"{type(error).__name__}: {error}")
+        if worker.child is not None:
+            decode_s, enhance_s = worker.child.prepare(answer, batch.offset + slot * SLOT_BYTES)
+        else:
+            assert self._decoder is not None
+            decode_s, enhance_s = prepare(answer, self._how, self._decoder, batch.images[slot])
+        self.times.add(decode_s=decode_s, enhance_s=enhance_s)
         with self._lock:
             if not worker.abandoned:
                 worker.task = None
                 self._slot_done(batch)
-
-    def _prepare(self, answer: Answer, out: Pixels) -> None:
-        if answer.found.error is not None:
-            raise ImageError(answer.found.error, _SCAN_ERRORS.get(answer.found.error, answer.found.error))
-        assert self._decoder is not None
-        begin_s = time.thread_time()
-        path = os.path.join(self._root, answer.found.relative)  # noqa: PTH118 (bytes)
-        try:
-            answer.mtime_ns = os.stat(path, follow_symlinks=self._settings.follow_symlinks).st_mtime_ns  # noqa: PTH116
-        except OSError:
-            # images.read says what is wrong.
-            answer.mtime_ns = None
-        data = self._decoder.read(path)
-        answer.size_bytes = len(data)
-        answer.sha256 = hashlib.sha256(data).hexdigest()
-        decoded = self._decoder.decode(data)
-        pixels = decoded.pixels_hwc
-        decoded_s = time.thread_time()
-        flags = dict.fromkeys((*decoded.flags, *self._decoder.assess(pixels)))
-        if flags:
-            answer.status = f"flagged:{'+'.join(flags)}"
-        self._decoder.enhance(pixels, self._settings.recipe, out)
-        if self._settings.thumbnail_px:
-            answer.thumbnail = thumbnail(pixels, self._settings.thumbnail_px)
-        self.times.add(decode_s=decoded_s - begin_s, enhance_s=time.thread_time() - decoded_s)
 
     # Run threads.
 
@@ -413,7 +360,7 @@ class Pipeline:
             with self._lock:
                 self._unfinished -= 1
                 self._answered += len(batch.answers)
-            self._free.put(np.zeros_like(batch.images) if batch.retired else batch.images)
+            self._free.put((batch.offset, np.zeros_like(batch.images) if batch.retired else batch.images))
 
     def _run_batch(self, batch: _Batch) -> None:
         good = [slot for slot, answer in enumerate(batch.answers) if not answer.status.startswith("error:")]
@@ -426,80 +373,7 @@ class Pipeline:
             probability, disagreement, activation = predict_views(self._engine, images, self._settings.views)
             self.times.add(infer_s=time.thread_time() - begin_s, infer_wall_s=time.perf_counter() - begin_wall_s)
             for index, slot in enumerate(good):
-                _fill(batch.answers[slot], probability[index], disagreement, activation, index)
+                fill(batch.answers[slot], probability[index], disagreement, activation, index)
         begin_s = time.thread_time()
         self._sink.rows(batch.answers)
         self.times.add(write_s=time.thread_time() - begin_s)
-
-
-_SCAN_ERRORS = {
-    "decoder": "this file ended the process that decoded it, in an earlier run",
-    "permission": "permission denied",
-    "not_regular": "a FIFO, socket or device, never opened",
-    "vanished": "gone while the folder was read",
-    "io": "the folder could not be read",
-}
-
-
-def shortest(value: np.float32) -> float:
-    """The float whose shortest decimal is that of the float32: ``0.1``, not ``0.10000000149``."""
-    return float(str(value))
-
-
-def _fill(
-    answer: Answer,
-    probability: np.float32,
-    disagreement: npt.NDArray[np.float32] | None,
-    activation: npt.NDArray[np.float32],
-    index: int,
-) -> None:
-    if not (np.isfinite(probability) and np.isfinite(activation[index]).all()):
-        answer.fail("nonfinite", "The network gave a number that is not finite. Check the model: glomedge doctor")
-        return
-    answer.probability = shortest(probability)
-    answer.activation = activation[index]
-    if disagreement is not None:
-        answer.disagreement = shortest(disagreement[index])
-
-
-def predict_views(
-    engine: Infer, images_nhwc: Pixels, views: int
-) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32] | None, npt.NDArray[np.float32]]:
-    """Probability ``[N]``, disagreement ``[N]`` and maps ``[N, 7, 7]``, all float32.
-
-    Disagreement is the largest minus the smallest probability over the views, None for one view. With 8 views
-    the probability is the mean over the four quarter turns of the crop and of its mirror image, and the map is the mean
-    of the maps turned back.
-    """
-    if views == 1:
-        output = engine.infer(images_nhwc)
-        return output.probability, None, output.activation
-    probabilities, maps = [], []
-    for mirrored in (False, True):
-        source = images_nhwc[:, :, ::-1] if mirrored else images_nhwc
-        for turns in range(4):
-            output = engine.infer(np.ascontiguousarray(np.rot90(source, turns, axes=(1, 2))))
-            probabilities.append(output.probability)
-            back = np.rot90(output.activation, -turns, axes=(1, 2))
-            maps.append(back[:, :, ::-1] if mirrored else back)
-    stacked = np.stack(probabilities).astype(np.float64)
-    spread = (stacked.max(axis=0) - stacked.min(axis=0)).astype(np.float32)
-    activation = np.stack(maps).astype(np.float64).mean(axis=0)
-    return stacked.mean(axis=0).astype(np.float32), spread, activation.astype(np.float32)
-
-
-def thumbnail(pixels_hwc: Pixels, longer_side_px: int) -> bytes:
-    """A small JPEG of an RGB crop, never larger than the crop."""
-    import cv2
-
-    height, width = pixels_hwc.shape[:2]
-    # Whole-number skipping first: area averaging over a thousand pixels a side costs more than the picture is worth.
-    step = max(1, max(height, width) // (2 * longer_side_px))
-    small = pixels_hwc[::step, ::step]
-    scale = min(1.0, longer_side_px / max(small.shape[:2]))
-    size = max(1, round(small.shape[1] * scale)), max(1, round(small.shape[0] * scale))
-    bgr = cv2.cvtColor(cv2.resize(np.ascontiguousarray(small), size, interpolation=cv2.INTER_AREA), cv2.COLOR_RGB2BGR)
-    done, data = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, 72])
-    if not done:
-        raise ImageError("decoder", "no thumbnail could be made of it")
-    return bytes(data)

@@ -16,20 +16,11 @@ from glomedge.engine import Output
 from glomedge.errors import EngineError, GlomedgeError, OutputError
 from glomedge.evaluate import MemorySink
 from glomedge.images import Decoded
-from glomedge.pipeline import (
-    MAX_HUNG_DECODERS,
-    Answer,
-    Decoder,
-    Infer,
-    Pipeline,
-    Settings,
-    default_decoder,
-    predict_views,
-    shortest,
-    thumbnail,
-)
+from glomedge.pipeline import MAX_HUNG_DECODERS, Pipeline, Settings
+from glomedge.preparing import Answer, Decoder, default_decoder, thumbnail
 from glomedge.scan import Found
 from glomedge.spec import Recipe
+from glomedge.views import Infer, predict_views, shortest
 
 Pixels = npt.NDArray[np.uint8]
 

@@ -27,7 +27,8 @@ from glomedge.errors import EngineError, ImageError
 from glomedge.folderrun import THUMBNAIL_PX, default_batch_size
 from glomedge.journal import Journal
 from glomedge.outputs import FolderSink
-from glomedge.pipeline import Answer, Pipeline, Settings, thumbnail
+from glomedge.pipeline import Pipeline, Settings
+from glomedge.preparing import Answer, thumbnail
 from glomedge.scan import Found, scan
 from glomedge.spec import SIZE_PX
 from glomedge.spool import Spool

@@ -60,6 +60,9 @@ def infer(
     heatmaps: Annotated[Path | None, typer.Option(help="Folder for class-activation overlays.")] = None,
     heatmaps_for: Annotated[str, typer.Option(help="positives, uncertain or all.")] = "positives",
     decode_timeout: Annotated[float, typer.Option(help="Seconds after which a file is given up.")] = 30.0,
+    decode_in: Annotated[
+        str, typer.Option(help="threads, processes, or auto: processes from four workers on.")
+    ] = "auto",
     report: Annotated[bool, typer.Option("--report/--no-report", help="Make report.html.")] = True,
     as_json: Annotated[bool, typer.Option("--json", help="Print run.json instead of the summary.")] = False,
 ) -> None:
@@ -92,6 +95,7 @@ def infer(
         heatmaps=heatmaps,
         heatmaps_for=heatmaps_for,
         decode_timeout_s=decode_timeout,
+        decode_in=decode_in,
         report=report,
     )
     with StopOnSignals() as stop, progress_bar() as progress:

@@ -1,0 +1,150 @@
+"""One crop on its way from a path to enhanced pixels: read, hash, decode, look for flags, enhance."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from glomedge.errors import ImageError
+from glomedge.scan import Found
+from glomedge.spec import Recipe
+
+Pixels = npt.NDArray[np.uint8]
+
+
+@dataclass(slots=True)
+class Answer:
+    """What became of one input. ``probability`` is None exactly where ``status`` begins with ``error:``."""
+
+    found: Found
+    status: str = "ok"
+    probability: float | None = None
+    sha256: str | None = None
+    size_bytes: int | None = None
+    mtime_ns: int | None = None
+    message: str = ""
+    disagreement: float | None = None
+    activation: npt.NDArray[np.float32] | None = None
+    thumbnail: bytes | None = None
+
+    def fail(self, code: str, message: str) -> Answer:
+        """Turn into an error row."""
+        # Messages of libraries may quote names that are no text; results are UTF-8.
+        self.message = message.encode("utf-8", "backslashreplace").decode("utf-8")
+        self.status, self.probability, self.disagreement = f"error:{code}", None, None
+        return self
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """How to prepare crops.
+
+    Attributes:
+        root: folder that the inputs are relative to.
+        recipe: of the model.
+        follow_symlinks: whether linked files may be read.
+        thumbnail_px: longer side of the JPEG kept for the report; 0 for none.
+    """
+
+    root: bytes
+    recipe: Recipe
+    follow_symlinks: bool = False
+    thumbnail_px: int = 0
+
+
+class Decoder(NamedTuple):
+    """The steps from a path to pixels; tests put a hanging or failing one in."""
+
+    read: Callable[[bytes], bytes]
+    decode: Callable[[bytes], Any]
+    assess: Callable[[Pixels], tuple[str, ...]]
+    enhance: Callable[[Pixels, Recipe, Pixels], Any]
+
+
+def default_decoder(*, follow_symlinks: bool = False) -> Decoder:
+    """images, quality and preprocess; imported here because OpenCV takes a tenth of a second."""
+    from glomedge import images, preprocess, quality
+
+    read = functools.partial(images.read, follow_symlinks=follow_symlinks)
+    return Decoder(read, images.decode, quality.assess, preprocess.enhance)
+
+
+def prepare(answer: Answer, how: Preparation, decoder: Decoder, out: Pixels) -> tuple[float, float]:
+    """Fill one crop's answer and its pixels; whatever goes wrong becomes its error row.
+
+    Args:
+        out: uint8 ``[224, 224, 3]``, written in place.
+
+    Returns:
+        Processor seconds of decoding (reading and hashing included) and of enhancing (flags and thumbnail included).
+    """
+    begin_s = time.thread_time()
+    decoded_s = begin_s
+    try:
+        pixels = _decode(answer, how, decoder)
+        decoded_s = time.thread_time()
+        decoder.enhance(pixels, how.recipe, out)
+        if how.thumbnail_px:
+            answer.thumbnail = thumbnail(pixels, how.thumbnail_px)
+    except ImageError as error:
+        answer.fail(error.code, str(error))
+    except MemoryError:
+        answer.fail("too_large", "not enough memory to decode it")
+    except Exception as error:  # noqa: BLE001 - one file's defect must never take another file's row with it
+        answer.fail("decoder", f"{type(error).__name__}: {error}")
+    return decoded_s - begin_s, time.thread_time() - decoded_s
+
+
+def _decode(answer: Answer, how: Preparation, decoder: Decoder) -> Pixels:
+    """Read and decode; raises ImageError."""
+    if answer.found.error is not None:
+        raise ImageError(answer.found.error, _SCAN_ERRORS.get(answer.found.error, answer.found.error))
+    path = os.path.join(how.root, answer.found.relative)  # noqa: PTH118 (bytes)
+    try:
+        answer.mtime_ns = os.stat(path, follow_symlinks=how.follow_symlinks).st_mtime_ns  # noqa: PTH116
+    except OSError:
+        # decoder.read says what is wrong.
+        answer.mtime_ns = None
+    data = decoder.read(path)
+    answer.size_bytes = len(data)
+    answer.sha256 = hashlib.sha256(data).hexdigest()
+    decoded = decoder.decode(data)
+    pixels: Pixels = decoded.pixels_hwc
+    flags = dict.fromkeys((*decoded.flags, *decoder.assess(pixels)))
+    if flags:
+        answer.status = f"flagged:{'+'.join(flags)}"
+    return pixels
+
+
+_SCAN_ERRORS = {
+    "decoder": "this file ended the process that decoded it, in an earlier run",
+    "permission": "permission denied",
+    "not_regular": "a FIFO, socket or device, never opened",
+    "vanished": "gone while the folder was read",
+    "io": "the folder could not be read",
+}
+
+
+def thumbnail(pixels_hwc: Pixels, longer_side_px: int) -> bytes:
+    """A small JPEG of an RGB crop, never larger than the crop."""
+    import cv2
+
+    height, width = pixels_hwc.shape[:2]
+    # Whole-number skipping first: area averaging over a thousand pixels a side costs more than the picture is worth.
+    step = max(1, max(height, width) // (2 * longer_side_px))
+    small = pixels_hwc[::step, ::step]
+    scale = min(1.0, longer_side_px / max(small.shape[:2]))
+    size = max(1, round(small.shape[1] * scale)), max(1, round(small.shape[0] * scale))
+    bgr = cv2.cvtColor(cv2.resize(np.ascontiguousarray(small), size, interpolation=cv2.INTER_AREA), cv2.COLOR_RGB2BGR)
+    done, data = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, 72])
+    if not done:
+        raise ImageError("decoder", "no thumbnail could be made of it")
+    return bytes(data)

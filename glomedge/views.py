@@ -1,0 +1,77 @@
+"""From enhanced crops to probabilities: one view of each crop, or the mean over eight."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from glomedge.preparing import Answer
+
+Pixels = npt.NDArray[np.uint8]
+
+
+class InferOutput(Protocol):
+    """What an engine answers (``engine.Output``)."""
+
+    @property
+    def probability(self) -> npt.NDArray[np.float32]: ...
+    @property
+    def activation(self) -> npt.NDArray[np.float32]: ...
+
+
+class Infer(Protocol):
+    """The part of ``engine.Engine`` that the pipeline needs; called from several threads at once."""
+
+    def infer(self, images_nhwc: Pixels, /) -> InferOutput:
+        """uint8 ``[N, 224, 224, 3]`` to probabilities ``[N]`` and maps ``[N, 7, 7]``."""
+        ...
+
+
+def shortest(value: np.float32) -> float:
+    """The float whose shortest decimal is that of the float32: ``0.1``, not ``0.10000000149``."""
+    return float(str(value))
+
+
+def fill(
+    answer: Answer,
+    probability: np.float32,
+    disagreement: npt.NDArray[np.float32] | None,
+    activation: npt.NDArray[np.float32],
+    index: int,
+) -> None:
+    """Put one crop's answer in; what is not finite is an error of that crop alone."""
+    if not (np.isfinite(probability) and np.isfinite(activation[index]).all()):
+        answer.fail("nonfinite", "The network gave a number that is not finite. Check the model: glomedge doctor")
+        return
+    answer.probability = shortest(probability)
+    answer.activation = activation[index]
+    if disagreement is not None:
+        answer.disagreement = shortest(disagreement[index])
+
+
+def predict_views(
+    engine: Infer, images_nhwc: Pixels, views: int
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32] | None, npt.NDArray[np.float32]]:
+    """Probability ``[N]``, disagreement ``[N]`` and maps ``[N, 7, 7]``, all float32.
+
+    Disagreement is the largest minus the smallest probability over the views, None for one view. With 8 views
+    the probability is the mean over the four quarter turns of the crop and of its mirror image, and the map is the mean
+    of the maps turned back.
+    """
+    if views == 1:
+        output = engine.infer(images_nhwc)
+        return output.probability, None, output.activation
+    probabilities, maps = [], []
+    for mirrored in (False, True):
+        source = images_nhwc[:, :, ::-1] if mirrored else images_nhwc
+        for turns in range(4):
+            output = engine.infer(np.ascontiguousarray(np.rot90(source, turns, axes=(1, 2))))
+            probabilities.append(output.probability)
+            back = np.rot90(output.activation, -turns, axes=(1, 2))
+            maps.append(back[:, :, ::-1] if mirrored else back)
+    stacked = np.stack(probabilities).astype(np.float64)
+    spread = (stacked.max(axis=0) - stacked.min(axis=0)).astype(np.float32)
+    activation = np.stack(maps).astype(np.float64).mean(axis=0)
+    return stacked.mean(axis=0).astype(np.float32), spread, activation.astype(np.float32)
