@@ -188,6 +188,19 @@ def test_bmp_whose_fourth_byte_means_nothing() -> None:
     np.testing.assert_array_equal(images.decode(bytes(top_down)).pixels_hwc, pixels[::-1])
 
 
+@pytest.mark.parametrize("alpha", [128, 255])
+def test_bmp_whose_fourth_byte_is_alpha(alpha: int) -> None:
+    pixels = imagefiles.crop()
+    bgra = np.dstack([pixels[::-1, :, ::-1], np.full(pixels.shape[:2], alpha, np.uint8)])
+    masks = struct.pack("<IIII", 0x00FF0000, 0x0000FF00, 0x000000FF, 0xFF000000)
+    header = struct.pack("<IiiHHIIiiII", 108, 64, 48, 1, 32, 3, bgra.size, 0, 0, 0, 0) + masks + bytes(52)
+    data = b"BM" + struct.pack("<IHHI", 122 + bgra.size, 0, 0, 122) + header + bgra.tobytes()
+    decoded = images.decode(data)
+    assert decoded.flags == (("transparency",) if alpha < 255 else ())
+    expected = np.floor(pixels * (alpha / 255) + 255 * (1 - alpha / 255) + 0.5).astype(np.uint8)
+    np.testing.assert_array_equal(decoded.pixels_hwc, expected)
+
+
 @pytest.mark.parametrize("image_format", ["WEBP", "TIFF", "PNG"])
 def test_several_pictures_in_one_file(image_format: str) -> None:
     import io

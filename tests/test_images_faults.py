@@ -245,7 +245,7 @@ def names_folder(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     return os.fsencode(tmp_path_factory.mktemp("names"))
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=1000, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(name=st.binary(min_size=1, max_size=80).filter(lambda n: n not in (b".", b"..") and not set(n) & {0, 0x2F}))
 def test_any_name_can_be_read(name: bytes, names_folder: bytes) -> None:
     path = os.path.join(names_folder, name)  # noqa: PTH118 (a name that is not text)
