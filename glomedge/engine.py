@@ -306,7 +306,8 @@ def _open(name: str, request: SessionRequest, allow_fallback: bool) -> tuple[str
         except ProviderUnavailableError as error:
             if not allow_fallback:
                 raise
-            notes.append(f"--allow-fallback: {name} was asked for and cannot run: {error}")
+            reason = str(error).removesuffix(providers.ACCEPT_ANOTHER)
+            notes.append(f"--allow-fallback: {name} was asked for and cannot run: {reason}")
     choice = providers.choose(request)
     notes += choice.reasons if name == "auto" else ()
     for provider in choice.order:

@@ -164,11 +164,14 @@ def named(name: str) -> Provider:
     return PROVIDERS[name]
 
 
+ACCEPT_ANOTHER = " To accept another provider, add --allow-fallback."
+
+
 def require_usable(provider: Provider) -> None:
     """Raise ProviderUnavailableError, naming library and package, where the provider cannot run here."""
     reason = provider.unusable()
     if reason is not None:
-        raise ProviderUnavailableError(f"{reason}. To accept another provider, add --allow-fallback.")
+        raise ProviderUnavailableError(f"{reason}.{ACCEPT_ANOTHER}")
 
 
 @dataclass(frozen=True)
