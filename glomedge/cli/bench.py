@@ -48,6 +48,9 @@ def bench(
     allow_fallback: Annotated[
         bool, typer.Option("--allow-fallback", help="Measure another provider where the asked one cannot run.")
     ] = False,
+    cold_start: Annotated[
+        bool, typer.Option("--cold-start/--no-cold-start", help="Time fresh processes up to their first answer.")
+    ] = True,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for bench.json and bench.html.")] = Path(
         "bench"
     ),
@@ -74,6 +77,7 @@ def bench(
         latency_bound_ms=latency_bound_ms,
         images=images,
         allow_fallback=allow_fallback,
+        cold_start=cold_start,
     )
     library.check_output(output)
     record = library.run(settings, say=lambda line: typer.echo(f"bench: {line}", err=True), command=_command())
