@@ -10,6 +10,10 @@ if TYPE_CHECKING:
 
     from glomedge.cases import CaseSummary
 
+# All columns side by side need this much; narrower terminals get the ones that matter most.
+FULL_WIDTH = 116
+_NARROW = ("case", "GS", "classified", "%GS", "band")
+
 
 def percent_text(summary: CaseSummary) -> str:
     """``20.0% (8.9-39.1)``, or a dash where nothing was classified."""
@@ -25,28 +29,36 @@ def _interval(value: float | None, low: float | None, high: float | None) -> str
     return "-" if value is None or low is None or high is None else f"{value:.1f}% ({low:.1f}-{high:.1f})"
 
 
-def case_table(cases: Sequence[CaseSummary]) -> Table:
-    """Cases as a table for the terminal; the note in the last column marks fewer than 25 glomeruli."""
+def case_table(cases: Sequence[CaseSummary], width: int = FULL_WIDTH) -> Table:
+    """Cases as a table for a terminal of that many columns; ``n<25`` marks fewer than 25 glomeruli."""
     from rich.table import Table
     from rich.text import Text
 
+    cells = [_cells(summary) for summary in cases]
+    corrected = any(row["corrected"] != "-" for row in cells)
+    every = ("case", "slides", "crops", "classified", "flagged", "errors", "GS", "%GS", "corrected", "band")
+    names = every if width >= FULL_WIDTH else _NARROW
     table = Table(title="Globally sclerotic (GS) glomeruli by case, 95% intervals", title_justify="left")
-    for name in ("case", "slides", "crops", "classified", "flagged", "errors", "GS", "%GS", "corrected", "band"):
-        table.add_column(name, justify="left" if name in ("case", "band") else "right", no_wrap=name != "case")
-    for summary in cases:
-        numbers = (
-            summary.slides,
-            summary.crops,
-            summary.classified,
-            summary.flagged,
-            summary.errors,
-            summary.globally_sclerotic,
-        )
-        table.add_row(
-            Text(summary.case),  # plain: a name may look like markup
-            *(str(number) for number in numbers),
-            percent_text(summary),
-            corrected_text(summary),
-            (summary.band or "-") + ("" if summary.adequate else " (n<25)"),
-        )
+    names = tuple(name for name in names if name != "corrected" or corrected)
+    for name in names:
+        left = name in ("case", "band")
+        table.add_column(name, justify="left" if left else "right", no_wrap=name != "case", overflow="fold")
+    for row in cells:
+        # Text: plain, for a name may look like markup.
+        table.add_row(*(Text(row[name]) for name in names))
     return table
+
+
+def _cells(summary: CaseSummary) -> dict[str, str]:
+    return {
+        "case": summary.case,
+        "slides": str(summary.slides),
+        "crops": str(summary.crops),
+        "classified": str(summary.classified),
+        "flagged": str(summary.flagged),
+        "errors": str(summary.errors),
+        "GS": str(summary.globally_sclerotic),
+        "%GS": percent_text(summary),
+        "corrected": corrected_text(summary),
+        "band": (summary.band or "-") + ("" if summary.adequate else " (n<25)"),
+    }

@@ -190,15 +190,19 @@ def test_bars_stand_where_the_numbers_say() -> None:
     assert "nothing classified" in interval_svg(nothing)
 
 
-def test_the_table_on_the_screen_has_a_line_for_each_case() -> None:
+@pytest.mark.parametrize("width", [70, 80, 120])
+def test_the_table_on_the_screen_has_a_line_for_each_case(width: int) -> None:
     from rich.console import Console
 
     calls = [CropCall(f"[red]{i % 3}-{i}.png", 0.9, 1, "ok") for i in range(9)]
-    console = Console(width=140, record=True, file=Path("/dev/null").open("w"))  # noqa: SIM115
-    console.print(case_table(summarise(calls, None)))
-    text = console.export_text()
+    console = Console(width=width)
+    with console.capture() as captured:
+        console.print(case_table(summarise(calls, None), width))
+    text = captured.get()
     assert text.count("100.0% (43.9-100.0)") == 3
-    assert "[red]0" in text
+    assert all(f"[red]{number} " in text for number in range(3))
+    assert text.count("undetermined (n<25)") + text.count(">20 (n<25)") == 3
+    assert max(map(len, text.splitlines())) <= width
 
 
 def test_map_is_viridis_within_the_limits() -> None:

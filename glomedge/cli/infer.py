@@ -152,7 +152,7 @@ def print_summary(outcome: Outcome, output: Path) -> None:
 
     # Wide enough for the table where the output is a file or a pipe.
     console = Console(width=None if sys.stdout.isatty() else 120, highlight=False, markup=False)
-    console.print(case_table(outcome.cases))
+    console.print(case_table(outcome.cases, console.width))
     counts = outcome.counts
     console.print(
         f"{outcome.answered} inputs on {outcome.provider}: {counts['ok']} ok, {counts['flagged']} flagged, "
