@@ -37,9 +37,9 @@ def case_table(cases: Sequence[CaseSummary], width: int = FULL_WIDTH) -> Table:
     cells = [_cells(summary) for summary in cases]
     corrected = any(row["corrected"] != "-" for row in cells)
     every = ("case", "slides", "crops", "classified", "flagged", "errors", "GS", "%GS", "corrected", "band")
-    names = every if width >= FULL_WIDTH else _NARROW
+    shown: tuple[str, ...] = every if width >= FULL_WIDTH else _NARROW
     table = Table(title="Globally sclerotic (GS) glomeruli by case, 95% intervals", title_justify="left")
-    names = tuple(name for name in names if name != "corrected" or corrected)
+    names = [name for name in shown if name != "corrected" or corrected]
     for name in names:
         left = name in ("case", "band")
         table.add_column(name, justify="left" if left else "right", no_wrap=name != "case", overflow="fold")

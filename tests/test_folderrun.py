@@ -143,6 +143,21 @@ def test_strange_names_survive_every_way(options: Options) -> None:
     assert sorted(unescape_name(path) for path in raw) == sorted(names)
 
 
+@pytest.mark.timeout(60)
+def test_what_is_no_file_has_its_row_and_is_never_opened(options: Options) -> None:
+    os.mkfifo(options.folder / "pipe.png")
+    (options.folder / "loop").symlink_to(options.folder)
+    (options.folder / "gone.png").symlink_to(options.folder / "nowhere")
+    outcome = infer_folder(replace(options, follow_symlinks=True))
+    assert outcome.errors == {"not_regular": 1, "truncated": 2, "vanished": 1}
+    statuses = {row["path"]: row["status"] for row in _table(options.output)}
+    assert len(statuses) == 32
+    assert statuses["pipe.png"] == "error:not_regular"
+    outcome = infer_folder(options)
+    assert "2 symbolic links were not followed" in outcome.notes[0]
+    assert len(_table(options.output)) == 31
+
+
 def test_inputs_are_never_written_to(options: Options) -> None:
     def stamps() -> dict[str, tuple[int, int, str]]:
         return {
