@@ -108,9 +108,20 @@ def test_defaults_write_a_proven_file(trained: Path, monkeypatch: pytest.MonkeyP
 def test_int8_records_its_calibration_and_a_broken_one_is_refused(
     trained: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from glomedge_export import graph, precision
+    from glomedge_export import conversion, exporting, graph, precision
     from glomedge_export.record import read_record
 
+    # tf2onnx takes most of a minute; both exports below are of the same weights.
+    conversions: dict[str, Any] = {}
+
+    def once(keras_model: Any, temperature: float) -> Any:
+        key = exporting.weights_sha256(keras_model)
+        if key not in conversions:
+            conversions[key] = convert(keras_model, temperature)
+        return conversions[key]
+
+    convert = conversion.convert
+    monkeypatch.setattr(exporting, "convert", once)
     target = trained / "artifacts" / "model.int8.onnxruntime.onnx"
     loose = ["--gate-flips", "off", "--gate-auroc", "off", "--gate-grades", "off", "--gate-map", "0.2"]
     small = ["--precision", "int8", "--calibration-crops", "32", "--calibration-method", "minmax"]

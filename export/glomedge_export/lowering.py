@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 
 from glomedge.errors import MissingExtraError
@@ -15,7 +16,7 @@ from glomedge_export.conversion import check
 from glomedge_export.crops import CalibrationCrops
 from glomedge_export.graph import op_counts
 from glomedge_export.parity import Images, OnnxRunner, OpenvinoRunner, Progress, Runner, nothing, onnx_answers
-from glomedge_export.quantisation import METHODS, Method, Observed, observe
+from glomedge_export.quantisation import METHODS, Method, Observed, channel_means, observe
 
 # Measured in benchmarks/int8_layouts.py: with 8-bit weights the 16-bit sums of a processor without VNNI saturate and
 # the answer depends on the machine; with 7 bits it does not, at the same speed. TensorRT sums in 32 bits.
@@ -97,7 +98,8 @@ def lower(
     prepared = forms.prepare_int8(fp32, target)
     tensors = forms.quantised_tensors(prepared, target)
     seen = observe(prepared, tensors, calibration.images_nhwc, progress)
-    chosen, tried, model = _choose(fp32, prepared, target, seen, input_scaling, calibration, method, progress)
+    means = channel_means(prepared, calibration.images_nhwc, progress)
+    chosen, tried, model = _choose(fp32, prepared, target, seen, means, input_scaling, calibration, method, progress)
     return Lowered(
         check(model),
         Calibration(
@@ -128,6 +130,7 @@ def _choose(
     prepared: onnx.ModelProto,
     target: Target,
     seen: dict[str, Observed],
+    means: dict[str, npt.NDArray[np.float64]],
     input_scaling: InputScaling,
     calibration: CalibrationCrops,
     method: str,
@@ -135,7 +138,7 @@ def _choose(
 ) -> tuple[Method, dict[str, float], onnx.ModelProto]:
     """The method with the least mean error of the logit on calibration crops (never on crops of the gates)."""
     candidates = {
-        name: forms.to_int8(prepared, target, seen, name, input_scaling, WEIGHT_BITS[target])
+        name: forms.to_int8(prepared, target, seen, name, input_scaling, WEIGHT_BITS[target], means)
         for name in METHODS
         if method in ("auto", name)
     }

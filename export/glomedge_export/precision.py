@@ -12,6 +12,7 @@ int8 layouts (measured in benchmarks/int8_layouts.py):
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper
 
@@ -21,7 +22,16 @@ from glomedge_export import graph
 from glomedge_export.conversion import IMAGENET_MEAN_RGB
 from glomedge_export.graph import add_constant, attribute, constants, consumers
 from glomedge_export.parity import Images, Progress, nothing
-from glomedge_export.quantisation import Method, Observed, Scale, extremes, quantised_weight, signed, unsigned
+from glomedge_export.quantisation import (
+    Method,
+    Observed,
+    Scale,
+    corrected_bias,
+    extremes,
+    quantised_weight,
+    signed,
+    unsigned,
+)
 
 FP16_MAX = 65_504.0
 HEAD = "head"
@@ -176,6 +186,7 @@ def to_int8(
     method: Method,
     input_scaling: InputScaling,
     weight_bits: int,
+    means: dict[str, npt.NDArray[np.float64]] | None = None,
 ) -> onnx.ModelProto:
     """Quantise a graph of ``prepare_int8`` in the layout of a target.
 
@@ -186,17 +197,21 @@ def to_int8(
         method: how a range is cut.
         input_scaling: of the model; decides scale and zero point of the uint8 input.
         weight_bits: 7 or 8.
+        means: of ``quantisation.channel_means``, to correct the biases; None leaves them.
     """
+    means = means or {}
     choose = signed if target == "tensorrt" else unsigned
     scales: dict[str, Scale] = {name: choose(seen, method) for name, seen in observed.items()}
     if target == "tensorrt":
-        return _insert(model, scales, weight_bits, quantise_bias=False, skip={"conv1_conv", HEAD})
+        return _insert(model, scales, weight_bits, means, quantise_bias=False, skip={"conv1_conv", HEAD})
     scales = _shared_through_pools(model, scales)
     prepared = _uint8_front(model, input_scaling)
     return _insert(
         prepared,
         scales,
         weight_bits,
+        # The first convolution reads raw pixels; what its bias takes over is exact, and its rounding is small.
+        {name: mean for name, mean in means.items() if name != "scaled"},
         quantise_bias=True,
         skip={HEAD},
         input_scale=_input_scale(input_scaling),
@@ -288,8 +303,10 @@ class _Quantiser:
         )
         self.real[name] = f"{name}.dq"
 
-    def convolution(self, node: onnx.NodeProto, quantise_bias: bool, input_scale: Scale) -> None:
-        """Quantise the weight per channel, and the bias to int32 on the grid of the accumulator."""
+    def convolution(
+        self, node: onnx.NodeProto, quantise_bias: bool, input_scale: Scale, means: npt.NDArray[np.float64] | None
+    ) -> None:
+        """Quantise the weight per channel, correct the bias, and quantise it on the grid of the accumulator."""
         base = node.name
         weight, weight_scale = quantised_weight(self.known[node.input[1]], self.weight_bits)
         zero = np.zeros(len(weight), np.int8)
@@ -302,9 +319,12 @@ class _Quantiser:
             helper.make_node("DequantizeLinear", names, [f"{base}.weight.dq"], name=f"{base}.weight.dequantise", axis=0)
         )
         inputs = [self.real.get(node.input[0], node.input[0]), f"{base}.weight.dq"]
-        if len(node.input) > 2 and quantise_bias:
+        restored = weight.astype(np.float64) * weight_scale.astype(np.float64).reshape(-1, 1, 1, 1)
+        bias = self.known[node.input[2]] if len(node.input) > 2 else None
+        bias = corrected_bias(self.known[node.input[1]], restored, bias, means)
+        if bias is not None and quantise_bias:
             grid = weight_scale.astype(np.float64) * float(input_scale.scale)
-            whole = np.clip(np.rint(self.known[node.input[2]] / grid), -(2**31) + 1, 2**31 - 1).astype(np.int32)
+            whole = np.clip(np.rint(bias / grid), -(2**31) + 1, 2**31 - 1).astype(np.int32)
             names = [
                 add_constant(self.model, f"{base}.bias.q", whole),
                 add_constant(self.model, f"{base}.bias.scale", grid.astype(np.float32)),
@@ -314,8 +334,8 @@ class _Quantiser:
                 helper.make_node("DequantizeLinear", names, [f"{base}.bias.dq"], name=f"{base}.bias.dequantise", axis=0)
             )
             inputs.append(f"{base}.bias.dq")
-        elif len(node.input) > 2:
-            inputs.append(node.input[2])
+        elif bias is not None:
+            inputs.append(add_constant(self.model, f"{base}.bias", bias))
         twin = onnx.NodeProto.FromString(node.SerializeToString())
         twin.input[:] = inputs
         self.nodes.append(twin)
@@ -355,6 +375,7 @@ def _insert(
     model: onnx.ModelProto,
     scales: dict[str, Scale],
     weight_bits: int,
+    means: dict[str, npt.NDArray[np.float64]],
     *,
     quantise_bias: bool,
     skip: set[str],
@@ -374,7 +395,8 @@ def _insert(
             build.pool_in_uint8(pool.input[0], pool, node, list(attribute(pool, "kernel_shape")))
             continue
         if node.op_type == "Conv" and node.name not in skip:
-            build.convolution(node, quantise_bias, where.get(node.input[0], Scale(np.float32(1), np.uint8(0))))
+            on = where.get(node.input[0], Scale(np.float32(1), np.uint8(0)))
+            build.convolution(node, quantise_bias, on, means.get(node.input[0]))
         else:
             twin = onnx.NodeProto.FromString(node.SerializeToString())
             twin.input[:] = [build.real.get(name, name) for name in node.input]
