@@ -102,7 +102,8 @@ def _measure(data: Path, scratch: Path, steps: int, rounds: int) -> None:
             "cache_s": cache_s,
             "cache_crops": len(dataset.items),
         },
-        f"{table}\n\nOurs over plain: {ratio.value:.2f} (95% {ratio.low:.2f} to {ratio.high:.2f}). Waiting for data: {100 * share:.2f}% of an epoch's training steps. "
+        f"{table}\n\nOurs over plain: {ratio.value:.2f} (95% {ratio.low:.2f} to {ratio.high:.2f}). "
+        f"Waiting for data: {100 * share:.2f}% of an epoch's training steps. "
         f"Making the cache once: {cache_s:.1f} s for {len(dataset.items)} crops.\n",
     )
 

@@ -95,7 +95,8 @@ def test_a_whole_run_writes_what_it_promises(tmp_path: Path) -> None:
     assert 'src="http' not in report
     assert report.count("data:image/png;base64,") >= 4
     assert (out / "curves.png").read_bytes().startswith(b"\x89PNG")
-    assert any((tmp_path / "board").iterdir())
+    (events,) = (tmp_path / "board").iterdir()
+    assert all(name in events.read_bytes() for name in (b"val_loss", b"val_accuracy", b"scalars"))
 
     from glomedge_export.network import load_model
     from glomedge_export.record import read_record

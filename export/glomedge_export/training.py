@@ -323,7 +323,10 @@ class _Board:
         """Write one epoch's figures."""
         if self._writer is None:
             return
+        # tf.summary.scalar would need the tensorboard package on this machine; reading the logs may happen elsewhere.
+        metadata = tf.compat.v1.SummaryMetadata()
+        metadata.plugin_data.plugin_name = "scalars"
         with self._writer.as_default(step=row.epoch):
             for name in ("loss", "accuracy", "val_loss", "val_accuracy", "seconds"):
-                tf.summary.scalar(name, getattr(row, name))
+                tf.summary.write(name, tf.constant(getattr(row, name), tf.float32), metadata=metadata)
         self._writer.flush()
