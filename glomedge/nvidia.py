@@ -1,4 +1,4 @@
-"""The three NVIDIA providers: their options, their engine cache, and a runner that keeps its tensors on the device."""
+"""The three NVIDIA providers: their options, how they are opened, and what their engines depend on."""
 
 from __future__ import annotations
 
@@ -6,26 +6,20 @@ import ctypes
 import importlib
 import importlib.util
 import json
-import threading
 from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
 from glomedge import libraries, sessions
+from glomedge.device_runner import DeviceRunner
 from glomedge.engine_cache import EngineKey, Entry, cache_notes, problem, secure_root
 from glomedge.errors import ProviderUnavailableError
 from glomedge.gpus import find_gpus
-from glomedge.runner import Opened, RawOutput, SessionRequest
-from glomedge.spec import MAP_SIZE, SIZE_PX, ModelSpec
+from glomedge.runner import Opened, SessionRequest
+from glomedge.spec import SIZE_PX, ModelSpec
 
 CUDA = "CUDAExecutionProvider"
 TENSORRT = "TensorrtExecutionProvider"
 TENSORRT_RTX = "NvTensorRTRTXExecutionProvider"
-CUDA_LIBRARY = "libonnxruntime_providers_cuda.so"
 TENSORRT_LIBRARY = "libonnxruntime_providers_tensorrt.so"
 RTX_MODULE = "onnxruntime_ep_nv_tensorrt_rtx"
 RTX_LIBRARY = "libonnxruntime_providers_nv_tensorrt_rtx.so"
@@ -297,112 +291,3 @@ def _open_builtin(
     sessions.verify_provider(session, ort_name)
     opened = _opened(session, ort_name, request, chain[0][1], versions, notes)
     return DeviceRunner(session, opened, batch_sizes(request))
-
-
-@dataclass
-class _Slot:
-    """Buffers of one batch size, at fixed addresses so that a captured graph can be replayed on them."""
-
-    staging: npt.NDArray[np.uint8]
-    images: Any
-    probability: Any
-    activation: Any
-    binding: Any
-
-
-class DeviceRunner:
-    """A session whose tensors live on the GPU; one run at a time, for they share buffers.
-
-    Crops are gathered in page-locked memory, which the GPU reads by itself while the next batch is prepared.
-    """
-
-    def __init__(self, session: Any, opened: Opened, sizes: tuple[int, ...], device: str = "cuda") -> None:
-        self.inputs = tuple(sessions.tensor_info(argument) for argument in session.get_inputs())
-        self.outputs = tuple(sessions.tensor_info(argument) for argument in session.get_outputs())
-        self.opened = opened
-        self.batch_sizes = sizes
-        self._session = session
-        self._device = device
-        self._slots: dict[int, _Slot] = {}
-        self._lock = threading.Lock()
-        self._pinned = PinnedMemory()
-
-    def run(self, images_nhwc: npt.NDArray[np.uint8]) -> RawOutput:
-        """Copy in, run, copy out."""
-        with self._lock:
-            try:
-                slot = self._slots.get(len(images_nhwc)) or self._make_slot(len(images_nhwc))
-                slot.staging[:] = images_nhwc
-                slot.images.update_inplace(slot.staging)
-                self._session.run_with_iobinding(slot.binding)
-                # Copied: the next run writes the same buffers.
-                return np.array(slot.probability.numpy()), np.array(slot.activation.numpy())
-            except Exception as error:
-                raise sessions.engine_error(error, self.opened, len(images_nhwc)) from error
-
-    def close(self) -> None:
-        """Free device and page-locked memory."""
-        with self._lock:
-            self._slots.clear()
-            self._session = None
-            self._pinned.release()
-
-    def _make_slot(self, batch: int) -> _Slot:
-        import onnxruntime as ort
-
-        def on_device(shape: tuple[int, ...], dtype: type[np.generic]) -> Any:
-            return ort.OrtValue.ortvalue_from_shape_and_type(list(shape), dtype, self._device, 0)
-
-        shape = (batch, SIZE_PX, SIZE_PX, 3)
-        binding = self._session.io_binding()
-        slot = _Slot(
-            staging=self._pinned.empty(shape),
-            images=on_device(shape, np.uint8),
-            probability=on_device((batch, 1), np.float32),
-            activation=on_device((batch, MAP_SIZE, MAP_SIZE), np.float32),
-            binding=binding,
-        )
-        binding.bind_ortvalue_input("images", slot.images)
-        binding.bind_ortvalue_output("probability", slot.probability)
-        binding.bind_ortvalue_output("activation", slot.activation)
-        self._slots[batch] = slot
-        return slot
-
-
-class PinnedMemory:
-    """Page-locked arrays (cudaHostRegister); ordinary ones where the CUDA runtime cannot lock."""
-
-    def __init__(self) -> None:
-        self._runtime = _cuda_runtime()
-        self._locked: list[npt.NDArray[np.uint8]] = []
-
-    def empty(self, shape: tuple[int, ...]) -> npt.NDArray[np.uint8]:
-        """A uint8 array of that shape, page-locked if possible."""
-        array = np.zeros(shape, np.uint8)
-        if self._runtime is not None:
-            address, size = ctypes.c_void_p(array.ctypes.data), ctypes.c_size_t(array.nbytes)
-            if self._runtime.cudaHostRegister(address, size, ctypes.c_uint(0)) == 0:
-                self._locked.append(array)
-        return array
-
-    def release(self) -> None:
-        """Unlock all of them."""
-        for array in self._locked:
-            assert self._runtime is not None
-            self._runtime.cudaHostUnregister(ctypes.c_void_p(array.ctypes.data))
-        self._locked.clear()
-
-
-def _cuda_runtime() -> ctypes.CDLL | None:
-    """The CUDA runtime that the CUDA provider links against, already loaded by it."""
-    folder = libraries.module_folder("onnxruntime")
-    path = folder / "capi" / CUDA_LIBRARY if folder else Path(CUDA_LIBRARY)
-    if not path.is_file():
-        return None
-    for name in libraries.needed_libraries(path):
-        if name.startswith("libcudart."):
-            try:
-                return ctypes.CDLL(name)
-            except OSError:
-                return None
-    return None

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from glomedge import libraries, nvidia, openvino_runner, sessions
+from glomedge import device_runner, libraries, nvidia, openvino_runner, sessions
 from glomedge.errors import ProviderUnavailableError, UsageError
 from glomedge.runner import Runner, SessionRequest
 
@@ -121,7 +121,7 @@ PROVIDERS: dict[str, Provider] = {
             "cuda",
             nvidia.CUDA,
             install=nvidia.INSTALL_GPU,
-            library=nvidia.CUDA_LIBRARY,
+            library=device_runner.CUDA_LIBRARY,
             device_problem=nvidia.no_gpu,
             open_with=nvidia.open_cuda,
             unsuited=nvidia.unsuited_cuda,

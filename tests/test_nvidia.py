@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from glomedge import engine, nvidia, sessions
+from glomedge.device_runner import DeviceRunner, PinnedMemory
 from glomedge.engine_cache import EngineKey
 from glomedge.errors import EngineError
 from glomedge.modelfile import read_model_file
@@ -27,13 +28,13 @@ def request_(tiny_model: Path) -> SessionRequest:
 
 
 @pytest.fixture
-def runner(request_: SessionRequest) -> nvidia.DeviceRunner:
+def runner(request_: SessionRequest) -> DeviceRunner:
     """The runner of the GPU providers, bound to host memory of a CPU session: the same calls in the same order."""
     session = sessions.create_session(request_, [(sessions.CPU, {})], sessions.session_options(request_))
-    return nvidia.DeviceRunner(session, Opened("fp32", {}, {}), SIZES, device="cpu")
+    return DeviceRunner(session, Opened("fp32", {}, {}), SIZES, device="cpu")
 
 
-def test_bound_buffers_give_the_answers_of_the_reference(runner: nvidia.DeviceRunner, request_: SessionRequest) -> None:
+def test_bound_buffers_give_the_answers_of_the_reference(runner: DeviceRunner, request_: SessionRequest) -> None:
     runtime = engine.Runtime("cuda", "cuda", "fp32", 1, 1, {}, {}, {}, ())
     images = np.random.default_rng(1).integers(0, 256, (23, 224, 224, 3), np.uint8)
     expected = 1 / (1 + np.exp(-builders.tiny_logit(images)))
@@ -46,7 +47,7 @@ def test_bound_buffers_give_the_answers_of_the_reference(runner: nvidia.DeviceRu
         assert sorted(runner._slots) == [4, 16]
 
 
-def test_answers_are_copies_of_the_shared_buffers(runner: nvidia.DeviceRunner) -> None:
+def test_answers_are_copies_of_the_shared_buffers(runner: DeviceRunner) -> None:
     dark, light = (np.full((1, 224, 224, 3), value, np.uint8) for value in (20, 230))
     first = runner.run(dark)
     before = first[0].copy()
@@ -54,14 +55,14 @@ def test_answers_are_copies_of_the_shared_buffers(runner: nvidia.DeviceRunner) -
     np.testing.assert_array_equal(first[0], before)
 
 
-def test_a_closed_runner_raises_an_engine_error(runner: nvidia.DeviceRunner) -> None:
+def test_a_closed_runner_raises_an_engine_error(runner: DeviceRunner) -> None:
     runner.close()
     with pytest.raises(EngineError):
         runner.run(np.zeros((1, 224, 224, 3), np.uint8))
 
 
 def test_page_locked_memory_is_usable_with_or_without_a_gpu() -> None:
-    pinned = nvidia.PinnedMemory()
+    pinned = PinnedMemory()
     array = pinned.empty((4, 224, 224, 3))
     array[:] = 7
     assert (array == 7).all()

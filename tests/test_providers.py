@@ -18,6 +18,7 @@ import onnxruntime as ort
 import pytest
 
 from glomedge import engine, gpus, libraries, nvidia, providers, sessions
+from glomedge.device_runner import CUDA_LIBRARY
 from glomedge.errors import ModelError, ProviderUnavailableError, UsageError
 from glomedge.modelfile import read_model_file
 from glomedge.runner import SessionRequest
@@ -269,10 +270,10 @@ def test_out_of_memory_is_told_from_other_failures(text: str, expected: bool) ->
 
 
 @gpu_wheel
-@pytest.mark.parametrize("library", [nvidia.TENSORRT_LIBRARY, nvidia.CUDA_LIBRARY])
+@pytest.mark.parametrize("library", [nvidia.TENSORRT_LIBRARY, CUDA_LIBRARY])
 def test_option_names_are_those_of_the_installed_library(tiny_model: Path, library: str) -> None:
     request = request_for(tiny_model)
-    if library == nvidia.CUDA_LIBRARY:
+    if library == CUDA_LIBRARY:
         names = set(nvidia.cuda_options(request))
     else:
         names = set(nvidia.tensorrt_options(request, "x"))
