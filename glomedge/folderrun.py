@@ -91,18 +91,19 @@ class Outcome:
 
     Attributes:
         complete: False when it was stopped; then there are no files but the journal, for ``--resume``.
-        inputs: how many were found; ``answered`` of them have a row by now.
+        inputs: how many were found; ``answered`` of them have a row by now, ``predicted`` more than when it began.
         counts: rows by kind (``ok``, ``flagged``, ``error``, ``positive``, ``negative``, ``uncertain``).
         errors: rows by error code.
         cases: the summaries of the biopsies.
         files: what was written.
         record: the content of ``run.json``.
-        hung: decoders that were given up; their threads may still be there.
+        hung: threads that sit in a library and do not come back.
     """
 
     complete: bool
     inputs: int
     answered: int
+    predicted: int
     provider: str
     counts: dict[str, int] = field(default_factory=dict)
     errors: dict[str, int] = field(default_factory=dict)
@@ -242,6 +243,7 @@ class _FolderRun:
             complete=complete,
             inputs=len(self._found.inputs),
             answered=len(contents.where),
+            predicted=len(contents.where) - len(plan_.contents.where),
             provider=provider or "none",
             notes=notes,
             times=self._times,
@@ -267,6 +269,8 @@ class _FolderRun:
         from glomedge.quarantine import find_killers
 
         paths = [self._found.path(found) for found in suspects]
+        if self._options.follow_symlinks:
+            paths = [os.path.realpath(path) for path in paths]
         killers = {suspects[index] for index in find_killers(paths, self._options.decode_timeout_s)}
 
         def marked(inputs: list[Found]) -> list[Found]:

@@ -162,8 +162,8 @@ class FolderSink:
 
     def _entry(self, answer: Answer) -> Entry:
         attachment = None
-        if self._spool is not None and answer.thumbnail is not None and answer.activation is not None:
-            attachment = self._spool.append(answer.activation, answer.thumbnail)
+        if self._spool is not None and answer.activation is not None:
+            attachment = self._spool.append(answer.activation, answer.thumbnail or b"")
         return Entry(
             key=answer.found.key,
             status=answer.status,

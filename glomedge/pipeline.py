@@ -158,6 +158,7 @@ class Pipeline:
         self._lock = threading.Lock()
         self._workers: list[_Worker] = []
         self._abandoned: list[_Worker] = []
+        self._threads: list[threading.Thread] = []
         self._unfinished = 0
         self._answered = 0
         self._failure: BaseException | None = None
@@ -168,8 +169,8 @@ class Pipeline:
 
     @property
     def hung(self) -> int:
-        """How many decode threads were given up and are still there."""
-        return sum(worker.is_alive() for worker in self._abandoned)
+        """How many threads are still there after ``run``: they sit in a library and do not come back."""
+        return sum(thread.is_alive() for thread in (*self._threads, *self._abandoned))
 
     # The caller's thread.
 
@@ -205,6 +206,7 @@ class Pipeline:
                 self.tasks.put(None)
             for _ in runners:
                 self._ready.put(None)
+            self._threads = [loader, *runners]
             # A thread still inside a C++ library when the interpreter ends takes the process down with it.
             deadline_s = time.monotonic() + _STOP_WITHIN_S
             for thread in (

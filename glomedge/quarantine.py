@@ -6,7 +6,6 @@ on its standard output. Where it dies or falls silent, the file it was at is the
 
 from __future__ import annotations
 
-import contextlib
 import os
 import selectors
 import subprocess
@@ -15,7 +14,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 
-from glomedge.errors import GlomedgeError, ImageError
+from glomedge.errors import GlomedgeError
 
 _READY = b"ready\n"
 _NEXT = b"next\n"
@@ -83,14 +82,19 @@ def _expect(descriptor: int, text: bytes, timeout_s: float) -> bool:
 
 def main() -> None:
     """The child."""
-    from glomedge import images
+    import numpy as np
+
+    from glomedge.preparing import Answer, Preparation, default_decoder, prepare
+    from glomedge.scan import Found
+    from glomedge.spec import SIZE_PX, Recipe
 
     paths = sys.stdin.buffer.read().split(b"\0")[:-1]
+    how, decoder = Preparation(b"", Recipe(), thumbnail_px=64), default_decoder()
+    out = np.empty((SIZE_PX, SIZE_PX, 3), np.uint8)
     os.write(1, _READY)
     for path in paths:
-        # What raises becomes an error row in the run itself; here it matters only that the child outlives it.
-        with contextlib.suppress(ImageError):
-            images.decode(images.read(path))
+        # What becomes an error row in the run is none here; all that matters is that this process outlives it.
+        prepare(Answer(Found(path)), how, decoder, out)
         os.write(1, _NEXT)
 
 

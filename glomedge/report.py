@@ -154,7 +154,7 @@ class Report:
         kept = self._thumbnails.read(row.attachment)
         name = html.escape(row.path.rpartition("/")[2])
         picture = "<span class=soft>no picture kept</span>"
-        if kept is not None:
+        if kept is not None and kept[1]:
             activation, jpeg = kept
             picture = (
                 f'<span class=pic><img loading=lazy decoding=async alt="{name}" src="{_data("jpeg", jpeg)}">'

@@ -37,7 +37,7 @@ def record(
     """
     from glomedge.benchmarking.environment import cpu, versions
 
-    times, runtime, answered = outcome.times, engine.runtime if engine is not None else None, outcome.answered
+    times, runtime = outcome.times, engine.runtime if engine is not None else None
     now = datetime.datetime.now(datetime.UTC)
     return {
         "notice": RESEARCH_USE_NOTICE,
@@ -76,13 +76,14 @@ def record(
         "machine": cpu(),
         "versions": versions(),
         "inputs": outcome.inputs,
-        "rows": answered,
+        "rows": outcome.answered,
+        "rows_of_this_run": outcome.predicted,
         "counts": outcome.counts,
         "errors": outcome.errors,
         "cases": len(outcome.cases),
         "times": {
             "wall_s": round(outcome.wall_s, 4),
-            "rows_per_s": round(answered / outcome.wall_s, 3) if outcome.wall_s > 0 else None,
+            "rows_per_s": round(outcome.predicted / outcome.wall_s, 3) if outcome.wall_s > 0 else None,
             "engine_load_wall_s": round(times.engine_load_wall_s, 4),
             "infer_wall_s": round(times.infer_wall_s, 4),
             "cpu_s": {

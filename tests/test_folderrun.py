@@ -183,6 +183,13 @@ def test_output_inside_the_input_is_not_read(options: Options) -> None:
     assert len(_table(inside.output)) == 30
 
 
+def test_heatmaps_without_a_report(options: Options) -> None:
+    infer_folder(replace(options, report=False, heatmaps=options.output / "heat", heatmaps_for="all"))
+    assert len(list((options.output / "heat").rglob("*.png"))) == 28
+    infer_folder(replace(options, resume=True))
+    assert "no picture kept" in (options.output / "report.html").read_text("utf-8")
+
+
 def test_heatmaps_are_made_for_those_asked_for(options: Options) -> None:
     infer_folder(replace(options, heatmaps=options.output / "heat", heatmaps_for="positives"))
     drawn = {str(path.relative_to(options.output / "heat")) for path in (options.output / "heat").rglob("*.png")}

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
@@ -105,17 +105,22 @@ def infer(
             f"Stopped. {outcome.answered} of {outcome.inputs} crops are answered and kept; go on with --resume.",
             err=True,
         )
-        raise typer.Exit(stop.exit_code)
+        leave(outcome, stop.exit_code)
     if as_json:
         typer.echo(json.dumps(outcome.record, indent=2, ensure_ascii=False))
     else:
         print_summary(outcome, output)
+    leave(outcome, outcome.exit_code)
+
+
+def leave(outcome: Outcome, code: int) -> NoReturn:
+    """End the command with that exit code."""
     if outcome.hung:
-        # Everything is on disk. The interpreter would wait for, or crash on, threads that sit in a decoder for ever.
+        # Everything is on disk. The interpreter would crash on threads that sit in a C++ library while it ends.
         sys.stdout.flush()
         sys.stderr.flush()
-        os._exit(outcome.exit_code)
-    raise typer.Exit(outcome.exit_code)
+        os._exit(code)
+    raise typer.Exit(code)
 
 
 def parse_band(text: str) -> tuple[float, float]:
