@@ -54,9 +54,9 @@ def curves_png(history: Sequence[EpochRow], best_epoch: int) -> bytes:
         )
         axis.axvline(best_epoch, color=GREY, ls="--", lw=1, label=f"kept: epoch {best_epoch}")
         axis.set(xlabel="epoch", ylabel=label, xlim=(0.5, len(epochs) + 0.5))
-        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         axis.legend(frameon=False, fontsize=8)
-    loss.set_ylim(bottom=0)
+    loss.set_ylim(0, 1.06 * max(max(row.loss, row.val_loss) for row in history))
     accuracy.set_ylim(top=1.01)
     return _png(figure)
 
@@ -71,7 +71,7 @@ def ranking_png(labels: Labels, probabilities: Floats, threshold: float) -> byte
     roc.plot([0, 1], [0, 1], color=GREY, ls=":", lw=1)
     roc.plot(false_alarm, sensitivity, "o", color=ORANGE, label=f"threshold {threshold:.3f}")
     roc.set(xlabel="1 - specificity", ylabel="sensitivity", title="ROC", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
-    recall_axis.step(tpr[1:], precision[1:], color=BLUE, where="pre")
+    recall_axis.step(tpr, precision, color=BLUE, where="pre")
     recall_axis.axhline(float(positive.mean()), color=GREY, ls=":", lw=1, label="share of positives")
     if called.any():
         recall_axis.plot(

@@ -1,0 +1,48 @@
+"""The report's pictures: the points drawn are right, the bytes repeat, odd data do not break them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import cv2
+import numpy as np
+import pytest
+
+from glomedge_export import trainplots
+from glomedge_export.checkpoint import EpochRow
+from glomedge_export.evaluation import CaseFigures
+
+LABELS = np.array([0, 0, 1, 0, 1, 1, 0, 1], np.int64)
+PROBABILITIES = np.array([0.1, 0.3, 0.3, 0.2, 0.9, 0.6, 0.6, 1.0])
+
+
+def test_rates_match_scikit_learn() -> None:
+    from sklearn.metrics import precision_recall_curve, roc_curve
+
+    fpr, tpr, precision = trainplots._rates(LABELS, PROBABILITIES)
+    expected_fpr, expected_tpr, _ = roc_curve(LABELS, PROBABILITIES, drop_intermediate=False)
+    np.testing.assert_allclose(fpr, expected_fpr)
+    np.testing.assert_allclose(tpr, expected_tpr)
+    expected_precision, expected_recall, _ = precision_recall_curve(LABELS, PROBABILITIES)
+    np.testing.assert_allclose(precision, expected_precision[::-1])
+    np.testing.assert_allclose(tpr, expected_recall[::-1])
+
+
+@pytest.mark.parametrize("epochs", [1, 7])
+def test_pictures_are_drawn_and_repeat(epochs: int) -> None:
+    history = [EpochRow(i, 1 / i, 0.8, 0.9 / i, 0.7, 1.0) for i in range(1, epochs + 1)]
+    cases = [CaseFigures("a", 3, 20.0, 35.0, 2, 2), CaseFigures("b", 30, 0.0, 0.0, 0, 0)]
+    draw: list[Callable[[], bytes]] = [
+        lambda: trainplots.curves_png(history, 1),
+        lambda: trainplots.ranking_png(LABELS, PROBABILITIES, 0.5),
+        lambda: trainplots.ranking_png(LABELS, PROBABILITIES, 0.9999 + 1e-4 + 1e-9),  # nothing is called positive
+        lambda: trainplots.reliability_png(LABELS, PROBABILITIES),
+        lambda: trainplots.cases_png(cases),
+    ]
+    for one in draw:
+        first = one()
+        pixels = cv2.imdecode(np.frombuffer(first, np.uint8), cv2.IMREAD_COLOR)
+        assert pixels is not None
+        assert pixels.shape[0] > 400
+        assert pixels.std() > 5
+        assert one() == first
