@@ -37,6 +37,21 @@ test: .venv/.developer  ## the default test suite
 test-slow: .venv/.developer  ## the long tests: 500 kills, 100,000 crops, the demo
 	$(BIN)/python -m pytest -m slow --timeout 7200
 
+# onnxruntime-gpu installs the same module as onnxruntime, so it gets an environment of its own.
+.venv-gpu/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv-gpu
+	.venv-gpu/bin/python -m pip install --quiet --constraint constraints.txt \
+	  onnxruntime-gpu==1.31.1 $(GPU_WHEEL_PACKAGES)
+	@touch $@
+
+GPU_WHEEL_PACKAGES := numpy opencv-python-headless pillow pydantic rich typer openvino onnx psutil \
+  pytest pytest-timeout hypothesis
+GPU_WHEEL_TESTS := tests/test_engine.py tests/test_providers.py tests/test_nvidia.py tests/test_golden.py \
+  tests/test_engine_cache.py tests/test_doctor.py tests/test_modelfile.py tests/test_cli_doctor.py
+
+test-gpu-wheel: .venv-gpu/.installed  ## the engine's tests with the onnxruntime-gpu wheel, GPU or not
+	.venv-gpu/bin/python -m pytest $(GPU_WHEEL_TESTS)
+
 lint: .venv/.developer  ## ruff and strict mypy
 	$(BIN)/ruff check $(SOURCES)
 	$(BIN)/ruff format --check $(SOURCES)

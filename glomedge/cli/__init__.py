@@ -52,16 +52,16 @@ def _root(
 
 
 # Commands, in the order in which a user meets them.
-app.command("bench")(bench)
-app.command("demo")(demo)
-app.command("doctor")(doctor)
-app.command("evaluate")(evaluate)
+app.command("train")(train)
 app.command("export")(export)
 app.command("infer")(infer)
+app.command("evaluate")(evaluate)
+app.command("bench")(bench)
 app.command("info")(info)
-app.command("synth")(synth)
-app.command("train")(train)
+app.command("doctor")(doctor)
 app.command("warm")(warm)
+app.command("synth")(synth)
+app.command("demo")(demo)
 
 
 def main() -> None:
