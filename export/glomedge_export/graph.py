@@ -87,7 +87,8 @@ def replace_nodes(model: onnx.ModelProto, nodes: Iterable[onnx.NodeProto]) -> No
 
 def add_constant(model: onnx.ModelProto, name: str, value: Array) -> str:
     """Add or replace an initializer (in place); returns its name."""
-    tensor = numpy_helper.from_array(np.ascontiguousarray(value), name)
+    # Not ascontiguousarray: that makes a scalar an array of one, which onnxruntime before 1.32 refuses as a scale.
+    tensor = numpy_helper.from_array(np.array(value, order="C"), name)
     for old in model.graph.initializer:
         if old.name == name:
             old.CopyFrom(tensor)
