@@ -140,7 +140,7 @@ class Worker:
             if line.startswith("{"):
                 answer: dict[str, Any] = json.loads(line)
                 return answer
-        raise RuntimeError(f"{self._process.args!r} ended with exit code {self._process.wait()}; see its message above")
+        raise RuntimeError(f"it ended with exit code {self._process.wait()}; its message is in the log of the run")
 
     def __call__(self) -> float:
         assert self._process.stdin is not None

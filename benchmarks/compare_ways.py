@@ -136,7 +136,7 @@ def compare(
     text = f"**{what}**, {crops} crops, {len(next(iter(samples.values())))} alternating rounds\n\n"
     text += markdown_table(header, rows)
     for name, why in missing.items():
-        text += f"\nNot here: {name} ({why.split(';')[0].splitlines()[0][:160]})"
+        text += f"\nNot here: {name} ({why})"
     data = {
         "samples_s": samples,
         "baseline": baseline,

@@ -8,14 +8,17 @@ import re
 from pathlib import Path
 
 import cv2
+import numpy as np
 import pytest
-from builders import build_tiny_model
+from builders import build_tiny_model, tiny_graph, tiny_spec
 from typer.testing import CliRunner, Result
 
 from glomedge import golden
 from glomedge.cli import app
 from glomedge.errors import ModelError, UsageError
+from glomedge.modelfile import sealed
 from glomedge.notice import RESEARCH_USE_NOTICE
+from glomedge.spec import ModelSpec
 
 
 def _bench(*arguments: str) -> Result:
@@ -112,13 +115,32 @@ def test_json_compares_with_itself_as_unchanged(outcome: tuple[Result, Path]) ->
     assert "within noise" in words.stdout
 
 
-def test_flips_against_fp32_are_shown_as_wrong(crops: Path, tmp_path: Path) -> None:
-    """An "int8" file of the same weights that decides otherwise: fast, and wrong."""
+def _badly_quantised(path: Path, fp32: ModelSpec) -> None:
+    """The tiny network with its map squeezed through eight bits of a far too small range: fast, and wrong."""
+    from onnx import helper, numpy_helper
+
+    graph = tiny_graph(bias=0.0)
+    convolution = next(node for node in graph.graph.node if "map" in node.output)
+    convolution.output[0] = "exact"
+    position = list(graph.graph.node).index(convolution) + 1
+    graph.graph.initializer.extend(
+        [
+            numpy_helper.from_array(np.array(1e-4, np.float32), "scale"),
+            numpy_helper.from_array(np.array(127, np.uint8), "zero"),
+        ]
+    )
+    graph.graph.node.insert(position, helper.make_node("QuantizeLinear", ["exact", "scale", "zero"], ["eight"]))
+    graph.graph.node.insert(position + 1, helper.make_node("DequantizeLinear", ["eight", "scale", "zero"], ["map"]))
+    spec = tiny_spec(
+        graph.SerializeToString(), precision="int8", target="onnxruntime", weights_sha256=fp32.weights_sha256
+    )
+    path.write_bytes(sealed(graph.SerializeToString(), spec))
+
+
+def test_a_wrong_answer_is_shown_as_wrong(crops: Path, tmp_path: Path) -> None:
+    pytest.importorskip("onnx", reason="writes the badly quantised file")
     fp32 = build_tiny_model(tmp_path / "model.onnx", bias=0.0)
-    build_tiny_model(
-        tmp_path / "model.int8.onnx", bias=3.0, precision="int8", target="onnxruntime",
-        weights_sha256=fp32.weights_sha256,
-    )  # fmt: skip
+    _badly_quantised(tmp_path / "model.int8.onnx", fp32)
     result = _bench(
         "--model", str(tmp_path / "model.onnx"), "--precision", "fp32", "--precision", "int8", "--provider", "cpu",
         "--batch-size", "4", "--images", str(crops), "--duration", "0.1", "--no-cold-start",

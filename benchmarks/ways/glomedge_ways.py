@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 
 from glomedge import engine as engines
+from glomedge.benchmarking.endtoend import decode_in_processes
 from glomedge.folderrun import THUMBNAIL_PX, default_batch_size
 from glomedge.hardware import usable_cpus
 from glomedge.images import ALLOWED_SUFFIXES
-from glomedge.journal import Journal, read_entries, read_journal
+from glomedge.journal import Journal
 from glomedge.outputs import FolderSink
 from glomedge.pipeline import Pipeline, Settings
+from glomedge.preparing import Answer
 from glomedge.scan import scan
 from glomedge.spool import Spool
 from ways import Context, Run
@@ -96,6 +99,21 @@ def _engine_run(engine: engines.Engine, context: Context, threads: int) -> Run:
     return run
 
 
+class _CollectingSink(FolderSink):
+    """The sink of ``glomedge infer``, which also keeps the probabilities for the comparison of answers."""
+
+    def __init__(self, journal: Journal, spool: Spool) -> None:
+        super().__init__(journal, spool)
+        self.probabilities: dict[bytes, float] = {}
+
+    def rows(self, answers: Sequence[Answer]) -> None:
+        """Keep one batch."""
+        for answer in answers:
+            answered = float("nan") if answer.probability is None else answer.probability
+            self.probabilities[answer.found.relative] = answered
+        super().rows(answers)
+
+
 def _files_run(engine: engines.Engine, context: Context, threads: int) -> Run:
     import cv2
 
@@ -105,6 +123,7 @@ def _files_run(engine: engines.Engine, context: Context, threads: int) -> Run:
         recipe=engine.spec.recipe,
         batch_size=size,
         decode_workers=usable_cpus(),
+        decode_processes=decode_in_processes(usable_cpus()),
         run_threads=threads,
         thumbnail_px=THUMBNAIL_PX,
     )
@@ -114,24 +133,16 @@ def _files_run(engine: engines.Engine, context: Context, threads: int) -> Run:
         nonlocal passes
         passes += 1
         found = scan(context.folder, ALLOWED_SUFFIXES)
-        journal_path = context.scratch / f"journal-{passes}"
-        journal, spool = Journal(journal_path), Spool(context.scratch / f"spool-{passes}", fresh=True)
+        journal = Journal(context.scratch / f"journal-{passes}")
+        spool = Spool(context.scratch / f"spool-{passes}", fresh=True)
         try:
-            pipeline = Pipeline(found.root, settings, lambda: engine, FolderSink(journal, spool))
+            sink = _CollectingSink(journal, spool)
+            pipeline = Pipeline(found.root, settings, lambda: engine, sink)
             pipeline.run(found.inputs[i : i + size] for i in range(0, len(found.inputs), size))
             journal.sync()
         finally:
             journal.close()
             spool.close()
-        where = _where(journal_path)
-        order = [where[os.fsencode(path.relative_to(context.folder))] for path in context.files()]
-        entries = read_entries(journal_path, order)
-        return [float("nan") if entry.probability is None else entry.probability for entry in entries]
+        return [sink.probabilities[os.fsencode(path.relative_to(context.folder))] for path in context.files()]
 
     return run
-
-
-def _where(journal_path: Path) -> dict[bytes, tuple[int, int]]:
-    from glomedge.escape import unescape_name
-
-    return {unescape_name(key): place for key, place in read_journal(journal_path).where.items()}

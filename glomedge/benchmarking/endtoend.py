@@ -24,7 +24,7 @@ from glomedge.benchmarking.crops import folder_of
 from glomedge.benchmarking.record import STAGES, EndToEnd, Figure, StageRound
 from glomedge.benchmarking.statistics import bootstrap_median
 from glomedge.errors import EngineError, ImageError
-from glomedge.folderrun import THUMBNAIL_PX, default_batch_size
+from glomedge.folderrun import PROCESSES_FROM, THUMBNAIL_PX, default_batch_size
 from glomedge.journal import Journal
 from glomedge.outputs import FolderSink
 from glomedge.pipeline import Pipeline, Settings
@@ -84,6 +84,7 @@ def measure(
         recipe=engine.spec.recipe,
         batch_size=batch_size,
         decode_workers=cores,
+        decode_processes=decode_in_processes(cores),
         run_threads=threads,
         thumbnail_px=THUMBNAIL_PX,
     )
@@ -95,6 +96,7 @@ def measure(
     limit, binds = limits(stages, cores=cores, gpu=gpu)
     per_crop = bootstrap_median([[r.wall_s / count] for r in rounds])
     total = sum(stages.values())
+    decoders = "processes" if settings.decode_processes else "threads"
     return EndToEnd(
         crops=count,
         rounds=tuple(rounds),
@@ -102,11 +104,18 @@ def measure(
         stages_ms={name: seconds * 1e3 for name, seconds in stages.items()},
         share={name: seconds / total for name, seconds in stages.items()},
         binds=binds,
-        how=f"batch {batch_size}, {cores} decode and {threads} run threads, {ROUNDS} rounds of {count} crops"
+        how=f"batch {batch_size}, {cores} decode {decoders}, {threads} run threads, {ROUNDS} rounds of {count} crops"
         + (f" ({len(files)} distinct)" if count > len(files) else ""),
         core_limit_crops_per_s=limit,
         core_limit_share=1 / per_crop.value / limit,
     )
+
+
+def decode_in_processes(workers: int) -> bool:
+    """What ``glomedge infer`` decides: processes where a decoder that holds the interpreter lock would queue."""
+    from glomedge.decoders import fast_png_decoder
+
+    return workers >= PROCESSES_FROM and fast_png_decoder() is not None and hasattr(os, "memfd_create")
 
 
 def limits(stages_s: dict[str, float], *, cores: int, gpu: bool) -> tuple[float, str]:

@@ -110,17 +110,19 @@ def _print(record: BenchRecord, tables: list[Table], written: list[Path]) -> Non
     from glomedge.benchmarking.environment import describe
 
     console = Console(highlight=False)
-    console.print(describe(record.environment), markup=False)
+    console.print(describe(record.environment), markup=False, soft_wrap=True)
     console.print(
         f"Crops: {record.crops.source}; {record.crops.crops} of {record.crops.mean_pixels / 1e3:.0f} thousand pixels "
         "on average.",
         markup=False,
+        soft_wrap=True,
     )
     for table in tables:
         console.print(_rich(table))
     for note in record.notes:
         console.print(note, markup=False)
-    console.print(f"Written: {', '.join(str(path) for path in written)}. {RESEARCH_USE_NOTICE}", markup=False)
+    console.print(f"Written: {', '.join(str(path) for path in written)}", markup=False, soft_wrap=True)
+    console.print(RESEARCH_USE_NOTICE, markup=False)
 
 
 def _rich(table: Table) -> Any:
@@ -128,8 +130,10 @@ def _rich(table: Table) -> Any:
     from rich.text import Text
 
     shown = RichTable(title=table.title, title_justify="left", title_style="bold", header_style="bold")
-    for name in table.header:
-        shown.add_column(name, overflow="fold")
+    for index, name in enumerate(table.header):
+        # Short words such as a verdict stay whole; what wraps is what is long anyway.
+        short = all(len(row[index].text) <= 16 for row in table.rows)
+        shown.add_column(name, overflow="fold", no_wrap=short and len(name) <= 16)
     styles = {"wrong": "bold red", "right": "green", "dim": "dim", "": ""}
     for row in table.rows:
         shown.add_row(*(Text(cell.text, style=styles[cell.style]) for cell in row))
@@ -168,7 +172,7 @@ def _print_comparison(comparison: Comparison) -> None:
         )
         for c in comparison.changes
     ]
-    header = ("configuration", "figure", "old", "new", "time, new / old (95% interval)", "verdict")
+    header = ("configuration", "figure", "old", "new", "time ratio (95%)", "verdict")
     if rows:
         console.print(_rich(Table("What changed", header, rows)))
     else:
