@@ -21,7 +21,7 @@ import onnx
 
 from glomedge import __version__, golden
 from glomedge.errors import GateError, ModelError, UsageError
-from glomedge.modelfile import read_model_file, sealed
+from glomedge.modelfile import SEAL_BYTES, read_model_file, sealed
 from glomedge.notice import RESEARCH_USE_NOTICE
 from glomedge.spec import BatchProfile, ModelSpec, Parity, Precision, Recipe, Target
 from glomedge_export import card, gates, graph, parity, tensorrt
@@ -290,7 +290,9 @@ def export(
     report = {
         "notice": RESEARCH_USE_NOTICE,
         "model": output.name,
-        "sha256": hashlib.sha256(data).hexdigest(),
+        # As runners name the model: of everything before the seal. sha256sum gives the other one.
+        "sha256": hashlib.sha256(data[:-SEAL_BYTES]).hexdigest(),
+        "file_sha256": hashlib.sha256(data).hexdigest(),
         "size_bytes": len(data),
         "precision": request.precision,
         "target": target,
