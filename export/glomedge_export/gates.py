@@ -25,7 +25,7 @@ DEFAULT_LIMITS: dict[Precision, GateLimits] = {
     "fp16": GateLimits(
         max_probability_difference=5e-3,
         max_flip_fraction=0.001,
-        max_auroc_loss=0.001,
+        max_auroc_loss=0.005,
         max_grade_change_fraction=0.0,
         min_map_rank_correlation=0.99,
     ),
