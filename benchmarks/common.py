@@ -34,9 +34,9 @@ from glomedge.benchmarking.statistics import Estimate, paired_ratio, summarise  
 from glomedge.notice import RESEARCH_USE_NOTICE  # noqa: E402
 
 __all__ = [
-    "RESULTS", "ROOT", "WORK", "Estimate", "Worker", "alternate", "describe", "environment", "find_model", "host_kind",
-    "log", "markdown_table", "paired_ratio", "parser", "results_directory", "set_results_directory", "summarise",
-    "timed", "usable_cores", "user_crops", "write_result",
+    "RESULTS", "ROOT", "WORK", "Estimate", "Worker", "alternate", "describe", "environment", "file_sha256",
+    "find_model", "host_kind", "log", "markdown_table", "paired_ratio", "parser", "results_directory",
+    "set_results_directory", "summarise", "timed", "usable_cores", "user_crops", "write_result",
 ]  # fmt: skip
 
 RESULTS = ROOT / "benchmarks" / "results"
@@ -174,7 +174,10 @@ def user_crops(count: int, *, seed: int = 7) -> Path:
     folder of that size would need, which is said beside the figures).
     """
     drawn_count = min(count, 200)
-    drawn = WORK / f"crops-{drawn_count}-{seed}"
+    # Crops drawn by an earlier version of the generator are not these crops.
+    sources = sorted((ROOT / "export" / "glomedge_export").glob("synthetic*.py"))
+    version = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()[:8]
+    drawn = WORK / f"crops-{drawn_count}-{seed}-{version}"
     if not (drawn / "public.csv").is_file():
         from glomedge_export.synthetic import write_dataset
 
@@ -183,12 +186,12 @@ def user_crops(count: int, *, seed: int = 7) -> Path:
         write_dataset(drawn, crops=drawn_count, cases=max(2, drawn_count // 12), seed=seed)
     files = sorted(drawn.rglob("*.png"))
     if count <= len(files):
-        return drawn if count == len(files) else _linked(files, count, seed)
-    return _linked(files, count, seed)
+        return drawn if count == len(files) else _linked(files, count, f"{seed}-{version}")
+    return _linked(files, count, f"{seed}-{version}")
 
 
-def _linked(files: list[Path], count: int, seed: int) -> Path:
-    folder = WORK / f"crops-linked-{count}-{seed}"
+def _linked(files: list[Path], count: int, version: str) -> Path:
+    folder = WORK / f"crops-linked-{count}-{version}"
     if not folder.is_dir() or len(list(folder.iterdir())) != count:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)

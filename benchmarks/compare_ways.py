@@ -28,6 +28,7 @@ from common import (
     markdown_table,
     paired_ratio,
     parser,
+    results_directory,
     set_results_directory,
     user_crops,
     write_result,
@@ -80,6 +81,7 @@ def main() -> None:
     for mode in arguments.mode or ["engine", "files"]:
         data, text = compare(mode, names, folder, artifacts, enhanced, crops, rounds)
         document[mode] = data
+        plot(data, crops, results_directory() / f"ways_{mode}.png", mode)
         texts.append(text)
     write_result("ways", document, "\n\n".join(texts), title="glomedge against other ways")
 
@@ -146,6 +148,28 @@ def compare(
         "missing": sorted(missing),
     }
     return data, text
+
+
+def plot(data: dict[str, Any], crops: int, path: Path, mode: str) -> None:
+    """Throughput of every way: the median as a bar, each round as a dot."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    names = list(data["samples_s"])
+    rates = [[crops / seconds for seconds in data["samples_s"][name]] for name in names]
+    figure, axes = plt.subplots(figsize=(8, 0.42 * len(names) + 1.1), layout="constrained")
+    colours = ["#0072B2" if name.startswith("glomedge") else "#999999" for name in names]
+    axes.barh(names, [float(np.median(values)) for values in rates], color=colours)
+    for row, values in enumerate(rates):
+        axes.plot(values, [row] * len(values), "o", color="#222222", markersize=3)
+    axes.invert_yaxis()
+    axes.set(xlabel="crops/s, " + ("engine alone" if mode == "engine" else "from files to answers"), xlim=(0, None))
+    axes.grid(axis="x", alpha=0.3)
+    axes.set_axisbelow(True)
+    figure.savefig(path, dpi=130, metadata={"Software": None})
+    plt.close(figure)
 
 
 def _benchmark_apps(artifacts: Path, crops: int) -> dict[str, Callable[[], float]]:

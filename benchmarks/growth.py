@@ -121,7 +121,8 @@ def plot(runs: list[dict[str, Any]], path: Path) -> None:
         left.plot(sizes, [r["seconds"] for r in mine], "o-", label=f"{count} core(s)")
         right.plot(sizes, [r["peak_rss_bytes"] / 2**20 for r in mine], "o-", label=f"{count} core(s)")
     left.set(xscale="log", yscale="log", xlabel="crops", ylabel="seconds from process start to exit")
-    right.set(xscale="log", xlabel="crops", ylabel="peak RSS, MB", ylim=(0, None))
+    right.set(xscale="log", xlabel="crops", ylabel="peak RSS, MB")
+    right.set_ylim(0, 1.15 * max(r["peak_rss_bytes"] for r in runs) / 2**20)
     left.legend(frameon=False)
     for axes in (left, right):
         axes.grid(alpha=0.3)

@@ -79,11 +79,10 @@ def main() -> None:
 def one_biopsy(size: int) -> Path:
     """A folder of ``size`` crops that all belong to one biopsy."""
     folder = WORK / f"biopsy-{size}"
-    if not folder.is_dir() or len(list(folder.iterdir())) != size:
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
-        for index, path in enumerate(sorted(user_crops(100).rglob("*.png"))[:size]):
-            os.link(path, folder / f"S-2026-000001_PAS_1of1_{index:024x}.png")
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    for index, path in enumerate(sorted(user_crops(100).rglob("*.png"))[:size]):
+        os.link(path, folder / f"S-2026-000001_PAS_1of1_{index:024x}.png")
     return folder
 
 
