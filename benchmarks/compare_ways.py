@@ -24,6 +24,7 @@ from common import (
     WORK,
     Worker,
     alternate,
+    environment,
     log,
     markdown_table,
     paired_ratio,
@@ -75,7 +76,8 @@ def main() -> None:
     artifacts = prepared_artifacts()
     folder = user_crops(crops)
     enhanced = _enhanced(folder, artifacts, crops)
-    names = arguments.way or list(WAYS)
+    gpu = bool(environment()["gpus"])
+    names = arguments.way or [name for name in WAYS if gpu or not name.endswith(("cuda", "tensorrt"))]
     document: dict[str, Any] = {"crops": crops, "rounds": rounds, "folder": _describe(folder)}
     texts = []
     for mode in arguments.mode or ["engine", "files"]:
