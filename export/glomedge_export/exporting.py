@@ -221,7 +221,9 @@ def export(
         seconds[name] = round(now - started, 3)
         started = now
 
+    # What can be refused at once is refused before a minute of converting.
     target = resolved_target(request.precision, request.target)
+    gates.limits_for(request.precision, request.gate_overrides)
     output = request.output or default_output(request.model, request.precision, target)
     if not output.parent.is_dir():
         raise UsageError(f"The folder {output.parent} does not exist. Make it, or give another --output.")
