@@ -3,7 +3,7 @@
 The network is trained with every BatchNormalization on its moving statistics (``training=False``). ImageNet weights
 bring fitting ones. Random weights bring mean 0 and variance 1, which are those of nothing: activations of the frozen
 layers then have arbitrary scale and offset, whole channels die at their ReLU, and the trained layers see little of
-the crop. So, before fitting, the statistics are set to what they are on a few hundred training crops (in the spirit
+the crop. So, before fitting, the statistics are set to what they are on a hundred-odd training crops (in the spirit
 of Mishkin & Matas, "All you need is a good init", ICLR 2016). They stay untouched while fitting.
 """
 
@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from glomedge_export import network
 
-CALIBRATION_CROPS = 256
+CALIBRATION_CROPS = 128
 
 
 def calibrate_batch_norms(

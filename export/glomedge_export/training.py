@@ -21,6 +21,7 @@ from glomedge_export import network, weights
 from glomedge_export.checkpoint import Checkpoint, Checkpoints, EpochRow, best_epoch
 from glomedge_export.decision import cross_entropy
 from glomedge_export.fitoptions import ClassWeight, FitOptions
+from glomedge_export.headstart import start_head
 from glomedge_export.normalisation import CALIBRATION_CROPS, calibrate_batch_norms
 
 Images = npt.NDArray[np.uint8]
@@ -197,14 +198,34 @@ def sample_weights(labels: npt.NDArray[np.int64], class_weight: ClassWeight) -> 
     return np.asarray(len(labels) / (2 * counts[labels]), np.float32)
 
 
-def start_model(options: FitOptions, crops: Images, train: npt.NDArray[np.int64], listener: Listener) -> Any:
-    """The network with its starting weights; for ``none`` with BatchNormalization measured on training crops."""
+def start_model(
+    options: FitOptions,
+    crops: Images,
+    labels: npt.NDArray[np.int64],
+    train: npt.NDArray[np.int64],
+    validation: npt.NDArray[np.int64],
+    listener: Listener,
+) -> Any:
+    """The network with its starting weights.
+
+    For ``none``: BatchNormalization measured on training crops, then the last layer fitted to what the random
+    network makes of them.
+    """
     model = network.assemble(options.input_scaling, options.seed)
     weights.load_into(model, options.weights)
     if options.weights == "none":
         chosen = np.random.default_rng(options.seed).permutation(train)[:CALIBRATION_CROPS]
         groups = [crops[np.sort(chosen[i : i + 32])] for i in range(0, len(chosen), 32)]
         calibrate_batch_norms(model, groups, lambda done, total: listener.preparing("BatchNorm start", done, total))
+        shuffled = np.random.default_rng(options.seed + 1).permutation(train)
+        start_head(
+            model,
+            crops,
+            labels,
+            shuffled,
+            validation,
+            lambda done, total: listener.preparing("last layer start", done, total),
+        )
     return model
 
 
@@ -246,7 +267,7 @@ def fit(
     saved = checkpoints.load(settings) if resume else None
     if saved is None:
         checkpoints.clear()
-        model = start_model(options, crops, train, listener)
+        model = start_model(options, crops, labels, train, validation, listener)
     else:
         model = network.assemble(options.input_scaling, options.seed)
     trainer = Trainer(model, network.make_optimizer(options.optimizer, options.learning_rate))

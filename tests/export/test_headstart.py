@@ -1,0 +1,85 @@
+"""The last layer's start: what it computes, and that it is the regression it says it is."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+pytest.importorskip("tensorflow", reason="needs TensorFlow: pip install 'glomedge[export]'")
+pytest.importorskip("sklearn", reason="needs scikit-learn: pip install 'glomedge[export]'")
+
+from glomedge_export import headstart, network
+from glomedge_export.decision import cross_entropy
+
+pytestmark = pytest.mark.keras
+
+
+def drawn(n: int, rng: np.random.Generator) -> tuple[headstart.Features, np.ndarray]:
+    """Features of very different scales, some dead, of which three tell the label."""
+    labels = rng.integers(0, 2, n)
+    features = rng.normal(size=(n, 40))
+    features[:, :3] += 1.5 * labels[:, None]
+    features *= np.logspace(-3, 3, 40)
+    features[:, 20:25] = 0.0
+    return features.astype(np.float32), labels.astype(np.int64)
+
+
+def test_the_folded_layer_is_the_standardised_regression() -> None:
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    rng = np.random.default_rng(3)
+    train, train_labels = drawn(200, rng)
+    validation, validation_labels = drawn(100, rng)
+    head = headstart.fit_head(train, train_labels, validation, validation_labels)
+    reference = make_pipeline(StandardScaler(), LogisticRegression(C=head.inverse_strength, max_iter=2000))
+    reference.fit(train.astype(np.float64), train_labels)
+    logits = validation @ head.kernel[:, 0] + head.bias[0]
+    assert np.allclose(logits, reference.decision_function(validation.astype(np.float64)), rtol=1e-3, atol=1e-3)
+
+
+def test_the_penalty_is_the_one_of_least_validation_cross_entropy() -> None:
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    rng = np.random.default_rng(4)
+    train, train_labels = drawn(60, rng)
+    validation, validation_labels = drawn(100, rng)
+    losses = {}
+    for strength in headstart.INVERSE_STRENGTHS:
+        model = make_pipeline(StandardScaler(), LogisticRegression(C=strength, max_iter=2000)).fit(train, train_labels)
+        losses[strength] = cross_entropy(model.decision_function(validation), validation_labels)
+    head = headstart.fit_head(train, train_labels, validation, validation_labels)
+    assert head.inverse_strength == min(losses, key=losses.__getitem__)
+    assert len({round(loss, 3) for loss in losses.values()}) > 1
+
+
+def test_dead_channels_get_no_weight() -> None:
+    rng = np.random.default_rng(5)
+    train, train_labels = drawn(80, rng)
+    validation, validation_labels = drawn(40, rng)
+    head = headstart.fit_head(train, train_labels, validation, validation_labels)
+    assert np.isfinite(head.kernel).all()
+    assert not head.kernel[20:25].any()
+
+
+def test_start_head_changes_the_last_layer_alone_and_keeps_the_order_of_crops() -> None:
+    rng = np.random.default_rng(6)
+    model = network.assemble("resnet_v2", seed=1)
+    before = [np.asarray(variable) for variable in network.backbone_of(model).variables]
+    crops = rng.integers(0, 256, (14, 224, 224, 3)).astype(np.uint8)
+    crops[::2] //= 2
+    labels = (np.arange(14) % 2).astype(np.int64)
+    train, validation = np.array([9, 0, 5, 2, 12, 3, 8, 1]), np.array([13, 4, 7, 6])
+    head = headstart.start_head(model, crops, labels, train, validation)
+    kernel, bias = model.get_layer("probability").get_weights()
+    assert np.array_equal(kernel, head.kernel)
+    assert np.array_equal(bias, head.bias)
+    assert all(
+        np.array_equal(old, np.asarray(new))
+        for old, new in zip(before, network.backbone_of(model).variables, strict=True)
+    )
+    one_by_one = np.concatenate([headstart.pooled_features(model, crops, np.array([i])) for i in train])
+    assert np.allclose(headstart.pooled_features(model, crops, train, batch_size=3), one_by_one, rtol=1e-4, atol=1e-4)
