@@ -306,27 +306,27 @@ def _open(name: str, request: SessionRequest, allow_fallback: bool) -> tuple[str
         except ProviderUnavailableError as error:
             if not allow_fallback:
                 raise
-            reason = str(error).removesuffix(providers.ACCEPT_ANOTHER)
-            notes.append(f"--allow-fallback: {name} was asked for and cannot run: {reason}")
-    choice = providers.choose(request)
-    notes += choice.reasons if name == "auto" else ()
-    for provider in choice.order:
-        if provider.name == name:
+            why = str(error).removesuffix(providers.ACCEPT_ANOTHER)
+            notes.append(f"--allow-fallback: {name} was asked for and cannot run: {why}")
+    order = [provider for provider in providers.preference(request) if provider.name != name]
+    for position, provider in enumerate(order):
+        reason = providers.reason_against(provider, request)
+        if reason is not None:
+            notes.append(reason)
             continue
         try:
             runner = provider.open(request)
         except ProviderUnavailableError as error:
             notes.append(str(error))
             continue
-        passed = [other.name for other in choice.order[choice.order.index(provider) + 1 :] if other.name != name]
         if name == "auto":
             target = request.file.spec.target
-            notes += [f"{other}: usable, but {provider.name} comes first for target '{target}'" for other in passed]
-        return (
-            provider.name,
-            runner,
-            (*notes, f"{'auto' if name == 'auto' else '--allow-fallback'} chose {provider.name}"),
-        )
+            notes += [
+                f"{other.name}: not tried, {provider.name} comes first for target '{target}'"
+                for other in order[position + 1 :]
+            ]
+        notes.append(f"{'auto' if name == 'auto' else '--allow-fallback'} chose {provider.name}")
+        return provider.name, runner, tuple(notes)
     raise ProviderUnavailableError(
         f"No provider can run {request.file.path} here: {' | '.join(notes)}. Run: glomedge doctor"
     )

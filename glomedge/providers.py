@@ -174,33 +174,25 @@ def require_usable(provider: Provider) -> None:
         raise ProviderUnavailableError(f"{reason}.{ACCEPT_ANOTHER}")
 
 
-@dataclass(frozen=True)
-class Choice:
-    """What ``auto`` chose, and one sentence for each provider it did not take."""
-
-    order: tuple[Provider, ...]
-    reasons: tuple[str, ...]
-
-
 # For a file exported for one runtime that runtime comes first; then GPUs before the CPU.
 _ORDER = ("tensorrt", "cuda", "tensorrt-rtx", "cpu", "openvino")
 _FIRST_BY_TARGET = {"tensorrt": ("tensorrt", "tensorrt-rtx"), "openvino": ("openvino",)}
 
 
-def choose(request: SessionRequest) -> Choice:
-    """The providers that ``auto`` may try for a model, best first, and why each other one was dropped."""
+def preference(request: SessionRequest) -> tuple[Provider, ...]:
+    """Every provider, in the order in which ``auto`` tries them for a model."""
     first = _FIRST_BY_TARGET.get(request.file.spec.target, ())
     order = [name for name in (*first, *_ORDER) if name in PROVIDERS]
     order += [name for name in PROVIDERS if name not in order]
-    usable: list[Provider] = []
-    reasons: list[str] = []
-    for name in dict.fromkeys(order):
-        provider = PROVIDERS[name]
-        reason = provider.unusable()
-        if reason is None and (unsuited := provider.unsuited(request)) is not None:
-            reason = f"{name}: {unsuited}"
-        if reason is None:
-            usable.append(provider)
-        else:
-            reasons.append(reason)
-    return Choice(tuple(usable), tuple(reasons))
+    return tuple(PROVIDERS[name] for name in dict.fromkeys(order))
+
+
+def reason_against(provider: Provider, request: SessionRequest) -> str | None:
+    """Why ``auto`` passes a provider over, None when it may be tried.
+
+    Ask only of providers that are reached: examining one can mean loading its library, half a second for OpenVINO.
+    """
+    reason = provider.unusable()
+    if reason is None and (unsuited := provider.unsuited(request)) is not None:
+        return f"{provider.name}: {unsuited}"
+    return reason
