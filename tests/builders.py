@@ -74,7 +74,7 @@ def tiny_graph(
 def tiny_logit(
     images_nhwc: npt.NDArray[np.uint8], colour_weights: tuple[float, float, float] = (0.05, -0.04, 0.03)
 ) -> npt.NDArray[np.float64]:
-    """What ``tiny_graph`` computes with its default bias (-4) and temperature (1), ``[N]``, written independently of ONNX."""
+    """What ``tiny_graph`` computes with its default bias (-4) and temperature (1), ``[N]``, written without ONNX."""
     mean_rgb = images_nhwc.reshape(len(images_nhwc), -1, 3).mean(axis=1, dtype=np.float64) - 127.5
     return np.asarray(mean_rgb @ np.array(colour_weights)) - 4.0
 

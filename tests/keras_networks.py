@@ -40,7 +40,7 @@ def realistic_network(input_scaling: InputScaling, images_nhwc: npt.NDArray[np.u
             layer.bias.assign(rng.normal(0.0, 0.1, layer.bias.shape))
     scaling = next(layer for layer in model.layers if isinstance(layer, network.RgbScaling))
     scaled = scaling(images_nhwc.astype(np.float32))
-    backbone.trainable = True
+    network.thaw(backbone)
     # In one pass in training mode every layer stores what it sees (momentum 0) and hands on normalised values.
     backbone(scaled, training=True)
     for layer in norms:
