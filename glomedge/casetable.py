@@ -10,9 +10,11 @@ if TYPE_CHECKING:
 
     from glomedge.cases import CaseSummary
 
-# All columns side by side need this much; narrower terminals get the ones that matter most.
-FULL_WIDTH = 116
-_NARROW = ("case", "GS", "classified", "%GS", "band")
+_COLUMNS = ("case", "slides", "crops", "classified", "flagged", "errors", "GS", "%GS", "corrected", "band")
+# What goes first where the terminal is too narrow for all; the rest stands in cases.csv.
+_DISPENSABLE = ("slides", "errors", "flagged", "crops", "corrected")
+# Longer case names are folded rather than let the figures go.
+_MAX_CASE_WIDTH = 24
 
 
 def percent_text(summary: CaseSummary) -> str:
@@ -29,20 +31,31 @@ def _interval(value: float | None, low: float | None, high: float | None) -> str
     return "-" if value is None or low is None or high is None else f"{value:.1f}% ({low:.1f}-{high:.1f})"
 
 
-def case_table(cases: Sequence[CaseSummary], width: int = FULL_WIDTH) -> Table:
+def case_table(cases: Sequence[CaseSummary], width: int = 120) -> Table:
     """Cases as a table for a terminal of that many columns; ``n<25`` marks fewer than 25 glomeruli."""
     from rich.table import Table
     from rich.text import Text
 
     cells = [_cells(summary) for summary in cases]
-    corrected = any(row["corrected"] != "-" for row in cells)
-    every = ("case", "slides", "crops", "classified", "flagged", "errors", "GS", "%GS", "corrected", "band")
-    shown: tuple[str, ...] = every if width >= FULL_WIDTH else _NARROW
+    needed = {name: max([len(name), *(len(row[name]) for row in cells)]) for name in _COLUMNS}
+    needed["case"] = max(len("case"), min(needed["case"], _MAX_CASE_WIDTH))
+    names = list(_COLUMNS)
+    if all(row["corrected"] == "-" for row in cells):
+        names.remove("corrected")
+    for name in _DISPENSABLE:
+        # Two spaces of padding and a rule for each column, and the last rule.
+        if sum(needed[shown] + 3 for shown in names) + 1 <= width:
+            break
+        if name in names:
+            names.remove(name)
     table = Table(title="Globally sclerotic (GS) glomeruli by case, 95% intervals", title_justify="left")
-    names = [name for name in shown if name != "corrected" or corrected]
     for name in names:
         left = name in ("case", "band")
-        table.add_column(name, justify="left" if left else "right", no_wrap=name != "case", overflow="fold")
+        # The name of the case is the one thing without which a row says nothing.
+        least = needed["case"] if name == "case" else None
+        table.add_column(
+            name, justify="left" if left else "right", no_wrap=name != "case", overflow="fold", min_width=least
+        )
     for row in cells:
         # Text: plain, for a name may look like markup.
         table.add_row(*(Text(row[name]) for name in names))

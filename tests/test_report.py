@@ -205,6 +205,23 @@ def test_the_table_on_the_screen_has_a_line_for_each_case(width: int) -> None:
     assert max(map(len, text.splitlines())) <= width
 
 
+@pytest.mark.parametrize("width", [80, 100, 120, 160])
+def test_the_table_never_loses_the_name_of_a_case(width: int) -> None:
+    from rich.console import Console
+
+    names = [f"S-{1000 + i}-00000{i}" for i in range(4)]
+    calls = [CropCall(f"{name}_PAS_1of1_{k:024x}.png", 0.9, k % 2, "ok") for name in names for k in range(24)]
+    point = OperatingPoint(true_positive=16, false_negative=4, true_negative=22, false_positive=6)
+    console = Console(width=width)
+    with console.capture() as captured:
+        console.print(case_table(summarise(calls, point), width))
+    text = captured.get()
+    assert all(name in text for name in names)
+    assert text.count("50.0% (") == 4
+    assert ("corrected" in text) == (width > 80)
+    assert max(map(len, text.splitlines())) <= width
+
+
 def test_map_is_viridis_within_the_limits() -> None:
     import cv2
 

@@ -5,6 +5,9 @@ already tell textures apart; what a random last layer makes of them is noise. So
 regularised logistic regression of the labels on those features, and the epochs refine it together with the rest of
 the trained part. Random features with a fitted linear read-out: Saxe et al., "On random weights and unsupervised
 feature learning", ICML 2011.
+
+Every training crop is seen as it is and once augmented: rotation smooths a crop a little, and a layer fitted to
+unturned crops alone meets other features in the first epoch than it was fitted to.
 """
 
 from __future__ import annotations
@@ -20,8 +23,8 @@ import tensorflow as tf
 from glomedge_export import network
 from glomedge_export.decision import cross_entropy
 
-# Inverse strength of the L2 penalty on standardised features, weakest last.
-INVERSE_STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1)
+# Inverse strength of the L2 penalty, weakest last.
+INVERSE_STRENGTHS = (1e-3, 1e-2, 1e-1, 1.0)
 MAX_CROPS = 1024
 
 Features = npt.NDArray[np.float32]
@@ -41,14 +44,18 @@ def pooled_features(
     crops: npt.NDArray[np.uint8],
     indices: npt.NDArray[np.int64],
     on_progress: Callable[[int, int], None] | None = None,
+    *,
+    augmented: bool = False,
     batch_size: int = 32,
 ) -> Features:
-    """Features after global average pooling, float32 ``[n, 2048]``, of enhanced crops, without augmentation."""
+    """Features after global average pooling, float32 ``[n, 2048]``, of enhanced crops, augmented or as they are."""
+    augmentation = model.get_layer("augmentation")
     backbone, scaling, gap = network.backbone_of(model), model.get_layer("scaling"), model.get_layer("gap")
 
     @tf.function(reduce_retracing=True)  # type: ignore[untyped-decorator]
     def pooled(images: Any) -> Any:
-        return gap(backbone(scaling(tf.cast(images, tf.float32)), training=False))
+        views = augmentation(tf.cast(images, tf.float32), training=augmented)
+        return gap(backbone(scaling(views), training=False))
 
     parts = []
     for start in range(0, len(indices), batch_size):
@@ -65,16 +72,21 @@ def pooled_features(
 def fit_head(
     train: Features, train_labels: npt.NDArray[np.int64], validation: Features, validation_labels: npt.NDArray[np.int64]
 ) -> Head:
-    """Logistic regression on standardised features; the penalty is the one of least validation cross-entropy."""
+    """Logistic regression; its penalty is the one of least validation cross-entropy.
+
+    The penalty weighs each feature by its mean square, as dropout on the features does (Wager, Wang & Liang, "Dropout
+    training as adaptive regularization", NIPS 2013).
+    """
     from sklearn.linear_model import LogisticRegression
 
     mean = train.mean(axis=0, dtype=np.float64)
-    deviation = train.std(axis=0, dtype=np.float64)
-    # A channel that a ReLU silenced has no spread and tells nothing.
-    scale = np.where(deviation > 1e-6, 1.0 / np.maximum(deviation, 1e-6), 0.0)
+    rms = np.sqrt(np.square(train, dtype=np.float64).mean(axis=0))
+    # A channel that a ReLU silenced tells nothing.
+    scale = np.where(rms > 1e-6, 1.0 / np.maximum(rms, 1e-6), 0.0)
     best: tuple[float, Head] | None = None
     for inverse_strength in INVERSE_STRENGTHS:
         regression = LogisticRegression(C=inverse_strength, max_iter=2000)
+        # Centring only helps the solver: the intercept is not penalised.
         regression.fit((train - mean) * scale, train_labels)
         kernel = regression.coef_[0] * scale
         bias = float(regression.intercept_[0] - mean @ kernel)
@@ -96,8 +108,18 @@ def start_head(
 ) -> Head:
     """Fit the last layer of ``model`` in place on at most ``MAX_CROPS`` crops of either side; returns it."""
     train, validation = train[:MAX_CROPS], validation[:MAX_CROPS]
-    both = np.concatenate([train, validation])
-    features = pooled_features(model, crops, both, on_progress)
-    head = fit_head(features[: len(train)], labels[train], features[len(train) :], labels[validation])
+    sides = ((train, False), (train, True), (validation, False))
+    total, before = sum(len(indices) for indices, _ in sides), 0
+    features = []
+    for indices, augmented in sides:
+
+        def on_part(done: int, _: int, before: int = before) -> None:
+            if on_progress is not None:
+                on_progress(before + done, total)
+
+        features.append(pooled_features(model, crops, indices, on_part, augmented=augmented))
+        before += len(indices)
+    seen, seen_labels = np.concatenate(features[:2]), np.tile(labels[train], 2)
+    head = fit_head(seen, seen_labels, features[2], labels[validation])
     model.get_layer("probability").set_weights([head.kernel, head.bias])
     return head
