@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from conftest import ROOT
+from paths import ROOT
 from typer.testing import CliRunner
 
 from glomedge.cli import app

@@ -9,8 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
 from labelled import SIX_CROPS, write_crops, write_csv
+from paths import ROOT
 
 from glomedge.notice import RESEARCH_USE_NOTICE
 

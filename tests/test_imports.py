@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import ROOT
+from paths import ROOT
 
 BLOCKED = ("tensorflow", "keras", "tf2onnx", "onnx", "tensorrt", "tensorrt_rtx", "sklearn", "matplotlib")
 
