@@ -58,7 +58,7 @@ def _step(says: str, command: str, *makes: str) -> Step:
 # Adam at a small rate: the last layer starts fitted to the random network's features, and larger steps of the layers
 # below it (SGD at the users' 0.001 among them) undo that faster than two epochs can mend it.
 STEPS = (
-    _step("Draw crops to train on", "synth data --crops 300 --cases 15 --positive-fraction 0.4 --seed 1", "data"),
+    _step("Draw crops to train on", "synth data --crops 240 --cases 12 --positive-fraction 0.4 --seed 1", "data"),
     _step("Draw tonight's biopsies, which training never sees", "synth night --crops 120 --cases 6 --seed 2", "night"),
     _step(
         "Train",
@@ -68,7 +68,7 @@ STEPS = (
     _step("Export to one ONNX file and prove it equal to Keras", "export", "artifacts/model.onnx"),
     _step("Call tonight's crops", "infer night", "predictions"),
     _step("Hold the calls against the labels", "evaluate night"),
-    _step("Measure", "bench --images night --duration 1", "bench"),
+    _step("Measure", "bench --images night --duration 1 --batch-size 1,8", "bench"),
 )
 
 

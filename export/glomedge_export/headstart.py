@@ -23,8 +23,9 @@ import tensorflow as tf
 from glomedge_export import network
 from glomedge_export.decision import cross_entropy
 
-# Inverse strength of the L2 penalty, weakest last.
-INVERSE_STRENGTHS = (1e-3, 1e-2, 1e-1, 1.0)
+# Strengths of the L2 penalty, as multiples of the one that dropout on the features amounts to; weakest last. Nothing
+# weaker: large weights of both signs that cancel each other lift float32 rounding to where export refuses it.
+PENALTIES = (30.0, 10.0, 3.0, 1.0)
 MAX_CROPS = 1024
 
 Features = npt.NDArray[np.float32]
@@ -36,7 +37,7 @@ class Head:
 
     kernel: npt.NDArray[np.float32]
     bias: npt.NDArray[np.float32]
-    inverse_strength: float
+    penalty: float
 
 
 def pooled_features(
@@ -74,8 +75,9 @@ def fit_head(
 ) -> Head:
     """Logistic regression; its penalty is the one of least validation cross-entropy.
 
-    The penalty weighs each feature by its mean square, as dropout on the features does (Wager, Wang & Liang, "Dropout
-    training as adaptive regularization", NIPS 2013).
+    The penalty weighs each feature by its mean square, as dropout on the features does: to second order, dropout at
+    rate d adds ``d / (1 - d) * sum_i p_i (1 - p_i) * sum_j (w_j f_ij)^2 / 2`` to the loss (Wager et al., "Dropout
+    training as adaptive regularization", NIPS 2013). Here ``p_i`` is the share of positives.
     """
     from sklearn.linear_model import LogisticRegression
 
@@ -83,16 +85,18 @@ def fit_head(
     rms = np.sqrt(np.square(train, dtype=np.float64).mean(axis=0))
     # A channel that a ReLU silenced tells nothing.
     scale = np.where(rms > 1e-6, 1.0 / np.maximum(rms, 1e-6), 0.0)
+    share = float(np.mean(train_labels))
+    dropout_penalty = len(train) * share * (1 - share) * network.DROPOUT_RATE / (1 - network.DROPOUT_RATE)
     best: tuple[float, Head] | None = None
-    for inverse_strength in INVERSE_STRENGTHS:
-        regression = LogisticRegression(C=inverse_strength, max_iter=2000)
+    for penalty in PENALTIES:
+        regression = LogisticRegression(C=1 / (penalty * dropout_penalty), max_iter=2000)
         # Centring only helps the solver: the intercept is not penalised.
         regression.fit((train - mean) * scale, train_labels)
         kernel = regression.coef_[0] * scale
         bias = float(regression.intercept_[0] - mean @ kernel)
         loss = cross_entropy(validation @ kernel + bias, validation_labels)
         if best is None or loss < best[0]:
-            head = Head(kernel[:, None].astype(np.float32), np.array([bias], np.float32), inverse_strength)
+            head = Head(kernel[:, None].astype(np.float32), np.array([bias], np.float32), penalty)
             best = loss, head
     assert best is not None
     return best[1]

@@ -30,6 +30,7 @@ from glomedge_export import cropcache, decision, evaluation
 from glomedge_export.checkpoint import Checkpoints, EpochRow
 from glomedge_export.dataset import MIN_CASES, Dataset, read_dataset
 from glomedge_export.fitoptions import FitOptions
+from glomedge_export.quiet import start_tensorflow
 from glomedge_export.record import TrainingRecord, sha256_of, write_atomically, write_record
 from glomedge_export.splitting import Split, SplitMethod, make_split, write_split
 
@@ -188,6 +189,7 @@ def _fit_and_write(
     output: Path,
     listener: RunListener,
 ) -> TrainResult:
+    start_tensorflow()
     from glomedge_export import network, training, trainplots, trainreport
 
     training.make_repeatable()

@@ -87,8 +87,11 @@ def export(
         return
     try:
         import onnx  # noqa: F401
-        import tensorflow  # noqa: F401
         import tf2onnx  # noqa: F401
+
+        from glomedge_export.quiet import start_tensorflow
+
+        start_tensorflow()
     except ModuleNotFoundError as error:
         raise MissingExtraError("glomedge export", str(error.name), "export") from error
     from glomedge_export.exporting import Request

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -71,8 +70,6 @@ def train(
 
     Writes model.keras with its record, split.csv, history.csv, curves.png, metrics.json and training-report.html.
     """
-    # TensorFlow reads it when it is loaded; its notes on CPU features would bury the progress.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     try:
         from glomedge_export.fitoptions import FitOptions
         from glomedge_export.progress import TrainingProgress

@@ -26,12 +26,14 @@ def drawn(n: int, rng: np.random.Generator) -> tuple[headstart.Features, np.ndar
     return features.astype(np.float32), labels.astype(np.int64)
 
 
-def regression(strength: float, train: headstart.Features, labels: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+def regression(penalty: float, train: headstart.Features, labels: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
     """Logits of scikit-learn's regression on features over their root mean square, nothing folded or centred."""
     from sklearn.linear_model import LogisticRegression
 
     rms = np.sqrt((train.astype(np.float64) ** 2).mean(0))
     rms[rms == 0.0] = np.inf
+    share = labels.mean()
+    strength = 1 / (penalty * len(train) * share * (1 - share) * 0.3 / 0.7)
     fitted = LogisticRegression(C=strength, max_iter=20000, tol=1e-8).fit(train / rms, labels)
     return lambda features: np.asarray(fitted.decision_function(features / rms))
 
@@ -42,7 +44,7 @@ def test_the_folded_layer_is_the_scaled_regression() -> None:
     validation, validation_labels = drawn(100, rng)
     head = headstart.fit_head(train, train_labels, validation, validation_labels)
     logits = validation @ head.kernel[:, 0] + head.bias[0]
-    expected = regression(head.inverse_strength, train, train_labels)(validation)
+    expected = regression(head.penalty, train, train_labels)(validation)
     assert np.allclose(logits, expected, rtol=5e-3, atol=5e-3)
 
 
@@ -51,10 +53,10 @@ def test_the_penalty_is_the_one_of_least_validation_cross_entropy() -> None:
     train, train_labels = drawn(60, rng)
     validation, validation_labels = drawn(100, rng)
     losses = {}
-    for strength in headstart.INVERSE_STRENGTHS:
-        losses[strength] = cross_entropy(regression(strength, train, train_labels)(validation), validation_labels)
+    for penalty in headstart.PENALTIES:
+        losses[penalty] = cross_entropy(regression(penalty, train, train_labels)(validation), validation_labels)
     head = headstart.fit_head(train, train_labels, validation, validation_labels)
-    assert head.inverse_strength == min(losses, key=losses.__getitem__)
+    assert head.penalty == min(losses, key=losses.__getitem__)
     assert len({round(loss, 3) for loss in losses.values()}) > 1
 
 
