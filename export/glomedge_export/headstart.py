@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
+from glomedge.spec import SIZE_PX
 from glomedge_export import network
 from glomedge_export.decision import cross_entropy
 
@@ -40,34 +41,41 @@ class Head:
     penalty: float
 
 
-def pooled_features(
-    model: Any,
-    crops: npt.NDArray[np.uint8],
-    indices: npt.NDArray[np.int64],
-    on_progress: Callable[[int, int], None] | None = None,
-    *,
-    augmented: bool = False,
-    batch_size: int = 32,
-) -> Features:
-    """Features after global average pooling, float32 ``[n, 2048]``, of enhanced crops, augmented or as they are."""
-    augmentation = model.get_layer("augmentation")
-    backbone, scaling, gap = network.backbone_of(model), model.get_layer("scaling"), model.get_layer("gap")
+class PooledFeatures:
+    """The network up to global average pooling; traced once for any batch size."""
 
-    @tf.function(reduce_retracing=True)  # type: ignore[untyped-decorator]
-    def pooled(images: Any) -> Any:
-        views = augmentation(tf.cast(images, tf.float32), training=augmented)
-        return gap(backbone(scaling(views), training=False))
+    def __init__(self, model: Any) -> None:
+        augmentation, scaling, gap = (model.get_layer(name) for name in ("augmentation", "scaling", "gap"))
+        backbone = network.backbone_of(model)
 
-    parts = []
-    for start in range(0, len(indices), batch_size):
-        parts.append(np.asarray(pooled(crops[np.sort(indices)[start : start + batch_size]])))
-        if on_progress is not None:
-            on_progress(min(start + batch_size, len(indices)), len(indices))
-    # Memory maps are read in file order; the caller's order is put back.
-    features = np.concatenate(parts)
-    back = np.empty(len(indices), np.int64)
-    back[np.argsort(indices, kind="stable")] = np.arange(len(indices))
-    return np.asarray(features[back], np.float32)
+        def pooled(images: Any) -> Any:
+            return gap(backbone(scaling(images), training=False))
+
+        any_images = tf.TensorSpec((None, SIZE_PX, SIZE_PX, 3), tf.float32)
+        self._augment = tf.function(lambda images: augmentation(images, training=True), input_signature=[any_images])
+        self._pooled = tf.function(pooled, input_signature=[any_images])
+
+    def __call__(
+        self,
+        crops: npt.NDArray[np.uint8],
+        indices: npt.NDArray[np.int64],
+        on_progress: Callable[[int, int], None] | None = None,
+        *,
+        augmented: bool = False,
+        batch_size: int = 32,
+    ) -> Features:
+        """Features, float32 ``[n, 2048]``, of the enhanced crops ``crops[indices]``, augmented or as they are."""
+        # Memory maps are read in file order; the caller's order is put back below.
+        order = np.argsort(indices, kind="stable")
+        parts = []
+        for start in range(0, len(indices), batch_size):
+            images = crops[indices[order[start : start + batch_size]]].astype(np.float32)
+            parts.append(np.asarray(self._pooled(self._augment(images) if augmented else images)))
+            if on_progress is not None:
+                on_progress(min(start + batch_size, len(indices)), len(indices))
+        features = np.empty((len(indices), parts[0].shape[1]), np.float32)
+        features[order] = np.concatenate(parts)
+        return features
 
 
 def fit_head(
@@ -114,14 +122,14 @@ def start_head(
     train, validation = train[:MAX_CROPS], validation[:MAX_CROPS]
     sides = ((train, False), (train, True), (validation, False))
     total, before = sum(len(indices) for indices, _ in sides), 0
-    features = []
+    features, pooled = [], PooledFeatures(model)
     for indices, augmented in sides:
 
         def on_part(done: int, _: int, before: int = before) -> None:
             if on_progress is not None:
                 on_progress(before + done, total)
 
-        features.append(pooled_features(model, crops, indices, on_part, augmented=augmented))
+        features.append(pooled(crops, indices, on_part, augmented=augmented))
         before += len(indices)
     seen, seen_labels = np.concatenate(features[:2]), np.tile(labels[train], 2)
     head = fit_head(seen, seen_labels, features[2], labels[validation])

@@ -86,12 +86,12 @@ def export(
             )
         return
     try:
-        import onnx  # noqa: F401
-        import tf2onnx  # noqa: F401
-
         from glomedge_export.quiet import start_tensorflow
 
+        # First: tf2onnx loads TensorFlow, too.
         start_tensorflow()
+        import onnx  # noqa: F401
+        import tf2onnx  # noqa: F401
     except ModuleNotFoundError as error:
         raise MissingExtraError("glomedge export", str(error.name), "export") from error
     from glomedge_export.exporting import Request
