@@ -25,7 +25,7 @@ RTX_MODULE = "onnxruntime_ep_nv_tensorrt_rtx"
 RTX_LIBRARY = "libonnxruntime_providers_nv_tensorrt_rtx.so"
 
 INSTALL_GPU = "pip install 'glomedge[gpu]'"
-INSTALL_RTX = "pip install 'glomedge[cpu,tensorrt-rtx]'"
+INSTALL_RTX = "pip install 'glomedge[cpu,tensorrt-rtx-provider]'"
 
 
 def cuda_options(request: SessionRequest) -> dict[str, str]:

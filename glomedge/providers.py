@@ -84,8 +84,9 @@ def builtin_unusable(name: str, ort_name: str, install: str, library: str | None
     import onnxruntime as ort
 
     if ort_name not in ort.get_available_providers():
+        lacking = f"{ort_name} ({library})" if library else ort_name
         return (
-            f"{name}: the installed package {packages[0].name} {packages[0].version} is built without {ort_name}. "
+            f"{name}: the installed package {packages[0].name} {packages[0].version} is built without {lacking}. "
             f"Replace it: pip uninstall {packages[0].name}, then {install}"
         )
     folder = libraries.module_folder("onnxruntime")

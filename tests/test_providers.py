@@ -81,7 +81,7 @@ def test_tensorrt_rtx_says_what_is_missing(tiny_model: Path) -> None:
         engine.load(tiny_model, "tensorrt-rtx")
     if libraries.module_folder(nvidia.RTX_MODULE) is None:
         assert "'onnxruntime-ep-nv-tensorrt-rtx-cu13' is not installed" in str(caught.value)
-        assert "pip install 'glomedge[cpu,tensorrt-rtx]'" in str(caught.value)
+        assert "pip install 'glomedge[cpu,tensorrt-rtx-provider]'" in str(caught.value)
     else:
         assert "libcuda.so.1" in str(caught.value)
 
