@@ -248,6 +248,8 @@ def _summary(result: Result) -> None:
         f"probabilities spread over {parity.probability_spread:.2f}), judged on {result.report['judged_on']}."
     )
     for path in result.written:
-        typer.echo(f"wrote {path}  ({path.stat().st_size / 1e6:.1f} MB)")
+        size_bytes = path.stat().st_size
+        size = f"{size_bytes / 1e6:.1f} MB" if size_bytes >= 1e6 else f"{size_bytes / 1e3:.1f} kB"
+        typer.echo(f"wrote {path}  ({size})")
     typer.echo(f"Next: glomedge infer DIR --model {result.path}")
     typer.echo(RESEARCH_USE_NOTICE)
