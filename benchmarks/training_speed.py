@@ -33,10 +33,12 @@ def main() -> None:
     """Parse, measure, write."""
     options = parser(__doc__)
     options.add_argument("--data", type=Path, help="labelled folder (public.csv and two folders)")
+    options.add_argument("--steps", type=int, default=6, help="steps of 32 crops a round")
+    options.add_argument("--rounds", type=int, default=7, help="rounds of either side")
     arguments = options.parse_args()
     set_results_directory(arguments.results)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    steps, rounds = (2, 3) if arguments.quick else (6, 7)
+    steps, rounds = (2, 3) if arguments.quick else (arguments.steps, arguments.rounds)
     with tempfile.TemporaryDirectory() as scratch:
         _measure(arguments.data or _drawn(Path(scratch) / "drawn"), Path(scratch), steps, rounds)
 
