@@ -56,6 +56,7 @@ class Publication:
             OutputError: a file cannot be written; those of an earlier run are then still there.
             MissingExtraError: Parquet without pyarrow.
         """
+        from glomedge.casenames import UNKNOWN_CASE
         from glomedge.cases import summarise
 
         options, outcome = self._options, self._outcome
@@ -63,6 +64,14 @@ class Publication:
         outcome.cases = summarise(
             _calls(rows()), self._model.spec.operating_point, options.exclude_flagged, case_pattern=options.case_pattern
         )
+        for pooled in outcome.cases:
+            if pooled.case == UNKNOWN_CASE:
+                # Pooling several biopsies into one percentage must never pass for an answer.
+                outcome.notes.append(
+                    f"{pooled.crops} crops have names that tell no biopsy. They stand together as '{UNKNOWN_CASE}', "
+                    "and their percentage is not one biopsy's. Give --case-pattern with a group 'case' that fits "
+                    "their names."
+                )
         if options.heatmaps is not None and self._spool is not None:
             from glomedge.heatmap import logit_threshold
             from glomedge.heatmaps import write_heatmaps

@@ -64,6 +64,21 @@ def test_every_input_has_one_row_and_the_right_answer(options: Options) -> None:
     assert max(spread) - min(spread) > 0.3
 
 
+def test_crops_pooled_for_want_of_a_biopsy_are_said(options: Options) -> None:
+    assert not any("tell no biopsy" in note for note in infer_folder(options).notes)
+    flat = options.folder.parent / "flat"
+    flat.mkdir()
+    for number, path in enumerate(sorted(options.folder.rglob("*.png"))):
+        shutil.copy(path, flat / path.name if number else flat / "loose.png")
+    run = replace(
+        options, folder=flat, output=options.output.with_name("flat-out"), case_pattern=r"(?P<case>nothing)_.*"
+    )
+    outcome = infer_folder(run)
+    total = len(list(flat.iterdir()))
+    assert [note for note in outcome.notes if note.startswith(f"{total} crops have names that tell no biopsy")]
+    assert "tell no biopsy" in (run.output / "run.json").read_text("utf-8")
+
+
 def test_the_run_record_says_what_was_done(options: Options) -> None:
     outcome = infer_folder(options)
     record = json.loads((options.output / "run.json").read_text("utf-8"))
