@@ -1,0 +1,93 @@
+"""What a bench is asked to measure: the settings, checked, and the configurations that follow from them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from glomedge.benchmarking.record import ScenarioName
+from glomedge.errors import ModelError, UsageError
+from glomedge.modelfile import ModelFile, read_model_file
+
+DEFAULT_MODEL = Path("artifacts/model.onnx")
+SCENARIOS: tuple[ScenarioName, ...] = ("single-stream", "offline", "server")
+PRECISIONS = ("fp32", "fp16", "int8", "bf16")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What to measure; see ``glomedge bench --help``."""
+
+    models: tuple[Path, ...] = (DEFAULT_MODEL,)
+    providers: tuple[str, ...] = ("auto",)
+    precisions: tuple[str, ...] = ()
+    batch_sizes: tuple[int, ...] = (1, 8, 32)
+    scenarios: tuple[ScenarioName, ...] = ("single-stream", "offline")
+    duration_s: float = 5.0
+    latency_bound_ms: float = 200.0
+    images: Path | None = None
+    allow_fallback: bool = False
+    cold_start: bool = True
+    end_to_end: bool = True
+
+    def check(self) -> None:
+        """Raises UsageError on a value that cannot be carried out."""
+        if not self.batch_sizes or min(self.batch_sizes) < 1 or max(self.batch_sizes) > 1024:
+            raise UsageError("--batch-size takes sizes from 1 to 1024, such as 1,8,32.")
+        if not 0.1 <= self.duration_s <= 3600:
+            raise UsageError("--duration takes seconds from 0.1 to 3600.")
+        if self.latency_bound_ms <= 0:
+            raise UsageError("--latency-bound-ms must be positive, such as 200.")
+        for name, values, allowed in (
+            ("--scenario", self.scenarios, SCENARIOS),
+            ("--precision", self.precisions, PRECISIONS),
+        ):
+            for value in values:
+                if value not in allowed:
+                    raise UsageError(f"{name} {value!r} is not one of {', '.join(allowed)}.")
+
+
+@dataclass(frozen=True)
+class Target:
+    """One configuration to measure."""
+
+    file: ModelFile
+    provider: str
+    bf16: bool = False
+
+    @property
+    def label(self) -> str:
+        """For progress messages."""
+        return f"{self.file.path.name} on {self.provider}" + (" in bf16" if self.bf16 else "")
+
+
+def plan(settings: Settings) -> list[Target]:
+    """Models x providers; ``--precision`` picks among the files beside the models, ``bf16`` the fp32 one's.
+
+    Raises:
+        ModelError: a file is missing or not ours, or no file has a precision that was asked for.
+    """
+    files = [read_model_file(path) for path in dict.fromkeys(settings.models)]
+    if not settings.precisions:
+        return [Target(file, provider) for file in files for provider in settings.providers]
+    beside: dict[Path, ModelFile] = {file.path.resolve(): file for file in files}
+    for folder in dict.fromkeys(file.path.parent for file in files):
+        for path in sorted(folder.glob("*.onnx")):
+            if path.resolve() not in beside:
+                try:
+                    beside[path.resolve()] = read_model_file(path)
+                except ModelError:
+                    continue  # a foreign or damaged file that nobody named
+    targets = []
+    for precision in dict.fromkeys(settings.precisions):
+        wanted = "fp32" if precision == "bf16" else precision
+        chosen = [file for file in beside.values() if file.spec.precision == wanted]
+        if not chosen:
+            raise ModelError(
+                f"There is no {precision} model beside {files[0].path}. Make one with: "
+                f"glomedge export --precision {wanted}, or name it with --model."
+            )
+        targets += [
+            Target(file, provider, bf16=precision == "bf16") for file in chosen for provider in settings.providers
+        ]
+    return targets
