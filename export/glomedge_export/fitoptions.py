@@ -10,6 +10,7 @@ from glomedge.spec import InputScaling
 
 OptimizerName = Literal["sgd", "adam"]
 ClassWeight = Literal["none", "balanced"]
+ComputeDtype = Literal["float32", "bfloat16"]
 
 
 @dataclass(frozen=True)
@@ -19,6 +20,8 @@ class FitOptions:
     Attributes:
         weights: ``imagenet``, ``none`` or a file.
         early_stopping: stop after this many epochs without a better validation loss; 0: never.
+        compute_dtype: what the convolutions of a training step are computed in; weights, loss and everything that is
+            not a training step stay float32.
     """
 
     weights: str = "imagenet"
@@ -30,6 +33,7 @@ class FitOptions:
     class_weight: ClassWeight = "none"
     seed: int = 42
     early_stopping: int = 0
+    compute_dtype: ComputeDtype = "float32"
 
     def __post_init__(self) -> None:
         if self.epochs < 1 or self.batch_size < 1 or self.early_stopping < 0:
@@ -45,6 +49,8 @@ class FitOptions:
             raise UsageError(f"Unknown input scaling {self.input_scaling!r}. Choose resnet or resnet_v2.")
         if self.class_weight not in ("none", "balanced"):
             raise UsageError(f"Unknown class weight {self.class_weight!r}. Choose none or balanced.")
+        if self.compute_dtype not in ("float32", "bfloat16"):
+            raise UsageError(f"Unknown compute dtype {self.compute_dtype!r}. Choose float32 or bfloat16.")
 
     def fixed(self) -> dict[str, Any]:
         """What a resumed run must have in common with the one it resumes."""

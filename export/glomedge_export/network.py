@@ -13,6 +13,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from keras import layers, ops
 
 from glomedge.errors import ModelError, UsageError
 from glomedge.spec import SIZE_PX, InputScaling
-from glomedge_export.fitoptions import OptimizerName
+from glomedge_export.fitoptions import ComputeDtype, OptimizerName
 
 BACKBONE_NAME = "resnet50v2"
 BACKBONE_LAYERS = 190
@@ -260,6 +261,25 @@ def split_backbone(backbone: Any) -> tuple[Any, Any]:
 def _inputs_of(layer: Any) -> list[Any]:
     node = layer._inbound_nodes[0]
     return list(node.input_tensors)
+
+
+@contextmanager
+def computing_in(backbone: Any, dtype: ComputeDtype) -> Iterator[None]:
+    """Have the layers of a backbone compute in ``dtype`` inside the block; their variables stay float32.
+
+    For use inside a traced function: what is traced in the block keeps computing so, and nothing outside it changes.
+    bfloat16 has the exponents of float32, so no loss scaling is needed; Keras computes BatchNormalization in float32
+    all the same.
+    """
+    before = [(layer, layer.dtype_policy) for layer in backbone.layers]
+    policy = keras.DTypePolicy("float32" if dtype == "float32" else "mixed_bfloat16")
+    try:
+        for layer, _ in before:
+            layer.dtype_policy = policy
+        yield
+    finally:
+        for layer, old in before:
+            layer.dtype_policy = old
 
 
 def batch_norms(backbone: Any) -> Iterator[Any]:

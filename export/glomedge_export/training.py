@@ -20,7 +20,7 @@ from glomedge.errors import GlomedgeError
 from glomedge_export import network, weights
 from glomedge_export.checkpoint import Checkpoint, Checkpoints, EpochRow, best_epoch
 from glomedge_export.decision import cross_entropy
-from glomedge_export.fitoptions import ClassWeight, FitOptions
+from glomedge_export.fitoptions import ClassWeight, ComputeDtype, FitOptions
 from glomedge_export.headstart import start_head
 from glomedge_export.normalisation import CALIBRATION_CROPS, calibrate_batch_norms
 
@@ -114,9 +114,12 @@ def batches(
 
 
 class Trainer:
-    """One model and its optimizer; knows a training step and an evaluation pass."""
+    """One model and its optimizer; knows a training step and an evaluation pass.
 
-    def __init__(self, model: Any, optimizer: Any) -> None:
+    Training steps compute the backbone in ``compute_dtype``; evaluation is always float32, as the exported file is.
+    """
+
+    def __init__(self, model: Any, optimizer: Any, compute_dtype: ComputeDtype = "float32") -> None:
         self.model = model
         self.optimizer = optimizer
         backbone = network.backbone_of(model)
@@ -142,11 +145,13 @@ class Trainer:
 
         def train_step(images: Any, targets: Any) -> tuple[Any, Any]:
             labels, weight = targets[:, :1], targets[:, 1:]
-            frozen = trunk(scaling(augmentation(tf.cast(images, tf.float32), training=True)), training=False)
+            scaled = scaling(augmentation(tf.cast(images, tf.float32), training=True))
+            with network.computing_in(backbone, compute_dtype):
+                frozen = trunk(scaled, training=False)
             # Nothing before this line is differentiated.
             frozen = [tf.stop_gradient(tensor) for tensor in tf.nest.flatten(frozen)]
             sources = [variable.value for variable in self.variables]
-            with tf.GradientTape(watch_accessed_variables=False) as tape:
+            with tf.GradientTape(watch_accessed_variables=False) as tape, network.computing_in(backbone, compute_dtype):
                 tape.watch(sources)
                 z = logits(dropout(gap(tail(frozen, training=False)), training=True))
                 losses = tf.nn.sigmoid_cross_entropy_with_logits(labels=labels, logits=z)
@@ -270,7 +275,8 @@ def fit(
         model = start_model(options, crops, labels, train, validation, listener)
     else:
         model = network.assemble(options.input_scaling, options.seed)
-    trainer = Trainer(model, network.make_optimizer(options.optimizer, options.learning_rate))
+    optimizer = network.make_optimizer(options.optimizer, options.learning_rate)
+    trainer = Trainer(model, optimizer, options.compute_dtype)
     history: list[EpochRow] = []
     if saved is not None:
         _assign(model.variables, saved.weights)

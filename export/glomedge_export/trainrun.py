@@ -328,6 +328,7 @@ def _provenance(
         epochs=len(fitted.history),
         best_epoch=fitted.best_epoch,
         class_weight=fit.class_weight,
+        compute_dtype=fit.compute_dtype,
         threshold_rule=options.threshold,
         metrics={f"test_{name}": interval for name, interval in test.metrics.items()},
         package_versions=_versions(),

@@ -13,6 +13,7 @@ import pytest
 
 from glomedge.errors import OutputError, UsageError
 from glomedge_export.checkpoint import EpochRow
+from glomedge_export.decision import sigmoid
 from glomedge_export.fitoptions import FitOptions
 
 keras = pytest.importorskip("keras", reason="needs TensorFlow: pip install 'glomedge[export]'")
@@ -59,6 +60,31 @@ def test_one_step_changes_exactly_what_is_not_frozen(crops: npt.NDArray[np.uint8
     assert len(later) == 27
     for layer in [*later, model.get_layer("probability")]:
         assert changed & {variable.path for variable in layer.trainable_variables}, layer.name
+
+
+def test_bfloat16_steps_leave_a_float32_model(crops: npt.NDArray[np.uint8]) -> None:
+    """The step points where the float32 one does, but is rounded; all that is kept stays float32."""
+    steps = {}
+    for dtype in ("float32", "bfloat16"):
+        model = network.assemble("resnet_v2", seed=1)
+        calibrate_batch_norms(model, [crops])
+        before = snapshot(model.trainable_variables)
+        trainer = training.Trainer(model, network.make_optimizer("sgd", 1.0), dtype)
+        trainer.reseed(5, 1)
+        trainer.train_step(tf.constant(crops), tf.constant(np.stack([LABELS, np.ones(6)], 1).astype(np.float32)))
+        after = snapshot(model.trainable_variables)
+        steps[dtype] = np.concatenate([(after[path] - before[path]).ravel() for path in before])
+        assert {str(variable.dtype) for variable in model.trainable_variables} == {"float32"}
+        assert {layer.compute_dtype for layer in network.backbone_of(model).layers} == {"float32"}
+        logits, _ = trainer.infer(crops, np.arange(6))
+        expected = np.asarray(model(crops))[:, 0]
+        np.testing.assert_allclose(sigmoid(logits, 1.0), expected, atol=1e-5)
+    exact, rounded = steps["float32"], steps["bfloat16"]
+    assert not np.array_equal(exact, rounded), "bfloat16 was not computed in"
+    cosine = exact @ rounded / (np.linalg.norm(exact) * np.linalg.norm(rounded))
+    # 0.93 was seen: noise through untrained layers amplifies every rounding.
+    assert cosine > 0.85
+    assert np.linalg.norm(rounded) == pytest.approx(np.linalg.norm(exact), rel=0.1)
 
 
 class Recorder(training.Silent):
@@ -165,6 +191,7 @@ def test_early_stopping_counts_epochs_without_a_better_loss() -> None:
         {"learning_rate": float("nan")},
         {"optimizer": "rmsprop"},
         {"class_weight": "heavy"},
+        {"compute_dtype": "float16"},
         {"input_scaling": "caffe"},
     ],
 )
