@@ -6,22 +6,24 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import onnx
 
 from glomedge.errors import MissingExtraError
 from glomedge.spec import Calibration, InputScaling, Precision, Target
+from glomedge_export import half
 from glomedge_export import precision as forms
 from glomedge_export.conversion import check
 from glomedge_export.crops import CalibrationCrops
 from glomedge_export.graph import op_counts
 from glomedge_export.parity import Images, OnnxRunner, OpenvinoRunner, Progress, Runner, nothing, onnx_answers
-from glomedge_export.quantisation import METHODS, Method, Observed, channel_means, observe
+from glomedge_export.quantisation import METHODS, Method, channel_means, observe
 
 # Measured in benchmarks/int8_layouts.py: with 8-bit weights the 16-bit sums of a processor without VNNI saturate and
 # the answer depends on the machine; with 7 bits it does not, at the same speed. TensorRT sums in 32 bits.
 WEIGHT_BITS: dict[Target, int] = {"onnxruntime": 7, "openvino": 7, "tensorrt": 8}
 CHOICE_CROPS = 32
+RANGE_CROPS = 64
+HALF_EMULATED = ", float16 rounding emulated behind every node"
 
 
 @dataclass(frozen=True)
@@ -49,11 +51,13 @@ def runner_for(model: onnx.ModelProto, precision: Precision, target: Target) -> 
         MissingExtraError: an int8 file for OpenVINO where OpenVINO is not installed.
     """
     if precision == "fp16":
-        runner = OnnxRunner(forms.emulate_fp16(model).SerializeToString())
-        runner.name += ", float16 rounding emulated behind every node"
+        runner = OnnxRunner(half.emulate_fp16(model).SerializeToString())
+        runner.name += HALF_EMULATED
         return runner
     if precision == "int8" and target == "tensorrt":
-        return OnnxRunner(model.SerializeToString(), literal=True)
+        runner = OnnxRunner(half.emulate_fp16(model).SerializeToString(), literal=True)
+        runner.name += HALF_EMULATED if half.has_fp16(model) else ""
+        return runner
     if precision == "int8" and target == "openvino":
         try:
             return OpenvinoRunner(model.SerializeToString())
@@ -90,16 +94,24 @@ def lower(
     if precision == "fp32":
         return Lowered(fp32, None, {})
     if precision == "fp16":
-        layer, reach = forms.check_fp16_range(fp32, judge_on[:64], progress)
-        half = check(forms.to_fp16(fp32))
-        notes = {"largest_activation": {"layer": layer, "value": reach, "limit": forms.FP16_MAX}}
-        return Lowered(half, None, {**notes, "steps": [_step("float16", fp32, half)]})
+        layer, reach = half.check_fp16_range(fp32, judge_on[:RANGE_CROPS], progress)
+        halved = check(half.to_fp16(fp32))
+        notes = {"largest_activation": {"layer": layer, "value": reach, "limit": half.FP16_MAX}}
+        return Lowered(halved, None, {**notes, "steps": [_step("float16", fp32, halved)]})
     assert calibration is not None
     prepared = forms.prepare_int8(fp32, target)
     tensors = forms.quantised_tensors(prepared, target)
     seen = observe(prepared, tensors, calibration.images_nhwc, progress)
     means = channel_means(prepared, calibration.images_nhwc, progress)
-    chosen, tried, model = _choose(fp32, prepared, target, seen, means, input_scaling, calibration, method, progress)
+    between = _between_convolutions(fp32, target, calibration, progress)
+
+    def quantised(name: Method) -> onnx.ModelProto:
+        bits, halved = WEIGHT_BITS[target], between == "float16"
+        model = forms.to_int8(prepared, target, seen, name, input_scaling, bits, means, half_scales=halved)
+        return half.to_fp16(model) if halved else model
+
+    candidates = {name: quantised(name) for name in METHODS if method in ("auto", name)}
+    chosen, tried, model = _choose(fp32, target, candidates, calibration, progress)
     return Lowered(
         check(model),
         Calibration(
@@ -116,6 +128,7 @@ def lower(
                 "mean_logit_error_by_method": tried,
                 "weight_bits": WEIGHT_BITS[target],
                 "quantised_tensors": len(tensors),
+                "between_convolutions": between,
             },
         },
     )
@@ -125,30 +138,40 @@ def _step(name: str, before: onnx.ModelProto, after: onnx.ModelProto) -> dict[st
     return {"name": name, "before": op_counts(before), "after": op_counts(after)}
 
 
+def _between_convolutions(
+    fp32: onnx.ModelProto, target: Target, calibration: CalibrationCrops, progress: Progress
+) -> str:
+    """The type of what an int8 file leaves unquantised: float16 for TensorRT where that holds every activation.
+
+    Sums, BatchNormalization and Relu between int8 convolutions are bound by memory, and float16 halves it.
+    """
+    if target != "tensorrt":
+        return "uint8"
+    picked = _spread(calibration, RANGE_CROPS)
+    reach = max(half.fp16_reach(fp32, picked, progress).values())
+    # Half of the limit: these crops are not those that will come, and Inf is no rounding error.
+    return "float16" if reach < half.FP16_MAX / 2 else "float32"
+
+
+def _spread(calibration: CalibrationCrops, count: int) -> Images:
+    """Up to ``count`` of the crops, evenly picked."""
+    total = len(calibration.names)
+    picked = np.unique(np.linspace(0, total - 1, min(count, total)).astype(int))
+    return np.asarray(calibration.images_nhwc[picked], np.uint8)
+
+
 def _choose(
     fp32: onnx.ModelProto,
-    prepared: onnx.ModelProto,
     target: Target,
-    seen: dict[str, Observed],
-    means: dict[str, npt.NDArray[np.float64]],
-    input_scaling: InputScaling,
+    candidates: dict[Method, onnx.ModelProto],
     calibration: CalibrationCrops,
-    method: str,
     progress: Progress,
 ) -> tuple[Method, dict[str, float], onnx.ModelProto]:
     """The method with the least mean error of the logit on calibration crops (never on crops of the gates)."""
-    candidates = {
-        name: forms.to_int8(prepared, target, seen, name, input_scaling, WEIGHT_BITS[target], means)
-        for name in METHODS
-        if method in ("auto", name)
-    }
     if len(candidates) == 1:
         name, model = next(iter(candidates.items()))
         return name, {}, model
-    picked = np.unique(
-        np.linspace(0, len(calibration.names) - 1, min(CHOICE_CROPS, len(calibration.names))).astype(int)
-    )
-    images = calibration.images_nhwc[picked]
+    images = _spread(calibration, CHOICE_CROPS)
     reference = _logits(OnnxRunner(fp32.SerializeToString()), images, "float32", progress)
     errors: dict[str, float] = {}
     for name, model in candidates.items():

@@ -1,11 +1,11 @@
-"""The float32 graph in another precision: float16, and int8 in the layout that each runtime needs.
+"""The float32 graph in int8, in the layout that each runtime needs (float16 is in ``half.py``).
 
-int8 layouts (measured in benchmarks/int8_layouts.py):
+Layouts (measured in benchmarks/int8_layouts.py):
 
 - ``onnxruntime``: uint8 activations with zero points, int8 weights per channel, every operator quantised, the
   BatchNormalizations as 1x1 depthwise convolutions, the uint8 input straight into the first convolution.
 - ``tensorrt``: symmetric int8 activations at the inputs of convolutions only; NVIDIA's parser refuses uint8. The
-  residual sums stay in floating point, where TensorRT fuses them.
+  residual sums stay in floating point, where TensorRT fuses them: ``lowering`` makes that float16.
 - ``openvino``: the layout of ``onnxruntime``, with the max-pool left in floating point.
 """
 
@@ -14,147 +14,26 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 import onnx
-from onnx import TensorProto, helper
+from onnx import helper
 
-from glomedge.errors import GateError, ModelError
+from glomedge.errors import ModelError
 from glomedge.spec import InputScaling, Target
 from glomedge_export import graph
 from glomedge_export.conversion import IMAGENET_MEAN_RGB
 from glomedge_export.graph import add_constant, attribute, constants, consumers
-from glomedge_export.parity import Images, Progress, nothing
+from glomedge_export.half import between
 from glomedge_export.quantisation import (
     Method,
     Observed,
     Scale,
     corrected_bias,
-    extremes,
     quantised_weight,
     signed,
+    signed_half,
     unsigned,
 )
 
-FP16_MAX = 65_504.0
 HEAD = "head"
-
-
-def to_fp16(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Strongly typed float16 between ``scaled`` and ``features``; uint8 in, float32 out.
-
-    Mean subtraction and the dense layer with all behind it stay float32: they cost nothing, and pixel values and
-    logits keep their digits.
-
-    Raises:
-        GateError: a weight beyond float16's 65,504; names the layer.
-    """
-    model = graph.copy(model)
-    known = constants(model)
-    inside = _between(model, "scaled", "features")
-    for node in inside:
-        for name in node.input:
-            value = known.get(name)
-            if value is None or value.dtype != np.float32:
-                continue
-            border = name.endswith(".border")
-            if not border and np.abs(value).max(initial=0.0) > FP16_MAX:
-                raise GateError(
-                    f"fp16 is refused: layer {node.name} has a weight of {np.abs(value).max():.3g}, beyond "
-                    "float16's 65,504. Nothing was written. Choose --precision fp32 or int8."
-                )
-            add_constant(model, name, np.clip(value, -FP16_MAX, FP16_MAX).astype(np.float16))
-    nodes: list[onnx.NodeProto] = []
-    for node in model.graph.node:
-        if any(node.output[0] == other.output[0] for other in inside):
-            node.input[:] = ["scaled.half" if name == "scaled" else name for name in node.input]
-            node.output[:] = ["features.half" if name == "features" else name for name in node.output]
-        nodes.append(node)
-        if node.output[0] == "scaled":
-            nodes.append(_cast("scaled", "scaled.half", TensorProto.FLOAT16))
-        if node.output[0] == "features.half":
-            nodes.append(_cast("features.half", "features", TensorProto.FLOAT))
-    graph.replace_nodes(model, nodes)
-    return graph.prune(model)
-
-
-def _cast(source: str, result: str, to: int) -> onnx.NodeProto:
-    return helper.make_node("Cast", [source], [result], name=f"{result}.cast", to=to)
-
-
-def _between(model: onnx.ModelProto, first: str, last: str) -> list[onnx.NodeProto]:
-    """Nodes that depend on ``first`` and that ``last`` depends on, in order."""
-    reached, inside = {first}, []
-    for node in model.graph.node:
-        if reached.intersection(node.input):
-            inside.append(node)
-            reached.update(node.output)
-            if last in node.output:
-                return inside
-    raise ModelError(f"The graph has no path from {first!r} to {last!r}: not the network of this tool.")
-
-
-def emulate_fp16(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A float32 graph that rounds as a float16 graph does, to judge a float16 file on a CPU.
-
-    onnxruntime runs float16 on a CPU as float32 from the first cast to the last: overflow and rounding do not show.
-    Here every float16 tensor is kept as float32 and rounded to float16 (and to Inf beyond it) behind each node.
-    """
-    model = graph.copy(model)
-    half = {name for name, value in constants(model).items() if value.dtype == np.float16}
-    for name, value in constants(model).items():
-        if name in half:
-            add_constant(model, name, value.astype(np.float32))
-    nodes: list[onnx.NodeProto] = []
-    rounded: dict[str, str] = {}
-    halves: set[str] = set()
-    for node in model.graph.node:
-        to_half = node.op_type == "Cast" and attribute(node, "to") == TensorProto.FLOAT16
-        from_half = node.op_type == "Cast" and node.input[0] in halves
-        typed_half = to_half or (not from_half and any(name in halves or name in half for name in node.input))
-        node.input[:] = [rounded.get(name, name) for name in node.input]
-        output = node.output[0]
-        if from_half:
-            nodes.append(helper.make_node("Identity", [node.input[0]], [output], name=node.name))
-            continue
-        if typed_half:
-            halves.add(output)
-            rounded[output] = f"{output}.rounded"
-            if to_half:
-                nodes.append(helper.make_node("Identity", [node.input[0]], [output], name=node.name))
-            else:
-                nodes.append(node)
-            nodes.append(_cast(output, f"{output}.half", TensorProto.FLOAT16))
-            nodes.append(_cast(f"{output}.half", f"{output}.rounded", TensorProto.FLOAT))
-        else:
-            nodes.append(node)
-    graph.replace_nodes(model, nodes)
-    return graph.prune(model)
-
-
-def check_fp16_range(model: onnx.ModelProto, images_nhwc: Images, progress: Progress = nothing) -> tuple[str, float]:
-    """Where the float32 graph comes nearest to float16's limit, over these crops.
-
-    ``resnet`` scaling feeds values about a hundred times larger than the ImageNet weights of this backbone were
-    trained with, and they grow from there.
-
-    Returns:
-        The layer with the largest absolute value, and that value.
-
-    Raises:
-        GateError: a layer goes beyond 65,504; names the first one in the order of the graph.
-    """
-    names = [name for node in _between(model, "scaled", "features") for name in node.output]
-    reach = {name: max(abs(a), abs(b)) for name, (a, b) in extremes(model, names, images_nhwc, progress).items()}
-    for name in names:
-        if not reach[name] <= FP16_MAX:
-            raise GateError(
-                f"fp16 is refused: layer {name} reaches {reach[name]:.4g} on real crops, beyond float16's 65,504 "
-                f"(Inf or clipped). Nothing was written. Choose --precision fp32 or int8"
-                ", or train with --input-scaling resnet_v2, whose values stay about a hundred times smaller."
-            )
-    worst = max(names, key=lambda name: reach[name])
-    return worst, reach[worst]
-
-
-# --- int8 ---------------------------------------------------------------------------------------------------------
 
 
 def prepare_int8(model: onnx.ModelProto, target: Target) -> onnx.ModelProto:
@@ -168,7 +47,7 @@ def quantised_tensors(model: onnx.ModelProto, target: Target) -> list[str]:
     """The tensors whose ranges must be known, in the order of the graph."""
     readers = consumers(model)
     names = []
-    for node in _between(model, "scaled", "features"):
+    for node in between(model, "scaled", "features"):
         output = node.output[0]
         after = [reader.op_type for reader in readers.get(output, [])]
         if target == "tensorrt":
@@ -187,6 +66,8 @@ def to_int8(
     input_scaling: InputScaling,
     weight_bits: int,
     means: dict[str, npt.NDArray[np.float64]] | None = None,
+    *,
+    half_scales: bool = False,
 ) -> onnx.ModelProto:
     """Quantise a graph of ``prepare_int8`` in the layout of a target.
 
@@ -198,12 +79,15 @@ def to_int8(
         input_scaling: of the model; decides scale and zero point of the uint8 input.
         weight_bits: 7 or 8.
         means: of ``quantisation.channel_means``, to correct the biases; None leaves them.
+        half_scales: take scales that float16 holds exactly, for ``half.to_fp16`` afterwards.
     """
     means = means or {}
-    choose = signed if target == "tensorrt" else unsigned
+    choose = unsigned if target != "tensorrt" else signed_half if half_scales else signed
     scales: dict[str, Scale] = {name: choose(seen, method) for name, seen in observed.items()}
     if target == "tensorrt":
-        return _insert(model, scales, weight_bits, means, quantise_bias=False, skip={"conv1_conv", HEAD})
+        return _insert(
+            model, scales, weight_bits, means, quantise_bias=False, skip={"conv1_conv", HEAD}, half_scales=half_scales
+        )
     scales = _shared_through_pools(model, scales)
     prepared = _uint8_front(model, input_scaling)
     return _insert(
@@ -265,11 +149,14 @@ def _shared_through_pools(model: onnx.ModelProto, scales: dict[str, Scale]) -> d
 class _Quantiser:
     """Builds a QDQ graph node by node."""
 
-    def __init__(self, model: onnx.ModelProto, scales: dict[str, Scale], weight_bits: int) -> None:
+    def __init__(
+        self, model: onnx.ModelProto, scales: dict[str, Scale], weight_bits: int, *, half_scales: bool
+    ) -> None:
         self.model = graph.copy(model)
         self.known = constants(model)
         self.scales = scales
         self.weight_bits = weight_bits
+        self.half_scales = half_scales
         self.nodes: list[onnx.NodeProto] = []
         self.real: dict[str, str] = {}
 
@@ -308,7 +195,9 @@ class _Quantiser:
     ) -> None:
         """Quantise the weight per channel, correct the bias, and quantise it on the grid of the accumulator."""
         base = node.name
-        weight, weight_scale = quantised_weight(self.known[node.input[1]], self.weight_bits)
+        weight, weight_scale = quantised_weight(
+            self.known[node.input[1]], self.weight_bits, half_scales=self.half_scales
+        )
         zero = np.zeros(len(weight), np.int8)
         names = [
             add_constant(self.model, f"{base}.weight.q", weight),
@@ -379,10 +268,11 @@ def _insert(
     *,
     quantise_bias: bool,
     skip: set[str],
+    half_scales: bool = False,
     input_scale: Scale | None = None,
     uint8_pool: bool = False,
 ) -> onnx.ModelProto:
-    build = _Quantiser(model, scales, weight_bits)
+    build = _Quantiser(model, scales, weight_bits, half_scales=half_scales)
     paired = {n.input[0]: n for n in model.graph.node if n.op_type == "Max"} if uint8_pool else {}
     pools = {n.output[0]: n for n in model.graph.node if n.op_type == "MaxPool" and n.output[0] in paired}
     where = dict(scales)

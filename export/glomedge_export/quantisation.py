@@ -221,8 +221,21 @@ def signed(observed: Observed, method: Method) -> Scale:
     return Scale(np.float32(max(cut(observed, method) / 127.0, 1e-12)), np.int8(0))
 
 
+def signed_half(observed: Observed, method: Method) -> Scale:
+    """``signed`` with a scale that float16 holds exactly."""
+    return Scale(np.float32(half_representable(np.asarray(cut(observed, method) / 127.0))), np.int8(0))
+
+
+def half_representable(scales: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """The nearest numbers that float16 holds, at least 2**-20.
+
+    Chosen before anything is rounded on their grid, such scales cost nothing; rounded afterwards they would be off.
+    """
+    return np.maximum(scales, 2.0**-20).astype(np.float16).astype(np.float64)
+
+
 def quantised_weight(
-    weight: npt.NDArray[np.float32], bits: int
+    weight: npt.NDArray[np.float32], bits: int, *, half_scales: bool = False
 ) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]]:
     """Symmetric int8 weights with one scale per output channel: of a few cuts the one with the least squared error.
 
@@ -230,6 +243,7 @@ def quantised_weight(
         weight: ``[O, I, H, W]``.
         bits: 8 uses -127..127; 7 uses -63..63, so that two products of uint8 and weight always fit the 16-bit
             sums of processors without VNNI (255 * 63 * 2 = 32,130 < 32,767).
+        half_scales: choose among scales that float16 holds exactly.
 
     Returns:
         int8 ``[O, I, H, W]`` and float32 scales ``[O]``.
@@ -241,7 +255,7 @@ def quantised_weight(
     whole = np.where(reach > 0, reach / most, 1.0)
     best, best_error = whole, np.full_like(whole, np.inf)
     for share in WEIGHT_CUTS:
-        scale = (whole * share).astype(np.float32).astype(np.float64)
+        scale = half_representable(whole * share) if half_scales else (whole * share).astype(np.float32).astype(float)
         error = np.square(np.clip(np.rint(flat / scale), -most, most) * scale - flat).sum(1, keepdims=True)
         best, best_error = np.where(error < best_error, scale, best), np.minimum(error, best_error)
     quantised = np.clip(np.rint(flat / best), -most, most).astype(np.int8)

@@ -12,7 +12,7 @@ from hypothesis.extra import numpy as hnp
 
 from glomedge.errors import GateError
 from glomedge.spec import InputScaling, Target
-from glomedge_export import conversion, graph, parity, precision, quantisation
+from glomedge_export import conversion, graph, half, parity, precision, quantisation
 from glomedge_export.crops import CalibrationCrops
 from glomedge_export.lowering import WEIGHT_BITS, lower, runner_for
 from glomedge_export.quantisation import Observed
@@ -36,39 +36,39 @@ def lowered(fp32: onnx.ModelProto, target: Target, crops: Crops, method: str = "
 
 
 def test_fp16_is_strongly_typed_with_float_outputs(fp32: onnx.ModelProto) -> None:
-    half = conversion.check(precision.to_fp16(fp32))
-    types = {t.name: t.data_type for t in half.graph.initializer}
+    halved = conversion.check(half.to_fp16(fp32))
+    types = {t.name: t.data_type for t in halved.graph.initializer}
     kept = {name for name, kind in types.items() if kind == onnx.TensorProto.FLOAT}
     assert kept == {"images.mean", "head.weight", "head.bias"}
-    assert graph.op_counts(half)["Cast"] == graph.op_counts(fp32)["Cast"] + 2
+    assert graph.op_counts(halved)["Cast"] == graph.op_counts(fp32)["Cast"] + 2
 
 
 def test_fp16_answer_and_emulation(fp32: onnx.ModelProto, crops_nhwc: Crops) -> None:
     reference = parity.OnnxRunner(fp32.SerializeToString())
-    emulated = runner_for(precision.to_fp16(fp32), "fp16", "tensorrt")
+    emulated = runner_for(half.to_fp16(fp32), "fp16", "tensorrt")
     difference = np.abs(emulated(crops_nhwc)[0] - reference(crops_nhwc)[0]).max()
     assert 0 < difference < 5e-3
 
 
 def test_emulation_overflows_where_float16_does(fp32: onnx.ModelProto, crops_nhwc: Crops) -> None:
     """The file itself hides it on a CPU, where it is computed in float32."""
-    half = precision.to_fp16(fp32)
-    graph.add_constant(half, "a.weight", graph.constants(half)["a.weight"] * np.float16(20_000))
-    on_cpu = parity.OnnxRunner(half.SerializeToString())(crops_nhwc)[1]
-    emulated = runner_for(half, "fp16", "tensorrt")(crops_nhwc)[1]
+    halved = half.to_fp16(fp32)
+    graph.add_constant(halved, "a.weight", graph.constants(halved)["a.weight"] * np.float16(20_000))
+    on_cpu = parity.OnnxRunner(halved.SerializeToString())(crops_nhwc)[1]
+    emulated = runner_for(halved, "fp16", "tensorrt")(crops_nhwc)[1]
     assert np.isfinite(on_cpu).all()
     assert not np.isfinite(emulated).all()
 
 
 def test_fp16_overflow_is_refused_by_layer_name(fp32: onnx.ModelProto, crops_nhwc: Crops) -> None:
-    worst, reach = precision.check_fp16_range(fp32, crops_nhwc)
+    worst, reach = half.check_fp16_range(fp32, crops_nhwc)
     assert worst in {node.name for node in fp32.graph.node}
-    assert 0 < reach < precision.FP16_MAX
+    assert 0 < reach < half.FP16_MAX
     graph.add_constant(fp32, "b.weight", graph.constants(fp32)["b.weight"] * np.float32(1e6))
     with pytest.raises(GateError, match=r"layer b reaches .* beyond float16"):
-        precision.check_fp16_range(fp32, crops_nhwc)
+        half.check_fp16_range(fp32, crops_nhwc)
     with pytest.raises(GateError, match="layer b has a weight of"):
-        precision.to_fp16(fp32)
+        half.to_fp16(fp32)
 
 
 @pytest.mark.parametrize("target", ["onnxruntime", "tensorrt", "openvino"])
@@ -118,6 +118,40 @@ def test_tensorrt_layout_is_symmetric_and_signed(fp32: onnx.ModelProto, crops_nh
         if node.op_type == "DequantizeLinear":
             assert {reader.op_type for reader in readers[node.output[0]]} <= {"Conv", "BatchNormalization", "Add"}
     assert "sum.q" not in {name for node in model.graph.node for name in node.output}
+
+
+def test_tensorrt_int8_is_float16_between_convolutions(fp32: onnx.ModelProto, crops_nhwc: Crops) -> None:
+    """Strongly typed: every scale is float16 and exact, and what judges the file rounds where float16 does."""
+    model = lowered(fp32, "tensorrt", crops_nhwc)
+    assert model.opset_import[0].version == half.OPSET_OF_HALF_SCALES
+    known = graph.constants(model)
+    scales = [known[n.input[1]] for n in model.graph.node if n.op_type in ("QuantizeLinear", "DequantizeLinear")]
+    assert {scale.dtype.name for scale in scales} == {"float16"}
+    assert all((scale > 0).all() and np.isfinite(scale).all() for scale in scales)
+    kept = {t.name for t in model.graph.initializer if t.data_type == onnx.TensorProto.FLOAT}
+    assert kept == {"images.mean", "head.weight", "head.bias"}
+    judge = runner_for(model, "int8", "tensorrt")
+    assert "float16 rounding emulated" in judge.name
+    # The scales were chosen on float16's grid: in float32 between the convolutions the answer is nearly the same.
+    tensors = precision.quantised_tensors(fp32, "tensorrt")
+    seen = quantisation.observe(fp32, tensors, crops_nhwc)
+    means = quantisation.channel_means(fp32, crops_nhwc)
+    wide = precision.to_int8(fp32, "tensorrt", seen, "minmax", "resnet", WEIGHT_BITS["tensorrt"], means)
+    difference = np.abs(logits(judge, crops_nhwc) - logits(runner_for(wide, "int8", "tensorrt"), crops_nhwc)).max()
+    assert 0 < difference < 0.02
+
+
+def test_tensorrt_int8_stays_float32_where_float16_would_overflow(fp32: onnx.ModelProto, crops_nhwc: Crops) -> None:
+    """A layer of 1e5 between convolutions, undone by the weights of the next ones."""
+    for name, factor in (("bn1.sum.scale", 1e5), ("bn1.sum.shift", 1e5), ("short.weight", 1e-5), ("a.weight", 1e-5)):
+        graph.add_constant(fp32, name, graph.constants(fp32)[name] * np.float32(factor))
+    reference = logits(parity.OnnxRunner(fp32.SerializeToString()), crops_nhwc)
+    calibration = CalibrationCrops(crops_nhwc, tuple(f"{i}.png" for i in range(len(crops_nhwc))), 2)
+    result = lower(fp32, "int8", "tensorrt", "resnet", crops_nhwc, calibration, "minmax")
+    assert result.notes["calibration"]["between_convolutions"] == "float32"
+    assert not half.has_fp16(result.model)
+    answer = logits(runner_for(result.model, "int8", "tensorrt"), crops_nhwc)
+    assert np.abs(answer - reference).max() < 0.25 * np.ptp(reference)
 
 
 def test_int8_answers_alike_with_and_without_integer_kernels(fp32: onnx.ModelProto, crops_nhwc: Crops) -> None:
@@ -253,7 +287,7 @@ def test_openvino_takes_the_files_meant_for_it(fp32: onnx.ModelProto, crops_nhwc
     pytest.importorskip("openvino", reason="OpenVINO is not installed: pip install openvino")
     model = {
         "fp32": lambda: fp32,
-        "fp16": lambda: precision.to_fp16(fp32),
+        "fp16": lambda: half.to_fp16(fp32),
         "int8": lambda: lowered(fp32, "openvino", crops_nhwc),
     }[kind]()
     reference = logits(parity.OnnxRunner(fp32.SerializeToString()), crops_nhwc)

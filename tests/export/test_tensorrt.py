@@ -12,7 +12,7 @@ import pytest
 
 from glomedge.errors import GateError
 from glomedge.spec import BatchProfile
-from glomedge_export import conversion, graph, precision, tensorrt
+from glomedge_export import conversion, graph, half, tensorrt
 from glomedge_export.crops import CalibrationCrops
 from glomedge_export.lowering import lower
 
@@ -39,7 +39,7 @@ def int8(fp32: onnx.ModelProto, target: str, crops: npt.NDArray[np.uint8]) -> on
 def test_parser_and_builder_take_the_file(fp32: onnx.ModelProto, crops_nhwc: npt.NDArray[np.uint8], kind: str) -> None:
     model = {
         "fp32": lambda: fp32,
-        "fp16": lambda: precision.to_fp16(fp32),
+        "fp16": lambda: half.to_fp16(fp32),
         "int8": lambda: int8(fp32, "tensorrt", crops_nhwc),
     }[kind]()
     found, engine = tensorrt.check(model.SerializeToString(), BatchProfile(min=1, opt=4, max=8))
