@@ -20,10 +20,10 @@ from typing import Any
 
 from common import ROOT, log, markdown_table, parser, set_results_directory, write_result
 from glomedge.errors import GateError
+from glomedge.gatetable import GateRow
 from glomedge.spec import Precision, Target
 from glomedge_export.conversion import Converted
 from glomedge_export.exporting import Request, default_output, export
-from glomedge_export.gates import GateRow
 
 FILES: tuple[tuple[Precision, Target], ...] = (
     ("fp32", "any"),

@@ -88,10 +88,14 @@ class Publication:
             outcome.wall_s = time.perf_counter() - begin_s
             self._record(staged, batch_size)
             if options.report and self._spool is not None:
+                from glomedge.card import fragment
                 from glomedge.report import Report
 
+                card = fragment(self._model.spec, self._model.path.name, self._model.sha256)
                 with staged.open("report.html") as handle:
-                    Report(outcome.record, outcome.cases, rows, self._spool, options.review_band).write(handle)
+                    Report(outcome.record, outcome.cases, rows, self._spool, options.review_band, card=card).write(
+                        handle
+                    )
             self._record_files(staged)
             outcome.files = staged.commit()
         finally:

@@ -40,6 +40,8 @@ class Report:
         rows: gives all rows, in order, each time it is called.
         thumbnails: where rows' thumbnails and maps are.
         review_band: probabilities between which a crop is to be looked at first.
+        max_thumbnails: pictures to show at most.
+        card: the model card (``card.fragment``), shown folded up at the end.
     """
 
     def __init__(
@@ -50,6 +52,7 @@ class Report:
         thumbnails: Spool,
         review_band: tuple[float, float],
         max_thumbnails: int = MAX_THUMBNAILS,
+        card: str = "",
     ) -> None:
         self._record = record
         self._cases = cases
@@ -57,6 +60,7 @@ class Report:
         self._thumbnails = thumbnails
         self._low, self._high = review_band
         self._max = max_thumbnails
+        self._card = card
 
     def write(self, handle: IO[bytes]) -> None:
         """UTF-8 HTML."""
@@ -83,6 +87,7 @@ class Report:
         yield from self._galleries()
         yield from self._errors()
         yield self._facts()
+        yield self._card
 
     def _tiles(self) -> str:
         counts = self._record["counts"]

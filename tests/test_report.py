@@ -77,6 +77,14 @@ def test_counts_are_those_of_the_run(run: tuple[Options, Page, dict[str, Any]]) 
     assert text.count("Research use only. Not for diagnostic use.") == 2
 
 
+def test_the_model_card_stands_folded_at_the_end(run: tuple[Options, Page, dict[str, Any]]) -> None:
+    _, page, record = run
+    assert page.tags["details"] == 1
+    text = "".join(page.text)
+    assert text.index("This run") < text.index("Model card: model.onnx") < text.index("Intended use")
+    assert record["model"]["weights_sha256"] in text[text.index("Intended use") - 1000 :]
+
+
 def test_it_needs_nothing_else(run: tuple[Options, Page, dict[str, Any]]) -> None:
     options, page, _ = run
     assert all(source.startswith(("data:image/", "#")) for source in page.sources)

@@ -19,15 +19,15 @@ from typing import Any, Literal
 import numpy as np
 import onnx
 
-from glomedge import __version__, golden
+from glomedge import __version__, card, golden
 from glomedge.errors import GateError, ModelError, UsageError
+from glomedge.gatetable import GateRow, table
 from glomedge.modelfile import SEAL_BYTES, read_model_file, sealed
 from glomedge.notice import RESEARCH_USE_NOTICE
 from glomedge.spec import BatchProfile, ModelSpec, Parity, Precision, Recipe, Target
-from glomedge_export import card, gates, graph, parity, tensorrt
+from glomedge_export import gates, graph, parity, tensorrt
 from glomedge_export.conversion import Converted, convert
 from glomedge_export.crops import MIN_CROPS, CalibrationCrops, calibration_crops, drawn, held_out, read_recorded
-from glomedge_export.gates import GateRow
 from glomedge_export.lowering import lower, runner_for
 from glomedge_export.parity import Answers, Crops, OnnxRunner, Progress, Runner, nothing
 from glomedge_export.record import TrainingRecord, read_record, record_path, write_atomically
@@ -259,7 +259,7 @@ def export(
     if request.precision != "fp32":
         gates.enforce(fp32_parity, "The float32 graph behind this file", "fp32")
         measured = _against_fp32(source, converted.model, runner, crops, request, progress)
-    rows = gates.table(measured)
+    rows = table(measured)
     if on_gates is not None:
         on_gates(rows)
     gates.enforce(measured, f"{output.name} ({request.precision}, {target})", request.precision)
@@ -322,7 +322,7 @@ def export(
     written = [output, report_path, card_path]
     if engine is not None and isinstance(checked, tensorrt.TensorRtCheck):
         written += tensorrt.write_engine(output, engine, spec, sha256, checked)
-    write_atomically(card_path, card.markdown(spec, output.name, sha256, rows).encode())
+    write_atomically(card_path, card.markdown(spec, output.name, sha256).encode())
     write_atomically(report_path, json.dumps(report, indent=1).encode())
     return Result(output, spec, rows, report, tuple(written))
 

@@ -12,8 +12,8 @@ from glomedge.errors import MissingExtraError, UsageError
 from glomedge.notice import RESEARCH_USE_NOTICE
 
 if TYPE_CHECKING:
+    from glomedge.gatetable import GateRow
     from glomedge_export.exporting import Result
-    from glomedge_export.gates import GateRow
 
 DEFAULT_MODEL = Path("artifacts/model.keras")
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from export_specs import example_spec
 
+from glomedge.card import fragment, markdown
 from glomedge.notice import RESEARCH_USE_NOTICE
-from glomedge_export.card import markdown
 
 
 def test_card_of_a_full_spec() -> None:
@@ -37,3 +37,19 @@ def test_card_of_a_bare_spec_admits_what_is_unknown() -> None:
     assert "Not measured." in text
     assert "not calibrated" in text
     assert "auroc" not in text
+
+
+def test_fragment_says_the_same_and_escapes_it() -> None:
+    spec = example_spec()
+    assert spec.training is not None
+    hostile = spec.model_copy(update={"training": spec.training.model_copy(update={"data_name": "<script>a|b&`"})})
+    page = fragment(hostile, "<m>.onnx", "e" * 64)
+    assert "<script>" not in page
+    assert "<m>" not in page
+    assert "&lt;script&gt;a|b&amp;" in page
+    headings = [line[3:] for line in markdown(spec, "m.onnx", "e" * 64).splitlines() if line.startswith("## ")]
+    assert headings
+    assert all(f"<h3>{heading}</h3>" in page for heading in headings)
+    for expected in ("<td>auroc<td>0.950 (0.900 to 0.980)", "30 true positive", f"<code>{'e' * 64}</code>"):
+        assert expected in page
+    assert "<em>globally sclerotic</em>" in page

@@ -1,0 +1,208 @@
+"""The model card: what the file says of itself, for people to read before they use it.
+
+Sections after Mitchell et al., "Model Cards for Model Reporting" (FAT* 2019). Made from the spec alone, so that it
+cannot say anything that the file does not carry.
+"""
+
+from __future__ import annotations
+
+import html
+import re
+from dataclasses import dataclass
+
+from glomedge.gatetable import table
+from glomedge.spec import Interval, ModelSpec
+
+
+@dataclass(frozen=True)
+class _Table:
+    head: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+@dataclass(frozen=True)
+class _Bullets:
+    lines: tuple[str, ...]
+
+
+# A paragraph is a str; in it and in cells, `code` and *emphasis* as in Markdown.
+_Block = str | _Table | _Bullets
+
+
+def markdown(spec: ModelSpec, name: str, sha256: str) -> str:
+    """The card as Markdown.
+
+    Args:
+        spec: of the model file.
+        name: file name, for the title.
+        sha256: of the model, as runners name it.
+    """
+    parts = [f"# Model card: {name}", f"**{spec.notice}**"]
+    for title, blocks in _sections(spec, sha256):
+        parts.append(f"## {title}")
+        parts += [_block_markdown(block) for block in blocks]
+    return "\n\n".join(parts) + "\n"
+
+
+def fragment(spec: ModelSpec, name: str, sha256: str) -> str:
+    """The same card as HTML to stand inside a page, folded up; everything in it is escaped."""
+    parts = [f"<details id=card><summary>Model card: {html.escape(name)}</summary>"]
+    for title, blocks in _sections(spec, sha256):
+        parts.append(f"<h3>{html.escape(title)}</h3>")
+        parts += [_block_html(block) for block in blocks]
+    return "".join(parts) + "</details>"
+
+
+def _block_markdown(block: _Block) -> str:
+    if isinstance(block, _Table):
+        lines = [f"| {' | '.join(block.head)} |", f"|{'---|' * len(block.head)}"]
+        return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in block.rows)])
+    if isinstance(block, _Bullets):
+        return "\n".join(f"- {line}" for line in block.lines)
+    return block
+
+
+def _block_html(block: _Block) -> str:
+    if isinstance(block, _Table):
+        head = "".join(f"<th>{_inline(cell)}" for cell in block.head) if any(block.head) else ""
+        rows = "".join("<tr>" + "".join(f"<td>{_inline(cell)}" for cell in row) + "</tr>" for row in block.rows)
+        return f"<table>{f'<thead><tr>{head}</tr></thead>' if head else ''}<tbody>{rows}</tbody></table>"
+    if isinstance(block, _Bullets):
+        return f"<ul>{''.join(f'<li>{_inline(line)}' for line in block.lines)}</ul>"
+    return f"<p>{_inline(block)}</p>"
+
+
+def _inline(text: str) -> str:
+    escaped = re.sub(r"`([^`]*)`", r"<code>\1</code>", html.escape(text))
+    return re.sub(r"\*([^*]+)\*", r"<em>\1</em>", escaped)
+
+
+def _sections(spec: ModelSpec, sha256: str) -> list[tuple[str, list[_Block]]]:
+    return [
+        ("Model", [_Table(("", ""), tuple(_identity(spec, sha256)))]),
+        (
+            "Intended use",
+            [
+                "Research on crops of single kidney glomeruli cut from whole-slide images, stained and scanned like "
+                f"those trained on: is the glomerulus *{spec.class_names[1]}* or *{spec.class_names[0]}*, and from "
+                "that the share of globally sclerotic glomeruli of a biopsy (%GS), with its interval. The reader is "
+                "a pathologist or an engineer who checks it against the slides."
+            ],
+        ),
+        (
+            "Not intended for",
+            [
+                "Diagnosis, or accepting or discarding an organ. Whole slides, stains that the training data lack, "
+                "other organs, crops that hold several glomeruli or none. Segmental sclerosis is not global sclerosis "
+                "(HP:0004737) and is not told apart."
+            ],
+        ),
+        ("Preprocessing", [_preprocessing(spec)]),
+        ("Training data and recipe", _training(spec)),
+        ("Metrics", _metrics(spec)),
+        ("Precision and parity", _parity(spec)),
+        ("Limits", [_limits(spec)]),
+    ]
+
+
+def _identity(spec: ModelSpec, sha256: str) -> list[tuple[str, str]]:
+    return [
+        ("network", f"ResNet50V2, {spec.multiply_adds / 1e9:.3f} billion multiply-adds a crop"),
+        ("precision", f"{spec.precision}, laid out for {spec.target} (opset {spec.opset})"),
+        ("decision", f"{spec.class_names[1]} where probability >= {spec.threshold:g}"),
+        ("temperature", f"{spec.temperature:g}" + (" (not calibrated)" if spec.temperature == 1.0 else "")),
+        ("made by", f"{spec.producer}, {spec.created_utc}"),
+        ("file SHA-256", f"`{sha256}`"),
+        ("weights SHA-256", f"`{spec.weights_sha256}`"),
+    ]
+
+
+def _preprocessing(spec: ModelSpec) -> str:
+    recipe = spec.recipe
+    steps = [f"recipe `{recipe.name}`: resized to {recipe.size_px} x {recipe.size_px} pixels"]
+    if recipe.equalise:
+        steps.append("histogram of luma equalised")
+    if recipe.saturation_factor != 1.0:
+        steps.append(f"saturation x {recipe.saturation_factor:g}")
+    if recipe.hue_degrees:
+        steps.append(f"hue {recipe.hue_degrees:+g} degrees")
+    return f"{', '.join(steps)}; input scaling `{spec.input_scaling}` inside the file."
+
+
+def _training(spec: ModelSpec) -> list[_Block]:
+    training = spec.training
+    if training is None:
+        return ["Unknown: the Keras model came without a training record."]
+    rows = [
+        (side, str(counts.crops), str(counts.positive), str(counts.cases)) for side, counts in training.splits.items()
+    ]
+    return [
+        f"`{training.data_name}` (SHA-256 `{training.data_sha256}`), split by {training.split_method}, seed "
+        f"{training.seed}. Initial weights: {training.weights}. {training.optimizer}, learning rate "
+        f"{training.learning_rate:g}, batch {training.batch_size}, best of {training.epochs} epochs: "
+        f"{training.best_epoch}. Threshold rule: {training.threshold_rule}.",
+        _Table(("split", "crops", "globally sclerotic", "biopsies"), tuple(rows)),
+    ]
+
+
+def _interval(value: Interval) -> str:
+    if value.low is None or value.high is None:
+        return f"{value.value:.4g}"
+    return f"{value.value:.3f} ({value.low:.3f} to {value.high:.3f})"
+
+
+def _metrics(spec: ModelSpec) -> list[_Block]:
+    parts: list[_Block] = []
+    if spec.training is not None and spec.training.metrics:
+        rows = [(name.replace("_", " "), _interval(value)) for name, value in spec.training.metrics.items()]
+        parts.append("On the test split, with 95% intervals where they were computed:")
+        parts.append(_Table(("metric", "value"), tuple(rows)))
+    if spec.operating_point is not None:
+        point = spec.operating_point
+        parts.append(
+            f"At the threshold, on held-out crops: {point.true_positive} true positive, {point.false_negative} false "
+            f"negative, {point.true_negative} true negative, {point.false_positive} false positive."
+        )
+    return parts or ["None were measured."]
+
+
+def _parity(spec: ModelSpec) -> list[_Block]:
+    if spec.parity is None:
+        return ["Not measured."]
+    parts: list[_Block] = [
+        f"Compared with {spec.parity.reference} on {spec.parity.crops} crops of {spec.parity.cases} biopsies "
+        f"({spec.parity.source}); the reference's probabilities spread over {spec.parity.probability_spread:.2f}."
+    ]
+    shown = [
+        (
+            row.name,
+            "not measured" if row.measured is None else f"{row.measured:.3g}",
+            "reported only" if row.limit is None else f"{row.limit:g}",
+            row.note,
+        )
+        for row in table(spec.parity)
+    ]
+    parts.append(_Table(("gate", "measured", "limit", ""), tuple(shown)))
+    if spec.calibration is not None:
+        parts.append(
+            f"Quantised with {spec.calibration.method} ranges from {spec.calibration.crops} crops of "
+            f"{spec.calibration.cases} biopsies of the training split (SHA-256 of their names "
+            f"`{spec.calibration.names_sha256}`; the list is in the spec)."
+        )
+    return parts
+
+
+def _limits(spec: ModelSpec) -> _Bullets:
+    lines = [
+        "A percentage of few glomeruli is uncertain: of 25, 5 globally sclerotic read 20%, and the 95% interval is "
+        "9 to 39%. Read the interval, not the point.",
+        "Stain, scanner and cutting differ between laboratories; figures above hold for crops like those trained on.",
+        "The activation map shows which of 7 x 7 areas moved the answer. It is no outline of a lesion.",
+    ]
+    if spec.training is not None and spec.training.split_method == "random":
+        lines.append("The split was random: crops of one biopsy stand on both sides, and the metrics are optimistic.")
+    if spec.temperature == 1.0:
+        lines.append("The probability is not calibrated: 0.8 does not mean right in 8 of 10.")
+    if spec.parity is not None and spec.parity.source.startswith("drawn"):
+        lines.append("Parity was measured on drawn crops: export with --data DATA to measure it on real ones.")
+    return _Bullets(tuple(lines))
