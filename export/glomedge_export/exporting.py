@@ -20,16 +20,16 @@ import numpy as np
 import onnx
 
 from glomedge import __version__, card, golden
-from glomedge.errors import GateError, ModelError, UsageError
+from glomedge.errors import GateError, MissingExtraError, ModelError, UsageError
 from glomedge.gatetable import GateRow, table
 from glomedge.modelfile import SEAL_BYTES, read_model_file, sealed
 from glomedge.notice import RESEARCH_USE_NOTICE
 from glomedge.spec import BatchProfile, ModelSpec, Parity, Precision, Recipe, Target
-from glomedge_export import gates, graph, parity, tensorrt
+from glomedge_export import gates, graph, judging, tensorrt
 from glomedge_export.conversion import Converted, convert
 from glomedge_export.crops import MIN_CROPS, CalibrationCrops, calibration_crops, drawn, held_out, read_recorded
 from glomedge_export.lowering import lower, runner_for
-from glomedge_export.parity import Answers, Crops, OnnxRunner, Progress, Runner, nothing
+from glomedge_export.parity import Crops, Progress, nothing
 from glomedge_export.record import TrainingRecord, read_record, record_path, write_atomically
 
 # Enough for the float32 gates, which look for a wrong graph and not for a rare flip, within the minute.
@@ -208,10 +208,36 @@ def export(
             slowest step, runs once.
 
     Raises:
-        GateError: the file does not say what its reference says; nothing is at the final path.
+        GateError: the file does not say what its reference says; nothing is written. A file of an earlier export at
+            the final path is left as it is, and the message says so.
         ModelError, DatasetError, UsageError: the model, data or options cannot be used.
         MissingExtraError: a package of the extra ``export`` is not installed.
     """
+    # What can be refused at once is refused before a minute of converting.
+    target = resolved_target(request.precision, request.target)
+    gates.limits_for(request.precision, request.gate_overrides)
+    _check_tensorrt_wish(request, target)
+    output = request.output or default_output(request.model, request.precision, target)
+    if not output.parent.is_dir():
+        raise UsageError(f"The folder {output.parent} does not exist. Make it, or give another --output.")
+    try:
+        return _export(request, target, output, progress, on_gates, conversions if conversions is not None else {})
+    except GateError as error:
+        if not output.exists():
+            raise
+        raise GateError(
+            f"{error} {output} is still the file of an earlier export: remove it if it must not be used."
+        ) from error
+
+
+def _export(
+    request: Request,
+    target: Target,
+    output: Path,
+    progress: Progress,
+    on_gates: Callable[[list[GateRow]], None] | None,
+    conversions: dict[str, Converted],
+) -> Result:
     started = time.perf_counter()
     seconds: dict[str, float] = {}
 
@@ -221,12 +247,6 @@ def export(
         seconds[name] = round(now - started, 3)
         started = now
 
-    # What can be refused at once is refused before a minute of converting.
-    target = resolved_target(request.precision, request.target)
-    gates.limits_for(request.precision, request.gate_overrides)
-    output = request.output or default_output(request.model, request.precision, target)
-    if not output.parent.is_dir():
-        raise UsageError(f"The folder {output.parent} does not exist. Make it, or give another --output.")
     progress("loading", 0, 1)
     source = _load(request)
     lap("load")
@@ -234,13 +254,21 @@ def export(
     lap("crops")
     progress("converting", 0, 1)
     weights = weights_sha256(source.keras_model)
-    kept = conversions if conversions is not None else {}
     key = f"{weights} {source.temperature!r}"
-    if key not in kept:
-        kept[key] = convert(source.keras_model, source.temperature)
-    converted = kept[key]
+    if key not in conversions:
+        conversions[key] = convert(source.keras_model, source.temperature)
+    converted = conversions[key]
     lap("convert")
-    fp32_parity = _against_keras(source, converted.model, crops, request, progress)
+    common: dict[str, Any] = {
+        "precision": request.precision,
+        "threshold": source.threshold,
+        "temperature": source.temperature,
+        "overrides": request.gate_overrides,
+        "progress": progress,
+    }
+    fp32_parity = judging.against_keras(source.keras_model, converted.model, crops, **common)
+    if request.precision != "fp32":
+        _enforce_float32(fp32_parity, converted.model, crops, "The float32 graph behind this file")
     lap("fp32 gates")
     lowered = lower(
         converted.model,
@@ -257,13 +285,16 @@ def export(
     runner = runner_for(model, request.precision, target)
     measured = fp32_parity
     if request.precision != "fp32":
-        gates.enforce(fp32_parity, "The float32 graph behind this file", "fp32")
-        measured = _against_fp32(source, converted.model, runner, crops, request, progress)
+        measured = judging.against_fp32(converted.model, runner, crops, **common)
     rows = table(measured)
     if on_gates is not None:
         on_gates(rows)
-    gates.enforce(measured, f"{output.name} ({request.precision}, {target})", request.precision)
-    _check_profile(runner, crops, request.batch_profile)
+    what = f"{output.name} ({request.precision}, {target})"
+    if request.precision == "fp32":
+        _enforce_float32(measured, model, crops, what)
+    else:
+        gates.enforce(measured, what, gates.advice(request.precision))
+    judging.check_profile(runner, crops, request.batch_profile)
     lap("gates")
     self_test = golden.make(source.recipe, lambda images: runner(images)[0], request.precision)
     spec = ModelSpec(
@@ -327,76 +358,36 @@ def export(
     return Result(output, spec, rows, report, tuple(written))
 
 
+def _check_tensorrt_wish(request: Request, target: Target) -> None:
+    """``--require-tensorrt-check`` and ``--engine`` can be refused before a minute of converting."""
+    if not (request.require_tensorrt_check or request.engine):
+        return
+    if request.precision == "int8" and target != "tensorrt":
+        raise UsageError(
+            f"An int8 file for {target} has uint8 activations, and TensorRT takes only symmetric signed int8. "
+            "Export with --target tensorrt, or leave out --engine and --require-tensorrt-check."
+        )
+    if not tensorrt.installed():
+        raise MissingExtraError("NVIDIA's parser", "tensorrt-rtx", "tensorrt-rtx")
+
+
 def _tensorrt(request: Request, target: Target, data: bytes) -> tuple[tensorrt.TensorRtCheck | str, bytes | None]:
     """NVIDIA's word on the file, or why it was not asked; the engine only where one was ordered."""
-    wanted = request.require_tensorrt_check or request.engine
     if request.precision == "int8" and target != "tensorrt":
-        if wanted:
-            tensorrt.refuse_unsigned_activations(onnx.load_model_from_string(data))
         return f"laid out for {target}, with uint8 activations that TensorRT does not take", None
-    if not tensorrt.installed() and not wanted:
+    if not tensorrt.installed():
         return "the package tensorrt-rtx is not installed (pip install 'glomedge[tensorrt-rtx]')", None
     found, engine = tensorrt.check(data, request.batch_profile)
     tensorrt.enforce(found)
     return found, engine if request.engine else None
 
 
-def _against_keras(
-    source: _Source, model: onnx.ModelProto, crops: Crops, request: Request, progress: Progress
-) -> Parity:
-    few = crops if request.precision == "fp32" else _first(crops, MIN_CROPS)
-    import keras
-
-    reference = parity.keras_answers(source.keras_model, few.images_nhwc, source.temperature, progress=progress)
-    runner = OnnxRunner(model.SerializeToString())
-    candidate = parity.onnx_answers(runner, few.images_nhwc, what="float32 file", progress=progress)
-    overrides = request.gate_overrides if request.precision == "fp32" else {}
-    return parity.compare(
-        reference,
-        candidate,
-        few,
-        threshold=source.threshold,
-        limits=gates.limits_for("fp32", overrides),
-        reference_name=f"Keras {keras.__version__}",
-        temperature=source.temperature,
-    )
-
-
-def _first(crops: Crops, count: int) -> Crops:
-    return Crops(
-        crops.images_nhwc[:count], crops.labels[:count], crops.cases[:count], crops.names[:count], crops.source
-    )
-
-
-def _against_fp32(
-    source: _Source,
-    fp32: onnx.ModelProto,
-    runner: Runner,
-    crops: Crops,
-    request: Request,
-    progress: Progress,
-) -> Parity:
-    images = crops.images_nhwc
-    reference = parity.onnx_answers(OnnxRunner(fp32.SerializeToString()), images, what="float32", progress=progress)
-    candidate = parity.onnx_answers(runner, images, what=f"{request.precision} file", progress=progress)
-    return parity.compare(
-        reference,
-        candidate,
-        crops,
-        threshold=source.threshold,
-        limits=gates.limits_for(request.precision, request.gate_overrides),
-        reference_name="the float32 file of the same weights",
-        temperature=source.temperature,
-    )
-
-
-def _check_profile(runner: Runner, crops: Crops, profile: BatchProfile) -> None:
-    for size in sorted({profile.min, profile.opt, profile.max}):
-        picked = crops.images_nhwc[np.arange(size) % len(crops)]
-        probability, activation = runner(np.ascontiguousarray(picked))
-        if probability.shape != (size,) or len(activation) != size:
-            raise GateError(f"The file answers a batch of {size} with {probability.shape}. Report this: a defect.")
-        parity.check_finite(Answers(probability, activation), f"The exported file at batch {size}")
+def _enforce_float32(measured: Parity, model: onnx.ModelProto, crops: Crops, what: str) -> None:
+    """The float32 gates; a refusal says whether the graph is wrong or the model magnifies rounding."""
+    if all(row.passed for row in table(measured)):
+        return
+    rounding = judging.float32_rounding(model, crops)
+    gates.enforce(measured, what, gates.float32_advice(measured.max_probability_difference, rounding))
 
 
 def versions() -> dict[str, str]:

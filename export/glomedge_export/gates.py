@@ -51,13 +51,29 @@ def limits_for(precision: Precision, overrides: dict[str, float | None] | None =
     return GateLimits(**values)
 
 
-def enforce(parity: Parity, what: str, precision: Precision) -> list[GateRow]:
+def float32_limits(precision: Precision, overrides: dict[str, float | None]) -> GateLimits:
+    """Limits of the float32 graph against Keras: of the file itself, or of the graph behind a lowered file.
+
+    Behind a lowered file they are the defaults of float32, except where a limit loosened by hand is wider: who
+    accepts 1e-3 of the file accepts it of what it was made from.
+    """
+    own = limits_for("fp32", overrides if precision == "fp32" else None)
+    if precision == "fp32":
+        return own
+    values = own.model_dump()
+    for name, given in overrides.items():
+        wider = min if name.startswith("min_") else max
+        values[name] = None if given is None else wider(values[name], given)
+    return GateLimits(**values)
+
+
+def enforce(parity: Parity, what: str, advice: str) -> list[GateRow]:
     """The gate table, or GateError naming every gate that refused and what to do.
 
     Args:
         parity: the measurement, with its limits.
         what: the file in words, for the message.
-        precision: of the file, for the advice.
+        advice: what to do, the end of the message.
     """
     rows = table(parity)
     refused = [row for row in rows if not row.passed]
@@ -65,19 +81,36 @@ def enforce(parity: Parity, what: str, precision: Precision) -> list[GateRow]:
         reasons = "; ".join(f"{row.name}: {row.measured:.3g}, limit {row.limit:.3g}" for row in refused)
         raise GateError(
             f"{what} is refused, it does not say what {parity.reference} says on {parity.crops} crops "
-            f"({parity.source}): {reasons}. Nothing was written. {_advice(precision)}"
+            f"({parity.source}): {reasons}. Nothing was written. {advice}"
         )
     return rows
 
 
-def _advice(precision: Precision) -> str:
-    match precision:
-        case "fp32":
-            return "Report this with the versions that glomedge doctor prints; a float32 export must not differ."
-        case "fp16":
-            return "Choose --precision fp32, or accept more by hand with --gate-* if you can answer for it."
-        case "int8":
-            return (
-                "Calibrate on more crops (--calibration-crops 512), choose --precision fp16 or fp32, or accept more by "
-                "hand with --gate-* if you can answer for it."
-            )
+def float32_advice(difference: float, rounding: float) -> str:
+    """What to do about a float32 graph that is refused.
+
+    Args:
+        difference: largest |difference| of probability to Keras.
+        rounding: the same between two right float32 runs of the graph (``judging.float32_rounding``).
+    """
+    # Keras adds in a third order: two orders apart by a fifth of the difference are explanation enough.
+    if difference <= 5.0 * rounding:
+        return (
+            f"Two right float32 runs of this very graph differ by {rounding:.2g}: the model magnifies rounding, as "
+            "large weights in the head do. Train with a stronger penalty or fewer epochs, or accept it with "
+            f"--gate-probability {2.0 * difference:.1g}."
+        )
+    return (
+        f"Two right float32 runs of this graph differ by only {rounding:.2g}, so this is no rounding: report it with "
+        "the versions that glomedge doctor prints."
+    )
+
+
+def advice(precision: Precision) -> str:
+    """What to do about a lowered file that is refused."""
+    if precision == "int8":
+        return (
+            "Calibrate on more crops (--calibration-crops 512), choose --precision fp16 or fp32, or accept more by "
+            "hand with --gate-* if you can answer for it."
+        )
+    return "Choose --precision fp32, or accept more by hand with --gate-* if you can answer for it."

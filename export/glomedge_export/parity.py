@@ -99,13 +99,16 @@ class OnnxRunner:
         literal: run QuantizeLinear and DequantizeLinear as written, fused into no integer kernel. That is how a
             file for another runtime is judged here: the pairs round exactly, the arithmetic between is float32,
             and the answer does not depend on which int8 instructions this processor has.
+        fuse: let onnxruntime rewrite the graph; without, every node runs as it stands.
     """
 
-    def __init__(self, model: bytes, *, literal: bool = False) -> None:
+    def __init__(self, model: bytes, *, literal: bool = False, fuse: bool = True) -> None:
         import onnxruntime as ort
 
         options = ort.SessionOptions()
         options.log_severity_level = 3
+        if not fuse:
+            options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         if literal:
             # Float fusions stay on (they only change the order of sums); no pair becomes an integer kernel.
             options.add_session_config_entry("session.disable_quant_qdq", "1")

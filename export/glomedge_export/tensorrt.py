@@ -18,7 +18,7 @@ import onnx
 from glomedge.errors import GateError, MissingExtraError
 from glomedge.notice import RESEARCH_USE_NOTICE
 from glomedge.spec import SIZE_PX, BatchProfile, ModelSpec
-from glomedge_export.graph import constants
+from glomedge_export.graph import attribute, constants
 from glomedge_export.record import write_atomically
 
 
@@ -57,24 +57,41 @@ def installed() -> bool:
     return True
 
 
+# Quantised operators other than QuantizeLinear / DequantizeLinear: NVIDIA's parser knows none of them.
+_INTEGER_OPERATORS = ("DynamicQuantizeLinear", "QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger")
+
+
 def refuse_unsigned_activations(model: onnx.ModelProto) -> None:
     """Our own word before NVIDIA's: TensorRT takes only symmetric signed quantisation.
 
     Raises:
-        GateError: names the first node with uint8 activations or a zero point other than 0.
+        GateError: names the first node with uint8 activations, a zero point other than 0, or integer arithmetic
+            written as an operator of its own.
     """
     known = constants(model)
     for node in model.graph.node:
-        if node.op_type not in ("QuantizeLinear", "DequantizeLinear") or len(node.input) < 3:
-            continue
-        zero = known.get(node.input[2])
-        if zero is not None and (zero.dtype.name not in ("int8", "int32") or zero.any()):
-            kind = "uint8" if zero.dtype.name == "uint8" else "a zero point other than 0"
+        kind = _not_for_tensorrt(node, known)
+        if kind is not None:
             raise GateError(
                 f"TensorRT cannot run this file: {node.op_type} {node.name!r} uses {kind}, and TensorRT takes only "
                 "symmetric signed int8. The file was quantised for another runtime; make one for TensorRT with: "
                 "glomedge export --precision int8 --target tensorrt"
             )
+
+
+def _not_for_tensorrt(node: onnx.NodeProto, known: dict[str, Any]) -> str | None:
+    if node.op_type in _INTEGER_OPERATORS:
+        return "an integer operator"
+    if node.op_type not in ("QuantizeLinear", "DequantizeLinear"):
+        return None
+    zero = known.get(node.input[2]) if len(node.input) > 2 and node.input[2] else None
+    if zero is None:
+        # Without a zero point QuantizeLinear gives uint8 (ONNX), unless a newer opset's attribute says otherwise.
+        typed = int(attribute(node, "output_dtype", 0)) == onnx.TensorProto.INT8
+        return "uint8" if node.op_type == "QuantizeLinear" and not typed else None
+    if zero.dtype.name not in ("int8", "int32"):
+        return str(zero.dtype.name)
+    return "a zero point other than 0" if zero.any() else None
 
 
 def _logger(trt: Any, messages: list[str]) -> Any:

@@ -33,7 +33,7 @@ def parity(limits: GateLimits, **changes: float | int | None) -> Parity:
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
 def test_a_perfect_file_passes(precision: Precision) -> None:
-    rows = gates.enforce(parity(gates.limits_for(precision)), "file", precision)
+    rows = gates.enforce(parity(gates.limits_for(precision)), "file", gates.advice(precision))
     assert all(row.passed for row in rows)
     assert len(rows) == 7
 
@@ -57,7 +57,7 @@ def test_a_perfect_file_passes(precision: Precision) -> None:
 def test_beyond_a_limit_is_refused(precision: Precision, changes: dict[str, float], gate: str) -> None:
     measured = parity(gates.limits_for(precision), **changes)
     with pytest.raises(GateError, match=gate) as caught:
-        gates.enforce(measured, "model.onnx", precision)
+        gates.enforce(measured, "model.onnx", gates.advice(precision))
     assert "Nothing was written" in str(caught.value)
     assert [row.name for row in table(measured) if not row.passed]
 
@@ -73,19 +73,39 @@ def test_beyond_a_limit_is_refused(precision: Precision, changes: dict[str, floa
     ],
 )
 def test_within_the_limits_passes(precision: Precision, changes: dict[str, float]) -> None:
-    gates.enforce(parity(gates.limits_for(precision), **changes), "model.onnx", precision)
+    gates.enforce(parity(gates.limits_for(precision), **changes), "model.onnx", gates.advice(precision))
 
 
 def test_limits_by_hand_are_used_and_kept() -> None:
     limits = gates.limits_for("fp32", {"max_probability_difference": 0.5, "max_flip_fraction": None})
-    gates.enforce(parity(limits, max_probability_difference=0.4, flips=100), "model.onnx", "fp32")
+    gates.enforce(parity(limits, max_probability_difference=0.4, flips=100), "model.onnx", "Do something.")
     assert limits.max_flip_fraction is None
     tight = gates.limits_for("int8", {"max_flip_fraction": 0.0})
     with pytest.raises(GateError):
-        gates.enforce(parity(tight, flips=1), "model.onnx", "int8")
+        gates.enforce(parity(tight, flips=1), "model.onnx", "Do something.")
 
 
 @pytest.mark.parametrize("name, value", [("max_flip_fraction", -0.1), ("max_flip_fraction", 1.5), ("max_wit", 0.1)])  # noqa: PT006
 def test_impossible_limits_are_refused(name: str, value: float) -> None:
     with pytest.raises(UsageError):
         gates.limits_for("int8", {name: value})
+
+
+def test_float32_limits_behind_a_lowered_file_follow_what_was_loosened_by_hand() -> None:
+    default = gates.limits_for("fp32")
+    assert gates.float32_limits("int8", {}) == default
+    assert gates.float32_limits("fp32", {"max_probability_difference": 1e-7}).max_probability_difference == 1e-7
+    # Tightened for the lowered file: the graph behind it keeps its own limit. Loosened: it follows.
+    tight = gates.float32_limits("fp16", {"max_probability_difference": 1e-7, "min_map_rank_correlation": 1.0})
+    assert tight == default
+    loose = gates.float32_limits("int8", {"max_probability_difference": 1e-3, "min_map_rank_correlation": 0.5})
+    assert loose.max_probability_difference == 1e-3
+    assert loose.min_map_rank_correlation == 0.5
+    assert loose.max_flip_fraction == default.max_flip_fraction
+    assert gates.float32_limits("int8", {"max_probability_difference": None}).max_probability_difference is None
+
+
+def test_float32_advice_tells_rounding_from_a_wrong_graph() -> None:
+    assert "--gate-probability 2e-05" in gates.float32_advice(1.2e-5, 8e-6)
+    assert "no rounding" in gates.float32_advice(3.5e-3, 2e-6)
+    assert "no rounding" in gates.float32_advice(float("nan"), 2e-6)

@@ -75,7 +75,7 @@ def test_compare_measures_flips_shift_and_maps() -> None:
     assert turned.flips == 40
     assert turned.auroc == pytest.approx(1 - (turned.auroc_reference or 0))
     with pytest.raises(GateError):
-        gates.enforce(turned, "model.onnx", "int8")
+        gates.enforce(turned, "model.onnx", "Do something.")
 
 
 def test_compare_finds_a_map_that_does_not_average_to_the_logit() -> None:
@@ -92,7 +92,7 @@ def test_compare_finds_a_map_that_does_not_average_to_the_logit() -> None:
     assert (measure[0].max_logit_relative_difference or 0) < 1e-5
     assert (measure[1].max_logit_relative_difference or 0) > 1e-4
     with pytest.raises(GateError, match="mean of activation"):
-        gates.enforce(measure[1], "model.onnx", "fp32")
+        gates.enforce(measure[1], "model.onnx", "Do something.")
 
 
 @pytest.mark.parametrize("poison", [np.nan, np.inf, -np.inf])

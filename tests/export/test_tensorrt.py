@@ -58,6 +58,38 @@ def test_uint8_activations_are_refused_in_our_words_first(
         tensorrt.check(model.SerializeToString(), BatchProfile())
 
 
+@pytest.mark.parametrize(
+    ("node", "words"),
+    [
+        (("QuantizeLinear", ["x", "scale"], {}), "uses uint8"),
+        (("QuantizeLinear", ["x", "scale", "unsigned"], {}), "uses uint8"),
+        (("QuantizeLinear", ["x", "scale", "shifted"], {}), "zero point other than 0"),
+        (("DynamicQuantizeLinear", ["x"], {}), "an integer operator"),
+        (("QuantizeLinear", ["x", "scale", "signed"], {}), None),
+        (("QuantizeLinear", ["x", "scale"], {"output_dtype": onnx.TensorProto.INT8}), None),
+    ],
+)
+def test_every_form_of_unsigned_quantisation_is_known(
+    node: tuple[str, list[str], dict[str, int]], words: str | None
+) -> None:
+    operator, inputs, attributes = node
+    values = {"scale": np.float32(0.1), "unsigned": np.uint8(0), "shifted": np.int8(3), "signed": np.int8(0)}
+    model = onnx.helper.make_model(
+        onnx.helper.make_graph(
+            [onnx.helper.make_node(operator, inputs, ["y"], name="odd", **attributes)],
+            "one",
+            [],
+            [],
+            [onnx.numpy_helper.from_array(np.asarray(value), name) for name, value in values.items()],
+        )
+    )
+    if words is None:
+        tensorrt.refuse_unsigned_activations(model)
+    else:
+        with pytest.raises(GateError, match=f"'odd' .*{words}"):
+            tensorrt.refuse_unsigned_activations(model)
+
+
 def test_an_unknown_operator_is_named(fp32: onnx.ModelProto) -> None:
     odd = graph.copy(fp32)
     node = next(n for n in odd.graph.node if n.name == "relu_a")

@@ -1,0 +1,120 @@
+"""The runs that gates look at: float32 graph against Keras, lowered file against float32, every batch size."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import onnx
+
+from glomedge.errors import GateError
+from glomedge.spec import BatchProfile, Parity, Precision
+from glomedge_export import gates, parity
+from glomedge_export.crops import MIN_CROPS
+from glomedge_export.parity import Answers, Crops, OnnxRunner, Progress, Runner
+
+Overrides = dict[str, float | None]
+
+
+def against_keras(
+    keras_model: Any,
+    model: onnx.ModelProto,
+    crops: Crops,
+    *,
+    precision: Precision,
+    threshold: float,
+    temperature: float,
+    overrides: Overrides,
+    progress: Progress,
+) -> Parity:
+    """The float32 graph on onnxruntime against Keras' own ``predict``.
+
+    Behind a lowered file (``precision`` not fp32) about 64 crops are enough: a wrong graph shows on any of them.
+    """
+    import keras
+
+    if precision != "fp32":
+        crops = first_biopsies(crops, MIN_CROPS)
+    reference = parity.keras_answers(keras_model, crops.images_nhwc, temperature, progress=progress)
+    runner = OnnxRunner(model.SerializeToString())
+    candidate = parity.onnx_answers(runner, crops.images_nhwc, what="float32 file", progress=progress)
+    return parity.compare(
+        reference,
+        candidate,
+        crops,
+        threshold=threshold,
+        limits=gates.float32_limits(precision, overrides),
+        reference_name=f"Keras {keras.__version__}",
+        temperature=temperature,
+    )
+
+
+def against_fp32(
+    fp32: onnx.ModelProto,
+    runner: Runner,
+    crops: Crops,
+    *,
+    precision: Precision,
+    threshold: float,
+    temperature: float,
+    overrides: Overrides,
+    progress: Progress,
+) -> Parity:
+    """A lowered file, on what judges it here, against its float32 graph."""
+    images = crops.images_nhwc
+    reference = parity.onnx_answers(OnnxRunner(fp32.SerializeToString()), images, what="float32", progress=progress)
+    candidate = parity.onnx_answers(runner, images, what=f"{precision} file", progress=progress)
+    return parity.compare(
+        reference,
+        candidate,
+        crops,
+        threshold=threshold,
+        limits=gates.limits_for(precision, overrides),
+        reference_name="the float32 file of the same weights",
+        temperature=temperature,
+    )
+
+
+def first_biopsies(crops: Crops, count: int) -> Crops:
+    """The first whole biopsies that make at least ``count`` crops (all of them where there are fewer)."""
+    if len(crops) <= count:
+        return crops
+    last = crops.cases[count - 1]
+    kept = [i for i, case in enumerate(crops.cases) if i < count or case == last]
+    return replace(
+        crops,
+        images_nhwc=np.ascontiguousarray(crops.images_nhwc[kept]),
+        labels=crops.labels[kept],
+        cases=tuple(crops.cases[i] for i in kept),
+        names=tuple(crops.names[i] for i in kept),
+    )
+
+
+def float32_rounding(model: onnx.ModelProto, crops: Crops) -> float:
+    """Largest |difference| of probability between two right float32 runs of one graph: fused, and node by node.
+
+    They only add in another order. Where a model magnifies rounding (large weights in the head), this is what no
+    export can go below, and what to hold a refusal against.
+    """
+    images = first_biopsies(crops, MIN_CROPS).images_nhwc
+    data = model.SerializeToString()
+    fused, plain = (parity.onnx_answers(OnnxRunner(data, fuse=fuse), images) for fuse in (True, False))
+    return float(np.abs(fused.probability.astype(np.float64) - plain.probability).max())
+
+
+def check_profile(runner: Runner, crops: Crops, profile: BatchProfile) -> None:
+    """Every batch size of the profile is answered, in full and finite.
+
+    Raises:
+        GateError: NaN or Inf, or answers of another size than the batch.
+    """
+    for size in sorted({profile.min, profile.opt, profile.max}):
+        picked = crops.images_nhwc[np.arange(size) % len(crops)]
+        probability, activation = runner(np.ascontiguousarray(picked))
+        if probability.shape != (size,) or len(activation) != size:
+            raise GateError(
+                f"The exported file answers a batch of {size} with {len(probability)} probabilities. Nothing was "
+                "written. This is a defect of the export: report it with the versions that glomedge doctor prints."
+            )
+        parity.check_finite(Answers(probability, activation), f"The exported file at batch {size}")
