@@ -4,8 +4,10 @@
 
 Plain: the compiled network as it is, Keras' own training step, fed by a Python generator that reads, decodes (Pillow)
 and enhances every crop of every batch in every epoch. Ours: memory-mapped enhanced crops, tf.data, and a step that
-differentiates the trained tail alone. Both train the same layers from the same start with SGD, in one process (so with
-the same deterministic kernels and threads); both are traced before the clock starts. The ratio is paired by round.
+differentiates the trained tail alone, in float32 and in bfloat16. All train the same layers from the same start with
+SGD, in one process (so with the same deterministic kernels and threads); all are traced before the clock starts. Ratios
+are paired by round. Plain, no files: Keras' own step on crops that lie enhanced in memory, so that what the cache gives
+and what the step gives can be told apart.
 
 The profile: seconds of an epoch in which the training loop waits for the next batch, over all its seconds.
 """
@@ -15,9 +17,9 @@ from __future__ import annotations
 import os
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -26,7 +28,11 @@ from common import alternate, log, markdown_table, paired_ratio, parser, set_res
 from glomedge.preprocess import enhance
 from glomedge.spec import Recipe
 
+if TYPE_CHECKING:
+    from glomedge_export.fitoptions import ComputeDtype
+
 BATCH = 32
+PLAIN = "plain Keras from files"
 
 
 def main() -> None:
@@ -65,49 +71,84 @@ def _measure(data: Path, scratch: Path, steps: int, rounds: int) -> None:
     targets = np.stack([labels, np.ones_like(labels)], axis=1)
 
     plain = network.build("none")
-    ours = training.Trainer(network.assemble(), network.make_optimizer())
     paths = [dataset.items[int(index)].path for index in indices]
-    waits: list[float] = []
+    waits: dict[str, list[float]] = {}
 
     def run_plain() -> None:
         for images, answers in _from_files(paths, labels):
             plain.train_on_batch(images, answers)
 
-    def run_ours() -> None:
-        begun = time.perf_counter()
-        waited = 0.0
-        batches = iter(training.batches(crops, indices, BATCH, targets))
-        while True:
-            asked = time.perf_counter()
-            batch: Any = next(batches, None)
-            waited += time.perf_counter() - asked
-            if batch is None:
-                break
-            loss, _ = ours.train_step(*batch)
-            float(loss)
-        waits.append(waited / (time.perf_counter() - begun))
+    in_memory = [(crops[indices[i : i + BATCH]].astype(np.float32), labels[i : i + BATCH]) for i in _starts(indices)]
 
-    samples = alternate({"plain": run_plain, "ours": run_ours}, rounds=rounds)
+    def run_memory() -> None:
+        for images, answers in in_memory:
+            plain.train_on_batch(images, answers)
+
+    def ours(dtype: ComputeDtype) -> Callable[[], None]:
+        trainer = training.Trainer(network.assemble(), network.make_optimizer(), dtype)
+
+        def go() -> None:
+            begun = time.perf_counter()
+            waited = 0.0
+            batches = iter(training.batches(crops, indices, BATCH, targets))
+            while True:
+                asked = time.perf_counter()
+                batch: Any = next(batches, None)
+                waited += time.perf_counter() - asked
+                if batch is None:
+                    break
+                loss, _ = trainer.train_step(*batch)
+                float(loss)
+            waits.setdefault(dtype, []).append(waited / (time.perf_counter() - begun))
+
+        return go
+
+    ways: dict[str, Callable[[], object]] = {
+        PLAIN: run_plain,
+        "plain Keras, crops in memory": run_memory,
+        "glomedge": ours("float32"),
+        "glomedge --compute-dtype bfloat16": ours("bfloat16"),
+    }
+    samples = alternate(ways, rounds=rounds)
     images = steps * BATCH
-    rates = {name: images / float(np.median(seconds)) for name, seconds in samples.items()}
-    ratio = paired_ratio(samples["plain"], samples["ours"])
-    share = float(np.median(waits[1:]))
-    log(f"  {rates}, waiting for data {100 * share:.2f}%")
-    table = markdown_table(["trainer", "images/s"], [[name, f"{rate:.2f}"] for name, rate in rates.items()])
+    ratios = {name: paired_ratio(samples[PLAIN], seconds) for name, seconds in samples.items()}
+    shares = {dtype: float(np.median(values[1:])) for dtype, values in waits.items()}
+    rows = [
+        [name, f"{images / float(np.median(seconds)):.2f}", f"{r.value:.2f} ({r.low:.2f}-{r.high:.2f})"]
+        for (name, seconds), r in zip(samples.items(), ratios.values(), strict=True)
+    ]
+    for row in rows:
+        log(f"  {row}")
+    pixels = np.mean([_pixels(path) for path in set(paths)])
+    waiting = ", ".join(f"{100 * share:.2f}% ({dtype})" for dtype, share in shares.items())
     write_result(
         "training_speed",
         {
             "batch": BATCH,
             "images_a_round": images,
             "samples_s": samples,
+            "ratios": {name: vars(ratio) for name, ratio in ratios.items()},
             "waiting_share": waits,
             "cache_s": cache_s,
             "cache_crops": len(dataset.items),
+            "mean_pixels": float(pixels),
         },
-        f"{table}\n\nOurs over plain: {ratio.value:.2f} (95% {ratio.low:.2f} to {ratio.high:.2f}). "
-        f"Waiting for data: {100 * share:.2f}% of an epoch's training steps. "
-        f"Making the cache once: {cache_s:.1f} s for {len(dataset.items)} crops.\n",
+        f"{markdown_table(['trainer', 'images/s', f'times {PLAIN} (95% interval)'], rows)}\n\n"
+        f"Crops of {pixels / 1e3:.0f} thousand pixels on average. Share of an epoch's training steps that waits for "
+        f"data: {waiting}. Making the cache once: {cache_s:.1f} s for {len(dataset.items)} crops.\n",
+        title="Training steps",
     )
+
+
+def _starts(indices: npt.NDArray[np.int64]) -> range:
+    return range(0, len(indices), BATCH)
+
+
+def _pixels(path: Path) -> int:
+    from PIL import Image
+
+    with Image.open(path) as image:
+        return image.width * image.height
 
 
 def _from_files(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
@@ -88,15 +90,15 @@ def test_bfloat16_steps_leave_a_float32_model(crops: npt.NDArray[np.uint8]) -> N
 
 
 class Recorder(training.Silent):
-    """Keeps the epochs; can stop the run in the middle of one, as a kill would."""
+    """Keeps the epochs; can kill the process in the middle of one."""
 
-    def __init__(self, stop_in_epoch: int | None = None) -> None:
+    def __init__(self, die_in_epoch: int | None = None) -> None:
         self.rows: list[EpochRow] = []
-        self._stop_in_epoch = stop_in_epoch
+        self._die_in_epoch = die_in_epoch
 
     def step(self, epoch: int, done: int, steps: int) -> None:
-        if epoch == self._stop_in_epoch:
-            raise KeyboardInterrupt
+        if epoch == self._die_in_epoch:
+            os.kill(os.getpid(), signal.SIGKILL)
 
     def epoch(self, row: EpochRow) -> None:
         self.rows.append(row)
@@ -122,12 +124,16 @@ def figures(fitted: training.Fitted) -> list[tuple[float, ...]]:
     return [(row.epoch, row.loss, row.accuracy, row.val_loss, row.val_accuracy) for row in fitted.history]
 
 
-def whole_and_killed(crops: npt.NDArray[np.uint8], directory: Path) -> None:
-    """Run in a process of its own: TensorFlow takes its threads once."""
+def train_and_die(crops: npt.NDArray[np.uint8], directory: Path) -> None:
+    """In a process of its own, which does not survive the second epoch."""
+    training.make_repeatable()
+    run(crops, directory / "killed", listener=Recorder(die_in_epoch=2))
+
+
+def whole_and_resumed(crops: npt.NDArray[np.uint8], directory: Path) -> None:
+    """In a process of its own: TensorFlow takes its threads once."""
     training.make_repeatable()
     whole = run(crops, directory / "whole")
-    with pytest.raises(KeyboardInterrupt):
-        run(crops, directory / "killed", listener=Recorder(stop_in_epoch=2))
     recorder = Recorder()
     resumed = run(crops, directory / "killed", listener=recorder, resume=True)
     assert [row.epoch for row in recorder.rows] == [2]
@@ -142,9 +148,15 @@ def whole_and_killed(crops: npt.NDArray[np.uint8], directory: Path) -> None:
 
 
 def test_killed_run_resumes_to_the_same_bits(crops: npt.NDArray[np.uint8], tmp_path: Path) -> None:
-    """The uninterrupted and the resumed run are two runs of the same seed, so this proves repeatability as well."""
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
-        process.submit(whole_and_killed, crops, tmp_path).result()
+    """SIGKILL in the middle of an epoch. The uninterrupted and the resumed run are two runs of the same seed in two
+    processes, so this proves repeatability as well."""
+    spawn = get_context("spawn")
+    killed = spawn.Process(target=train_and_die, args=(crops, tmp_path))
+    killed.start()
+    killed.join()
+    assert killed.exitcode == -signal.SIGKILL
+    with ProcessPoolExecutor(1, mp_context=spawn) as process:
+        process.submit(whole_and_resumed, crops, tmp_path).result()
 
 
 def test_inference_equals_the_model(crops: npt.NDArray[np.uint8]) -> None:
