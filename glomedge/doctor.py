@@ -32,7 +32,7 @@ _PACKAGES = (
     "tensorflow",
 )
 _BATCHES = (1, 4, 16)
-_GPU_BATCHES = (1, 8, 32, 128)
+_GPU_BATCHES = (1, 32)
 _TIMED_S = 1.0
 
 
@@ -175,16 +175,18 @@ def examine_model(path: Path) -> ModelReport:
 def _examine(provider: Any, model: Path | None, cache_dir: Path | None) -> ProviderReport:
     from glomedge.engine import load
     from glomedge.errors import SelfTestError
+    from glomedge.providers import usual_batch
 
     reason = provider.unusable()
     if reason is not None:
         return ProviderReport(provider.name, usable=False, reason=reason)
     if model is None:
         return ProviderReport(provider.name, usable=True)
-    batches = _BATCHES if provider.name in ("cpu", "openvino") else _GPU_BATCHES
+    batches = _GPU_BATCHES if provider.gpu else _BATCHES
     start = perf_counter()
     try:
-        with load(model, provider.name, max_batch=max(batches), cache_dir=cache_dir) as engine:
+        # The batch sizes of infer: an engine that is built here is the one that infer finds in the cache.
+        with load(model, provider.name, batch_size=usual_batch(provider.name), cache_dir=cache_dir) as engine:
             load_s = perf_counter() - start
             speeds = tuple(Speed(batch, _crops_per_s(engine, batch)) for batch in batches)
             runtime = engine.runtime

@@ -129,13 +129,7 @@ class Entry:
                 os.utime(self._final)  # prune() drops what was not used for longest
         else:
             _remove(self._final)
-            self.folder = root / f".building-{os.getpid()}-{secrets.token_hex(6)}"
-            try:
-                self.folder.mkdir(mode=0o700)
-            except OSError as error:
-                raise OutputError(
-                    f"The engine cache {root} cannot be written to: {error.strerror}. Name another with --cache-dir."
-                ) from error
+            self.folder = _fresh_folder(root)
 
     def commit(self) -> bool:
         """Keep what the runtime built, by one rename.
@@ -144,16 +138,11 @@ class Entry:
         """
         if self.built:
             return True
-        files = _files(self.folder)
-        if not files:
+        if not _files(self.folder):
             self.discard()
             return False
         try:
-            passport = {"key": asdict(self._key), "files": {name: _sha256(self.folder / name) for name in files}}
-            with (self.folder / PASSPORT).open("w", encoding="utf-8") as handle:
-                json.dump(passport, handle, indent=1, sort_keys=True)
-                handle.flush()
-                os.fsync(handle.fileno())
+            _seal(self.folder, self._key)
             self.folder.rename(self._final)
         except OSError:  # the disk is full, or another process was first; what was loaded runs all the same
             self.discard()
@@ -178,6 +167,56 @@ class Entry:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.discard()
+
+
+class WorkingCopy:
+    """An engine for a runtime that writes its cache when it closes, and writes it anew each time (TensorRT-RTX).
+
+    It reads and writes a copy of its own; ``keep``, called once the runtime is closed, puts that in the entry's place
+    where anything in it is new. So a sound entry never disagrees with its passport.
+
+    Attributes:
+        folder: for the runtime.
+        entry: what the cache held at the start.
+    """
+
+    def __init__(self, root: Path, key: EngineKey) -> None:
+        self.entry = Entry(root, key)
+        self._root, self._key = root, key
+        self.folder = self.entry.folder
+        if self.entry.built:
+            self.folder = _fresh_folder(root)
+            try:
+                for name in _files(self.entry.folder):
+                    (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
+                    shutil.copyfile(self.entry.folder / name, self.folder / name)
+                (self.folder / PASSPORT).unlink()
+            except OSError:  # another process is replacing the entry; an empty copy is built anew
+                shutil.rmtree(self.folder, ignore_errors=True)
+                self.folder = _fresh_folder(root)
+
+    def keep(self) -> bool:
+        """Keep what the runtime left; False when it left nothing new or the cache cannot be written to."""
+        if not self.entry.built:
+            return self.entry.commit()
+        try:
+            new = bool(_files(self.folder))
+            if new:
+                _seal(self.folder, self._key)
+                new = (self.folder / PASSPORT).read_bytes() != (self.entry.folder / PASSPORT).read_bytes()
+            if new:
+                # A reader between the two steps finds no entry and builds one.
+                _remove(self.entry.folder)
+                self.folder.rename(self.entry.folder)
+                return True
+        except OSError:
+            pass
+        self.discard()
+        return False
+
+    def discard(self) -> None:
+        """Throw the copy away; the entry stays."""
+        shutil.rmtree(self.folder, ignore_errors=True)
 
 
 def cache_notes(entry: Entry) -> tuple[str, ...]:
@@ -221,6 +260,26 @@ def prune(root: Path, keep: int = KEPT_ENTRIES) -> None:
                 _remove(folder)
     for _, folder in sorted(entries, reverse=True)[keep:]:
         _remove(folder)
+
+
+def _fresh_folder(root: Path) -> Path:
+    folder = root / f".building-{os.getpid()}-{secrets.token_hex(6)}"
+    try:
+        folder.mkdir(mode=0o700)
+    except OSError as error:
+        raise OutputError(
+            f"The engine cache {root} cannot be written to: {error.strerror}. Name another with --cache-dir."
+        ) from error
+    return folder
+
+
+def _seal(folder: Path, key: EngineKey) -> None:
+    """Write the passport of everything that lies in the folder."""
+    files = {name: _sha256(folder / name) for name in _files(folder) if name != PASSPORT}
+    with (folder / PASSPORT).open("w", encoding="utf-8") as handle:
+        json.dump({"key": asdict(key), "files": files}, handle, indent=1, sort_keys=True)
+        handle.flush()
+        os.fsync(handle.fileno())
 
 
 def _age_s(folder: Path) -> float:

@@ -173,6 +173,7 @@ def evaluate_folder(
     *,
     provider: str = "auto",
     allow_fallback: bool = False,
+    strict_placement: bool = False,
     labels_file: Path | None = None,
     split_file: Path | None = None,
     split: str | None = None,
@@ -194,9 +195,9 @@ def evaluate_folder(
 
     from glomedge import engine
     from glomedge.cases import case_of
-    from glomedge.folderrun import default_batch_size
     from glomedge.hardware import usable_cpus
     from glomedge.images import ALLOWED_SUFFIXES
+    from glomedge.providers import usual_batch
 
     if (split_file is None) != (split is None):
         raise UsageError("--split-file and --split go together. Example: --split-file artifacts/split.csv --split test")
@@ -219,7 +220,7 @@ def evaluate_folder(
             "--split-file and --split test."
         )
     cpus = usable_cpus()
-    size = batch_size or default_batch_size(provider)
+    size = batch_size or usual_batch(provider)
     run_threads = min(cpus, 8)
     settings = Settings(file.spec.recipe, size, decode_workers=workers or cpus, run_threads=run_threads)
     sink = MemorySink()
@@ -227,7 +228,14 @@ def evaluate_folder(
 
     def load() -> engine.Engine:
         loaded.append(
-            engine.load(model, provider, allow_fallback=allow_fallback, concurrency=run_threads, batch_size=size)
+            engine.load(
+                model,
+                provider,
+                allow_fallback=allow_fallback,
+                strict_placement=strict_placement,
+                concurrency=run_threads,
+                batch_size=size,
+            )
         )
         return loaded[0]
 

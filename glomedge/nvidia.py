@@ -11,7 +11,7 @@ from typing import Any
 
 from glomedge import libraries, sessions
 from glomedge.device_runner import DeviceRunner
-from glomedge.engine_cache import EngineKey, Entry, cache_notes, problem, secure_root
+from glomedge.engine_cache import EngineKey, Entry, WorkingCopy, cache_notes, problem, secure_root
 from glomedge.errors import ProviderUnavailableError
 from glomedge.gpus import find_gpus
 from glomedge.runner import Opened, SessionRequest
@@ -241,15 +241,20 @@ def open_tensorrt_rtx(request: SessionRequest) -> sessions.OrtRunner:
         )
     version = str(module.__version__)
     key = engine_key(request, "tensorrt-rtx", version, tensorrt_rtx_options(request, ""))
-    with Entry(secure_root(request.cache_dir), key) as entry:
-        chosen = tensorrt_rtx_options(request, str(entry.folder))
+    copy = WorkingCopy(secure_root(request.cache_dir), key)
+    try:
+        chosen = tensorrt_rtx_options(request, str(copy.folder))
         options = sessions.session_options(request)
         options.add_provider_for_devices(devices[:1], chosen)
         session = sessions.create_session(request, None, options)
         sessions.verify_provider(session, TENSORRT_RTX)
-        opened = _opened(session, TENSORRT_RTX, request, chosen, {"tensorrt-rtx-ep": version}, cache_notes(entry))
-        entry.commit()
-    return sessions.OrtRunner(session, opened, batch_sizes(request))
+        notes = cache_notes(copy.entry)
+        opened = _opened(session, TENSORRT_RTX, request, chosen, {"tensorrt-rtx-ep": version}, notes)
+    except BaseException:
+        copy.discard()
+        raise
+    # The plugin writes its cache when the session is destroyed (IExecutionContextDeleter in nv_execution_provider.h).
+    return sessions.OrtRunner(session, opened, batch_sizes(request), on_closed=copy.keep)
 
 
 def _rtx_devices() -> list[Any]:

@@ -11,7 +11,12 @@ from typing import Literal
 
 from glomedge import device_runner, libraries, nvidia, openvino_runner, sessions
 from glomedge.errors import ProviderUnavailableError, UsageError
+from glomedge.gpus import find_gpus
 from glomedge.runner import Runner, SessionRequest
+
+CPU_BATCH = 4
+"""Fastest for int8 with a run thread on each core."""
+GPU_BATCH = 32
 
 ProviderName = Literal["auto", "cpu", "cuda", "tensorrt", "tensorrt-rtx", "openvino"]
 
@@ -26,6 +31,7 @@ class Provider:
         unusable: why it cannot run on this machine, None when nothing speaks against it; ends with what to do.
         open: the session factory. Raises ProviderUnavailableError, ModelError, OutOfMemoryError.
         unsuited: why ``auto`` passes it over for this model although it would run; None when it does not.
+        gpu: whether it runs apart from the CPU, and so wants large batches.
     """
 
     name: str
@@ -33,6 +39,7 @@ class Provider:
     unusable: Callable[[], str | None]
     open: Callable[[SessionRequest], Runner]
     unsuited: Callable[[SessionRequest], str | None] = lambda request: None
+    gpu: bool = False
 
 
 def onnxruntime_provider(
@@ -45,6 +52,7 @@ def onnxruntime_provider(
     device_problem: Callable[[], str | None] = lambda: None,
     open_with: Callable[[SessionRequest], Runner] | None = None,
     unsuited: Callable[[SessionRequest], str | None] = lambda request: None,
+    gpu: bool = False,
 ) -> Provider:
     """The entry of a provider built into onnxruntime; its option builder is all that most need.
 
@@ -57,6 +65,7 @@ def onnxruntime_provider(
         device_problem: why its device is not usable, None when it is.
         open_with: another factory than ``sessions.open_session``, for tensors that stay on the device.
         unsuited: see ``Provider``.
+        gpu: see ``Provider``.
     """
 
     def unusable() -> str | None:
@@ -68,7 +77,7 @@ def onnxruntime_provider(
     def open_it(request: SessionRequest) -> Runner:
         return sessions.open_session(ort_name, request, options(request))
 
-    return Provider(name, install, unusable, open_with or open_it, unsuited)
+    return Provider(name, install, unusable, open_with or open_it, unsuited, gpu)
 
 
 def builtin_unusable(name: str, ort_name: str, install: str, library: str | None) -> str | None:
@@ -126,6 +135,7 @@ PROVIDERS: dict[str, Provider] = {
             device_problem=nvidia.no_gpu,
             open_with=nvidia.open_cuda,
             unsuited=nvidia.unsuited_cuda,
+            gpu=True,
         ),
         onnxruntime_provider(
             "tensorrt",
@@ -135,6 +145,7 @@ PROVIDERS: dict[str, Provider] = {
             device_problem=nvidia.no_gpu,
             open_with=nvidia.open_tensorrt,
             unsuited=nvidia.unsuited_tensorrt,
+            gpu=True,
         ),
         Provider(
             "tensorrt-rtx",
@@ -142,6 +153,7 @@ PROVIDERS: dict[str, Provider] = {
             unusable=nvidia.tensorrt_rtx_unusable,
             open=nvidia.open_tensorrt_rtx,
             unsuited=nvidia.unsuited_parser,
+            gpu=True,
         ),
         Provider(
             "openvino",
@@ -163,6 +175,22 @@ def named(name: str) -> Provider:
     if name not in PROVIDERS:
         raise UsageError(f"There is no provider {name!r}. Choose one of: {', '.join(names())}.")
     return PROVIDERS[name]
+
+
+def runs_on_gpu(name: str) -> bool:
+    """Whether that provider works on a GPU; for ``auto``: whether a GPU provider can run here.
+
+    Raises UsageError on an unknown name.
+    """
+    if name != "auto":
+        return named(name).gpu
+    # The driver is asked first: it costs nothing where there is none.
+    return bool(find_gpus().devices) and any(p.gpu and p.unusable() is None for p in PROVIDERS.values())
+
+
+def usual_batch(name: str) -> int:
+    """Crops a call where the user does not say; ``infer``, ``evaluate`` and ``warm`` agree by it."""
+    return GPU_BATCH if runs_on_gpu(name) else CPU_BATCH
 
 
 ACCEPT_ANOTHER = " To accept another provider, add --allow-fallback."

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -148,16 +148,26 @@ def placement(session: Any, wanted: str) -> tuple[dict[str, int], tuple[str, ...
 
 
 class OrtRunner:
-    """An onnxruntime session fed from host memory: the CPU, and any provider that copies by itself."""
+    """An onnxruntime session fed from host memory: the CPU, and any provider that copies by itself.
+
+    ``on_closed`` is called once the session is gone, for providers that write their cache as they end.
+    """
 
     batch_sizes: tuple[int, ...]
 
-    def __init__(self, session: Any, opened: Opened, batch_sizes: tuple[int, ...] = ()) -> None:
+    def __init__(
+        self,
+        session: Any,
+        opened: Opened,
+        batch_sizes: tuple[int, ...] = (),
+        on_closed: Callable[[], object] = lambda: None,
+    ) -> None:
         self.inputs = tuple(tensor_info(argument) for argument in session.get_inputs())
         self.outputs = tuple(tensor_info(argument) for argument in session.get_outputs())
         self.opened = opened
         self.batch_sizes = batch_sizes
         self._session = session
+        self._on_closed = on_closed
 
     def run(self, images_nhwc: npt.NDArray[np.uint8]) -> RawOutput:
         """One run from host memory to host memory."""
@@ -170,6 +180,7 @@ class OrtRunner:
     def close(self) -> None:
         """Drop the session; onnxruntime frees its memory with it."""
         self._session = None
+        self._on_closed()
 
 
 def engine_error(error: BaseException, opened: Opened, batch: int) -> EngineError:

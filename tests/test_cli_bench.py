@@ -43,7 +43,7 @@ def outcome(tiny_model: Path, crops: Path, tmp_path_factory: pytest.TempPathFact
     result = _bench(
         "--model", str(tiny_model), "--provider", "cpu", "--provider", "tensorrt", "--batch-size", "1,4", "--images",
         str(crops), "--duration", "0.2", "--scenario", "single-stream", "--scenario", "offline", "--scenario", "server",
-        "--output", str(output),
+        "--strict-placement", "--output", str(output),
     )  # fmt: skip
     return result, output
 
@@ -66,6 +66,7 @@ def test_the_other_provider_is_measured_and_reported_all_the_same(outcome: tuple
     record = json.loads((output / "bench.json").read_text())
     (found,) = record["configurations"]
     assert found["provider"] == found["provider_asked"] == "cpu"
+    assert set(found["runtime"]["placement"]) == {"CPUExecutionProvider"}
     assert [item["batch_size"] for item in found["latency"]] == [1, 4]
     for item in found["latency"]:
         samples = sorted(s for r in item["rounds_s"] for s in r)

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
+import cv2
 import pytest
 from typer.testing import CliRunner
 
+from glomedge import golden, providers
 from glomedge.cli import app
 from glomedge.notice import RESEARCH_USE_NOTICE
 from glomedge.providers import PROVIDERS
+from glomedge.runner import SessionRequest
+from glomedge.spec import BatchProfile
 
 
 def test_json_is_one_object_and_exit_0(tiny_model: Path, tmp_path: Path) -> None:
@@ -71,3 +76,36 @@ def test_warm_in_words(tiny_model: Path) -> None:
     assert result.exit_code == 0
     assert "Ready on cpu after" in result.stdout
     assert RESEARCH_USE_NOTICE in result.stdout
+
+
+@pytest.mark.parametrize(("name", "gpu"), [("openvino", False), ("tensorrt", True)])
+def test_warm_and_doctor_open_what_infer_will_open(
+    monkeypatch: pytest.MonkeyPatch, tiny_model: Path, tmp_path: Path, name: str, gpu: bool
+) -> None:
+    """An engine is built for its batch sizes: built for others than infer's, it would be minutes spent for nothing."""
+    profiles: list[BatchProfile] = []
+
+    def options(request: SessionRequest) -> Mapping[str, str]:
+        profiles.append(request.profile)
+        return {}
+
+    entry = providers.onnxruntime_provider(name, "CPUExecutionProvider", options, install="", gpu=gpu)
+    monkeypatch.setattr(providers, "PROVIDERS", {name: entry})
+    (tmp_path / "crops").mkdir()
+    image = golden.draw_crop(1)
+    (tmp_path / "crops" / "a.png").write_bytes(cv2.imencode(".png", image)[1].tobytes())
+    for arguments in (
+        ["warm", str(tiny_model), "--provider", name],
+        ["doctor", "--model", str(tiny_model)],
+        ["infer", str(tmp_path / "crops"), "-m", str(tiny_model), "--provider", name, "-o", str(tmp_path / "o")],
+    ):
+        result = CliRunner().invoke(app, arguments)
+        assert result.exit_code == 0, result.output
+    assert len(profiles) >= 3
+    assert {(profile.min, profile.opt) for profile in profiles} == {(1, 32 if gpu else 4)}
+    assert len(set(profiles)) == 1
+
+
+def test_warm_takes_a_largest_batch_below_the_usual_one(tiny_model: Path) -> None:
+    result = CliRunner().invoke(app, ["warm", str(tiny_model), "--provider", "cpu", "--max-batch", "1"])
+    assert result.exit_code == 0, result.output

@@ -17,8 +17,11 @@ import numpy.typing as npt
 import pytest
 
 from glomedge import engine, providers, sessions
-from glomedge.engine_cache import PASSPORT, EngineKey, Entry, default_root, problem, prune, secure_root
+from glomedge.engine_cache import PASSPORT, EngineKey, Entry, WorkingCopy, default_root, problem, prune, secure_root
 from glomedge.errors import OutputError, UsageError
+from glomedge.modelfile import read_model_file
+from glomedge.runner import Opened, SessionRequest
+from glomedge.spec import BatchProfile
 
 KEY = EngineKey(
     provider="tensorrt",
@@ -302,3 +305,59 @@ def test_a_passport_that_cannot_be_written_leaves_nothing(root: Path, monkeypatc
         (entry.folder / "glomedge.engine").write_bytes(b"engine")
         assert not entry.commit()
     assert list(root.iterdir()) == []
+
+
+# Runtimes that write their cache as they close, and anew each time.
+
+
+def closing(root: Path, content: bytes) -> tuple[WorkingCopy, list[str], bool]:
+    """One session of such a runtime: what it found in its folder, then what it leaves there as it closes."""
+    copy = WorkingCopy(root, KEY)
+    found = sorted(path.name for path in copy.folder.iterdir())
+    (copy.folder / "fused_node").write_bytes(content)
+    return copy, found, copy.keep()
+
+
+def test_what_a_runtime_leaves_as_it_closes_is_found_by_the_next(root: Path) -> None:
+    copy, found, kept = closing(root, b"kernels of batch 1")
+    assert (copy.entry.reason, found, kept) == ("", [], True)
+    _, found, kept = closing(root, b"kernels of batch 1")
+    assert (found, kept) == (["fused_node"], False)  # written anew, nothing new in it
+    _, found, kept = closing(root, b"kernels of batch 1 and 32")
+    assert (found, kept) == (["fused_node"], True)
+    assert problem(root / KEY.digest(), KEY) == ""
+    assert (root / KEY.digest() / "fused_node").read_bytes() == b"kernels of batch 1 and 32"
+    assert [path.name for path in root.iterdir()] == [KEY.digest()]
+
+
+def test_a_damaged_entry_is_not_given_to_such_a_runtime(root: Path) -> None:
+    closing(root, b"kernels")
+    (root / KEY.digest() / "fused_node").write_bytes(b"other")
+    copy, found, kept = closing(root, b"kernels")
+    assert copy.entry.reason == "fused_node has changed"
+    assert (found, kept) == ([], True)
+
+
+def test_a_copy_that_is_thrown_away_leaves_the_entry(root: Path) -> None:
+    closing(root, b"kernels")
+    copy = WorkingCopy(root, KEY)
+    (copy.folder / "fused_node").write_bytes(b"half")
+    copy.discard()
+    assert (root / KEY.digest() / "fused_node").read_bytes() == b"kernels"
+    assert [path.name for path in root.iterdir()] == [KEY.digest()]
+
+
+def test_the_cache_of_such_a_runtime_is_kept_when_the_session_is_gone(root: Path, tiny_model: Path) -> None:
+    """The order matters: the plugin writes its files while its session is destroyed."""
+    import weakref
+
+    request = SessionRequest(read_model_file(tiny_model), 1, 1, BatchProfile())
+    session = sessions.create_session(request, [(sessions.CPU, {})], sessions.session_options(request))
+    copy = WorkingCopy(root, KEY)
+    weakref.finalize(session, lambda: (copy.folder / "fused_node").write_bytes(b"kernels"))
+    opened = Opened("fp32", {}, {})
+    runner = sessions.OrtRunner(session, opened, on_closed=copy.keep)
+    del session
+    assert not (root / KEY.digest()).exists()
+    runner.close()
+    assert (root / KEY.digest() / "fused_node").read_bytes() == b"kernels"

@@ -3,13 +3,15 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import onnxruntime as ort
 import pytest
 from builders import build_tiny_model
 from runkit import write_crops
 from typer.testing import CliRunner
 
+from glomedge import providers
 from glomedge.cli import app
-from glomedge.errors import DatasetError, UsageError
+from glomedge.errors import DatasetError, ProviderUnavailableError, UsageError
 from glomedge.evaluate import evaluate_folder, read_labels, read_split
 from glomedge.folderrun import Options, infer_folder
 
@@ -109,3 +111,17 @@ def test_real_crops(real_data: Path, tmp_path: Path) -> None:
     assert len(outcome.cases) == 21
     assert sum(case.crops for case in outcome.cases) == 830
     assert outcome.counts["error"] == 0
+
+
+@pytest.mark.skipif(
+    "AzureExecutionProvider" not in ort.get_available_providers(), reason="this wheel has no Azure provider"
+)
+def test_strict_placement_is_held_to(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Azure's provider opens anywhere and takes no ordinary node."""
+    entry = providers.onnxruntime_provider("azure", "AzureExecutionProvider", install="")
+    monkeypatch.setitem(providers.PROVIDERS, "azure", entry)
+    arguments = ["evaluate", str(data), "--model", str(data.parent / "model.onnx"), "--provider", "azure"]
+    assert CliRunner().invoke(app, arguments).exit_code == 2  # one crop of the folder is torn
+    refused = CliRunner().invoke(app, [*arguments, "--strict-placement"])
+    assert isinstance(refused.exception, ProviderUnavailableError)
+    assert "nodes would not run on azure" in str(refused.exception)

@@ -6,6 +6,7 @@ Nothing here pretends to be onnxruntime. Where the installed wheel decides what 
 
 from __future__ import annotations
 
+import dataclasses
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -200,6 +201,30 @@ def test_strict_placement_passes_where_every_node_is_at_home(tiny_model: Path) -
     with engine.load(tiny_model, "cpu", strict_placement=True) as model:
         assert set(model.runtime.placement) == {"CPUExecutionProvider"}
         assert sum(model.runtime.placement.values()) >= 5
+
+
+@cpu_only
+@pytest.mark.parametrize(
+    ("name", "batch"), [("auto", 4), ("cpu", 4), ("openvino", 4), ("cuda", 32), ("tensorrt", 32), ("tensorrt-rtx", 32)]
+)
+def test_the_usual_batch_is_the_devices(name: str, batch: int) -> None:
+    assert providers.usual_batch(name) == batch
+
+
+@pytest.mark.parametrize("usable", [True, False])
+def test_auto_takes_the_gpus_batch_only_where_a_gpu_provider_can_run(
+    monkeypatch: pytest.MonkeyPatch, usable: bool
+) -> None:
+    card = gpus.Gpus("570.86", (gpus.Gpu("NVIDIA L4", "8.9", 1 << 34),))
+    monkeypatch.setattr(providers, "find_gpus", lambda: card)
+
+    def unusable() -> str | None:
+        return None if usable else "no library"
+
+    for name, provider in providers.PROVIDERS.items():
+        if provider.gpu:
+            monkeypatch.setitem(providers.PROVIDERS, name, dataclasses.replace(provider, unusable=unusable))
+    assert providers.usual_batch("auto") == (32 if usable else 4)
 
 
 def padded_pool_model(path: Path) -> npt.NDArray[np.float32]:

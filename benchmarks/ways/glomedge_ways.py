@@ -11,13 +11,14 @@ import numpy as np
 
 from glomedge import engine as engines
 from glomedge.benchmarking.endtoend import decode_in_processes
-from glomedge.folderrun import THUMBNAIL_PX, default_batch_size
+from glomedge.folderrun import THUMBNAIL_PX
 from glomedge.hardware import usable_cpus
 from glomedge.images import ALLOWED_SUFFIXES
 from glomedge.journal import Journal
 from glomedge.outputs import FolderSink
 from glomedge.pipeline import Pipeline, Settings
 from glomedge.preparing import Answer
+from glomedge.providers import usual_batch
 from glomedge.scan import scan
 from glomedge.spool import Spool
 from ways import Context, Run
@@ -88,7 +89,7 @@ def find(artifacts: Path, model: str) -> Path:
 
 def _engine_run(engine: engines.Engine, context: Context, threads: int) -> Run:
     images = context.images()
-    size = default_batch_size(engine.provider)
+    size = usual_batch(engine.provider)
     batches = [np.ascontiguousarray(images[i : i + size]) for i in range(0, len(images), size)]
     pool = ThreadPoolExecutor(threads)
 
@@ -118,7 +119,7 @@ def _files_run(engine: engines.Engine, context: Context, threads: int) -> Run:
     import cv2
 
     cv2.setNumThreads(1)
-    size = default_batch_size(engine.provider)
+    size = usual_batch(engine.provider)
     settings = Settings(
         recipe=engine.spec.recipe,
         batch_size=size,

@@ -24,11 +24,12 @@ from glomedge.benchmarking.crops import folder_of
 from glomedge.benchmarking.record import STAGES, EndToEnd, Figure, StageRound
 from glomedge.benchmarking.statistics import bootstrap_median
 from glomedge.errors import EngineError, ImageError
-from glomedge.folderrun import PROCESSES_FROM, THUMBNAIL_PX, default_batch_size
+from glomedge.folderrun import PROCESSES_FROM, THUMBNAIL_PX
 from glomedge.journal import Journal
 from glomedge.outputs import FolderSink
 from glomedge.pipeline import Pipeline, Settings
 from glomedge.preparing import Answer, thumbnail
+from glomedge.providers import usual_batch
 from glomedge.scan import Found, scan
 from glomedge.spec import SIZE_PX
 from glomedge.spool import Spool
@@ -76,7 +77,7 @@ def measure(
     """
     from glomedge.images import ALLOWED_SUFFIXES
 
-    batch_size = default_batch_size(engine.provider)
+    batch_size = usual_batch(engine.provider)
     wanted = int(np.clip(expected_per_s * duration_s / ROUNDS, 4 * batch_size, 4000))
     count = wanted if gpu else min(wanted, len(files))
     found = scan(folder_of(files, count, scratch / "end-to-end"), ALLOWED_SUFFIXES)

@@ -24,8 +24,6 @@ from glomedge.spec import Frozen
 if TYPE_CHECKING:
     from glomedge.engine import Engine
 
-GPU_PROVIDERS = ("cuda", "tensorrt", "tensorrt-rtx")
-
 
 class Job(Frozen):
     """What to measure. ``crops`` is an ``.npy`` of enhanced crops, uint8 ``[N, 224, 224, 3]``."""
@@ -41,6 +39,7 @@ class Job(Frozen):
     files: tuple[Path, ...]
     scratch: Path
     bf16: bool = False
+    strict_placement: bool = False
     cache_dir: Path | None = None
     answers_only: bool = False
 
@@ -80,12 +79,13 @@ def measure(job: Job) -> Result:
         ProviderUnavailableError, ModelError, EngineError: from the engine.
     """
     from glomedge import engine as engines
+    from glomedge import providers
 
     images = np.load(job.crops, allow_pickle=False)
     largest = max(job.batch_sizes)
     with engines.load(
         job.model, job.provider, allow_fallback=job.allow_fallback, concurrency=1, max_batch=largest,
-        bf16=job.bf16, cache_dir=job.cache_dir,
+        bf16=job.bf16, cache_dir=job.cache_dir, strict_placement=job.strict_placement,
     ) as engine:  # fmt: skip
         provider = engine.provider
         runtime = runtime_record(engine)
@@ -100,7 +100,7 @@ def measure(job: Job) -> Result:
             done.append(single_stream(engine.infer, images, duration_s=job.duration_s))
         gpu_bytes = gpu_memory_bytes(os.getpid())
     # On a CPU, one thread per core on one session beats one thread with all cores; a GPU wants two in flight.
-    gpu = provider in GPU_PROVIDERS
+    gpu = providers.named(provider).gpu
     threads = 2 if gpu else min(usable_cpus(), 8)
     with engines.load(
         job.model, job.provider, allow_fallback=job.allow_fallback, concurrency=threads, max_batch=largest,

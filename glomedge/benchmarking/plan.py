@@ -27,6 +27,7 @@ class Settings:
     latency_bound_ms: float = 200.0
     images: Path | None = None
     allow_fallback: bool = False
+    strict_placement: bool = False
     cold_start: bool = True
     end_to_end: bool = True
 

@@ -48,6 +48,9 @@ def bench(
     allow_fallback: Annotated[
         bool, typer.Option("--allow-fallback", help="Measure another provider where the asked one cannot run.")
     ] = False,
+    strict_placement: Annotated[
+        bool, typer.Option("--strict-placement", help="Refuse when part of the model runs on another provider.")
+    ] = False,
     cold_start: Annotated[
         bool, typer.Option("--cold-start/--no-cold-start", help="Time fresh processes up to their first answer.")
     ] = True,
@@ -77,6 +80,7 @@ def bench(
         latency_bound_ms=latency_bound_ms,
         images=images,
         allow_fallback=allow_fallback,
+        strict_placement=strict_placement,
         cold_start=cold_start,
     )
     library.check_output(output)

@@ -19,6 +19,9 @@ def evaluate(
     model: Annotated[Path, typer.Option("--model", "-m", help="The exported model.")] = Path("artifacts/model.onnx"),
     provider: Annotated[str, typer.Option(help="auto, cpu, cuda, tensorrt, tensorrt-rtx or openvino.")] = "auto",
     allow_fallback: Annotated[bool, typer.Option("--allow-fallback", help="Take another provider if need be.")] = False,
+    strict_placement: Annotated[
+        bool, typer.Option("--strict-placement", help="Refuse when part of the model runs on another provider.")
+    ] = False,
     labels: Annotated[Path | None, typer.Option(help="Labels elsewhere than DATA/public.csv.")] = None,
     split_file: Annotated[Path | None, typer.Option(help="split.csv of a training run.")] = None,
     split: Annotated[str | None, typer.Option(help="Which side of it: train, validation or test.")] = None,
@@ -42,6 +45,7 @@ def evaluate(
             model,
             provider=provider,
             allow_fallback=allow_fallback,
+            strict_placement=strict_placement,
             labels_file=labels,
             split_file=split_file,
             split=split,

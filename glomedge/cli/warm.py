@@ -15,7 +15,7 @@ def warm(
         str, typer.Option(help="auto, cpu, cuda, tensorrt, tensorrt-rtx or openvino. Exactly that one is built for.")
     ] = "auto",
     batch_size: Annotated[
-        int | None, typer.Option(help="The usual batch. Default: the model's.", show_default=False)
+        int | None, typer.Option(help="The usual batch. Default: infer's, 4, on a GPU 32.", show_default=False)
     ] = None,
     max_batch: Annotated[
         int | None, typer.Option(help="The largest batch. Default: the model's.", show_default=False)
@@ -36,9 +36,16 @@ def warm(
     """
     from time import perf_counter
 
+    import numpy as np
+
     from glomedge.engine import load
     from glomedge.notice import RESEARCH_USE_NOTICE
+    from glomedge.providers import usual_batch
 
+    if batch_size is None and not fixed_batch:
+        # What infer asks for: another profile would be another engine.
+        usual = usual_batch(provider)
+        batch_size = min(usual, max_batch or usual)
     start = perf_counter()
     with load(
         model,
@@ -49,6 +56,10 @@ def warm(
         fixed_batch=fixed_batch,
         cache_dir=cache_dir,
     ) as engine:
+        # TensorRT-RTX compiles its kernels at the first run of a shape.
+        crop = engine.spec.golden.pixels()
+        for size in sorted({batch_size or 1, max_batch or 1}):
+            engine.infer(np.broadcast_to(crop, (size, *crop.shape)).copy())
         elapsed_s = perf_counter() - start
         runtime = engine.runtime
     if as_json:
