@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 from pathlib import Path
@@ -14,6 +15,7 @@ from glomedge import bench
 from glomedge.benchmarking import ceiling, crops, endtoend, measure
 from glomedge.benchmarking.energy import EnergyMeter
 from glomedge.errors import EngineError, OutputError, ProviderUnavailableError
+from glomedge.hardware import has_native_bf16
 
 
 def test_plan_is_models_times_providers_in_order(tmp_path: Path) -> None:
@@ -106,6 +108,18 @@ def test_ceiling_measures_a_rate_and_leaves_the_affinity_alone() -> None:
     assert measured.rate_gmac_per_s > 0.1
     assert os.sched_getaffinity(0) == before
     assert ceiling.measure_cpu("fp16") is None
+
+
+def test_bf16_is_multiplied_faster_than_fp32_where_the_processor_can() -> None:
+    measured = ceiling.measure_cpu("bf16", seconds=0.3)
+    if not has_native_bf16() or importlib.util.find_spec("openvino") is None:
+        assert measured is None
+        return
+    fp32 = ceiling.measure_cpu("fp32", seconds=0.3)
+    assert measured is not None
+    assert fp32 is not None
+    # Twice the products an instruction; less where the two share a core with a neighbour. A fallback would be 1.
+    assert measured.rate_gmac_per_s > 1.3 * fp32.rate_gmac_per_s
 
 
 def _zone(root: Path, name: str, energy_uj: int) -> Path:
