@@ -6,19 +6,19 @@ import itertools
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from glomedge.casenames import compile_case_pattern
 from glomedge.errors import OutputError, UsageError
 from glomedge.escape import escape_name, unescape_name
+from glomedge.inferoptions import Options
 from glomedge.journal import Contents, Identity, Journal, read_entries, read_journal
 from glomedge.modelfile import ModelFile, read_model_file
 from glomedge.outputs import FolderSink, OutputFolder, Plan, plan, unanswered
 from glomedge.pipeline import Pipeline, Settings, StageTimes
 from glomedge.preparing import Decoder
-from glomedge.results import FORMATS, Row
+from glomedge.results import Row
 from glomedge.scan import Found, Scan, scan
 from glomedge.spool import Spool
 
@@ -26,63 +26,11 @@ if TYPE_CHECKING:
     from glomedge.cases import CaseSummary
     from glomedge.engine import Engine
 
+__all__ = ["Options", "Outcome", "infer_folder"]
+
 OWNED = ("predictions.csv", "predictions.jsonl", "predictions.parquet", "cases.csv", "report.html", "run.json")
-HEATMAP_CHOICES = ("positives", "uncertain", "all")
 THUMBNAIL_PX = 112
-DECODE_CHOICES = ("auto", "threads", "processes")
 PROCESSES_FROM = 4
-_GPU_PROVIDERS = ("cuda", "tensorrt", "tensorrt-rtx")
-
-
-@dataclass(frozen=True)
-class Options:
-    """What ``glomedge infer`` was asked for; see ``cli/infer.py`` for the meaning of each."""
-
-    folder: Path
-    model: Path = Path("artifacts/model.onnx")
-    output: Path = Path("predictions")
-    provider: str = "auto"
-    allow_fallback: bool = False
-    strict_placement: bool = False
-    batch_size: int | None = None
-    workers: int | None = None
-    threshold: float | None = None
-    formats: tuple[str, ...] = ("csv",)
-    resume: bool = False
-    overwrite: bool = False
-    follow_symlinks: bool = False
-    case_pattern: str | None = None
-    exclude_flagged: bool = False
-    review_band: tuple[float, float] = (0.2, 0.8)
-    tta: int = 1
-    heatmaps: Path | None = None
-    heatmaps_for: str = "positives"
-    decode_timeout_s: float = 30.0
-    decode_in: str = "auto"
-    report: bool = True
-
-    def check(self) -> None:
-        """Raises UsageError on a value that cannot be carried out."""
-        low, high = self.review_band
-        problems = [
-            (self.threshold is not None and not 0.0 < self.threshold < 1.0, "--threshold must lie between 0 and 1"),
-            (not 0.0 <= low <= high <= 1.0, "--review-band must be two probabilities, such as 0.2..0.8"),
-            (self.tta not in (1, 8), "--tta must be 1 or 8"),
-            (self.batch_size is not None and not 1 <= self.batch_size <= 1024, "--batch-size must be 1 to 1024"),
-            (self.workers is not None and not 1 <= self.workers <= 512, "--workers must be 1 to 512"),
-            (not self.decode_timeout_s > 0, "--decode-timeout must be more than 0 seconds"),
-            (self.resume and self.overwrite, "--resume and --overwrite exclude each other"),
-            (self.decode_in not in DECODE_CHOICES, f"--decode-in must be one of {', '.join(DECODE_CHOICES)}"),
-            (self.heatmaps_for not in HEATMAP_CHOICES, f"--heatmaps-for must be one of {', '.join(HEATMAP_CHOICES)}"),
-        ]
-        problems += [
-            (name not in FORMATS, f"--format {name!r} is unknown: use csv, jsonl or parquet") for name in self.formats
-        ]
-        for wrong, message in problems:
-            if wrong:
-                raise UsageError(f"{message}. See: glomedge infer --help")
-        if self.case_pattern is not None:
-            compile_case_pattern(self.case_pattern)
 
 
 @dataclass
@@ -121,11 +69,6 @@ class Outcome:
         return 2 if self.errors else 0
 
 
-def default_batch_size(provider: str) -> int:
-    """4 on a CPU (fastest for int8 with one run thread a core), 32 where a GPU was asked for."""
-    return 32 if provider in _GPU_PROVIDERS else 4
-
-
 def infer_folder(
     options: Options,
     *,
@@ -145,6 +88,9 @@ def infer_folder(
     """
     options.check()
     begin_s = time.perf_counter()
+    if options.folder.is_symlink() and options.folder.is_file():
+        # A linked image that was named itself is meant.
+        options = replace(options, follow_symlinks=True)
     found = scan(
         options.folder,
         _suffixes(),
@@ -157,6 +103,10 @@ def infer_folder(
         )
     output = OutputFolder(options.output, len(found.inputs))
     try:
+        if options.heatmaps is not None:
+            from glomedge.heatmaps import check_folder
+
+            check_folder(options.heatmaps)
         return _FolderRun(options, found, output, stop, progress, decoder, begin_s).run()
     finally:
         output.close()
@@ -166,6 +116,10 @@ def _suffixes() -> frozenset[str]:
     from glomedge.images import ALLOWED_SUFFIXES
 
     return ALLOWED_SUFFIXES
+
+
+class _StoppedError(Exception):
+    """A signal came while the files were being made: nothing is published, and ``--resume`` makes them."""
 
 
 class _FolderRun:
@@ -212,14 +166,18 @@ class _FolderRun:
             journal.close()
 
     def _identity(self) -> Identity:
+        from glomedge.providers import usual_batch
+
         options = self._options
+        usual = usual_batch(options.provider)
         return Identity(
             folder=escape_name(bytes(options.folder.resolve())),
             model_sha256=self._model.sha256,
             recipe=self._model.spec.recipe.model_dump_json(),
             threshold=self._threshold,
             tta=options.tta,
-            batch_size=options.batch_size or default_batch_size(options.provider),
+            batch_size=options.batch_size or min(usual, options.max_batch or usual),
+            bf16=options.bf16,
         )
 
     def _run(self, plan_: Plan, journal: Journal, spool: Spool | None) -> Outcome:
@@ -243,7 +201,7 @@ class _FolderRun:
             complete=complete,
             inputs=len(self._found.inputs),
             answered=len(contents.where),
-            predicted=len(contents.where) - len(plan_.contents.where),
+            predicted=sink.answered,
             provider=provider or "none",
             notes=notes,
             times=self._times,
@@ -252,10 +210,16 @@ class _FolderRun:
         if complete:
             from glomedge.publish import Publication
 
-            Publication(self._options, self._model, self._threshold, outcome, self._found, self._engine, spool).write(
-                lambda: self._rows(contents, outcome.provider), plan_.identity.batch_size, self._begin_s
+            publication = Publication(
+                self._options, self._model, self._threshold, outcome, self._found, self._engine, spool
             )
-            journal.done(len(contents.where))
+            try:
+                publication.write(
+                    lambda: self._rows(contents, outcome.provider), plan_.identity.batch_size, self._begin_s
+                )
+                journal.done(len(contents.where))
+            except _StoppedError:
+                outcome.complete = False
         outcome.wall_s = time.perf_counter() - self._begin_s
         return outcome
 
@@ -286,11 +250,11 @@ class _FolderRun:
 
         from glomedge import engine
         from glomedge.hardware import usable_cpus
+        from glomedge.providers import runs_on_gpu
 
         options, size = self._options, plan_.identity.batch_size
         cpus = usable_cpus()
-        gpu = options.provider in _GPU_PROVIDERS
-        run_threads = 2 if gpu else min(cpus, 8)
+        run_threads = 2 if runs_on_gpu(options.provider) else min(cpus, 8)
         workers = options.workers or cpus
         settings = Settings(
             recipe=self._model.spec.recipe,
@@ -312,6 +276,9 @@ class _FolderRun:
                 strict_placement=options.strict_placement,
                 concurrency=run_threads,
                 batch_size=size,
+                max_batch=options.max_batch,
+                bf16=options.bf16,
+                cache_dir=options.cache_dir,
             )
             before = plan_.contents.provider
             if before is not None and before != self._engine.provider:
@@ -362,7 +329,10 @@ class _FolderRun:
 
         names = self._model.spec.class_names
         keys = sorted(contents.where, key=unescape_name)
+        low, high = self._options.review_band
         for entry in read_entries(self._output.journal_path, (contents.where[key] for key in keys)):
+            if self._stop():
+                raise _StoppedError
             label = None if entry.probability is None else int(entry.probability >= self._threshold)
             case, slide = case_of(entry.key, self._options.case_pattern)
             yield Row(
@@ -378,6 +348,7 @@ class _FolderRun:
                 sha256=entry.sha256,
                 tta_disagreement=entry.disagreement,
                 message=entry.message,
+                review=None if entry.probability is None else int(low <= entry.probability <= high),
                 attachment=entry.attachment,
             )
 

@@ -6,52 +6,81 @@ ones hardly notices.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+import tempfile
+import threading
+from array import array
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from glomedge.errors import ImageError, OutputError
-from glomedge.escape import unescape_name
-from glomedge.folderrun import Options
+from glomedge.escape import escape_name, unescape_name
+from glomedge.inferoptions import Options
 from glomedge.results import Row
-from glomedge.scan import Scan
+from glomedge.scan import HEATMAP_SUFFIX, Scan
 from glomedge.spool import Spool
 
-SUFFIX = b".heatmap.png"
+# A fault of one name, not of the folder: such a crop goes without.
+_OF_ONE_NAME = frozenset({errno.ENAMETOOLONG, errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.EILSEQ})
+_MAX_SAID = 20
 
 
-def chosen(row: Row, wanted: str, review_band: tuple[float, float]) -> bool:
+def chosen(row: Row, wanted: str) -> bool:
     """Whether ``--heatmaps-for`` asks for that row."""
     if row.probability is None:
         return False
-    if wanted == "all":
-        return True
-    if wanted == "positives":
-        return row.label == 1
-    return review_band[0] <= row.probability <= review_band[1]
+    return wanted == "all" or bool(row.label if wanted == "positives" else row.review)
 
 
-def shared_limits(rows: list[Row], spool: Spool) -> tuple[float, float] | None:
-    """One scale for all heatmaps of a run: the 2nd percentile of the maps' minima to the 98th of their maxima."""
-    extremes = [(kept[0].min(), kept[0].max()) for row in rows if (kept := spool.read(row.attachment)) is not None]
-    if not extremes:
+def shared_limits(rows: Iterable[Row], spool: Spool) -> tuple[float, float] | None:
+    """One scale for many maps: the 2nd percentile of their minima to the 98th of their maxima; None for no maps."""
+    lows, highs = array("f"), array("f")
+    for row in rows:
+        if (kept := spool.read(row.attachment)) is not None:
+            lows.append(kept[0].min())
+            highs.append(kept[0].max())
+    if not lows:
         return None
-    low, high = np.array(extremes, np.float64).T
-    return float(np.quantile(low, 0.02)), float(np.quantile(high, 0.98))
+    return float(np.quantile(np.asarray(lows, np.float64), 0.02)), float(
+        np.quantile(np.asarray(highs, np.float64), 0.98)
+    )
+
+
+def check_folder(folder: Path) -> None:
+    """Make the folder and write into it, before anything is predicted. Raises OutputError."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as probe:
+            probe.write(b"glomedge")
+    except OSError as error:
+        raise _unwritable(folder, error) from None
+
+
+def _unwritable(path: Path, error: OSError) -> OutputError:
+    return OutputError(
+        f"{escape_name(bytes(path))} cannot be written: {error.strerror}. Make room, or choose another --heatmaps "
+        "folder."
+    )
 
 
 def write_heatmaps(
-    options: Options, found: Scan, rows: Iterator[Row], spool: Spool, threshold_logit: float
+    options: Options, found: Scan, rows: Callable[[], Iterator[Row]], spool: Spool, threshold_logit: float
 ) -> list[str]:
     """Write one PNG for each chosen crop, at its own size, under the same relative path plus ``.heatmap.png``.
 
+    Args:
+        rows: gives all rows, in order, each time it is called; they are never all in memory.
+        threshold_logit: where the decision turns.
+
     Returns:
-        What could not be drawn, in sentences.
+        What was drawn and what could not be, in sentences.
 
     Raises:
         OutputError: the folder cannot be written.
@@ -59,13 +88,31 @@ def write_heatmaps(
     from glomedge.hardware import usable_cpus
 
     assert options.heatmaps is not None
-    wanted = [row for row in rows if chosen(row, options.heatmaps_for, options.review_band)]
-    limits = shared_limits(wanted, spool)
+    limits = shared_limits((row for row in rows() if chosen(row, options.heatmaps_for)), spool)
     draw = partial(_draw, options.heatmaps, found, spool, limits, threshold_logit, options.follow_symlinks)
-    with ThreadPoolExecutor(options.workers or usable_cpus()) as pool:
-        failures = [message for message in pool.map(draw, wanted) if message is not None]
-    notes = [f"{len(wanted) - len(failures)} heatmaps were written to {options.heatmaps}."]
-    return notes + failures[:20]
+    workers = options.workers or usable_cpus()
+    drawn, failures = 0, list[str]()
+    waiting: deque[Future[str | None]] = deque()
+
+    def take() -> None:
+        nonlocal drawn
+        failure = waiting.popleft().result()
+        drawn += failure is None
+        if failure is not None:
+            failures.append(failure)
+
+    with ThreadPoolExecutor(workers) as pool:
+        for row in rows():
+            if chosen(row, options.heatmaps_for):
+                waiting.append(pool.submit(draw, row))
+                if len(waiting) > 4 * workers:
+                    take()
+        while waiting:
+            take()
+    notes = [f"{drawn} heatmaps were written to {escape_name(bytes(options.heatmaps))}.", *failures[:_MAX_SAID]]
+    if len(failures) > _MAX_SAID:
+        notes.append(f"{len(failures) - _MAX_SAID} more heatmaps could not be drawn.")
+    return notes
 
 
 def _draw(
@@ -77,6 +124,7 @@ def _draw(
     follow_symlinks: bool,
     row: Row,
 ) -> str | None:
+    """Draw one; returns why not, if so."""
     from glomedge import heatmap, images
 
     kept = spool.read(row.attachment)
@@ -92,10 +140,16 @@ def _draw(
         )
     except ImageError as error:
         return f"No heatmap for {row.path}: {error}"
-    target = Path(os.fsdecode(os.path.join(os.fsencode(folder), relative + SUFFIX)))  # noqa: PTH118 (bytes)
+    target = Path(os.fsdecode(os.path.join(os.fsencode(folder), relative + HEATMAP_SUFFIX)))  # noqa: PTH118 (bytes)
+    # A short name of this thread's own, and hidden: what a crash leaves is no crop and is written over.
+    temporary = target.parent / f".{threading.get_native_id()}.tmp"
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes(heatmap.to_png(picture))
+        temporary.write_bytes(heatmap.to_png(picture))
+        temporary.replace(target)
     except OSError as error:
-        raise OutputError(f"{target} cannot be written: {error.strerror}. Choose another --heatmaps folder.") from None
+        temporary.unlink(missing_ok=True)
+        if error.errno in _OF_ONE_NAME:
+            return f"No heatmap for {row.path}: {error.strerror}."
+        raise _unwritable(target, error) from None
     return None

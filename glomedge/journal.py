@@ -77,6 +77,7 @@ class Identity:
     threshold: float
     tta: int
     batch_size: int
+    bf16: bool = False
 
     # Not refused but taken over: the batches of the resumed run are then those of the first.
     ADOPTED = ("batch_size",)

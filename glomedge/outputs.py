@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -145,12 +146,17 @@ def _changed(root: bytes, found: Found, stamp: tuple[int | None, int | None]) ->
 
 
 class FolderSink:
-    """Takes answers into the journal, thumbnails into the spool. Raises OutputError where the disk is full."""
+    """Takes answers into the journal, thumbnails into the spool; ``answered`` counts them.
+
+    Raises OutputError where the disk is full.
+    """
 
     def __init__(self, journal: Journal, spool: Spool | None) -> None:
         self._journal = journal
         self._spool = spool
         self._synced_s = time.monotonic()
+        self._lock = threading.Lock()
+        self.answered = 0
 
     def start(self, batch: Sequence[Found]) -> None:
         """Note the suspects, should a decoder take this process down."""
@@ -159,6 +165,8 @@ class FolderSink:
     def rows(self, answers: Sequence[Answer]) -> None:
         """Keep one batch."""
         self._journal.rows([self._entry(answer) for answer in answers])
+        with self._lock:
+            self.answered += len(answers)
 
     def _entry(self, answer: Answer) -> Entry:
         attachment = None

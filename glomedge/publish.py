@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
+from glomedge.errors import OutputError
 from glomedge.escape import neutralise
 from glomedge.folderrun import OWNED, Options, Outcome
 from glomedge.modelfile import ModelFile
@@ -53,7 +54,8 @@ class Publication:
             begin_s: ``perf_counter`` at the run's start.
 
         Raises:
-            OutputError: a file cannot be written; those of an earlier run are then still there.
+            OutputError: a file cannot be written; those of an earlier run are then still there. Or a heatmap could not:
+                then everything else is written.
             MissingExtraError: Parquet without pyarrow.
         """
         from glomedge.casenames import UNKNOWN_CASE
@@ -72,12 +74,12 @@ class Publication:
                     "and their percentage is not one biopsy's. Give --case-pattern with a group 'case' that fits "
                     "their names."
                 )
-        if options.heatmaps is not None and self._spool is not None:
-            from glomedge.heatmap import logit_threshold
-            from glomedge.heatmaps import write_heatmaps
-
-            turn = logit_threshold(self._threshold, self._model.spec.temperature)
-            outcome.notes += write_heatmaps(options, self._found, rows(), self._spool, turn)
+        if options.exclude_flagged and outcome.counts["flagged"]:
+            outcome.notes.append(
+                f"{outcome.counts['flagged']} flagged crops were predicted on and left out of the case counts "
+                "(--exclude-flagged)."
+            )
+        undrawn = self._heatmaps(rows)
         staged = Staged(options.output, options.output / WORK_FOLDER, OWNED)
         try:
             for name in dict.fromkeys(("csv", *options.formats)):
@@ -100,20 +102,38 @@ class Publication:
             outcome.files = staged.commit()
         finally:
             staged.discard()
+        if undrawn is not None:
+            raise OutputError(
+                f"{undrawn} The tables and the report are written; --resume draws without predicting again."
+            )
+
+    def _heatmaps(self, rows: Rows) -> OutputError | None:
+        """Draw; a folder that cannot be written must not cost the tables, so what it raised is handed back."""
+        if self._options.heatmaps is None or self._spool is None:
+            return None
+        from glomedge.heatmap import logit_threshold
+        from glomedge.heatmaps import write_heatmaps
+
+        turn = logit_threshold(self._threshold, self._model.spec.temperature)
+        try:
+            self._outcome.notes += write_heatmaps(self._options, self._found, rows, self._spool, turn)
+        except OutputError as error:
+            self._outcome.notes.append(f"The heatmaps are not complete: {error}")
+            return error
+        return None
 
     def _count(self, rows: Iterator[Row]) -> None:
         counts: Counter[str] = Counter(ok=0, flagged=0, error=0, positive=0, negative=0, uncertain=0)
         errors: Counter[str] = Counter()
-        low, high = self._options.review_band
         seen: set[str] = set()
         for row in rows:
             kind, _, code = row.status.partition(":")
             counts[kind] += 1
             if kind == "error":
                 errors[code] += 1
-            elif row.probability is not None:
+            else:
                 counts["positive" if row.label else "negative"] += 1
-                counts["uncertain"] += low <= row.probability <= high
+                counts["uncertain"] += row.review or 0
             if row.sha256 is not None:
                 counts["copies"] += row.sha256 in seen
                 seen.add(row.sha256)

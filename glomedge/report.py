@@ -1,7 +1,8 @@
 """``report.html``: one file that needs nothing else, for a phone, a screen and a printer.
 
 Cases first, then what to look at first, the crops of each case, the errors and the facts of the run. Crops beyond
-``MAX_THUMBNAILS`` are left out, the least telling ones, and the report says how many.
+``MAX_THUMBNAILS`` are left out, the least telling ones, and the report says how many; so many also are the pictures
+and lines of what to look at first (``MAX_REVIEWED``, ``MAX_LISTED``).
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import base64
 import heapq
 import html
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from string import Template
 from typing import IO, TYPE_CHECKING, Any
@@ -18,7 +19,8 @@ from typing import IO, TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from glomedge.casetable import corrected_text, percent_text
+from glomedge.casetable import corrected_text
+from glomedge.heatmaps import shared_limits
 from glomedge.notice import RESEARCH_USE_NOTICE
 from glomedge.results import Row
 from glomedge.spool import Spool
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 
 MAX_THUMBNAILS = 2000
 MAX_LISTED = 500
+MAX_REVIEWED = 60
 _MARK = "@@glomedge-body@@"
 
 
@@ -61,6 +64,7 @@ class Report:
         self._low, self._high = review_band
         self._max = max_thumbnails
         self._card = card
+        self._excludes_flagged = bool(record["arguments"].get("exclude_flagged"))
 
     def write(self, handle: IO[bytes]) -> None:
         """UTF-8 HTML."""
@@ -68,8 +72,9 @@ class Report:
         made_by = f"glomedge {self._record['glomedge']} on {self._record['provider']}"
         shell = Template((Path(__file__).parent / "templates" / "report.html").read_text("utf-8")).substitute(
             title="Globally sclerotic glomeruli",
-            subtitle=html.escape(f"{folder}, {self._record['started_utc']}, {made_by}"),
+            subtitle=html.escape(f"{folder} · {_date(self._record['started_utc'])} · {made_by}"),
             notice=html.escape(RESEARCH_USE_NOTICE),
+            nav=self._nav(),
             body=_MARK,
         )
         head, tail = shell.split(_MARK)
@@ -81,13 +86,28 @@ class Report:
     def _parts(self) -> Iterator[str]:
         yield self._tiles()
         yield "<h2 id=cases>Cases</h2>" + _CASES_LEGEND
+        if self._excludes_flagged:
+            yield "<p class=warn>Flagged crops are left out of the counts per case (--exclude-flagged).</p>"
         for number, summary in enumerate(self._cases):
             yield _case(summary, number)
-        yield from self._review()
-        yield from self._galleries()
+        shown = heapq.nsmallest(self._max, (row for row in self._rows() if not row.failed), key=self._rank)
+        limits = shared_limits(shown, self._thumbnails) or (0.0, 1.0)
+        yield from self._review(limits)
+        yield from self._galleries(shown, limits)
         yield from self._errors()
         yield self._facts()
         yield self._card
+
+    def _nav(self) -> str:
+        counts = self._record["counts"]
+        links = (
+            ("cases", f"{len(self._cases)} cases"),
+            ("review", f"{counts['uncertain']} to review"),
+            ("crops", "crops"),
+            ("errors", f"{counts['error']} errors"),
+            ("run", "run"),
+        )
+        return f"<nav>{''.join(f'<a href=#{target}>{text}</a>' for target, text in links)}</nav>"
 
     def _tiles(self) -> str:
         counts = self._record["counts"]
@@ -95,46 +115,50 @@ class Report:
             ("files", self._record["rows"]),
             ("cases", len(self._cases)),
             ("globally sclerotic", counts["positive"]),
-            ("not", counts["negative"]),
+            ("not sclerotic", counts["negative"]),
             ("to review", counts["uncertain"]),
             ("flagged", counts["flagged"]),
             ("errors", counts["error"]),
         )
         return f"<ul class=tiles>{''.join(f'<li><b>{number}</b>{name}</li>' for name, number in tiles)}</ul>"
 
-    def _uncertain(self, row: Row) -> bool:
-        return row.probability is not None and self._low <= row.probability <= self._high
-
     def _rank(self, row: Row) -> tuple[int, float, str]:
         """Smallest first: uncertain, flagged, positive, the rest; among equals the nearest to the threshold."""
         assert row.probability is not None
         distance = abs(row.probability - row.threshold)
-        kind = 0 if self._uncertain(row) else 1 if row.flags else 2 if row.label else 3
+        kind = 0 if row.review else 1 if row.flags else 2 if row.label else 3
         return kind, distance, row.path
 
-    def _review(self) -> Iterator[str]:
+    def _review(self, limits: tuple[float, float]) -> Iterator[str]:
         total = self._record["counts"]["uncertain"]
-        yield f"<h2 id=review>Review first</h2><p>{total} crops with a probability from {self._low:g} to {self._high:g}"
+        yield f"<h2 id=review>Review first</h2><p>{total} crops have a probability from {self._low:g} to {self._high:g}"
         if not total:
             yield ".</p>"
             return
-        nearest = heapq.nsmallest(MAX_LISTED, filter(self._uncertain, self._rows()), key=self._rank)
-        more = f"; the {len(nearest)} nearest to the threshold" if total > len(nearest) else ""
-        yield f"{more}, nearest first.</p><table><thead><tr><th>probability<th>case<th>crop</tr></thead>"
+        nearest = heapq.nsmallest(MAX_LISTED, (row for row in self._rows() if row.review), key=self._rank)
+        pictured = nearest[:MAX_REVIEWED]
+        some = f" The {len(pictured)} nearest to the threshold:" if total > len(pictured) else ""
+        yield f", nearest to the threshold first.{some}</p>{_scale(limits)}"
+        yield "<section class='gallery first'><div class=grid>"
+        for row in pictured:
+            yield self._figure(row, limits, with_case=True)
+        yield "</div></section>\n"
+        if total == len(pictured):
+            return
+        all_of = f"the {len(nearest)} nearest" if total > len(nearest) else f"all {total}"
+        yield f"<details><summary>List of {all_of}; predictions.csv has all (column review).</summary>"
+        yield "<table><thead><tr><th>probability<th>case<th>crop</tr></thead>"
         for row in nearest:
             yield (
                 f"<tr><td class=n>{_probability(row)}<td>{html.escape(row.case)}"
-                f"<td>{html.escape(row.path)}{_flags(row)}</tr>\n"
+                f"<td>{html.escape(row.path)} {_flags(row)}</tr>\n"
             )
-        yield "</table>"
+        yield "</table></details>"
 
-    def _galleries(self) -> Iterator[str]:
-        answered = (row for row in self._rows() if row.probability is not None)
-        shown = heapq.nsmallest(self._max, answered, key=self._rank)
+    def _galleries(self, shown: Sequence[Row], limits: tuple[float, float]) -> Iterator[str]:
         by_case: dict[str, list[Row]] = {}
         for row in shown:
             by_case.setdefault(row.case, []).append(row)
-        limits = _limits(self._thumbnails, shown)
         yield "<h2 id=crops>Crops</h2>"
         total = self._record["counts"]["positive"] + self._record["counts"]["negative"]
         if len(shown) < total:
@@ -142,20 +166,23 @@ class Report:
                 f"<p><b>{len(shown)} of {total} crops are shown</b>: to be reviewed, flagged and positive ones before "
                 "others. predictions.csv has all.</p>"
             )
-        yield "<p class=soft>Uncertain first (dashed), then by probability. Point at a crop or tap it for its map.</p>"
+        yield (
+            "<p class=soft>To be reviewed first (dashed), then by probability. The top edge is magenta where a crop is "
+            "called globally sclerotic (GS), blue where not.</p>" + _scale(limits)
+        )
         for number, summary in enumerate(self._cases):
             rows = by_case.get(summary.case, [])
             answered_here = summary.crops - summary.errors
             if not answered_here:
                 continue
             count = f"{answered_here} crops" if len(rows) == answered_here else f"{len(rows)} of {answered_here} crops"
-            title = f"<h3>{html.escape(summary.case)}: {count}</h3>"
+            title = f"<h3>{html.escape(summary.case)}: {count} <a class=hint href=#case-{number}>its counts</a></h3>"
             yield f"<section class=gallery id=crops-{number}>{title}<div class=grid>"
-            for row in sorted(rows, key=lambda row: (not self._uncertain(row), -(row.probability or 0.0), row.path)):
+            for row in sorted(rows, key=lambda row: (not row.review, -(row.probability or 0.0), row.path)):
                 yield self._figure(row, limits)
             yield "</div></section>\n"
 
-    def _figure(self, row: Row, limits: tuple[float, float]) -> str:
+    def _figure(self, row: Row, limits: tuple[float, float], *, with_case: bool = False) -> str:
         kept = self._thumbnails.read(row.attachment)
         name = html.escape(row.path.rpartition("/")[2])
         picture = "<span class=soft>no picture kept</span>"
@@ -165,13 +192,18 @@ class Report:
                 f'<span class=pic><img loading=lazy decoding=async alt="{name}" src="{_data("jpeg", jpeg)}">'
                 f'<img class=map loading=lazy alt="" src="{_data("png", map_png(activation, limits))}"></span>'
             )
-        classes = " ".join(
-            name for name, wanted in (("gs", row.label == 1), ("review", self._uncertain(row))) if wanted
-        )
+        classes = " ".join(name for name, wanted in (("gs", row.label), ("review", row.review)) if wanted)
+        lines = [f"<span class=name>{name}</span>"]
+        if with_case and not row.path.rpartition("/")[2].startswith(row.case):
+            lines.insert(0, f"<span>{html.escape(row.case)}</span>")
+        if row.tta_disagreement is not None:
+            lines.append(f"<span>views differ by {row.tta_disagreement:.3f}</span>")
+        if row.flags:
+            lines.append(_flags(row) + ("<span>not counted</span>" if self._excludes_flagged else ""))
         call = "GS" if row.label else "not GS"
         return (
             f'<figure class="{classes}" tabindex=0 title="{html.escape(row.path)}">{picture}<figcaption>'
-            f"<b>{_probability(row)}</b> {call}<span>{name}</span>{_flags(row)}</figcaption></figure>\n"
+            f"<b>{_probability(row)}</b> {call}{''.join(lines)}</figcaption></figure>\n"
         )
 
     def _errors(self) -> Iterator[str]:
@@ -202,34 +234,65 @@ class Report:
             ("Time", f"{times['wall_s']:.1f} s, {times['rows_per_s'] or 0:.1f} files/s"),
             *(("Note", note) for note in record["notes"]),
         )
-        rows = "".join(f"<tr><th>{html.escape(name)}<td>{html.escape(value)}</tr>" for name, value in facts)
+        rows = "".join(f"<tr><th>{html.escape(name)}<td>{html.escape(str(value))}</tr>" for name, value in facts)
         return f"<h2 id=run>This run</h2><table>{rows}</table>"
 
 
 _CASES_LEGEND = (
-    "<p class=soft>Share of globally sclerotic glomeruli (GS) with its 95% Wilson interval; the thinner line below is "
-    "corrected for the model's sensitivity and specificity, where they are known. Marks at 10% and 20%. "
-    "Counts, not advice.</p>"
+    "<p class=soft>Share of globally sclerotic glomeruli (GS) among those classified (dot), with its 95% Wilson "
+    "interval. The ring below it is corrected for the model's sensitivity and specificity, where they are known. The "
+    "gray band is 10% to 20%. Counts, not advice.</p>"
 )
 
 
 def _case(summary: CaseSummary, number: int) -> str:
-    tags = [f"<span class=tag>{html.escape(str(summary.band))}{'%' if summary.band != 'undetermined' else ''}</span>"]
+    tags = []
     if summary.band is None:
-        tags = ["<span class='tag warn'>nothing classified</span>"]
-    elif not summary.adequate:
-        tags.append("<span class='tag warn'>fewer than 25 glomeruli</span>")
+        tags.append("<span class='tag warn'>nothing classified</span>")
+    elif summary.band == "undetermined":
+        tags.append("<span class='tag open'>band undetermined</span>")
+    else:
+        tags.append(f"<span class=tag>band {html.escape(summary.band)}%</span>")
     if summary.remuzzi_glomerular_score is not None:
         tags.append(f"<span class=tag>Remuzzi glomerular {summary.remuzzi_glomerular_score}</span>")
-    corrected = f"<br>corrected {corrected_text(summary)}" if summary.corrected_percent_gs is not None else ""
-    slides = f"{summary.slides} slide{'s' if summary.slides != 1 else ''}"
+    if summary.band is not None and not summary.adequate:
+        tags.append("<span class='tag warn'>under 25 glomeruli</span>")
+    counts = [f"{summary.crops} crops", f"{summary.slides} slide{'s' if summary.slides != 1 else ''}"]
+    if summary.classified != summary.crops:
+        counts.append(f"{summary.classified} classified")
+    counts += [
+        f"<span class=warn>{count} {what}</span>"
+        for count, what in ((summary.flagged, "flagged"), (summary.errors, "without an answer"))
+        if count
+    ]
+    value = ""
+    if summary.percent_gs is not None:
+        interval = f"({summary.interval_low:.1f} to {summary.interval_high:.1f})"
+        value = (
+            f"<b>{summary.percent_gs:.1f}%</b> <span>{interval}</span><br>"
+            f"<span class=soft>{summary.globally_sclerotic} of {summary.classified} GS, "
+            f"{summary.expected_count:.1f} expected</span><br>"
+        )
+        if summary.corrected_percent_gs is not None:
+            value += f"<span class=soft>corrected {corrected_text(summary)}</span><br>"
     return (
-        f"<section class=case><div><h3><a href='#crops-{number}'>{html.escape(summary.case)}</a></h3>"
-        f"<span class=soft>{summary.crops} crops, {slides}; {summary.classified} classified, "
-        f"{summary.flagged} flagged, {summary.errors} errors</span></div>{interval_svg(summary)}"
-        f"<div><b>{summary.globally_sclerotic} of {summary.classified} GS: {percent_text(summary)}</b>{corrected}"
-        f"<br><span class=soft>expected {summary.expected_count:.1f}</span> {' '.join(tags)}</div></section>\n"
+        f"<section class=case id=case-{number}><div><h3><a href=#crops-{number}>{html.escape(summary.case)}</a></h3>"
+        f"<span class=soft>{', '.join(counts)}</span></div>{interval_svg(summary)}"
+        f"<div class=value>{value}{' '.join(tags)}</div></section>\n"
     )
+
+
+def _scale(limits: tuple[float, float]) -> str:
+    """What the colours of a map say, beside what makes one appear."""
+    return (
+        f"<p class='soft scale hint'><span>Point at a crop or tap it for its map:</span> {limits[0]:+.1f} <i></i> "
+        f"{limits[1]:+.1f} <span>logit, from against to for GS.</span></p>"
+    )
+
+
+def _date(utc: str) -> str:
+    """``2026-11-24T22:05:00Z`` as people write it."""
+    return utc.replace("T", " ").removesuffix("Z")[:16] + " UTC"
 
 
 def _probability(row: Row) -> str:
@@ -247,15 +310,6 @@ def _flags(row: Row) -> str:
 
 def _data(kind: str, data: bytes) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(data).decode('ascii')}"
-
-
-def _limits(spool: Spool, rows: Iterable[Row]) -> tuple[float, float]:
-    """One colour scale for the whole report: 2nd percentile of the minima to 98th of the maxima."""
-    extremes = [(kept[0].min(), kept[0].max()) for row in rows if (kept := spool.read(row.attachment)) is not None]
-    if not extremes:
-        return 0.0, 1.0
-    low, high = np.array(extremes, np.float64).T
-    return float(np.quantile(low, 0.02)), float(np.quantile(high, 0.98))
 
 
 def map_png(activation: npt.NDArray[np.float32], limits: tuple[float, float]) -> bytes:

@@ -30,7 +30,8 @@ class Row:
     """One input in the results.
 
     ``probability``, ``label`` and ``class_name`` are None where ``status`` begins with ``error:``. ``path`` is escaped
-    (``escape.escape_name``) and relative; ``sha256`` is of the bytes predicted on.
+    (``escape.escape_name``) and relative; ``sha256`` is of the bytes predicted on; ``review`` is 1 where the
+    probability lies in the review band, 0 where not, None for an error.
     """
 
     path: str
@@ -46,6 +47,7 @@ class Row:
     tta_disagreement: float | None
     message: str
     attachment: Attachment | None = None
+    review: int | None = None
 
     @property
     def failed(self) -> bool:
@@ -66,6 +68,7 @@ COLUMNS = (
     "label",
     "class_name",
     "threshold",
+    "review",
     "status",
     "provider",
     "sha256",
@@ -123,6 +126,7 @@ def write_parquet(handle: IO[bytes], rows: Iterable[Row], *, tta: bool) -> None:
         "tta_disagreement": pyarrow.float32(),
         "threshold": pyarrow.float64(),
         "label": pyarrow.int8(),
+        "review": pyarrow.int8(),
     }
     schema = pyarrow.schema(
         [(name, kinds.get(name, pyarrow.string())) for name in names], metadata={"notice": RESEARCH_USE_NOTICE}

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from glomedge import __version__
+from glomedge.escape import escape_name
 from glomedge.folderrun import Options, Outcome
 from glomedge.modelfile import ModelFile
 from glomedge.notice import RESEARCH_USE_NOTICE
@@ -19,10 +20,14 @@ SCHEMA = 1
 
 
 def arguments(options: Options) -> dict[str, Any]:
-    """The options as JSON values."""
+    """The options as JSON values. Paths are escaped like every name: they need not be UTF-8, results are."""
 
     def value(item: Any) -> Any:
-        return str(item) if isinstance(item, Path) else list(item) if isinstance(item, tuple) else item
+        if isinstance(item, Path):
+            return escape_name(bytes(item))
+        if isinstance(item, str):
+            return item.encode("utf-8", "backslashreplace").decode("utf-8")
+        return list(item) if isinstance(item, tuple) else item
 
     return {field.name: value(getattr(options, field.name)) for field in dataclasses.fields(options)}
 
@@ -46,7 +51,7 @@ def record(
         "started_utc": (now - datetime.timedelta(seconds=outcome.wall_s)).strftime("%Y-%m-%dT%H:%M:%SZ"),
         "arguments": arguments(options),
         "model": {
-            "path": str(model.path),
+            "path": escape_name(bytes(model.path)),
             "sha256": model.sha256,
             "weights_sha256": model.spec.weights_sha256,
             "precision": model.spec.precision,

@@ -22,6 +22,9 @@ from typing import NamedTuple
 from glomedge.errors import UsageError
 from glomedge.escape import escape_name
 
+HEATMAP_SUFFIX = b".heatmap.png"
+"""What ``--heatmaps`` appends to a crop's name; such files are never inputs, or they would count as crops next time."""
+
 
 class Found(NamedTuple):
     """One input: its path relative to the folder, and why it cannot be opened (an error code), if so."""
@@ -44,6 +47,7 @@ class Scan:
         inputs: every input found.
         links_skipped: symbolic links that were not followed.
         hidden_skipped: image names beginning with a dot (such as macOS' ``._`` companions).
+        heatmaps_skipped: overlays that ``--heatmaps`` drew in an earlier run (``HEATMAP_SUFFIX``): no crops.
         other_files: files whose name does not end like an image.
     """
 
@@ -51,6 +55,7 @@ class Scan:
     inputs: list[Found] = field(default_factory=list)
     links_skipped: int = 0
     hidden_skipped: int = 0
+    heatmaps_skipped: int = 0
     other_files: int = 0
 
     def path(self, found: Found) -> bytes:
@@ -64,6 +69,8 @@ class Scan:
             notes.append(f"{self.links_skipped} symbolic links were not followed (--follow-symlinks follows them).")
         if self.hidden_skipped:
             notes.append(f"{self.hidden_skipped} images whose name begins with a dot were left out.")
+        if self.heatmaps_skipped:
+            notes.append(f"{self.heatmaps_skipped} heatmaps of an earlier run (*.heatmap.png) were left out.")
         return notes
 
 
@@ -164,6 +171,9 @@ class _Walk:
         is_image = entry.name.lower().endswith(self._endings)
         if entry.name.startswith(b"."):
             self._result.hidden_skipped += is_image
+            return None
+        if entry.name.endswith(HEATMAP_SUFFIX):
+            self._result.heatmaps_skipped += 1
             return None
         if entry.is_symlink() and not self._follow:
             self._result.links_skipped += 1

@@ -1,4 +1,7 @@
-"""Percentage and interval of one case as inline SVG, readable without colour."""
+"""Percentage and interval of one case as inline SVG, readable without colour and at any width.
+
+Places are percentages of the picture's own width: the style sheet may stretch it, text and lines keep their size.
+"""
 
 from __future__ import annotations
 
@@ -7,34 +10,43 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from glomedge.cases import CaseSummary
 
-_LEFT, _WIDTH = 12.0, 276.0
+_BAND_LIMITS = (10, 20)
+_TICKS = (0, *_BAND_LIMITS, 50, 100)
+_COUNTED_Y, _CORRECTED_Y = 14, 32
 
 
-def _x(percent: float) -> float:
-    return round(_LEFT + _WIDTH * min(100.0, max(0.0, percent)) / 100.0, 2)
+def _at(percent: float) -> str:
+    return f"{min(100.0, max(0.0, percent)):.2f}%"
 
 
-def _whisker(low: float, value: float, high: float, y: float, colour: str, width: float) -> str:
-    ends = "".join(f"M{_x(end)} {y - 4}v8" for end in (low, high))
-    return (
-        f"<path d='M{_x(low)} {y}H{_x(high)}{ends}' stroke='{colour}' stroke-width='{width}' fill='none'/>"
-        f"<circle cx='{_x(value)}' cy='{y}' r='{2 + width}' fill='{colour}'/>"
-    )
+def _whisker(low: float, high: float, y: int, kind: str) -> str:
+    ends = "".join(f"<line x1='{_at(end)}' x2='{_at(end)}' y1='{y - 5}' y2='{y + 5}'/>" for end in (low, high))
+    return f"<g class={kind}><line x1='{_at(low)}' x2='{_at(high)}' y1='{y}' y2='{y}'/>{ends}</g>"
 
 
 def interval_svg(summary: CaseSummary) -> str:
-    """A bar from 0 to 100% with the Wilson interval, and the corrected interval below it where there is one."""
-    marks = "".join(
-        f"<path d='M{_x(at)} 4V36' stroke='#8c959f' stroke-width='1' stroke-dasharray='{dash}'/>"
-        f"<text x='{_x(at)}' y='47' font-size='9' text-anchor='middle' fill='#59636e'>{at}</text>"
-        for at, dash in ((0, "0"), (10, "2 2"), (20, "2 2"), (50, "1 4"), (100, "0"))
+    """A bar from 0 to 100% with the Wilson interval (filled dot), and the corrected interval below it (ring)."""
+    corrected = (summary.corrected_percent_gs, summary.corrected_low, summary.corrected_high)
+    floor = 28 if None in corrected else 44
+    scale = f"<rect class=zone x='{_at(10)}' width='{_at(10)}' y='2' height='{floor - 2}'/>" + "".join(
+        f"<line class=tick x1='{_at(at)}' x2='{_at(at)}' y1='2' y2='{floor}'/>"
+        f"<text x='{_at(at)}' y='{floor + 12}'>{at}</text>"
+        for at in _TICKS
     )
+    open_tag = f"<svg class=bar height='{floor + 16}' role=img aria-label="
     if summary.percent_gs is None or summary.interval_low is None or summary.interval_high is None:
-        return f"<svg viewBox='0 0 300 50' role=img aria-label='nothing classified'>{marks}</svg>"
-    bar = f"<rect x='{_x(0)}' y='8' width='{round(_x(summary.percent_gs) - _x(0), 2)}' height='12' fill='#d9a3bd'/>"
-    drawn = _whisker(summary.interval_low, summary.percent_gs, summary.interval_high, 14, "#8b1a4a", 2)
-    if summary.corrected_percent_gs is not None and summary.corrected_low is not None:
-        assert summary.corrected_high is not None
-        drawn += _whisker(summary.corrected_low, summary.corrected_percent_gs, summary.corrected_high, 29, "#2f6690", 1)
+        return f"{open_tag}'nothing classified'>{scale}</svg>"
+    drawn = (
+        f"<rect class=share x='0' y='{_COUNTED_Y - 7}' width='{_at(summary.percent_gs)}' height='14'/>"
+        + _whisker(summary.interval_low, summary.interval_high, _COUNTED_Y, "counted")
+        + f"<circle class=counted cx='{_at(summary.percent_gs)}' cy='{_COUNTED_Y}' r='4.5'/>"
+    )
     label = f"{summary.percent_gs:.1f} percent, interval {summary.interval_low:.1f} to {summary.interval_high:.1f}"
-    return f"<svg viewBox='0 0 300 50' role=img aria-label='{label}'>{bar}{marks}{drawn}</svg>"
+    value, low, high = corrected
+    if value is not None and low is not None and high is not None:
+        drawn += (
+            _whisker(low, high, _CORRECTED_Y, "corrected")
+            + f"<circle class=corrected cx='{_at(value)}' cy='{_CORRECTED_Y}' r='4'/>"
+        )
+        label += f"; corrected {value:.1f}, interval {low:.1f} to {high:.1f}"
+    return f"{open_tag}'{label}'>{scale}{drawn}</svg>"

@@ -16,7 +16,7 @@ from glomedge.cases import CropCall, case_of, summarise
 from glomedge.casetable import case_table, percent_text
 from glomedge.folderrun import Options, infer_folder
 from glomedge.journal import Attachment
-from glomedge.report import Report, map_png
+from glomedge.report import MAX_LISTED, MAX_REVIEWED, Report, map_png
 from glomedge.results import Row
 from glomedge.spec import OperatingPoint
 from glomedge.spool import Spool
@@ -26,10 +26,9 @@ from glomedge.svgbars import interval_svg
 class Page(HTMLParser):
     """Counts what a reader would count."""
 
-    VOID = frozenset({"meta", "img", "br", "path", "rect", "circle"})
-
     def __init__(self, text: str) -> None:
         super().__init__()
+        self.html = text
         self.tags: dict[str, int] = {}
         self.classes: dict[str, int] = {}
         self.sources: list[str] = []
@@ -46,6 +45,10 @@ class Page(HTMLParser):
                 self.sources.append(value or "")
 
     handle_startendtag = handle_starttag
+
+    def section(self, name: str) -> Page:
+        """From the heading of that id to the next heading."""
+        return Page(self.html.split(f"<h2 id={name}>")[1].split("<h2 ")[0])
 
     def handle_data(self, data: str) -> None:
         self.text.append(data)
@@ -66,10 +69,12 @@ def test_counts_are_those_of_the_run(run: tuple[Options, Page, dict[str, Any]]) 
     _, page, record = run
     counts = record["counts"]
     assert page.classes["case"] == record["cases"] == 4  # three cases and one of no name
-    assert page.tags["figure"] == counts["positive"] + counts["negative"] == 38
-    assert page.classes["gs"] == counts["positive"]
-    assert page.classes["review"] == counts["uncertain"]
-    assert page.classes["map"] == 38
+    crops, review = page.section("crops"), page.section("review")
+    assert crops.tags["figure"] == counts["positive"] + counts["negative"] == 38
+    assert crops.classes["gs"] == counts["positive"]
+    assert crops.classes["review"] == review.tags["figure"] == counts["uncertain"] > 0
+    assert crops.classes["map"] == 38
+    assert "details" not in review.tags  # all of them are pictured
     text = "".join(page.text)
     assert text.count("error:") == 0
     assert text.count("truncated") >= counts["error"] == 3
@@ -113,9 +118,22 @@ class Rows:
             path = f"case{number % 40}-{number}.png"
             case, slide = case_of(path)
             status = "flagged:blurred" if number % 50 == 0 else "ok"
-            label = int(probability >= 0.5)
+            label, review = int(probability >= 0.5), int(0.45 <= probability <= 0.55)
             yield Row(
-                path, case, slide, probability, label, "", 0.5, status, "cpu", "0" * 64, None, "", self.attachment
+                path,
+                case,
+                slide,
+                probability,
+                label,
+                "",
+                0.5,
+                status,
+                "cpu",
+                "0" * 64,
+                None,
+                "",
+                self.attachment,
+                review,
             )
 
 
@@ -128,7 +146,7 @@ def _record(rows: Rows) -> dict[str, Any]:
         "times": {"wall_s": 1.0, "rows_per_s": 1.0},
         "counts": {
             "positive": sum(row.label or 0 for row in every), "negative": sum(1 - (row.label or 0) for row in every),
-            "uncertain": sum(0.2 <= (row.probability or 0) <= 0.8 for row in every), "error": 0,
+            "uncertain": sum(row.review or 0 for row in every), "error": 0,
             "flagged": sum(bool(row.flags) for row in every),
         },
     }  # fmt: skip
@@ -145,11 +163,14 @@ def test_10000_crops_are_bounded_the_most_telling_first(tmp_path: Path) -> None:
     text = (tmp_path / "report.html").read_text("utf-8")
     assert len(text) < 12_000_000
     page = Page(text)
-    assert page.tags["figure"] == 2000
+    crops, review = page.section("crops"), page.section("review")
+    assert crops.tags["figure"] == 2000
+    assert review.tags["figure"] == MAX_REVIEWED
+    assert review.tags["tr"] == 1 + MAX_LISTED
     assert "2000 of 10000 crops are shown" in "".join(page.text)
     assert page.classes["case"] == 40
     uncertain = sum(0.45 <= (row.probability or 0) <= 0.55 for row in rows())
-    assert page.classes["review"] == uncertain < 2000
+    assert MAX_LISTED < crops.classes["review"] == uncertain < 2000
 
 
 def test_lost_thumbnails_are_said_and_nothing_else_is_lost(run: tuple[Options, Page, dict[str, Any]]) -> None:
@@ -158,8 +179,8 @@ def test_lost_thumbnails_are_said_and_nothing_else_is_lost(run: tuple[Options, P
     spool.write_bytes(spool.read_bytes()[: spool.stat().st_size // 2])
     infer_folder(replace(options, resume=True))
     page = Page((options.output / "report.html").read_text("utf-8"))
-    assert page.tags["figure"] == 38
-    assert 0 < "".join(page.text).count("no picture kept") < 38
+    assert page.section("crops").tags["figure"] == 38
+    assert 0 < "".join(page.section("crops").text).count("no picture kept") < 38
 
 
 def test_spool_refuses_what_was_torn_or_altered(tmp_path: Path) -> None:
@@ -185,15 +206,19 @@ def test_bars_stand_where_the_numbers_say() -> None:
     (plain,) = summarise(calls, None)
     assert percent_text(plain) == "20.0% (8.9-39.1)"
     svg = interval_svg(plain)
-    width = float(re.search(r"<rect x='12.0' y='8' width='([0-9.]+)'", svg)[1])  # type: ignore[index]
-    assert width == pytest.approx(0.20 * 276.0, abs=0.01)
-    low, high = re.search(r"M([0-9.]+) 14H([0-9.]+)M", svg).groups()  # type: ignore[union-attr]
-    assert (float(low) - 12) / 2.76 == pytest.approx(8.86, abs=0.02)
-    assert (float(high) - 12) / 2.76 == pytest.approx(39.13, abs=0.02)
+    assert "<rect class=share x='0' y='7' width='20.00%'" in svg
+    assert "<g class=counted><line x1='8.86%' x2='39.13%' y1='14' y2='14'/>" in svg
+    assert "<circle class=counted cx='20.00%' cy='14'" in svg
+    assert "corrected" not in svg
     (corrected,) = summarise(
         calls, OperatingPoint(true_positive=95, false_negative=5, true_negative=98, false_positive=2)
     )
-    assert interval_svg(corrected).count("<circle") == 2
+    svg = interval_svg(corrected)
+    assert svg.count("<circle") == 2
+    assert re.search(
+        r"aria-label='20.0 percent, interval 8.9 to 39.1; corrected 19.4, interval [0-9.]+ to [0-9.]+'", svg
+    )
+    assert f"<circle class=corrected cx='{corrected.corrected_percent_gs:.2f}%'" in svg
     (nothing,) = summarise([CropCall("x-1.png", None, None, "error:format")], None)
     assert "nothing classified" in interval_svg(nothing)
 

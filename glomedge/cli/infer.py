@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 
 from glomedge.errors import UsageError
+from glomedge.escape import escape_name
 from glomedge.notice import RESEARCH_USE_NOTICE
 
 if TYPE_CHECKING:
@@ -29,6 +30,13 @@ def infer(
     batch_size: Annotated[
         int | None, typer.Option(help="Crops per call of the model. Default: 4, on a GPU 32.", show_default=False)
     ] = None,
+    max_batch: Annotated[
+        int | None, typer.Option(help="Largest batch the device is given. Default: the model's.", show_default=False)
+    ] = None,
+    cache_dir: Annotated[
+        Path | None, typer.Option(help="Owner-only folder for engines built here. Default: your cache.")
+    ] = None,
+    bf16: Annotated[bool, typer.Option("--bf16", help="Compute an fp32 model in bfloat16 (openvino).")] = False,
     threshold: Annotated[
         float | None, typer.Option(help="Probability from which a crop is positive. Default: the model's.")
     ] = None,
@@ -82,6 +90,9 @@ def infer(
         allow_fallback=allow_fallback,
         strict_placement=strict_placement,
         batch_size=batch_size,
+        max_batch=max_batch,
+        cache_dir=cache_dir,
+        bf16=bf16,
         workers=workers,
         threshold=threshold,
         formats=tuple(dict.fromkeys(formats or ["csv"])),
@@ -162,11 +173,14 @@ def print_summary(outcome: Outcome, output: Path) -> None:
     console.print(
         f"{outcome.answered} inputs on {outcome.provider}: {counts['ok']} ok, {counts['flagged']} flagged, "
         f"{counts['error']} errors; {counts['positive']} globally sclerotic, {counts['negative']} not; "
-        f"{counts['uncertain']} in the review band. {outcome.wall_s:.2f} s."
+        f"{counts['uncertain']} in the review band. {outcome.wall_s:.2f} s.",
+        soft_wrap=True,
     )
     for code, number in outcome.errors.items():
         console.print(f"  error:{code}: {number}")
     for note in outcome.notes:
         console.print(f"Note: {note}", soft_wrap=True)
-    console.print(f"Written to {output}: {', '.join(path.name for path in outcome.files)}", soft_wrap=True)
+    console.print(
+        f"Written to {escape_name(bytes(output))}: {', '.join(path.name for path in outcome.files)}", soft_wrap=True
+    )
     console.print(RESEARCH_USE_NOTICE)
