@@ -133,6 +133,9 @@ class Worker:
             env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", **(environment_extra or {})},
         )  # fmt: skip
         self.ready = self._read()
+        if "error" in self.ready:
+            self.close()
+            raise RuntimeError(str(self.ready["error"]))
 
     def _read(self) -> dict[str, Any]:
         assert self._process.stdout is not None

@@ -67,6 +67,7 @@ def main() -> None:
     options = parser(__doc__)
     options.add_argument("--rounds", type=int, default=7)
     options.add_argument("--crops", type=int, default=48, help="crops of a round")
+    options.add_argument("--budget", type=float, help="seconds of rounds for each table; fewer rounds where they last")
     options.add_argument("--way", action="append", help="only these ways (and the baselines); repeatable")
     options.add_argument("--mode", choices=["engine", "files"], action="append")
     arguments = options.parse_args()
@@ -81,7 +82,7 @@ def main() -> None:
     document: dict[str, Any] = {"crops": crops, "rounds": rounds, "folder": _describe(folder)}
     texts = []
     for mode in arguments.mode or ["engine", "files"]:
-        data, text = compare(mode, names, folder, artifacts, enhanced, crops, rounds)
+        data, text = compare(mode, names, folder, artifacts, enhanced, crops, rounds, arguments.budget)
         document[mode] = data
         plot(data, crops, results_directory() / f"ways_{mode}.png", mode)
         texts.append(text)
@@ -89,7 +90,14 @@ def main() -> None:
 
 
 def compare(
-    mode: str, names: list[str], folder: Path, artifacts: Path, enhanced: Path, crops: int, rounds: int
+    mode: str,
+    names: list[str],
+    folder: Path,
+    artifacts: Path,
+    enhanced: Path,
+    crops: int,
+    rounds: int,
+    budget_s: float | None = None,
 ) -> tuple[dict[str, Any], str]:
     """One mode: samples, ratios and answers of every way, and its Markdown table."""
     log(f"{mode}: starting {len(names)} ways ...")
@@ -106,7 +114,7 @@ def compare(
                 worker = Worker(command)
             except RuntimeError as error:
                 missing[name] = str(error)
-                log(f"  {name}: cannot run here")
+                log(f"  {name}: {error}")
                 continue
             stack.callback(worker.close)
             workers[name] = ways[name] = worker
@@ -114,7 +122,15 @@ def compare(
             ways.update(_benchmark_apps(artifacts, crops))
         # Spinning threads of ways just loaded go to sleep.
         time.sleep(1.0)
-        samples = alternate(ways, rounds=rounds, warmup=1)
+        for name, way in list(ways.items()):
+            try:
+                way()
+            except RuntimeError as error:  # one way that fails must not take the others with it
+                missing[name] = str(error)
+                log(f"  {name}: {error}")
+                del ways[name]
+                workers.pop(name, None)
+        samples = alternate(ways, rounds=rounds, warmup=0, budget_s=budget_s)
         answers = {name: [float(p) for p in worker.last["probabilities"]] for name, worker in workers.items()}
         memory = {name: int(worker.last["peak_rss_bytes"]) for name, worker in workers.items()}
     threshold = read_model_file(artifacts / "model.onnx").spec.threshold

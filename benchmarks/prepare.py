@@ -33,6 +33,7 @@ def artifacts() -> Path:
             log(f"model: {source.relative_to(ROOT)}")
             for name in ("model.keras", "model.keras.json", "model.onnx"):
                 shutil.copyfile(source / name, folder / name)
+            _take_exported(source, folder)
         else:
             _train(folder)
     for precision, target in WANTED:
@@ -42,6 +43,17 @@ def artifacts() -> Path:
     if not (folder / "plain.onnx").is_file():
         _plain(folder)
     return folder
+
+
+def _take_exported(source: Path, folder: Path) -> None:
+    """Files of the same weights that were exported before: calibrating again would take minutes."""
+    from glomedge.modelfile import read_model_file
+
+    weights = read_model_file(folder / "model.onnx").spec.weights_sha256
+    for precision, target in WANTED:
+        path = source / f"model.{precision}.{target}.onnx"
+        if path.is_file() and read_model_file(path).spec.weights_sha256 == weights:
+            shutil.copyfile(path, folder / path.name)
 
 
 def _train(folder: Path) -> None:

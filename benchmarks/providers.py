@@ -17,7 +17,6 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-import common
 from common import (
     Worker,
     alternate,
@@ -33,6 +32,7 @@ from enginecrops import agreement, enhanced_crops, probabilities
 from glomedge import engine
 from glomedge.errors import GlomedgeError
 from glomedge.modelfile import read_model_file
+from prepare import artifacts as prepared_artifacts
 
 BATCH = 4
 # name, file, provider, bf16
@@ -112,30 +112,31 @@ def main() -> None:
             raise SystemExit(str(error)) from None
         return
     options = parser(__doc__)
-    options.add_argument("--artifacts", type=Path, default=common.ROOT / "artifacts", help="folder of exported files")
+    options.add_argument("--artifacts", type=Path, help="folder of exported files [default: make bench's]")
     options.add_argument("--data", type=Path, help="folder of real crops for the parity; drawn ones otherwise")
     arguments = options.parse_args()
     set_results_directory(arguments.results)
+    artifacts = arguments.artifacts or prepared_artifacts()
     rounds, crops_a_go = (3, 16) if arguments.quick else (9, 64)
 
     running: dict[str, Worker] = {}
     absent: dict[str, str] = {}
     for name, file, provider, bf16 in WAYS:
-        started = start(name, arguments.artifacts / file, provider, bf16, crops_a_go)
+        started = start(name, artifacts / file, provider, bf16, crops_a_go)
         if isinstance(started, Worker):
             running[name] = started
         else:
             absent[name] = started
             log(f"  {name}: {started}")
     if not running:
-        raise SystemExit(f"no exported model in {arguments.artifacts.name}: run glomedge export, or give --artifacts")
+        raise SystemExit(f"no exported model in {artifacts.name}: run glomedge export, or give --artifacts")
     ways: dict[str, Callable[[], object]] = dict(running)
     samples = alternate(ways, rounds=rounds)
     settings = {name: way.ready for name, way in running.items()}
     for way in running.values():
         way.close()
     log("parity ...")
-    agreed = parity(arguments.artifacts, arguments.data, 64 if arguments.quick else None)
+    agreed = parity(artifacts, arguments.data, 64 if arguments.quick else None)
 
     rows = []
     for name, seconds in samples.items():

@@ -56,6 +56,7 @@ WAYS: dict[str, str] = {
     "glomedge fp32 cpu": "ways.glomedge_ways:fp32_cpu",
     "glomedge int8 cpu": "ways.glomedge_ways:int8_cpu",
     "glomedge fp32 openvino": "ways.glomedge_ways:fp32_openvino",
+    "glomedge bf16 openvino": "ways.glomedge_ways:bf16_openvino",
     "glomedge int8 openvino": "ways.glomedge_ways:int8_openvino",
     "glomedge fp32 cuda": "ways.glomedge_ways:fp32_cuda",
     "glomedge fp16 cuda": "ways.glomedge_ways:fp16_cuda",

@@ -11,6 +11,7 @@ import numpy as np
 
 from glomedge import engine as engines
 from glomedge.benchmarking.endtoend import decode_in_processes
+from glomedge.errors import ModelError
 from glomedge.folderrun import THUMBNAIL_PX
 from glomedge.hardware import usable_cpus
 from glomedge.images import ALLOWED_SUFFIXES
@@ -41,6 +42,11 @@ def fp32_openvino(context: Context) -> Run:
     return _way(context, "model.onnx", "openvino")
 
 
+def bf16_openvino(context: Context) -> Run:
+    """The fp32 file on OpenVINO, computed in bfloat16 where the processor has it."""
+    return _way(context, "model.onnx", "openvino", bf16=True)
+
+
 def int8_openvino(context: Context) -> Run:
     """The int8 file laid out for OpenVINO, on OpenVINO."""
     return _way(context, "model.int8.openvino.onnx", "openvino")
@@ -66,10 +72,10 @@ def int8_tensorrt(context: Context) -> Run:
     return _way(context, "model.int8.tensorrt.onnx", "tensorrt")
 
 
-def _way(context: Context, model: str, provider: str) -> Run:
+def _way(context: Context, model: str, provider: str, *, bf16: bool = False) -> Run:
     path = find(context.artifacts, model)
     threads = 2 if provider in GPU else min(usable_cpus(), 8)
-    engine = engines.load(path, provider, concurrency=threads)
+    engine = engines.load(path, provider, concurrency=threads, bf16=bf16)
     if context.mode == "engine":
         return _engine_run(engine, context, threads)
     return _files_run(engine, context, threads)
@@ -84,7 +90,7 @@ def find(artifacts: Path, model: str) -> Path:
     others = sorted(artifacts.glob(f"model.{precision}*.onnx"))
     if len(others) == 1:
         return others[0]
-    raise SystemExit(f"no {model} in {artifacts.name}: glomedge export --precision {precision}")
+    raise ModelError(f"There is no {model} in {artifacts.name}. Make it with: glomedge export --precision {precision}")
 
 
 def _engine_run(engine: engines.Engine, context: Context, threads: int) -> Run:

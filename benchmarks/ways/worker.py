@@ -30,18 +30,22 @@ def main(arguments: list[str]) -> None:
     # TensorFlow logs to standard output's descriptor here and there: answers go to a copy of it.
     answers_to = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
+
+    def say(answer: dict[str, object]) -> None:
+        answers_to.write(json.dumps(answer) + "\n")
+        answers_to.flush()
+
     begin = time.perf_counter()
     module, function = WAYS[name].split(":")
     with tempfile.TemporaryDirectory(prefix="glomedge-way-") as scratch:
         context = Context(cast("Mode", mode), Path(folder), Path(artifacts), Path(enhanced), Path(scratch))
-        run = cast("Run", getattr(importlib.import_module(module), function)(context))
+        try:
+            run = cast("Run", getattr(importlib.import_module(module), function)(context))
+        except (GlomedgeError, ImportError) as error:
+            say({"error": str(error)})
+            return
         loaded = time.perf_counter()
         run()
-
-        def say(answer: dict[str, object]) -> None:
-            answers_to.write(json.dumps(answer) + "\n")
-            answers_to.flush()
-
         say({"ready": name, "load_s": loaded - begin})
         for _ in sys.stdin:
             gc.collect()
@@ -53,7 +57,4 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main(sys.argv[1:])
-    except GlomedgeError as error:
-        sys.exit(f"{sys.argv[1]}: {error}")
+    main(sys.argv[1:])
