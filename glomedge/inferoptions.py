@@ -8,6 +8,7 @@ from pathlib import Path
 
 from glomedge.casenames import compile_case_pattern
 from glomedge.errors import MissingExtraError, UsageError
+from glomedge.escape import escape_name
 from glomedge.results import FORMATS
 
 HEATMAP_CHOICES = ("positives", "uncertain", "all")
@@ -74,6 +75,13 @@ class Options:
         for wrong, message in problems:
             if wrong:
                 raise UsageError(f"{message}. See: glomedge infer --help")
+        try:
+            str(self.model).encode("utf-8")
+        except UnicodeEncodeError:
+            raise UsageError(
+                f"The model's path {escape_name(bytes(self.model))} is not UTF-8, and onnxruntime opens no such file. "
+                "Rename it."
+            ) from None
         if self.case_pattern is not None:
             compile_case_pattern(self.case_pattern)
         if "parquet" in self.formats and importlib.util.find_spec("pyarrow") is None:

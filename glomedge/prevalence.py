@@ -80,8 +80,8 @@ def rogan_gladen(
         confidence: of the interval; the authors checked it from 0.90 to 0.99.
 
     Returns:
-        None where it is undefined: no crops, no held-out positives or negatives, or a classifier no better than
-        chance (sensitivity + specificity <= 1).
+        None where it is undefined: no crops, no held-out positives or negatives, a classifier no better than chance
+        (sensitivity + specificity <= 1), or an interval wholly outside 0..1.
 
     Raises:
         ValueError: as for ``wilson_interval``.
@@ -113,7 +113,12 @@ def rogan_gladen(
     shift = 2 * z * z * (centre * variance_sensitivity - (1 - centre) * variance_specificity)
     variance = variance_apparent + centre**2 * variance_sensitivity + (1 - centre) ** 2 * variance_specificity
     half = z * math.sqrt(variance) / (sensitivity + specificity - 1)
-    return Corrected(_clip(point), _clip(centre + shift - half), _clip(centre + shift + half))
+    low, high = centre + shift - half, centre + shift + half
+    if high <= 0 or low >= 1:
+        # Clipped, it would read as certainty (0.0 to 0.0). These crops contradict the held-out ones: there are, say,
+        # fewer positives than the false ones that the specificity foretells.
+        return None
+    return Corrected(_clip(point), _clip(low), _clip(high))
 
 
 def _no_better_than_chance(true_positive: int, positives: int, false_positive: int, negatives: int) -> bool:

@@ -131,7 +131,8 @@ class Report:
 
     def _review(self, limits: tuple[float, float]) -> Iterator[str]:
         total = self._record["counts"]["uncertain"]
-        yield f"<h2 id=review>Review first</h2><p>{total} crops have a probability from {self._low:g} to {self._high:g}"
+        have = f"{_many(total, 'crop')} {'has' if total == 1 else 'have'}"
+        yield f"<h2 id=review>Review first</h2><p>{have} a probability from {self._low:g} to {self._high:g}"
         if not total:
             yield ".</p>"
             return
@@ -168,19 +169,26 @@ class Report:
             )
         yield (
             "<p class=soft>To be reviewed first (dashed), then by probability. The top edge is magenta where a crop is "
-            "called globally sclerotic (GS), blue where not.</p>" + _scale(limits)
+            f"called globally sclerotic (GS), blue where not.{self._spread_note()}</p>{_scale(limits)}"
         )
         for number, summary in enumerate(self._cases):
             rows = by_case.get(summary.case, [])
             answered_here = summary.crops - summary.errors
             if not answered_here:
                 continue
-            count = f"{answered_here} crops" if len(rows) == answered_here else f"{len(rows)} of {answered_here} crops"
+            count = _many(answered_here, "crop")
+            if len(rows) < answered_here:
+                count = f"{len(rows)} of {count}"
             title = f"<h3>{html.escape(summary.case)}: {count} <a class=hint href=#case-{number}>its counts</a></h3>"
             yield f"<section class=gallery id=crops-{number}>{title}<div class=grid>"
             for row in sorted(rows, key=lambda row: (not row.review, -(row.probability or 0.0), row.path)):
                 yield self._figure(row, limits)
             yield "</div></section>\n"
+
+    def _spread_note(self) -> str:
+        if self._record["arguments"].get("tta", 1) == 1:
+            return ""
+        return " Spread: the largest minus the smallest probability over the eight views of a crop (--tta 8)."
 
     def _figure(self, row: Row, limits: tuple[float, float], *, with_case: bool = False) -> str:
         kept = self._thumbnails.read(row.attachment)
@@ -197,7 +205,7 @@ class Report:
         if with_case and not row.path.rpartition("/")[2].startswith(row.case):
             lines.insert(0, f"<span>{html.escape(row.case)}</span>")
         if row.tta_disagreement is not None:
-            lines.append(f"<span>views differ by {row.tta_disagreement:.3f}</span>")
+            lines.append(f"<span>spread {row.tta_disagreement:.3f}</span>")
         if row.flags:
             lines.append(_flags(row) + ("<span>not counted</span>" if self._excludes_flagged else ""))
         call = "GS" if row.label else "not GS"
@@ -257,7 +265,7 @@ def _case(summary: CaseSummary, number: int) -> str:
         tags.append(f"<span class=tag>Remuzzi glomerular {summary.remuzzi_glomerular_score}</span>")
     if summary.band is not None and not summary.adequate:
         tags.append("<span class='tag warn'>under 25 glomeruli</span>")
-    counts = [f"{summary.crops} crops", f"{summary.slides} slide{'s' if summary.slides != 1 else ''}"]
+    counts = [_many(summary.crops, "crop"), _many(summary.slides, "slide")]
     if summary.classified != summary.crops:
         counts.append(f"{summary.classified} classified")
     counts += [
@@ -288,6 +296,10 @@ def _scale(limits: tuple[float, float]) -> str:
         f"<p class='soft scale hint'><span>Point at a crop or tap it for its map:</span> {limits[0]:+.1f} <i></i> "
         f"{limits[1]:+.1f} <span>logit, from against to for GS.</span></p>"
     )
+
+
+def _many(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def _date(utc: str) -> str:

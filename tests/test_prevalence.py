@@ -155,12 +155,22 @@ def test_no_correction_for_a_classifier_no_better_than_chance(tp: int, fn: int, 
     assert rogan_gladen(5, 25, point) is None
 
 
+@pytest.mark.parametrize(("x", "n", "known"), [(0, 122, False), (0, 56, True), (122, 122, False), (60, 122, True)])
+def test_no_correction_where_the_crops_contradict_the_held_out_ones(x: int, n: int, known: bool) -> None:
+    # Specificity 200/214 foretells 8 false positives among 122 negatives, sensitivity 80/86 as many misses.
+    counts = (80, 6, 200, 14)
+    point = OperatingPoint(true_positive=80, false_negative=6, true_negative=200, false_positive=14)
+    low, high = lang_reiczigel(x, n, *counts)
+    assert (high > 0 and low < 1) is known
+    assert (rogan_gladen(x, n, point) is not None) is known
+
+
 @given(st.integers(0, 60), st.integers(0, 60), *[st.integers(0, 40)] * 4)
 def test_correction_stays_a_fraction(a: int, b: int, tp: int, fn: int, tn: int, fp: int) -> None:
     point = OperatingPoint(true_positive=tp, false_negative=fn, true_negative=tn, false_positive=fp)
     corrected = rogan_gladen(min(a, b), max(a, b), point)
     if corrected is not None:
-        assert 0.0 <= corrected.low <= corrected.high <= 1.0
+        assert 0.0 <= corrected.low < corrected.high <= 1.0
         assert 0.0 <= corrected.value <= 1.0
 
 

@@ -1,0 +1,157 @@
+"""What a finished run writes, and what is left when writing it is disturbed."""
+
+from __future__ import annotations
+
+import csv
+import importlib.util
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from builders import build_tiny_model
+from runkit import outputs, write_crops
+
+from glomedge import heatmap
+from glomedge.errors import MissingExtraError, OutputError, UsageError
+from glomedge.escape import unescape_name
+from glomedge.folderrun import Options, infer_folder
+
+
+@pytest.fixture
+def options(tmp_path: Path) -> Options:
+    write_crops(tmp_path / "crops", 30, broken=2)
+    build_tiny_model(tmp_path / "model.onnx")
+    return Options(tmp_path / "crops", tmp_path / "model.onnx", tmp_path / "out", provider="cpu")
+
+
+def _table(path: Path) -> list[dict[str, str]]:
+    with path.open(encoding="utf-8", newline="") as handle:
+        return list(csv.DictReader(handle))
+
+
+def test_folders_whose_names_are_not_utf8(options: Options, tmp_path: Path) -> None:
+    here = os.fsencode(tmp_path)
+    odd = {name: Path(os.fsdecode(here + b"/\xff" + name.encode())) for name in ("crops", "out", "heat")}
+    options.folder.rename(odd["crops"])
+    run = replace(
+        options, folder=odd["crops"], output=odd["out"], heatmaps=odd["heat"], heatmaps_for="all",
+        formats=("csv", "jsonl"),
+    )  # fmt: skip
+    assert infer_folder(run).exit_code == 2
+    record = json.loads((run.output / "run.json").read_text("utf-8"))
+    for name, argument in (("crops", "folder"), ("out", "output"), ("heat", "heatmaps")):
+        assert unescape_name(record["arguments"][argument]) == bytes(odd[name])
+    assert "\\xffcrops" in (run.output / "report.html").read_text("utf-8")
+    assert len(list(odd["heat"].rglob("*.heatmap.png"))) == 28
+    assert infer_folder(replace(run, resume=True)).predicted == 0
+    with pytest.raises(UsageError, match=r"\\xffmodel is not UTF-8.*Rename"):
+        infer_folder(replace(run, model=Path(os.fsdecode(here + b"/\xffmodel"))))
+
+
+def test_a_linked_image_named_itself_is_read(options: Options) -> None:
+    link = options.folder.parent / "link-1.png"
+    link.symlink_to(options.folder / "b" / "case2-5.png")
+    outcome = infer_folder(replace(options, folder=link))
+    assert (outcome.exit_code, outcome.answered) == (0, 1)
+
+
+def test_heatmaps_of_an_earlier_run_are_no_crops(options: Options) -> None:
+    infer_folder(replace(options, heatmaps=options.folder / "heat", heatmaps_for="all"))
+    outcome = infer_folder(options)
+    assert outcome.inputs == 30
+    assert any(note.startswith("28 heatmaps of an earlier run") for note in outcome.notes)
+
+
+def test_a_heatmap_folder_that_cannot_be_written_is_found_first(options: Options) -> None:
+    for place in (Path("/dev/full"), options.model / "under a file"):
+        with pytest.raises(OutputError, match="--heatmaps"):
+            infer_folder(replace(options, heatmaps=place, model=Path("none.onnx")))
+
+
+def test_heatmaps_that_fail_cost_no_table(options: Options, monkeypatch: pytest.MonkeyPatch) -> None:
+    infer_folder(options)
+    expected = outputs(options.output)
+    run = replace(options, output=options.output.with_name("second"), heatmaps=options.output / "heat")
+
+    def full(*arguments: object) -> bytes:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(heatmap, "to_png", full)
+        with pytest.raises(OutputError, match=r"No space left.*tables and the report are written; --resume"):
+            infer_folder(run)
+    assert outputs(run.output) == expected
+    assert "The heatmaps are not complete" in (run.output / "run.json").read_text("utf-8")
+    assert run.heatmaps is not None
+    assert not list(run.heatmaps.rglob("*.*"))
+    outcome = infer_folder(replace(run, resume=True))
+    assert (outcome.exit_code, outcome.predicted) == (2, 0)
+    assert len(list(run.heatmaps.rglob("*.heatmap.png"))) == outcome.counts["positive"] > 0
+
+
+def test_a_name_too_long_for_a_heatmap_costs_that_heatmap_only(options: Options) -> None:
+    donor = options.folder / "b" / "case2-5.png"
+    donor.with_name(f"case9-{'1' * 240}.png").write_bytes(donor.read_bytes())
+    outcome = infer_folder(replace(options, heatmaps=options.output / "heat", heatmaps_for="all"))
+    assert len(list((options.output / "heat").rglob("*.heatmap.png"))) == 28
+    assert [note for note in outcome.notes if "File name too long" in note]
+    assert len(_table(options.output / "predictions.csv")) == 31
+
+
+def test_parquet_without_pyarrow_is_refused_before_the_night(options: Options, monkeypatch: pytest.MonkeyPatch) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "pyarrow" else find(name))
+    with pytest.raises(MissingExtraError, match=r"glomedge\[parquet\]"):
+        infer_folder(replace(options, formats=("parquet",)))
+    assert not options.output.exists()
+
+
+def test_a_signal_while_files_are_made_leaves_all_to_resume(options: Options) -> None:
+    infer_folder(options)
+    expected = outputs(options.output)
+    (options.output / "predictions.csv").unlink()
+    outcome = infer_folder(replace(options, resume=True), stop=lambda: True)
+    assert (outcome.complete, outcome.answered) == (False, 30)
+    assert not (options.output / "predictions.csv").exists()
+    assert infer_folder(replace(options, resume=True)).complete
+    assert outputs(options.output) == expected
+
+
+def test_the_review_column_follows_the_band_without_predicting_again(options: Options) -> None:
+    for band in ((0.2, 0.8), (0.0, 1.0), (0.4, 0.4)):
+        outcome = infer_folder(replace(options, review_band=band, resume=True))
+        rows = _table(options.output / "predictions.csv")
+        for row in rows:
+            inside = "" if not row["probability"] else str(int(band[0] <= float(row["probability"]) <= band[1]))
+            assert row["review"] == inside
+        assert sum(row["review"] == "1" for row in rows) == outcome.counts["uncertain"]
+        assert outcome.predicted == (30 if band == (0.2, 0.8) else 0)
+
+
+def test_excluded_crops_are_said(options: Options) -> None:
+    outcome = infer_folder(replace(options, exclude_flagged=True))
+    flagged = outcome.counts["flagged"]
+    assert flagged > 0
+    assert sum(summary.classified for summary in outcome.cases) == outcome.counts["ok"]
+    assert any(note.startswith(f"{flagged} flagged crops were predicted on and left out") for note in outcome.notes)
+    page = (options.output / "report.html").read_text("utf-8")
+    assert page.split("<h2 id=crops>")[1].count("not counted") == flagged
+    assert "left out of the counts per case" in page
+
+
+def test_the_largest_batch_bounds_the_usual_one(options: Options) -> None:
+    infer_folder(options)
+    expected = [(row["path"], row["label"]) for row in _table(options.output / "predictions.csv")]
+    outcome = infer_folder(replace(options, max_batch=3))
+    assert outcome.record["batch_size"] == 3
+    assert [(row["path"], row["label"]) for row in _table(options.output / "predictions.csv")] == expected
+    with pytest.raises(UsageError, match="--batch-size 8 is more than --max-batch 3"):
+        infer_folder(replace(options, batch_size=8, max_batch=3))
+
+
+def test_a_run_in_another_arithmetic_is_not_resumed(options: Options) -> None:
+    infer_folder(options)
+    with pytest.raises(OutputError, match="bf16: False in the unfinished run, True now"):
+        infer_folder(replace(options, bf16=True, resume=True))
