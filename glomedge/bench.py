@@ -133,6 +133,9 @@ class _Bench:
             )  # fmt: skip
         assert result.memory is not None
         fell_back = target.provider not in ("auto", result.provider)
+        if target.provider != result.provider:
+            why = "; ".join(str(note) for note in result.runtime.get("notes", ()))
+            self.notes.append(f"{target.label}: ran on {result.provider}: {why}")
         return Configuration(
             model=file.path.name,
             model_sha256=file.sha256,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import importlib.util
 import json
 import re
@@ -158,11 +159,14 @@ def test_a_wrong_answer_is_shown_as_wrong(crops: Path, tmp_path: Path) -> None:
 
 def test_without_images_crops_are_drawn_and_said_to_be(tiny_model: Path, tmp_path: Path) -> None:
     result = _bench(
-        "--model", str(tiny_model), "--batch-size", "1", "--duration", "0.1", "--no-cold-start", "--provider", "cpu",
+        "--model", str(tiny_model), "--batch-size", "1", "--duration", "0.1", "--no-cold-start",
         "--output", str(tmp_path), "--json",
     )  # fmt: skip
     assert result.exit_code == 0, result.output
     record = json.loads(result.stdout)
+    (chosen,) = [note for note in record["notes"] if "auto chose" in note]
+    assert chosen.startswith(f"{tiny_model.name} on auto: ran on {record['configurations'][0]['provider']}: ")
+    assert chosen in html.unescape((tmp_path / "bench.html").read_text())
     assert record["crops"]["source"].startswith("drawn by glomedge bench")
     assert record["crops"]["mean_pixels"] > 100_000
 

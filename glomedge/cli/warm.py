@@ -21,7 +21,7 @@ def warm(
         int | None, typer.Option(help="The largest batch. Default: the model's.", show_default=False)
     ] = None,
     fixed_batch: Annotated[
-        bool, typer.Option("--fixed-batch", help="Only ever run batches of --max-batch: a GPU replays one graph.")
+        bool, typer.Option("--fixed-batch", help="For programs that load with fixed_batch: only --max-batch.")
     ] = False,
     allow_fallback: Annotated[
         bool, typer.Option("--allow-fallback", help="Take another provider where --provider cannot run, and say so.")
