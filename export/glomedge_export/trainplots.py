@@ -10,9 +10,10 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
 from glomedge.notice import RESEARCH_USE_NOTICE
+from glomedge.prevalence import wilson_interval
 from glomedge_export.checkpoint import EpochRow
 from glomedge_export.evaluation import CALIBRATION_BINS, CaseFigures, bin_of
 
@@ -53,7 +54,7 @@ def curves_png(history: Sequence[EpochRow], best_epoch: int) -> bytes:
             epochs, [getattr(row, f"val_{name}") for row in history], "s-", color=ORANGE, ms=4, label="validation"
         )
         axis.axvline(best_epoch, color=GREY, ls="--", lw=1, label=f"kept: epoch {best_epoch}")
-        axis.set(xlabel="epoch", ylabel=label, xlim=(0.5, len(epochs) + 0.5))
+        axis.set(xlabel="epoch", ylabel=label, title=name.capitalize(), xlim=(0.5, len(epochs) + 0.5))
         axis.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         axis.legend(frameon=False, fontsize=8)
     loss.set_ylim(0, 1.06 * max(max(row.loss, row.val_loss) for row in history))
@@ -99,14 +100,22 @@ def _rates(labels: Labels, probabilities: Floats) -> tuple[Floats, Floats, Float
 
 
 def reliability_png(labels: Labels, probabilities: Floats) -> bytes:
-    """Observed fraction against mean predicted probability in ten bins, and how many crops each bin holds."""
+    """Observed fraction (with its interval) against mean predicted probability in ten bins, and how many crops each
+    bin holds."""
     figure, (axis, counts_axis) = _figure(2)
     bins = bin_of(probabilities)
     counts = np.bincount(bins, minlength=CALIBRATION_BINS)
     filled = counts > 0
     predicted = np.bincount(bins, probabilities, CALIBRATION_BINS)[filled] / counts[filled]
-    observed = np.bincount(bins, labels, CALIBRATION_BINS)[filled] / counts[filled]
+    positives = np.bincount(bins, labels, CALIBRATION_BINS)[filled]
+    observed = positives / counts[filled]
     axis.plot([0, 1], [0, 1], color=GREY, ls=":", lw=1, label="perfectly calibrated")
+    # Few crops make a wide interval: without it a bin of three looks like a fault of calibration.
+    intervals = np.array([wilson_interval(int(k), int(n)) for k, n in zip(positives, counts[filled], strict=True)])
+    reach = np.abs(intervals - observed[:, None]).T
+    axis.errorbar(
+        predicted, observed, yerr=reach, fmt="none", ecolor=BLUE, elinewidth=0.8, alpha=0.6, label="95% (Wilson)"
+    )
     axis.plot(predicted, observed, "-", color=BLUE, lw=1)
     axis.scatter(predicted, observed, s=14 + 120 * counts[filled] / counts.max(), color=BLUE, zorder=3)
     axis.set(
@@ -118,10 +127,19 @@ def reliability_png(labels: Labels, probabilities: Floats) -> bytes:
     )
     axis.legend(frameon=False, fontsize=8, loc="upper left")
     edges = np.linspace(0, 1, CALIBRATION_BINS + 1)
-    for value, colour, name in ((0, BLUE, "not globally sclerotic"), (1, ORANGE, "globally sclerotic")):
-        counts_axis.hist(probabilities[labels == value], edges, color=colour, alpha=0.65, label=name)
+    # Side by side: bars over one another hide the smaller one on a logarithmic scale.
+    counts_axis.hist(
+        [probabilities[labels == 0], probabilities[labels == 1]],
+        edges,
+        color=[BLUE, ORANGE],
+        label=["not globally sclerotic", "globally sclerotic"],
+        rwidth=0.85,
+    )
     counts_axis.set(xlabel="predicted probability", ylabel="crops (log scale)", title="Predictions by true label")
-    counts_axis.set_yscale("symlog", linthresh=1)
+    counts_axis.set_yscale("log")
+    # From half a crop, so that a bar of one crop can be seen; room above for the legend.
+    counts_axis.set_ylim(0.5, 4.0 * max(2, int(counts.max())))
+    counts_axis.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     counts_axis.legend(frameon=False, fontsize=8, loc="upper center")
     return _png(figure)
 
