@@ -115,19 +115,29 @@ def plot(runs: list[dict[str, Any]], path: Path) -> None:
 
     mpl.use("Agg")
     from matplotlib import pyplot as plt
+    from matplotlib import ticker
 
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
-    for count in sorted({r["cores"] for r in runs}):
-        mine = [r for r in runs if r["cores"] == count]
+    looks = (("#0072B2", "o"), ("#E69F00", "s"), ("#009E73", "^"))
+    for (colour, marker), count in zip(looks, sorted({r["cores"] for r in runs}), strict=False):
+        mine = sorted((r for r in runs if r["cores"] == count), key=lambda r: int(r["crops"]))
         sizes = [r["crops"] for r in mine]
-        left.plot(sizes, [r["seconds"] for r in mine], "o-", label=f"{count} core(s)")
-        right.plot(sizes, [r["peak_rss_bytes"] / 2**20 for r in mine], "o-", label=f"{count} core(s)")
+        name = f"{count} core" + ("s" if count > 1 else "")
+        for axes, values in (
+            (left, [r["seconds"] for r in mine]),
+            (right, [r["peak_rss_bytes"] / 2**20 for r in mine]),
+        ):
+            axes.plot(sizes, values, marker + "-", color=colour, label=name, markerfacecolor="none", markersize=7)
     left.set(xscale="log", yscale="log", xlabel="crops", ylabel="seconds from process start to exit")
     right.set(xscale="log", xlabel="crops", ylabel="peak RSS, MB")
     right.set_ylim(0, 1.15 * max(r["peak_rss_bytes"] for r in runs) / 2**20)
     left.legend(frameon=False)
+    plain = ticker.FuncFormatter(lambda value, _: f"{value:,g}")
+    left.yaxis.set_major_formatter(plain)
     for axes in (left, right):
+        axes.xaxis.set_major_formatter(plain)
         axes.grid(alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=130, metadata={"Software": None})
     plt.close(figure)
 
