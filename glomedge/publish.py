@@ -140,7 +140,7 @@ class Publication:
         self._outcome.counts, self._outcome.errors = dict(counts), dict(sorted(errors.items()))
         if counts["copies"]:
             self._outcome.notes.append(
-                f"{counts['copies']} files are byte for byte copies of others; each counts as a crop of its own."
+                f"Byte for byte copies of other files: {counts['copies']}. Each counts as a crop of its own."
             )
 
     def _record(self, staged: Staged, batch_size: int) -> None:

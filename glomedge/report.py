@@ -101,10 +101,10 @@ class Report:
     def _nav(self) -> str:
         counts = self._record["counts"]
         links = (
-            ("cases", f"{len(self._cases)} cases"),
+            ("cases", _many(len(self._cases), "case")),
             ("review", f"{counts['uncertain']} to review"),
             ("crops", "crops"),
-            ("errors", f"{counts['error']} errors"),
+            ("errors", _many(counts["error"], "error")),
             ("run", "run"),
         )
         return f"<nav>{''.join(f'<a href=#{target}>{text}</a>' for target, text in links)}</nav>"
@@ -239,7 +239,10 @@ class Report:
             ("Provider", record["provider"]),
             ("Machine", f"{record['machine']['model']}, {record['machine']['cores_usable']} cores"),
             ("Versions", ", ".join(f"{name} {version}" for name, version in record["versions"].items())),
-            ("Time", f"{times['wall_s']:.1f} s, {times['rows_per_s'] or 0:.1f} files/s"),
+            (
+                "Time",
+                f"{times['wall_s']:.1f} s" + (f", {times['rows_per_s']:.1f} files/s" if times["rows_per_s"] else ""),
+            ),
             *(("Note", note) for note in record["notes"]),
         )
         rows = "".join(f"<tr><th>{html.escape(name)}<td>{html.escape(str(value))}</tr>" for name, value in facts)
