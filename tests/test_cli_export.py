@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -103,6 +105,9 @@ def test_defaults_write_a_proven_file(trained: Path, monkeypatch: pytest.MonkeyP
     assert report["size_bytes"] == found.size_bytes
     assert report["gates"]
     assert report["steps"][0]["name"] == "uint8 front"
+    if importlib.util.find_spec("tensorrt_rtx") is not None:
+        assert report["tensorrt"]["unsupported"] == []
+        assert report["tensorrt"]["engine_bytes"] > 10_000_000
     assert "# Model card" in (trained / "artifacts" / "model.card.md").read_text()
 
 
@@ -166,6 +171,8 @@ def test_int8_records_its_calibration_and_a_broken_one_is_refused(
         (["--recipe", "plain"], "in its training record"),
         (["missing.keras"], "no Keras model"),
         (["--output", "nowhere/model.onnx"], "does not exist"),
+        (["--precision", "int8", "--engine"], "takes only symmetric signed int8"),
+        (["--precision", "int8", "--target", "openvino", "--require-tensorrt-check"], "Export with --target tensorrt"),
     ],
 )
 def test_user_errors_say_what_to_do(
@@ -175,7 +182,37 @@ def test_user_errors_say_what_to_do(
         invoke(trained, monkeypatch, *arguments)
 
 
+@pytest.mark.parametrize("wish", ["--engine", "--require-tensorrt-check"])
+def test_absence_of_nvidias_parser_is_an_error_where_it_is_wanted(
+    trained: Path, monkeypatch: pytest.MonkeyPatch, wish: str
+) -> None:
+    # What an environment without the package looks like to Python.
+    monkeypatch.setitem(sys.modules, "tensorrt_rtx", None)
+    with pytest.raises(GlomedgeError, match=r"glomedge\[tensorrt-rtx\]"):
+        invoke(trained, monkeypatch, wish)
+
+
+def test_a_refusal_says_that_an_earlier_file_is_still_there(
+    trained: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from glomedge_export import exporting
+
+    def refuse(*_: Any) -> Any:
+        raise GateError("Refused for this test. Nothing was written.")
+
+    monkeypatch.setattr(exporting, "_export", refuse)
+    path = tmp_path / "model.onnx"
+    with pytest.raises(GateError) as first:
+        invoke(trained, monkeypatch, "--output", str(path))
+    assert "earlier export" not in str(first.value)
+    path.write_bytes(b"of last week")
+    with pytest.raises(GateError, match="is still the file of an earlier export: remove it"):
+        invoke(trained, monkeypatch, "--output", str(path))
+    assert path.read_bytes() == b"of last week"
+
+
 def test_list_devices_needs_no_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shown = invoke(tmp_path, monkeypatch, "--list-devices")
     for name in ("generic", "intel-cpu", "jetson-orin", "rtx-workstation"):
-        assert any(line.startswith(name) for line in shown.splitlines())
+        (line,) = [line for line in shown.splitlines() if line.startswith(name)]
+        assert "opset 17" in line

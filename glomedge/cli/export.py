@@ -82,7 +82,7 @@ def export(
             profile = recipe_of.profile
             typer.echo(
                 f"{recipe_of.name:<16} {recipe_of.precision}, {recipe_of.target}, batches {profile.min},{profile.opt},"
-                f"{profile.max}: {recipe_of.why}"
+                f"{profile.max}, opset {recipe_of.opset}: {recipe_of.why}"
             )
         return
     try:
