@@ -59,7 +59,7 @@ def profile_shapes(request: SessionRequest) -> tuple[str, str, str]:
 def tensorrt_options(request: SessionRequest, folder: str) -> dict[str, str]:
     """Options of onnxruntime's TensorRT provider; ``folder`` holds this one engine and its timing cache.
 
-    Precision follows the file: half precision only for an fp16 file, integers only for a quantised one.
+    Precision follows the file: half precision only for a file that holds it, integers only for a quantised one.
     """
     smallest, usual, largest = profile_shapes(request)
     precision = request.file.spec.precision
@@ -68,7 +68,7 @@ def tensorrt_options(request: SessionRequest, folder: str) -> dict[str, str]:
         "trt_profile_min_shapes": smallest,
         "trt_profile_opt_shapes": usual,
         "trt_profile_max_shapes": largest,
-        "trt_fp16_enable": "1" if precision == "fp16" else "0",
+        "trt_fp16_enable": "1" if _holds_float16(request.file.spec) else "0",
         "trt_int8_enable": "1" if precision == "int8" else "0",
         "trt_engine_cache_enable": "1",
         "trt_engine_cache_path": folder,
@@ -78,6 +78,14 @@ def tensorrt_options(request: SessionRequest, folder: str) -> dict[str, str]:
         "trt_builder_optimization_level": "3",
         "trt_cuda_graph_enable": "1" if request.fixed_batch else "0",
     }
+
+
+def _holds_float16(spec: ModelSpec) -> bool:
+    """Whether float16 tensors are in the file: fp16, and int8 whose scales are float16, which needs opset 19.
+
+    An int8 file of an older opset stays float32 between its convolutions because float16 would overflow there.
+    """
+    return spec.precision == "fp16" or (spec.precision == "int8" and spec.target == "tensorrt" and spec.opset >= 19)
 
 
 def tensorrt_rtx_options(request: SessionRequest, folder: str) -> dict[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import builders
@@ -99,6 +100,25 @@ def test_the_key_follows_weights_shapes_precision_and_options(tmp_path: Path, re
     digests.add(nvidia.engine_key(request_, "tensorrt-rtx", "10.13.3", nvidia.tensorrt_options(request_, "f")).digest())
     digests.add(nvidia.engine_key(request_, "tensorrt", "10.14.0", nvidia.tensorrt_options(request_, "f")).digest())
     assert len(digests) == len(variants) + 2
+
+
+@pytest.mark.parametrize(
+    ("precision", "target", "opset", "half"),
+    [
+        ("fp32", "any", 17, "0"),
+        ("fp16", "tensorrt", 17, "1"),
+        ("int8", "tensorrt", 19, "1"),
+        # This one was left in float32 between convolutions because its activations overflow float16.
+        ("int8", "tensorrt", 17, "0"),
+    ],
+)
+def test_half_precision_is_allowed_only_where_the_file_holds_it(
+    request_: SessionRequest, precision: str, target: str, opset: int, half: str
+) -> None:
+    spec = request_.file.spec.model_copy(update={"precision": precision, "target": target, "opset": opset})
+    options = nvidia.tensorrt_options(replace(request_, file=replace(request_.file, spec=spec)), "folder")
+    assert options["trt_fp16_enable"] == half
+    assert options["trt_int8_enable"] == ("1" if precision == "int8" else "0")
 
 
 def test_threads_do_not_change_the_key(request_: SessionRequest) -> None:
