@@ -100,7 +100,7 @@ class Contents:
         identity: of its first line; None where even that is not whole.
         provider: short name of the provider that gave the rows so far.
         where: key of each row -> (offset of its line, position in it); the last one counts.
-        retry: keys whose fault may have passed (``permission``, ``vanished``, ``io``).
+        retry: keys whose fault may have passed (``RETRIED``).
         suspects: keys that were started and never finished, in order.
         complete: whether the run came to its end.
         good_bytes: length of the part that is whole.
@@ -118,7 +118,7 @@ class Contents:
     bad_bytes: int = 0
 
 
-RETRIED = frozenset({"error:permission", "error:vanished", "error:io"})
+RETRIED = frozenset({"error:permission", "error:vanished", "error:io", "error:not_regular"})
 
 
 def _line(payload: Mapping[str, Any]) -> bytes:

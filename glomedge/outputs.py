@@ -135,14 +135,18 @@ def unanswered(root: bytes, inputs: Sequence[Found], contents: Contents) -> tupl
 
 
 def _changed(root: bytes, found: Found, stamp: tuple[int | None, int | None]) -> bool:
-    """Whether a file is another one than when it was answered; one that is gone keeps its answer."""
-    if None in stamp:
+    """Whether a file is another one than when it was answered; one that is gone keeps its answer.
+
+    A file that was not read to its end (too large, the decoder hung) has a time and no size: the time decides.
+    """
+    size_bytes, mtime_ns = stamp
+    if mtime_ns is None:
         return False
     try:
         status = os.stat(os.path.join(root, found.relative))  # noqa: PTH116, PTH118 (bytes)
     except OSError:
         return False
-    return (status.st_size, status.st_mtime_ns) != stamp
+    return status.st_mtime_ns != mtime_ns or size_bytes not in (None, status.st_size)
 
 
 class FolderSink:

@@ -296,8 +296,10 @@ class Pipeline:
             worker.child.kill()
         else:
             batch.retired = True
-        # A new Answer: the thread left behind may still write to the old one.
-        batch.answers[slot] = Answer(batch.answers[slot].found).fail(
+        # A new Answer: the thread left behind may still write to the old one. With the file's time, so that a resumed
+        # run notices when another file has taken its place.
+        left = batch.answers[slot]
+        batch.answers[slot] = Answer(left.found, mtime_ns=left.mtime_ns).fail(
             "decoder", f"not decoded within {self._settings.decode_timeout_s:g} s"
         )
         self._slot_done(batch)

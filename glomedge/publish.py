@@ -21,6 +21,7 @@ from glomedge.spool import Spool
 if TYPE_CHECKING:
     from glomedge.cases import CaseSummary, CropCall
     from glomedge.engine import Engine
+    from glomedge.spec import OperatingPoint
 
 Rows = Callable[[], Iterator[Row]]
 
@@ -64,7 +65,7 @@ class Publication:
         options, outcome = self._options, self._outcome
         self._count(rows())
         outcome.cases = summarise(
-            _calls(rows()), self._model.spec.operating_point, options.exclude_flagged, case_pattern=options.case_pattern
+            _calls(rows()), self._operating_point(), options.exclude_flagged, case_pattern=options.case_pattern
         )
         for pooled in outcome.cases:
             if pooled.case == UNKNOWN_CASE:
@@ -106,6 +107,17 @@ class Publication:
             raise OutputError(
                 f"{undrawn} The tables and the report are written; --resume draws without predicting again."
             )
+
+    def _operating_point(self) -> OperatingPoint | None:
+        """The model's, which holds at the model's threshold only."""
+        point, threshold = self._model.spec.operating_point, self._model.spec.threshold
+        if point is None or self._threshold == threshold:
+            return point
+        self._outcome.notes.append(
+            f"The corrected percentages are left out: the model's sensitivity and specificity were measured at its "
+            f"threshold {threshold:g}, not at {self._threshold:g}."
+        )
+        return None
 
     def _heatmaps(self, rows: Rows) -> OutputError | None:
         """Draw; a folder that cannot be written must not cost the tables, so what it raised is handed back."""

@@ -13,10 +13,11 @@ import pytest
 from builders import build_tiny_model
 from runkit import outputs, write_crops
 
-from glomedge import heatmap
+from glomedge import heatmap, images
 from glomedge.errors import MissingExtraError, OutputError, UsageError
 from glomedge.escape import unescape_name
 from glomedge.folderrun import Options, infer_folder
+from glomedge.spec import OperatingPoint
 
 
 @pytest.fixture
@@ -139,6 +140,29 @@ def test_excluded_crops_are_said(options: Options) -> None:
     page = (options.output / "report.html").read_text("utf-8")
     assert page.split("<h2 id=crops>")[1].count("not counted") == flagged
     assert "left out of the counts per case" in page
+
+
+def test_sensitivity_and_specificity_hold_at_their_own_threshold_only(options: Options) -> None:
+    point = OperatingPoint(true_positive=45, false_negative=5, true_negative=95, false_positive=5)
+    build_tiny_model(options.model, operating_point=point, threshold=0.6)
+    for given, known in ((None, True), (0.6, True), (0.5, False)):
+        outcome = infer_folder(replace(options, threshold=given))
+        assert any(summary.corrected_percent_gs is not None for summary in outcome.cases) is known
+        assert any("measured at its threshold 0.6, not at" in note for note in outcome.notes) is not known
+
+
+def test_files_that_had_no_bytes_are_read_once_they_are_files(options: Options) -> None:
+    pipe, large = options.folder / "a" / "case0-90.png", options.folder / "a" / "case0-91.png"
+    os.mkfifo(pipe)
+    with large.open("wb") as handle:
+        handle.truncate(images.MAX_FILE_BYTES + 1)
+    assert infer_folder(options).errors == {"not_regular": 1, "too_large": 1, "truncated": 2}
+    donor = (options.folder / "b" / "case2-5.png").read_bytes()
+    pipe.unlink()
+    for path in (pipe, large):
+        path.write_bytes(donor)
+    outcome = infer_folder(replace(options, resume=True))
+    assert (outcome.predicted, outcome.errors) == (2, {"truncated": 2})
 
 
 def test_the_largest_batch_bounds_the_usual_one(options: Options) -> None:
