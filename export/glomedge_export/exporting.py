@@ -17,14 +17,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import onnx
 
 from glomedge import __version__, card, golden
 from glomedge.errors import GateError, MissingExtraError, ModelError, UsageError
 from glomedge.gatetable import GateRow, table
 from glomedge.modelfile import SEAL_BYTES, read_model_file, sealed
 from glomedge.notice import RESEARCH_USE_NOTICE
-from glomedge.spec import BatchProfile, ModelSpec, Parity, Precision, Recipe, Target
+from glomedge.spec import BatchProfile, ModelSpec, Precision, Recipe, Target
 from glomedge_export import gates, graph, judging, tensorrt
 from glomedge_export.conversion import Converted, convert
 from glomedge_export.crops import MIN_CROPS, CalibrationCrops, calibration_crops, drawn, held_out, read_recorded
@@ -40,6 +39,7 @@ TARGETS: dict[Precision, tuple[Target, ...]] = {
     "fp16": ("tensorrt", "onnxruntime", "openvino"),
     "int8": ("onnxruntime", "tensorrt", "openvino"),
 }
+PACKAGES = ("glomedge", "tensorflow", "keras", "tf2onnx", "onnx", "onnxruntime", "openvino", "tensorrt-rtx", "numpy")
 CalibrationMethod = Literal["auto", "minmax", "entropy", "percentile"]
 
 
@@ -249,6 +249,7 @@ def _export(
 
     progress("loading", 0, 1)
     source = _load(request)
+    progress("loading", 1, 1)
     lap("load")
     crops, calibration_set, stand_in = _crops(request, source, progress)
     lap("crops")
@@ -258,6 +259,7 @@ def _export(
     if key not in conversions:
         conversions[key] = convert(source.keras_model, source.temperature)
     converted = conversions[key]
+    progress("converting", 1, 1)
     lap("convert")
     common: dict[str, Any] = {
         "precision": request.precision,
@@ -268,7 +270,7 @@ def _export(
     }
     fp32_parity = judging.against_keras(source.keras_model, converted.model, crops, **common)
     if request.precision != "fp32":
-        _enforce_float32(fp32_parity, converted.model, crops, "The float32 graph behind this file")
+        judging.enforce_float32(fp32_parity, converted.model, crops, "The float32 graph behind this file")
     lap("fp32 gates")
     lowered = lower(
         converted.model,
@@ -291,7 +293,7 @@ def _export(
         on_gates(rows)
     what = f"{output.name} ({request.precision}, {target})"
     if request.precision == "fp32":
-        _enforce_float32(measured, model, crops, what)
+        judging.enforce_float32(measured, model, crops, what)
     else:
         gates.enforce(measured, what, gates.advice(request.precision))
     judging.check_profile(runner, crops, request.batch_profile)
@@ -319,6 +321,7 @@ def _export(
     data = sealed(model.SerializeToString(), spec)
     progress("NVIDIA's parser", 0, 1)
     checked, engine = _tensorrt(request, target, data)
+    progress("NVIDIA's parser", 1, 1)
     lap("tensorrt check")
     report = {
         "notice": RESEARCH_USE_NOTICE,
@@ -382,30 +385,12 @@ def _tensorrt(request: Request, target: Target, data: bytes) -> tuple[tensorrt.T
     return found, engine if request.engine else None
 
 
-def _enforce_float32(measured: Parity, model: onnx.ModelProto, crops: Crops, what: str) -> None:
-    """The float32 gates; a refusal says whether the graph is wrong or the model magnifies rounding."""
-    if all(row.passed for row in table(measured)):
-        return
-    rounding = judging.float32_rounding(model, crops)
-    gates.enforce(measured, what, gates.float32_advice(measured.max_probability_difference, rounding))
-
-
 def versions() -> dict[str, str]:
     """The packages that made the file, by distribution name."""
     from importlib.metadata import PackageNotFoundError, version
 
     found = {}
-    for name in (
-        "glomedge",
-        "tensorflow",
-        "keras",
-        "tf2onnx",
-        "onnx",
-        "onnxruntime",
-        "openvino",
-        "tensorrt-rtx",
-        "numpy",
-    ):
+    for name in PACKAGES:
         try:
             found[name] = version(name)
         except PackageNotFoundError:

@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 
 from glomedge.errors import GateError
+from glomedge.gatetable import table
 from glomedge.spec import BatchProfile, Parity, Precision
 from glomedge_export import gates, parity
 from glomedge_export.crops import MIN_CROPS
@@ -101,6 +102,14 @@ def float32_rounding(model: onnx.ModelProto, crops: Crops) -> float:
     data = model.SerializeToString()
     fused, plain = (parity.onnx_answers(OnnxRunner(data, fuse=fuse), images) for fuse in (True, False))
     return float(np.abs(fused.probability.astype(np.float64) - plain.probability).max())
+
+
+def enforce_float32(measured: Parity, model: onnx.ModelProto, crops: Crops, what: str) -> None:
+    """The float32 gates. Raises GateError that says whether the graph is wrong or the model magnifies rounding."""
+    if all(row.passed for row in table(measured)):
+        return
+    advice = gates.float32_advice(measured.max_probability_difference, float32_rounding(model, crops))
+    gates.enforce(measured, what, advice)
 
 
 def check_profile(runner: Runner, crops: Crops, profile: BatchProfile) -> None:

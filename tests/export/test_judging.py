@@ -11,7 +11,7 @@ import pytest
 
 from glomedge.errors import GateError
 from glomedge.spec import BatchProfile
-from glomedge_export import conversion, graph, judging, parity
+from glomedge_export import conversion, gates, graph, judging, parity
 from glomedge_export.parity import Crops
 
 Pixels = npt.NDArray[np.uint8]
@@ -84,3 +84,20 @@ def test_float32_rounding_grows_with_the_head(backbone: onnx.ModelProto, tiny_he
     centred = conversion.assemble(backbone, "resnet", kernel * 1000, bias - np.float32(logits[0])).model
     assert plain <= 1e-6
     assert judging.float32_rounding(centred, given) > 10 * plain
+
+
+def test_a_refused_float32_graph_is_told_from_rounding(
+    backbone: onnx.ModelProto, tiny_head: Head, crops_nhwc: Pixels
+) -> None:
+    model = conversion.assemble(backbone, "resnet", *tiny_head).model
+    given = crops(crops_nhwc, "aabbccdd")
+    said = parity.onnx_answers(parity.OnnxRunner(model.SerializeToString()), given.images_nhwc)
+    moved = parity.Answers(said.probability - np.float32(1e-3), said.activation)
+    limits = gates.limits_for("fp32")
+    same, wrong = (
+        parity.compare(reference, said, given, threshold=0.5, limits=limits, reference_name="Keras")
+        for reference in (said, moved)
+    )
+    judging.enforce_float32(same, model, given, "model.onnx")
+    with pytest.raises(GateError, match=r"model\.onnx is refused.*so this is no rounding: report it"):
+        judging.enforce_float32(wrong, model, given, "model.onnx")
