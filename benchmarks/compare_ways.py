@@ -133,8 +133,13 @@ def compare(
         samples = alternate(ways, rounds=rounds, warmup=0, budget_s=budget_s)
         answers = {name: [float(p) for p in worker.last["probabilities"]] for name, worker in workers.items()}
         memory = {name: int(worker.last["peak_rss_bytes"]) for name, worker in workers.items()}
-    threshold = read_model_file(artifacts / "model.onnx").spec.threshold
-    parity = {name: _parity(answers.get(REFERENCE), values, threshold) for name, values in answers.items()}
+    spec = read_model_file(artifacts / "model.onnx").spec
+    # The graph divides the logit by the fitted temperature; Keras and the plain conversion know nothing of it.
+    answers = {
+        name: values if name.startswith("glomedge") else calibrated(values, spec.temperature)
+        for name, values in answers.items()
+    }
+    parity = {name: _parity(answers.get(REFERENCE), values, spec.threshold) for name, values in answers.items()}
     baseline = BASELINE[mode] if BASELINE[mode] in samples else next(iter(samples))
     ratios = {name: paired_ratio(samples[baseline], values) for name, values in samples.items()}
     rows = []
@@ -216,6 +221,12 @@ def _parity(reference: list[float] | None, answers: list[float], threshold: floa
         return None
     a, b = np.array(reference), np.array(answers)
     return int(((a >= threshold) != (b >= threshold)).sum()), float(np.abs(a - b).max())
+
+
+def calibrated(probabilities: list[float], temperature: float) -> list[float]:
+    """What the exported graph makes of Keras' probabilities: sigmoid(logit / temperature)."""
+    p = np.clip(np.array(probabilities), 1e-12, 1 - 1e-12)
+    return [float(value) for value in 1 / (1 + np.exp(-np.log(p / (1 - p)) / temperature))]
 
 
 def _enhanced(folder: Path, artifacts: Path, crops: int) -> Path:
