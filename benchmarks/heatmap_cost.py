@@ -1,0 +1,104 @@
+"""What ``--heatmaps`` for the uncertain crops costs a run: whole commands with and without, alternating.
+
+    .venv/bin/python benchmarks/heatmap_cost.py --model artifacts/model.int8.onnxruntime.onnx --crops 300
+
+Goal: under 5%. The cost grows with the share of uncertain crops, so that share stands beside it; an untrained model
+calls everything uncertain and says nothing here. ``--data DIR`` takes other crops than drawn ones.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from functools import partial
+from pathlib import Path
+
+from common import (
+    ROOT,
+    alternate,
+    find_model,
+    markdown_table,
+    paired_ratio,
+    parser,
+    set_results_directory,
+    user_crops,
+    write_result,
+)
+
+PLAIN, DRAWN = "without heatmaps", "with heatmaps for uncertain crops"
+
+
+def infer(folder: Path, model: Path, shares: list[float], heatmaps: bool) -> None:
+    """``glomedge infer`` once, on the CPU; appends the share of crops that got a heatmap."""
+    scratch = Path(tempfile.mkdtemp())
+    try:
+        command = [
+            sys.executable,
+            "-m",
+            "glomedge",
+            "infer",
+            str(folder),
+            "-m",
+            str(model),
+            "--provider",
+            "cpu",
+            "--json",
+        ]
+        command += ["-o", str(scratch / "out")]
+        if heatmaps:
+            command += ["--heatmaps", str(scratch / "heat"), "--heatmaps-for", "uncertain"]
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+        if done.returncode != 0:
+            raise SystemExit(f"glomedge infer failed:\n{done.stderr[-2000:]}")
+        record = json.loads(done.stdout)
+        if heatmaps:
+            drawn = sum(1 for _ in (scratch / "heat").rglob("*.heatmap.png"))
+            if drawn != record["counts"]["uncertain"]:
+                raise SystemExit(f"{drawn} heatmaps for {record['counts']['uncertain']} uncertain crops")
+            shares.append(drawn / record["rows"])
+    finally:
+        shutil.rmtree(scratch)
+
+
+def main() -> None:
+    """Measure and write ``heatmap_cost.json`` and ``.md``."""
+    options = parser(__doc__)
+    options.add_argument("--model", type=Path, help="a trained model; default: the one the other scripts find")
+    options.add_argument("--data", type=Path, help="folder of crops; default: drawn ones")
+    options.add_argument("--crops", type=int, default=300, help="how many to draw")
+    options.add_argument("--rounds", type=int, default=7)
+    arguments = options.parse_args()
+    set_results_directory(arguments.results)
+    folder = arguments.data or user_crops(48 if arguments.quick else arguments.crops)
+    model = arguments.model or find_model()
+    shares: list[float] = []
+    ways = {
+        PLAIN: partial(infer, folder, model, shares, heatmaps=False),
+        DRAWN: partial(infer, folder, model, shares, heatmaps=True),
+    }
+    rounds = 2 if arguments.quick else arguments.rounds
+    samples = alternate(ways, rounds=rounds, warmup=1)
+    ratio = paired_ratio(samples[DRAWN], samples[PLAIN])
+    cost = {name: round(100 * (getattr(ratio, name) - 1), 1) for name in ("value", "low", "high")}
+    rows = [
+        (
+            model.name,
+            f"{100 * shares[-1]:.1f}%",
+            f"{cost['value']}% ({cost['low']} to {cost['high']})",
+            "yes" if cost["value"] < 5 else "no",
+        )
+    ]
+    text = f"{rounds} rounds, whole commands.\n\n" + markdown_table(
+        ("model", "uncertain crops", "cost of their heatmaps (95% interval)", "under 5%"), rows
+    )
+    document = {"samples_s": samples, "uncertain_share": shares[-1], "cost_percent": cost, "rounds": rounds}
+    write_result("heatmap_cost", document, text, title="What heatmaps of uncertain crops cost")
+
+
+if __name__ == "__main__":
+    main()
