@@ -10,6 +10,7 @@ first and averaging afterwards is exact; that is class activation mapping (Zhou 
 
 from __future__ import annotations
 
+import gc
 import logging
 import re
 from dataclasses import dataclass
@@ -64,6 +65,8 @@ def convert_backbone(backbone: Any) -> onnx.ModelProto:
             f"tf2onnx gave {len(model.graph.input)} inputs and {len(model.graph.output)} outputs, not one of each. "
             "Install the versions in constraints.txt."
         )
+    # tf2onnx leaves its graphs in reference cycles: 4 GB of this network that Python would keep until the very end.
+    gc.collect()
     return name_by_layer(_features_nchw(model), [layer.name for layer in backbone.layers])
 
 
