@@ -57,7 +57,7 @@ def infer(folder: Path, model: Path, shares: list[float], heatmaps: bool) -> Non
             raise SystemExit(f"glomedge infer failed:\n{done.stderr[-2000:]}")
         record = json.loads(done.stdout)
         if heatmaps:
-            drawn = sum(1 for _ in (scratch / "heat").rglob("*.heatmap.png"))
+            drawn = sum(1 for _ in (scratch / "heat").rglob("*.heatmap.jpg"))
             if drawn != record["counts"]["uncertain"]:
                 raise SystemExit(f"{drawn} heatmaps for {record['counts']['uncertain']} uncertain crops")
             shares.append(drawn / record["rows"])

@@ -73,7 +73,7 @@ def _unwritable(path: Path, error: OSError) -> OutputError:
 def write_heatmaps(
     options: Options, found: Scan, rows: Callable[[], Iterator[Row]], spool: Spool, threshold_logit: float
 ) -> list[str]:
-    """Write one PNG for each chosen crop, at its own size, under the same relative path plus ``.heatmap.png``.
+    """Write one JPEG for each chosen crop, at its own size, under the same relative path plus ``.heatmap.jpg``.
 
     Args:
         rows: gives all rows, in order, each time it is called; they are never all in memory.
@@ -145,7 +145,7 @@ def _draw(
     temporary = target.parent / f".{threading.get_native_id()}.tmp"
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(heatmap.to_png(picture))
+        temporary.write_bytes(heatmap.to_jpeg(picture))
         temporary.replace(target)
     except OSError as error:
         temporary.unlink(missing_ok=True)

@@ -22,7 +22,7 @@ from typing import NamedTuple
 from glomedge.errors import UsageError
 from glomedge.escape import escape_name
 
-HEATMAP_SUFFIX = b".heatmap.png"
+HEATMAP_SUFFIX = b".heatmap.jpg"
 """What ``--heatmaps`` appends to a crop's name; such files are never inputs, or they would count as crops next time."""
 
 
@@ -70,7 +70,7 @@ class Scan:
         if self.hidden_skipped:
             notes.append(f"{self.hidden_skipped} images whose name begins with a dot were left out.")
         if self.heatmaps_skipped:
-            notes.append(f"{self.heatmaps_skipped} heatmaps of an earlier run (*.heatmap.png) were left out.")
+            notes.append(f"{self.heatmaps_skipped} heatmaps of an earlier run (*.heatmap.jpg) were left out.")
         return notes
 
 

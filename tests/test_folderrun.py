@@ -192,27 +192,27 @@ def test_output_inside_the_input_is_not_read(options: Options) -> None:
         options, output=options.folder / "predictions", heatmaps=options.folder / "heat", heatmaps_for="all"
     )
     infer_folder(inside)
-    assert len(list((options.folder / "heat").rglob("*.heatmap.png"))) == 28
+    assert len(list((options.folder / "heat").rglob("*.heatmap.jpg"))) == 28
     infer_folder(inside)
     assert len(_table(inside.output)) == 30
 
 
 def test_heatmaps_without_a_report(options: Options) -> None:
     infer_folder(replace(options, report=False, heatmaps=options.output / "heat", heatmaps_for="all"))
-    assert len(list((options.output / "heat").rglob("*.png"))) == 28
+    assert len(list((options.output / "heat").rglob("*.jpg"))) == 28
     infer_folder(replace(options, resume=True))
     assert "no picture kept" in (options.output / "report.html").read_text("utf-8")
 
 
 def test_heatmaps_are_made_for_those_asked_for(options: Options) -> None:
     infer_folder(replace(options, heatmaps=options.output / "heat", heatmaps_for="positives"))
-    drawn = {str(path.relative_to(options.output / "heat")) for path in (options.output / "heat").rglob("*.png")}
-    assert drawn == {row["path"] + ".heatmap.png" for row in _table(options.output) if row["label"] == "1"}
+    drawn = {str(path.relative_to(options.output / "heat")) for path in (options.output / "heat").rglob("*.jpg")}
+    assert drawn == {row["path"] + ".heatmap.jpg" for row in _table(options.output) if row["label"] == "1"}
     assert drawn
     import cv2
 
     for name in drawn:
-        crop = cv2.imread(str(options.folder / name.removesuffix(".heatmap.png")))
+        crop = cv2.imread(str(options.folder / name.removesuffix(".heatmap.jpg")))
         overlay = cv2.imread(str(options.output / "heat" / name))
         assert crop is not None
         assert overlay is not None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+from collections.abc import Callable
 from typing import Any
 
 import cv2
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from glomedge.errors import UsageError
-from glomedge.heatmap import CELL_PX, logit_threshold, overlay, to_png, upsample
+from glomedge.heatmap import CELL_PX, logit_threshold, overlay, to_jpeg, to_png, upsample
 from glomedge.notice import RESEARCH_USE_NOTICE
 
 Map = npt.NDArray[np.float32]
@@ -180,9 +181,23 @@ def test_png_is_lossless_and_carries_the_notice() -> None:
     assert data == to_png(image)
 
 
-def test_png_of_nonsense_is_refused() -> None:
-    with pytest.raises(UsageError, match="No PNG"):
-        to_png(np.zeros((0, 5, 3), np.uint8))
+def test_jpeg_shows_the_same_and_carries_the_notice() -> None:
+    image = overlay(crop(90, 120), random_map(), threshold_logit=0.0)
+    data = to_jpeg(image)
+    with Image.open(io.BytesIO(data)) as decoded:
+        decoded.load()
+        assert decoded.info["comment"] == RESEARCH_USE_NOTICE.encode("ascii")
+        sampling = [part[1:3] for part in vars(decoded)["layer"]]
+        assert sampling == [(1, 1)] * 3  # no colour plane is halved
+        difference = np.abs(np.asarray(decoded).astype(int) - image)
+    assert difference.mean() < 3.0
+    assert data == to_jpeg(image)
+
+
+@pytest.mark.parametrize(("encode", "kind"), [(to_png, "PNG"), (to_jpeg, "JPEG")])
+def test_pictures_of_nonsense_are_refused(encode: Callable[[Any], bytes], kind: str) -> None:
+    with pytest.raises(UsageError, match=f"No {kind}"):
+        encode(np.zeros((0, 5, 3), np.uint8))
 
 
 @pytest.mark.parametrize(

@@ -45,7 +45,7 @@ def test_folders_whose_names_are_not_utf8(options: Options, tmp_path: Path) -> N
     for name, argument in (("crops", "folder"), ("out", "output"), ("heat", "heatmaps")):
         assert unescape_name(record["arguments"][argument]) == bytes(odd[name])
     assert "\\xffcrops" in (run.output / "report.html").read_text("utf-8")
-    assert len(list(odd["heat"].rglob("*.heatmap.png"))) == 28
+    assert len(list(odd["heat"].rglob("*.heatmap.jpg"))) == 28
     assert infer_folder(replace(run, resume=True)).predicted == 0
     with pytest.raises(UsageError, match=r"\\xffmodel is not UTF-8.*Rename"):
         infer_folder(replace(run, model=Path(os.fsdecode(here + b"/\xffmodel"))))
@@ -80,7 +80,7 @@ def test_heatmaps_that_fail_cost_no_table(options: Options, monkeypatch: pytest.
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(heatmap, "to_png", full)
+        patch.setattr(heatmap, "to_jpeg", full)
         with pytest.raises(OutputError, match=r"No space left.*tables and the report are written; --resume"):
             infer_folder(run)
     assert outputs(run.output) == expected
@@ -89,14 +89,14 @@ def test_heatmaps_that_fail_cost_no_table(options: Options, monkeypatch: pytest.
     assert not list(run.heatmaps.rglob("*.*"))
     outcome = infer_folder(replace(run, resume=True))
     assert (outcome.exit_code, outcome.predicted) == (2, 0)
-    assert len(list(run.heatmaps.rglob("*.heatmap.png"))) == outcome.counts["positive"] > 0
+    assert len(list(run.heatmaps.rglob("*.heatmap.jpg"))) == outcome.counts["positive"] > 0
 
 
 def test_a_name_too_long_for_a_heatmap_costs_that_heatmap_only(options: Options) -> None:
     donor = options.folder / "b" / "case2-5.png"
     donor.with_name(f"case9-{'1' * 240}.png").write_bytes(donor.read_bytes())
     outcome = infer_folder(replace(options, heatmaps=options.output / "heat", heatmaps_for="all"))
-    assert len(list((options.output / "heat").rglob("*.heatmap.png"))) == 28
+    assert len(list((options.output / "heat").rglob("*.heatmap.jpg"))) == 28
     assert [note for note in outcome.notes if "File name too long" in note]
     assert len(_table(options.output / "predictions.csv")) == 31
 
