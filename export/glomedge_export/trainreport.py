@@ -208,13 +208,20 @@ def _wrong(result: TrainResult, called: npt.NDArray[np.bool_]) -> str:
         truth = "globally sclerotic" if item.label else "not globally sclerotic"
         figures.append(
             f"<figure>{_picture(pixels)} {_picture(heat)}<figcaption><b>{_text(item.name)}</b><br>labelled {truth}, "
-            f"probability {test.probabilities[position]:.3f}, biopsy {_text(item.case)}</figcaption></figure>"
+            f"probability {_probability(float(test.probabilities[position]))}, biopsy {_text(item.case)}</figcaption></figure>"
         )
     return (
         f"<p>{len(wrong)} of {len(test.labels)} test crops were called otherwise than labelled; "
         f"the {len(shown)} furthest from the threshold. The map's mean is the logit; the line is where the decision "
         f'turns.</p><div class="wrong">{"".join(figures)}</div>'
     )
+
+
+def _probability(value: float) -> str:
+    """Three decimals, but never 0 or 1 for what is neither."""
+    if 0.0 < value < 0.0005:
+        return "below 0.001"
+    return "above 0.999" if 0.9995 < value < 1.0 else f"{value:.3f}"
 
 
 def _shrunk(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
-from glomedge_export import trainplots
+from glomedge_export import trainplots, trainreport
 from glomedge_export.checkpoint import EpochRow
 from glomedge_export.evaluation import CaseFigures
 
@@ -46,3 +46,18 @@ def test_pictures_are_drawn_and_repeat(epochs: int) -> None:
         assert pixels.shape[0] > 400
         assert pixels.std() > 5
         assert one() == first
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        (0.0, "0.000"),
+        (1e-5, "below 0.001"),
+        (0.0006, "0.001"),
+        (0.4996, "0.500"),
+        (0.99999, "above 0.999"),
+        (1.0, "1.000"),
+    ],
+)
+def test_no_probability_is_rounded_to_certainty(value: float, words: str) -> None:
+    assert trainreport._probability(value) == words
