@@ -206,9 +206,10 @@ def _wrong(result: TrainResult, called: npt.NDArray[np.bool_]) -> str:
         pixels = _shrunk(images.decode(images.read(item.path)).pixels_hwc)
         heat = overlay(pixels, activation, limits=limits, threshold_logit=turn)
         truth = "globally sclerotic" if item.label else "not globally sclerotic"
+        probability = _probability(float(test.probabilities[position]))
         figures.append(
             f"<figure>{_picture(pixels)} {_picture(heat)}<figcaption><b>{_text(item.name)}</b><br>labelled {truth}, "
-            f"probability {_probability(float(test.probabilities[position]))}, biopsy {_text(item.case)}</figcaption></figure>"
+            f"probability {probability}, biopsy {_text(item.case)}</figcaption></figure>"
         )
     return (
         f"<p>{len(wrong)} of {len(test.labels)} test crops were called otherwise than labelled; "
