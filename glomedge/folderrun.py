@@ -286,6 +286,11 @@ class _FolderRun:
                     f"The run in {options.output} cannot be resumed with another provider: {before} in the unfinished "
                     f"run, {self._engine.provider} now. Use --provider {before}, or start over with --overwrite."
                 )
+            if options.bf16 and self._engine.runtime.precision != "bf16":
+                raise UsageError(
+                    f"--bf16: {self._engine.provider} computes this model in {self._engine.runtime.precision}. Use "
+                    "--provider openvino on a processor with bfloat16, or leave the option off."
+                )
             if self._engine.file.sha256 != self._model.sha256:
                 raise OutputError(f"{options.model} was replaced while the run began. Start again.")
             journal.engine(self._engine.provider)

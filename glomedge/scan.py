@@ -70,7 +70,7 @@ class Scan:
         if self.hidden_skipped:
             notes.append(f"{self.hidden_skipped} images whose name begins with a dot were left out.")
         if self.heatmaps_skipped:
-            notes.append(f"{self.heatmaps_skipped} heatmaps of an earlier run (*.heatmap.jpg) were left out.")
+            notes.append(f"{self.heatmaps_skipped} heatmaps of an earlier run (*.heatmap.*) were left out.")
         return notes
 
 
@@ -172,7 +172,7 @@ class _Walk:
         if entry.name.startswith(b"."):
             self._result.hidden_skipped += is_image
             return None
-        if entry.name.endswith(HEATMAP_SUFFIX):
+        if entry.name.endswith((HEATMAP_SUFFIX, b".heatmap.png")):  # PNG: before they were JPEG
             self._result.heatmaps_skipped += 1
             return None
         if entry.is_symlink() and not self._follow:

@@ -175,6 +175,11 @@ def test_the_largest_batch_bounds_the_usual_one(options: Options) -> None:
         infer_folder(replace(options, batch_size=8, max_batch=3))
 
 
+def test_bfloat16_that_would_not_be_is_refused(options: Options) -> None:
+    with pytest.raises(UsageError, match="--bf16: cpu computes this model in fp32"):
+        infer_folder(replace(options, bf16=True))
+
+
 def test_a_run_in_another_arithmetic_is_not_resumed(options: Options) -> None:
     infer_folder(options)
     with pytest.raises(OutputError, match="bf16: False in the unfinished run, True now"):
