@@ -5,7 +5,10 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -163,6 +166,28 @@ def test_limits_on_a_gpu_take_the_slower_side() -> None:
     limit, binds = endtoend.limits(stages, cores=64, gpu=True)
     assert limit == pytest.approx(1 / 0.0003)
     assert binds == "the device, mostly infer"
+
+
+def test_inference_on_threads_of_the_runtimes_own_is_counted() -> None:
+    """OpenVINO with several callers computes on its own threads: the caller's clock would say that it costs nothing."""
+
+    class Elsewhere:
+        """An engine that spends 20 ms of processor time a call on another thread."""
+
+        def __init__(self) -> None:
+            self.pool = ThreadPoolExecutor(2)
+
+        def infer(self, images_nhwc: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]) -> None:
+            self.pool.submit(self.work).result()
+
+        def work(self) -> None:
+            until = time.thread_time() + 0.02
+            while time.thread_time() < until:
+                pass
+
+    batch = np.zeros((4, 224, 224, 3), np.uint8)
+    found = endtoend._processor_seconds(cast("Any", Elsewhere()), batch, 2)
+    assert found == pytest.approx(0.02 / 4, rel=0.25)
 
 
 def test_crops_come_from_the_training_record_where_it_still_stands(tiny_model: Path, tmp_path: Path) -> None:

@@ -67,6 +67,8 @@ def test_every_row_is_as_wide_as_its_header() -> None:
 
 def test_labels_are_short_where_unique_and_whole_where_not() -> None:
     assert set(benchreport.labels(_both()).values()) == {"fp32 cpu", "int8 cpu"}
+    targets = [build.configuration(precision="int8").model_copy(update={"model": t, "target": t}) for t in ("a", "b")]
+    assert set(benchreport.labels(build.record(targets)).values()) == {"int8 for a on cpu", "int8 for b on cpu"}
     twice = build.record([build.configuration(), build.configuration(seed=1)])
     assert set(benchreport.labels(twice).values()) == {"model.onnx fp32 cpu"}
 

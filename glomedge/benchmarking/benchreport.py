@@ -36,11 +36,13 @@ def tables(record: BenchRecord) -> list[Table]:
 
 
 def labels(record: BenchRecord) -> dict[str, str]:
-    """A short label for each configuration name: ``fp32 cpu`` where that is unique, the whole name where it is not."""
-    short = Counter(f"{c.precision} {c.provider}" for c in record.configurations)
-    return {
-        c.name: label if short[label := f"{c.precision} {c.provider}"] == 1 else c.name for c in record.configurations
-    }
+    """A label for each configuration name, as short as tells them apart: ``fp32 cpu``, ``int8 for openvino on cpu``."""
+
+    def forms(c: Configuration) -> tuple[str, ...]:
+        return f"{c.precision} {c.provider}", f"{c.precision} for {c.target} on {c.provider}", c.name
+
+    counts = Counter(form for c in record.configurations for form in forms(c))
+    return {c.name: next((form for form in forms(c) if counts[form] == 1), c.name) for c in record.configurations}
 
 
 def _side_by_side(

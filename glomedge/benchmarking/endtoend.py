@@ -2,7 +2,8 @@
 
 Two measurements. *Rounds*: the real pipeline over a folder, wall clock, the engine already loaded. *Stages*: the
 same steps one after another, one copy on every core at once (so that they share caches and memory as in a real run),
-in processor seconds of the thread, so that a stage's time is its own and nobody's waiting. From the stages follows the
+in processor seconds (of the thread; of the process for ``infer``, which a runtime may do on threads of its own), so
+that a stage's time is its own and nobody's waiting. From the stages follows the
 core-second limit: cores / processor seconds of all stages for one crop, which perfect overlap would reach on a
 CPU. On a GPU the limit is the slower of the CPU stages over the cores and the device stages.
 """
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 
 from glomedge.benchmarking.crops import folder_of
 from glomedge.benchmarking.record import STAGES, EndToEnd, Figure, StageRound
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
 
 ROUNDS = 5
 STAGE_CROPS = 24
+REPEATS = 6
 DEVICE_STAGES = ("copy", "infer")
 
 
@@ -194,15 +197,44 @@ def stage_seconds(
 
     def walk(index: int) -> _StageClock:
         with _sink(scratch) as sink:
-            return _walk(engine, [*paths[index:], *paths[:index]], batch_size, sink, gpu=gpu)
+            return _walk(engine, [*paths[index:], *paths[:index]], batch_size, sink)
 
     with ThreadPoolExecutor(copies, thread_name_prefix="stages") as pool:
         clocks = list(pool.map(walk, range(copies)))
     pooled = {name: [value for clock in clocks for value in clock.samples[name]] for name in STAGES}
     means = {name: float(np.mean(values)) if values else 0.0 for name, values in pooled.items()}
-    # A call of the engine takes the batch to the device and back: the transfer is inside it.
-    means["infer"] = max(0.0, means["infer"] - means["copy"])
+    batch = np.full((batch_size, SIZE_PX, SIZE_PX, 3), 128, np.uint8)
+    engine.infer(batch)
+    if gpu:
+        means["copy"], means["infer"] = _device_seconds(engine, batch)
+    else:
+        means["infer"] = _processor_seconds(engine, batch, copies)
     return means
+
+
+def _device_seconds(engine: Engine, batch: npt.NDArray[np.uint8]) -> tuple[float, float]:
+    """Wall-clock seconds of one crop for the transfer to the device, and for the rest of a call of the engine."""
+    clock = _StageClock()
+    for _ in range(REPEATS):
+        with clock.of("copy", len(batch), wall=True):
+            _transfer(batch)
+        with clock.of("infer", len(batch), wall=True):
+            engine.infer(batch)
+    copy, call = (float(np.mean(clock.samples[name])) for name in DEVICE_STAGES)
+    return copy, max(0.0, call - copy)  # a call takes the batch to the device and back
+
+
+def _processor_seconds(engine: Engine, batch: npt.NDArray[np.uint8], copies: int) -> float:
+    """Processor seconds of one crop, of the whole process: a runtime may compute on threads of its own."""
+
+    def calls(_: int) -> None:
+        for _ in range(REPEATS):
+            engine.infer(batch)
+
+    with ThreadPoolExecutor(copies, thread_name_prefix="stages") as pool:
+        begin_s = time.process_time()
+        list(pool.map(calls, range(copies)))
+        return (time.process_time() - begin_s) / (copies * REPEATS * len(batch))
 
 
 class _StageClock:
@@ -219,7 +251,7 @@ class _StageClock:
         self.samples[stage].append((clock() - begin) / crops)
 
 
-def _walk(engine: Engine, paths: Sequence[Path], batch_size: int, sink: _CountingSink, *, gpu: bool) -> _StageClock:
+def _walk(engine: Engine, paths: Sequence[Path], batch_size: int, sink: _CountingSink) -> _StageClock:
     from glomedge import images, preprocess, quality
 
     batch = np.full((batch_size, SIZE_PX, SIZE_PX, 3), 128, np.uint8)
@@ -242,14 +274,7 @@ def _walk(engine: Engine, paths: Sequence[Path], batch_size: int, sink: _Countin
         with clock.of("thumbnail"):
             small = thumbnail(pixels, THUMBNAIL_PX)
         answers.append(Answer(Found(os.fsencode(path.name)), probability=0.5, sha256="0" * 64, thumbnail=small))
-    engine.infer(batch)
     output = engine.infer(batch)
-    for _ in range(6):
-        if gpu:
-            with clock.of("copy", batch_size, wall=True):
-                _transfer(batch)
-        with clock.of("infer", batch_size, wall=gpu):
-            output = engine.infer(batch)
     for begin in range(0, len(answers), batch_size):
         group = answers[begin : begin + batch_size]
         for position, answer in enumerate(group):
