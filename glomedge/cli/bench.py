@@ -109,11 +109,9 @@ def _command() -> str:
 
 
 def _print(record: BenchRecord, tables: list[Table], written: list[Path]) -> None:
-    from rich.console import Console
-
     from glomedge.benchmarking.environment import describe
 
-    console = Console(highlight=False)
+    console = _console()
     console.print(describe(record.environment), markup=False, soft_wrap=True)
     console.print(
         f"Crops: {record.crops.source}; {record.crops.crops} of {record.crops.mean_pixels / 1e3:.0f} thousand pixels "
@@ -129,6 +127,13 @@ def _print(record: BenchRecord, tables: list[Table], written: list[Path]) -> Non
     console.print(RESEARCH_USE_NOTICE, markup=False)
 
 
+def _console() -> Any:
+    from rich.console import Console
+
+    # Wide enough for the tables where the output is a file or a pipe.
+    return Console(width=None if sys.stdout.isatty() else 140, highlight=False)
+
+
 def _rich(table: Table) -> Any:
     from rich.table import Table as RichTable
     from rich.text import Text
@@ -137,7 +142,8 @@ def _rich(table: Table) -> Any:
     for index, name in enumerate(table.header):
         # Short words such as a verdict stay whole; what wraps is what is long anyway.
         short = all(len(row[index].text) <= 16 for row in table.rows)
-        shown.add_column(name, overflow="fold", no_wrap=short and len(name) <= 16)
+        short = short and len(name) <= 16
+        shown.add_column(name, overflow="fold", no_wrap=short, min_width=None if short else 14)
     styles = {"wrong": "bold red", "right": "green", "dim": "dim", "": ""}
     for row in table.rows:
         shown.add_row(*(Text(cell.text, style=styles[cell.style]) for cell in row))
@@ -159,11 +165,9 @@ def _compare(old: Path, new: Path, *, as_json: bool) -> None:
 
 
 def _print_comparison(comparison: Comparison) -> None:
-    from rich.console import Console
-
     from glomedge.benchmarking.benchreport import Cell, Table
 
-    console = Console(highlight=False)
+    console = _console()
     styles = {"faster": "right", "slower": "wrong", "within noise": "", "too few samples": "dim"}
     rows = [
         (
