@@ -55,8 +55,10 @@ def fragment(spec: ModelSpec, name: str, sha256: str) -> str:
 
 def _block_markdown(block: _Block) -> str:
     if isinstance(block, _Table):
-        lines = [f"| {' | '.join(block.head)} |", f"|{'---|' * len(block.head)}"]
-        return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in block.rows)])
+        head, *rows = (
+            f"| {' | '.join(cell.replace('|', '&#124;') for cell in row)} |" for row in (block.head, *block.rows)
+        )
+        return "\n".join([head, f"|{'---|' * len(block.head)}", *rows])
     if isinstance(block, _Bullets):
         return "\n".join(f"- {line}" for line in block.lines)
     return block

@@ -37,7 +37,7 @@ def table(parity: Parity) -> list[GateRow]:
     limits = parity.limits
     rows = [
         _most(
-            "largest |difference| of probability",
+            "largest absolute difference of probability",
             parity.max_probability_difference,
             limits.max_probability_difference,
             f"mean {parity.mean_probability_difference:.2g}",

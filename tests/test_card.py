@@ -53,3 +53,12 @@ def test_fragment_says_the_same_and_escapes_it() -> None:
     for expected in ("<td>auroc<td>0.950 (0.900 to 0.980)", "30 true positive", f"<code>{'e' * 64}</code>"):
         assert expected in page
     assert "<em>globally sclerotic</em>" in page
+
+
+def test_tables_keep_their_columns() -> None:
+    """A bar inside a cell would open another column."""
+    text = markdown(example_spec(), "model.onnx", "e" * 64)
+    tables = [block for block in text.split("\n\n") if block.startswith("|")]
+    assert len(tables) >= 4
+    for block in tables:
+        assert len({line.count("|") for line in block.splitlines()}) == 1, block
