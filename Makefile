@@ -46,8 +46,9 @@ test-slow: .venv/.developer  ## the long tests: 500 kills, 100,000 crops, the de
 
 GPU_WHEEL_PACKAGES := numpy opencv-python-headless pillow pydantic rich typer openvino onnx psutil \
   pytest pytest-timeout hypothesis
-GPU_WHEEL_TESTS := tests/test_engine.py tests/test_providers.py tests/test_nvidia.py tests/test_golden.py \
-  tests/test_engine_cache.py tests/test_doctor.py tests/test_modelfile.py tests/test_cli_doctor.py
+# All but the workstation's commands, which need TensorFlow.
+GPU_WHEEL_TESTS := $(filter-out tests/test_cli_train.py tests/test_cli_export.py tests/test_cli_synth.py \
+  tests/test_cli_demo.py, $(wildcard tests/test_*.py))
 
 test-gpu-wheel: .venv-gpu/.installed  ## the engine's tests with the onnxruntime-gpu wheel, GPU or not
 	.venv-gpu/bin/python -m pytest $(GPU_WHEEL_TESTS)
