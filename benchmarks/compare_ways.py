@@ -122,14 +122,14 @@ def compare(
             ways.update(_benchmark_apps(artifacts, crops))
         # Spinning threads of ways just loaded go to sleep.
         time.sleep(1.0)
-        for name, way in list(ways.items()):
+        # Workers have answered once already; a program that cannot run here must not take the others with it.
+        for name in ways.keys() - workers.keys():
             try:
-                way()
-            except RuntimeError as error:  # one way that fails must not take the others with it
+                ways[name]()
+            except RuntimeError as error:
                 missing[name] = str(error)
                 log(f"  {name}: {error}")
                 del ways[name]
-                workers.pop(name, None)
         samples = alternate(ways, rounds=rounds, warmup=0, budget_s=budget_s)
         answers = {name: [float(p) for p in worker.last["probabilities"]] for name, worker in workers.items()}
         memory = {name: int(worker.last["peak_rss_bytes"]) for name, worker in workers.items()}

@@ -60,7 +60,7 @@ class Script:
 
 
 SCRIPTS = (
-    Script("compare_ways", "ways", ("--budget", "120"), limit_s=400),
+    Script("compare_ways", "ways", ("--budget", "100"), limit_s=460),
     Script("time_to_case", "time_to_case", limit_s=180),
     Script("cold_start", "cold_start", ("--starts", "10"), limit_s=100),
     Script("pipeline_overlap", "pipeline_overlap", ("--crops", "120", "--rounds", "4"), limit_s=180),
