@@ -145,9 +145,9 @@ def test_int8_records_its_calibration_and_a_broken_one_is_refused(
 
     whole = precision.to_int8
 
-    def broken(*arguments: Any) -> onnx.ModelProto:
+    def broken(*arguments: Any, **named: Any) -> onnx.ModelProto:
         """Scales of one layer given to the wrong channels, and too large."""
-        quantised = whole(*arguments)
+        quantised = whole(*arguments, **named)
         scales = graph.constants(quantised)["conv3_block2_2_conv.weight.scale"]
         graph.add_constant(quantised, "conv3_block2_2_conv.weight.scale", np.roll(scales, 7) * np.float32(30))
         return quantised
