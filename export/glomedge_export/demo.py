@@ -62,7 +62,8 @@ STEPS = (
     _step("Draw tonight's biopsies, which training never sees", "synth night --crops 120 --cases 6 --seed 2", "night"),
     _step(
         "Train",
-        "train data --weights none --epochs 2 --batch-size 8 --optimizer adam --learning-rate 0.000003",
+        "train data --weights none --epochs 2 --batch-size 8 --optimizer adam --learning-rate 0.000003"
+        " --threshold youden",
         "artifacts",
     ),
     _step("Export to one ONNX file and prove it equal to Keras", "export", "artifacts/model.onnx"),
