@@ -160,6 +160,8 @@ def compare(
     )  # fmt: skip
     text = f"**{what}**, {crops} crops, {len(next(iter(samples.values())))} alternating rounds\n\n"
     text += markdown_table(header, rows)
+    if any(name.startswith("OpenVINO benchmark_app") for name in samples):
+        text += "\nbenchmark_app leaves the precision to OpenVINO: bfloat16 for float files where there is bfloat16.\n"
     for name, why in missing.items():
         text += f"\nNot here: {name} ({why})"
     data = {
