@@ -9,9 +9,9 @@ The same as these commands, but tf2onnx runs once:
     glomedge export --precision fp16 --target openvino
     for target in onnxruntime tensorrt openvino; do glomedge export --precision int8 --target $target; done
 
-A refused file stays refused: its table says which gate, and no file appears. With ``--accept`` the int8 files are
-exported as ``--gate-flips off --gate-grades off --gate-map off`` would (the spec inside keeps that), and the table
-holds them against the default limits all the same.
+A refused file stays refused: its table says which gate, and no file appears. With ``--accept`` the fp16 and int8 files
+are exported as with ``--gate-probability off --gate-flips off --gate-grades off --gate-map off`` (the spec inside keeps
+that), and the table holds them against the default limits all the same.
 """
 
 from __future__ import annotations
@@ -39,17 +39,18 @@ FILES: tuple[tuple[Precision, Target], ...] = (
 
 
 ACCEPTED: dict[str, float | None] = {
+    "max_probability_difference": None,
     "max_flip_fraction": None,
     "max_grade_change_fraction": None,
     "min_map_rank_correlation": None,
 }
-"""What ``--accept`` switches off for int8."""
+"""What ``--accept`` switches off for fp16 and int8."""
 
 
 def main() -> None:
     """Export every file, write the gate tables."""
     options = parser(__doc__)
-    options.add_argument("--accept", action="store_true", help="write int8 files that the default gates refuse, too")
+    options.add_argument("--accept", action="store_true", help="write what the default gates refuse, too")
     options.add_argument("--model", type=Path, default=ROOT / "artifacts" / "model.keras")
     options.add_argument("--data", type=Path, help="the data set trained on (default: where the record says)")
     arguments = options.parse_args()
@@ -69,7 +70,7 @@ def _one(arguments: Any, precision: Precision, target: Target, conversions: dict
         data=arguments.data,
         calibration_crops=64 if arguments.quick else 256,
         gate_crops=64 if arguments.quick else None,
-        gate_overrides=ACCEPTED if arguments.accept and precision == "int8" else {},
+        gate_overrides=ACCEPTED if arguments.accept and precision != "fp32" else {},
     )
     result: dict[str, Any] = {"precision": precision, "target": target}
     try:
