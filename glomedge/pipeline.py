@@ -165,6 +165,7 @@ class Pipeline:
         self._stopping = False
         self._engine: Infer | None = None
         self._engine_settled = threading.Event()
+        self._all_answered = threading.Event()
         self.times = StageTimes()
 
     @property
@@ -260,11 +261,15 @@ class Pipeline:
     def _drain(self) -> bool:
         while True:
             with self._lock:
-                if self._unfinished == 0 and self._engine_settled.is_set():
-                    return self._failure is None
+                answered = self._unfinished == 0
+                if not answered:
+                    self._all_answered.clear()
+            if answered and self._engine_settled.is_set():
+                return self._failure is None
             if self._watch():
                 return False
-            time.sleep(_TICK_S / 5)
+            # Woken by the last batch: a small run would lose a tenth of a batch to a poll.
+            (self._engine_settled if answered else self._all_answered).wait(_TICK_S / 5)
 
     def _watch(self) -> bool:
         """Whether to stop; on the way, replaces hung decoders, reports progress and syncs the sink."""
@@ -364,6 +369,8 @@ class Pipeline:
             with self._lock:
                 self._unfinished -= 1
                 self._answered += len(batch.answers)
+                if self._unfinished == 0:
+                    self._all_answered.set()
             self._free.put((batch.offset, np.zeros_like(batch.images) if batch.retired else batch.images))
 
     def _run_batch(self, batch: _Batch) -> None:
