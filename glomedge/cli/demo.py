@@ -32,6 +32,8 @@ def demo(
         result_stream = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
         os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     # SIGTERM becomes an exception, so that the command that is running is stopped with us.
+    # A shell starts background commands with SIGINT ignored; whoever sends it all the same means it, as with infer.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         result = run_demo(directory, fresh=fresh, say=lambda line: print(line, flush=True))
