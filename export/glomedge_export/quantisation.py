@@ -251,8 +251,8 @@ def quantised_weight(
     most = 2 ** (bits - 1) - 1
     flat = weight.reshape(len(weight), -1)
     reach = np.abs(flat).max(1, keepdims=True).astype(np.float64)
-    # A channel of zeros (pruned, dead) keeps a harmless scale.
-    whole = np.where(reach > 0, reach / most, 1.0)
+    # A channel of zeros (pruned, dead) keeps a harmless scale; no cut of another rounds to a scale of zero.
+    whole = np.where(reach > 0, np.maximum(reach / most, 2.0 * np.finfo(np.float32).tiny), 1.0)
     best, best_error = whole, np.full_like(whole, np.inf)
     # One float32 buffer for all cuts: 24 million weights eight times over are most of the time of quantising.
     error = np.empty_like(flat)
