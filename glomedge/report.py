@@ -115,7 +115,7 @@ class Report:
             ("files", self._record["rows"]),
             ("cases", len(self._cases)),
             ("globally sclerotic", counts["positive"]),
-            ("not sclerotic", counts["negative"]),
+            ("not globally sclerotic", counts["negative"]),
             ("to review", counts["uncertain"]),
             ("flagged", counts["flagged"]),
             ("errors", counts["error"]),
