@@ -5,6 +5,7 @@ writes ``README.md`` of that folder: the goals with what was reached, every tabl
 named there and the rest goes on; the exit code is then 1. Nothing in that folder is written by hand.
 
     .venv/bin/python benchmarks/run_all.py [--quick] [--only NAME ...]
+    .venv/bin/python benchmarks/run_all.py --page        # measures nothing, takes in results of scripts run by hand
 """
 
 from __future__ import annotations
@@ -73,17 +74,19 @@ def main() -> int:
     """Run the scripts, then write the goals and the folder's README."""
     options = parser(__doc__)
     options.add_argument("--only", action="append", help="only this script; repeatable")
+    options.add_argument("--page", action="store_true", help="only rewrite goals and README from the results there")
     arguments = options.parse_args()
     if unknown := set(arguments.only or ()) - {script.name for script in SCRIPTS}:
         options.error(f"--only {sorted(unknown)[0]}: choose among {', '.join(script.name for script in SCRIPTS)}")
     set_results_directory(arguments.results)
     folder = results_directory()
     begin = time.perf_counter()
-    artifacts()
+    if not arguments.page:
+        artifacts()
     failed: dict[str, str] = {}
     took: dict[str, float] = {"models": time.perf_counter() - begin}
     for script in SCRIPTS:
-        if arguments.only and script.name not in arguments.only:
+        if arguments.page or (arguments.only and script.name not in arguments.only):
             continue
         log(f"== {script.name}")
         started = time.perf_counter()
@@ -93,9 +96,10 @@ def main() -> int:
             failed[script.name] = why
             log(f"   {script.name}: {why}")
         took[script.name] = time.perf_counter() - started
-    if arguments.only:
+    if arguments.only or arguments.page:
         # The other tables are an earlier run's, and so is what they took.
-        took = _load(folder / "goals.json").get("took_s", {}) | {name: took[name] for name in arguments.only}
+        earlier = _load(folder / "goals.json").get("took_s", {})
+        took = earlier | {name: took[name] for name in arguments.only or ()}
     else:
         took["all"] = time.perf_counter() - begin
     # What an earlier run left behind is not this run's result.
