@@ -159,7 +159,8 @@ def _write(arguments: argparse.Namespace, folds: list[dict[str, Any]]) -> None:
         f"{markdown_table(['figure', 'held-out', '95% interval, bootstrap over biopsies'], rows)}\n"
         f"{len(labels)} crops ({int(labels.sum())} positive) of {len(set(cases))} biopsies, each answered by a model "
         f"that saw no crop of its biopsy; {arguments.folds} folds, up to {arguments.epochs} epochs. AUROC by fold: "
-        f"{spread}.\n",
+        f"{spread}. Crops are called at {threshold:g}, %GS of a biopsy at its fold's own threshold "
+        f"(`--threshold {arguments.threshold}`).\n",
         title="Cross-validation over biopsies",
     )
 
