@@ -27,6 +27,7 @@ import numpy.typing as npt
 from common import alternate, log, markdown_table, parser, set_results_directory, usable_cores, user_crops
 from common import write_result as write
 from glomedge import engine
+from glomedge.batching import batches
 from glomedge.folderrun import THUMBNAIL_PX
 from glomedge.images import ALLOWED_SUFFIXES
 from glomedge.modelfile import read_model_file
@@ -64,9 +65,8 @@ def at_best(run: Callable[[], object]) -> float:
 
 def through_pipeline(found: Scan, settings: Settings, answering: Infer) -> None:
     """Every crop once."""
-    size = settings.batch_size
     pipeline = Pipeline(found.root, settings, lambda: answering, Nothing())
-    pipeline.run(found.inputs[begin : begin + size] for begin in range(0, len(found.inputs), size))
+    pipeline.run(batches(found.inputs, found.inputs, (), settings.batch_size))
 
 
 def infer_alone(answering: Infer, crops: int, batch: int, threads: int) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from glomedge.batching import batches
 from glomedge.errors import DatasetError, UsageError
 from glomedge.escape import escape_name
 from glomedge.metrics import CaseError, Confusion, auroc, average_precision, case_errors
@@ -197,7 +198,7 @@ def evaluate_folder(
     from glomedge.cases import case_of
     from glomedge.hardware import usable_cpus
     from glomedge.images import ALLOWED_SUFFIXES
-    from glomedge.providers import usual_batch
+    from glomedge.providers import runs_on_gpu, usual_batch
 
     if (split_file is None) != (split is None):
         raise UsageError("--split-file and --split go together. Example: --split-file artifacts/split.csv --split test")
@@ -251,7 +252,7 @@ def evaluate_folder(
             progress=None if progress is None else lambda done: progress(done, len(crops)),
         )
         inputs = [found for found, _ in crops]
-        if not pipeline.run(inputs[begin : begin + size] for begin in range(0, len(inputs), size)):
+        if not pipeline.run(batches(inputs, inputs, (), size, taper=not runs_on_gpu(provider))):
             return None
         notes += loaded[0].runtime.notes
         ran = loaded[0].provider

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from glomedge.batching import batches
 from glomedge.errors import OutputError, UsageError
 from glomedge.escape import escape_name, unescape_name
 from glomedge.inferoptions import Options
@@ -254,7 +254,8 @@ class _FolderRun:
 
         options, size = self._options, plan_.identity.batch_size
         cpus = usable_cpus()
-        run_threads = 2 if runs_on_gpu(options.provider) else min(cpus, 8)
+        on_gpu = runs_on_gpu(options.provider)
+        run_threads = 2 if on_gpu else min(cpus, 8)
         workers = options.workers or cpus
         settings = Settings(
             recipe=self._model.spec.recipe,
@@ -312,7 +313,7 @@ class _FolderRun:
         threads_before = cv2.getNumThreads()
         cv2.setNumThreads(1)
         try:
-            complete = pipeline.run(itertools.chain(_chunks(new, size), _chunks(again, size)))
+            complete = pipeline.run(batches(self._found.inputs, new, again, size, taper=not on_gpu))
         finally:
             cv2.setNumThreads(threads_before)
         self._hung = pipeline.hung
@@ -356,8 +357,3 @@ class _FolderRun:
                 review=None if entry.probability is None else int(low <= entry.probability <= high),
                 attachment=entry.attachment,
             )
-
-
-def _chunks(inputs: Sequence[Found], size: int) -> Iterator[Sequence[Found]]:
-    for begin in range(0, len(inputs), size):
-        yield inputs[begin : begin + size]

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from glomedge import engine as engines
+from glomedge.batching import batches
 from glomedge.benchmarking.endtoend import decode_in_processes
 from glomedge.errors import ModelError
 from glomedge.folderrun import THUMBNAIL_PX
@@ -19,7 +20,7 @@ from glomedge.journal import Journal
 from glomedge.outputs import FolderSink
 from glomedge.pipeline import Pipeline, Settings
 from glomedge.preparing import Answer
-from glomedge.providers import usual_batch
+from glomedge.providers import runs_on_gpu, usual_batch
 from glomedge.scan import scan
 from glomedge.spool import Spool
 from ways import Context, Run
@@ -145,7 +146,7 @@ def _files_run(engine: engines.Engine, context: Context, threads: int) -> Run:
         try:
             sink = _CollectingSink(journal, spool)
             pipeline = Pipeline(found.root, settings, lambda: engine, sink)
-            pipeline.run(found.inputs[i : i + size] for i in range(0, len(found.inputs), size))
+            pipeline.run(batches(found.inputs, found.inputs, (), size, taper=not runs_on_gpu(engine.provider)))
             journal.sync()
         finally:
             journal.close()

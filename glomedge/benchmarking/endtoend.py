@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from glomedge.batching import batches
 from glomedge.benchmarking.crops import folder_of
 from glomedge.benchmarking.record import STAGES, EndToEnd, Figure, StageRound
 from glomedge.benchmarking.statistics import bootstrap_median
@@ -31,7 +32,7 @@ from glomedge.journal import Journal
 from glomedge.outputs import FolderSink
 from glomedge.pipeline import Pipeline, Settings
 from glomedge.preparing import Answer, thumbnail
-from glomedge.providers import usual_batch
+from glomedge.providers import runs_on_gpu, usual_batch
 from glomedge.scan import Found, scan
 from glomedge.spec import SIZE_PX
 from glomedge.spool import Spool
@@ -144,9 +145,9 @@ def limits(stages_s: dict[str, float], *, cores: int, gpu: bool) -> tuple[float,
 def _pass(engine: Engine, root: bytes, inputs: Sequence[Found], settings: Settings, scratch: Path) -> StageRound:
     with _sink(scratch) as sink:
         pipeline = Pipeline(root, settings, lambda: engine, sink)
-        size = settings.batch_size
+        taper = not runs_on_gpu(engine.provider)
         begin = time.perf_counter()
-        pipeline.run(inputs[i : i + size] for i in range(0, len(inputs), size))
+        pipeline.run(batches(inputs, inputs, (), settings.batch_size, taper=taper))
         wall_s = time.perf_counter() - begin
         if sink.failed == len(inputs):
             raise EngineError("None of the crops could be answered. Try: glomedge infer on the same folder")

@@ -1,0 +1,68 @@
+"""Which crops share a batch.
+
+The last bits of an answer depend on how many crops the network is given at once (float32 sums are taken in another
+order), so the batches follow from the list of inputs alone: not from timing, not from the number of cores, and a
+resumed run makes the very batches that the first run still owed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from glomedge.scan import Found
+
+_TAPER = 4
+"""The rest is dealt out in about so many batches at a time; twice the run threads of a two-core machine."""
+
+
+def sizes(total: int, batch_size: int, *, taper: bool = True) -> Iterator[int]:
+    """Sizes of the batches of ``total`` crops: full ones, then ever smaller ones.
+
+    With batches of one size the run threads end up to one batch apart, and a small folder waits for the slower one: at
+    72 crops that idles a core for a thirtieth of the run. Guided self-scheduling (Polychronopoulos & Kuck, IEEE
+    Transactions on Computers C-36, 1987): each batch is a share of what is left, at least one crop, at most
+    ``batch_size``. Without ``taper`` only the last one is smaller (a GPU pads to its few shapes anyway).
+    """
+    while total > 0:
+        size = min(batch_size, -(-total // _TAPER) if taper else total)
+        yield size
+        total -= size
+
+
+def batches(
+    inputs: Sequence[Found],
+    new: Sequence[Found],
+    again: Sequence[Found],
+    batch_size: int,
+    *,
+    taper: bool = True,
+) -> Iterator[Sequence[Found]]:
+    """The batches still to be answered.
+
+    Args:
+        inputs: everything that was found.
+        new: those of ``inputs``, in their order, that have no answer yet.
+        again: those whose fault may have passed; batched apart.
+        batch_size: crops in a full batch.
+        taper: see ``sizes``.
+
+    Yields:
+        First the batches of an uninterrupted run that ``new`` holds whole; then what is left over, in full batches:
+        after a crash that is nothing, after a change of the folder it is the crops that have changed.
+    """
+    left, begin, position = list[Found](), 0, 0
+    for size in sizes(len(inputs), batch_size, taper=taper):
+        members = list[Found]()
+        for found in inputs[begin : begin + size]:
+            # Only the path: an input that ended its decoder is marked as such in ``new``.
+            if position < len(new) and new[position].relative == found.relative:
+                members.append(new[position])
+                position += 1
+        begin += size
+        if len(members) == size:
+            yield members
+        else:
+            left += members
+    for rest in (left, again):
+        for first in range(0, len(rest), batch_size):
+            yield rest[first : first + batch_size]
