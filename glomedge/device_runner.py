@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from glomedge import libraries, sessions
-from glomedge.runner import Opened, RawOutput
+from glomedge.runner import Opened, RawOutput, no_cache
 from glomedge.spec import MAP_SIZE, SIZE_PX
 
 CUDA_LIBRARY = "libonnxruntime_providers_cuda.so"
@@ -35,13 +36,21 @@ class DeviceRunner:
     Crops are gathered in page-locked memory, which the GPU reads by itself while the next batch is prepared.
     """
 
-    def __init__(self, session: Any, opened: Opened, sizes: tuple[int, ...], device: str = "cuda") -> None:
+    def __init__(
+        self,
+        session: Any,
+        opened: Opened,
+        sizes: tuple[int, ...],
+        device: str = "cuda",
+        forget: Callable[[], bool] = no_cache,
+    ) -> None:
         self.inputs = tuple(sessions.tensor_info(argument) for argument in session.get_inputs())
         self.outputs = tuple(sessions.tensor_info(argument) for argument in session.get_outputs())
         self.opened = opened
         self.batch_sizes = sizes
         self._session = session
         self._device = device
+        self._forget = forget
         self._slots: dict[int, _Slot] = {}
         self._lock = threading.Lock()
         self._pinned = PinnedMemory()
@@ -58,6 +67,10 @@ class DeviceRunner:
                 return np.array(slot.probability.numpy()), np.array(slot.activation.numpy())
             except Exception as error:
                 raise sessions.engine_error(error, self.opened, len(images_nhwc)) from error
+
+    def forget(self) -> bool:
+        """See ``Runner``."""
+        return self._forget()
 
     def close(self) -> None:
         """Free device and page-locked memory."""

@@ -21,10 +21,11 @@ from typing import Self
 import numpy as np
 import numpy.typing as npt
 
+from glomedge import selftest
 from glomedge.errors import EngineError, ModelError, ProviderUnavailableError, UsageError
 from glomedge.modelfile import ModelFile, read_model_file
 from glomedge.predictions import Prediction, predict_all
-from glomedge.runner import OutOfMemoryError, Runner, SessionRequest, check_contract
+from glomedge.runner import OutOfMemoryError, RawOutput, Runner, SessionRequest
 from glomedge.spec import MAP_SIZE, SIZE_PX, BatchProfile, ModelSpec
 
 __all__ = ["Engine", "Output", "Prediction", "Runtime", "load"]
@@ -255,7 +256,7 @@ def load(
         after = path.stat()
         if (before.st_ino, before.st_size, before.st_mtime_ns) != (after.st_ino, after.st_size, after.st_mtime_ns):
             raise ModelError(f"{path} was replaced while it was being loaded. Start again.")
-        check_contract(runner, file.spec, path)
+        selftest.contract_test(file.spec, runner, path)
         if strict_placement and runner.opened.strays:
             _refuse_strays(name, runner)
         runtime = Runtime(
@@ -271,7 +272,7 @@ def load(
         )
         engine = Engine(file, runner, runtime, request.profile.max)
         if self_test:
-            _self_test(engine)
+            _self_test(engine, runner)
     except BaseException:
         runner.close()
         raise
@@ -343,27 +344,9 @@ def _refuse_strays(name: str, runner: Runner) -> None:
     )
 
 
-def _self_test(engine: Engine) -> None:
-    from glomedge import golden
-
-    spec = engine.spec
-    # bfloat16 keeps 8 bits of mantissa, three fewer than fp16.
-    low = 3e-2 if engine.runtime.precision == "bf16" else 0.0
-    output: Output | None = None
-
-    def infer(images_nhwc: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-        nonlocal output
+def _self_test(engine: Engine, runner: Runner) -> None:
+    def run(images_nhwc: npt.NDArray[np.uint8]) -> RawOutput:
         output = engine.infer(images_nhwc)
-        return output.probability
+        return output.probability, output.activation
 
-    golden.check(spec, infer, min_tolerance=low, where=f"provider {engine.provider}")
-    assert output is not None
-    # The map and the probability must belong together, or the temperature in the spec is not the graph's.
-    logit = float(output.activation.mean(dtype=np.float64)) / spec.temperature
-    implied = 1.0 / (1.0 + float(np.exp(-np.clip(logit, -700.0, 700.0))))
-    allowed = max(low, spec.golden.probability_tolerance)
-    if not abs(implied - float(output.probability[0])) <= allowed:
-        raise ModelError(
-            f"The spec and the graph disagree on temperature or activation: the map gives probability {implied:.6f} "
-            f"at temperature {spec.temperature:g}, the graph {float(output.probability[0]):.6f}. Export it again."
-        )
+    selftest.self_test(engine.spec, runner, run, where=f"provider {engine.provider}")

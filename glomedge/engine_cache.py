@@ -114,7 +114,8 @@ class Entry:
 
     Attributes:
         folder: for the runtime.
-        built: whether a sound engine is already there.
+        found: whether a sound engine was there at the start.
+        built: whether one is there now.
         reason: why an entry that was there is not used; empty when there was none or it is sound.
     """
 
@@ -122,7 +123,7 @@ class Entry:
         self._final = root / key.digest()
         self._key = key
         self.reason = problem(self._final, key) if self._final.exists() or self._final.is_symlink() else ""
-        self.built = self._final.is_dir() and not self.reason
+        self.found = self.built = self._final.is_dir() and not self.reason
         if self.built:
             self.folder = self._final
             with contextlib.suppress(OSError):
@@ -151,9 +152,13 @@ class Entry:
         prune(self._final.parent)
         return True
 
-    def drop(self) -> None:
-        """Remove the entry although its passport agrees: the runtime could not use it."""
+    def drop(self) -> bool:
+        """Remove the entry although its passport agrees: the runtime cannot use it, or answers wrongly with it.
+
+        Whether it had been there at the start.
+        """
         shutil.rmtree(self._final, ignore_errors=True)
+        return self.found
 
     def discard(self) -> None:
         """Throw a fresh entry away; a sound one that was found stays."""
@@ -182,7 +187,7 @@ class WorkingCopy:
 
     def __init__(self, root: Path, key: EngineKey) -> None:
         self.entry = Entry(root, key)
-        self._root, self._key = root, key
+        self._root, self._key, self._unwanted = root, key, False
         self.folder = self.entry.folder
         if self.entry.built:
             self.folder = _fresh_folder(root)
@@ -197,6 +202,9 @@ class WorkingCopy:
 
     def keep(self) -> bool:
         """Keep what the runtime left; False when it left nothing new or the cache cannot be written to."""
+        if self._unwanted:
+            self.discard()
+            return False
         if not self.entry.built:
             return self.entry.commit()
         try:
@@ -213,6 +221,11 @@ class WorkingCopy:
             pass
         self.discard()
         return False
+
+    def drop(self) -> bool:
+        """Remove the entry, and keep nothing of the copy either; whether the entry had been there at the start."""
+        self._unwanted = True
+        return self.entry.drop()
 
     def discard(self) -> None:
         """Throw the copy away; the entry stays."""

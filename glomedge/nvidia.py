@@ -6,7 +6,7 @@ import ctypes
 import importlib
 import importlib.util
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from glomedge import libraries, sessions
@@ -14,7 +14,7 @@ from glomedge.device_runner import DeviceRunner
 from glomedge.engine_cache import EngineKey, Entry, WorkingCopy, cache_notes, problem, secure_root
 from glomedge.errors import ProviderUnavailableError
 from glomedge.gpus import find_gpus
-from glomedge.runner import Opened, SessionRequest
+from glomedge.runner import Opened, SessionRequest, no_cache
 from glomedge.spec import SIZE_PX, ModelSpec
 
 CUDA = "CUDAExecutionProvider"
@@ -197,7 +197,7 @@ def open_tensorrt(request: SessionRequest) -> DeviceRunner:
             (CUDA, cuda_options(request) | {"enable_cuda_graph": "0"}),
             (sessions.CPU, {}),
         ]
-        runner = _open_builtin(TENSORRT, chain, request, {"tensorrt": version}, cache_notes(entry))
+        runner = _open_builtin(TENSORRT, chain, request, {"tensorrt": version}, cache_notes(entry), entry.drop)
         entry.commit()
     return runner
 
@@ -262,7 +262,7 @@ def open_tensorrt_rtx(request: SessionRequest) -> sessions.OrtRunner:
         copy.discard()
         raise
     # The plugin writes its cache when the session is destroyed (IExecutionContextDeleter in nv_execution_provider.h).
-    return sessions.OrtRunner(session, opened, batch_sizes(request), on_closed=copy.keep)
+    return sessions.OrtRunner(session, opened, batch_sizes(request), on_closed=copy.keep, forget=copy.drop)
 
 
 def _rtx_devices() -> list[Any]:
@@ -298,9 +298,10 @@ def _open_builtin(
     request: SessionRequest,
     versions: Mapping[str, str],
     notes: tuple[str, ...],
+    forget: Callable[[], bool] = no_cache,
 ) -> DeviceRunner:
     libraries.preload_cuda()
     session = sessions.create_session(request, chain, sessions.session_options(request))
     sessions.verify_provider(session, ort_name)
     opened = _opened(session, ort_name, request, chain[0][1], versions, notes)
-    return DeviceRunner(session, opened, batch_sizes(request))
+    return DeviceRunner(session, opened, batch_sizes(request), forget=forget)

@@ -10,7 +10,7 @@ import importlib.metadata
 import importlib.util
 import json
 import queue
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -80,7 +80,7 @@ def open_runner(request: SessionRequest) -> OpenVinoRunner:
             raise ProviderUnavailableError(
                 f"openvino could not load {request.file.path}: {first_line(error)}. Use --provider cpu."
             ) from error
-        runner = OpenVinoRunner(compiled, request, chosen, cache_notes(entry))
+        runner = OpenVinoRunner(compiled, request, chosen, cache_notes(entry), entry.drop)
         entry.commit()
     return runner
 
@@ -110,6 +110,7 @@ class OpenVinoRunner:
         request: SessionRequest,
         chosen: dict[str, str],
         notes: tuple[str, ...],
+        forget: Callable[[], bool],
     ) -> None:
         self.inputs = tuple(_tensor_info(port, ("images",)) for port in compiled.inputs)
         self.outputs = tuple(_tensor_info(port, OUTPUT_NAMES) for port in compiled.outputs)
@@ -123,6 +124,7 @@ class OpenVinoRunner:
         for _ in range(request.concurrency):
             self._requests.put(compiled.create_infer_request())
         self._compiled = compiled
+        self._forget = forget
 
     def run(self, images_nhwc: npt.NDArray[np.uint8]) -> RawOutput:
         """One synchronous request; a caller beyond ``concurrency`` waits for a free one."""
@@ -142,6 +144,10 @@ class OpenVinoRunner:
             raise EngineError(f"OpenVINO failed: {first_line(error)}. Run: glomedge doctor") from error
         finally:
             self._requests.put(request)
+
+    def forget(self) -> bool:
+        """See ``Runner``."""
+        return self._forget()
 
     def close(self) -> None:
         """Drop the compiled model and its requests."""

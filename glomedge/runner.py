@@ -22,6 +22,11 @@ from glomedge.spec import MAP_SIZE, BatchProfile, ModelSpec
 RawOutput = tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]
 
 
+def no_cache() -> bool:
+    """``Runner.forget`` of a session that no cache has to do with."""
+    return False
+
+
 class OutOfMemoryError(EngineError):
     """The device has no memory left for a batch of this size; the Engine halves it and tries again."""
 
@@ -92,6 +97,12 @@ class Runner(Protocol):
 
     def run(self, images_nhwc: npt.NDArray[np.uint8]) -> RawOutput:
         """Probability ``[N, 1]`` and activation ``[N, 7, 7]``. Raises OutOfMemoryError, EngineError."""
+
+    def forget(self) -> bool:
+        """Take its engine out of the cache for good: it answers wrongly. Called before ``close``.
+
+        True when that engine had been taken from the cache; False when it was built here, or there is none.
+        """
 
     def close(self) -> None:
         """Free the device."""

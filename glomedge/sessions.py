@@ -19,7 +19,7 @@ import numpy.typing as npt
 from glomedge.engine_cache import EngineKey, Entry, secure_root
 from glomedge.errors import EngineError, GlomedgeError, ModelError, ProviderUnavailableError
 from glomedge.hardware import cpu_features, cpu_name
-from glomedge.runner import Opened, OutOfMemoryError, RawOutput, SessionRequest, TensorInfo
+from glomedge.runner import Opened, OutOfMemoryError, RawOutput, SessionRequest, TensorInfo, no_cache
 
 CPU = "CPUExecutionProvider"
 OUTPUT_NAMES = ("probability", "activation")
@@ -150,7 +150,8 @@ def placement(session: Any, wanted: str) -> tuple[dict[str, int], tuple[str, ...
 class OrtRunner:
     """An onnxruntime session fed from host memory: the CPU, and any provider that copies by itself.
 
-    ``on_closed`` is called once the session is gone, for providers that write their cache as they end.
+    ``on_closed`` is called once the session is gone, for providers that write their cache as they end; ``forget`` takes
+    the engine out of the cache.
     """
 
     batch_sizes: tuple[int, ...]
@@ -161,6 +162,7 @@ class OrtRunner:
         opened: Opened,
         batch_sizes: tuple[int, ...] = (),
         on_closed: Callable[[], object] = lambda: None,
+        forget: Callable[[], bool] = no_cache,
     ) -> None:
         self.inputs = tuple(tensor_info(argument) for argument in session.get_inputs())
         self.outputs = tuple(tensor_info(argument) for argument in session.get_outputs())
@@ -168,6 +170,7 @@ class OrtRunner:
         self.batch_sizes = batch_sizes
         self._session = session
         self._on_closed = on_closed
+        self._forget = forget
 
     def run(self, images_nhwc: npt.NDArray[np.uint8]) -> RawOutput:
         """One run from host memory to host memory."""
@@ -176,6 +179,10 @@ class OrtRunner:
         except Exception as error:
             raise engine_error(error, self.opened, len(images_nhwc)) from error
         return probability, activation
+
+    def forget(self) -> bool:
+        """See ``Runner``."""
+        return self._forget()
 
     def close(self) -> None:
         """Drop the session; onnxruntime frees its memory with it."""
@@ -223,6 +230,7 @@ def _runner(
     provider_options: Mapping[str, str],
     batch_sizes: tuple[int, ...],
     notes: tuple[str, ...],
+    forget: Callable[[], bool] = no_cache,
 ) -> OrtRunner:
     import onnxruntime as ort
 
@@ -236,7 +244,7 @@ def _runner(
         strays=strays,
         notes=notes,
     )
-    return OrtRunner(session, opened, batch_sizes)
+    return OrtRunner(session, opened, batch_sizes, forget=forget)
 
 
 def open_cpu(request: SessionRequest) -> OrtRunner:
@@ -277,7 +285,7 @@ def _open_copy(request: SessionRequest, root: Path) -> OrtRunner:
         if entry.reason:
             note += f" anew: {entry.reason}"
         entry.commit()
-    return _runner(session, CPU, request, options, {}, (), (note,))
+    return _runner(session, CPU, request, options, {}, (), (note,), entry.drop)
 
 
 def _graph_key(request: SessionRequest) -> EngineKey:

@@ -221,6 +221,9 @@ class SmallDevice:
             raise OutOfMemoryError(f"Out of memory at a batch of {len(images_nhwc)}.")
         return self._inner.run(images_nhwc)
 
+    def forget(self) -> bool:
+        return self._inner.forget()
+
     def close(self) -> None:
         self._inner.close()
 

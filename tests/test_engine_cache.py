@@ -11,17 +11,19 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import builders
 import numpy as np
 import numpy.typing as npt
 import pytest
 
 from glomedge import engine, providers, sessions
 from glomedge.engine_cache import PASSPORT, EngineKey, Entry, WorkingCopy, default_root, problem, prune, secure_root
-from glomedge.errors import OutputError, UsageError
-from glomedge.modelfile import read_model_file
+from glomedge.errors import ModelError, OutputError, SelfTestError, UsageError
+from glomedge.modelfile import read_model_file, sealed
 from glomedge.runner import Opened, SessionRequest
-from glomedge.spec import BatchProfile
+from glomedge.spec import BatchProfile, Recipe
 
 KEY = EngineKey(
     provider="tensorrt",
@@ -291,6 +293,63 @@ def test_a_copy_that_onnxruntime_cannot_read_is_dropped_and_the_model_runs(
     assert notes[1].startswith("optimised graph not cached: onnxruntime")
 
 
+@pytest.mark.parametrize(
+    ("changes", "error", "words"),
+    [
+        ({"bias": -3.0}, SelfTestError, "gives probability"),
+        ({"input_name": "pictures"}, ModelError, "input name"),
+    ],
+)
+def test_an_engine_that_answers_wrongly_leaves_the_cache_although_its_passport_agrees(
+    monkeypatch: pytest.MonkeyPatch,
+    tiny_model: Path,
+    tmp_path: Path,
+    changes: dict[str, Any],
+    error: type[ModelError],
+    words: str,
+) -> None:
+    monkeypatch.setattr(sessions, "WORTH_COPYING_BYTES", 0)
+    cache = secure_root(tmp_path / "cache")
+    key = sessions._graph_key(SessionRequest(read_model_file(tiny_model), 1, 1, BatchProfile()))
+    with Entry(cache, key) as entry:
+        (entry.folder / "optimised.onnx").write_bytes(builders.tiny_graph(**changes).SerializeToString())
+        assert entry.commit()
+    with pytest.raises(error, match=f"{words}.*came from the cache and was removed from it: start again"):
+        engine.load(tiny_model, "cpu", cache_dir=cache)
+    assert list(cache.iterdir()) == []
+    notes = []
+    for _ in range(2):
+        with engine.load(tiny_model, "cpu", cache_dir=cache) as model:
+            notes.append(model.runtime.notes[0])
+    assert notes == ["optimised graph cached", "optimised graph taken from the cache"]
+
+
+def test_an_engine_built_just_now_that_answers_wrongly_is_not_kept_either(
+    monkeypatch: pytest.MonkeyPatch, tiny_model: Path, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(sessions, "WORTH_COPYING_BYTES", 0)
+    cache = secure_root(tmp_path / "cache")
+    path = tmp_path / "retrained.onnx"
+    path.write_bytes(sealed(builders.tiny_graph(bias=-3.0).SerializeToString(), read_model_file(tiny_model).spec))
+    with pytest.raises(SelfTestError) as caught:
+        engine.load(path, "cpu", cache_dir=cache)
+    assert "cache" not in str(caught.value)
+    assert list(cache.iterdir()) == []
+
+
+def test_pixels_that_moved_are_not_the_engines_fault(
+    monkeypatch: pytest.MonkeyPatch, tiny_model: Path, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(sessions, "WORTH_COPYING_BYTES", 0)
+    cache = secure_root(tmp_path / "cache")
+    path = tmp_path / "edited.onnx"
+    spec = read_model_file(tiny_model).spec.model_copy(update={"recipe": Recipe.named("plain")})
+    path.write_bytes(sealed(builders.tiny_graph().SerializeToString(), spec))
+    with pytest.raises(SelfTestError, match="preprocessing"):
+        engine.load(path, "cpu", cache_dir=cache)
+    assert len(list(cache.iterdir())) == 1
+
+
 def test_a_cache_that_vanished_is_an_output_error(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="cannot be written to"):
         Entry(tmp_path / "gone", KEY)
@@ -345,6 +404,16 @@ def test_a_copy_that_is_thrown_away_leaves_the_entry(root: Path) -> None:
     copy.discard()
     assert (root / KEY.digest() / "fused_node").read_bytes() == b"kernels"
     assert [path.name for path in root.iterdir()] == [KEY.digest()]
+
+
+def test_what_such_a_runtime_answered_wrongly_with_is_not_kept(root: Path) -> None:
+    for found in (False, True):
+        copy = WorkingCopy(root, KEY)
+        (copy.folder / "fused_node").write_bytes(b"wrong kernels")
+        assert copy.drop() is found
+        assert not copy.keep()
+        assert list(root.iterdir()) == []
+        closing(root, b"kernels")
 
 
 def test_the_cache_of_such_a_runtime_is_kept_when_the_session_is_gone(root: Path, tiny_model: Path) -> None:

@@ -1,0 +1,82 @@
+"""The golden self-test on the session that will serve, and what becomes of a cached engine that fails it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import NoReturn
+
+import numpy as np
+import numpy.typing as npt
+
+from glomedge.errors import ModelError
+from glomedge.runner import RawOutput, Runner, check_contract
+from glomedge.spec import ModelSpec
+
+REMOVED = "That engine came from the cache and was removed from it: start again, and it is built anew."
+
+
+def contract_test(spec: ModelSpec, runner: Runner, path: Path) -> None:
+    """``check_contract``; an engine that fails it leaves the cache. Raises ModelError naming the field."""
+    try:
+        check_contract(runner, spec, path)
+    except ModelError as error:
+        _forget(runner, error)
+
+
+def self_test(
+    spec: ModelSpec, runner: Runner, run: Callable[[npt.NDArray[np.uint8]], RawOutput], *, where: str
+) -> None:
+    """Refuse a session that does not answer as the model did at export; its engine leaves the cache.
+
+    Args:
+        spec: of the loaded file.
+        runner: the session under test.
+        run: images uint8 ``[1, 224, 224, 3]`` to what ``runner`` says of them: probability and activation.
+        where: words for the message, such as ``provider cuda``.
+
+    Raises:
+        SelfTestError: other pixels or another probability than at export.
+        ModelError: the activation map and the probability do not belong together.
+    """
+    from glomedge import golden
+
+    # bfloat16 keeps 8 bits of mantissa, three fewer than fp16.
+    low = 3e-2 if runner.opened.precision == "bf16" else 0.0
+    answer: RawOutput | None = None
+
+    def infer(images_nhwc: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        nonlocal answer
+        answer = run(images_nhwc)
+        return answer[0]
+
+    try:
+        golden.check(spec, infer, min_tolerance=low, where=where)
+        assert answer is not None
+        _check_map(spec, answer, max(low, spec.golden.probability_tolerance))
+    except ModelError as error:
+        if answer is None:
+            raise  # the pixels were refused before the engine was asked: it is not to blame
+        _forget(runner, error)
+
+
+def _check_map(spec: ModelSpec, answer: RawOutput, allowed: float) -> None:
+    """The map and the probability must belong together, or the temperature in the spec is not the graph's."""
+    probability = float(answer[0].reshape(-1)[0])
+    logit = float(answer[1].mean(dtype=np.float64)) / spec.temperature
+    implied = 1.0 / (1.0 + float(np.exp(-np.clip(logit, -700.0, 700.0))))
+    if not abs(implied - probability) <= allowed:
+        raise ModelError(
+            f"The spec and the graph disagree on temperature or activation: the map gives probability {implied:.6f} "
+            f"at temperature {spec.temperature:g}, the graph {probability:.6f}. Export it again."
+        )
+
+
+def _forget(runner: Runner, error: ModelError) -> NoReturn:
+    """Take the refused engine out of the cache, whose hashes say only that it is what was built, not that it is right.
+
+    One that was built just now goes as well, or the next start would take it from there.
+    """
+    if runner.forget():
+        raise type(error)(f"{error} {REMOVED}") from error
+    raise error
