@@ -198,7 +198,7 @@ def evaluate_folder(
     from glomedge.cases import case_of
     from glomedge.hardware import usable_cpus
     from glomedge.images import ALLOWED_SUFFIXES
-    from glomedge.providers import runs_on_gpu, usual_batch
+    from glomedge.providers import run_threads, runs_on_gpu, usual_batch
 
     if (split_file is None) != (split is None):
         raise UsageError("--split-file and --split go together. Example: --split-file artifacts/split.csv --split test")
@@ -220,10 +220,9 @@ def evaluate_folder(
             "All labelled crops were used. If the model was trained on some of them these figures flatter it: give "
             "--split-file and --split test."
         )
-    cpus = usable_cpus()
     size = batch_size or usual_batch(provider)
-    run_threads = min(cpus, 8)
-    settings = Settings(file.spec.recipe, size, decode_workers=workers or cpus, run_threads=run_threads)
+    callers = run_threads(provider)
+    settings = Settings(file.spec.recipe, size, decode_workers=workers or usable_cpus(), run_threads=callers)
     sink = MemorySink()
     loaded: list[engine.Engine] = []
 
@@ -234,7 +233,7 @@ def evaluate_folder(
                 provider,
                 allow_fallback=allow_fallback,
                 strict_placement=strict_placement,
-                concurrency=run_threads,
+                concurrency=callers,
                 batch_size=size,
             )
         )

@@ -250,19 +250,19 @@ class _FolderRun:
 
         from glomedge import engine
         from glomedge.hardware import usable_cpus
-        from glomedge.providers import runs_on_gpu
+        from glomedge.providers import run_threads, runs_on_gpu
 
         options, size = self._options, plan_.identity.batch_size
         cpus = usable_cpus()
         on_gpu = runs_on_gpu(options.provider)
-        run_threads = 2 if on_gpu else min(cpus, 8)
+        callers = run_threads(options.provider)
         workers = options.workers or cpus
         settings = Settings(
             recipe=self._model.spec.recipe,
             batch_size=size,
             decode_workers=workers,
             decode_processes=self._decode_in_processes(workers),
-            run_threads=run_threads,
+            run_threads=callers,
             decode_timeout_s=options.decode_timeout_s,
             views=options.tta,
             thumbnail_px=THUMBNAIL_PX if options.report else 0,
@@ -275,7 +275,7 @@ class _FolderRun:
                 options.provider,
                 allow_fallback=options.allow_fallback,
                 strict_placement=options.strict_placement,
-                concurrency=run_threads,
+                concurrency=callers,
                 batch_size=size,
                 max_batch=options.max_batch,
                 bf16=options.bf16,

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from glomedge import device_runner, libraries, nvidia, openvino_runner, sessions
+from glomedge import device_runner, hardware, libraries, nvidia, openvino_runner, sessions
 from glomedge.errors import ProviderUnavailableError, UsageError
 from glomedge.gpus import find_gpus
 from glomedge.runner import Runner, SessionRequest
@@ -17,6 +17,9 @@ from glomedge.runner import Runner, SessionRequest
 CPU_BATCH = 4
 """Fastest for int8 with a run thread on each core."""
 GPU_BATCH = 32
+GPU_RUN_THREADS = 2
+"""One gathers its crops while the other's are on the device; more would only wait."""
+MOST_RUN_THREADS = 8
 
 ProviderName = Literal["auto", "cpu", "cuda", "tensorrt", "tensorrt-rtx", "openvino"]
 
@@ -191,6 +194,14 @@ def runs_on_gpu(name: str) -> bool:
 def usual_batch(name: str) -> int:
     """Crops a call where the user does not say; ``infer``, ``evaluate`` and ``warm`` agree by it."""
     return GPU_BATCH if runs_on_gpu(name) else CPU_BATCH
+
+
+def run_threads(name: str) -> int:
+    """How many threads should call ``infer`` at once: two for a GPU, one for each core of a CPU, at most eight.
+
+    On a CPU, one thread a core on one session is faster than one thread with all cores.
+    """
+    return GPU_RUN_THREADS if runs_on_gpu(name) else min(hardware.usable_cpus(), MOST_RUN_THREADS)
 
 
 ACCEPT_ANOTHER = " To accept another provider, add --allow-fallback."

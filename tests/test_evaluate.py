@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import onnxruntime as ort
@@ -14,6 +15,7 @@ from glomedge.cli import app
 from glomedge.errors import DatasetError, ProviderUnavailableError, UsageError
 from glomedge.evaluate import evaluate_folder, read_labels, read_split
 from glomedge.folderrun import Options, infer_folder
+from glomedge.runner import SessionRequest
 
 
 @pytest.fixture
@@ -46,6 +48,26 @@ def test_evaluate_agrees_with_infer(data: Path) -> None:
     assert found.confusion.true_negative == pairs.count((0, 0))
     assert found.confusion.false_positive == pairs.count((0, 1))
     assert sum(case.crops for case in found.cases) == 23
+
+
+@pytest.mark.parametrize(("gpu", "callers"), [(True, 2), (False, 8)])
+def test_evaluate_and_infer_call_the_model_from_as_many_threads(
+    monkeypatch: pytest.MonkeyPatch, data: Path, gpu: bool, callers: int
+) -> None:
+    """On a GPU two: with eight, six would wait with a batch of crops each."""
+    asked: list[int] = []
+
+    def options(request: SessionRequest) -> Mapping[str, str]:
+        asked.append(request.concurrency)
+        return {}
+
+    entry = providers.onnxruntime_provider("card", "CPUExecutionProvider", options, install="", gpu=gpu)
+    monkeypatch.setitem(providers.PROVIDERS, "card", entry)
+    monkeypatch.setattr("glomedge.hardware.usable_cpus", lambda: 12)
+    model = data.parent / "model.onnx"
+    evaluate_folder(data, model, provider="card", workers=2)
+    infer_folder(Options(data, model, data.parent / "out", provider="card", workers=2))
+    assert asked == [callers, callers]
 
 
 def test_a_split_restricts_the_crops(data: Path) -> None:

@@ -99,9 +99,8 @@ def measure(job: Job) -> Result:
         if "single-stream" in job.scenarios:
             done.append(single_stream(engine.infer, images, duration_s=job.duration_s))
         gpu_bytes = gpu_memory_bytes(os.getpid())
-    # On a CPU, one thread per core on one session beats one thread with all cores; a GPU wants two in flight.
     gpu = providers.named(provider).gpu
-    threads = 2 if gpu else min(usable_cpus(), 8)
+    threads = providers.run_threads(provider)
     with engines.load(
         job.model, job.provider, allow_fallback=job.allow_fallback, concurrency=threads, max_batch=largest,
         bf16=job.bf16, cache_dir=job.cache_dir, self_test=False,
