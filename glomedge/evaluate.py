@@ -220,8 +220,8 @@ def evaluate_folder(
             "All labelled crops were used. If the model was trained on some of them these figures flatter it: give "
             "--split-file and --split test."
         )
-    size = batch_size or usual_batch(provider)
-    callers = run_threads(provider)
+    size = batch_size or usual_batch(provider, allow_fallback)
+    callers = run_threads(provider, allow_fallback)
     settings = Settings(file.spec.recipe, size, decode_workers=workers or usable_cpus(), run_threads=callers)
     sink = MemorySink()
     loaded: list[engine.Engine] = []
@@ -251,7 +251,7 @@ def evaluate_folder(
             progress=None if progress is None else lambda done: progress(done, len(crops)),
         )
         inputs = [found for found, _ in crops]
-        if not pipeline.run(batches(inputs, inputs, (), size, taper=not runs_on_gpu(provider))):
+        if not pipeline.run(batches(inputs, inputs, (), size, taper=not runs_on_gpu(provider, allow_fallback))):
             return None
         notes += loaded[0].runtime.notes
         ran = loaded[0].provider

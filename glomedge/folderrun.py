@@ -169,7 +169,7 @@ class _FolderRun:
         from glomedge.providers import usual_batch
 
         options = self._options
-        usual = usual_batch(options.provider)
+        usual = usual_batch(options.provider, options.allow_fallback)
         return Identity(
             folder=escape_name(bytes(options.folder.resolve())),
             model_sha256=self._model.sha256,
@@ -254,8 +254,8 @@ class _FolderRun:
 
         options, size = self._options, plan_.identity.batch_size
         cpus = usable_cpus()
-        on_gpu = runs_on_gpu(options.provider)
-        callers = run_threads(options.provider)
+        on_gpu = runs_on_gpu(options.provider, options.allow_fallback)
+        callers = run_threads(options.provider, options.allow_fallback)
         workers = options.workers or cpus
         settings = Settings(
             recipe=self._model.spec.recipe,

@@ -180,28 +180,33 @@ def named(name: str) -> Provider:
     return PROVIDERS[name]
 
 
-def runs_on_gpu(name: str) -> bool:
+def runs_on_gpu(name: str, allow_fallback: bool = False) -> bool:
     """Whether that provider works on a GPU; for ``auto``: whether a GPU provider can run here.
+
+    With ``allow_fallback`` a provider that cannot run here stands for whichever takes its place. Asked before anything
+    is opened, so one that can run and then does not open is still counted.
 
     Raises UsageError on an unknown name.
     """
     if name != "auto":
-        return named(name).gpu
+        provider = named(name)
+        if not allow_fallback or provider.unusable() is None:
+            return provider.gpu
     # The driver is asked first: it costs nothing where there is none.
     return bool(find_gpus().devices) and any(p.gpu and p.unusable() is None for p in PROVIDERS.values())
 
 
-def usual_batch(name: str) -> int:
+def usual_batch(name: str, allow_fallback: bool = False) -> int:
     """Crops a call where the user does not say; ``infer``, ``evaluate`` and ``warm`` agree by it."""
-    return GPU_BATCH if runs_on_gpu(name) else CPU_BATCH
+    return GPU_BATCH if runs_on_gpu(name, allow_fallback) else CPU_BATCH
 
 
-def run_threads(name: str) -> int:
+def run_threads(name: str, allow_fallback: bool = False) -> int:
     """How many threads should call ``infer`` at once: two for a GPU, one for each core of a CPU, at most eight.
 
     On a CPU, one thread a core on one session is faster than one thread with all cores.
     """
-    return GPU_RUN_THREADS if runs_on_gpu(name) else min(hardware.usable_cpus(), MOST_RUN_THREADS)
+    return GPU_RUN_THREADS if runs_on_gpu(name, allow_fallback) else min(hardware.usable_cpus(), MOST_RUN_THREADS)
 
 
 ACCEPT_ANOTHER = " To accept another provider, add --allow-fallback."

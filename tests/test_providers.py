@@ -18,7 +18,7 @@ import numpy.typing as npt
 import onnxruntime as ort
 import pytest
 
-from glomedge import engine, gpus, libraries, nvidia, providers, sessions
+from glomedge import engine, gpus, hardware, libraries, nvidia, providers, sessions
 from glomedge.device_runner import CUDA_LIBRARY
 from glomedge.errors import ModelError, ProviderUnavailableError, UsageError
 from glomedge.modelfile import read_model_file
@@ -225,6 +225,26 @@ def test_auto_takes_the_gpus_batch_only_where_a_gpu_provider_can_run(
         if provider.gpu:
             monkeypatch.setitem(providers.PROVIDERS, name, dataclasses.replace(provider, unusable=unusable))
     assert providers.usual_batch("auto") == (32 if usable else 4)
+
+
+@pytest.mark.parametrize(
+    ("usable", "batches"),
+    [
+        ((), {"cuda": (32, 4), "tensorrt": (32, 4), "openvino": (4, 4), "cpu": (4, 4)}),
+        (("cuda",), {"cuda": (32, 32), "tensorrt": (32, 32), "openvino": (4, 32), "cpu": (4, 4)}),
+    ],
+)
+def test_what_may_fall_back_takes_the_batch_of_what_takes_its_place(
+    monkeypatch: pytest.MonkeyPatch, usable: tuple[str, ...], batches: dict[str, tuple[int, int]]
+) -> None:
+    card = gpus.Gpus("570.86", (gpus.Gpu("NVIDIA L4", "8.9", 1 << 34),))
+    monkeypatch.setattr(providers, "find_gpus", lambda: card)
+    for name, provider in providers.PROVIDERS.items():
+        says = (lambda: None) if name in (*usable, "cpu") else (lambda: "no library")
+        monkeypatch.setitem(providers.PROVIDERS, name, dataclasses.replace(provider, unusable=says))
+    for name, (exactly, allowed) in batches.items():
+        assert (providers.usual_batch(name), providers.usual_batch(name, allow_fallback=True)) == (exactly, allowed)
+    assert providers.run_threads("cuda", allow_fallback=True) == (2 if usable else min(hardware.usable_cpus(), 8))
 
 
 def padded_pool_model(path: Path) -> npt.NDArray[np.float32]:

@@ -44,7 +44,7 @@ def warm(
 
     if batch_size is None and not fixed_batch:
         # What infer asks for: another profile would be another engine.
-        usual = usual_batch(provider)
+        usual = usual_batch(provider, allow_fallback)
         batch_size = min(usual, max_batch or usual)
     start = perf_counter()
     with load(
