@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -25,7 +25,7 @@ from glomedge import selftest
 from glomedge.errors import EngineError, ModelError, ProviderUnavailableError, UsageError
 from glomedge.modelfile import ModelFile, read_model_file
 from glomedge.predictions import Prediction, predict_all
-from glomedge.runner import OutOfMemoryError, RawOutput, Runner, SessionRequest
+from glomedge.runner import OutOfMemoryError, RawOutput, Runner, SessionRequest, padded
 from glomedge.spec import MAP_SIZE, SIZE_PX, BatchProfile, ModelSpec
 
 __all__ = ["Engine", "Output", "Prediction", "Runtime", "load"]
@@ -104,7 +104,10 @@ class Engine:
     @property
     def runtime(self) -> Runtime:
         """Versions, options and notes, for the record of a run."""
-        return self._runtime
+        runner = self._runner
+        # A session opened anew in the middle of a run has more to say than it had at first.
+        late = runner.opened.notes if runner is not None else ()
+        return replace(self._runtime, notes=tuple(dict.fromkeys((*self._runtime.notes, *late))))
 
     def infer(self, images_nhwc: npt.NDArray[np.uint8]) -> Output:
         """Run the network.
@@ -154,6 +157,7 @@ class Engine:
     def close(self) -> None:
         """Free the device. Calling it twice does no harm; ``infer`` raises afterwards."""
         with self._lock:
+            self._runtime = self.runtime
             runner, self._runner = self._runner, None
         if runner is not None:
             runner.close()
@@ -170,12 +174,7 @@ class Engine:
         runner = self._runner
         if runner is None:
             raise EngineError("This engine is closed. Load the model again with glomedge.load.")
-        padded_size = next((size for size in runner.batch_sizes if size >= len(images)), len(images))
-        if padded_size > len(images):
-            padded = np.zeros((padded_size, *images.shape[1:]), np.uint8)
-            padded[: len(images)] = images
-            images = padded
-        return runner.run(images)
+        return runner.run(padded(images, next((size for size in runner.batch_sizes if size >= len(images)), 1)))
 
     def _shrink(self, count: int, error: OutOfMemoryError) -> None:
         """Halve the batch for this and every later run; to the next smaller size where sizes are fixed."""
@@ -219,7 +218,8 @@ def load(
             caller with two threads.
         batch_size: the usual batch, for providers that tune for one; the spec's by default.
         max_batch: the largest batch to hand to the device at once; the spec's by default.
-        fixed_batch: always run exactly ``max_batch`` (the last batch is padded): lets a GPU replay one captured graph.
+        fixed_batch: always run exactly ``batch_size``, or ``max_batch`` where only that is given (the last batch is
+            padded): lets a GPU replay one captured graph. Changes nothing on a CPU.
         bf16: compute an fp32 file in bfloat16 (openvino, on processors that have it).
         cache_dir: owner-only folder for engines built for this machine; the user's cache folder by default.
         self_test: run the golden self-test; switch off only to inspect a file that fails it.
@@ -230,7 +230,7 @@ def load(
         ProviderUnavailableError: the provider cannot run here; names the library and the package.
         UsageError: an argument out of range.
     """
-    from glomedge import hardware
+    from glomedge import hardware, providers
 
     for name, value in (("threads", threads), ("concurrency", concurrency), ("max_batch", max_batch)):
         if value is not None and value < 1:
@@ -247,11 +247,14 @@ def load(
         concurrency=concurrency,
         profile=batch_profile(file.spec.batch_profile, batch_size, max_batch, fixed_batch),
         fixed_batch=fixed_batch,
+        self_test=self_test,
         record_placement=strict_placement,
         bf16=bf16,
         cache_dir=cache_dir,
     )
     name, runner, notes = _open(provider, request, allow_fallback)
+    if fixed_batch and not providers.named(name).gpu:
+        notes = (*notes, f"--fixed-batch is for GPUs and changes nothing on {name}")
     try:
         after = path.stat()
         if (before.st_ino, before.st_size, before.st_mtime_ns) != (after.st_ino, after.st_size, after.st_mtime_ns):
@@ -284,14 +287,21 @@ def batch_profile(
 ) -> BatchProfile:
     """The batch sizes to build for: the spec's, overridden by what the user gave.
 
-    ``batch_size`` alone also is the maximum unless the spec's is larger. Raises UsageError where they contradict.
+    ``batch_size`` alone also is the maximum unless the spec's is larger, or the batch is fixed: then it is the only
+    size. Raises UsageError where they contradict.
     """
+    if fixed_batch:
+        if batch_size and max_batch and batch_size != max_batch:
+            raise UsageError(
+                f"--fixed-batch runs one batch size, and --batch-size {batch_size} is not --max-batch {max_batch}. "
+                "Give one of them."
+            )
+        only = batch_size or max_batch or default.max
+        return BatchProfile(min=only, opt=only, max=only)
     largest = max_batch or max(batch_size or 1, default.max)
     usual = batch_size or min(default.opt, largest)
     if usual < 1 or usual > largest:
         raise UsageError(f"--batch-size {usual} is not between 1 and --max-batch {largest}. Raise --max-batch.")
-    if fixed_batch:
-        return BatchProfile(min=largest, opt=largest, max=largest)
     return BatchProfile(min=1, opt=usual, max=largest)
 
 
@@ -303,7 +313,7 @@ def _open(name: str, request: SessionRequest, allow_fallback: bool) -> tuple[str
         wanted = providers.named(name)
         try:
             providers.require_usable(wanted)
-            return name, wanted.open(request), ()
+            return name, providers.open_provider(wanted, request), ()
         except ProviderUnavailableError as error:
             if not allow_fallback:
                 raise
@@ -316,7 +326,7 @@ def _open(name: str, request: SessionRequest, allow_fallback: bool) -> tuple[str
             notes.append(reason)
             continue
         try:
-            runner = provider.open(request)
+            runner = providers.open_provider(provider, request)
         except ProviderUnavailableError as error:
             notes.append(str(error))
             continue

@@ -166,17 +166,22 @@ class _FolderRun:
             journal.close()
 
     def _identity(self) -> Identity:
-        from glomedge.providers import usual_batch
+        from glomedge.providers import batch_of
 
         options = self._options
-        usual = usual_batch(options.provider, options.allow_fallback)
         return Identity(
             folder=escape_name(bytes(options.folder.resolve())),
             model_sha256=self._model.sha256,
             recipe=self._model.spec.recipe.model_dump_json(),
             threshold=self._threshold,
             tta=options.tta,
-            batch_size=options.batch_size or min(usual, options.max_batch or usual),
+            batch_size=batch_of(
+                options.provider,
+                options.batch_size,
+                options.max_batch,
+                fixed_batch=options.fixed_batch,
+                allow_fallback=options.allow_fallback,
+            ),
             bf16=options.bf16,
         )
 
@@ -278,6 +283,7 @@ class _FolderRun:
                 concurrency=callers,
                 batch_size=size,
                 max_batch=options.max_batch,
+                fixed_batch=options.fixed_batch,
                 bf16=options.bf16,
                 cache_dir=options.cache_dir,
             )

@@ -27,6 +27,7 @@ class Options:
     strict_placement: bool = False
     batch_size: int | None = None
     max_batch: int | None = None
+    fixed_batch: bool = False
     cache_dir: Path | None = None
     bf16: bool = False
     workers: int | None = None
@@ -62,6 +63,11 @@ class Options:
             (
                 self.batch_size is not None and self.max_batch is not None and self.batch_size > self.max_batch,
                 f"--batch-size {self.batch_size} is more than --max-batch {self.max_batch}",
+            ),
+            (
+                self.fixed_batch and len({self.batch_size, self.max_batch} - {None}) > 1,
+                f"--fixed-batch runs one batch size, and --batch-size {self.batch_size} is not --max-batch "
+                f"{self.max_batch}: give one of them",
             ),
             (self.workers is not None and not 1 <= self.workers <= 512, "--workers must be 1 to 512"),
             (not self.decode_timeout_s > 0, "--decode-timeout must be more than 0 seconds"),

@@ -197,8 +197,33 @@ def runs_on_gpu(name: str, allow_fallback: bool = False) -> bool:
 
 
 def usual_batch(name: str, allow_fallback: bool = False) -> int:
-    """Crops a call where the user does not say; ``infer``, ``evaluate`` and ``warm`` agree by it."""
+    """Crops a call where the user does not say."""
     return GPU_BATCH if runs_on_gpu(name, allow_fallback) else CPU_BATCH
+
+
+def batch_of(
+    name: str,
+    batch_size: int | None,
+    max_batch: int | None,
+    *,
+    fixed_batch: bool = False,
+    allow_fallback: bool = False,
+) -> int:
+    """Crops a call by what the user gave; ``infer`` and ``warm`` agree by it, or one would build what the other misses.
+
+    Args:
+        name: what ``--provider`` was given.
+        batch_size: ``--batch-size``.
+        max_batch: ``--max-batch``; with ``fixed_batch`` it names the batch as well as ``batch_size`` does.
+        fixed_batch: ``--fixed-batch``.
+        allow_fallback: ``--allow-fallback``.
+    """
+    if batch_size is not None:
+        return batch_size
+    if fixed_batch and max_batch is not None:
+        return max_batch
+    usual = usual_batch(name, allow_fallback)
+    return min(usual, max_batch or usual)
 
 
 def run_threads(name: str, allow_fallback: bool = False) -> int:
@@ -217,6 +242,15 @@ def require_usable(provider: Provider) -> None:
     reason = provider.unusable()
     if reason is not None:
         raise ProviderUnavailableError(f"{reason}.{ACCEPT_ANOTHER}")
+
+
+def open_provider(provider: Provider, request: SessionRequest) -> Runner:
+    """Open it; on a GPU a session of one batch size on a thread of its own. Raises as ``Provider.open``."""
+    if provider.gpu and request.fixed_batch:
+        from glomedge.fixed_batch import FixedBatchRunner
+
+        return FixedBatchRunner(provider.name, provider.open, request)
+    return provider.open(request)
 
 
 # For a file exported for one runtime that runtime comes first; then GPUs before the CPU.

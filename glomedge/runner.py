@@ -41,6 +41,7 @@ class SessionRequest:
         concurrency: how many threads will call ``run`` at once.
         profile: batch sizes the session must serve (min, typical, max).
         fixed_batch: only ``profile.max`` will be asked for; lets a GPU capture the whole run.
+        self_test: whether a session that takes another's place must pass the golden self-test.
         record_placement: count on which provider every node of the graph lands.
         bf16: compute an fp32 file in bfloat16 where the provider can.
         cache_dir: owner-only folder for engines, or None for the user's cache.
@@ -51,6 +52,7 @@ class SessionRequest:
     concurrency: int
     profile: BatchProfile
     fixed_batch: bool = False
+    self_test: bool = True
     record_placement: bool = False
     bf16: bool = False
     cache_dir: Path | None = None
@@ -106,6 +108,15 @@ class Runner(Protocol):
 
     def close(self) -> None:
         """Free the device."""
+
+
+def padded(images_nhwc: npt.NDArray[np.uint8], size: int) -> npt.NDArray[np.uint8]:
+    """The batch with black crops behind it up to ``size``; itself where it is that long already."""
+    if len(images_nhwc) >= size:
+        return images_nhwc
+    longer = np.zeros((size, *images_nhwc.shape[1:]), np.uint8)
+    longer[: len(images_nhwc)] = images_nhwc
+    return longer
 
 
 def check_contract(runner: Runner, spec: ModelSpec, path: Path | os.PathLike[str]) -> None:

@@ -108,9 +108,10 @@ def create_session(
                 f"There is not enough memory to load {path}: {first_line(error)}. Free memory or use a smaller model."
             ) from error
         wanted = providers[0][0] if providers else "the device"
-        raise ProviderUnavailableError(
-            f"{wanted} could not open {path}: {first_line(error)}. Run: glomedge doctor --model {path}"
-        ) from error
+        cure = f"Run: glomedge doctor --model {path}"
+        if request.fixed_batch and "graph capture" in str(error):
+            cure = "Leave --fixed-batch off."  # parts of the graph would run on another provider
+        raise ProviderUnavailableError(f"{wanted} could not open {path}: {first_line(error)}. {cure}") from error
     session.disable_fallback()
     return session
 

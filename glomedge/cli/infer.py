@@ -33,6 +33,10 @@ def infer(
     max_batch: Annotated[
         int | None, typer.Option(help="Largest batch the device is given. Default: the model's.", show_default=False)
     ] = None,
+    fixed_batch: Annotated[
+        bool,
+        typer.Option("--fixed-batch", help="For GPUs: run one batch size only, as a captured CUDA graph."),
+    ] = False,
     cache_dir: Annotated[
         Path | None, typer.Option(help="Owner-only folder for engines built here. Default: your cache.")
     ] = None,
@@ -91,6 +95,7 @@ def infer(
         strict_placement=strict_placement,
         batch_size=batch_size,
         max_batch=max_batch,
+        fixed_batch=fixed_batch,
         cache_dir=cache_dir,
         bf16=bf16,
         workers=workers,

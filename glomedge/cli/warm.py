@@ -21,7 +21,7 @@ def warm(
         int | None, typer.Option(help="The largest batch. Default: the model's.", show_default=False)
     ] = None,
     fixed_batch: Annotated[
-        bool, typer.Option("--fixed-batch", help="For programs that load with fixed_batch: only --max-batch.")
+        bool, typer.Option("--fixed-batch", help="For GPUs: build for infer --fixed-batch.")
     ] = False,
     allow_fallback: Annotated[
         bool, typer.Option("--allow-fallback", help="Take another provider where --provider cannot run, and say so.")
@@ -40,25 +40,23 @@ def warm(
 
     from glomedge.engine import load
     from glomedge.notice import RESEARCH_USE_NOTICE
-    from glomedge.providers import usual_batch
+    from glomedge.providers import batch_of
 
-    if batch_size is None and not fixed_batch:
-        # What infer asks for: another profile would be another engine.
-        usual = usual_batch(provider, allow_fallback)
-        batch_size = min(usual, max_batch or usual)
+    # What infer asks for: another profile would be another engine.
+    usual = batch_of(provider, batch_size, max_batch, fixed_batch=fixed_batch, allow_fallback=allow_fallback)
     start = perf_counter()
     with load(
         model,
         provider,
         allow_fallback=allow_fallback,
-        batch_size=batch_size,
+        batch_size=usual,
         max_batch=max_batch,
         fixed_batch=fixed_batch,
         cache_dir=cache_dir,
     ) as engine:
         # TensorRT-RTX compiles its kernels at the first run of a shape.
         crop = engine.spec.golden.pixels()
-        for size in sorted({batch_size or 1, max_batch or 1}):
+        for size in sorted({usual} if fixed_batch else {usual, max_batch or 1}):
             engine.infer(np.broadcast_to(crop, (size, *crop.shape)).copy())
         elapsed_s = perf_counter() - start
         runtime = engine.runtime
