@@ -113,6 +113,7 @@ class TrainingProvenance(Frozen):
     best_epoch: int
     class_weight: Literal["none", "balanced"] = "none"
     compute_dtype: Literal["float32", "bfloat16"] = "float32"
+    pretrain_epochs: int = 0
     threshold_rule: str = "0.5"
     metrics: dict[str, Interval]
     package_versions: dict[str, str]

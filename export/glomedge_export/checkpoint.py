@@ -22,6 +22,9 @@ from glomedge.errors import OutputError
 
 Arrays = list[npt.NDArray[Any]]
 
+PRETRAINING_FOLDER = "pretraining"
+"""Inside the checkpoint folder: the state while all layers are trained (``pretraining.py``)."""
+
 
 @dataclass(frozen=True)
 class EpochRow:
@@ -58,10 +61,11 @@ def best_epoch(history: Sequence[EpochRow]) -> int:
 
 
 class Checkpoints:
-    """Reads and writes the checkpoint folder of one run."""
+    """Reads and writes the checkpoint folder of one run; ``keep_best`` keeps the weights of the best epoch, too."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *, keep_best: bool = True) -> None:
         self.directory = directory
+        self._keep_best = keep_best
 
     @property
     def _last(self) -> Path:
@@ -76,10 +80,10 @@ class Checkpoints:
         Raises:
             OutputError: the folder cannot be written.
         """
-        best = best_epoch(checkpoint.history)
+        best = best_epoch(checkpoint.history) if self._keep_best else None
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
-            if best == checkpoint.history[-1].epoch:
+            if best is not None and best == checkpoint.history[-1].epoch:
                 _write(self._best(best), {f"w{i}": array for i, array in enumerate(checkpoint.weights)})
             meta = {"settings": checkpoint.settings, "history": [asdict(row) for row in checkpoint.history]}
             arrays = {"meta": np.array(json.dumps(meta))}
@@ -92,7 +96,7 @@ class Checkpoints:
                 "choose another --output; then go on with --resume."
             ) from error
         for old in self.directory.glob("best-*.npz"):
-            if old != self._best(best):
+            if best is not None and old != self._best(best):
                 old.unlink(missing_ok=True)
 
     def load(self, settings: dict[str, Any]) -> Checkpoint | None:

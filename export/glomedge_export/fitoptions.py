@@ -22,6 +22,7 @@ class FitOptions:
         early_stopping: stop after this many epochs without a better validation loss; 0: never.
         compute_dtype: what the convolutions of a training step are computed in; weights, loss and everything that is
             not a training step stay float32.
+        pretrain_epochs: train all layers for so many epochs first; only from random weights.
     """
 
     weights: str = "imagenet"
@@ -34,6 +35,7 @@ class FitOptions:
     seed: int = 42
     early_stopping: int = 0
     compute_dtype: ComputeDtype = "float32"
+    pretrain_epochs: int = 0
 
     def __post_init__(self) -> None:
         if self.epochs < 1 or self.batch_size < 1 or self.early_stopping < 0:
@@ -43,6 +45,11 @@ class FitOptions:
             )
         if not 0 < self.learning_rate < float("inf"):
             raise UsageError(f"The learning rate {self.learning_rate} is not above 0. Choose one such as 0.001.")
+        if self.pretrain_epochs < 0 or (self.pretrain_epochs and self.weights != "none"):
+            raise UsageError(
+                f"--pretrain-epochs {self.pretrain_epochs} trains all layers from random weights. Use it with "
+                "--weights none, or leave it out."
+            )
         if self.optimizer not in ("sgd", "adam"):
             raise UsageError(f"Unknown optimizer {self.optimizer!r}. Choose sgd or adam.")
         if self.input_scaling not in ("resnet", "resnet_v2"):

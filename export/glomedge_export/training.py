@@ -23,6 +23,7 @@ from glomedge_export.decision import cross_entropy
 from glomedge_export.fitoptions import ClassWeight, ComputeDtype, FitOptions
 from glomedge_export.headstart import start_head
 from glomedge_export.normalisation import CALIBRATION_CROPS, calibrate_batch_norms
+from glomedge_export.pretraining import pretrain
 
 Images = npt.NDArray[np.uint8]
 
@@ -39,6 +40,9 @@ class Listener(Protocol):
     def preparing(self, what: str, done: int, total: int) -> None:
         """Something before the first epoch goes on."""
 
+    def note(self, text: str) -> None:
+        """Something the user should know."""
+
 
 class Silent:
     """A listener that does nothing."""
@@ -50,6 +54,9 @@ class Silent:
         """Ignore."""
 
     def preparing(self, what: str, done: int, total: int) -> None:
+        """Ignore."""
+
+    def note(self, text: str) -> None:
         """Ignore."""
 
 
@@ -210,15 +217,32 @@ def start_model(
     train: npt.NDArray[np.int64],
     validation: npt.NDArray[np.int64],
     listener: Listener,
+    *,
+    checkpoint_dir: Path,
+    settings: dict[str, Any],
+    resume: bool = False,
 ) -> Any:
     """The network with its starting weights.
 
-    For ``none``: BatchNormalization measured on training crops, then the last layer fitted to what the random
-    network makes of them.
+    For ``none``: all layers trained for ``pretrain_epochs``; where that is 0, BatchNormalization measured on training
+    crops, then the last layer fitted to what the random network makes of them.
     """
     model = network.assemble(options.input_scaling, options.seed)
     weights.load_into(model, options.weights)
-    if options.weights == "none":
+    if options.pretrain_epochs:
+        pretrain(
+            model,
+            crops,
+            labels,
+            train,
+            options,
+            checkpoint_dir=checkpoint_dir,
+            settings=settings,
+            resume=resume,
+            on_step=lambda done, total: listener.preparing("Training all layers", done, total),
+            note=listener.note,
+        )
+    elif options.weights == "none":
         chosen = np.random.default_rng(options.seed).permutation(train)[:CALIBRATION_CROPS]
         groups = [crops[np.sort(chosen[i : i + 32])] for i in range(0, len(chosen), 32)]
         calibrate_batch_norms(model, groups, lambda done, total: listener.preparing("BatchNorm start", done, total))
@@ -272,7 +296,17 @@ def fit(
     saved = checkpoints.load(settings) if resume else None
     if saved is None:
         checkpoints.clear()
-        model = start_model(options, crops, labels, train, validation, listener)
+        model = start_model(
+            options,
+            crops,
+            labels,
+            train,
+            validation,
+            listener,
+            checkpoint_dir=checkpoint_dir,
+            settings=settings,
+            resume=resume,
+        )
     else:
         model = network.assemble(options.input_scaling, options.seed)
     optimizer = network.make_optimizer(options.optimizer, options.learning_rate)

@@ -125,6 +125,7 @@ def _settings(result: TrainResult) -> str:
         ("Optimizer", f"{training.optimizer}, learning rate {training.learning_rate:g}, batch {training.batch_size}"),
         ("Class weight", training.class_weight),
         ("Training steps computed in", training.compute_dtype),
+        ("Epochs of all layers before that", training.pretrain_epochs),
         ("Threshold", f"{record.threshold:.4f} (rule: {training.threshold_rule})"),
         ("Temperature", f"{record.temperature:.4f}"),
         ("Split", f"by {training.split_method}, seed {training.seed}"),

@@ -27,7 +27,7 @@ from glomedge.lock import OutputLock
 from glomedge.notice import RESEARCH_USE_NOTICE
 from glomedge.spec import Interval, Recipe, TrainingProvenance
 from glomedge_export import cropcache, decision, evaluation
-from glomedge_export.checkpoint import Checkpoints, EpochRow
+from glomedge_export.checkpoint import PRETRAINING_FOLDER, Checkpoints, EpochRow
 from glomedge_export.dataset import MIN_CASES, Dataset, read_dataset
 from glomedge_export.fitoptions import FitOptions
 from glomedge_export.quiet import start_tensorflow
@@ -215,7 +215,7 @@ def _fit_and_write(
         listener.note(
             f"resumed after epoch {fitted.resumed_after}"
             if fitted.resumed_after
-            else "there was no checkpoint to resume from; started at epoch 1"
+            else "there was no epoch of the fit to go on from; started at epoch 1"
         )
     trainer = training.Trainer(fitted.model, network.make_optimizer())
     raw = {
@@ -261,6 +261,7 @@ def _fit_and_write(
     write_atomically(output / "training-report.html", trainreport.render(result).encode())
     # Only now: until everything is written, a killed run can still be resumed.
     Checkpoints(checkpoint_dir).clear()
+    Checkpoints(checkpoint_dir / PRETRAINING_FOLDER).clear()
     return result
 
 
@@ -329,6 +330,7 @@ def _provenance(
         best_epoch=fitted.best_epoch,
         class_weight=fit.class_weight,
         compute_dtype=fit.compute_dtype,
+        pretrain_epochs=fit.pretrain_epochs,
         threshold_rule=options.threshold,
         metrics={f"test_{name}": interval for name, interval in test.metrics.items()},
         package_versions=_versions(),

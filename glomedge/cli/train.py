@@ -22,6 +22,9 @@ def train(
     ] = "imagenet",
     epochs: Annotated[int, typer.Option(min=1, help="Epochs; the best by validation loss is kept.")] = 7,
     batch_size: Annotated[int, typer.Option(min=1, help="Crops per step.")] = 32,
+    pretrain_epochs: Annotated[
+        int, typer.Option(min=0, help="With --weights none: train all layers first, for so many epochs. Try 33.")
+    ] = 0,
     optimizer: Annotated[Literal["sgd", "adam"], typer.Option(help="Optimizer.")] = "sgd",
     learning_rate: Annotated[float, typer.Option(help="Learning rate.")] = 0.001,
     class_weight: Annotated[
@@ -95,6 +98,7 @@ def train(
                 seed=seed,
                 early_stopping=early_stopping,
                 compute_dtype=compute_dtype,
+                pretrain_epochs=pretrain_epochs,
             ),
             recipe=recipe_of(recipe, saturation_factor=saturation, hue_degrees=hue_degrees, equalise=equalise),
             case_pattern=case_pattern,

@@ -1,0 +1,226 @@
+"""``--pretrain-epochs``: all 190 layers trained from random weights, for a machine that cannot have ImageNet's.
+
+The users' document freezes 140 layers because ImageNet has trained them. Random layers that are frozen stay random: the
+trained rest makes do with what they let through, and magnifies every rounding error on the way, so that such a network
+hardly survives int8. So first everything is trained on the training crops, the usual way for a network from scratch:
+BatchNormalization on the statistics of its batches, small pictures first and full-size ones last (progressive resizing:
+Howard, fast.ai DAWNBench 2018; Tan & Le, "EfficientNetV2", ICML 2021), AdamW with a warm-up epoch and cosine decay. The
+ordinary fit with its 140 frozen layers follows.
+
+Everything random in an epoch is drawn from (seed, epoch, step), and every epoch is resumable.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+
+from glomedge.errors import GlomedgeError
+from glomedge.spec import SIZE_PX
+from glomedge_export import network
+from glomedge_export.checkpoint import PRETRAINING_FOLDER, Checkpoint, Checkpoints, EpochRow
+from glomedge_export.fitoptions import FitOptions
+from glomedge_export.normalisation import calibrate_batch_norms
+
+PEAK_LEARNING_RATE = 1e-3
+WEIGHT_DECAY = 5e-4
+# The statistics that BatchNormalization keeps of its batches follow the weights closely; at the end they are measured.
+MOMENTUM = 0.9
+MEASURED_CROPS = 256
+# Labels are a pathologist's opinion of a picture: nothing is gained by pressing logits beyond 98%.
+SMOOTHING = 0.02
+POSITIVE_WEIGHT = 2.0
+"""The rarer label counts twice: a batch of 32 holds few of it."""
+ZOOM = 0.8
+BRIGHTNESS = 0.1
+# Of the epochs: the last eleventh at full size, two elevenths before at 160 pixels, the rest at half size (a quarter of
+# the work).
+_SMALL_PX, _MEDIUM_PX = SIZE_PX // 2, 160
+
+Note = Callable[[str], None]
+Step = Callable[[int, int], None]
+
+
+def size_px(epoch: int, epochs: int) -> int:
+    """Side of the pictures in an epoch (from 1)."""
+    full = -(-epochs // 11)
+    medium = round(epochs * 2 / 11)
+    if epoch > epochs - full:
+        return SIZE_PX
+    return _MEDIUM_PX if epoch > epochs - full - medium else _SMALL_PX
+
+
+def learning_rate(step: int, steps_an_epoch: int, epochs: int) -> float:
+    """Linear warm-up over the first epoch, cosine decay to 0 over all of them."""
+    warm = min(1.0, (step + 1) / steps_an_epoch)
+    return float(PEAK_LEARNING_RATE * warm * 0.5 * (1 + np.cos(np.pi * step / (steps_an_epoch * epochs))))
+
+
+def augment(images: Any, size: int, seed: Any) -> Any:
+    """A random zoom (a part of 80 to 100% of the side), flips, transposition and brightness; the pixels resized.
+
+    Args:
+        images: uint8 ``[N, 224, 224, 3]``, RGB.
+        size: side of the result in pixels.
+        seed: int32 ``[2]``; the same seed gives the same pictures.
+
+    Returns:
+        float32 ``[N, size, size, 3]``, 0 to 255.
+    """
+    count = tf.shape(images)[0]
+
+    def drawn(number: int, low: float, high: float, shape: Any) -> Any:
+        return tf.random.stateless_uniform(shape, tf.random.experimental.stateless_fold_in(seed, number), low, high)
+
+    side = drawn(0, ZOOM, 1.0, [count])
+    top, left = drawn(1, 0.0, 1.0, [count]) * (1 - side), drawn(2, 0.0, 1.0, [count]) * (1 - side)
+    bottom, right = top + side, left + side
+    upside, mirrored = drawn(3, 0.0, 1.0, [count]) < 0.5, drawn(4, 0.0, 1.0, [count]) < 0.5
+    # A box with its ends exchanged is a flip.
+    boxes = tf.stack(
+        [
+            tf.where(upside, bottom, top),
+            tf.where(mirrored, right, left),
+            tf.where(upside, top, bottom),
+            tf.where(mirrored, left, right),
+        ],
+        axis=1,
+    )
+    cut = tf.image.crop_and_resize(tf.cast(images, tf.float32), boxes, tf.range(count), [size, size])
+    turned = tf.where(drawn(5, 0.0, 1.0, [count, 1, 1, 1]) < 0.5, tf.transpose(cut, [0, 2, 1, 3]), cut)
+    bright = turned * drawn(6, 1 - BRIGHTNESS, 1 + BRIGHTNESS, [count, 1, 1, 3])
+    return tf.clip_by_value(bright, 0.0, 255.0)
+
+
+class _AllLayers:
+    """The network while all of it is trained: a backbone for any picture size, and the model's own head."""
+
+    def __init__(self, model: Any, options: FitOptions) -> None:
+        own = network.backbone_of(model)
+        self.backbone = keras.applications.ResNet50V2(include_top=False, weights=None, input_shape=(None, None, 3))
+        self.backbone.set_weights(own.get_weights())
+        for norm in network.batch_norms(self.backbone):
+            norm.momentum = MOMENTUM
+        scaling, gap, self.head = (model.get_layer(name) for name in ("scaling", "gap", "probability"))
+        # No opinion at first, so that the first gradients are those of the labels.
+        self.head.set_weights([np.zeros((2048, 1), np.float32), np.zeros(1, np.float32)])
+        self.trained = self.backbone.trainable_variables + self.head.trainable_variables
+        self.optimizer = keras.optimizers.AdamW(PEAK_LEARNING_RATE, weight_decay=WEIGHT_DECAY)
+        self.optimizer.build(self.trained)
+
+        def step(images: Any, labels: Any, seed: Any, size: int) -> Any:
+            pictures = scaling(augment(images, size, seed))
+            with tf.GradientTape() as tape:
+                with network.computing_in(self.backbone, options.compute_dtype):
+                    maps = tf.cast(self.backbone(pictures, training=True), tf.float32)
+                kept = tf.nn.experimental.stateless_dropout(gap(maps), network.DROPOUT_RATE, seed, rng_alg="philox")
+                logits = tf.matmul(kept, self.head.kernel.value) + self.head.bias.value
+                smooth = labels * (1 - 2 * SMOOTHING) + SMOOTHING
+                losses = tf.nn.sigmoid_cross_entropy_with_logits(labels=smooth, logits=logits)
+                loss = tf.reduce_mean(losses * tf.where(labels > 0.5, POSITIVE_WEIGHT, 1.0))
+            gradients = tape.gradient(loss, [variable.value for variable in self.trained])
+            self.optimizer.apply(gradients, self.trained)
+            hits = tf.cast((logits >= 0) == (labels >= 0.5), tf.float32)
+            return loss, tf.reduce_sum(hits)
+
+        # One trace for each size of picture and of batch.
+        self.step = tf.function(step)
+
+    @property
+    def variables(self) -> list[Any]:
+        """Weights and statistics of the backbone, then the head."""
+        return [*self.backbone.variables, *self.head.variables]
+
+
+def pretrain(
+    model: Any,
+    crops: npt.NDArray[np.uint8],
+    labels: npt.NDArray[np.int64],
+    train: npt.NDArray[np.int64],
+    options: FitOptions,
+    *,
+    checkpoint_dir: Path,
+    settings: dict[str, Any],
+    resume: bool = False,
+    on_step: Step = lambda done, total: None,
+    note: Note = lambda text: None,
+) -> None:
+    """Train every layer of ``model`` in place for ``options.pretrain_epochs`` epochs.
+
+    Args:
+        model: from ``network.assemble``; its freezing is left as it is.
+        crops: enhanced, uint8 ``[N, 224, 224, 3]``.
+        labels: int64 ``[N]``.
+        train: indices of the training crops; no other is looked at.
+        options: seed, batch size, compute dtype, number of epochs.
+        checkpoint_dir: of the run; a folder in it is written after every epoch.
+        settings: what a resumed run must have in common.
+        resume: go on from the checkpoint where there is one.
+        on_step: called with (done, all) steps.
+        note: told of each epoch.
+
+    Raises:
+        OutputError: checkpoint not writable, damaged, or of another run.
+        GlomedgeError: the loss is no longer a number.
+    """
+    from glomedge_export.training import batches
+
+    epochs = options.pretrain_epochs
+    checkpoints = Checkpoints(checkpoint_dir / PRETRAINING_FOLDER, keep_best=False)
+    saved = checkpoints.load(settings) if resume else None
+    if saved is None:
+        checkpoints.clear()
+    network_ = _AllLayers(model, options)
+    history: list[EpochRow] = []
+    if saved is not None:
+        for variables, values in (
+            (network_.variables, saved.weights),
+            (network_.optimizer.variables, saved.optimizer),
+        ):
+            for variable, value in zip(variables, values, strict=True):
+                variable.assign(value)
+        history = list(saved.history)
+        note(f"resumed after pretraining epoch {len(history)}")
+    steps = -(-len(train) // options.batch_size)
+    targets = labels[train].astype(np.float32)[:, None]
+    for epoch in range(len(history) + 1, epochs + 1):
+        started_s, size = time.perf_counter(), size_px(epoch, epochs)
+        order = np.random.default_rng([options.seed, 1, epoch]).permutation(len(train))
+        loss = hits = 0.0
+        data = batches(crops, train[order], options.batch_size, targets[order])
+        for number, (images, answers) in enumerate(data):
+            done = (epoch - 1) * steps + number
+            network_.optimizer.learning_rate.assign(learning_rate(done, steps, epochs))
+            drawn = np.random.SeedSequence([options.seed, 1, epoch, number]).generate_state(2, np.uint32) >> 1
+            step_loss, step_hits = network_.step(images, answers, tf.constant(drawn.astype(np.int32)), size)
+            loss, hits = loss + float(step_loss) * len(answers), hits + float(step_hits)
+            on_step(done + 1, steps * epochs)
+        seconds = time.perf_counter() - started_s
+        row = EpochRow(epoch, loss / len(train), hits / len(train), float("nan"), float("nan"), seconds)
+        if not np.isfinite(row.loss):
+            raise GlomedgeError(
+                f"The loss is no longer a number in pretraining epoch {epoch}. Start again with another --seed."
+            )
+        history.append(row)
+        checkpoints.save(
+            Checkpoint(
+                [np.asarray(variable) for variable in network_.variables],
+                [np.asarray(variable) for variable in network_.optimizer.variables],
+                tuple(history),
+                settings,
+            )
+        )
+        note(
+            f"all layers, epoch {epoch}/{epochs} at {size} px: loss {row.loss:.4f}, accuracy {row.accuracy:.4f}, "
+            f"{seconds:.0f} s"
+        )
+    network.backbone_of(model).set_weights(network_.backbone.get_weights())
+    chosen = np.random.default_rng([options.seed, 1]).permutation(train)[:MEASURED_CROPS]
+    calibrate_batch_norms(model, [crops[np.sort(chosen[i : i + 32])] for i in range(0, len(chosen), 32)])

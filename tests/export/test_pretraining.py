@@ -1,0 +1,146 @@
+"""Training of all layers from random weights: it learns, reads training crops alone, and goes on after a kill."""
+
+from __future__ import annotations
+
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from glomedge.errors import OutputError, UsageError
+from glomedge_export.fitoptions import FitOptions
+
+keras = pytest.importorskip("keras", reason="needs TensorFlow: pip install 'glomedge[export]'")
+pytestmark = pytest.mark.keras
+
+import tensorflow as tf  # noqa: E402
+
+from glomedge_export import network, pretraining, training  # noqa: E402
+
+LABELS = np.array([0, 1, 0, 1, 0, 1], np.int64)
+TRAIN = np.array([0, 1, 2, 3])
+OPTIONS = FitOptions(weights="none", pretrain_epochs=2, batch_size=4, seed=3)
+
+
+@pytest.fixture(scope="module")
+def crops() -> npt.NDArray[np.uint8]:
+    """Six crops of noise, those labelled 1 darker; uint8 [6, 224, 224, 3]."""
+    pixels = np.random.default_rng(0).integers(0, 256, (6, 224, 224, 3), dtype=np.uint8)
+    pixels[LABELS == 1] //= 2
+    return pixels
+
+
+def test_pictures_grow_and_the_last_epochs_see_them_whole() -> None:
+    sizes = [pretraining.size_px(epoch, 33) for epoch in range(1, 34)]
+    assert sizes == [112] * 24 + [160] * 6 + [224] * 3
+    assert [pretraining.size_px(epoch, 2) for epoch in (1, 2)] == [112, 224]
+    assert pretraining.size_px(1, 1) == 224
+
+
+def test_learning_rate_warms_up_for_an_epoch_and_ends_near_zero() -> None:
+    rates = [pretraining.learning_rate(step, 10, 5) for step in range(50)]
+    assert rates[0] == pytest.approx(pretraining.PEAK_LEARNING_RATE / 10)
+    assert max(rates) == max(rates[9:11])
+    assert rates[10:] == sorted(rates[10:], reverse=True)
+    assert 0 < rates[-1] < 0.01 * pretraining.PEAK_LEARNING_RATE
+
+
+def test_augmentation_is_drawn_from_its_seed_alone(crops: npt.NDArray[np.uint8]) -> None:
+    one, same, other = (
+        np.asarray(pretraining.augment(tf.constant(crops), 112, tf.constant(seed))) for seed in ([1, 2], [1, 2], [1, 3])
+    )
+    assert one.shape == (6, 112, 112, 3)
+    assert one.dtype == np.float32
+    assert one.min() >= 0
+    assert one.max() <= 255
+    np.testing.assert_array_equal(one, same)
+    assert not np.array_equal(one, other)
+
+
+def test_augmentation_keeps_the_picture(crops: npt.NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without zoom and brightness what comes out is the crop itself under one of the eight flips and quarter turns."""
+    monkeypatch.setattr(pretraining, "ZOOM", 1.0)
+    monkeypatch.setattr(pretraining, "BRIGHTNESS", 0.0)
+    views: set[int] = set()
+    for seed in range(8):
+        turned = np.asarray(pretraining.augment(tf.constant(crops), 224, tf.constant([seed, 0])))
+        for crop, result in zip(crops.astype(np.float32), turned, strict=True):
+            eight = [view for k in range(4) for view in (np.rot90(crop, k), np.rot90(crop, k)[:, ::-1])]
+            matching = [i for i, view in enumerate(eight) if np.abs(view - result).max() < 0.01]
+            assert len(matching) == 1
+            views.add(matching[0])
+    assert len(views) == 8
+
+
+def run(crops: npt.NDArray[np.uint8], folder: Path, **others: Any) -> Any:
+    model = network.assemble("resnet_v2", OPTIONS.seed)
+    pretraining.pretrain(
+        model, crops, LABELS, TRAIN, OPTIONS, checkpoint_dir=folder, settings={"data": "one"}, **others
+    )
+    return model
+
+
+class KilledError(Exception):
+    """Stands for the end of the process between two epochs."""
+
+
+def test_every_layer_learns_and_a_killed_run_ends_in_the_same_bits(
+    crops: npt.NDArray[np.uint8], tmp_path: Path
+) -> None:
+    # In a process of its own: TensorFlow is told to repeat itself before it has run anything.
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
+        process.submit(check_resumed_run, crops, tmp_path).result()
+
+
+def check_resumed_run(crops: npt.NDArray[np.uint8], tmp_path: Path) -> None:
+    training.make_repeatable()
+    before = network.assemble("resnet_v2", OPTIONS.seed).get_weights()
+    steps: list[tuple[int, int]] = []
+    whole = run(crops, tmp_path / "whole", on_step=lambda done, total: steps.append((done, total)))
+    assert steps == [(1, 2), (2, 2)]
+    backbone = network.backbone_of(whole)
+    for layer in backbone.layers:
+        assert layer.trainable == (backbone.layers.index(layer) >= network.FROZEN_LAYERS)
+    after = whole.get_weights()
+    kernels = [(old, new) for old, new in zip(before, after, strict=True) if old.ndim == 4]
+    assert len(kernels) == 53
+    assert all(not np.array_equal(old, new) for old, new in kernels)
+
+    def die_after_the_first(text: str) -> None:
+        if "epoch 1/2" in text:
+            raise KilledError
+
+    with pytest.raises(KilledError):
+        run(crops, tmp_path / "killed", note=die_after_the_first)
+    said: list[str] = []
+    # Crops that are not of the training side are other ones now: they must not matter.
+    others = crops.copy()
+    others[4:] = 255 - others[4:]
+    resumed = run(others, tmp_path / "killed", resume=True, note=said.append)
+    assert said[0] == "resumed after pretraining epoch 1"
+    assert len(said) == 2
+    for expected, actual in zip(after, resumed.get_weights(), strict=True):
+        np.testing.assert_array_equal(expected, actual)
+
+    with pytest.raises(OutputError, match="started otherwise"):
+        pretraining.pretrain(
+            resumed,
+            crops,
+            LABELS,
+            TRAIN,
+            OPTIONS,
+            checkpoint_dir=tmp_path / "killed",
+            settings={"data": "two"},
+            resume=True,
+        )
+
+
+def test_only_random_weights_are_pretrained() -> None:
+    with pytest.raises(UsageError, match="--weights none"):
+        FitOptions(weights="imagenet", pretrain_epochs=5)
+    with pytest.raises(UsageError, match="--pretrain-epochs"):
+        FitOptions(weights="none", pretrain_epochs=-1)
