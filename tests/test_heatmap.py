@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -15,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from glomedge.colourscale import viridis
 from glomedge.errors import UsageError
 from glomedge.heatmap import CELL_PX, logit_threshold, overlay, to_jpeg, to_png, upsample
 from glomedge.notice import RESEARCH_USE_NOTICE
@@ -85,8 +87,7 @@ def test_flat_crop_shows_the_colours_of_the_scale() -> None:
     activation = random_map()
     image = overlay(crop(224, 224), activation, alpha=1.0, limits=(-3.0, 3.0), legend=False)
     scaled = np.clip((upsample(activation, 224, 224) + 3.0) / 6.0, 0.0, 1.0) * 255.0
-    viridis = cv2.applyColorMap(np.arange(256, dtype=np.uint8)[None, :], cv2.COLORMAP_VIRIDIS)[0, :, ::-1]
-    nearest = viridis[np.rint(scaled).astype(int)].astype(int)
+    nearest = viridis(bgr=False)[:, 0][np.rint(scaled).astype(int)].astype(int)
     assert np.abs(image - nearest).max() <= 4  # one step of the colour map, where rounding falls the other way
 
 
@@ -131,6 +132,59 @@ def test_line_stands_where_the_decision_turns() -> None:
     columns = np.flatnonzero((plain != lined).any(axis=(0, 2)))
     assert 106 <= columns.min() <= 112 <= columns.max() <= 118
     assert (plain != lined).any(axis=2)[:, 112].all()  # out of the picture at both ends, and not along its border
+
+
+@pytest.mark.parametrize("size", [(224, 224), (900, 700), (333, 1100)])
+@pytest.mark.parametrize("axis", [0, 1])
+def test_line_is_finer_than_a_pixel(size: tuple[int, int], axis: int) -> None:
+    ramp = np.linspace(-3.7, 2.3, 7, dtype=np.float32)
+    activation = np.repeat(ramp[:, None], 7, axis=1) if axis == 0 else np.repeat(ramp[None, :], 7, axis=0)
+    image = overlay(crop(*size, 0), activation, alpha=0.0, legend=False, threshold_logit=0.0)
+    white = image[..., 0].sum(axis=1 - axis).astype(float)
+    middle = float((white * np.arange(len(white))).sum() / white.sum())
+    assert middle == pytest.approx((3.7 * CELL_PX + 0.5) * size[axis] / 224 - 0.5, abs=0.3)
+
+
+def test_slanting_line_is_finer_than_its_grid() -> None:
+    cells = np.arange(7, dtype=np.float32)
+    activation = cells[:, None] + cells[None, :] - np.float32(5.3)
+    image = overlay(crop(1200, 1200, 0), activation, alpha=0.0, legend=False, threshold_logit=0.0)
+    place = np.arange(1200)
+    sum_px = 2 * ((5.3 / 2 * CELL_PX + 0.5) * 1200 / 224 - 0.5)
+    for row in range(200, 700, 7):
+        white = image[row, :, 0].astype(float)
+        assert (white * place).sum() / white.sum() == pytest.approx(sum_px - row, abs=0.6)
+
+
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_a_spot_and_a_hole_are_surrounded(sign: float) -> None:
+    activation = np.full((7, 7), -sign, np.float32)
+    activation[3, 3] = sign
+    image = overlay(crop(600, 600, 0), activation, alpha=0.0, legend=False, threshold_logit=0.0)
+    # The middle of cell 3 is network pixel 96; a line through everything around it, and none on it.
+    middle = round(96.5 * 600 / 224 - 0.5)
+    assert image[middle, middle].max() == 0
+    for line in (image[middle, middle:], image[middle, :middle], image[middle:, middle], image[:middle, middle]):
+        assert line.max() == 255
+    assert cv2.connectedComponents((image[..., 0] < 128).astype(np.uint8), connectivity=4)[0] == 3  # in, out, and line
+
+
+@pytest.mark.parametrize("size", [(577, 640), (1200, 900), (256, 2000)])
+def test_colours_of_a_large_crop_are_those_of_every_pixel(size: tuple[int, int]) -> None:
+    activation = random_map(3)
+    image = overlay(crop(*size), activation, alpha=1.0, limits=(-5.0, 5.0), legend=False)
+    scaled = np.clip((upsample(activation, *size) + 5.0) / 10.0, 0.0, 1.0) * 255.0
+    difference = np.abs(image - viridis(bgr=False)[:, 0][np.rint(scaled).astype(int)].astype(int))
+    assert np.quantile(difference, 0.999) <= 2
+    assert difference.max() <= 10  # where the limits cut a slope off
+
+
+def test_blue_first_is_the_same_picture() -> None:
+    arguments: dict[str, Any] = {"limits": (-3.0, 2.0), "threshold_logit": 0.0}
+    pixels = np.random.default_rng(1).integers(0, 256, (90, 120, 3), np.uint8)
+    rgb, bgr = (overlay(pixels, random_map(), bgr=bgr, **arguments) for bgr in (False, True))
+    assert np.array_equal(rgb[..., ::-1], bgr)
+    assert to_jpeg(rgb) == to_jpeg(bgr, bgr=True)
 
 
 @pytest.mark.parametrize("threshold", [-99.0, 99.0])
@@ -187,11 +241,27 @@ def test_jpeg_shows_the_same_and_carries_the_notice() -> None:
     with Image.open(io.BytesIO(data)) as decoded:
         decoded.load()
         assert decoded.info["comment"] == RESEARCH_USE_NOTICE.encode("ascii")
-        sampling = [part[1:3] for part in vars(decoded)["layer"]]
-        assert sampling == [(1, 1)] * 3  # no colour plane is halved
         difference = np.abs(np.asarray(decoded).astype(int) - image)
     assert difference.mean() < 3.0
     assert data == to_jpeg(image)
+
+
+@pytest.mark.parametrize("size", [(224, 224), (577, 600)])
+def test_a_jpegs_colours_can_be_read_off_its_scale(size: tuple[int, int]) -> None:
+    """At a pixel of the map, the scale's nearest colour stands within 3% of where its activation does."""
+    activation = random_map(2)
+    drawn = overlay(crop(*size), activation, alpha=1.0, limits=(-4.0, 4.0))
+    column = size[1] + 16  # on the bar
+    top, bottom = np.flatnonzero((drawn[:, column] == viridis(bgr=False)).all(axis=2).any(axis=0))[[0, -1]]
+    assert bottom - top > 0.8 * size[0]
+    with Image.open(io.BytesIO(to_jpeg(drawn))) as decoded:
+        image = np.asarray(decoded).astype(int)
+    field = upsample(activation, *size)
+    bar = image[:, column : column + 4].mean(axis=1)
+    for row, column in itertools.product(range(5, size[0], 31), range(5, size[1], 29)):
+        place = top + int(np.abs(bar[top : bottom + 1] - image[row, column]).sum(axis=1).argmin())
+        read = 4.0 - 8.0 * (place - top) / (bottom - top)
+        assert abs(read - np.clip(field[row, column], -4.0, 4.0)) < 0.03 * 8.0
 
 
 @pytest.mark.parametrize(("encode", "kind"), [(to_png, "PNG"), (to_jpeg, "JPEG")])
