@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-from glomedge.errors import ImageError, OutputError
+from glomedge.errors import ImageError, OutputError, UsageError
 from glomedge.escape import escape_name, unescape_name
 from glomedge.inferoptions import Options
 from glomedge.results import Row
@@ -85,6 +85,8 @@ def write_heatmaps(
     Raises:
         OutputError: the folder cannot be written.
     """
+    import cv2
+
     from glomedge.hardware import usable_cpus
 
     assert options.heatmaps is not None
@@ -101,14 +103,20 @@ def write_heatmaps(
         if failure is not None:
             failures.append(failure)
 
-    with ThreadPoolExecutor(workers) as pool:
-        for row in rows():
-            if chosen(row, options.heatmaps_for):
-                waiting.append(pool.submit(draw, row))
-                if len(waiting) > 4 * workers:
-                    take()
-        while waiting:
-            take()
+    # As while decoding: many pictures at once, none of them on OpenCV's own threads, which wait for work by spinning.
+    threads_before = cv2.getNumThreads()
+    cv2.setNumThreads(1)
+    try:
+        with ThreadPoolExecutor(workers) as pool:
+            for row in rows():
+                if chosen(row, options.heatmaps_for):
+                    waiting.append(pool.submit(draw, row))
+                    if len(waiting) > 4 * workers:
+                        take()
+            while waiting:
+                take()
+    finally:
+        cv2.setNumThreads(threads_before)
     notes = [f"{drawn} heatmaps were written to {escape_name(bytes(options.heatmaps))}.", *failures[:_MAX_SAID]]
     if len(failures) > _MAX_SAID:
         notes.append(f"{len(failures) - _MAX_SAID} more heatmaps could not be drawn.")
@@ -136,7 +144,7 @@ def _draw(
         if hashlib.sha256(data).hexdigest() != row.sha256:
             return f"No heatmap for {row.path}: the file has changed since it was predicted on."
         picture = heatmap.overlay(
-            images.decode(data).pixels_hwc, kept[0], limits=limits, threshold_logit=threshold_logit
+            images.decode(data).pixels_hwc, kept[0], limits=limits, threshold_logit=threshold_logit, bgr=True
         )
     except ImageError as error:
         return f"No heatmap for {row.path}: {error}"
@@ -145,8 +153,10 @@ def _draw(
     temporary = target.parent / f".{threading.get_native_id()}.tmp"
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(heatmap.to_jpeg(picture))
+        temporary.write_bytes(heatmap.to_jpeg(picture, bgr=True))
         temporary.replace(target)
+    except UsageError as error:  # too large for a JPEG
+        return f"No heatmap for {row.path}: {error}"
     except OSError as error:
         temporary.unlink(missing_ok=True)
         if error.errno in _OF_ONE_NAME:

@@ -9,6 +9,8 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 from builders import build_tiny_model
 from runkit import outputs, write_crops
@@ -65,6 +67,19 @@ def test_heatmaps_of_an_earlier_run_are_no_crops(options: Options) -> None:
     assert any(note.startswith("28 heatmaps of an earlier run") for note in outcome.notes)
 
 
+def test_heatmaps_are_the_same_bytes_for_any_worker_count(options: Options) -> None:
+    drawn = []
+    before = cv2.getNumThreads()
+    for workers in (1, 3):
+        run = replace(options, output=options.output / str(workers), heatmaps=options.output / f"heat {workers}")
+        infer_folder(replace(run, heatmaps_for="all", workers=workers))
+        assert run.heatmaps is not None
+        drawn.append({path.name: path.read_bytes() for path in run.heatmaps.rglob("*.*")})
+    assert len(drawn[0]) == 28
+    assert drawn[0] == drawn[1]
+    assert cv2.getNumThreads() == before
+
+
 def test_a_heatmap_folder_that_cannot_be_written_is_found_first(options: Options) -> None:
     for place in (Path("/dev/full"), options.model / "under a file"):
         with pytest.raises(OutputError, match="--heatmaps"):
@@ -76,7 +91,7 @@ def test_heatmaps_that_fail_cost_no_table(options: Options, monkeypatch: pytest.
     expected = outputs(options.output)
     run = replace(options, output=options.output.with_name("second"), heatmaps=options.output / "heat")
 
-    def full(*arguments: object) -> bytes:
+    def full(*arguments: object, **options: object) -> bytes:
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
@@ -99,6 +114,13 @@ def test_a_name_too_long_for_a_heatmap_costs_that_heatmap_only(options: Options)
     assert len(list((options.output / "heat").rglob("*.heatmap.jpg"))) == 28
     assert [note for note in outcome.notes if "File name too long" in note]
     assert len(_table(options.output / "predictions.csv")) == 31
+
+
+def test_a_crop_too_long_for_a_jpeg_costs_its_heatmap_only(options: Options) -> None:
+    assert cv2.imwrite(str(options.folder / "case9-1.png"), np.full((65_600, 32, 3), 200, np.uint8))
+    outcome = infer_folder(replace(options, heatmaps=options.output / "heat", heatmaps_for="all"))
+    assert len(list((options.output / "heat").rglob("*.*"))) == 28
+    assert [note for note in outcome.notes if "case9-1.png: A JPEG has at most 65500 pixels a side" in note]
 
 
 def test_parquet_without_pyarrow_is_refused_before_the_night(options: Options, monkeypatch: pytest.MonkeyPatch) -> None:
