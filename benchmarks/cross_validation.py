@@ -34,6 +34,7 @@ def main() -> None:
     options.add_argument("--data", type=Path, required=True, help="labelled folder (public.csv and two folders)")
     options.add_argument("--folds", type=int, default=5)
     options.add_argument("--epochs", type=int, default=4)
+    options.add_argument("--pretrain-epochs", type=int, default=0, help="all layers first, for so many epochs")
     options.add_argument("--optimizer", default="adam", choices=["sgd", "adam"])
     options.add_argument("--learning-rate", type=float, default=1e-4)
     options.add_argument("--weights", default="none")
@@ -106,6 +107,7 @@ def _train_one(arguments: argparse.Namespace, folder: Path) -> None:
         learning_rate=arguments.learning_rate,
         epochs=arguments.epochs,
         compute_dtype=arguments.compute_dtype,
+        pretrain_epochs=arguments.pretrain_epochs,
     )
     run = TrainOptions(
         data=arguments.data,
