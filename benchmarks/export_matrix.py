@@ -9,9 +9,7 @@ The same as these commands, but tf2onnx runs once:
     glomedge export --precision fp16 --target openvino
     for target in onnxruntime tensorrt openvino; do glomedge export --precision int8 --target $target; done
 
-A refused file stays refused: its table says which gate, and no file appears. With ``--accept`` the fp16 and int8 files
-are exported as with ``--gate-probability off --gate-flips off --gate-grades off --gate-map off`` (the spec inside keeps
-that), and the table holds them against the default limits all the same.
+A refused file stays refused: its table says which gate, and no file appears.
 """
 
 from __future__ import annotations
@@ -22,11 +20,10 @@ from typing import Any
 
 from common import ROOT, log, markdown_table, parser, set_results_directory, write_result
 from glomedge.errors import GateError
-from glomedge.gatetable import GateRow, table
+from glomedge.gatetable import GateRow
 from glomedge.spec import Precision, Target
 from glomedge_export.conversion import Converted
 from glomedge_export.exporting import Request, export
-from glomedge_export.gates import DEFAULT_LIMITS
 
 FILES: tuple[tuple[Precision, Target], ...] = (
     ("fp32", "any"),
@@ -38,19 +35,9 @@ FILES: tuple[tuple[Precision, Target], ...] = (
 )
 
 
-ACCEPTED: dict[str, float | None] = {
-    "max_probability_difference": None,
-    "max_flip_fraction": None,
-    "max_grade_change_fraction": None,
-    "min_map_rank_correlation": None,
-}
-"""What ``--accept`` switches off for fp16 and int8."""
-
-
 def main() -> None:
     """Export every file, write the gate tables."""
     options = parser(__doc__)
-    options.add_argument("--accept", action="store_true", help="write what the default gates refuse, too")
     options.add_argument("--model", type=Path, default=ROOT / "artifacts" / "model.keras")
     options.add_argument("--data", type=Path, help="the data set trained on (default: where the record says)")
     arguments = options.parse_args()
@@ -70,7 +57,6 @@ def _one(arguments: Any, precision: Precision, target: Target, conversions: dict
         data=arguments.data,
         calibration_crops=64 if arguments.quick else 256,
         gate_crops=64 if arguments.quick else None,
-        gate_overrides=ACCEPTED if arguments.accept and precision != "fp32" else {},
     )
     result: dict[str, Any] = {"precision": precision, "target": target}
     try:
@@ -79,11 +65,7 @@ def _one(arguments: Any, precision: Precision, target: Target, conversions: dict
         result |= {"verdict": "refused", "why": str(error)}
     else:
         kept = ("size_bytes", "judged_on", "parity", "float32_against_keras", "operators", "tensorrt", "seconds")
-        # Against the default limits, whatever was accepted.
-        assert done.spec.parity is not None
-        rows = table(done.spec.parity.model_copy(update={"limits": DEFAULT_LIMITS[precision]}))
-        verdict = "written" if all(row.passed for row in rows) else "written by hand"
-        result |= {"verdict": verdict, **{name: done.report[name] for name in kept}}
+        result |= {"verdict": "written", **{name: done.report[name] for name in kept}}
         result["calibration"] = done.report.get("calibration")
     return result | {"gates": [asdict(row) for row in rows]}
 
