@@ -1,24 +1,24 @@
 """Viridis, and the strip beside a heatmap that says which colour stands for which activation.
 
-The few letters are drawn here: OpenCV 5 loads a font for every thread that writes a word, 20 ms each time, and its
-release 4 writes with another one. These look the same everywhere.
+Letters are Pillow's: OpenCV 5 loads a font for every thread that writes a word, 20 ms each time.
 """
 
 from __future__ import annotations
 
 import functools
 import math
+import threading
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
 Pixels = npt.NDArray[np.uint8]
-Points = list[tuple[float, float]]
 
 _PAPER = 255
-_FINER = 8
-"""Letters are drawn that much larger and averaged: any stroke width, smooth edges."""
+_TALLEST_EM = 0.75
+"""Height of an l in Pillow's built-in font; digits are a little lower."""
+_FONT_LOCK = threading.Lock()
 
 
 @functools.lru_cache(maxsize=8)
@@ -104,58 +104,14 @@ def _above(height_px: int) -> int:
 @functools.lru_cache(maxsize=256)
 def _text(text: str, cap_px: int) -> Pixels:
     """Ink of a word: uint8 ``[4/3 cap_px, w, 3]``, 255 for black; a capital is ``cap_px`` high."""
-    pen_px = (0.16 if cap_px >= 12 else 0.135) * cap_px
-    inner_px = cap_px - pen_px  # the outermost ink of a stroke stays inside the capital's height
-    lines: list[npt.NDArray[np.int32]] = []
-    x = 0.0
-    for letter in text:
-        strokes, advance = _LETTERS[letter]
-        for stroke in strokes:
-            # Up from the baseline becomes down from the top.
-            points_px = stroke * (inner_px, -inner_px) + (x * cap_px + pen_px / 2, cap_px - pen_px / 2)
-            lines.append(np.rint(points_px * _FINER).astype(np.int32))
-        x += advance
-    large = np.zeros((_FINER * (cap_px - -cap_px // 3), math.ceil(x * cap_px) * _FINER), np.uint8)
-    cv2.polylines(large, lines, False, 255, round(pen_px * _FINER))
-    small = cv2.resize(large, None, fx=1 / _FINER, fy=1 / _FINER, interpolation=cv2.INTER_AREA)
-    ink: Pixels = cv2.cvtColor(small, cv2.COLOR_GRAY2BGR)
+    from PIL import Image, ImageDraw, ImageFont
+
+    height_px = cap_px - -cap_px // 3
+    with _FONT_LOCK:  # FreeType's faces are not to be shared by threads at work
+        font = ImageFont.load_default(cap_px / _TALLEST_EM)
+        width_px = math.ceil(font.getlength(text)) + 1
+        image = Image.new("L", (width_px, height_px))
+        ImageDraw.Draw(image).text((0, _above(height_px)), text, fill=255, font=font, anchor="ls")
+    ink: Pixels = cv2.cvtColor(np.asarray(image), cv2.COLOR_GRAY2BGR)
     ink.setflags(write=False)
     return ink
-
-
-def _arc(x: float, y: float, across: float, up: float, begin: float, end: float) -> Points:
-    """Part of an ellipse around (x, y), from an angle to another, in degrees, counter-clockwise from the right."""
-    angles = np.radians(np.linspace(begin, end, 17))
-    return [(x + across * math.cos(a), y + up * math.sin(a)) for a in angles]
-
-
-def _turned(strokes: list[Points]) -> list[Points]:
-    return [[(0.6 - x, 1.0 - y) for x, y in stroke] for stroke in strokes]
-
-
-_SIX = [_arc(0.3, 0.31, 0.3, 0.31, 0, 360), _arc(0.62, 0.31, 0.62, 0.69, 180, 100)]
-_DOT: Points = [(0.02, 0.0), (0.02, 0.02)]
-_DRAWN: dict[str, tuple[list[Points], float]] = {
-    "0": ([_arc(0.3, 0.5, 0.3, 0.5, 0, 360)], 0.82),
-    "1": ([[(0.06, 0.78), (0.34, 1.0), (0.34, 0.0)]], 0.66),
-    "2": ([[*_arc(0.3, 0.7, 0.29, 0.3, 165, -38), (0.02, 0.0), (0.6, 0.0)]], 0.82),
-    "3": ([[*_arc(0.28, 0.755, 0.27, 0.245, 150, -90), *_arc(0.29, 0.265, 0.31, 0.265, 75, -150)]], 0.82),
-    "4": ([[(0.46, 0.0), (0.46, 1.0), (0.0, 0.28), (0.62, 0.28)]], 0.84),
-    "5": ([[(0.55, 1.0), (0.1, 1.0), (0.05, 0.52), *_arc(0.28, 0.32, 0.32, 0.32, 125, -150)]], 0.82),
-    "6": (_SIX, 0.82),
-    "7": ([[(0.0, 1.0), (0.6, 1.0), (0.2, 0.0)]], 0.8),
-    "8": ([_arc(0.3, 0.76, 0.25, 0.24, 0, 360), _arc(0.3, 0.265, 0.3, 0.265, 0, 360)], 0.82),
-    "9": (_turned(_SIX), 0.82),
-    "+": ([[(0.0, 0.42), (0.56, 0.42)], [(0.28, 0.14), (0.28, 0.7)]], 0.8),
-    "-": ([[(0.0, 0.42), (0.4, 0.42)]], 0.62),
-    ".": ([_DOT], 0.3),
-    "l": ([[(0.02, 1.0), (0.02, 0.0)]], 0.3),
-    "o": ([_arc(0.28, 0.34, 0.28, 0.34, 0, 360)], 0.78),
-    "g": ([_arc(0.28, 0.34, 0.28, 0.34, 0, 360), [(0.56, 0.68), *_arc(0.28, -0.03, 0.28, 0.25, 0, -150)]], 0.8),
-    "i": ([[(0.02, 0.68), (0.02, 0.0)], [(0.02, 0.96), (0.02, 0.98)]], 0.3),
-    "t": ([[(0.14, 0.94), *_arc(0.36, 0.2, 0.22, 0.2, 180, 280)], [(0.0, 0.68), (0.38, 0.68)]], 0.56),
-}
-
-#: Lines of each letter, float64 ``[points, 2]``, in heights of a capital, from the baseline up; and how far on the next
-#: letter stands.
-_LETTERS = {letter: ([np.asarray(line) for line in lines], advance) for letter, (lines, advance) in _DRAWN.items()}
