@@ -123,8 +123,9 @@ def test_a_run_that_ends_early_ends_its_drawing() -> None:
             begun.set()
         return ["drawn"]
 
-    with Drawing(job, lambda: itertools.repeat(cast("Row", None))) as drawing:
+    with pytest.raises(OutputError, match="full"), Drawing(job, lambda: itertools.repeat(cast("Row", None))) as drawing:
         begun.wait()
+        raise OutputError("full")
     assert drawing.finish() == ["drawn"]
     assert seen
 
