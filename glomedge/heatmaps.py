@@ -1,14 +1,13 @@
 """``--heatmaps DIR``: the overlays of a finished run, made from the maps in the spool and the crops themselves.
 
-Only the crops that are chosen are read again, on threads, after the answers are safe and beside the making of tables
-and report: a run that asks for the uncertain ones hardly notices.
+Only the crops that are chosen are read again, on threads, after the answers are safe: a run that asks for the uncertain
+ones hardly notices.
 """
 
 from __future__ import annotations
 
 import errno
 import hashlib
-import itertools
 import os
 import tempfile
 import threading
@@ -18,7 +17,6 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Self
 
 import numpy as np
 
@@ -32,8 +30,6 @@ from glomedge.spool import Spool
 # A fault of one name, not of the folder: such a crop goes without.
 _OF_ONE_NAME = frozenset({errno.ENAMETOOLONG, errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.EILSEQ})
 _MAX_SAID = 20
-
-Rows = Callable[[], Iterator[Row]]
 
 
 def chosen(row: Row, wanted: str) -> bool:
@@ -55,38 +51,6 @@ def shared_limits(rows: Iterable[Row], spool: Spool) -> tuple[float, float] | No
     return float(np.quantile(np.asarray(lows, np.float64), 0.02)), float(
         np.quantile(np.asarray(highs, np.float64), 0.98)
     )
-
-
-class Drawing:
-    """A job over the rows, on a thread of its own, while something else is made of them.
-
-    Making tables and report is one thread's work, so a core is idle then. Leaving the context ends the job early, at
-    the next row.
-
-    Args:
-        job: takes what gives all rows, in order, each time it is called.
-        rows: the same.
-    """
-
-    def __init__(self, job: Callable[[Rows], list[str]], rows: Rows) -> None:
-        self._ended = threading.Event()
-        self._thread = ThreadPoolExecutor(1, "glomedge-draw")
-        self._rows = rows
-        self._job = self._thread.submit(job, self._watched)
-
-    def finish(self) -> list[str]:
-        """Wait for the job; what it returned, or raises what it raised."""
-        return self._job.result()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._ended.set()
-        self._thread.shutdown()
-
-    def _watched(self) -> Iterator[Row]:
-        return itertools.takewhile(lambda _: not self._ended.is_set(), self._rows())
 
 
 def check_folder(folder: Path) -> None:

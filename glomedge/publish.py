@@ -21,7 +21,6 @@ from glomedge.spool import Spool
 if TYPE_CHECKING:
     from glomedge.cases import CaseSummary, CropCall
     from glomedge.engine import Engine
-    from glomedge.heatmaps import Drawing
     from glomedge.spec import OperatingPoint
 
 Rows = Callable[[], Iterator[Row]]
@@ -81,10 +80,25 @@ class Publication:
                 f"{outcome.counts['flagged']} flagged crops were predicted on and left out of the case counts "
                 "(--exclude-flagged)."
             )
+        undrawn = self._heatmaps(rows)
         staged = Staged(options.output, options.output / WORK_FOLDER, OWNED)
         try:
-            with self._drawing(rows) as drawing:
-                undrawn = self._write(staged, rows, drawing, batch_size, begin_s)
+            for name in dict.fromkeys(("csv", *options.formats)):
+                with staged.open(f"predictions.{name}") as handle:
+                    WRITERS[name](handle, rows(), tta=options.tta > 1)
+            with staged.open("cases.csv") as handle:
+                handle.write(cases_csv(outcome.cases))
+            outcome.wall_s = time.perf_counter() - begin_s
+            self._record(staged, batch_size)
+            if options.report and self._spool is not None:
+                from glomedge.card import fragment
+                from glomedge.report import Report
+
+                card = fragment(self._model.spec, self._model.path.name, self._model.sha256)
+                with staged.open("report.html") as handle:
+                    Report(outcome.record, outcome.cases, rows, self._spool, options.review_band, card=card).write(
+                        handle
+                    )
             self._record_files(staged)
             outcome.files = staged.commit()
         finally:
@@ -93,46 +107,6 @@ class Publication:
             raise OutputError(
                 f"{undrawn} The tables and the report are written; --resume draws without predicting again."
             )
-
-    def _write(
-        self, staged: Staged, rows: Rows, drawing: Drawing, batch_size: int, begin_s: float
-    ) -> OutputError | None:
-        """Tables, record and report; returns why heatmaps are missing, if so: they must not cost the tables."""
-        options, outcome = self._options, self._outcome
-        undrawn: list[OutputError] = []
-
-        def drawn() -> None:
-            try:
-                outcome.notes += drawing.finish()
-            except OutputError as error:
-                outcome.notes.append(f"The heatmaps are not complete: {error}")
-                undrawn.append(error)
-
-        for name in dict.fromkeys(("csv", *options.formats)):
-            with staged.open(f"predictions.{name}") as handle:
-                WRITERS[name](handle, rows(), tta=options.tta > 1)
-        with staged.open("cases.csv") as handle:
-            handle.write(cases_csv(outcome.cases))
-        outcome.wall_s = time.perf_counter() - begin_s
-        self._record(staged, batch_size)
-        if options.report and self._spool is not None:
-            from glomedge.card import fragment
-            from glomedge.report import Report
-
-            card = fragment(self._model.spec, self._model.path.name, self._model.sha256)
-            with staged.open("report.html") as handle:
-                Report(
-                    outcome.record,
-                    outcome.cases,
-                    rows,
-                    self._spool,
-                    options.review_band,
-                    card=card,
-                    before_facts=drawn,
-                ).write(handle)
-        else:
-            drawn()
-        return undrawn[0] if undrawn else None
 
     def _operating_point(self) -> OperatingPoint | None:
         """The model's, which holds at the model's threshold only."""
@@ -145,17 +119,20 @@ class Publication:
         )
         return None
 
-    def _drawing(self, rows: Rows) -> Drawing:
-        """Begin to draw what ``--heatmaps`` asks for; it ends in notes."""
-        from glomedge.heatmaps import Drawing, write_heatmaps
-
-        options, spool = self._options, self._spool
-        if options.heatmaps is None or spool is None:
-            return Drawing(lambda _: [], rows)
+    def _heatmaps(self, rows: Rows) -> OutputError | None:
+        """Draw; a folder that cannot be written must not cost the tables, so what it raised is handed back."""
+        if self._options.heatmaps is None or self._spool is None:
+            return None
         from glomedge.heatmap import logit_threshold
+        from glomedge.heatmaps import write_heatmaps
 
         turn = logit_threshold(self._threshold, self._model.spec.temperature)
-        return Drawing(lambda watched: write_heatmaps(options, self._found, watched, spool, turn), rows)
+        try:
+            self._outcome.notes += write_heatmaps(self._options, self._found, rows, self._spool, turn)
+        except OutputError as error:
+            self._outcome.notes.append(f"The heatmaps are not complete: {error}")
+            return error
+        return None
 
     def _count(self, rows: Iterator[Row]) -> None:
         counts: Counter[str] = Counter(ok=0, flagged=0, error=0, positive=0, negative=0, uncertain=0)

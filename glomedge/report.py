@@ -45,7 +45,6 @@ class Report:
         review_band: probabilities between which a crop is to be looked at first.
         max_thumbnails: pictures to show at most.
         card: the model card (``card.fragment``), shown folded up at the end.
-        before_facts: called before the facts are told: what it waits for may still add notes to ``record``.
     """
 
     def __init__(
@@ -57,7 +56,6 @@ class Report:
         review_band: tuple[float, float],
         max_thumbnails: int = MAX_THUMBNAILS,
         card: str = "",
-        before_facts: Callable[[], object] = lambda: None,
     ) -> None:
         self._record = record
         self._cases = cases
@@ -66,7 +64,6 @@ class Report:
         self._low, self._high = review_band
         self._max = max_thumbnails
         self._card = card
-        self._before_facts = before_facts
         self._excludes_flagged = bool(record["arguments"].get("exclude_flagged"))
 
     def write(self, handle: IO[bytes]) -> None:
@@ -98,7 +95,6 @@ class Report:
         yield from self._review(limits)
         yield from self._galleries(shown, limits)
         yield from self._errors()
-        self._before_facts()
         yield self._facts()
         yield self._card
 

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import csv
 import importlib.util
-import itertools
 import json
 import os
-import threading
 from dataclasses import replace
 from pathlib import Path
-from typing import cast
 
 import cv2
 import numpy as np
@@ -22,8 +19,6 @@ from glomedge import heatmap, images
 from glomedge.errors import MissingExtraError, OutputError, UsageError
 from glomedge.escape import unescape_name
 from glomedge.folderrun import Options, infer_folder
-from glomedge.heatmaps import Drawing, Rows
-from glomedge.results import Row
 from glomedge.spec import OperatingPoint
 
 
@@ -110,24 +105,6 @@ def test_heatmaps_that_fail_cost_no_table(options: Options, monkeypatch: pytest.
     outcome = infer_folder(replace(run, resume=True))
     assert (outcome.exit_code, outcome.predicted) == (2, 0)
     assert len(list(run.heatmaps.rglob("*.heatmap.jpg"))) == outcome.counts["positive"] > 0
-
-
-def test_a_run_that_ends_early_ends_its_drawing() -> None:
-    """A disk that is full when the report is written must not wait for a hundred thousand pictures."""
-    seen: list[int] = []
-    begun = threading.Event()
-
-    def job(rows: Rows) -> list[str]:
-        for _ in rows():
-            seen.append(len(seen))
-            begun.set()
-        return ["drawn"]
-
-    with pytest.raises(OutputError, match="full"), Drawing(job, lambda: itertools.repeat(cast("Row", None))) as drawing:
-        begun.wait()
-        raise OutputError("full")
-    assert drawing.finish() == ["drawn"]
-    assert seen
 
 
 def test_a_name_too_long_for_a_heatmap_costs_that_heatmap_only(options: Options) -> None:
