@@ -58,7 +58,9 @@ def curves_png(history: Sequence[EpochRow], best_epoch: int) -> bytes:
         axis.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         axis.legend(frameon=False, fontsize=8)
     loss.set_ylim(0, 1.06 * max(max(row.loss, row.val_loss) for row in history))
-    accuracy.set_ylim(top=1.01)
+    lowest = min(min(row.accuracy, row.val_accuracy) for row in history)
+    margin = 0.05 * max(1.0 - lowest, 0.01)
+    accuracy.set_ylim(lowest - margin, 1.0 + margin)
     return _png(figure)
 
 
