@@ -32,6 +32,8 @@ _TICK_S = 0.05
 _STOP_WITHIN_S = 8.0
 # Beyond this the storage or the decoder is broken, not a file; going on would leave a thread behind for every crop.
 MAX_HUNG_DECODERS = 32
+# While the engine loads, for a second or less, decoding goes on: about so many crops, 10 MB of pixels.
+_LEAD_CROPS = 64
 
 
 @dataclass(frozen=True)
@@ -229,6 +231,7 @@ class Pipeline:
         settings = self._settings
         # One being filled and one waiting for each run thread, and enough that no decoder waits for a buffer.
         count = 2 * settings.run_threads + 2 + settings.decode_workers // settings.batch_size
+        count = max(count, _LEAD_CROPS // settings.batch_size)
         if settings.decode_processes:
             self._buffers = SharedBuffers(count, settings.batch_size)
             for number in range(count):

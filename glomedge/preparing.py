@@ -134,16 +134,23 @@ _SCAN_ERRORS = {
 
 
 def thumbnail(pixels_hwc: Pixels, longer_side_px: int) -> bytes:
-    """A small JPEG of an RGB crop, never larger than the crop."""
+    """A small JPEG of an RGB crop, never larger than the crop.
+
+    Whole-number averaging, then linear: a third of the cost of one area resize, which for a picture this small is
+    noticed beside decoding. Up to one such block at the right and lower edge is left out.
+    """
     import cv2
 
-    height, width = pixels_hwc.shape[:2]
-    # Whole-number skipping first: area averaging over a thousand pixels a side costs more than the picture is worth.
-    step = max(1, max(height, width) // (2 * longer_side_px))
-    small = pixels_hwc[::step, ::step]
-    scale = min(1.0, longer_side_px / max(small.shape[:2]))
-    size = max(1, round(small.shape[1] * scale)), max(1, round(small.shape[0] * scale))
-    bgr = cv2.cvtColor(cv2.resize(np.ascontiguousarray(small), size, interpolation=cv2.INTER_AREA), cv2.COLOR_RGB2BGR)
+    height_px, width_px = pixels_hwc.shape[:2]
+    block = max(1, max(height_px, width_px) // longer_side_px)
+    # A long thin crop is not averaged away along its short side.
+    down_y, down_x = min(block, height_px), min(block, width_px)
+    small = pixels_hwc[: height_px // down_y * down_y, : width_px // down_x * down_x]
+    if block > 1:
+        small = cv2.resize(small, (width_px // down_x, height_px // down_y), interpolation=cv2.INTER_AREA)
+    scale = min(1.0, longer_side_px / max(height_px, width_px))
+    size = max(1, round(width_px * scale)), max(1, round(height_px * scale))
+    bgr = cv2.cvtColor(cv2.resize(small, size, interpolation=cv2.INTER_LINEAR), cv2.COLOR_RGB2BGR)
     done, data = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, 72])
     if not done:
         raise ImageError("decoder", "no thumbnail could be made of it")

@@ -19,6 +19,7 @@ from typing import IO, TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from glomedge import colourscale
 from glomedge.casetable import corrected_text
 from glomedge.heatmaps import shared_limits
 from glomedge.notice import RESEARCH_USE_NOTICE
@@ -338,5 +339,5 @@ def map_png(activation: npt.NDArray[np.float32], limits: tuple[float, float]) ->
     low, high = limits
     span = high - low if math.isfinite(high - low) and high > low else 1.0
     levels = np.rint(np.clip((activation - low) * (255.0 / span), 0.0, 255.0)).astype(np.uint8)
-    colours = cv2.applyColorMap(np.pad(levels, (0, 1), mode="edge"), cv2.COLORMAP_VIRIDIS)
+    colours = cv2.applyColorMap(np.pad(levels, (0, 1), mode="edge"), colourscale.viridis(bgr=True))
     return bytes(cv2.imencode(".png", colours)[1])

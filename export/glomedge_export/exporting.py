@@ -35,7 +35,7 @@ from glomedge_export.record import TrainingRecord, read_record, record_path, wri
 FP32_GATE_CROPS = 96
 GATE_CROPS = 512
 TARGETS: dict[Precision, tuple[Target, ...]] = {
-    "fp32": ("any",),
+    "fp32": ("any", "onnxruntime"),
     "fp16": ("tensorrt", "onnxruntime", "openvino"),
     "int8": ("onnxruntime", "tensorrt", "openvino"),
 }
@@ -104,7 +104,8 @@ class Result:
 def resolved_target(precision: Precision, target: Target | None) -> Target:
     """The target to lay out for. Raises UsageError where precision and target do not go together."""
     allowed = TARGETS[precision]
-    if target is None or (precision == "fp32" and target in ("any", "onnxruntime", "tensorrt", "openvino")):
+    if target is None or (precision == "fp32" and target in ("tensorrt", "openvino")):
+        # Both lay a float32 graph out for themselves.
         return allowed[0]
     if target not in allowed:
         raise UsageError(
@@ -114,8 +115,8 @@ def resolved_target(precision: Precision, target: Target | None) -> Target:
 
 
 def default_output(model: Path, precision: Precision, target: Target) -> Path:
-    """``model.onnx`` for float32, ``model.<precision>.<target>.onnx`` otherwise, beside the Keras model."""
-    suffix = ".onnx" if precision == "fp32" else f".{precision}.{target}.onnx"
+    """``model.onnx`` for float32 and any target, else ``model.<precision>.<target>.onnx``, beside the Keras model."""
+    suffix = ".onnx" if target == "any" else f".{precision}.{target}.onnx"
     return model.with_name(model.stem + suffix)
 
 
@@ -268,22 +269,15 @@ def _export(
         "overrides": request.gate_overrides,
         "progress": progress,
     }
-    fp32_parity = judging.against_keras(source.keras_model, converted.model, crops, **common)
-    if request.precision != "fp32":
-        judging.enforce_float32(fp32_parity, converted.model, crops, "The float32 graph behind this file")
+    how = (converted.input_scaling, crops.images_nhwc, calibration_set, request.calibration_method, progress)
+    lowered = lower(converted.model, "fp32", target if request.precision == "fp32" else "any", *how)
+    fp32_parity = judging.against_keras(source.keras_model, lowered.model, crops, **common)
     lap("fp32 gates")
-    lowered = lower(
-        converted.model,
-        request.precision,
-        target,
-        converted.input_scaling,
-        crops.images_nhwc,
-        calibration_set,
-        request.calibration_method,
-        progress,
-    )
-    model = lowered.model
+    if request.precision != "fp32":
+        judging.enforce_float32(fp32_parity, lowered.model, crops, "The float32 graph behind this file")
+        lowered = lower(converted.model, request.precision, target, *how)
     lap(f"lower to {request.precision}")
+    model = lowered.model
     runner = runner_for(model, request.precision, target)
     measured = fp32_parity
     if request.precision != "fp32":
@@ -365,10 +359,10 @@ def _check_tensorrt_wish(request: Request, target: Target) -> None:
     """``--require-tensorrt-check`` and ``--engine`` can be refused before a minute of converting."""
     if not (request.require_tensorrt_check or request.engine):
         return
-    if request.precision == "int8" and target != "tensorrt":
+    unfit = tensorrt.unfit(request.precision, target)
+    if unfit is not None:
         raise UsageError(
-            f"An int8 file for {target} has uint8 activations, and TensorRT takes only symmetric signed int8. "
-            "Export with --target tensorrt, or leave out --engine and --require-tensorrt-check."
+            f"This file is {unfit}. Export with --target tensorrt, or leave out --engine and --require-tensorrt-check."
         )
     if not tensorrt.installed():
         raise MissingExtraError("NVIDIA's parser", "tensorrt-rtx", "tensorrt-rtx")
@@ -376,8 +370,9 @@ def _check_tensorrt_wish(request: Request, target: Target) -> None:
 
 def _tensorrt(request: Request, target: Target, data: bytes) -> tuple[tensorrt.TensorRtCheck | str, bytes | None]:
     """NVIDIA's word on the file, or why it was not asked; the engine only where one was ordered."""
-    if request.precision == "int8" and target != "tensorrt":
-        return f"laid out for {target}, with uint8 activations that TensorRT does not take", None
+    unfit = tensorrt.unfit(request.precision, target)
+    if unfit is not None:
+        return unfit, None
     if not tensorrt.installed():
         return "the package tensorrt-rtx is not installed (pip install 'glomedge[tensorrt-rtx]')", None
     found, engine = tensorrt.check(data, request.batch_profile)

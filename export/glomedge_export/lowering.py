@@ -10,7 +10,7 @@ import onnx
 
 from glomedge.errors import MissingExtraError
 from glomedge.spec import Calibration, InputScaling, Precision, Target
-from glomedge_export import half
+from glomedge_export import half, winograd
 from glomedge_export import precision as forms
 from glomedge_export.conversion import check
 from glomedge_export.crops import CalibrationCrops
@@ -80,8 +80,8 @@ def lower(
 
     Args:
         fp32: of ``conversion.convert``.
-        precision: ``fp32`` gives the graph back.
-        target: layout of int8.
+        precision: ``fp32`` for the target ``any`` gives the graph back.
+        target: layout of int8; ``onnxruntime`` lays fp32 out for its CPU kernels.
         input_scaling: of the model.
         judge_on: uint8 ``[N, 224, 224, 3]``; fp16 looks for the largest activation on these.
         calibration: crops of the training split, for int8.
@@ -92,7 +92,10 @@ def lower(
         GateError: float16 overflows (names the layer), or the checker refuses the graph.
     """
     if precision == "fp32":
-        return Lowered(fp32, None, {})
+        if target != "onnxruntime":
+            return Lowered(fp32, None, {})
+        tiled = check(winograd.rewrite(fp32))
+        return Lowered(tiled, None, {"steps": [_step("Winograd's minimal filtering", fp32, tiled)]})
     if precision == "fp16":
         layer, reach = half.check_fp16_range(fp32, judge_on[:RANGE_CROPS], progress)
         halved = check(half.to_fp16(fp32))

@@ -17,7 +17,7 @@ import onnx
 
 from glomedge.errors import GateError, MissingExtraError
 from glomedge.notice import RESEARCH_USE_NOTICE
-from glomedge.spec import SIZE_PX, BatchProfile, ModelSpec
+from glomedge.spec import SIZE_PX, BatchProfile, ModelSpec, Precision, Target
 from glomedge_export.graph import attribute, constants
 from glomedge_export.record import write_atomically
 
@@ -55,6 +55,15 @@ def installed() -> bool:
     except ImportError:
         return False
     return True
+
+
+def unfit(precision: Precision, target: Target) -> str | None:
+    """Why a file of this layout is not asked about, in words that follow "This file is"; None where it is."""
+    if precision == "int8" and target != "tensorrt":
+        return f"laid out for {target}, with uint8 activations that TensorRT does not take"
+    if precision == "fp32" and target == "onnxruntime":
+        return "laid out for onnxruntime on a CPU, with convolutions taken apart that TensorRT runs faster whole"
+    return None
 
 
 # Quantised operators other than QuantizeLinear / DequantizeLinear: NVIDIA's parser knows none of them.

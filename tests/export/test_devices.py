@@ -27,6 +27,8 @@ def test_unknown_device_names_those_there_are() -> None:
 
 def test_targets_that_do_not_go_together() -> None:
     assert resolved_target("fp32", "tensorrt") == "any"
+    assert resolved_target("fp32", None) == "any"
+    assert resolved_target("fp32", "onnxruntime") == "onnxruntime"
     assert resolved_target("int8", None) == "onnxruntime"
     with pytest.raises(UsageError, match="int8 is exported for"):
         resolved_target("int8", "any")

@@ -15,7 +15,7 @@ import pytest
 from parity_pair import Pair
 
 from glomedge.spec import BatchProfile, Precision, RecipeName, Target
-from glomedge_export import half, parity, tensorrt
+from glomedge_export import graph, half, parity, tensorrt
 from glomedge_export.crops import CalibrationCrops
 from glomedge_export.lowering import lower
 
@@ -54,6 +54,21 @@ def test_tensorrt_parses_and_builds(lowered: Lower, precision: Precision) -> Non
     # float32 weights take 94 MB; the engine holds those of the precision that was asked for.
     most = {"fp32": 110e6, "fp16": 60e6, "int8": 45e6}[precision]
     assert 10e6 < len(engine) < most
+
+
+def test_fp32_for_onnxruntime_is_as_near_to_keras_as_the_plain_file(
+    pair: Pair, enhanced: Enhanced, lowered: Lower
+) -> None:
+    model = lowered("fp32", "onnxruntime")
+    # The 13 convolutions of 3x3 with stride 1, each taken apart into 16 products.
+    assert sum(name.endswith(".winograd.weight00") for name in graph.constants(model)) == 13
+    images = enhanced["seed"][1::4]
+    logits = np.asarray(parity.keras_answers(pair.keras_model, images, 1.0).probability, np.float64)
+    plain, tiled = (
+        np.abs(parity.OnnxRunner(m.SerializeToString())(images)[0] - logits).max() for m in (pair.onnx_model, model)
+    )
+    assert plain < 1e-5
+    assert tiled < 1e-5
 
 
 @pytest.mark.parametrize("target", ["onnxruntime", "openvino"])
