@@ -192,7 +192,7 @@ class Engine:
 
 
 def load(
-    path: str | os.PathLike[str],
+    path: str | os.PathLike[str] | ModelFile,
     provider: str = "auto",
     *,
     allow_fallback: bool = False,
@@ -209,7 +209,8 @@ def load(
     """Load a model that glomedge exported.
 
     Args:
-        path: the ``.onnx`` file.
+        path: the ``.onnx`` file; or what ``read_model_file`` said of it, and then it is read again only where it has
+            changed since.
         provider: ``auto`` or a name of ``providers.PROVIDERS``. Exactly that one runs, or this raises.
         allow_fallback: when the provider cannot run, take the next one that ``auto`` would; ``runtime.notes`` says so.
         strict_placement: refuse when any node of the graph runs on another provider than the one asked for.
@@ -235,9 +236,11 @@ def load(
     for name, value in (("threads", threads), ("concurrency", concurrency), ("max_batch", max_batch)):
         if value is not None and value < 1:
             raise UsageError(f"{name} must be at least 1, not {value}.")
-    path = Path(path)
-    file = read_model_file(path)
-    before = path.stat()
+    if isinstance(path, ModelFile):
+        file = path if path.unchanged() else read_model_file(path.path)
+    else:
+        file = read_model_file(Path(path))
+    path = file.path
     from glomedge.modelgraph import check_graph
 
     check_graph(path, file.spec)
@@ -256,8 +259,7 @@ def load(
     if fixed_batch and not providers.named(name).gpu:
         notes = (*notes, f"--fixed-batch is for GPUs and changes nothing on {name}")
     try:
-        after = path.stat()
-        if (before.st_ino, before.st_size, before.st_mtime_ns) != (after.st_ino, after.st_size, after.st_mtime_ns):
+        if not file.unchanged():
             raise ModelError(f"{path} was replaced while it was being loaded. Start again.")
         selftest.contract_test(file.spec, runner, path)
         if strict_placement and runner.opened.strays:

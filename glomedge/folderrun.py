@@ -276,7 +276,7 @@ class _FolderRun:
 
         def load() -> Engine:
             self._engine = engine.load(
-                options.model,
+                self._model,
                 options.provider,
                 allow_fallback=options.allow_fallback,
                 strict_placement=options.strict_placement,

@@ -37,12 +37,25 @@ class ModelFile:
         spec: what it says of itself.
         sha256: of the sealed bytes; changes with any weight or spec field, so caches are keyed by it.
         size_bytes: the file's size.
+        identity: inode, size and mtime in ns of what was read.
     """
 
     path: Path
     spec: ModelSpec
     sha256: str
     size_bytes: int
+    identity: tuple[int, int, int]
+
+    def unchanged(self) -> bool:
+        """Whether the very file that was read still lies at ``path``."""
+        try:
+            return _identity(self.path.stat()) == self.identity
+        except OSError:
+            return False
+
+
+def _identity(status: os.stat_result) -> tuple[int, int, int]:
+    return status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def _varint(value: int) -> bytes:
@@ -134,11 +147,11 @@ def read_model_file(path: Path | str) -> ModelFile:
     path = Path(path)
     try:
         with path.open("rb") as handle:
-            size = os.fstat(handle.fileno()).st_size
-            if size == 0:
+            identity = _identity(os.fstat(handle.fileno()))
+            if identity[1] == 0:
                 raise ModelError(f"{path} is empty. Export the model again with: glomedge export")
             with mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ) as buffer:
-                return _check(path, buffer, size)
+                return _check(path, buffer, identity)
     except FileNotFoundError:
         raise ModelError(
             f"There is no model at {path}. Make one with: glomedge train DATA, then glomedge export; "
@@ -150,7 +163,8 @@ def read_model_file(path: Path | str) -> ModelFile:
         raise ModelError(f"{path} cannot be read: permission denied. Change its mode or run as its owner.") from None
 
 
-def _check(path: Path, buffer: mmap.mmap, size: int) -> ModelFile:
+def _check(path: Path, buffer: mmap.mmap, identity: tuple[int, int, int]) -> ModelFile:
+    size = identity[1]
     expected = bytes(buffer[max(0, size - SEAL_BYTES) : size])
     digest = hashlib.sha256()
     with memoryview(buffer) as view:
@@ -161,7 +175,7 @@ def _check(path: Path, buffer: mmap.mmap, size: int) -> ModelFile:
             spec_json = metadata(buffer)[SPEC_KEY]
         except (ValueError, IndexError, KeyError, UnicodeDecodeError) as error:
             raise ModelError(f"{path} is sealed but carries no readable spec ({error!r}). Export it again.") from error
-        return ModelFile(path, ModelSpec.from_json(spec_json), sha256, size)
+        return ModelFile(path, ModelSpec.from_json(spec_json), sha256, size, identity)
     raise ModelError(_why_refused(path, buffer))
 
 

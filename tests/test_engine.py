@@ -17,7 +17,7 @@ import pytest
 import glomedge
 from glomedge import engine, golden, providers, sessions
 from glomedge.errors import EngineError, ModelError, ProviderUnavailableError, SelfTestError, UsageError
-from glomedge.modelfile import read_model_file, sealed
+from glomedge.modelfile import ModelFile, read_model_file, sealed
 from glomedge.runner import OutOfMemoryError, RawOutput, Runner, SessionRequest
 from glomedge.spec import BatchProfile, Golden, Recipe
 
@@ -312,6 +312,33 @@ def test_a_file_replaced_while_loading_is_refused(
     monkeypatch.setitem(providers.PROVIDERS, "wrapped", wrapped(wrap))
     with pytest.raises(ModelError, match="replaced while it was being loaded"):
         engine.load(path, "wrapped")
+
+
+def test_a_file_that_was_read_is_read_again_only_where_it_has_changed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tiny_model: Path
+) -> None:
+    path = tmp_path / "model.onnx"
+    path.write_bytes(tiny_model.read_bytes())
+    known = read_model_file(path)
+    reads: list[Path] = []
+
+    def counted(where: Path) -> ModelFile:
+        reads.append(where)
+        return read_model_file(where)
+
+    monkeypatch.setattr(engine, "read_model_file", counted)
+    with engine.load(known, "cpu") as model:
+        assert model.file is known
+    assert reads == []
+    damaged = bytearray(tiny_model.read_bytes())
+    damaged[len(damaged) // 2] ^= 1
+    path.write_bytes(damaged)
+    with pytest.raises(ModelError, match="has changed since glomedge exported it"):
+        engine.load(known, "cpu")
+    assert reads == [path]
+    path.unlink()
+    with pytest.raises(ModelError, match="There is no model"):
+        engine.load(known, "cpu")
 
 
 @pytest.mark.parametrize("arguments", [{"threads": 0}, {"concurrency": 0}, {"max_batch": 0}])

@@ -221,7 +221,8 @@ def test_memory_is_bounded_by_the_buffers() -> None:
             return super().infer(images_nhwc)
 
     _run(240, decoder=_decoder(decode), engine=Counting, batch=4)
-    assert most <= (2 * 2 + 2) * 4
+    # What is decoded while an engine loads, and no more of a longer folder.
+    assert most <= 64
 
 
 def test_the_engine_is_loaded_while_decoding_goes_on() -> None:
