@@ -1,10 +1,11 @@
-"""The six files of one model, each with its gate table: 3 precisions, each for the targets it makes sense for.
+"""The seven files of one model, each with its gate table: 3 precisions, each for the targets it makes sense for.
 
     .venv/bin/python benchmarks/export_matrix.py --model artifacts/model.keras [--data DATA]
 
 The same as these commands, but tf2onnx runs once:
 
     glomedge export
+    glomedge export --target onnxruntime
     glomedge export --precision fp16 --target tensorrt
     glomedge export --precision fp16 --target openvino
     for target in onnxruntime tensorrt openvino; do glomedge export --precision int8 --target $target; done
@@ -27,6 +28,7 @@ from glomedge_export.exporting import Request, export
 
 FILES: tuple[tuple[Precision, Target], ...] = (
     ("fp32", "any"),
+    ("fp32", "onnxruntime"),
     ("fp16", "tensorrt"),
     ("fp16", "openvino"),
     ("int8", "onnxruntime"),
@@ -44,7 +46,7 @@ def main() -> None:
     set_results_directory(arguments.results)
     conversions: dict[str, Converted] = {}
     results = [_one(arguments, *file, conversions) for file in FILES]
-    write_result("export_matrix", {"files": results}, _markdown(results), title="Six files of one model, gated")
+    write_result("export_matrix", {"files": results}, _markdown(results), title="Seven files of one model, gated")
 
 
 def _one(arguments: Any, precision: Precision, target: Target, conversions: dict[str, Converted]) -> dict[str, Any]:

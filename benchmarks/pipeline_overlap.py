@@ -106,7 +106,12 @@ def main() -> None:
     rounds = 2 if arguments.quick else arguments.rounds
     rows: list[tuple[object, ...]] = []
     document: dict[str, Any] = {"cores": cores, "rounds": rounds, "batch": arguments.batch, "runs": []}
-    for name, file in (("fp32", "model.onnx"), ("int8", "model.int8.onnxruntime.onnx")):
+    files = (
+        ("fp32", "model.onnx"),
+        ("fp32 for onnxruntime", "model.fp32.onnxruntime.onnx"),
+        ("int8", "model.int8.onnxruntime.onnx"),
+    )
+    for name, file in files:
         if not (models / file).is_file():
             log(f"  {name}: no {file}, left out")
             continue

@@ -14,11 +14,11 @@ from pathlib import Path
 
 from common import ROOT, WORK, file_sha256, log, user_crops
 
-WANTED = (("int8", "onnxruntime"), ("int8", "openvino"))
+WANTED = (("fp32", "onnxruntime"), ("int8", "onnxruntime"), ("int8", "openvino"))
 
 
 def artifacts() -> Path:
-    """A folder with ``model.keras``, ``model.onnx``, ``plain.onnx`` and what int8 files could be exported."""
+    """A folder with ``model.keras``, ``model.onnx``, ``plain.onnx`` and what other files could be exported."""
     folder = WORK / "artifacts"
     folder.mkdir(parents=True, exist_ok=True)
     places = (ROOT / "artifacts", ROOT / "glomedge-demo" / "artifacts")

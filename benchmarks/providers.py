@@ -38,6 +38,7 @@ BATCH = 4
 # name, file, provider, bf16
 WAYS = (
     ("onnxruntime fp32", "model.onnx", "cpu", False),
+    ("onnxruntime fp32, its own file", "model.fp32.onnxruntime.onnx", "cpu", False),
     ("OpenVINO fp32", "model.onnx", "openvino", False),
     ("OpenVINO bf16", "model.onnx", "openvino", True),
     ("onnxruntime int8", "model.int8.onnxruntime.onnx", "cpu", False),
@@ -45,6 +46,7 @@ WAYS = (
     ("OpenVINO int8, its own file", "model.int8.openvino.onnx", "openvino", False),
 )
 PAIRS = (
+    ("onnxruntime fp32", "onnxruntime fp32, its own file"),
     ("onnxruntime fp32", "OpenVINO fp32"),
     ("onnxruntime fp32", "OpenVINO bf16"),
     ("onnxruntime fp32", "onnxruntime int8"),

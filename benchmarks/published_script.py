@@ -83,7 +83,7 @@ def main() -> None:
     options = parser(__doc__)
     options.add_argument("--rounds", type=int, default=5)
     options.add_argument("--crops", type=int, default=300)
-    options.add_argument("--artifacts", type=Path, help="folder with model.keras, model.onnx and int8 files")
+    options.add_argument("--artifacts", type=Path, help="folder with model.keras and the exported files")
     arguments = options.parse_args()
     set_results_directory(arguments.results)
     crops = 24 if arguments.quick else arguments.crops
@@ -91,8 +91,12 @@ def main() -> None:
     folder = user_crops(crops)
     models = arguments.artifacts or prepared_artifacts()
     ways = {PUBLISHED: partial(published, folder, models / "model.keras", crops)}
-    files = {"glomedge fp32": models / "model.onnx", "glomedge int8": models / "model.int8.onnxruntime.onnx"}
-    for name, file in files.items():
+    files = {
+        "glomedge fp32": "model.onnx",
+        "glomedge fp32, laid out for onnxruntime": "model.fp32.onnxruntime.onnx",
+        "glomedge int8": "model.int8.onnxruntime.onnx",
+    }
+    for name, file in ((name, models / file) for name, file in files.items()):
         if file.is_file():
             ways[name] = partial(glomedge, folder, file, crops)
         else:

@@ -54,6 +54,7 @@ WAYS: dict[str, str] = {
     "Keras tf.function": "ways.keras_ways:function",
     "onnxruntime tutorial": "ways.onnxruntime_tutorial:loop",
     "glomedge fp32 cpu": "ways.glomedge_ways:fp32_cpu",
+    "glomedge fp32 cpu, its own file": "ways.glomedge_ways:fp32_cpu_own",
     "glomedge int8 cpu": "ways.glomedge_ways:int8_cpu",
     "glomedge fp32 openvino": "ways.glomedge_ways:fp32_openvino",
     "glomedge bf16 openvino": "ways.glomedge_ways:bf16_openvino",

@@ -33,6 +33,11 @@ def fp32_cpu(context: Context) -> Run:
     return _way(context, "model.onnx", "cpu")
 
 
+def fp32_cpu_own(context: Context) -> Run:
+    """The fp32 file laid out for onnxruntime, on its CPU provider."""
+    return _way(context, "model.fp32.onnxruntime.onnx", "cpu")
+
+
 def int8_cpu(context: Context) -> Run:
     """The int8 file laid out for onnxruntime, on its CPU provider."""
     return _way(context, "model.int8.onnxruntime.onnx", "cpu")
