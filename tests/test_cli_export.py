@@ -171,7 +171,7 @@ def test_int8_records_its_calibration_and_a_broken_one_is_refused(
         (["--recipe", "plain"], "in its training record"),
         (["missing.keras"], "no Keras model"),
         (["--output", "nowhere/model.onnx"], "does not exist"),
-        (["--precision", "int8", "--engine"], "takes only symmetric signed int8"),
+        (["--precision", "int8", "--engine"], "uint8 activations that TensorRT does not take"),
         (["--precision", "int8", "--target", "openvino", "--require-tensorrt-check"], "Export with --target tensorrt"),
     ],
 )
