@@ -74,6 +74,27 @@ def test_goals_count_this_run_only(run_all: ModuleType, tmp_path: Path) -> None:
     assert stale["process start to the first answer, int8"].got == "not measured"
 
 
+def test_goals_take_in_the_scripts_run_by_hand(run_all: ModuleType, tmp_path: Path) -> None:
+    commands = {"published script": [40.0, 44.0], "glomedge fp32, laid out for onnxruntime": [10.0, 10.5]}
+    runs = [
+        {"model": "int8", "crops": 300, "shares": [0.97, 0.99, 0.98]},
+        {"model": "int8", "crops": 10_000, "shares": [0.94]},
+        {"model": "fp32 for onnxruntime", "crops": 300, "shares": [0.96]},
+    ]
+    maps = {"cost_percent": {"value": 5.2, "low": 3.0, "high": 7.0}}
+    documents = {"published_script": {"samples_s": commands}, "pipeline_overlap": {"runs": runs}, "heatmap_cost": maps}
+    for name, document in documents.items():
+        (tmp_path / f"{name}.json").write_text(json.dumps(document))
+    goals = {goal.what: goal for goal in run_all.reached(tmp_path)}
+    fp32 = goals["whole commands, glomedge fp32, laid out for onnxruntime, against published script"]
+    assert (fp32.wanted, fp32.verdict) == (">= 4 x", "yes")
+    assert goals["whole commands, glomedge int8, against published script"].got == "not measured"
+    share = goals["overlap: share of the core-second limit, int8"]
+    assert (share.got, share.verdict) == ("98% of 300, 94% of 10,000 crops", "NO")
+    assert goals["overlap: share of the core-second limit, fp32 for onnxruntime"].verdict == "yes"
+    assert goals["cost of heatmaps for the uncertain crops, int8"].verdict == "NO"
+
+
 def test_every_script_is_there(run_all: ModuleType) -> None:
     for script in run_all.SCRIPTS:
         assert os.access(ROOT / "benchmarks" / f"{script.name}.py", os.R_OK), script.name
