@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import imagefiles
@@ -100,23 +97,3 @@ def test_fast_decoder_never_gives_other_pixels_than_opencv(name: str) -> None:
             np.testing.assert_array_equal(fast, expected)
             compared += 1
     assert compared > 5
-
-
-@pytest.mark.slow
-def test_under_a_coverage_guided_fuzzer(tmp_path: Path) -> None:
-    pytest.importorskip("atheris", reason="atheris not installed: pip install atheris")
-    corpus = tmp_path / "corpus"
-    corpus.mkdir()
-    for name, data in seeds().items():
-        (corpus / name.replace(" ", "-")).write_bytes(data)
-    target = ROOT / "tests" / "fuzz" / "decode_atheris.py"
-    limits = ("-max_total_time=300", "-max_len=20000", "-rss_limit_mb=4096", "-timeout=30", "-verbosity=0")
-    done = subprocess.run(
-        [sys.executable, str(target), str(corpus), *limits],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        timeout=500,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3000:].decode(errors="replace")

@@ -10,7 +10,8 @@ from fuzz.journal_target import one_input, repaired
 from glomedge.journal import Attachment, Entry, Identity, Journal
 
 
-def _seed(path: Path) -> bytes:
+def journal_bytes(path: Path) -> bytes:
+    """A small journal of everything that one holds."""
     journal = Journal(path)
     journal.head(Identity("/crops", "a" * 64, "{}", 0.5, 1, 4))
     journal.engine("cpu")
@@ -23,7 +24,7 @@ def _seed(path: Path) -> bytes:
 
 
 def test_mutated_journals(tmp_path: Path) -> None:
-    whole = _seed(tmp_path / "seed")
+    whole = journal_bytes(tmp_path / "seed")
     assert one_input(tmp_path / "journal", whole) == 3
     rng = np.random.default_rng(6)
     interesting = [
