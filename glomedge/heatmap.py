@@ -38,23 +38,36 @@ def logit_threshold(threshold: float, temperature: float = 1.0) -> float:
     return temperature * math.log(threshold / (1.0 - threshold))
 
 
-def upsample(activation: npt.NDArray[np.float32], height_px: int, width_px: int) -> npt.NDArray[np.float32]:
-    """The map at the size of a crop, smooth, each cell's value standing at the centre of its receptive field.
+def first_cell_px(views: int) -> float:
+    """Where the centre of a map's first cell stands, in network pixels; the others follow every ``CELL_PX``.
 
     In ResNet50V2 every stride is taken by a padded odd kernel centred on even positions, so cell i looks at network
     pixel 32 i (0, 32 ... 192), not at 32 i + 15.5 as resizing a picture would have it; a test measures it on the
-    network's gradients. Beyond the outermost centres the edge value goes on. Between cells: cubic convolution
-    (Keys 1981, a = -1/2), clipped to the map's own range so that no overshoot looks like evidence.
+    network's gradients. A view that was turned or mirrored has its cells at 32 i + 31 once it is turned back, and the
+    mean over all eight (``--tta 8``) stands half-way.
+    """
+    return 0.0 if views == 1 else (CELL_PX - 1) / 2
+
+
+def upsample(
+    activation: npt.NDArray[np.float32], height_px: int, width_px: int, *, views: int = 1
+) -> npt.NDArray[np.float32]:
+    """The map at the size of a crop, smooth, each cell's value standing where it looks (``first_cell_px``).
+
+    Beyond the outermost centres the edge value goes on. Between cells: cubic convolution (Keys 1981, a = -1/2),
+    clipped to the map's own range so that no overshoot looks like evidence.
 
     Args:
         activation: float32 ``[7, 7]``.
         height_px: of the crop.
         width_px: of the crop.
+        views: how many views of the crop the map is the mean of.
 
     Returns:
         float32 ``[height_px, width_px]``.
     """
-    rows, columns = _weights(height_px), _weights(width_px)
+    first_px = first_cell_px(views)
+    rows, columns = _weights(height_px, first_px), _weights(width_px, first_px)
     cells = np.ascontiguousarray(activation, np.float32)
     # OpenCV's product, not NumPy's: a BLAS would start threads of its own beside the pipeline's.
     part = cv2.gemm(rows, cells, 1.0, None, 0.0)
@@ -64,10 +77,10 @@ def upsample(activation: npt.NDArray[np.float32], height_px: int, width_px: int)
 
 
 @functools.lru_cache(maxsize=256)
-def _weights(size_px: int) -> npt.NDArray[np.float32]:
+def _weights(size_px: int, first_px: float) -> npt.NDArray[np.float32]:
     """Cubic-convolution weights ``[size_px, 7]`` from cells to the pixels of one axis."""
     network_px = (np.arange(size_px) + 0.5) * (SIZE_PX / size_px) - 0.5
-    position = np.clip(network_px / CELL_PX, 0.0, MAP_SIZE - 1.0)
+    position = np.clip((network_px - first_px) / CELL_PX, 0.0, MAP_SIZE - 1.0)
     first = np.minimum(position.astype(np.intp), MAP_SIZE - 2)
     powers = np.vander(position - first, 4, increasing=True)
     weights: npt.NDArray[np.float32] = np.einsum("np,npc->nc", powers, _polynomials()[first]).astype(np.float32)
@@ -95,6 +108,7 @@ def overlay(
     threshold_logit: float | None = None,
     legend: bool = True,
     bgr: bool = False,
+    views: int = 1,
 ) -> Pixels:
     """Lay the map over the original crop, at the crop's own size.
 
@@ -110,6 +124,7 @@ def overlay(
         threshold_logit: where the decision turns (``logit_threshold``): drawn as a line on the crop and on the scale.
         legend: put the scale beside the crop.
         bgr: answer with blue first, as ``to_jpeg(..., bgr=True)`` takes it: spares a copy.
+        views: how many views of the crop the map is the mean of: 1, or 8 with ``--tta 8``.
 
     Returns:
         uint8 ``[H, W', 3]``, RGB unless ``bgr``; W' is W plus the scale's width. The same bytes for the same arguments.
@@ -130,7 +145,7 @@ def overlay(
 
     # Between its points the map is as good as straight, and to read and write every pixel is what takes the time.
     step = max(1, min(height_px, width_px) // _GRID)
-    field = upsample(activation, -(-height_px // step), -(-width_px // step))
+    field = upsample(activation, -(-height_px // step), -(-width_px // step), views=views)
     line = [] if threshold_logit is None else _line(field, threshold_logit, height_px, width_px)
     if activation.min() < low:
         # convertScaleAbs takes the magnitude, so what lies below the limits is cut off first; above, it saturates.

@@ -91,7 +91,7 @@ def write_heatmaps(
 
     assert options.heatmaps is not None
     limits = shared_limits((row for row in rows() if chosen(row, options.heatmaps_for)), spool)
-    draw = partial(_draw, options.heatmaps, found, spool, limits, threshold_logit, options.follow_symlinks)
+    draw = partial(_draw, options, found, spool, limits, threshold_logit)
     workers = options.workers or usable_cpus()
     drawn, failures = 0, list[str]()
     waiting: deque[Future[str | None]] = deque()
@@ -124,12 +124,11 @@ def write_heatmaps(
 
 
 def _draw(
-    folder: Path,
+    options: Options,
     found: Scan,
     spool: Spool,
     limits: tuple[float, float] | None,
     threshold_logit: float,
-    follow_symlinks: bool,
     row: Row,
 ) -> str | None:
     """Draw one; returns why not, if so."""
@@ -140,15 +139,22 @@ def _draw(
         return f"No heatmap for {row.path}: its map was lost in a crash. --overwrite predicts on it again."
     relative = unescape_name(row.path)
     try:
-        data = images.read(os.path.join(found.root, relative), follow_symlinks=follow_symlinks)  # noqa: PTH118 (bytes)
+        path = os.path.join(found.root, relative)  # noqa: PTH118 (bytes)
+        data = images.read(path, follow_symlinks=options.follow_symlinks)
         if hashlib.sha256(data).hexdigest() != row.sha256:
             return f"No heatmap for {row.path}: the file has changed since it was predicted on."
         picture = heatmap.overlay(
-            images.decode(data).pixels_hwc, kept[0], limits=limits, threshold_logit=threshold_logit, bgr=True
+            images.decode(data).pixels_hwc,
+            kept[0],
+            limits=limits,
+            threshold_logit=threshold_logit,
+            bgr=True,
+            views=options.tta,
         )
     except ImageError as error:
         return f"No heatmap for {row.path}: {error}"
-    target = Path(os.fsdecode(os.path.join(os.fsencode(folder), relative + HEATMAP_SUFFIX)))  # noqa: PTH118 (bytes)
+    folder = os.fsencode(options.heatmaps or Path())
+    target = Path(os.fsdecode(os.path.join(folder, relative + HEATMAP_SUFFIX)))  # noqa: PTH118 (bytes)
     # A short name of this thread's own, and hidden: what a crash leaves is no crop and is written over.
     temporary = target.parent / f".{threading.get_native_id()}.tmp"
     try:

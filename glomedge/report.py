@@ -66,6 +66,8 @@ class Report:
         self._max = max_thumbnails
         self._card = card
         self._excludes_flagged = bool(record["arguments"].get("exclude_flagged"))
+        self._views = int(record["arguments"].get("tta", 1))
+        self._map_class = "map" if self._views == 1 else "map views"
 
     def write(self, handle: IO[bytes]) -> None:
         """UTF-8 HTML."""
@@ -187,7 +189,7 @@ class Report:
             yield "</div></section>\n"
 
     def _spread_note(self) -> str:
-        if self._record["arguments"].get("tta", 1) == 1:
+        if self._views == 1:
             return ""
         return " Spread: the largest minus the smallest probability over the eight views of a crop (--tta 8)."
 
@@ -199,7 +201,8 @@ class Report:
             activation, jpeg = kept
             picture = (
                 f'<span class=pic><img loading=lazy decoding=async alt="{name}" src="{_data("jpeg", jpeg)}">'
-                f'<img class=map loading=lazy alt="" src="{_data("png", map_png(activation, limits))}"></span>'
+                f'<img class="{self._map_class}" loading=lazy alt="" '
+                f'src="{_data("png", map_png(activation, limits, self._views))}"></span>'
             )
         classes = " ".join(name for name, wanted in (("gs", row.label), ("review", row.review)) if wanted)
         lines = [f"<span class=name>{name}</span>"]
@@ -328,16 +331,19 @@ def _data(kind: str, data: bytes) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(data).decode('ascii')}"
 
 
-def map_png(activation: npt.NDArray[np.float32], limits: tuple[float, float]) -> bytes:
-    """The map as a PNG of 8 x 8 pixels, viridis, to be stretched smoothly over a crop.
+def map_png(activation: npt.NDArray[np.float32], limits: tuple[float, float], views: int = 1) -> bytes:
+    """The map as a small PNG, viridis, to be stretched smoothly over a crop.
 
-    The last row and column are repeated: cell i stands at network pixel 32 i (``heatmap.upsample``), so the picture
-    spans pixels -16 to 240 of 224; the style sheet places it so.
+    Of one view: 8 x 8 pixels, the last row and column repeated, for cell i stands at network pixel 32 i
+    (``heatmap.first_cell_px``) and the picture so spans pixels -16 to 240 of 224. Of eight: 7 x 7, just the crop. The
+    style sheet places both so.
     """
     import cv2
 
     low, high = limits
     span = high - low if math.isfinite(high - low) and high > low else 1.0
     levels = np.rint(np.clip((activation - low) * (255.0 / span), 0.0, 255.0)).astype(np.uint8)
-    colours = cv2.applyColorMap(np.pad(levels, (0, 1), mode="edge"), colourscale.viridis(bgr=True))
+    if views == 1:
+        levels = np.pad(levels, (0, 1), mode="edge")
+    colours = cv2.applyColorMap(levels, colourscale.viridis(bgr=True))
     return bytes(cv2.imencode(".png", colours)[1])

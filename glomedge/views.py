@@ -58,7 +58,8 @@ def predict_views(
 
     Disagreement is the largest minus the smallest probability over the views, None for one view. With 8 views
     the probability is the mean over the four quarter turns of the crop and of its mirror image, and the map is the mean
-    of the maps turned back.
+    of the maps turned back. Its mean is that of the eight logits, and its cells stand elsewhere than one view's do:
+    see ``heatmap.first_cell_px``.
     """
     if views == 1:
         output = engine.infer(images_nhwc)

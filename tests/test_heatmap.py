@@ -17,9 +17,12 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from glomedge.colourscale import viridis
+from glomedge.engine import Output
 from glomedge.errors import UsageError
 from glomedge.heatmap import CELL_PX, logit_threshold, overlay, to_jpeg, to_png, upsample
 from glomedge.notice import RESEARCH_USE_NOTICE
+from glomedge.report import map_png
+from glomedge.views import predict_views
 
 Map = npt.NDArray[np.float32]
 
@@ -64,6 +67,27 @@ def test_cells_stand_at_their_receptive_fields() -> None:
     field = upsample(activation, 224, 224)
     assert field[::CELL_PX, ::CELL_PX] == pytest.approx(activation, abs=1e-5)
     assert field[192:, :1] == pytest.approx(activation[6, 0], abs=1e-5)  # beyond the last centre the value goes on
+
+
+class RampEngine:
+    """Cells that answer with the brightness of the pixel they look at, as ResNet50V2's do: 32 i of the view given."""
+
+    def infer(self, images_nhwc: npt.NDArray[np.uint8], /) -> Output:
+        cells = images_nhwc[:, ::CELL_PX, ::CELL_PX, 0].astype(np.float32)
+        return Output(np.full(len(images_nhwc), 0.5, np.float32), cells)
+
+
+@pytest.mark.parametrize("views", [1, 8])
+@pytest.mark.parametrize("axis", [0, 1])
+def test_one_view_and_eight_show_the_same_place(views: int, axis: int) -> None:
+    ramp = np.arange(224, dtype=np.uint8)
+    image = np.broadcast_to(ramp.reshape(-1, 1) if axis == 0 else ramp, (224, 224))
+    _, _, maps = predict_views(RampEngine(), np.repeat(image[None, :, :, None], 3, axis=3), views)
+    field = upsample(maps[0], 224, 224, views=views)
+    inner = slice(48, 160)  # further out a cell that is missing is the one at the edge again
+    assert field[inner, inner] == pytest.approx(image[inner, inner].astype(float), abs=0.6)
+    seen = cv2.imdecode(np.frombuffer(map_png(maps[0], (0.0, 223.0), views), np.uint8), cv2.IMREAD_COLOR)
+    assert seen.shape == ((8, 8, 3) if views == 1 else (7, 7, 3))
 
 
 @pytest.mark.keras
