@@ -297,20 +297,6 @@ def test_callers_share_the_threads(tiny_model: Path, threads: int, concurrency: 
     assert options.get_session_config_entry("session.intra_op.allow_spinning") == spinning
 
 
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("CUDA failure 2: out of memory ; GPU=0", True),
-        ("BFCArena::AllocateRawInternal Failed to allocate memory for requested buffer of size 1", True),
-        ("std::bad_alloc", True),
-        ("CUDA failure 700: an illegal memory access was encountered", False),
-        ("CUDA failure 999: unknown error", False),
-    ],
-)
-def test_out_of_memory_is_told_from_other_failures(text: str, expected: bool) -> None:
-    assert sessions.is_out_of_memory(RuntimeError(text)) is expected
-
-
 # Options: every name must exist in the provider's own library, so that a misspelt one cannot pass.
 
 
