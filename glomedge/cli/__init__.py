@@ -71,3 +71,9 @@ def main() -> None:
     except GlomedgeError as error:
         typer.echo(f"glomedge: {error}", err=True)
         sys.exit(error.exit_code)
+    except SystemExit as end:
+        # A wrong command line ends with 2 by click's custom, which here says that some inputs have errors: only a
+        # command itself may say that, and does so by typer.Exit.
+        if end.code == 2 and not isinstance(end.__context__, typer.Exit):
+            sys.exit(1)
+        raise
