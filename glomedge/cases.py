@@ -29,6 +29,7 @@ __all__ = [
     "CaseName",
     "CaseSummary",
     "CropCall",
+    "called",
     "case_of",
     "compile_case_pattern",
     "remuzzi_grade",
@@ -86,8 +87,10 @@ class CaseSummary:
         corrected_low: its interval, which also carries the uncertainty of sensitivity and specificity (Lang-Reiczigel).
         corrected_high: its upper end.
         expected_count: sum of the probabilities of the classified crops.
-        band: the band that holds the whole interval (corrected where there is one, else Wilson), ``undetermined``
-            where it straddles a limit; None where nothing was classified.
+        band: the band that holds the whole interval, ``undetermined`` where it straddles a limit; None where nothing
+            was classified. The interval is the corrected one where there is an operating point, and the band
+            undetermined where that is undefined: the classifier's errors are then known to matter, but not how much.
+            Without an operating point it is Wilson's.
         remuzzi_glomerular_score: 0 to 3, of the counts as classified; None where nothing was classified.
         adequate: at least 25 classified glomeruli (Wang 1998).
         adequate_banff: at least 10 classified glomeruli (Banff, glomerular criterion only).
@@ -141,6 +144,12 @@ def summarise(
     return [cases[case].summary(case, operating_point) for case in sorted(cases)]
 
 
+def called(cases: Iterable[CaseSummary]) -> tuple[int, int]:
+    """Crops counted as globally sclerotic, and crops counted at all, over all biopsies."""
+    pairs = [(case.globally_sclerotic, case.classified) for case in cases]
+    return sum(positive for positive, _ in pairs), sum(classified for _, classified in pairs)
+
+
 class _Tally:
     """Running counts of one biopsy."""
 
@@ -164,7 +173,11 @@ class _Tally:
         total = len(self.probabilities)
         interval = wilson_interval(self.positive, total) if total else None
         corrected = rogan_gladen(self.positive, total, operating_point) if operating_point else None
-        decisive = (corrected.low, corrected.high) if corrected else interval
+        band: Band | Literal["undetermined"] | None = None
+        if corrected:
+            band = settled_band(corrected.low, corrected.high)
+        elif interval:
+            band = "undetermined" if operating_point else settled_band(*interval)
         return CaseSummary(
             case=case,
             slides=len(self.slides),
@@ -180,7 +193,7 @@ class _Tally:
             corrected_low=100 * corrected.low if corrected else None,
             corrected_high=100 * corrected.high if corrected else None,
             expected_count=math.fsum(self.probabilities),  # exact, so the order of the crops cannot show
-            band=settled_band(*decisive) if decisive else None,
+            band=band,
             remuzzi_glomerular_score=remuzzi_grade(self.positive, total) if total else None,
             adequate=total >= ADEQUATE_GLOMERULI,
             adequate_banff=total >= BANFF_GLOMERULI,

@@ -117,10 +117,21 @@ def write_heatmaps(
                 take()
     finally:
         cv2.setNumThreads(threads_before)
-    notes = [f"{drawn} heatmaps were written to {escape_name(bytes(options.heatmaps))}.", *failures[:_MAX_SAID]]
+    notes = [f"{drawn} heatmaps were written to {escape_name(bytes(options.heatmaps))}."]
+    if others := _others(options.heatmaps, drawn):
+        # Other crops, another model, another scale: never to be taken for this run's, and not ours to delete.
+        notes.append(f"{others} heatmaps of other runs lie in that folder as well. Name a new one to keep runs apart.")
+    notes += failures[:_MAX_SAID]
     if len(failures) > _MAX_SAID:
         notes.append(f"{len(failures) - _MAX_SAID} more heatmaps could not be drawn.")
     return notes
+
+
+def _others(folder: Path, drawn: int) -> int:
+    found = sum(
+        name.endswith(os.fsencode(HEATMAP_SUFFIX)) for _, _, names in os.walk(os.fsencode(folder)) for name in names
+    )
+    return max(0, found - drawn)
 
 
 def _draw(

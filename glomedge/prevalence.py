@@ -19,7 +19,7 @@ ADEQUATE_GLOMERULI = 25
 BANFF_GLOMERULI = 10
 """Allograft biopsy, glomerular criterion of Banff 97: at least 10 (Racusen LC et al., Kidney Int 1999;55:713)."""
 
-Band = Literal["0-10", "11-20", ">20"]
+Band = Literal["0-10%", "11-20%", ">20%"]
 RemuzziScore = Literal[0, 1, 2, 3]
 
 
@@ -136,7 +136,7 @@ def _clip(fraction: float) -> float:
 def band(fraction: float) -> Band:
     """The band of a fraction: up to and including 10%, above 10% up to and including 20%, above 20%.
 
-    The fraction is not rounded first: 10.5% and 10.1% are both ``11-20``, 20.4% is ``>20``.
+    The fraction is not rounded first: 10.5% and 10.1% are both ``11-20%``, 20.4% is ``>20%``.
 
     Raises:
         ValueError: not from 0 to 1.
@@ -144,8 +144,8 @@ def band(fraction: float) -> Band:
     if not 0.0 <= fraction <= 1.0:
         raise ValueError(f"{fraction} is not a fraction from 0 to 1")
     if fraction <= 0.1:
-        return "0-10"
-    return "11-20" if fraction <= 0.2 else ">20"
+        return "0-10%"
+    return "11-20%" if fraction <= 0.2 else ">20%"
 
 
 def settled_band(low: float, high: float) -> Band | Literal["undetermined"]:

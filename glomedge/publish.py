@@ -109,13 +109,18 @@ class Publication:
             )
 
     def _operating_point(self) -> OperatingPoint | None:
-        """The model's, which holds at the model's threshold only."""
+        """The model's, which holds at the model's threshold, and for one view of each crop, only."""
         point, threshold = self._model.spec.operating_point, self._model.spec.threshold
-        if point is None or self._threshold == threshold:
+        if point is None:
+            return None
+        if self._threshold != threshold:
+            other = f"at its threshold {threshold:g}, not at {self._threshold:g}"
+        elif self._options.tta > 1:
+            other = f"on single views, not on the mean over {self._options.tta}"
+        else:
             return point
         self._outcome.notes.append(
-            f"The corrected percentages are left out: the model's sensitivity and specificity were measured at its "
-            f"threshold {threshold:g}, not at {self._threshold:g}."
+            f"The corrected percentages are left out: the model's sensitivity and specificity were measured {other}."
         )
         return None
 

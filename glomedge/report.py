@@ -113,14 +113,17 @@ class Report:
         return f"<nav>{''.join(f'<a href=#{target}>{text}</a>' for target, text in links)}</nav>"
 
     def _tiles(self) -> str:
+        from glomedge.cases import called
+
         counts = self._record["counts"]
+        positive, classified = called(self._cases)
         tiles = (
             ("files", self._record["rows"]),
             ("cases", len(self._cases)),
-            ("globally sclerotic", counts["positive"]),
-            ("not globally sclerotic", counts["negative"]),
+            ("globally sclerotic", positive),
+            ("not globally sclerotic", classified - positive),
             ("to review", counts["uncertain"]),
-            ("flagged", counts["flagged"]),
+            ("flagged, not counted" if self._excludes_flagged else "flagged", counts["flagged"]),
             ("errors", counts["error"]),
         )
         return f"<ul class=tiles>{''.join(f'<li><b>{number}</b>{name}</li>' for name, number in tiles)}</ul>"
@@ -181,7 +184,7 @@ class Report:
                 continue
             count = _many(answered_here, "crop")
             if len(rows) < answered_here:
-                count = f"{len(rows)} of {count}"
+                count = f"{len(rows) or 'none'} of {count}"
             title = f"<h3>{html.escape(summary.case)}: {count} <a class=hint href=#case-{number}>its counts</a></h3>"
             yield f"<section class=gallery id=crops-{number}>{title}<div class=grid>"
             for row in sorted(rows, key=lambda row: (not row.review, -(row.probability or 0.0), row.path)):
@@ -240,6 +243,7 @@ class Report:
             ("Model", f"{model['path']} ({model['precision']}, recipe {model['recipe']['name']})"),
             ("Model SHA-256", model["sha256"]),
             ("Threshold", f"{record['threshold']:g}"),
+            ("Asked for", self._asked_for()),
             ("Provider", record["provider"]),
             ("Machine", f"{record['machine']['model']}, {record['machine']['cores_usable']} cores"),
             ("Versions", ", ".join(f"{name} {version}" for name, version in record["versions"].items())),
@@ -251,6 +255,19 @@ class Report:
         )
         rows = "".join(f"<tr><th>{html.escape(name)}<td>{html.escape(str(value))}</tr>" for name, value in facts)
         return f"<h2 id=run>This run</h2><table>{rows}</table>"
+
+    def _asked_for(self) -> str:
+        arguments = self._record["arguments"]
+        words = [f"review band {self._low:g} to {self._high:g}"]
+        if self._views > 1:
+            words.append(f"mean over {self._views} views of each crop (--tta {self._views})")
+        if self._excludes_flagged:
+            words.append("flagged crops left out of the cases (--exclude-flagged)")
+        if arguments.get("case_pattern"):
+            words.append(f"case names by {arguments['case_pattern']}")
+        if arguments.get("follow_symlinks"):
+            words.append("links followed")
+        return "; ".join(words)
 
 
 _CASES_LEGEND = (
@@ -267,7 +284,7 @@ def _case(summary: CaseSummary, number: int) -> str:
     elif summary.band == "undetermined":
         tags.append("<span class='tag open'>band undetermined</span>")
     else:
-        tags.append(f"<span class=tag>band {html.escape(summary.band)}%</span>")
+        tags.append(f"<span class=tag>band {html.escape(summary.band)}</span>")
     if summary.remuzzi_glomerular_score is not None:
         tags.append(f"<span class=tag>Remuzzi glomerular {summary.remuzzi_glomerular_score}</span>")
     if summary.band is not None and not summary.adequate:
@@ -290,8 +307,11 @@ def _case(summary: CaseSummary, number: int) -> str:
         )
         if summary.corrected_percent_gs is not None:
             value += f"<span class=soft>corrected {corrected_text(summary)}</span><br>"
+    name = html.escape(summary.case)
+    if summary.crops > summary.errors:
+        name = f"<a href=#crops-{number}>{name}</a>"
     return (
-        f"<section class=case id=case-{number}><div><h3><a href=#crops-{number}>{html.escape(summary.case)}</a></h3>"
+        f"<section class=case id=case-{number}><div><h3>{name}</h3>"
         f"<span class=soft>{', '.join(counts)}</span></div>{interval_svg(summary)}"
         f"<div class=value>{value}{' '.join(tags)}</div></section>\n"
     )

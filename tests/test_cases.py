@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from glomedge.cases import CASE_COLUMNS, CaseSummary, CropCall, case_of, compile_case_pattern, summarise, to_row
+from glomedge.cases import CASE_COLUMNS, CaseSummary, CropCall, called, case_of, compile_case_pattern, summarise, to_row
 from glomedge.errors import UsageError
 from glomedge.notice import RESEARCH_USE_NOTICE
 from glomedge.spec import OperatingPoint
@@ -138,7 +138,7 @@ def test_corrected_interval_decides_the_band() -> None:
     # 125 of 1,000: Wilson's 10.6 to 14.7% lies in one band. Less 2% false positives it is about 11%, and its interval,
     # widened by what 2,000 held-out crops leave open, reaches below 10%.
     (by_count,) = summarise(calls("A", 125, 875), None)
-    assert by_count.band == "11-20"
+    assert by_count.band == "11-20%"
     (corrected,) = summarise(calls("A", 125, 875), GOOD)
     assert corrected.corrected_percent_gs == pytest.approx(100 * (0.125 + 0.98 - 1) / 0.93)
     assert corrected.corrected_low is not None
@@ -146,8 +146,32 @@ def test_corrected_interval_decides_the_band() -> None:
     assert corrected.corrected_low < 10 < corrected.corrected_high
     assert corrected.band == "undetermined"
     (many,) = summarise(calls("A", 300, 9700), GOOD)
-    assert many.band == "0-10"
+    assert many.band == "0-10%"
     assert (many.percent_gs or 0) > (many.corrected_percent_gs or 0)
+
+
+@pytest.mark.parametrize(
+    ("positive", "negative", "point"),
+    [
+        # 0 of 122 where the specificity foretells 8 false positives: the crops contradict the held-out ones.
+        (0, 122, OperatingPoint(true_positive=60, false_negative=4, true_negative=200, false_positive=14)),
+        (0, 122, OperatingPoint(true_positive=5, false_negative=5, true_negative=5, false_positive=5)),
+        (122, 0, OperatingPoint(true_positive=5, false_negative=5, true_negative=5, false_positive=5)),
+    ],
+)
+def test_where_the_correction_fails_no_band_is_settled(positive: int, negative: int, point: OperatingPoint) -> None:
+    (uncorrected,) = summarise(calls("A", positive, negative), None)
+    assert uncorrected.band == (">20%" if positive else "0-10%")
+    (summary,) = summarise(calls("A", positive, negative), point)
+    assert summary.corrected_percent_gs is None
+    assert summary.band == "undetermined"
+
+
+def test_called_sums_what_is_counted() -> None:
+    items = [*calls("A", 5, 20, flagged=2, errors=3), *calls("B", 1, 2)]
+    assert called(summarise(items, None)) == (6, 28)
+    assert called(summarise(items, None, exclude_flagged=True)) == (4, 26)
+    assert called([]) == (0, 0)
 
 
 def test_case_with_nothing_classified() -> None:

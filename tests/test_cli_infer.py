@@ -86,3 +86,13 @@ def test_bad_review_bands_are_refused(text: str) -> None:
 
 def test_review_band() -> None:
     assert parse_band("0.25..0.75") == (0.25, 0.75)
+
+
+def test_heatmaps_for_alone_makes_a_folder_of_its_own(folder: Path) -> None:
+    done = CliRunner().invoke(app, _arguments(folder, "--heatmaps-for", "all"))
+    assert done.exit_code == 0, done.output
+    maps = list((folder / "out" / "heatmaps").rglob("*.heatmap.jpg"))
+    record = json.loads((folder / "out" / "run.json").read_text("utf-8"))
+    assert len(maps) == record["counts"]["ok"] + record["counts"]["flagged"] > 0
+    again = CliRunner().invoke(app, _arguments(folder, "--heatmaps-for", "positives"))
+    assert again.exit_code == 0, again.output  # its own folder in the output is neither input nor in the way

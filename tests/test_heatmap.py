@@ -86,7 +86,7 @@ def test_one_view_and_eight_show_the_same_place(views: int, axis: int) -> None:
     field = upsample(maps[0], 224, 224, views=views)
     inner = slice(48, 160)  # further out a cell that is missing is the one at the edge again
     assert field[inner, inner] == pytest.approx(image[inner, inner].astype(float), abs=0.6)
-    seen = cv2.imdecode(np.frombuffer(map_png(maps[0], (0.0, 223.0), views), np.uint8), cv2.IMREAD_COLOR)
+    seen: Any = cv2.imdecode(np.frombuffer(map_png(maps[0], (0.0, 223.0), views), np.uint8), cv2.IMREAD_COLOR)
     assert seen.shape == ((8, 8, 3) if views == 1 else (7, 7, 3))
 
 

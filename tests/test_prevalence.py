@@ -177,14 +177,14 @@ def test_correction_stays_a_fraction(a: int, b: int, tp: int, fn: int, tn: int, 
 @pytest.mark.parametrize(
     ("percent", "expected"),
     [
-        (0, "0-10"),
-        (10, "0-10"),
-        (10.1, "11-20"),
-        (10.5, "11-20"),
-        (11, "11-20"),
-        (20, "11-20"),
-        (20.4, ">20"),
-        (100, ">20"),
+        (0, "0-10%"),
+        (10, "0-10%"),
+        (10.1, "11-20%"),
+        (10.5, "11-20%"),
+        (11, "11-20%"),
+        (20, "11-20%"),
+        (20.4, ">20%"),
+        (100, ">20%"),
     ],
 )
 def test_band(percent: float, expected: str) -> None:
@@ -194,18 +194,18 @@ def test_band(percent: float, expected: str) -> None:
 def test_band_of_counts_has_no_rounding_error() -> None:
     for total in range(1, 400):
         for positive in range(total + 1):
-            exact = "0-10" if 10 * positive <= total else "11-20" if 5 * positive <= total else ">20"
+            exact = "0-10%" if 10 * positive <= total else "11-20%" if 5 * positive <= total else ">20%"
             assert band(positive / total) == exact
 
 
 @pytest.mark.parametrize(
     ("low", "high", "expected"),
     [
-        (0.0, 0.1, "0-10"),
+        (0.0, 0.1, "0-10%"),
         (0.0, 0.133, "undetermined"),
-        (0.11, 0.2, "11-20"),
+        (0.11, 0.2, "11-20%"),
         (0.05, 0.3, "undetermined"),
-        (0.21, 1.0, ">20"),
+        (0.21, 1.0, ">20%"),
     ],
 )
 def test_settled_band(low: float, high: float, expected: str) -> None:

@@ -6,6 +6,7 @@ import csv
 import importlib.util
 import json
 import os
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -162,6 +163,56 @@ def test_excluded_crops_are_said(options: Options) -> None:
     page = (options.output / "report.html").read_text("utf-8")
     assert page.split("<h2 id=crops>")[1].count("not counted") == flagged
     assert "left out of the counts per case" in page
+    counted = sum(summary.globally_sclerotic for summary in outcome.cases)
+    assert f"<li><b>{counted}</b>globally sclerotic</li>" in page
+    assert f"<li><b>{flagged}</b>flagged, not counted</li>" in page
+
+
+def test_a_folder_of_nothing_but_excluded_crops(options: Options) -> None:
+    for path in options.folder.rglob("*.png"):
+        image = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
+        if image is not None:
+            cv2.imwrite(str(path), image)  # grey: a flag of the file's kind, which excludes as those of quality do
+    outcome = infer_folder(replace(options, exclude_flagged=True))
+    assert outcome.counts["flagged"] == 28
+    assert [summary.classified for summary in outcome.cases] == [0] * len(outcome.cases)
+    assert {row["band"] for row in _table(options.output / "cases.csv")} == {""}
+    page = (options.output / "report.html").read_text("utf-8")
+    assert page.count("nothing classified</span>") == len(outcome.cases)
+
+
+@pytest.mark.parametrize("what", ["errors only", "one crop"])
+def test_links_of_the_report_lead_somewhere(options: Options, what: str) -> None:
+    first, *others = [path for path in sorted(options.folder.rglob("*.png")) if path.stat().st_size > 2000]
+    for path in others:
+        path.unlink()
+    if what == "errors only":
+        first.write_bytes(b"")
+    infer_folder(options)
+    page = (options.output / "report.html").read_text("utf-8")
+    wanted = set(re.findall(r"href=[\"']?#([\w-]+)", page))
+    assert wanted >= {"cases", "review", "crops", "errors", "run"}
+    assert wanted <= set(re.findall(r"\bid=[\"']?([\w-]+)", page))
+
+
+def test_heatmaps_of_other_runs_are_said(options: Options) -> None:
+    maps = options.output.parent / "maps"
+    first = infer_folder(replace(options, heatmaps=maps, heatmaps_for="all"))
+    assert not any("other runs" in note for note in first.notes)
+    again = infer_folder(replace(options, heatmaps=maps, heatmaps_for="uncertain", resume=True))
+    uncertain = again.counts["uncertain"]
+    assert 0 < uncertain < 28
+    assert f"{uncertain} heatmaps were written to" in " ".join(again.notes)
+    assert any(note.startswith(f"{28 - uncertain} heatmaps of other runs") for note in again.notes)
+    uncertain_rows = {row["path"] for row in _table(options.output / "predictions.csv") if row["review"] == "1"}
+    fresh = infer_folder(
+        replace(options, heatmaps=options.output.parent / "fresh", heatmaps_for="uncertain", resume=True)
+    )
+    assert {
+        str(path.relative_to(options.output.parent / "fresh")).removesuffix(".heatmap.jpg")
+        for path in (options.output.parent / "fresh").rglob("*.heatmap.jpg")
+    } == uncertain_rows
+    assert fresh.predicted == 0
 
 
 def test_sensitivity_and_specificity_hold_at_their_own_threshold_only(options: Options) -> None:
@@ -171,6 +222,9 @@ def test_sensitivity_and_specificity_hold_at_their_own_threshold_only(options: O
         outcome = infer_folder(replace(options, threshold=given))
         assert any(summary.corrected_percent_gs is not None for summary in outcome.cases) is known
         assert any("measured at its threshold 0.6, not at" in note for note in outcome.notes) is not known
+    outcome = infer_folder(replace(options, tta=8))
+    assert all(summary.corrected_percent_gs is None for summary in outcome.cases)
+    assert any("measured on single views, not on the mean over 8" in note for note in outcome.notes)
 
 
 def test_files_that_had_no_bytes_are_read_once_they_are_files(options: Options) -> None:

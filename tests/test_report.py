@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import csv
 import re
 from collections.abc import Iterator
 from dataclasses import replace
@@ -12,8 +13,8 @@ import pytest
 from builders import build_tiny_model
 from runkit import write_crops
 
-from glomedge.cases import CropCall, case_of, summarise
-from glomedge.casetable import case_table, percent_text
+from glomedge.cases import CaseSummary, CropCall, case_of, summarise
+from glomedge.casetable import case_tables, percent_text
 from glomedge.folderrun import Options, infer_folder
 from glomedge.journal import Attachment
 from glomedge.report import MAX_LISTED, MAX_REVIEWED, Report, map_png
@@ -66,7 +67,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Options, Page, dict[s
 
 
 def test_counts_are_those_of_the_run(run: tuple[Options, Page, dict[str, Any]]) -> None:
-    _, page, record = run
+    options, page, record = run
     counts = record["counts"]
     assert page.classes["case"] == record["cases"] == 4  # three cases and one of no name
     crops, review = page.section("crops"), page.section("review")
@@ -76,6 +77,35 @@ def test_counts_are_those_of_the_run(run: tuple[Options, Page, dict[str, Any]]) 
     assert crops.classes["map"] == 38
     assert "details" not in review.tags  # all of them are pictured
     text = "".join(page.text)
+    tiles = {name: int(number) for number, name in re.findall(r"<li><b>(\d+)</b>([a-z ]+)</li>", page.html)}
+    assert tiles == {
+        "files": 41,
+        "cases": 4,
+        "globally sclerotic": counts["positive"],
+        "not globally sclerotic": counts["negative"],
+        "to review": counts["uncertain"],
+        "flagged": counts["flagged"],
+        "errors": 3,
+    }
+    assert page.section("errors").tags["tr"] == 1 + counts["error"]
+    with (options.output / "cases.csv").open(encoding="utf-8", newline="") as handle:
+        cases = list(csv.DictReader(handle))
+    sections = page.html.split("<section class=case ")[1:]
+    assert len(sections) == len(cases)
+    for section, row in zip(sections, cases, strict=True):
+        words = " ".join(Page("<section " + section.split("</section>")[0]).text)
+        assert (
+            f"{row['globally_sclerotic']} of {row['classified']} GS, {float(row['expected_count']):.1f} expected"
+            in words
+        )
+        interval = re.search(r"\(([0-9.]+) to ([0-9.]+)\)", words)
+        assert interval is not None
+        wilson = (float(row["interval_low"]), float(row["interval_high"]))
+        assert tuple(map(float, interval.groups())) == pytest.approx(wilson, abs=0.06)  # rounded from the same number
+        assert f"{100 * int(row['globally_sclerotic']) / int(row['classified']):.1f}%" in words
+        assert f"Remuzzi glomerular {row['remuzzi_glomerular_score']}" in words
+        assert f"band {row['band']}" in words
+        assert ("under 25 glomeruli" in words) == (row["adequate"] == "no")
     assert text.count("error:") == 0
     assert text.count("truncated") >= counts["error"] == 3
     assert re.search(r"41\s*files", text)
@@ -223,36 +253,45 @@ def test_bars_stand_where_the_numbers_say() -> None:
     assert "nothing classified" in interval_svg(nothing)
 
 
+def printed(summaries: list[CaseSummary], width: int) -> str:
+    """The tables as a terminal of that width shows them."""
+    from rich.console import Console
+
+    console = Console(width=width)
+    with console.capture() as captured:
+        for table in case_tables(summaries, width):
+            console.print(table)
+    text = captured.get()
+    assert max(map(len, text.splitlines())) <= width
+    return text
+
+
 @pytest.mark.parametrize("width", [70, 80, 120])
 def test_the_table_on_the_screen_has_a_line_for_each_case(width: int) -> None:
-    from rich.console import Console
-
     calls = [CropCall(f"[red]{i % 3}-{i}.png", 0.9, 1, "ok") for i in range(9)]
-    console = Console(width=width)
-    with console.capture() as captured:
-        console.print(case_table(summarise(calls, None), width))
-    text = captured.get()
-    assert text.count("100.0% (43.9-100.0)") == 3
+    text = printed(summarise(calls, None), width)
+    assert text.count("100.0%") == text.count("(43.9-100.0)") == text.count("3 of 3") == 3
     assert all(f"[red]{number} " in text for number in range(3))
-    assert text.count("undetermined (n<25)") + text.count(">20 (n<25)") == 3
-    assert max(map(len, text.splitlines())) <= width
+    assert text.count("undetermined") + text.count(">20%") == text.count("(n<25)") == 3
+    assert "corrected" not in text
 
 
-@pytest.mark.parametrize("width", [80, 100, 120, 160])
-def test_the_table_never_loses_the_name_of_a_case(width: int) -> None:
-    from rich.console import Console
-
+@pytest.mark.parametrize(("width", "tables"), [(80, 2), (100, 2), (120, 2), (160, 1)])
+def test_no_figure_is_left_out_at_any_width(width: int, tables: int) -> None:
     names = [f"S-{1000 + i}-00000{i}" for i in range(4)]
-    calls = [CropCall(f"{name}_PAS_1of1_{k:024x}.png", 0.9, k % 2, "ok") for name in names for k in range(24)]
-    point = OperatingPoint(true_positive=16, false_negative=4, true_negative=22, false_positive=6)
-    console = Console(width=width)
-    with console.capture() as captured:
-        console.print(case_table(summarise(calls, point), width))
-    text = captured.get()
-    assert all(name in text for name in names)
-    assert text.count("50.0% (") == 4
-    assert ("corrected" in text) == (width > 80)
-    assert max(map(len, text.splitlines())) <= width
+    calls = [CropCall(f"{name}_PAS_{1 + k % 2}of2_{k:024x}.png", 0.9, k % 2, "ok") for name in names for k in range(24)]
+    calls += [CropCall(f"{names[0]}_PAS_1of2_{99:024x}.png", None, None, "error:format")]
+    calls += [CropCall(f"{name}_PAS_1of2_{98:024x}.png", 0.1, 0, "flagged:blank") for name in names]
+    point = OperatingPoint(true_positive=160, false_negative=40, true_negative=220, false_positive=6)
+    text = printed(summarise(calls, point), width)
+    assert all(text.count(name) == tables for name in names)
+    assert text.count("12 of 25") == text.count("48.0%") == 4
+    assert text.count(">20%") == 4
+    for heading in ("slides", "crops", "flagged", "errors", "expected", "corrected", "Remuzzi", "band"):
+        assert heading in text
+    counts = [re.split(r"[\s│┃]+", line.strip("│┃ ")) for line in text.splitlines() if line.startswith(f"│ {names[0]}")]
+    # slides, crops, flagged, errors; 24 x 0.9 + 0.1; 12 of 25 is 2 after Remuzzi
+    assert any(row[1:5] == ["2", "26", "1", "1"] and "21.7" in row and row[-1] == "2" for row in counts)
 
 
 def test_map_is_viridis_within_the_limits() -> None:

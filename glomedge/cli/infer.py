@@ -63,14 +63,21 @@ def infer(
         str | None, typer.Option(help="Regular expression with a group (?P<case>...), and (?P<slide>...) if wanted.")
     ] = None,
     exclude_flagged: Annotated[
-        bool, typer.Option("--exclude-flagged", help="Leave flagged crops out of the case counts.")
+        bool, typer.Option("--exclude-flagged", help="Leave crops with any flag out of the case counts.")
     ] = False,
     review_band: Annotated[str, typer.Option(help="Probabilities to be looked at first.")] = "0.2..0.8",
     tta: Annotated[
         int, typer.Option(help="8: mean over the eight flips and quarter turns, at eight times the cost.")
     ] = 1,
     heatmaps: Annotated[Path | None, typer.Option(help="Folder for class-activation overlays.")] = None,
-    heatmaps_for: Annotated[str, typer.Option(help="positives, uncertain or all.")] = "positives",
+    heatmaps_for: Annotated[
+        str | None,
+        typer.Option(
+            help="positives, uncertain or all; without --heatmaps into the folder heatmaps of --output. "
+            "Default: positives.",
+            show_default=False,
+        ),
+    ] = None,
     decode_timeout: Annotated[float, typer.Option(help="Seconds after which a file is given up.")] = 30.0,
     decode_in: Annotated[
         str, typer.Option(help="threads, processes, or auto: processes from four workers on.")
@@ -108,8 +115,8 @@ def infer(
         exclude_flagged=exclude_flagged,
         review_band=parse_band(review_band),
         tta=tta,
-        heatmaps=heatmaps,
-        heatmaps_for=heatmaps_for,
+        heatmaps=output / "heatmaps" if heatmaps is None and heatmaps_for is not None else heatmaps,
+        heatmaps_for=heatmaps_for or "positives",
         decode_timeout_s=decode_timeout,
         decode_in=decode_in,
         report=report,
@@ -169,15 +176,17 @@ def print_summary(outcome: Outcome, output: Path) -> None:
     """Cases first, then counts, notes and where the files are."""
     from rich.console import Console
 
-    from glomedge.casetable import case_table
+    from glomedge.cases import called
+    from glomedge.casetable import case_tables
 
-    # Wide enough for the table where the output is a file or a pipe.
     console = Console(width=None if sys.stdout.isatty() else 120, highlight=False, markup=False)
-    console.print(case_table(outcome.cases, console.width))
+    for table in case_tables(outcome.cases, console.width):
+        console.print(table)
     counts = outcome.counts
+    positive, classified = called(outcome.cases)
     console.print(
         f"{outcome.answered} inputs on {outcome.provider}: {counts['ok']} ok, {counts['flagged']} flagged, "
-        f"{counts['error']} errors; {counts['positive']} globally sclerotic, {counts['negative']} not; "
+        f"{counts['error']} errors; {positive} globally sclerotic, {classified - positive} not; "
         f"{counts['uncertain']} in the review band. {outcome.wall_s:.2f} s.",
         soft_wrap=True,
     )
