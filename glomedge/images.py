@@ -158,9 +158,17 @@ def _to_eight_bits(samples: decoders.Samples, header: Header) -> npt.NDArray[np.
 
     A PNG that declares (sBIT) fewer significant bits should hold samples scaled up to 16 (REC-png-3,
     11.3.2.7), yet many writers store them unscaled. No tissue is that dark throughout: the samples tell which it is.
+    Alpha tells it for itself: where the colours are left unscaled, opaque may be the top of either range.
     """
     if samples.dtype == np.uint8:
         return samples.view(np.uint8)
+    if samples.ndim == 3 and samples.shape[2] == 4:
+        colours, alpha = samples[..., :3], samples[..., 3]
+        return np.dstack((_rounded(colours, header, inverted=header.inverted), _rounded(alpha, header)))
+    return _rounded(samples, header, inverted=header.inverted)
+
+
+def _rounded(samples: decoders.Samples, header: Header, *, inverted: bool = False) -> npt.NDArray[np.uint8]:
     depth, shift = 16, 0
     if header.format == "tiff" and header.bits < 16:
         depth, shift = header.bits, 16 - header.bits  # OpenCV has shifted them to the top
@@ -169,9 +177,7 @@ def _to_eight_bits(samples: decoders.Samples, header: Header) -> npt.NDArray[np.
     top = (1 << depth) - 1
     values = np.minimum(np.arange(65_536, dtype=np.uint32) >> shift, top)
     table = ((values * 255 + top // 2) // top).astype(np.uint8)
-    if header.inverted:
-        table = 255 - table
-    return np.take(table, samples)
+    return np.take(255 - table if inverted else table, samples)
 
 
 def _without_alpha(

@@ -222,18 +222,41 @@ def test_transparent_palette() -> None:
     assert decoded.flags == ("palette", "transparency")
 
 
-@pytest.mark.parametrize("colour_type", [0, 2, 6])
-def test_declared_twelve_bits_stored_low(colour_type: int) -> None:
+@pytest.mark.parametrize(
+    ("colour_type", "opaque"), [(0, None), (2, None), (4, 4095), (4, 65_535), (6, 4095), (6, 65_535)]
+)
+def test_declared_twelve_bits_stored_low(colour_type: int, opaque: int | None) -> None:
     samples = samples_of(colour_type, 12)
     samples[0, 0] = 4095  # the depth is what is declared, not what happens to be the highest value
-    if colour_type == 6:
-        samples[..., 3] = 4095
+    if opaque is not None:
+        samples[..., -1] = opaque
     channels = imagefiles.CHANNELS_OF[colour_type]
     data = imagefiles.png(samples, depth=16, colour_type=colour_type, before=[(b"sBIT", b"\x0c" * channels)])
     decoded = images.decode(data)
-    rgb = scaled(samples, 12)[..., :3] if colour_type else scaled(samples, 12).repeat(3, axis=2)
-    np.testing.assert_array_equal(decoded.pixels_hwc, rgb)
+    colours = samples[..., :3] if colour_type in (2, 6) else samples[..., :1].repeat(3, axis=2)
+    np.testing.assert_array_equal(decoded.pixels_hwc, scaled(colours, 12))
     assert "sixteen_bit" in decoded.flags
+    assert "transparency" not in decoded.flags
+
+
+@pytest.mark.parametrize("half", [2048, 32_768])
+def test_declared_twelve_bits_stored_low_behind_half_transparency(half: int) -> None:
+    samples = samples_of(6, 12)
+    samples[..., 3] = half
+    samples[0, 0, 3] = 2 * half - 1  # opaque, at the top of alpha's own range
+    decoded = images.decode(imagefiles.png(samples, depth=16, colour_type=6, before=[(b"sBIT", b"\x0c" * 4)]))
+    alpha = scaled(samples[..., 3], 12 if half == 2048 else 16)
+    np.testing.assert_array_equal(decoded.pixels_hwc, on_white(scaled(samples[..., :3], 12), alpha))
+    assert "transparency" in decoded.flags
+
+
+def test_declared_twelve_bits_stored_low_beside_one_transparent_colour() -> None:
+    samples = samples_of(2, 12)
+    before = [(b"sBIT", b"\x0c" * 3), (b"tRNS", samples[5, 7].astype(">u2").tobytes())]
+    expected_pixels = scaled(samples, 12)
+    expected_pixels[5, 7] = 255
+    decoded = images.decode(imagefiles.png(samples, depth=16, before=before))
+    np.testing.assert_array_equal(decoded.pixels_hwc, expected_pixels)
 
 
 def test_declared_twelve_bits_scaled_up_as_the_standard_asks() -> None:
