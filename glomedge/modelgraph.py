@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from glomedge.errors import ModelError
-from glomedge.modelfile import iter_fields, read_varint
+from glomedge.modelfile import iter_fields, mapped, read_varint
 from glomedge.spec import ModelSpec
 
 # ModelProto
@@ -28,6 +28,7 @@ _TENSOR, _SUBGRAPH, _TENSORS, _SUBGRAPHS = 5, 6, 10, 11
 _DIMS, _DATA_TYPE, _NAME, _EXTERNAL_DATA, _DATA_LOCATION = 1, 2, 8, 13, 14
 _FLOAT, _UINT8, _INT8, _FLOAT16 = 1, 2, 3, 10
 
+_MAX_ELEMENTS = 2**63 - 1  # dims are int64
 _STANDARD_DOMAINS = {"", "ai.onnx", "com.microsoft"}
 
 
@@ -60,10 +61,11 @@ class GraphFacts:
 
 
 def read_graph_facts(path: Path) -> GraphFacts:
-    """Walk the protobuf of an ONNX file. Raises ModelError where it cannot be walked."""
+    """Walk the protobuf of an ONNX file. Raises ModelError where it cannot be read or walked."""
     facts = GraphFacts()
+    opened, _ = mapped(path)
     try:
-        with path.open("rb") as handle, mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ) as buffer:
+        with opened as buffer:
             for number, begin, end in iter_fields(buffer, 0, len(buffer)):
                 if number == _GRAPH:
                     _walk_graph(buffer, begin, end, facts)
@@ -149,6 +151,9 @@ def _walk_tensor(buffer: mmap.mmap, start: int, end: int, facts: GraphFacts) -> 
             while position < stop:
                 size, position = read_varint(buffer, position)
                 elements *= size
+                # Dimensions without end would grow the product without end.
+                if elements > _MAX_ELEMENTS:
+                    raise ValueError("a tensor of more elements than ONNX can count")
         elif number == _DATA_TYPE:
             data_type = read_varint(buffer, begin)[0]
         elif number == _NAME:

@@ -83,3 +83,15 @@ def test_some_inputs_with_errors_are_still_2(tmp_path: Path, tiny_model: Path) -
     paths = [str(tmp_path / "crops"), "--model", str(tiny_model), "--output", str(tmp_path / "out")]
     done = module("infer", *paths, "--provider", "cpu")
     assert done.returncode == 2, done.stderr
+
+
+def test_a_model_that_is_no_file_exits_with_1_and_one_message(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    os.mkfifo(tmp_path / "pipe.onnx")
+    for model in (ROOT / "README.md" / "model.onnx", tmp_path / "pipe.onnx", tmp_path):
+        assert run_main(monkeypatch, "info", str(model)) == 1
+        printed = capsys.readouterr().err
+        assert printed.startswith("glomedge: ")
+        assert "--model" in printed
+        assert "Traceback" not in printed

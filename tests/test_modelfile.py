@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import random
+import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import builders
 import numpy as np
@@ -109,11 +114,67 @@ def test_foreign_files_are_told_apart(tmp_path: Path, content: bytes, words: str
         read_model_file(path)
 
 
-def test_missing_file_and_folder(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match=r"There is no model at .*glomedge export"):
-        read_model_file(tmp_path / "none.onnx")
-    with pytest.raises(ModelError, match="is a folder"):
-        read_model_file(tmp_path)
+READERS = (read_model_file, read_graph_facts)
+
+
+@pytest.mark.parametrize("reader", READERS)
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("none.onnx", r"There is no model at .*glomedge export.*--model\.$"),
+        ("text.md/below.onnx", r"There is no model at .*--model\.$"),
+        ("", r"is a folder, not a model file\. Name the \.onnx file with --model\.$"),
+        ("pipe.onnx", r"is a pipe or a device.*--model\.$"),
+        ("device.onnx", r"is a pipe or a device.*--model\.$"),
+        ("loop.onnx", r"leads back to itself.*--model\.$"),
+        ("empty.onnx", r"is empty\. Export the model again"),
+        ("x" * 5000, r"cannot be read \(File name too long\)\. Check"),
+        ("nul\0.onnx", r"cannot be opened .*--model\.$"),
+    ],
+)
+def test_what_is_no_readable_file_is_a_model_error(
+    tmp_path: Path, reader: Callable[[Path], object], name: str, words: str
+) -> None:
+    (tmp_path / "text.md").write_text("text")
+    os.mkfifo(tmp_path / "pipe.onnx")
+    (tmp_path / "device.onnx").symlink_to("/dev/zero")
+    (tmp_path / "loop.onnx").symlink_to("loop.onnx")
+    (tmp_path / "empty.onnx").write_bytes(b"")
+    with pytest.raises(ModelError, match=words):
+        reader(tmp_path / name)
+
+
+@pytest.mark.parametrize("reader", READERS)
+@pytest.mark.parametrize(
+    ("number", "words"),
+    [(errno.EACCES, "permission denied"), (errno.EIO, "Check the disk"), (errno.ESTALE, "Check the disk")],
+)
+def test_errors_of_the_system_are_model_errors(
+    monkeypatch: pytest.MonkeyPatch, tiny_model: Path, reader: Callable[[Path], object], number: int, words: str
+) -> None:
+    def failing(*_: object) -> int:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "open", failing)
+    with pytest.raises(ModelError, match=words):
+        reader(tiny_model)
+
+
+def test_a_pipe_that_takes_the_files_place_is_not_waited_for(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tiny_model: Path
+) -> None:
+    path = tmp_path / "model.onnx"
+    path.write_bytes(tiny_model.read_bytes())
+    real = os.open
+
+    def replaced(*given: Any) -> int:
+        path.unlink()
+        os.mkfifo(path)
+        return real(*given)
+
+    monkeypatch.setattr(os, "open", replaced)
+    with pytest.raises(ModelError, match="is a pipe"):
+        read_model_file(path)
 
 
 def test_an_edited_file_says_that_it_changed(tmp_path: Path, tiny_model: Path) -> None:
@@ -206,6 +267,18 @@ def test_functions_are_refused(tmp_path: Path) -> None:
     path.write_bytes(graph.SerializeToString())
     with pytest.raises(ModelError, match="functions"):
         read_graph_facts(path)
+
+
+@pytest.mark.parametrize("size", [3, 2**40, -1])
+def test_dimensions_without_end_are_refused_at_once(tmp_path: Path, size: int) -> None:
+    graph = builders.tiny_graph()
+    graph.graph.initializer[1].dims.extend([size] * 400_000)
+    path = tmp_path / "endless.onnx"
+    path.write_bytes(graph.SerializeToString())
+    start = time.process_time()
+    with pytest.raises(ModelError, match="more elements than ONNX can count"):
+        read_graph_facts(path)
+    assert time.process_time() - start < 1.0
 
 
 def test_noise_is_refused_not_crashed_on(tmp_path: Path, tiny_model: Path) -> None:
