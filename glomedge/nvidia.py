@@ -13,7 +13,7 @@ from glomedge import libraries, sessions
 from glomedge.device_runner import DeviceRunner
 from glomedge.engine_cache import EngineKey, Entry, WorkingCopy, cache_notes, problem, secure_root
 from glomedge.errors import ProviderUnavailableError
-from glomedge.gpus import find_gpus
+from glomedge.gpus import find_gpus, session_gpu
 from glomedge.runner import Opened, SessionRequest, no_cache
 from glomedge.spec import SIZE_PX, ModelSpec
 
@@ -143,11 +143,10 @@ def _spec(request: SessionRequest) -> ModelSpec:
 
 
 def engine_key(request: SessionRequest, provider: str, runtime: str, options: Mapping[str, str]) -> EngineKey:
-    """The cache key of an engine for the first GPU."""
+    """The cache key of an engine for the GPU that sessions run on (``device_id`` 0 of the options)."""
     import onnxruntime as ort
 
-    gpus = find_gpus()
-    device = gpus.devices[0] if gpus.devices else None
+    device = session_gpu()
     profile = request.profile
     # Paths differ between building and use and say nothing about the engine.
     stable = {name: value for name, value in options.items() if not name.endswith("_path")}
@@ -158,7 +157,7 @@ def engine_key(request: SessionRequest, provider: str, runtime: str, options: Ma
         precision=request.file.spec.precision,
         onnxruntime=ort.__version__,
         runtime=runtime,
-        driver=gpus.driver,
+        driver=find_gpus().driver,
         device=f"{device.name} compute {device.compute_capability}" if device else "none",
         options=json.dumps(stable, sort_keys=True),
     )

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import ctypes
+import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import builders
 import numpy as np
 import pytest
 
-from glomedge import engine, nvidia, sessions
+from glomedge import engine, gpus, nvidia, sessions
 from glomedge.device_runner import DeviceRunner, PinnedMemory
 from glomedge.engine_cache import EngineKey
 from glomedge.errors import EngineError
@@ -100,6 +103,104 @@ def test_the_key_follows_weights_shapes_precision_and_options(tmp_path: Path, re
     digests.add(nvidia.engine_key(request_, "tensorrt-rtx", "10.13.3", nvidia.tensorrt_options(request_, "f")).digest())
     digests.add(nvidia.engine_key(request_, "tensorrt", "10.14.0", nvidia.tensorrt_options(request_, "f")).digest())
     assert len(digests) == len(variants) + 2
+
+
+L4, A2000 = gpus.Gpu("NVIDIA L4", "8.9", 24 << 30), gpus.Gpu("NVIDIA RTX A2000", "8.6", 12 << 30)
+
+
+def test_the_key_follows_gpu_driver_and_onnxruntime(monkeypatch: pytest.MonkeyPatch, request_: SessionRequest) -> None:
+    def on(device: gpus.Gpu | None, driver: str = "570.86", onnxruntime: str = "1.31.1") -> str:
+        monkeypatch.setattr(nvidia, "session_gpu", lambda: device)
+        monkeypatch.setattr(nvidia, "find_gpus", lambda: gpus.Gpus(driver, (A2000, L4)))
+        monkeypatch.setattr("onnxruntime.__version__", onnxruntime)
+        return key(request_).digest()
+
+    assert on(L4) == on(L4)
+    digests = [
+        on(L4),
+        on(A2000),
+        on(replace(L4, compute_capability="9.0")),
+        on(replace(L4, name="NVIDIA L40")),
+        on(None),
+        on(L4, driver="570.87"),
+        on(L4, onnxruntime="1.32.0"),
+    ]
+    assert len(set(digests)) == len(digests)
+
+
+class FakeCuda:
+    """The CUDA driver's library on a machine of these GPUs (in PCI order): the calls that ``session_gpu`` makes."""
+
+    def __init__(self, *in_pci_order: gpus.Gpu) -> None:
+        self._all = in_pci_order
+        self._seen: list[gpus.Gpu] = []
+
+    def cuInit(self, _flags: ctypes.c_uint) -> int:
+        # CUDA C++ Programming Guide, "CUDA environment variables": order first, then what is visible of it.
+        order = list(self._all)
+        if os.environ.get("CUDA_DEVICE_ORDER", "FASTEST_FIRST") == "FASTEST_FIRST":
+            order.sort(key=lambda gpu: -gpu.memory_bytes)
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+        self._seen = order if visible is None else [order[int(index)] for index in visible.split(",") if index]
+        return 0 if self._seen else 100
+
+    def cuDeviceGet(self, device: Any, ordinal: ctypes.c_int) -> int:
+        device._obj.value = ordinal.value
+        return 0
+
+    def cuDeviceGetName(self, buffer: Any, _size: ctypes.c_int, device: ctypes.c_int) -> int:
+        buffer.value = self._seen[device.value].name.encode()
+        return 0
+
+    def cuDeviceGetAttribute(self, value: Any, attribute: ctypes.c_int, device: ctypes.c_int) -> int:
+        # cuda.h: 75 and 76 are the halves of the compute capability.
+        value._obj.value = int(self._seen[device.value].compute_capability.split(".")[attribute.value - 75])
+        return 0
+
+    def cuDeviceTotalMem_v2(self, value: Any, device: ctypes.c_int) -> int:
+        value._obj.value = self._seen[device.value].memory_bytes
+        return 0
+
+
+@pytest.mark.parametrize(
+    ("order", "visible", "expected"),
+    [
+        (None, None, L4),
+        ("FASTEST_FIRST", None, L4),
+        ("PCI_BUS_ID", None, A2000),
+        (None, "1", A2000),
+        ("PCI_BUS_ID", "1", L4),
+        ("PCI_BUS_ID", "1,0", L4),
+        (None, "", None),
+    ],
+)
+def test_the_gpu_of_a_session_is_the_one_that_cuda_counts_as_0(
+    monkeypatch: pytest.MonkeyPatch, order: str | None, visible: str | None, expected: gpus.Gpu | None
+) -> None:
+    for name, value in (("CUDA_DEVICE_ORDER", order), ("CUDA_VISIBLE_DEVICES", visible)):
+        monkeypatch.delenv(name, raising=False)
+        if value is not None:
+            monkeypatch.setenv(name, value)
+    monkeypatch.setattr(gpus, "_library", lambda *_: FakeCuda(A2000, L4))
+    assert gpus.session_gpu() == expected
+
+
+def test_no_driver_is_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpus, "_library", lambda *_: None)
+    assert gpus.session_gpu() is None
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not gpus.find_gpus().devices, reason="needs an NVIDIA GPU")
+def test_cuda_and_nvml_say_the_same_of_a_real_gpu() -> None:
+    found = gpus.session_gpu()
+    if found is None:
+        pytest.skip("CUDA sees no GPU here (CUDA_VISIBLE_DEVICES?)")
+    # CUDA puts the slice behind the name where a GPU is cut up (MIG).
+    assert any(
+        found.name.startswith(gpu.name) and found.compute_capability == gpu.compute_capability
+        for gpu in gpus.find_gpus().devices
+    )
 
 
 @pytest.mark.parametrize(
