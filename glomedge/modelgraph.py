@@ -1,13 +1,15 @@
 """What the graph inside a model file says of itself, read without the ``onnx`` package.
 
-Only what must be known before a runtime is let at the file: that no tensor lies outside it, and that opset and
-number types are those the spec claims. Field numbers: onnx.proto3 (ModelProto, GraphProto, NodeProto,
+Only what must be known before a runtime is let at the file: that no tensor lies outside it, and that opset, number
+types and temperature are those the spec claims. Field numbers: onnx.proto3 (ModelProto, GraphProto, NodeProto,
 AttributeProto, TensorProto).
 """
 
 from __future__ import annotations
 
+import math
 import mmap
+import struct
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,9 +27,11 @@ _OP_TYPE, _ATTRIBUTE, _NODE_DOMAIN = 4, 5, 7
 # AttributeProto
 _TENSOR, _SUBGRAPH, _TENSORS, _SUBGRAPHS = 5, 6, 10, 11
 # TensorProto
-_DIMS, _DATA_TYPE, _NAME, _EXTERNAL_DATA, _DATA_LOCATION = 1, 2, 8, 13, 14
+_DIMS, _DATA_TYPE, _FLOAT_DATA, _NAME, _RAW_DATA, _EXTERNAL_DATA, _DATA_LOCATION = 1, 2, 4, 8, 9, 13, 14
 _FLOAT, _UINT8, _INT8, _FLOAT16 = 1, 2, 3, 10
 
+# What export calls the float32 constant that the logit is divided by; it writes none where the temperature is 1.
+TEMPERATURE = "temperature"
 _MAX_ELEMENTS = 2**63 - 1  # dims are int64
 _STANDARD_DOMAINS = {"", "ai.onnx", "com.microsoft"}
 
@@ -42,6 +46,7 @@ class GraphFacts:
         elements: how many weight elements of each ONNX data type number.
         external: names of tensors whose data lies outside the file.
         foreign_domains: operator domains that need a library of their own.
+        temperature: that the logit is divided by.
     """
 
     opset: int = 0
@@ -49,6 +54,7 @@ class GraphFacts:
     elements: Counter[int] = field(default_factory=Counter)
     external: list[str] = field(default_factory=list)
     foreign_domains: set[str] = field(default_factory=set)
+    temperature: float = 1.0
 
     @property
     def precision(self) -> str:
@@ -85,7 +91,8 @@ def check_graph(path: Path, spec: ModelSpec) -> GraphFacts:
     """Refuse a graph that reaches outside its file or is not what its spec claims.
 
     Raises:
-        ModelError: external data, operators of a custom library, another opset or precision than the spec's.
+        ModelError: external data, operators of a custom library, another opset, precision or temperature than the
+            spec's.
     """
     facts = read_graph_facts(path)
     if facts.external:
@@ -107,6 +114,12 @@ def check_graph(path: Path, spec: ModelSpec) -> GraphFacts:
                 f"The spec inside {path} and its graph disagree on {name}: spec {claimed}, graph {found}. "
                 "Export the model again."
             )
+    # Read rather than inferred: the golden crop is chosen near one half, where no temperature shows in an answer.
+    if not math.isclose(spec.temperature, facts.temperature, rel_tol=1e-6):  # the graph's is a float32
+        raise ModelError(
+            f"The spec inside {path} and its graph disagree on temperature: spec {spec.temperature:g}, graph "
+            f"{facts.temperature:g}. Export the model again."
+        )
     return facts
 
 
@@ -144,6 +157,7 @@ def _walk_node(buffer: mmap.mmap, start: int, end: int, facts: GraphFacts) -> No
 
 def _walk_tensor(buffer: mmap.mmap, start: int, end: int, facts: GraphFacts) -> None:
     name, data_type, elements, external = "", 0, 1, False
+    data: tuple[int, int] | None = None
     for number, begin, stop in iter_fields(buffer, start, end):
         if number == _DIMS:
             # protobuf packs repeated integers into one field; a lone one may stand unpacked.
@@ -158,6 +172,8 @@ def _walk_tensor(buffer: mmap.mmap, start: int, end: int, facts: GraphFacts) -> 
             data_type = read_varint(buffer, begin)[0]
         elif number == _NAME:
             name = _text(buffer, (begin, stop))
+        elif number in (_RAW_DATA, _FLOAT_DATA):
+            data = (begin, stop)
         elif number == _EXTERNAL_DATA:
             external = True
         elif number == _DATA_LOCATION:
@@ -165,3 +181,5 @@ def _walk_tensor(buffer: mmap.mmap, start: int, end: int, facts: GraphFacts) -> 
     facts.elements[data_type] += elements
     if external:
         facts.external.append(name or "unnamed")
+    if name == TEMPERATURE and data_type == _FLOAT and data is not None and data[1] - data[0] == 4:
+        facts.temperature = struct.unpack("<f", buffer[data[0] : data[1]])[0]
