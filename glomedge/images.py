@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from glomedge import decoders
 from glomedge.errors import ImageError
-from glomedge.formats import read_header
+from glomedge.formats import declared_size, read_header
 from glomedge.formats.header import Format, Header
 
 #: Endings (lower case) of files worth opening when a folder is searched; the real format is what the bytes say.
@@ -28,7 +28,8 @@ MIN_SIDE_PX = 32
 #: 64 MP of 16-bit RGBA and room for metadata: no file that passes MAX_PIXELS needs more.
 MAX_FILE_BYTES = 640_000_000
 _BAND_PIXELS = 1 << 20
-_READ_BYTES = 1 << 24
+# Up to here one read is cheaper than looking first.
+_LOOK_FIRST_BYTES = 1 << 24
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,8 @@ def read(path: str | bytes | os.PathLike[str] | os.PathLike[bytes], *, follow_sy
 
     Raises:
         ImageError: ``not_regular`` (folder, FIFO, device, socket, or link unless ``follow_symlinks``),
-            ``permission``, ``vanished``, ``too_large`` (over 640 MB), ``io``.
+            ``permission``, ``vanished``, ``too_large`` (over 640 MB, or over 16 MB with a header that declares more
+            than 64 MP), ``io``.
     """
     try:
         # Looked at before opening: opening a device can already do something.
@@ -81,15 +83,30 @@ def _refuse_irregular(status: os.stat_result) -> None:
 
 
 def _read_all(descriptor: int, expected_bytes: int) -> bytes:
+    if expected_bytes > _LOOK_FIRST_BYTES:
+        _refuse_by_header(descriptor)
     # One call in the usual case; one more read sees the end. A file that grows is read up to the limit.
-    parts = [os.read(descriptor, max(1, min(expected_bytes, _READ_BYTES)))]
+    parts = [os.read(descriptor, max(1, expected_bytes))]
     total = len(parts[0])
     while parts[-1]:
-        parts.append(os.read(descriptor, _READ_BYTES if total < expected_bytes else 65_536))
+        parts.append(os.read(descriptor, max(65_536, expected_bytes - total)))
         total += len(parts[-1])
         if total > MAX_FILE_BYTES:
             raise ImageError("too_large", "The file is larger than 640 MB. Cut the glomerulus out of it first.")
     return parts[0] if len(parts) == 2 else b"".join(parts)
+
+
+def _refuse_by_header(descriptor: int) -> None:
+    """Hundreds of MB are not read to find that the picture is too large. Leaves the descriptor at its beginning."""
+
+    def part(at: int, count: int) -> bytes:
+        os.lseek(descriptor, min(at, MAX_FILE_BYTES), os.SEEK_SET)
+        return os.read(descriptor, count)
+
+    size = declared_size(part)
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    if size is not None:
+        _refuse_large(*size)
 
 
 def _from_os(error: OSError) -> ImageError:
@@ -134,13 +151,20 @@ def decode(data: bytes) -> Decoded:
 
 def _check_size(header: Header) -> None:
     width_px, height_px = header.width_px, header.height_px
-    size = f"{width_px} x {height_px} pixels"
+    _refuse_large(width_px, height_px)
+    if min(width_px, height_px) < MIN_SIDE_PX:
+        raise ImageError(
+            "too_small",
+            f"{width_px} x {height_px} pixels is under {MIN_SIDE_PX} a side. Cut the crop at a higher magnification.",
+        )
+
+
+def _refuse_large(width_px: int, height_px: int) -> None:
     if width_px * height_px > MAX_PIXELS or max(width_px, height_px) > MAX_SIDE_PX:
         raise ImageError(
-            "too_large", f"{size} is more than {MAX_PIXELS // 1_000_000} MP. Cut the glomerulus out first."
+            "too_large",
+            f"{width_px} x {height_px} pixels is more than {MAX_PIXELS // 1_000_000} MP. Cut the glomerulus out first.",
         )
-    if min(width_px, height_px) < MIN_SIDE_PX:
-        raise ImageError("too_small", f"{size} is under {MIN_SIDE_PX} a side. Cut the crop at a higher magnification.")
 
 
 def _key_alpha(samples: decoders.Samples, header: Header) -> npt.NDArray[np.uint8] | None:

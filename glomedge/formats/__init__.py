@@ -9,8 +9,15 @@ from __future__ import annotations
 
 from glomedge.errors import ImageError
 from glomedge.formats import bmp, jpeg, png, tiff, webp
-from glomedge.formats.header import Format, Header
+from glomedge.formats.header import Format, Header, Part
 
+_SIZES = {
+    "png": png.declared_size,
+    "jpeg": jpeg.declared_size,
+    "tiff": tiff.declared_size,
+    "bmp": bmp.declared_size,
+    "webp": webp.declared_size,
+}
 _READERS = {"png": png.read, "jpeg": jpeg.read, "tiff": tiff.read, "bmp": bmp.read, "webp": webp.read}
 
 
@@ -42,3 +49,14 @@ def read_header(data: bytes) -> Header:
         ImageError: ``format``, ``truncated``, ``corrupt``, ``colourspace`` or ``multiframe``.
     """
     return _READERS[sniff(data)](data)
+
+
+def declared_size(part: Part) -> tuple[int, int] | None:
+    """Width and height, for refusing a large file before it is read; None where it takes ``read_header`` to tell.
+
+    Says nothing of whether the file is sound.
+    """
+    try:
+        return _SIZES[sniff(part(0, 16))](part)
+    except ImageError:
+        return None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 
 from glomedge.errors import ImageError
-from glomedge.formats.header import Header, truncated
+from glomedge.formats.header import Header, Part, truncated
 
 _AGAIN = "Write the file again from its source."
 
@@ -43,3 +43,12 @@ def read(data: bytes) -> Header:
         alpha="straight" if bits == 32 else "none",
         decoder="pillow",
     )
+
+
+def declared_size(part: Part) -> tuple[int, int] | None:
+    """Width and height by the bitmap header."""
+    start = part(14, 12)
+    if len(start) < 12:
+        return None
+    width_px, height_px = struct.unpack_from("<HH" if start.startswith(b"\x0c\0\0\0") else "<ii", start, 4)
+    return width_px, abs(height_px)

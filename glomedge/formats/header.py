@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -9,6 +10,8 @@ from glomedge.errors import ImageError
 
 Format = Literal["png", "jpeg", "tiff", "bmp", "webp"]
 Colour = Literal["gray", "palette", "rgb"]
+#: The bytes from a position on, so many of them or as many as there are.
+Part = Callable[[int, int], bytes]
 Alpha = Literal["none", "straight", "premultiplied", "ignored"]
 
 

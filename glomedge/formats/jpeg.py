@@ -5,11 +5,13 @@ from __future__ import annotations
 import struct
 
 from glomedge.errors import ImageError
-from glomedge.formats.header import Header, truncated
+from glomedge.formats.header import Header, Part, truncated
 from glomedge.formats.tiff import exif_orientation
 
 # libjpeg-turbo's own fuzzers stop here: a progressive file of thousands of scans costs minutes, not milliseconds.
 _MAX_SCANS = 500
+# Metadata of a few MB comes in segments of 64 kB; past so many the whole file is read instead.
+_MAX_STEPS = 1000
 _AGAIN = "Write the file again from its source."
 
 
@@ -42,7 +44,7 @@ def read(data: bytes) -> Header:
             raise ImageError("corrupt", f"The JPEG's structure is broken. {_AGAIN}")
         if at + 1 + length > size:
             raise truncated("the JPEG's pixels begin")
-        if 0xC0 <= code <= 0xCF and code not in (0xC4, 0xC8, 0xCC):
+        if _is_frame(code):
             if len(body) < 6:
                 raise ImageError("corrupt", f"The JPEG's frame header is broken. {_AGAIN}")
             frame = struct.unpack_from(">BHHB", body)
@@ -68,3 +70,27 @@ def read(data: bytes) -> Header:
     if data.count(b"\xff\xda", at) > _MAX_SCANS:
         raise ImageError("corrupt", "The JPEG has more scans than any real file. Save the crop as PNG.")
     return Header("jpeg", width_px, height_px, colour="gray" if components == 1 else "rgb", orientation=orientation)
+
+
+def _is_frame(code: int) -> bool:
+    """Whether a marker begins a frame header (SOF0 to SOF15; 0xC4, 0xC8 and 0xCC are others)."""
+    return 0xC0 <= code <= 0xCF and code not in (0xC4, 0xC8, 0xCC)
+
+
+def declared_size(part: Part) -> tuple[int, int] | None:
+    """Width and height by the frame header, going from segment to segment."""
+    at = 2
+    for _ in range(_MAX_STEPS):
+        start = part(at, 9)
+        if len(start) < 9 or start[0] != 0xFF or start[1] in (0xD9, 0xDA):
+            return None
+        if _is_frame(start[1]):
+            height_px, width_px = struct.unpack(">HH", start[5:9])
+            return width_px, height_px
+        if start[1] == 0xFF:
+            at += 1
+        elif start[1] == 0x01 or 0xD0 <= start[1] <= 0xD8:
+            at += 2
+        else:
+            at += 2 + int.from_bytes(start[2:4], "big")
+    return None

@@ -10,7 +10,7 @@ import struct
 import zlib
 
 from glomedge.errors import ImageError
-from glomedge.formats.header import Colour, Header, truncated
+from glomedge.formats.header import Colour, Header, Part, truncated
 from glomedge.formats.tiff import exif_orientation
 
 # Chunks that change no pixel in any of the decoders; the fast decoder is used only when a file has no others.
@@ -62,6 +62,12 @@ def read(data: bytes) -> Header:
     if not _sound(data, *last_idat):
         raise _corrupt("checksum of chunk IDAT")
     return _header(extra, names)
+
+
+def declared_size(part: Part) -> tuple[int, int] | None:
+    """Width and height by IHDR, which comes first."""
+    start = part(12, 12)
+    return struct.unpack(">II", start[4:]) if len(start) == 12 and start.startswith(b"IHDR") else None
 
 
 def _sound(data: bytes, at: int, end: int) -> bool:

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from glomedge.errors import ImageError
-from glomedge.formats.header import Alpha, Colour, Header, truncated
+from glomedge.formats.header import Alpha, Colour, Header, Part, truncated
 
 _TYPE_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
 _INTEGER_CODES = {1: "B", 3: "H", 4: "I", 13: "I", 16: "Q", 18: "Q"}
@@ -116,6 +116,22 @@ def read(data: bytes) -> Header:
         raise truncated("the parts its directory names (or the directory is damaged)") from None
     _check_extent(tags, len(data))
     return _header(tags, big_endian_big=reader.big and reader.order == ">")
+
+
+def declared_size(part: Part) -> tuple[int, int] | None:
+    """Width and height by the first directory, wherever it lies."""
+    try:
+        reader = _Reader.over(part(0, 16))
+        # The positions of what does not fit into its entry mean nothing here; a size always fits.
+        directory = replace(reader, data=part(reader.first_directory(), 8 + 20 * _MAX_ENTRIES))
+        sizes = {
+            tag: directory.integers(kind, count, at)[0]
+            for tag, kind, count, at in directory.entries(0)
+            if tag in (256, 257) and count == 1
+        }
+    except _BrokenError:
+        return None
+    return (sizes[256], sizes[257]) if len(sizes) == 2 else None
 
 
 _WANTED = frozenset((256, 257, 258, 259, 262, 266, 273, 274, 277, 279, 284, 322, 324, 325, 338, 339))

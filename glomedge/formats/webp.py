@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 
 from glomedge.errors import ImageError
-from glomedge.formats.header import Header, truncated
+from glomedge.formats.header import Header, Part, truncated
 from glomedge.formats.tiff import exif_orientation
 
 _AGAIN = "Write the file again from its source."
@@ -31,15 +31,12 @@ def read(data: bytes) -> Header:
             raise truncated("its pixels do")
         if kind in (b"ANIM", b"ANMF") or (kind == b"VP8X" and len(body) >= 10 and body[0] & 0x02):
             raise ImageError("multiframe", "The WebP is animated. Save one picture by itself.")
-        if kind == b"VP8X" and len(body) >= 10:
-            canvas = (int.from_bytes(body[4:7], "little") + 1, int.from_bytes(body[7:10], "little") + 1)
-        elif kind == b"VP8 " and len(body) >= 10 and size is None:
-            width_px, height_px = struct.unpack_from("<HH", body, 6)
-            size = (width_px & 0x3FFF, height_px & 0x3FFF)
-        elif kind == b"VP8L" and len(body) >= 5 and size is None:
-            word = int.from_bytes(body[1:5], "little")
-            size = ((word & 0x3FFF) + 1, (word >> 14 & 0x3FFF) + 1)
-            alpha = alpha or bool(word >> 28 & 1)
+        declared = _declared(kind, body)
+        if kind == b"VP8X":
+            canvas = declared or canvas
+        elif declared is not None and size is None:
+            size = declared
+            alpha = alpha or (kind == b"VP8L" and bool(body[4] >> 4 & 1))
         elif kind == b"ALPH":
             alpha = True
         elif kind == b"EXIF":
@@ -50,3 +47,20 @@ def read(data: bytes) -> Header:
     if canvas is not None and canvas != size:
         raise ImageError("corrupt", f"The WebP contradicts itself about its size. {_AGAIN}")
     return Header("webp", *size, alpha="straight" if alpha else "none", orientation=orientation)
+
+
+def declared_size(part: Part) -> tuple[int, int] | None:
+    """Width and height by the first chunk."""
+    return _declared(part(12, 4), part(20, 10))
+
+
+def _declared(kind: bytes, body: bytes) -> tuple[int, int] | None:
+    if kind == b"VP8X" and len(body) >= 10:
+        return int.from_bytes(body[4:7], "little") + 1, int.from_bytes(body[7:10], "little") + 1
+    if kind == b"VP8 " and len(body) >= 10:
+        width_px, height_px = struct.unpack_from("<HH", body, 6)
+        return width_px & 0x3FFF, height_px & 0x3FFF
+    if kind == b"VP8L" and len(body) >= 5:
+        word = int.from_bytes(body[1:5], "little")
+        return (word & 0x3FFF) + 1, (word >> 14 & 0x3FFF) + 1
+    return None

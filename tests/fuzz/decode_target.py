@@ -11,6 +11,7 @@ import numpy as np
 
 from glomedge import images, quality
 from glomedge.errors import ImageError
+from glomedge.formats import declared_size
 from glomedge.preprocess import enhance
 
 # A mutated header may declare any size under the limit; half a minute on one input would tell nothing new.
@@ -19,6 +20,7 @@ _MAX_PIXELS_TO_ENHANCE = 4_000_000
 
 def one_input(data: bytes) -> str:
     """Carry one input the whole way; returns ``ok`` or the error code. Raises AssertionError on a broken promise."""
+    declared_size(lambda at, count: data[at : at + count])
     refused: ImageError | None = None
     try:
         decoded = images.decode(data)
