@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
+from pathlib import Path
 
 import imagefiles
 import numpy as np
@@ -51,12 +52,24 @@ def test_pixels_and_format(image_format: str) -> None:
         np.testing.assert_array_equal(decoded.pixels_hwc, pixels)
 
 
-@pytest.mark.parametrize("bad_name", ["crop.jpg", "crop.tif", "crop.webp"])
-@pytest.mark.parametrize("image_format", ["png", "jpeg", "bmp"])
-def test_the_name_does_not_matter(image_format: str, bad_name: str, tmp_path: object) -> None:
-    from pathlib import Path
-
-    path = Path(str(tmp_path)) / bad_name
+@pytest.mark.parametrize(
+    ("image_format", "wrong_name"),
+    [
+        ("png", "crop.jpg"),
+        ("png", "crop.webp"),
+        ("jpeg", "crop.png"),
+        ("jpeg", "crop.tif"),
+        ("tiff", "crop.png"),
+        ("tiff", "crop.jpeg"),
+        ("bmp", "crop.tiff"),
+        ("webp", "crop.png"),
+        ("webp", "crop.bmp"),
+        ("png", "crop.txt"),
+        ("jpeg", "crop"),
+    ],
+)
+def test_the_name_does_not_matter(image_format: str, wrong_name: str, tmp_path: Path) -> None:
+    path = tmp_path / wrong_name
     data = WRITERS[image_format](imagefiles.crop())
     path.write_bytes(data)
     decoded = images.decode(images.read(path))
