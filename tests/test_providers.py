@@ -7,9 +7,10 @@ Nothing here pretends to be onnxruntime. Where the installed wheel decides what 
 from __future__ import annotations
 
 import dataclasses
-import subprocess
+import importlib.util
 import sys
 from collections.abc import Mapping
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 
 import builders
@@ -87,12 +88,42 @@ def test_tensorrt_rtx_says_what_is_missing(tiny_model: Path) -> None:
         assert "libcuda.so.1" in str(caught.value)
 
 
-def test_openvino_absent_names_its_package(monkeypatch: pytest.MonkeyPatch, tiny_model: Path) -> None:
+@pytest.fixture
+def no_openvino(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The package openvino cannot be found, whether it is installed here or not."""
+    real = importlib.util.find_spec
+
+    def found(name: str, package: str | None = None) -> ModuleSpec | None:
+        return None if name == "openvino" else real(name, package)
+
     # None in sys.modules is how Python itself marks a module that must not be found.
     monkeypatch.setitem(sys.modules, "openvino", None)
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(ProviderUnavailableError, match=r"'openvino' is not installed.*glomedge\[openvino\]"):
+    monkeypatch.setattr(importlib.util, "find_spec", found)
+
+
+@pytest.mark.usefixtures("no_openvino")
+def test_openvino_absent_names_its_package(tiny_model: Path) -> None:
+    with pytest.raises(ProviderUnavailableError, match=r"'openvino' is not installed.*glomedge\[openvino\]") as caught:
         engine.load(tiny_model, "openvino")
+    assert str(caught.value).endswith("add --allow-fallback.")
+
+
+@cpu_only
+@pytest.mark.usefixtures("no_openvino")
+def test_openvino_absent_falls_back_only_where_that_is_allowed(tmp_path: Path) -> None:
+    # Exported for OpenVINO, the file still runs elsewhere.
+    path = tmp_path / "model.onnx"
+    builders.build_tiny_model(path, target="openvino")
+    images = np.full((2, 224, 224, 3), 130, np.uint8)
+    with engine.load(path, "openvino", allow_fallback=True) as model:
+        assert model.provider == "cpu"
+        assert model.runtime.requested == "openvino"
+        (why,) = (note for note in model.runtime.notes if note.startswith("--allow-fallback: openvino was asked for"))
+        assert "'openvino' is not installed" in why
+        assert "pip install 'glomedge[openvino]'" in why
+        assert model.runtime.notes[-1] == "--allow-fallback chose cpu"
+        expected = 1 / (1 + np.exp(-builders.tiny_logit(images)))
+        np.testing.assert_allclose(model.infer(images).probability, expected, atol=1e-5)
 
 
 @cpu_only
@@ -359,59 +390,6 @@ def test_int8_files_of_other_targets_are_not_given_to_nvidias_parser(
     reason = nvidia.unsuited_parser(request_for(path))
     assert (reason is not None) is refused
     assert nvidia.unsuited_cuda(request_for(path)) is not None
-
-
-# libraries.py: what is missing is read from the library.
-
-
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="ELF libraries are Linux's")
-def test_needed_libraries_agree_with_binutils() -> None:
-    library = next(CAPI.glob("onnxruntime_pybind11_state*.so"))
-    try:
-        printed = subprocess.run(["readelf", "-d", str(library)], capture_output=True, text=True, check=True).stdout
-    except FileNotFoundError:
-        pytest.skip("readelf (binutils) is not installed")
-    expected = [line.split("[")[1].rstrip("]") for line in printed.splitlines() if "(NEEDED)" in line]
-    assert list(libraries.needed_libraries(library)) == expected
-    assert expected
-    assert libraries.missing_libraries(library) == ()
-
-
-def test_a_file_that_is_no_library_needs_nothing(tmp_path: Path) -> None:
-    path = tmp_path / "noise.so"
-    for content in (b"", b"\x7fELF", b"not a library" * 20):
-        path.write_bytes(content)
-        assert libraries.needed_libraries(path) == ()
-
-
-@pytest.mark.parametrize(
-    ("library", "others", "words"),
-    [
-        ("libnvinfer.so.10", ("libcudart.so.13",), "tensorrt-cu13==10.*"),
-        ("libnvinfer.so.11", ("libcudart.so.12",), "tensorrt-cu12==11.*"),
-        ("libcudnn.so.9", (), "onnxruntime-gpu[cuda,cudnn]"),
-        ("libcuda.so.1", (), "NVIDIA driver"),
-        ("libnvidia-ml.so.1", (), "NVIDIA driver"),
-        ("libunheardof.so.3", (), "system's packages"),
-    ],
-)
-def test_what_brings_a_library(library: str, others: tuple[str, ...], words: str) -> None:
-    assert words in libraries.brought_by(library, others)
-
-
-def test_two_runtimes_in_one_environment_are_named_with_the_cure(monkeypatch: pytest.MonkeyPatch) -> None:
-    both = (libraries.Package("onnxruntime", "1.32.0"), libraries.Package("onnxruntime-gpu", "1.31.1"))
-    monkeypatch.setattr(libraries, "onnxruntime_packages", lambda: both)
-    reason = providers.named("cuda").unusable()
-    assert reason is not None
-    assert "onnxruntime 1.32.0 and onnxruntime-gpu 1.31.1 are both installed" in reason
-    assert "pip uninstall -y onnxruntime onnxruntime-gpu, then pip install onnxruntime-gpu" in reason
-
-
-def test_packages_are_found_by_their_metadata() -> None:
-    found = {package.name: package.version for package in libraries.installed("numpy", "no-such-package-here")}
-    assert found == {"numpy": np.__version__}
-    assert [package.version for package in libraries.onnxruntime_packages()] == [ort.__version__]
 
 
 # With a GPU.
