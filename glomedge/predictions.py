@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ import numpy.typing as npt
 
 from glomedge.errors import ImageError
 from glomedge.spec import ModelSpec
+from glomedge.views import fault_of
 
 if TYPE_CHECKING:
     from glomedge.engine import Engine
@@ -46,9 +46,10 @@ class Prediction:
 def called(
     spec: ModelSpec, probability: float, activation: npt.NDArray[np.float32], flags: tuple[str, ...]
 ) -> Prediction:
-    """Turn one probability into a Prediction: not finite is an error, the threshold decides the label."""
-    if not math.isfinite(probability) or not bool(np.isfinite(activation).all()):
-        return failed("nonfinite", "The network gave a number that is not finite. Check the model: glomedge doctor")
+    """Turn one probability into a Prediction: outside 0..1 is an error, the threshold decides the label."""
+    fault = fault_of(probability, activation)
+    if fault is not None:
+        return failed("nonfinite", fault)
     label = int(probability >= spec.threshold)
     status = f"flagged:{'+'.join(flags)}" if flags else "ok"
     return Prediction(probability, label, spec.class_names[label], status, activation)

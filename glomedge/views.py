@@ -34,6 +34,19 @@ def shortest(value: np.float32) -> float:
     return float(str(value))
 
 
+def fault_of(probability: float, activation: npt.NDArray[np.float32]) -> str | None:
+    """What is wrong with one answer, float32 ``[7, 7]`` map included; None where nothing is.
+
+    A float32 sigmoid cannot leave 0..1, so there is no tolerance: what does was not computed by that network.
+    """
+    if not 0.0 <= probability <= 1.0:  # NaN is caught by it, too
+        answered = shortest(np.float32(probability))
+        return f"The network answered {answered}, which is no probability. Check the model: glomedge doctor"
+    if not np.isfinite(activation).all():
+        return "The network gave a map with numbers that are not finite. Check the model: glomedge doctor"
+    return None
+
+
 def fill(
     answer: Answer,
     probability: np.float32,
@@ -41,9 +54,12 @@ def fill(
     activation: npt.NDArray[np.float32],
     index: int,
 ) -> None:
-    """Put one crop's answer in; what is not finite is an error of that crop alone."""
-    if not (np.isfinite(probability) and np.isfinite(activation[index]).all()):
-        answer.fail("nonfinite", "The network gave a number that is not finite. Check the model: glomedge doctor")
+    """Put one crop's answer in; what is no probability is an error of that crop alone."""
+    fault = fault_of(float(probability), activation[index])
+    if fault is None and disagreement is not None and not 0.0 <= disagreement[index] <= 1.0:
+        fault = f"The network's views lie {shortest(disagreement[index])} apart. Check the model: glomedge doctor"
+    if fault is not None:
+        answer.fail("nonfinite", fault)
         return
     answer.probability = shortest(probability)
     answer.activation = activation[index]
