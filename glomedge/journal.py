@@ -3,11 +3,15 @@
 An append-only file of lines, each the CRC-32 of its payload in eight hex digits, a space, and the payload, a JSON
 object whose ``kind`` is one of
 
-- ``head``: what the rows depend on (model, recipe, threshold ...); the first line;
+- ``head``: what the rows depend on (model, recipe, threshold ...); the first line and no other;
 - ``engine``: the provider that ran, once it is known;
 - ``start``: paths about to be decoded: after a crash, these are the suspects;
+- ``stop``: the run was stopped in good order: nothing that was started is a suspect;
 - ``rows``: the results of one batch, whole;
 - ``done``: the run came to its end with that many rows.
+
+The CRC of every line but the first goes on from that of the head, so that a line of another run, whole as it may be,
+is none of this one.
 
 A batch is one line, so a torn write can only lose a whole batch; what is done again on resume is then the same
 batches of the same crops, and gives the same bytes. Reading stops at the first line that is not whole: everything
@@ -28,7 +32,7 @@ from typing import Any, NamedTuple
 
 from glomedge.errors import OutputError
 
-FORMAT = 1
+FORMAT = 2
 # A batch of 1,024 rows with long names stays far below; more is not ours.
 MAX_LINE_BYTES = 16 << 20
 
@@ -105,6 +109,7 @@ class Contents:
         complete: whether the run came to its end.
         good_bytes: length of the part that is whole.
         bad_bytes: length of the tail that is not.
+        damaged: whether that tail holds whole lines: no write was torn there, something else happened to the file.
     """
 
     identity: Identity | None = None
@@ -116,26 +121,37 @@ class Contents:
     complete: bool = False
     good_bytes: int = 0
     bad_bytes: int = 0
+    damaged: bool = False
 
 
 RETRIED = frozenset({"error:permission", "error:vanished", "error:io", "error:not_regular"})
 
 
-def _line(payload: Mapping[str, Any]) -> bytes:
+def _may_pass(entry: Entry) -> bool:
+    """Whether a fault may be gone next time. Given up before its bytes were there: the disk's fault, not the file's."""
+    return entry.status in RETRIED or (entry.status == "error:decoder" and entry.sha256 is None)
+
+
+def _line(payload: Mapping[str, Any], seed: int) -> bytes:
     body = json.dumps(payload, separators=(",", ":"), allow_nan=False).encode("ascii")
-    return b"%08x %s\n" % (zlib.crc32(body), body)
+    return b"%08x %s\n" % (zlib.crc32(body, seed), body)
 
 
 def _no_constant(text: str) -> float:
     raise ValueError(f"{text} is no answer")
 
 
-def _payload(line: bytes) -> dict[str, Any] | None:
+def _head_crc(line: bytes) -> int:
+    """What the CRC of every later line goes on from."""
+    return zlib.crc32(line[9:-1])
+
+
+def _payload(line: bytes, seed: int) -> dict[str, Any] | None:
     """The object of one line, None where the line is not whole or not ours."""
     if len(line) < 10 or line[8:9] != b" " or not line.endswith(b"\n"):
         return None
     body = line[9:-1]
-    if line[:8] != b"%08x" % zlib.crc32(body):
+    if line[:8] != b"%08x" % zlib.crc32(body, seed):
         return None
     try:
         value = json.loads(body, parse_constant=_no_constant)
@@ -173,8 +189,8 @@ def _unpack(row: Any) -> Entry:
     kind = status.partition(":")[0]
     if kind not in ("ok", "flagged", "error") or (probability is None) != (kind == "error"):
         raise ValueError(f"status {status!r} with probability {probability!r}")
-    if probability is not None and not 0.0 <= probability <= 1.0:
-        raise ValueError(f"probability {probability!r}")
+    if not all(value is None or 0.0 <= value <= 1.0 for value in (probability, disagreement)):
+        raise ValueError(f"probability {probability!r}, disagreement {disagreement!r}")
     if attachment is not None:
         offset, length, crc32 = attachment
         if not all(isinstance(number, int) and number >= 0 for number in (offset, length, crc32)):
@@ -197,6 +213,8 @@ def _take(contents: Contents, payload: dict[str, Any], offset: int) -> None:
     """Add one line. Raises KeyError, TypeError or ValueError where it is not one of ours."""
     kind = payload["kind"]
     if kind == "head":
+        if contents.identity is not None:
+            raise ValueError("a second head: another run's journal")
         if payload["format"] != FORMAT:
             raise ValueError("another format")
         identity = Identity(**payload["identity"])
@@ -213,13 +231,15 @@ def _take(contents: Contents, payload: dict[str, Any], offset: int) -> None:
             raise TypeError("keys")
         contents.suspects.update(dict.fromkeys(keys))
         contents.complete = False
+    elif kind == "stop":
+        contents.suspects.clear()
     elif kind == "rows":
         entries = [_unpack(row) for row in payload["rows"]]
         for position, entry in enumerate(entries):
             contents.where[entry.key] = (offset, position)
             contents.stamps[entry.key] = (entry.size_bytes, entry.mtime_ns)
             contents.suspects.pop(entry.key, None)
-            (contents.retry.add if entry.status in RETRIED else contents.retry.discard)(entry.key)
+            (contents.retry.add if _may_pass(entry) else contents.retry.discard)(entry.key)
     elif kind == "done":
         contents.complete = True
     else:
@@ -232,19 +252,24 @@ def read_journal(path: Path) -> Contents:
     Raises:
         OutputError: the file cannot be read at all.
     """
-    contents = Contents()
+    contents, seed = Contents(), 0
     try:
         with path.open("rb") as handle:
             for line in iter(lambda: handle.readline(MAX_LINE_BYTES), b""):
-                payload = _payload(line)
+                payload = _payload(line, seed)
                 if payload is None:
                     break
                 try:
                     _take(contents, payload, contents.good_bytes)
                 except (KeyError, TypeError, ValueError):
                     break
+                if contents.good_bytes == 0:
+                    seed = _head_crc(line)
                 contents.good_bytes += len(line)
-            contents.bad_bytes = os.fstat(handle.fileno()).st_size - contents.good_bytes
+            handle.seek(contents.good_bytes)
+            for part in iter(lambda: handle.read(1 << 20), b""):
+                contents.bad_bytes += len(part)
+                contents.damaged = contents.damaged or b"\n" in part
     except FileNotFoundError:
         return contents
     except OSError as error:
@@ -255,11 +280,12 @@ def read_journal(path: Path) -> Contents:
 def read_entries(path: Path, where: Iterable[tuple[int, int]]) -> Iterator[Entry]:
     """The rows at those places (``Contents.where``), in the order asked for, one line of the file at a time."""
     with path.open("rb") as handle:
+        seed = _head_crc(handle.readline(MAX_LINE_BYTES))
         loaded, entries = -1, list[Entry]()
         for offset, position in where:
             if offset != loaded:
                 handle.seek(offset)
-                payload = _payload(handle.readline(MAX_LINE_BYTES))
+                payload = _payload(handle.readline(MAX_LINE_BYTES), seed)
                 if payload is None:
                     raise OutputError(f"The journal {path} was changed while it was read. Run again with --resume.")
                 loaded, entries = offset, [_unpack(row) for row in payload["rows"]]
@@ -278,7 +304,11 @@ class Journal:
         self._path = path
         self._lock = threading.Lock()
         self._dirty = False
+        self._seed = 0
         try:
+            if keep_bytes:
+                with path.open("rb") as handle:
+                    self._seed = _head_crc(handle.readline(MAX_LINE_BYTES))
             self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
         except OSError as error:
             raise self._failure(error) from None
@@ -292,8 +322,8 @@ class Journal:
             "then go on with --resume: every batch written so far is kept."
         )
 
-    def _append(self, payload: Mapping[str, Any]) -> None:
-        line = _line(payload)
+    def _append(self, payload: Mapping[str, Any]) -> bytes:
+        line = _line(payload, self._seed)
         with self._lock:
             try:
                 view = memoryview(line)
@@ -302,10 +332,11 @@ class Journal:
             except OSError as error:
                 raise self._failure(error) from None
             self._dirty = True
+        return line
 
     def head(self, identity: Identity) -> None:
         """First line of a fresh journal."""
-        self._append({"kind": "head", "format": FORMAT, "identity": asdict(identity)})
+        self._seed = _head_crc(self._append({"kind": "head", "format": FORMAT, "identity": asdict(identity)}))
 
     def engine(self, provider: str) -> None:
         """The provider that runs."""
@@ -314,6 +345,10 @@ class Journal:
     def start(self, keys: Sequence[str]) -> None:
         """These inputs are about to be decoded. Survives a crash of this process, not necessarily a power cut."""
         self._append({"kind": "start", "keys": list(keys)})
+
+    def stop(self) -> None:
+        """The run was stopped and no decoder took it down: nothing that was started is a suspect."""
+        self._append({"kind": "stop"})
 
     def rows(self, entries: Sequence[Entry]) -> None:
         """The results of one batch."""

@@ -11,8 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from glomedge.errors import OutputError
+from glomedge.escape import unescape_name
 from glomedge.journal import Attachment, Contents, Entry, Identity, Journal, read_entries, read_journal
-from glomedge.outputs import plan
+from glomedge.outputs import plan, publishable
+from glomedge.scan import Found
 
 IDENTITY = Identity(folder="/crops", model_sha256="a" * 64, recipe="{}", threshold=0.5, tta=1, batch_size=4)
 
@@ -26,9 +28,9 @@ def _entries(batch: int) -> list[Entry]:
     ]
 
 
-def _write(path: Path, batches: int = 5) -> bytes:
+def _write(path: Path, batches: int = 5, identity: Identity = IDENTITY) -> bytes:
     journal = Journal(path)
-    journal.head(IDENTITY)
+    journal.head(identity)
     journal.engine("cpu")
     for batch in range(batches):
         entries = _entries(batch)
@@ -61,6 +63,29 @@ def test_started_and_never_finished_are_suspects(tmp_path: Path) -> None:
     journal.start(["x.png", "y.png"])
     journal.close()
     assert list(read_journal(path).suspects) == ["x.png", "y.png"]
+    journal = Journal(path, path.stat().st_size)
+    journal.stop()
+    journal.close()
+    assert not read_journal(path).suspects  # stopped in good order: no decoder did it
+
+
+@pytest.mark.parametrize(
+    ("status", "sha256", "again"),
+    [
+        ("error:permission", None, True),
+        ("error:not_regular", None, True),
+        ("error:decoder", None, True),  # hung before its bytes were there: the disk's fault
+        ("error:decoder", "ab" * 32, False),
+        ("error:truncated", "ab" * 32, False),
+    ],
+)
+def test_whose_fault_may_have_passed(tmp_path: Path, status: str, sha256: str | None, again: bool) -> None:
+    path = tmp_path / "journal"
+    _write(path, 0)
+    journal = Journal(path, path.stat().st_size)
+    journal.rows([Entry("x.png", status, None, sha256, message="why")])
+    journal.close()
+    assert read_journal(path).retry == ({"x.png"} if again else set())
 
 
 def test_the_last_answer_counts(tmp_path: Path) -> None:
@@ -81,17 +106,33 @@ def test_1000_torn_and_foreign_tails(tmp_path: Path) -> None:
     data = _write(path)
     ends = [0] + [index + 1 for index, byte in enumerate(data) if byte == 10]
     rng = np.random.default_rng(24)
+    # Whole journals of other runs, and of this very one; their rows would all be good ones.
+    foreign = [
+        _write(tmp_path / "other", identity=identity)
+        for identity in (replace(IDENTITY, model_sha256="b" * 64), replace(IDENTITY, threshold=0.25), IDENTITY)
+    ]
     for _ in range(1000):
         cut = int(rng.integers(0, len(data) + 1))
-        junk = rng.bytes(int(rng.integers(0, 200)))
-        tail = data[cut:] if rng.random() < 0.3 and cut < len(data) else b""
-        flipped = bytes([tail[0] ^ (1 << int(rng.integers(0, 8)))]) + tail[1:] if tail else b""
-        path.write_bytes(data[:cut] + junk + flipped)
+        tail = rng.bytes(int(rng.integers(0, 200)))
+        kind = rng.random()
+        if kind < 0.3 and cut < len(data):
+            tail += bytes([data[cut] ^ (1 << int(rng.integers(0, 8)))]) + data[cut + 1 :]
+        elif kind < 0.6:
+            cut = int(rng.choice(ends[1:]))
+            tail = foreign[int(rng.integers(0, 3))]
+        elif kind < 0.8:
+            # Its lines without its head.
+            cut = int(rng.choice(ends[1:]))
+            other = foreign[int(rng.integers(0, 2))]
+            tail = other[int(rng.choice(ends[1:-1])) :]
+        path.write_bytes(data[:cut] + tail)
         contents = read_journal(path)
         whole = max(end for end in ends if end <= cut)
         # Junk could only be taken for a line by guessing its CRC; a flip within the next line is found by it.
-        assert contents.good_bytes == whole, (cut, junk, flipped)
-        assert contents.bad_bytes == cut - whole + len(junk) + len(flipped)
+        assert contents.good_bytes == whole, (cut, tail)
+        assert contents.bad_bytes == cut - whole + len(tail)
+        assert contents.identity == (IDENTITY if whole else None)
+        assert contents.damaged == (b"\n" in data[whole:cut] + tail)
         journal = Journal(path, contents.good_bytes)
         if contents.identity is None:
             journal.head(IDENTITY)
@@ -112,9 +153,10 @@ def test_every_flipped_bit_of_a_line_is_found(tmp_path: Path) -> None:
             assert read_journal(path).good_bytes == begin
 
 
-def _line(payload: object) -> bytes:
+def _line(payload: object, head: object = None) -> bytes:
     body = json.dumps(payload).encode()
-    return b"%08x %s\n" % (zlib.crc32(body), body)
+    seed = zlib.crc32(json.dumps(head).encode()) if head is not None else 0
+    return b"%08x %s\n" % (zlib.crc32(body, seed), body)
 
 
 _JSON = st.recursive(
@@ -134,7 +176,12 @@ _HOSTILE = st.one_of(
 
 
 @settings(max_examples=300, deadline=None)
-@given(st.lists(st.binary(max_size=60) | _HOSTILE.map(_line), max_size=5), st.booleans())
+@given(
+    st.lists(
+        st.binary(max_size=60) | _HOSTILE.map(_line) | _HOSTILE.map(lambda payload: _line(payload, _HEAD)), max_size=5
+    ),
+    st.booleans(),
+)
 def test_fuzz_only_whole_lines_of_ours_are_taken(
     tmp_path_factory: pytest.TempPathFactory, parts: list[bytes], head: bool
 ) -> None:
@@ -144,7 +191,8 @@ def test_fuzz_only_whole_lines_of_ours_are_taken(
     assert contents.good_bytes + contents.bad_bytes == path.stat().st_size
     for entry in _all(path, contents):
         assert isinstance(entry.key, str)
-        assert entry.probability is None or entry.probability == entry.probability
+        assert entry.probability is None or 0.0 <= entry.probability <= 1.0
+        assert entry.disagreement is None or 0.0 <= entry.disagreement <= 1.0
 
 
 @pytest.mark.parametrize("name", [field.name for field in fields(Identity) if field.name != "batch_size"])
@@ -179,6 +227,48 @@ def test_an_unfinished_run_is_not_dropped_by_accident(tmp_path: Path) -> None:
     assert plan(path.parent / "none", IDENTITY, resume=True, overwrite=False).notes == [
         "There was no run to resume; started a new one."
     ]
+
+
+@pytest.mark.parametrize("resume", [False, True])
+@pytest.mark.parametrize("lines", [0, 1])
+def test_answers_that_cannot_be_told_are_not_dropped_unasked(tmp_path: Path, lines: int, resume: bool) -> None:
+    path = tmp_path / "out" / ".glomedge" / "journal"
+    path.parent.mkdir(parents=True)
+    data = _write(path)
+    begin = sum(len(line) for line in data.splitlines(keepends=True)[:lines])
+    for position in range(begin, data.index(b"\n", begin) + 1, 7):
+        flipped = data[:position] + bytes([data[position] ^ 4]) + data[position + 1 :]
+        path.write_bytes(flipped)
+        if lines == 0 or not resume:
+            with pytest.raises(OutputError, match="--overwrite"):
+                plan(path, IDENTITY, resume=resume, overwrite=False)
+        else:
+            # The head is whole, all answers after it are lost: asked to resume, it says so and predicts anew.
+            notes = plan(path, IDENTITY, resume=True, overwrite=False).notes
+            assert f"its last {len(data) - begin} bytes were dropped" in notes[-1]
+        assert path.read_bytes() == flipped
+        assert plan(path, IDENTITY, resume=False, overwrite=True).contents.good_bytes == 0
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_run_that_was_killed_at_its_first_write_is_none(tmp_path: Path, resume: bool) -> None:
+    path = tmp_path / "journal"
+    head = _write(path, 0).splitlines(keepends=True)[0]
+    for begun in (b"", head[:1], head[:100], head[:-1], b"\0" * 4096):
+        path.write_bytes(begun)
+        assert plan(path, IDENTITY, resume=resume, overwrite=False).contents.good_bytes == 0
+
+
+def test_only_what_holds_an_answer_for_every_input_is_published(tmp_path: Path) -> None:
+    path = tmp_path / "journal"
+    data = _write(path)
+    inputs = [Found(unescape_name(entry.key)) for batch in range(5) for entry in _entries(batch)]
+    assert len(publishable(path, inputs).where) == 20
+    with pytest.raises(OutputError, match=r"1 of 21 inputs have no answer.*--resume"):
+        publishable(path, [*inputs, Found(b"new.png")])
+    path.write_bytes(data + b"torn")
+    with pytest.raises(OutputError, match=r"its last 4 bytes cannot be read.*--resume"):
+        publishable(path, inputs)
 
 
 def test_torn_tail_is_said(tmp_path: Path) -> None:
