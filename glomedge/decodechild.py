@@ -2,7 +2,8 @@
 
 The fast PNG decoder keeps the lock while it works, so threads share one core with it; a process each has all cores. A
 decode thread of the pipeline owns one child and hands it one crop at a time. Pixels come back through memory that both
-share, everything else through a pipe. A child that dies or is killed costs the crop it was at, nothing more.
+share, everything else through a pipe. A child that dies or is killed costs the crop it was at, nothing more; which
+bytes these were it has left in a memory file before it decoded them.
 
 ``python -m glomedge.decodechild`` is the child: requests and answers are pickles, each behind its length; both ends are
 this very program, and no one else holds the pipe.
@@ -10,23 +11,48 @@ this very program, and no one else holds the pipe.
 
 from __future__ import annotations
 
+import contextlib
+import json
 import mmap
 import os
 import pickle
+import selectors
 import struct
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
 from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from glomedge.preparing import Answer, Preparation, default_decoder, prepare
+from glomedge.errors import GlomedgeError
+from glomedge.preparing import Answer, Preparation, Stamp, default_decoder, prepare
 from glomedge.spec import SIZE_PX
 
 SLOT_BYTES = SIZE_PX * SIZE_PX * 3
 _LENGTH = struct.Struct("<Q")
+_START_TIMEOUT_S = 60.0
+
+
+def processes_pay(workers: int, *, gpu: bool) -> bool:
+    """Whether that many decoders are faster in processes of their own.
+
+    Threads are cheaper, but a decoder that holds the interpreter lock lets them queue: from four on, and from two where
+    a GPU takes the model, for then decoding is the limit and all that the cores do.
+    """
+    from glomedge.decoders import fast_png_decoder
+
+    return workers >= (2 if gpu else 4) and fast_png_decoder() is not None
+
+
+def _memory_file(name: str) -> int:
+    """Descriptor of an empty file without a name, in memory where the system can."""
+    if hasattr(os, "memfd_create"):
+        return os.memfd_create(name)
+    with tempfile.TemporaryFile() as file:
+        return os.dup(file.fileno())
 
 
 class SharedBuffers:
@@ -35,7 +61,7 @@ class SharedBuffers:
     def __init__(self, count: int, batch_size: int) -> None:
         self.batch_bytes = batch_size * SLOT_BYTES
         self.size_bytes = count * self.batch_bytes
-        self.descriptor = os.memfd_create("glomedge-batches")
+        self.descriptor = _memory_file("glomedge-batches")
         os.ftruncate(self.descriptor, self.size_bytes)
         self._map = mmap.mmap(self.descriptor, self.size_bytes)
         self._shape = (batch_size, SIZE_PX, SIZE_PX, 3)
@@ -52,53 +78,83 @@ class SharedBuffers:
 
 
 class DecodeChild:
-    """The parent's end. Used by one thread; ``kill`` may be called by another."""
+    """The parent's end. Used by one thread; ``kill`` and ``seen`` may be called by another."""
 
     def __init__(self, how: Preparation, buffers: SharedBuffers, command: Sequence[str] | None = None) -> None:
         self._how = how
         self._buffers = buffers
         self._command = command or (sys.executable, "-m", "glomedge.decodechild")
         self._process: subprocess.Popen[bytes] | None = None
+        self._seen = _memory_file("glomedge-seen")
         self._killed = False
 
-    def prepare(self, answer: Answer, offset: int) -> tuple[float, float]:
-        """As ``preparing.prepare``, into the shared memory at ``offset``."""
+    def start(self) -> None:
+        """Start the process where none runs; it is ready when this returns, so that no crop's time is spent on it.
+
+        Raises:
+            GlomedgeError: it does not start.
+        """
+        if self._process is not None and self._process.poll() is None:
+            return
+        # One that died between two crops (the system was out of memory) is no crop's fault.
+        self._reap()
         try:
-            process = self._process
-            if process is None:
-                process = self._process = self._start()
-            assert process.stdin is not None
-            assert process.stdout is not None
-            _send(process.stdin, (answer, offset))
-            done, decode_s, enhance_s = _receive(process.stdout)
+            if self._killed:
+                raise OSError("killed")
+            self._process = self._spawn()
+            stdin, stdout = _pipes(self._process)
+            _send(stdin, self._how)
+            with selectors.DefaultSelector() as selector:
+                selector.register(stdout, selectors.EVENT_READ)
+                if not selector.select(_START_TIMEOUT_S):
+                    raise TimeoutError(f"not ready after {_START_TIMEOUT_S:g} s")
+            _receive(stdout)
+        except (OSError, EOFError, pickle.UnpicklingError) as error:
+            self._reap()
+            raise GlomedgeError(
+                f"A process that decodes does not start ({str(error) or 'it ended at once'}). Free memory or give "
+                "fewer --workers (--decode-in threads needs no such process); then go on with --resume."
+            ) from None
+
+    def prepare(self, answer: Answer, offset: int) -> tuple[float, float]:
+        """As ``preparing.prepare``, into the shared memory at ``offset``; ``start`` comes first."""
+        assert self._process is not None
+        stdin, stdout = _pipes(self._process)
+        os.ftruncate(self._seen, 0)
+        try:
+            _send(stdin, (answer, offset))
+            done, decode_s, enhance_s = _receive(stdout)
         except (OSError, EOFError, pickle.UnpicklingError):
             self._reap()
-            answer.fail("decoder", "this file ended the process that decoded it")
+            answer.stamped(self.seen()).fail("decoder", "this file ended the process that decoded it")
             return 0.0, 0.0
         for name in Answer.__slots__:
             setattr(answer, name, getattr(done, name))
         return decode_s, enhance_s
 
-    def _start(self) -> subprocess.Popen[bytes]:
-        if self._killed:
-            raise OSError("killed")
-        descriptor = self._buffers.descriptor
-        process = subprocess.Popen(
-            [*self._command, str(descriptor), str(self._buffers.size_bytes)],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, pass_fds=[descriptor], start_new_session=True,
+    def seen(self) -> Stamp:
+        """Of the file that the child is at, or died at; nothing where its bytes were not there yet."""
+        try:
+            return Stamp(*json.loads(os.pread(self._seen, 4096, 0)))
+        except ValueError:
+            return Stamp()
+
+    def _spawn(self) -> subprocess.Popen[bytes]:
+        descriptors = [self._buffers.descriptor, self._seen]
+        return subprocess.Popen(
+            [*self._command, *map(str, descriptors), str(self._buffers.size_bytes)],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, pass_fds=descriptors, start_new_session=True,
             env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
         )  # fmt: skip
-        assert process.stdin is not None
-        _send(process.stdin, self._how)
-        return process
 
     def _reap(self) -> None:
         process, self._process = self._process, None
         if process is not None:
             process.kill()
             process.wait()
-            for pipe in (process.stdin, process.stdout):
-                if pipe is not None:
+            for pipe in _pipes(process):
+                # What could not be sent to a dead child is lost with it.
+                with contextlib.suppress(OSError):
                     pipe.close()
 
     def kill(self) -> None:
@@ -109,8 +165,15 @@ class DecodeChild:
             process.kill()
 
     def close(self) -> None:
-        """End the child; called by the owner between crops."""
+        """End the child; called by the owner when it is done."""
         self._reap()
+        os.close(self._seen)
+
+
+def _pipes(process: subprocess.Popen[bytes]) -> tuple[IO[bytes], IO[bytes]]:
+    assert process.stdin is not None
+    assert process.stdout is not None
+    return process.stdin, process.stdout
 
 
 def _send(pipe: IO[bytes], message: Any) -> None:
@@ -135,14 +198,22 @@ def main() -> None:
     import cv2
 
     cv2.setNumThreads(1)
-    descriptor, size_bytes = int(sys.argv[1]), int(sys.argv[2])
+    descriptor, seen, size_bytes = map(int, sys.argv[1:])
     memory = mmap.mmap(descriptor, size_bytes)
     # Whatever a library prints must not get into the answers.
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     requests = sys.stdin.buffer
     how: Preparation = _receive(requests)
-    decoder = default_decoder(follow_symlinks=how.follow_symlinks)
+    plain = default_decoder(follow_symlinks=how.follow_symlinks)
+
+    def decode(data: bytes) -> Any:
+        # Should this be the end of the process, the parent still knows which bytes did it.
+        os.pwrite(seen, json.dumps(answer.stamp).encode("ascii"), 0)
+        return plain.decode(data)
+
+    decoder = plain._replace(decode=decode)
+    _send(answers, "ready")
     while True:
         try:
             answer, offset = _receive(requests)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import contextlib
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -10,16 +10,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from glomedge.batching import batches
+from glomedge.decodechild import processes_pay
 from glomedge.errors import OutputError, UsageError
 from glomedge.escape import escape_name, unescape_name
 from glomedge.inferoptions import Options
 from glomedge.journal import Contents, Identity, Journal, read_entries, read_journal
 from glomedge.modelfile import ModelFile, read_model_file
-from glomedge.outputs import FolderSink, OutputFolder, Plan, plan, unanswered
+from glomedge.outputs import FolderSink, OutputFolder, Plan, plan, publishable, unanswered
 from glomedge.pipeline import Pipeline, Settings, StageTimes
 from glomedge.preparing import Decoder
 from glomedge.results import Row
 from glomedge.scan import Found, Scan, scan
+from glomedge.signals import StoppedError, unless_stopped
 from glomedge.spool import Spool
 
 if TYPE_CHECKING:
@@ -30,7 +32,6 @@ __all__ = ["Options", "Outcome", "infer_folder"]
 
 OWNED = ("predictions.csv", "predictions.jsonl", "predictions.parquet", "cases.csv", "report.html", "run.json")
 THUMBNAIL_PX = 112
-PROCESSES_FROM = 4
 
 
 @dataclass
@@ -39,12 +40,14 @@ class Outcome:
 
     Attributes:
         complete: False when it was stopped; then there are no files but the journal, for ``--resume``.
-        inputs: how many were found; ``answered`` of them have a row by now, ``predicted`` more than when it began.
+        inputs: how many were found, 0 where the run was stopped while it still searched; ``answered`` of them have a
+            row by now, ``predicted`` more than when it began.
         counts: rows by kind (``ok``, ``flagged``, ``error``, ``positive``, ``negative``, ``uncertain``).
         errors: rows by error code.
         cases: the summaries of the biopsies.
         files: what was written.
         record: the content of ``run.json``.
+        decoding: which library decoded PNG, how many workers did, in what; empty where nothing was left to decode.
         hung: threads that sit in a library and do not come back.
     """
 
@@ -59,6 +62,7 @@ class Outcome:
     files: list[Path] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     record: dict[str, Any] = field(default_factory=dict)
+    decoding: dict[str, Any] = field(default_factory=dict)
     times: StageTimes = field(default_factory=StageTimes)
     wall_s: float = 0.0
     hung: int = 0
@@ -79,7 +83,7 @@ def infer_folder(
     """Run a folder.
 
     Args:
-        stop: asked many times a second; once true the run ends early, resumable.
+        stop: asked many times a second from the search on; once true the run ends early, resumable.
         progress: called with answered and total.
         decoder: for tests.
 
@@ -91,12 +95,16 @@ def infer_folder(
     if options.folder.is_symlink() and options.folder.is_file():
         # A linked image that was named itself is meant.
         options = replace(options, follow_symlinks=True)
-    found = scan(
-        options.folder,
-        _suffixes(),
-        follow_symlinks=options.follow_symlinks,
-        exclude=[path for path in (options.output, options.heatmaps) if path is not None],
-    )
+    try:
+        found = scan(
+            options.folder,
+            _suffixes(),
+            follow_symlinks=options.follow_symlinks,
+            exclude=[path for path in (options.output, options.heatmaps) if path is not None],
+            stop=stop,
+        )
+    except StoppedError:
+        return Outcome(complete=False, inputs=0, answered=0, predicted=0, provider="none")
     if not found.inputs:
         raise UsageError(
             f"There is no image in {options.folder} ({found.other_files} other files). Name the folder with the crops."
@@ -116,10 +124,6 @@ def _suffixes() -> frozenset[str]:
     from glomedge.images import ALLOWED_SUFFIXES
 
     return ALLOWED_SUFFIXES
-
-
-class _StoppedError(Exception):
-    """A signal came while the files were being made: nothing is published, and ``--resume`` makes them."""
 
 
 class _FolderRun:
@@ -143,7 +147,9 @@ class _FolderRun:
         self._model: ModelFile = read_model_file(options.model)
         self._threshold = options.threshold if options.threshold is not None else self._model.spec.threshold
         self._engine: Engine | None = None
+        self._notes = found.notes()
         self._times = StageTimes()
+        self._decoding: dict[str, Any] = {}
         self._hung = 0
 
     def run(self) -> Outcome:
@@ -188,27 +194,22 @@ class _FolderRun:
     def _run(self, plan_: Plan, journal: Journal, spool: Spool | None) -> Outcome:
         if plan_.contents.identity is None:
             journal.head(plan_.identity)
-        new, again = unanswered(self._found.root, self._found.inputs, plan_.contents)
-        notes = [*self._found.notes(), *plan_.notes]
-        new, again, quarantined = self._quarantine(plan_.contents, new, again)
-        notes += quarantined
-        already = len(self._found.inputs) - len(new) - len(again)
+        self._notes += plan_.notes
         sink = FolderSink(journal, spool)
-        complete, provider = True, plan_.contents.provider
-        if new or again:
-            complete = self._answer(plan_, journal, sink, new, again, already)
-            if self._engine is not None:
-                provider = self._engine.provider
-                notes += self._engine.runtime.notes
+        complete = False
+        with contextlib.suppress(StoppedError):
+            complete = self._predict(plan_, journal, sink)
         journal.sync()
-        contents = read_journal(self._output.journal_path)
+        path = self._output.journal_path
+        contents = publishable(path, self._found.inputs) if complete else read_journal(path)
         outcome = Outcome(
             complete=complete,
             inputs=len(self._found.inputs),
             answered=len(contents.where),
             predicted=sink.answered,
-            provider=provider or "none",
-            notes=notes,
+            provider=contents.provider or "none",
+            notes=self._notes,
+            decoding=self._decoding,
             times=self._times,
             hung=self._hung,
         )
@@ -223,56 +224,78 @@ class _FolderRun:
                     lambda: self._rows(contents, outcome.provider), plan_.identity.batch_size, self._begin_s
                 )
                 journal.done(len(contents.where))
-            except _StoppedError:
+            except StoppedError:
+                # Nothing is half written, and ``--resume`` makes the files.
                 outcome.complete = False
         outcome.wall_s = time.perf_counter() - self._begin_s
         return outcome
 
-    def _quarantine(
-        self, contents: Contents, new: list[Found], again: list[Found]
-    ) -> tuple[list[Found], list[Found], list[str]]:
-        """After a crash, decode what was open then in a child process first; who kills it is not opened here again."""
-        suspects = [found for found in (*new, *again) if found.error is None and found.key in contents.suspects]
-        if not suspects:
-            return new, again, []
-        from glomedge.quarantine import find_killers
+    def _predict(self, plan_: Plan, journal: Journal, sink: FolderSink) -> bool:
+        """Predict on what has no answer yet; False, or StoppedError, when it was stopped."""
+        inputs = self._found.inputs
+        new, again = unanswered(self._found.root, unless_stopped(inputs, self._stop), plan_.contents)
+        if not new and not again:
+            return True
+        crashed = any(found.key in plan_.contents.suspects for found in (*new, *again))
+        if crashed:
+            self._notes.append(
+                "The last run ended in the middle of decoding. Each decoder now has a process of its own, so that a "
+                "file that ends it costs that file only."
+            )
+        done = self._answer(plan_, journal, sink, new, again, self._settings(plan_.identity.batch_size, crashed))
+        if self._engine is not None:
+            self._notes += self._engine.runtime.notes
+        if not done and not crashed:
+            journal.stop()
+        return done
 
-        paths = [self._found.path(found) for found in suspects]
-        if self._options.follow_symlinks:
-            paths = [os.path.realpath(path) for path in paths]
-        killers = {suspects[index] for index in find_killers(paths, self._options.decode_timeout_s)}
-
-        def marked(inputs: list[Found]) -> list[Found]:
-            return [Found(found.relative, "decoder") if found in killers else found for found in inputs]
-
-        notes = [f"{found.key} ends the decoder and was set aside." for found in sorted(killers)]
-        return marked(new), marked(again), notes
-
-    def _answer(
-        self, plan_: Plan, journal: Journal, sink: FolderSink, new: list[Found], again: list[Found], already: int
-    ) -> bool:
-        import cv2
-
-        from glomedge import engine
+    def _settings(self, batch_size: int, crashed: bool) -> Settings:
         from glomedge.hardware import usable_cpus
-        from glomedge.providers import run_threads, runs_on_gpu
+        from glomedge.images import png_decoder
+        from glomedge.providers import run_threads
 
-        options, size = self._options, plan_.identity.batch_size
-        cpus = usable_cpus()
-        on_gpu = runs_on_gpu(options.provider, options.allow_fallback)
-        callers = run_threads(options.provider, options.allow_fallback)
-        workers = options.workers or cpus
-        settings = Settings(
+        options = self._options
+        workers = options.workers or usable_cpus()
+        in_processes = self._decode_in_processes(workers, crashed)
+        self._decoding = {
+            "png_decoder": png_decoder(),
+            "workers": workers,
+            "in": "processes" if in_processes else "threads",
+        }
+        return Settings(
             recipe=self._model.spec.recipe,
-            batch_size=size,
+            batch_size=batch_size,
             decode_workers=workers,
-            decode_processes=self._decode_in_processes(workers),
-            run_threads=callers,
+            decode_processes=in_processes,
+            run_threads=run_threads(options.provider, options.allow_fallback),
             decode_timeout_s=options.decode_timeout_s,
             views=options.tta,
             thumbnail_px=THUMBNAIL_PX if options.report else 0,
             follow_symlinks=options.follow_symlinks,
         )
+
+    def _decode_in_processes(self, workers: int, crashed: bool) -> bool:
+        """As asked for; but a decoder that took a whole run with it gets no second chance to."""
+        options = self._options
+        if self._decoder is not None:
+            return False
+        if crashed or options.decode_in != "auto":
+            return crashed or options.decode_in == "processes"
+        return processes_pay(workers, gpu=self._on_gpu())
+
+    def _on_gpu(self) -> bool:
+        from glomedge.providers import runs_on_gpu
+
+        return runs_on_gpu(self._options.provider, self._options.allow_fallback)
+
+    def _answer(
+        self, plan_: Plan, journal: Journal, sink: FolderSink, new: list[Found], again: list[Found], settings: Settings
+    ) -> bool:
+        import cv2
+
+        from glomedge import engine
+
+        options, size = self._options, settings.batch_size
 
         def load() -> Engine:
             self._engine = engine.load(
@@ -280,7 +303,7 @@ class _FolderRun:
                 options.provider,
                 allow_fallback=options.allow_fallback,
                 strict_placement=options.strict_placement,
-                concurrency=callers,
+                concurrency=settings.run_threads,
                 batch_size=size,
                 max_batch=options.max_batch,
                 fixed_batch=options.fixed_batch,
@@ -304,6 +327,7 @@ class _FolderRun:
             return self._engine
 
         total = len(self._found.inputs)
+        already = total - len(new) - len(again)
         progress = self._progress
         pipeline = Pipeline(
             self._found.root,
@@ -319,21 +343,10 @@ class _FolderRun:
         threads_before = cv2.getNumThreads()
         cv2.setNumThreads(1)
         try:
-            complete = pipeline.run(batches(self._found.inputs, new, again, size, taper=not on_gpu))
+            return pipeline.run(batches(self._found.inputs, new, again, size, taper=not self._on_gpu()))
         finally:
             cv2.setNumThreads(threads_before)
-        self._hung = pipeline.hung
-        return complete
-
-    def _decode_in_processes(self, workers: int) -> bool:
-        """Threads are cheaper; but a decoder that holds the interpreter lock keeps more than three of them waiting."""
-        if self._decoder is not None or not hasattr(os, "memfd_create"):
-            return False
-        if self._options.decode_in == "auto":
-            from glomedge.decoders import fast_png_decoder
-
-            return workers >= PROCESSES_FROM and fast_png_decoder() is not None
-        return self._options.decode_in == "processes"
+            self._hung = pipeline.hung
 
     def _rows(self, contents: Contents, provider: str) -> Iterator[Row]:
         """Every row, sorted by the bytes of the path, straight from the journal on disk."""
@@ -342,9 +355,8 @@ class _FolderRun:
         names = self._model.spec.class_names
         keys = sorted(contents.where, key=unescape_name)
         low, high = self._options.review_band
-        for entry in read_entries(self._output.journal_path, (contents.where[key] for key in keys)):
-            if self._stop():
-                raise _StoppedError
+        entries = read_entries(self._output.journal_path, (contents.where[key] for key in keys))
+        for entry in unless_stopped(entries, self._stop):
             label = None if entry.probability is None else int(entry.probability >= self._threshold)
             case, slide = case_of(entry.key, self._options.case_pattern)
             yield Row(

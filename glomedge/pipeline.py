@@ -7,7 +7,7 @@ share a batch follows from their order alone, never from timing, so the answers 
 
 The feeder also watches: a decoder that does not come back in time loses its file (``error:decoder``), its thread is
 left behind and replaced, and the buffer it may still write to is never used again. Where decoding is done in child
-processes (``decodechild.py``) the child is killed instead.
+processes (``decodechild.py``) the child is killed instead, and its thread comes back.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from glomedge.views import Infer, fill, predict_views
 
 _TICK_S = 0.05
 _STOP_WITHIN_S = 8.0
-# Beyond this the storage or the decoder is broken, not a file; going on would leave a thread behind for every crop.
+# So many at once: the storage or the decoder is broken, not a file. Going on would leave a thread for every crop.
 MAX_HUNG_DECODERS = 32
 # While the engine loads, for a second or less, decoding goes on: about so many crops, 10 MB of pixels.
 _LEAD_CROPS = 64
@@ -115,6 +115,8 @@ class _Worker(threading.Thread):
         try:
             while not self.abandoned and (task := self._pipeline.tasks.get()) is not None:
                 self._pipeline.decode_one(self, task)
+        except BaseException as error:  # noqa: BLE001 - handed to the caller's thread, which raises it
+            self._pipeline.decoder_failed(error)
         finally:
             if self.child is not None:
                 self.child.close()
@@ -173,7 +175,7 @@ class Pipeline:
     @property
     def hung(self) -> int:
         """How many threads are still there after ``run``: they sit in a library and do not come back."""
-        return sum(thread.is_alive() for thread in (*self._threads, *self._abandoned))
+        return sum(thread.is_alive() for thread in (*self._threads, *self._workers, *self._abandoned))
 
     # The caller's thread.
 
@@ -205,19 +207,18 @@ class Pipeline:
             finished = self._feed(batches) and self._drain()
         finally:
             self._stopping = True
-            for _ in self._workers:
+            for worker in self._workers:
                 self.tasks.put(None)
+                if worker.child is not None and not finished:
+                    # It may sit in a file that never ends, and would outlive this process.
+                    worker.child.kill()
             for _ in runners:
                 self._ready.put(None)
             self._threads = [loader, *runners]
             # A thread still inside a C++ library when the interpreter ends takes the process down with it.
             deadline_s = time.monotonic() + _STOP_WITHIN_S
-            for thread in (
-                *runners,
-                *self._workers,
-                loader,
-                *(worker for worker in self._abandoned if worker.child is not None),
-            ):
+            killed = [worker for worker in self._abandoned if worker.child is not None]
+            for thread in (*runners, *self._workers, loader, *killed):
                 if thread.ident is not None:
                     thread.join(max(0.0, deadline_s - time.monotonic()))
             if self._buffers is not None:
@@ -283,10 +284,13 @@ class Pipeline:
             hung = [worker for worker in self._workers if worker.task is not None and worker.started_s < limit]
             for worker in hung:
                 self._abandon(worker)
+        # Whose child was killed, or who came back late, is no longer in the way: a night may meet many such files.
+        self._abandoned = [worker for worker in self._abandoned if worker.is_alive()]
         if len(self._abandoned) > MAX_HUNG_DECODERS:
             raise GlomedgeError(
-                f"{len(self._abandoned)} files were not decoded within {self._settings.decode_timeout_s:g} s each: the "
-                "disk or network share seems to hang. Check it, or raise --decode-timeout; then go on with --resume."
+                f"{len(self._abandoned)} decoders hang at once, each for more than {self._settings.decode_timeout_s:g} "
+                "s: the disk or network share seems to hang. Check it, or raise --decode-timeout; then go on with "
+                "--resume."
             )
         self._sink.sync()
         if self._progress is not None:
@@ -300,16 +304,16 @@ class Pipeline:
         worker.abandoned, worker.task = True, None
         self._workers.remove(worker)
         self._abandoned.append(worker)
+        left = batch.answers[slot]
         if worker.child is not None:
+            stamp = worker.child.seen()
             worker.child.kill()
         else:
+            stamp = left.stamp
             batch.retired = True
-        # A new Answer: the thread left behind may still write to the old one. With the file's time, so that a resumed
-        # run notices when another file has taken its place.
-        left = batch.answers[slot]
-        batch.answers[slot] = Answer(left.found, mtime_ns=left.mtime_ns).fail(
-            "decoder", f"not decoded within {self._settings.decode_timeout_s:g} s"
-        )
+        given_up = f"not decoded within {self._settings.decode_timeout_s:g} s"
+        # A new Answer: the thread left behind may still write to the old one.
+        batch.answers[slot] = Answer(left.found).stamped(stamp).fail("decoder", given_up)
         self._slot_done(batch)
         self._add_worker()
 
@@ -333,6 +337,8 @@ class Pipeline:
         batch, slot = task
         if self._stopping:
             return
+        if worker.child is not None:
+            worker.child.start()
         answer = batch.answers[slot]
         with self._lock:
             worker.task, worker.started_s = task, time.perf_counter()
@@ -346,6 +352,11 @@ class Pipeline:
             if not worker.abandoned:
                 worker.task = None
                 self._slot_done(batch)
+
+    def decoder_failed(self, error: BaseException) -> None:
+        """A worker cannot go on, or its child does not start: that ends the run, unless ending was the reason."""
+        if not self._stopping:
+            self._failure = self._failure or error
 
     # Run threads.
 

@@ -20,6 +20,14 @@ from glomedge.spec import Recipe
 Pixels = npt.NDArray[np.uint8]
 
 
+class Stamp(NamedTuple):
+    """Of a file's bytes and of the file when it was read: a resumed run notices when another has taken its place."""
+
+    sha256: str | None = None
+    size_bytes: int | None = None
+    mtime_ns: int | None = None
+
+
 @dataclass(slots=True)
 class Answer:
     """What became of one input. ``probability`` is None exactly where ``status`` begins with ``error:``."""
@@ -34,6 +42,16 @@ class Answer:
     disagreement: float | None = None
     activation: npt.NDArray[np.float32] | None = None
     thumbnail: bytes | None = None
+
+    @property
+    def stamp(self) -> Stamp:
+        """What is known of the file by now."""
+        return Stamp(self.sha256, self.size_bytes, self.mtime_ns)
+
+    def stamped(self, stamp: Stamp) -> Answer:
+        """With what is known of the file."""
+        self.sha256, self.size_bytes, self.mtime_ns = stamp
+        return self
 
     def fail(self, code: str, message: str) -> Answer:
         """Turn into an error row."""
@@ -125,7 +143,6 @@ def _decode(answer: Answer, how: Preparation, decoder: Decoder) -> Pixels:
 
 
 _SCAN_ERRORS = {
-    "decoder": "this file ended the process that decoded it, in an earlier run",
     "permission": "permission denied",
     "not_regular": "a FIFO, socket or device, never opened",
     "vanished": "gone while the folder was read",

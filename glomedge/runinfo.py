@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import importlib.metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,13 +33,17 @@ def arguments(options: Options) -> dict[str, Any]:
     return {field.name: value(getattr(options, field.name)) for field in dataclasses.fields(options)}
 
 
+def _writer_versions(options: Options) -> dict[str, str]:
+    return {"pyarrow": importlib.metadata.version("pyarrow")} if "parquet" in options.formats else {}
+
+
 def record(
     options: Options, model: ModelFile, threshold: float, outcome: Outcome, engine: Engine | None, batch_size: int
 ) -> dict[str, Any]:
     """The content of ``run.json`` (the SHA-256 of the files is added when they are written).
 
-    Times are in seconds. ``cpu_s`` are processor seconds summed over threads, apart for each stage; ``engine`` is None
-    for a resumed run in which nothing was left to predict.
+    Times are in seconds. ``cpu_s`` are processor seconds summed over threads, apart for each stage; ``engine`` and
+    ``decoding`` are None for a resumed run in which nothing was left to predict.
     """
     from glomedge.benchmarking.environment import cpu, versions
 
@@ -78,8 +83,9 @@ def record(
             "options": dict(runtime.options),
             "placement": dict(runtime.placement),
         },
+        "decoding": outcome.decoding or None,
         "machine": cpu(),
-        "versions": versions(),
+        "versions": versions() | _writer_versions(options),
         "inputs": outcome.inputs,
         "rows": outcome.answered,
         "rows_of_this_run": outcome.predicted,

@@ -14,13 +14,14 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
 from glomedge.errors import UsageError
 from glomedge.escape import escape_name
+from glomedge.signals import StoppedError, unless_stopped
 
 HEATMAP_SUFFIX = b".heatmap.jpg"
 """What ``--heatmaps`` appends to a crop's name; such files are never inputs, or they would count as crops next time."""
@@ -80,6 +81,7 @@ def scan(
     *,
     follow_symlinks: bool = False,
     exclude: Collection[Path] = (),
+    stop: Callable[[], bool] = lambda: False,
 ) -> Scan:
     """Find every input under ``root`` (or ``root`` itself where it is a file).
 
@@ -87,9 +89,11 @@ def scan(
         suffixes: lower-case endings with their dot.
         follow_symlinks: enter linked folders and read linked files.
         exclude: folders never entered (the run's own outputs).
+        stop: asked at every entry: a share can take minutes to be listed.
 
     Raises:
         UsageError: the folder does not exist or cannot be listed.
+        StoppedError: ``stop`` said so.
     """
     top = os.fsencode(root)
     endings = tuple(suffix.encode() for suffix in suffixes)
@@ -112,7 +116,7 @@ def scan(
         except OSError:
             continue
     found = Scan(top)
-    walk = _Walk(found, endings, follow_symlinks, barred)
+    walk = _Walk(found, endings, follow_symlinks, barred, stop)
     found.inputs.extend(walk.folder(b"", {_identity(status)}))
     if found.inputs and found.inputs[0].relative == b"/":
         raise UsageError(
@@ -126,11 +130,19 @@ def _identity(status: os.stat_result) -> tuple[int, int]:
 
 
 class _Walk:
-    def __init__(self, result: Scan, endings: tuple[bytes, ...], follow: bool, barred: set[tuple[int, int]]) -> None:
+    def __init__(
+        self,
+        result: Scan,
+        endings: tuple[bytes, ...],
+        follow: bool,
+        barred: set[tuple[int, int]],
+        stop: Callable[[], bool],
+    ) -> None:
         self._result = result
         self._endings = endings
         self._follow = follow
         self._barred = barred
+        self._stop = stop
 
     def folder(self, prefix: bytes, seen: set[tuple[int, int]]) -> Iterator[Found]:
         """Depth first. A folder sorts as its name plus a slash: that is the order of the bytes of whole paths.
@@ -139,6 +151,8 @@ class _Walk:
         """
         stack = [iter(self._entries(prefix, seen))]
         while stack:
+            if self._stop():  # here too: there may be nothing but empty folders
+                raise StoppedError
             entry = next(stack[-1], None)
             if entry is None:
                 stack.pop()
@@ -154,7 +168,8 @@ class _Walk:
         try:
             with os.scandir(where) as entries:
                 # By name first: which of two links to one folder is entered must not depend on the file system.
-                for entry in sorted(entries, key=lambda entry: entry.name):
+                by_name = sorted(unless_stopped(entries, self._stop), key=lambda entry: entry.name)
+                for entry in unless_stopped(by_name, self._stop):
                     item = self._classify(prefix, entry, seen)
                     if item is not None:
                         listed.append((item.relative if isinstance(item, Found) else item, item))

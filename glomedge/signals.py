@@ -3,8 +3,23 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Callable, Iterable, Iterator
 from types import FrameType, TracebackType
-from typing import Any
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+class StoppedError(Exception):
+    """The run was asked to stop, in the middle of a step that leaves nothing behind."""
+
+
+def unless_stopped(items: Iterable[T], stop: Callable[[], bool]) -> Iterator[T]:
+    """The items one by one; raises StoppedError once ``stop`` says so."""
+    for item in items:
+        if stop():
+            raise StoppedError
+        yield item
 
 
 class StopOnSignals:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import csv
 import multiprocessing
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from glomedge.errors import GlomedgeError
 from glomedge.folderrun import Options, Outcome, infer_folder
 
 _PRELOAD = [
@@ -40,17 +43,36 @@ def write_crops(folder: Path, count: int, *, seed: int = 0, side_px: int = 40, b
 
 def outputs(folder: Path) -> dict[str, bytes]:
     """The files whose bytes must not depend on how a run came about."""
-    return {name: (folder / name).read_bytes() for name in ("predictions.csv", "cases.csv")}
+    found = {path.name: path.read_bytes() for path in folder.glob("predictions.*")}
+    return {**found, "cases.csv": (folder / "cases.csv").read_bytes()}
+
+
+def table(folder: Path) -> list[dict[str, str]]:
+    """The rows of ``predictions.csv``."""
+    with (folder / "predictions.csv").open(encoding="utf-8", newline="") as handle:
+        return list(csv.DictReader(handle))
 
 
 # What a child process calls; ``prepare`` may put something round it.
 RUN: Callable[[Options], Outcome] = infer_folder
 
 
+DEFECT = 99
+"""Exit code of a child whose run raised what is no GlomedgeError: Python's own would be 1, like an error told."""
+
+
 def _child(options: Options, prepare: Callable[[], None] | None) -> None:
     if prepare is not None:
         prepare()
-    sys.exit(RUN(options).exit_code)
+    try:
+        sys.exit(RUN(options).exit_code)
+    except GlomedgeError as error:
+        # As the command line does.
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except Exception:  # noqa: BLE001 - a test tells it by the code
+        traceback.print_exc()
+        sys.exit(DEFECT)
 
 
 class KillAt:

@@ -1,27 +1,32 @@
 from __future__ import annotations
 
-import csv
 import hashlib
+import importlib.util
 import json
 import os
+import re
 import shutil
 import signal
 import threading
 from dataclasses import replace
+from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 import pytest
 from builders import build_tiny_model, tiny_logit
-from runkit import outputs, run_in_child, write_crops
+from runkit import outputs, run_in_child, table, write_crops
 
 from glomedge import images, preprocess
-from glomedge.errors import GlomedgeError, ModelError, OutputError, UsageError
+from glomedge.errors import ModelError, OutputError, UsageError
 from glomedge.escape import restore
 from glomedge.folderrun import Options, infer_folder
-from glomedge.journal import Journal, read_journal
+from glomedge.hardware import usable_cpus
+from glomedge.journal import read_journal
 from glomedge.notice import RESEARCH_USE_NOTICE
-from glomedge.results import Row, Staged, columns, write_csv
+from glomedge.pipeline import Settings
+from glomedge.results import columns
 
 
 @pytest.fixture
@@ -31,14 +36,9 @@ def options(tmp_path: Path) -> Options:
     return Options(tmp_path / "crops", tmp_path / "model.onnx", tmp_path / "out", provider="cpu")
 
 
-def _table(output: Path) -> list[dict[str, str]]:
-    with (output / "predictions.csv").open(encoding="utf-8", newline="") as handle:
-        return list(csv.DictReader(handle))
-
-
 def test_every_input_has_one_row_and_the_right_answer(options: Options) -> None:
     outcome = infer_folder(options)
-    rows = _table(options.output)
+    rows = table(options.output)
     expected = sorted(
         (str(path.relative_to(options.folder)) for path in options.folder.rglob("*.png")), key=os.fsencode
     )
@@ -92,15 +92,63 @@ def test_the_run_record_says_what_was_done(options: Options) -> None:
     for name, digest in record["files_sha256"].items():
         assert hashlib.sha256((options.output / name).read_bytes()).hexdigest() == digest
     assert set(record["files_sha256"]) == {"predictions.csv", "cases.csv", "report.html"}
+    assert record["decoding"] == {"png_decoder": images.png_decoder(), "workers": usable_cpus(), "in": "threads"}
+    assert "pyarrow" not in record["versions"]
+    assert infer_folder(replace(options, resume=True)).record["decoding"] is None
+
+
+def test_the_run_record_says_how_it_was_decoded_and_written(options: Options) -> None:
+    pytest.importorskip("pyarrow", reason="needs pyarrow")
+    record = infer_folder(replace(options, workers=3, decode_in="processes", formats=("parquet",))).record
+    assert record["decoding"] == {"png_decoder": images.png_decoder(), "workers": 3, "in": "processes"}
+    assert record["versions"]["pyarrow"] == version("pyarrow")
+
+
+@pytest.mark.parametrize(
+    ("decode_in", "gpu", "workers", "expected"),
+    [
+        ("auto", False, 3, "threads"),
+        ("auto", False, 4, "processes"),
+        ("auto", True, 1, "threads"),
+        ("auto", True, 2, "processes"),
+        ("threads", True, 16, "threads"),
+        ("processes", False, 1, "processes"),
+    ],
+)
+def test_where_it_is_decoded(
+    options: Options, monkeypatch: pytest.MonkeyPatch, decode_in: str, gpu: bool, workers: int, expected: str
+) -> None:
+    from glomedge import decoders, providers
+
+    # On a GPU that is not there, the run ends when the model is loaded: what it chose until then is looked at.
+    monkeypatch.setattr(providers, "runs_on_gpu", lambda *_: gpu)
+    monkeypatch.setattr(decoders, "fast_png_decoder", lambda: lambda *_: None)
+    chosen: list[Settings] = []
+
+    class SeenError(Exception):
+        pass
+
+    def pipeline(root: bytes, settings: Settings, *others: object, **more: object) -> None:
+        chosen.append(settings)
+        raise SeenError
+
+    monkeypatch.setattr("glomedge.folderrun.Pipeline", pipeline)
+    monkeypatch.setattr(images, "png_decoder", lambda: "stub")
+    with pytest.raises(SeenError):
+        infer_folder(replace(options, decode_in=decode_in, workers=workers))
+    assert ("processes" if chosen[0].decode_processes else "threads") == expected
+    assert chosen[0].decode_workers == workers
 
 
 @pytest.mark.parametrize("batch", [1, 7, 32])
 @pytest.mark.parametrize("workers", [1, 4])
 def test_batch_and_workers_change_nothing(options: Options, batch: int, workers: int) -> None:
+    every = ("csv", "jsonl", *(["parquet"] if importlib.util.find_spec("pyarrow") else []))
+    options = replace(options, formats=every)
     infer_folder(replace(options, batch_size=4, workers=2))
-    first, expected = _table(options.output), outputs(options.output)
+    first, expected = table(options.output), outputs(options.output)
     infer_folder(replace(options, batch_size=batch, workers=workers))
-    second = _table(options.output)
+    second = table(options.output)
     for one, other in zip(first, second, strict=True):
         assert {k: v for k, v in one.items() if k != "probability"} == {
             k: v for k, v in other.items() if k != "probability"
@@ -109,16 +157,17 @@ def test_batch_and_workers_change_nothing(options: Options, batch: int, workers:
             assert float(one["probability"]) == pytest.approx(float(other["probability"]), abs=1e-5)
     infer_folder(replace(options, batch_size=4, workers=workers))
     assert outputs(options.output) == expected
+    assert set(expected) == {*(f"predictions.{name}" for name in every), "cases.csv"}
 
 
 def test_all_formats_hold_the_same_rows(options: Options) -> None:
     parquet = pytest.importorskip("pyarrow.parquet", reason="needs pyarrow")
     infer_folder(replace(options, formats=("jsonl", "parquet"), tta=8))
-    text = _table(options.output)
+    text = table(options.output)
     lines = [json.loads(line) for line in (options.output / "predictions.jsonl").read_text("utf-8").splitlines()]
-    table = parquet.read_table(options.output / "predictions.parquet").to_pylist()
-    assert list(text[0]) == list(lines[0]) == list(table[0]) == list(columns(tta=True))
-    for one, two, three in zip(text, lines, table, strict=True):
+    columnar = parquet.read_table(options.output / "predictions.parquet").to_pylist()
+    assert list(text[0]) == list(lines[0]) == list(columnar[0]) == list(columns(tta=True))
+    for one, two, three in zip(text, lines, columnar, strict=True):
         assert {k: "" if v is None else str(v) for k, v in two.items()} == one
         assert three["path"] == two["path"]
         assert three["probability"] == (None if two["probability"] is None else np.float32(two["probability"]))
@@ -150,7 +199,7 @@ def test_strange_names_survive_every_way(options: Options) -> None:
     assert outcome.exit_code == 0
     from glomedge.escape import unescape_name
 
-    rows = _table(options.output)
+    rows = table(options.output)
     assert sorted(unescape_name(restore(row["path"])) for row in rows) == sorted(names)
     assert not any(row["path"].startswith(("=", "+", "-", "@", "\t")) for row in rows)
     raw = [json.loads(line)["path"] for line in (options.output / "predictions.jsonl").read_text("utf-8").splitlines()]
@@ -164,12 +213,12 @@ def test_what_is_no_file_has_its_row_and_is_never_opened(options: Options) -> No
     (options.folder / "gone.png").symlink_to(options.folder / "nowhere")
     outcome = infer_folder(replace(options, follow_symlinks=True))
     assert outcome.errors == {"not_regular": 1, "truncated": 2, "vanished": 1}
-    statuses = {row["path"]: row["status"] for row in _table(options.output)}
+    statuses = {row["path"]: row["status"] for row in table(options.output)}
     assert len(statuses) == 32
     assert statuses["pipe.png"] == "error:not_regular"
     outcome = infer_folder(options)
     assert "2 symbolic links were not followed" in outcome.notes[0]
-    assert len(_table(options.output)) == 31
+    assert len(table(options.output)) == 31
 
 
 def test_inputs_are_never_written_to(options: Options) -> None:
@@ -194,7 +243,7 @@ def test_output_inside_the_input_is_not_read(options: Options) -> None:
     infer_folder(inside)
     assert len(list((options.folder / "heat").rglob("*.heatmap.jpg"))) == 28
     infer_folder(inside)
-    assert len(_table(inside.output)) == 30
+    assert len(table(inside.output)) == 30
 
 
 def test_heatmaps_without_a_report(options: Options) -> None:
@@ -207,7 +256,7 @@ def test_heatmaps_without_a_report(options: Options) -> None:
 def test_heatmaps_are_made_for_those_asked_for(options: Options) -> None:
     infer_folder(replace(options, heatmaps=options.output / "heat", heatmaps_for="positives"))
     drawn = {str(path.relative_to(options.output / "heat")) for path in (options.output / "heat").rglob("*.jpg")}
-    assert drawn == {row["path"] + ".heatmap.jpg" for row in _table(options.output) if row["label"] == "1"}
+    assert drawn == {row["path"] + ".heatmap.jpg" for row in table(options.output) if row["label"] == "1"}
     assert drawn
     import cv2
 
@@ -237,14 +286,16 @@ def test_an_earlier_result_stays_until_the_new_one_is_whole(options: Options, mo
     # What was predicted is kept: the files alone are made anew.
     outcome = infer_folder(replace(options, threshold=0.9, resume=True))
     assert outcome.times.infer_wall_s == 0.0
-    assert {row["threshold"] for row in _table(options.output)} == {"0.9"}
+    assert {row["threshold"] for row in table(options.output)} == {"0.9"}
 
 
 def test_a_full_disk_is_fatal_and_resumable(options: Options) -> None:
     infer_folder(options)
     expected = outputs(options.output)
-    code = run_in_child(replace(options, output=options.output.parent / "small"), _limit_files)
-    assert code == 1
+    said = options.output.parent / "said"
+    code = run_in_child(replace(options, output=options.output.parent / "small"), partial(_limit_files, said))
+    assert code == OutputError.exit_code  # told, not a traceback (runkit.DEFECT)
+    assert re.match(r"OutputError: .*cannot be written: File too large.*--resume", said.read_text())
     small = options.output.parent / "small"
     assert not (small / "predictions.csv").exists()
     assert 0 < len(read_journal(small / ".glomedge" / "journal").where) < 30
@@ -252,14 +303,14 @@ def test_a_full_disk_is_fatal_and_resumable(options: Options) -> None:
     assert outputs(small) == expected
 
 
-def _limit_files() -> None:
+def _limit_files(said: Path) -> None:
     """No file may grow beyond 16 kB: the journal's or the thumbnails' write fails as on a full disk."""
     import resource
     import sys
 
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (16_000, 16_000))
-    sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115 - the traceback of the expected error
+    sys.stderr = said.open("w", buffering=1)
 
 
 def test_unwritable_output_is_found_before_the_model_is_read(options: Options, tmp_path: Path) -> None:
@@ -284,82 +335,15 @@ def test_no_room_is_found_before_the_model_is_read(options: Options, monkeypatch
         infer_folder(replace(options, model=Path("none.onnx")))
 
 
-@pytest.mark.parametrize(
-    ("changes", "name"),
-    [
-        ({"threshold": 0.7}, "threshold"),
-        ({"tta": 8}, "tta"),
-        ({"folder": "other"}, "folder"),
-        ({"model": "m"}, "model_sha256"),
-    ],
-)
-def test_resume_with_other_settings_is_refused(
-    options: Options, tmp_path: Path, changes: dict[str, object], name: str
-) -> None:
-    infer_folder(options)
-    build_tiny_model(tmp_path / "second.onnx", bias=-3.0)
-    shutil.copytree(options.folder, tmp_path / "other")
-    real = {"folder": tmp_path / "other", "model": tmp_path / "second.onnx"}
-    changed = replace(options, resume=True, **{k: real.get(k, v) for k, v in changes.items()})  # type: ignore[arg-type]
-    with pytest.raises(OutputError, match=rf"{name}: "):
-        infer_folder(changed)
-
-
-def test_resume_with_another_recipe_is_refused(options: Options, tmp_path: Path) -> None:
-    infer_folder(options)
-    build_tiny_model(tmp_path / "plain.onnx", recipe="plain")
-    with pytest.raises(OutputError, match=r"recipe: .*seed.* in the unfinished run, .*plain.* now"):
-        infer_folder(replace(options, model=tmp_path / "plain.onnx", resume=True))
-
-
-def test_resume_on_another_provider_is_refused(options: Options) -> None:
-    pytest.importorskip("openvino", reason="needs the openvino runtime")
-    write_crops(options.folder, 40, broken=2)
-    infer_folder(options)
-    path = options.output / ".glomedge" / "journal"
-    lines = path.read_bytes().splitlines(keepends=True)
-    path.write_bytes(b"".join(lines[:-4]))
-    with pytest.raises(OutputError, match="cpu in the unfinished run, openvino now"):
-        infer_folder(replace(options, provider="openvino", resume=True))
-
-
-def test_new_and_changed_files_are_taken_up_by_resume(options: Options) -> None:
-    infer_folder(options)
-    before = {row["path"]: row for row in _table(options.output)}
-    changed, added = "a/case1-10.png", "b/new-1.png"
-    donor = (options.folder / "b" / "case0-9.png").read_bytes()
-    for name in (changed, added):
-        (options.folder / name).write_bytes(donor)
-    (options.folder / "a" / "case0-12.png").unlink()
-    infer_folder(replace(options, resume=True))
-    after = {row["path"]: row for row in _table(options.output)}
-    assert set(after) == set(before) | {added}  # what was answered stays answered
-    assert after[changed]["sha256"] == after[added]["sha256"] == hashlib.sha256(donor).hexdigest()
-    assert {path for path in before if before[path] != after[path]} == {changed}
-
-
-def test_faults_that_may_pass_are_tried_again(options: Options) -> None:
-    link = options.folder / "a" / "case1-10.png"
-    data = link.read_bytes()
-    link.unlink()
-    link.symlink_to(options.folder / "later")
-    infer_folder(replace(options, follow_symlinks=True))
-    assert [row["status"] for row in _table(options.output) if "case1-10" in row["path"]] == ["error:vanished"]
-    (options.folder / "later").write_bytes(data)
-    infer_folder(replace(options, follow_symlinks=True, resume=True))
-    assert [row["status"] for row in _table(options.output) if "case1-10" in row["path"]] != ["error:vanished"]
-
-
 def test_a_second_run_into_the_same_folder_is_refused(options: Options) -> None:
     first = threading.Event()
     release = threading.Event()
 
-    def stop() -> bool:
+    def progress(done: int, total: int) -> None:
         first.set()
         release.wait(10.0)
-        return True
 
-    thread = threading.Thread(target=lambda: infer_folder(options, stop=stop))
+    thread = threading.Thread(target=lambda: infer_folder(options, progress=progress))
     thread.start()
     try:
         assert first.wait(20.0)
@@ -383,61 +367,3 @@ def test_bad_options_are_refused(options: Options, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(UsageError, match="There is no image"):
         infer_folder(replace(options, folder=tmp_path / "empty"))
-
-
-def test_after_a_crash_the_file_that_kills_the_decoder_is_set_aside(
-    options: Options, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    infer_folder(options)
-    path = options.output / ".glomedge" / "journal"
-    whole = read_journal(path)
-    lines = path.read_bytes().splitlines(keepends=True)
-    path.write_bytes(b"".join(lines[:2]))
-    journal = Journal(path, len(lines[0]) + len(lines[1]))
-    started = sorted(whole.where)[:8]
-    journal.start(started)
-    journal.close()
-    from glomedge import quarantine
-
-    asked: list[list[bytes]] = []
-
-    def find(paths: list[bytes], timeout_s: float) -> list[int]:
-        asked.append(paths)
-        return [3]
-
-    monkeypatch.setattr(quarantine, "find_killers", find)
-    outcome = infer_folder(replace(options, resume=True))
-    assert [[os.fsencode(options.folder / name) for name in started]] == asked
-    (bad,) = [row for row in _table(options.output) if row["status"] == "error:decoder"]
-    assert bad["path"] == started[3]
-    assert any(started[3] in note for note in outcome.notes)
-    assert len(_table(options.output)) == 30
-
-
-def test_staged_files_appear_together_or_not_at_all(tmp_path: Path) -> None:
-    (tmp_path / "stage").mkdir()
-    (tmp_path / "a").write_bytes(b"old")
-    (tmp_path / "gone").write_bytes(b"old")
-    staged = Staged(tmp_path, tmp_path / "stage", ("a", "b", "gone"))
-    with staged.open("a") as handle:
-        handle.write(b"new")
-    assert (tmp_path / "a").read_bytes() == b"old"
-    with pytest.raises(GlomedgeError), staged.open("b") as handle:
-        raise OSError(5, "Input/output error")
-    assert (tmp_path / "a").read_bytes() == b"old"
-    assert list((tmp_path / "stage").iterdir()) == []
-    with staged.open("a") as handle:
-        handle.write(b"new")
-    staged.commit()
-    assert (tmp_path / "a").read_bytes() == b"new"
-    assert not (tmp_path / "gone").exists()
-
-
-def test_csv_quotes_what_it_must(tmp_path: Path) -> None:
-    row = Row('a,"b".png', "=c", "s", 0.5, 1, "globally sclerotic", 0.5, "ok", "cpu", None, None, "line\nline\rline")
-    with (tmp_path / "t.csv").open("wb") as handle:
-        write_csv(handle, [row], tta=False)
-    with (tmp_path / "t.csv").open(encoding="utf-8", newline="") as text:
-        (read,) = csv.DictReader(text)
-    assert (read["path"], read["case"], read["message"]) == ('a,"b".png', "'=c", "line\nline\\x0dline")
-    assert read["tta_disagreement" if "tta_disagreement" in read else "sha256"] == ""

@@ -20,7 +20,7 @@ from glomedge.pipeline import MAX_HUNG_DECODERS, Pipeline, Settings
 from glomedge.preparing import Answer, Decoder, default_decoder, thumbnail
 from glomedge.scan import Found
 from glomedge.spec import Recipe
-from glomedge.views import Infer, predict_views, shortest
+from glomedge.views import Infer, fill, predict_views, shortest
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -144,6 +144,13 @@ def test_storage_that_hangs_for_every_file_ends_the_run() -> None:
         release.set()
 
 
+def test_decoders_that_come_back_late_are_not_storage_that_hangs() -> None:
+    count = MAX_HUNG_DECODERS + 8
+    sink, finished = _run(count, decoder=_decoder(lambda number: time.sleep(0.25)), timeout_s=0.05, workers=4)
+    assert finished
+    assert set(_statuses(sink).values()) == {"error:decoder"}
+
+
 def test_nonfinite_answers_are_errors_of_their_own_crops() -> None:
     class Poisoned(MeanEngine):
         def infer(self, images_nhwc: Pixels, /) -> Output:
@@ -152,12 +159,28 @@ def test_nonfinite_answers_are_errors_of_their_own_crops() -> None:
             output.probability[values == 9] = np.nan
             output.probability[values == 10] = np.inf
             output.activation[values == 11, 3, 3] = np.nan
+            output.probability[values == 12] = 1.0000001
+            output.probability[values == 13] = 2e38
+            output.probability[values == 14] = -1e-9
+            output.probability[values == 15] = 1.0
+            output.probability[values == 16] = 0.0
             return output
 
     sink, _ = _run(20, engine=Poisoned)
     bad = {number for number, status in _statuses(sink).items() if status == "error:nonfinite"}
-    assert bad == {9, 10, 11}
-    assert all(sink.answers[Found(str(number).encode())].probability is None for number in bad)
+    assert bad == {9, 10, 11, 12, 13, 14}
+    answers = {number: sink.answers[Found(str(number).encode())] for number in range(20)}
+    assert all(answers[number].probability is None for number in bad)
+    assert (answers[15].probability, answers[16].probability) == (1.0, 0.0)
+    assert "answered 1.0000001, which is no probability" in answers[12].message
+    assert "answered 2e+38" in answers[13].message
+
+
+def test_views_that_lie_too_far_apart_are_an_error() -> None:
+    answer = Answer(Found(b"a.png"))
+    maps = np.zeros((1, 7, 7), np.float32)
+    fill(answer, np.float32(0.5), np.array([1.5], np.float32), maps, 0)
+    assert (answer.status, answer.probability, answer.disagreement) == ("error:nonfinite", None, None)
 
 
 def test_what_the_engine_raises_comes_out() -> None:

@@ -11,7 +11,7 @@ import numpy as np
 
 from glomedge import engine as engines
 from glomedge.batching import batches
-from glomedge.benchmarking.endtoend import decode_in_processes
+from glomedge.decodechild import processes_pay
 from glomedge.errors import ModelError
 from glomedge.folderrun import THUMBNAIL_PX
 from glomedge.hardware import usable_cpus
@@ -136,7 +136,7 @@ def _files_run(engine: engines.Engine, context: Context, threads: int) -> Run:
         recipe=engine.spec.recipe,
         batch_size=size,
         decode_workers=usable_cpus(),
-        decode_processes=decode_in_processes(usable_cpus()),
+        decode_processes=processes_pay(usable_cpus(), gpu=runs_on_gpu(engine.provider)),
         run_threads=threads,
         thumbnail_px=THUMBNAIL_PX,
     )

@@ -26,8 +26,9 @@ from glomedge.batching import batches
 from glomedge.benchmarking.crops import folder_of
 from glomedge.benchmarking.record import STAGES, EndToEnd, Figure, StageRound
 from glomedge.benchmarking.statistics import bootstrap_median
+from glomedge.decodechild import processes_pay
 from glomedge.errors import EngineError, ImageError
-from glomedge.folderrun import PROCESSES_FROM, THUMBNAIL_PX
+from glomedge.folderrun import THUMBNAIL_PX
 from glomedge.journal import Journal
 from glomedge.outputs import FolderSink
 from glomedge.pipeline import Pipeline, Settings
@@ -89,7 +90,7 @@ def measure(
         recipe=engine.spec.recipe,
         batch_size=batch_size,
         decode_workers=cores,
-        decode_processes=decode_in_processes(cores),
+        decode_processes=processes_pay(cores, gpu=gpu),
         run_threads=threads,
         thumbnail_px=THUMBNAIL_PX,
     )
@@ -114,13 +115,6 @@ def measure(
         core_limit_crops_per_s=limit,
         core_limit_share=1 / per_crop.value / limit,
     )
-
-
-def decode_in_processes(workers: int) -> bool:
-    """What ``glomedge infer`` decides: processes where a decoder that holds the interpreter lock would queue."""
-    from glomedge.decoders import fast_png_decoder
-
-    return workers >= PROCESSES_FROM and fast_png_decoder() is not None and hasattr(os, "memfd_create")
 
 
 def limits(stages_s: dict[str, float], *, cores: int, gpu: bool) -> tuple[float, str]:
