@@ -28,13 +28,18 @@ help:  ## list what can be made
 	$(PIP) --editable '.[export,fast,parquet,openvino,tensorrt-rtx,dev]'
 	@touch $@
 
+# Without the fuzzer the guided fuzz runs skip, and say so: it has no wheel for every machine and Python.
+.venv/.fuzzer: .venv/.developer
+	$(PIP) --only-binary atheris --editable '.[fuzz]' && touch $@ \
+	  || echo "The fuzzer atheris cannot be installed here: the guided fuzz runs will be skipped." >&2
+
 demo: .venv/.installed  ## draw crops, train, export, infer, evaluate, bench: the whole way in one go
 	$(BIN)/glomedge demo
 
 test: .venv/.developer  ## the default test suite
 	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile
 
-test-slow: .venv/.developer  ## the long tests: 500 kills, 100,000 crops, the demo
+test-slow: .venv/.fuzzer  ## the long tests: 500 kills, 100,000 crops, the demo, guided fuzzing
 	$(BIN)/python -m pytest -m slow --timeout 7200
 
 # onnxruntime-gpu installs the same module as onnxruntime, so it gets an environment of its own.

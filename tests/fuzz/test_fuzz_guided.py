@@ -1,4 +1,4 @@
-"""The fuzz targets under a coverage-guided fuzzer, five minutes each (slow; needs atheris)."""
+"""The fuzz targets under a coverage-guided fuzzer, five minutes each (slow; needs atheris, extra ``fuzz``)."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def _journal(tmp_path: Path, _model: Path) -> dict[str, bytes]:
 def test_nothing_is_found(
     target: str, seeds: Callable[[Path, Path], dict[str, bytes]], tmp_path: Path, tiny_model: Path
 ) -> None:
-    pytest.importorskip("atheris", reason="atheris not installed: pip install atheris")
+    pytest.importorskip("atheris", reason="atheris not installed: pip install 'glomedge[fuzz]'")
     corpus = tmp_path / "corpus"
     corpus.mkdir()
     for name, data in seeds(tmp_path, tiny_model).items():
