@@ -47,7 +47,7 @@ class Outcome:
         cases: the summaries of the biopsies.
         files: what was written.
         record: the content of ``run.json``.
-        decoding: which library decoded PNG, how many workers did, in what; empty where nothing was left to decode.
+        decoding: how many workers decoded, and in what; empty where nothing was left to decode.
         hung: threads that sit in a library and do not come back.
     """
 
@@ -251,17 +251,12 @@ class _FolderRun:
 
     def _settings(self, batch_size: int, crashed: bool) -> Settings:
         from glomedge.hardware import usable_cpus
-        from glomedge.images import png_decoder
         from glomedge.providers import run_threads
 
         options = self._options
         workers = options.workers or usable_cpus()
         in_processes = self._decode_in_processes(workers, crashed)
-        self._decoding = {
-            "png_decoder": png_decoder(),
-            "workers": workers,
-            "in": "processes" if in_processes else "threads",
-        }
+        self._decoding = {"workers": workers, "in": "processes" if in_processes else "threads"}
         return Settings(
             recipe=self._model.spec.recipe,
             batch_size=batch_size,

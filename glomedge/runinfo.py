@@ -46,6 +46,7 @@ def record(
     ``decoding`` are None for a resumed run in which nothing was left to predict.
     """
     from glomedge.benchmarking.environment import cpu, versions
+    from glomedge.images import png_decoder
 
     times, runtime = outcome.times, engine.runtime if engine is not None else None
     now = datetime.datetime.now(datetime.UTC)
@@ -83,7 +84,7 @@ def record(
             "options": dict(runtime.options),
             "placement": dict(runtime.placement),
         },
-        "decoding": outcome.decoding or None,
+        "decoding": {"png_decoder": png_decoder(), **outcome.decoding} if outcome.decoding else None,
         "machine": cpu(),
         "versions": versions() | _writer_versions(options),
         "inputs": outcome.inputs,

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pytest
 from builders import build_tiny_model
-from runkit import table, write_crops
+from runkit import outputs, table, write_crops
 
+from glomedge import engine
 from glomedge.errors import OutputError
 from glomedge.folderrun import Options, infer_folder
+from glomedge.preparing import default_decoder
 
 
 @pytest.fixture
@@ -86,3 +92,62 @@ def test_faults_that_may_pass_are_tried_again(options: Options) -> None:
     (options.folder / "later").write_bytes(data)
     infer_folder(replace(options, follow_symlinks=True, resume=True))
     assert [row["status"] for row in table(options.output) if "case1-10" in row["path"]] != ["error:vanished"]
+
+
+def test_a_journal_that_others_wrote_into_is_never_published_short(options: Options) -> None:
+    expected = infer_folder(replace(options, output=options.output.with_name("whole")))
+    inner = default_decoder()
+    path = options.output / ".glomedge" / "journal"
+
+    def read(name: bytes) -> bytes:
+        if name.endswith(b"case2-17.png"):
+            with path.open("ab") as journal:
+                journal.write(b"junk\n")
+        return inner.read(name)
+
+    with pytest.raises(OutputError, match=r"of 30 inputs have no answer.*No file was made.*--resume"):
+        infer_folder(options, decoder=inner._replace(read=read))
+    assert not (options.output / "predictions.csv").exists()
+    outcome = infer_folder(replace(options, resume=True))
+    assert any("journal was damaged" in note for note in outcome.notes)
+    assert outcome.counts == expected.counts
+    assert outputs(options.output) == outputs(options.output.with_name("whole"))
+
+
+def test_an_unfinished_run_is_not_dropped_for_one_flipped_bit(options: Options) -> None:
+    infer_folder(options)
+    path = options.output / ".glomedge" / "journal"
+    data = path.read_bytes()
+    path.write_bytes(data[:30] + bytes([data[30] ^ 1]) + data[31:])
+    for resume in (False, True):
+        with pytest.raises(OutputError, match=r"damaged.*--overwrite"):
+            infer_folder(replace(options, resume=resume))
+    assert path.stat().st_size == len(data)
+    assert infer_folder(replace(options, overwrite=True)).predicted == 30
+
+
+def test_what_is_no_probability_is_the_error_of_its_crop(options: Options, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = engine.load
+
+    def load(*arguments: Any, **options: Any) -> engine.Engine:
+        loaded = real(*arguments, **options)
+        infer = loaded.infer
+
+        def poisoned(images_nhwc: npt.NDArray[np.uint8]) -> engine.Output:
+            output = infer(images_nhwc)
+            probability = output.probability.copy()
+            probability[0] = next(bad)
+            return engine.Output(probability, output.activation)
+
+        monkeypatch.setattr(loaded, "infer", poisoned)
+        return loaded
+
+    bad = itertools.cycle([np.float32(1.0000001), np.float32(2e38)])
+    monkeypatch.setattr(engine, "load", load)
+    outcome = infer_folder(options)
+    rows = table(options.output)
+    assert len(rows) == 30
+    assert outcome.exit_code == 2
+    messages = {row["message"] for row in rows if row["status"] == "error:nonfinite"}
+    assert [any(text in message for message in messages) for text in ("1.0000001", "2e+38")] == [True, True]
+    assert all(0.0 <= float(row["probability"]) <= 1.0 for row in rows if row["probability"])

@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import threading
+import sys
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
 import pytest
@@ -10,30 +11,36 @@ import pytest
 from glomedge.errors import OutputError
 from glomedge.lock import OutputLock
 
+_RUNS, _ROUNDS = 10, 10
 
-def test_100_races_have_one_winner_each(tmp_path: Path) -> None:
+
+def _race(path: Path, begin: Barrier, end: Barrier) -> None:
+    """One run: exit code 0 where it got the folder, and otherwise what the command line ends with."""
+    begin.wait(60.0)
+    try:
+        held = OutputLock(path)
+    except OutputError as error:
+        code = error.exit_code if "Another run (process " in str(error) else 99
+    else:
+        code = 0
+    end.wait(60.0)  # nobody lets go before all have tried
+    if code == 0:
+        held.close()
+    sys.exit(code)
+
+
+def test_100_runs_in_races_have_one_winner_each_time(tmp_path: Path) -> None:
     (tmp_path / "work").mkdir()
-    path = tmp_path / "work" / "lock"
-    for _ in range(100):
-        won: list[OutputLock] = []
-        lost: list[str] = []
-        barrier = threading.Barrier(4)
-
-        def race(won: list[OutputLock] = won, lost: list[str] = lost, barrier: threading.Barrier = barrier) -> None:
-            barrier.wait()
-            try:
-                won.append(OutputLock(path))
-            except OutputError as error:
-                lost.append(str(error))
-
-        threads = [threading.Thread(target=race) for _ in range(4)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        assert (len(won), len(lost)) == (1, 3)
-        assert all("Another run" in message for message in lost)
-        won[0].close()
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["glomedge.lock"])
+    for _ in range(_ROUNDS):
+        begin, end = context.Barrier(_RUNS), context.Barrier(_RUNS)
+        runs = [context.Process(target=_race, args=(tmp_path / "work" / "lock", begin, end)) for _ in range(_RUNS)]
+        for run in runs:
+            run.start()
+        for run in runs:
+            run.join(120.0)
+        assert sorted(run.exitcode for run in runs if run.exitcode is not None) == [0] + [1] * (_RUNS - 1)
 
 
 def _hold_and_die(path: Path) -> None:

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from glomedge.errors import UsageError
 from glomedge.escape import unescape_name
 from glomedge.scan import Found, scan
+from glomedge.signals import StoppedError
 
 SUFFIXES = (".png", ".jpg")
 
@@ -130,6 +131,28 @@ def test_a_folder_that_cannot_be_listed_has_a_row(not_root: Path) -> None:
     (not_root / "closed").chmod(0)
     assert scan(not_root, SUFFIXES).inputs == [Found(b"a.png"), Found(b"closed/", "permission"), Found(b"z.png")]
     (not_root / "closed").chmod(0o700)
+
+
+@pytest.mark.parametrize(
+    "names", [[f"{number}.png" for number in range(50)], [f"{number}/notes.txt" for number in range(50)], ["a/" * 50]]
+)
+def test_a_stop_ends_the_search_wherever_it_is(tmp_path: Path, names: list[str]) -> None:
+    """In a large folder, among many small ones, and where there is nothing but folders."""
+    for name in names:
+        if name.endswith("/"):
+            (tmp_path / name).mkdir(parents=True)
+        else:
+            _touch(tmp_path, name)
+    asked = 0
+
+    def stop() -> bool:
+        nonlocal asked
+        asked += 1
+        return asked > 20
+
+    with pytest.raises(StoppedError):
+        scan(tmp_path, SUFFIXES, stop=stop)
+    assert asked == 21
 
 
 def test_own_outputs_are_not_inputs(tmp_path: Path) -> None:
