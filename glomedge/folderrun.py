@@ -16,7 +16,7 @@ from glomedge.escape import escape_name, unescape_name
 from glomedge.inferoptions import Options
 from glomedge.journal import Contents, Identity, Journal, read_entries, read_journal
 from glomedge.modelfile import ModelFile, read_model_file
-from glomedge.outputs import FolderSink, OutputFolder, Plan, plan, publishable, unanswered
+from glomedge.outputs import JOURNAL, WORK_FOLDER, FolderSink, OutputFolder, Plan, plan, publishable, unanswered
 from glomedge.pipeline import Pipeline, Settings, StageTimes
 from glomedge.preparing import Decoder
 from glomedge.results import Row
@@ -40,8 +40,8 @@ class Outcome:
 
     Attributes:
         complete: False when it was stopped; then there are no files but the journal, for ``--resume``.
-        inputs: how many were found, 0 where the run was stopped while it still searched; ``answered`` of them have a
-            row by now, ``predicted`` more than when it began.
+        inputs: how many were found (where it was stopped while it still searched: those that have a row from before);
+            ``answered`` of them have a row by now, ``predicted`` more than when it began.
         counts: rows by kind (``ok``, ``flagged``, ``error``, ``positive``, ``negative``, ``uncertain``).
         errors: rows by error code.
         cases: the summaries of the biopsies.
@@ -104,7 +104,8 @@ def infer_folder(
             stop=stop,
         )
     except StoppedError:
-        return Outcome(complete=False, inputs=0, answered=0, predicted=0, provider="none")
+        kept = len(read_journal(options.output / WORK_FOLDER / JOURNAL).where)
+        return Outcome(complete=False, inputs=kept, answered=kept, predicted=0, provider="none")
     if not found.inputs:
         raise UsageError(
             f"There is no image in {options.folder} ({found.other_files} other files). Name the folder with the crops."

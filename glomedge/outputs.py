@@ -17,6 +17,7 @@ from glomedge.scan import Found
 from glomedge.spool import Spool
 
 WORK_FOLDER = ".glomedge"
+JOURNAL = "journal"
 # Rows, journal and report of one crop take less than this; thumbnails come on top and are not foreseen.
 _BYTES_PER_INPUT = 1500
 _SPARE_BYTES = 4 << 20
@@ -59,7 +60,7 @@ class OutputFolder:
     @property
     def journal_path(self) -> Path:
         """The journal's file."""
-        return self.work / "journal"
+        return self.work / JOURNAL
 
     @property
     def spool_path(self) -> Path:

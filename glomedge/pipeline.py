@@ -335,10 +335,10 @@ class Pipeline:
     def decode_one(self, worker: _Worker, task: tuple[_Batch, int]) -> None:
         """Fill one slot of one batch."""
         batch, slot = task
-        if self._stopping:
-            return
         if worker.child is not None:
             worker.child.start()
+        if self._stopping:
+            return
         answer = batch.answers[slot]
         with self._lock:
             worker.task, worker.started_s = task, time.perf_counter()

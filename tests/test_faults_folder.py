@@ -172,15 +172,19 @@ def test_files_deleted_and_overwritten_while_it_runs(options: Options, decode_in
     assert sum(not row["status"].startswith("error:") for row in replaced) > 5
 
 
-def test_a_stop_while_the_folder_is_searched_or_compared(options: Options) -> None:
+def test_a_stop_while_it_searches_compares_or_writes(options: Options) -> None:
     outcome = infer_folder(options, stop=lambda: True)
     assert (outcome.complete, outcome.inputs, outcome.answered) == (False, 0, 0)
     assert not options.output.exists()
     infer_folder(options)
-    # From then on that the run holds its folder: the search is over, and every file is looked at for changes.
-    lock = options.output / ".glomedge" / "lock"
-    lock.unlink()
-    outcome = infer_folder(replace(options, resume=True), stop=lock.exists)
-    assert (outcome.complete, outcome.inputs, outcome.answered) == (False, 30, 30)
-    assert read_journal(options.output / ".glomedge" / "journal").complete
-    assert infer_folder(replace(options, resume=True)).exit_code == 0
+    again, work = replace(options, resume=True), options.output / ".glomedge"
+    (options.output / "predictions.csv").unlink()
+    # From then on that the run holds its folder, the search is over and every file is looked at for changes.
+    (work / "lock").unlink()
+    for stop in (lambda: True, (work / "lock").exists, (work / "predictions.csv.tmp").exists):
+        outcome = infer_folder(again, stop=stop)
+        assert (outcome.complete, outcome.inputs, outcome.answered) == (False, 30, 30)
+        assert read_journal(work / "journal").complete
+        assert not (options.output / "predictions.csv").exists()
+    assert infer_folder(again).exit_code == 0
+    assert len(table(options.output)) == 30

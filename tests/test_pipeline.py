@@ -16,7 +16,9 @@ from glomedge.engine import Output
 from glomedge.errors import EngineError, GlomedgeError, OutputError
 from glomedge.evaluate import MemorySink
 from glomedge.images import Decoded
+from glomedge.modelfile import read_model_file
 from glomedge.pipeline import MAX_HUNG_DECODERS, Pipeline, Settings
+from glomedge.predictions import called
 from glomedge.preparing import Answer, Decoder, default_decoder, thumbnail
 from glomedge.scan import Found
 from glomedge.spec import Recipe
@@ -181,6 +183,13 @@ def test_views_that_lie_too_far_apart_are_an_error() -> None:
     maps = np.zeros((1, 7, 7), np.float32)
     fill(answer, np.float32(0.5), np.array([1.5], np.float32), maps, 0)
     assert (answer.status, answer.probability, answer.disagreement) == ("error:nonfinite", None, None)
+
+
+@pytest.mark.parametrize("value", [1.0000001, 2e38, -1e-9, float("nan"), float("inf")])
+def test_programs_that_embed_an_engine_get_no_such_number_either(tiny_model: Path, value: float) -> None:
+    spec = read_model_file(tiny_model).spec
+    assert called(spec, value, np.zeros((7, 7), np.float32), ()).status == "error:nonfinite"
+    assert called(spec, 1.0, np.zeros((7, 7), np.float32), ()).status == "ok"
 
 
 def test_what_the_engine_raises_comes_out() -> None:
