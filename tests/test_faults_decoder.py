@@ -93,13 +93,13 @@ def test_a_decoder_that_aborts_takes_the_run_with_it_once(options: Options) -> N
 @pytest.mark.parametrize("defect", ["abort", "hang"])
 def test_in_a_process_it_costs_its_file_at_once(options: Options, defect: str) -> None:
     sha256 = hashlib.sha256((options.folder / _BAD).read_bytes()).hexdigest()
-    assert _infer(options, defect, sha256, "--decode-in", "processes", "--decode-timeout", "1") == 2
+    assert _infer(options, defect, sha256, "--decode-in", "processes", "--decode-timeout", "3") == 2
     _check(options, sha256)
     _replace_and_resume(options, defect, sha256)
 
 
 def test_a_decoder_that_hangs_in_a_thread_is_left_behind(options: Options) -> None:
     sha256 = hashlib.sha256((options.folder / _BAD).read_bytes()).hexdigest()
-    assert _infer(options, "hang", sha256, "--decode-in", "threads", "--decode-timeout", "1") == 2
+    assert _infer(options, "hang", sha256, "--decode-in", "threads", "--decode-timeout", "3") == 2
     _check(options, sha256)
     _replace_and_resume(options, "hang", sha256)
