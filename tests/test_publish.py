@@ -136,7 +136,8 @@ def test_a_signal_while_files_are_made_leaves_all_to_resume(options: Options) ->
     infer_folder(options)
     expected = outputs(options.output)
     (options.output / "predictions.csv").unlink()
-    outcome = infer_folder(replace(options, resume=True), stop=lambda: True)
+    stop = (options.output / ".glomedge" / "predictions.csv.tmp").exists
+    outcome = infer_folder(replace(options, resume=True), stop=stop)
     assert (outcome.complete, outcome.answered) == (False, 30)
     assert not (options.output / "predictions.csv").exists()
     assert infer_folder(replace(options, resume=True)).complete

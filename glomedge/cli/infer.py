@@ -124,10 +124,11 @@ def infer(
     with StopOnSignals() as stop, progress_bar() as progress:
         outcome = infer_folder(options, stop=stop, progress=progress)
     if not outcome.complete:
-        typer.echo(
-            f"Stopped. {outcome.answered} of {outcome.inputs} crops are answered and kept; go on with --resume.",
-            err=True,
-        )
+        # While the folder is searched nobody knows how many there are.
+        left = f"{outcome.answered} of {outcome.inputs} crops are answered and kept"
+        if outcome.answered == outcome.inputs:
+            left = f"{outcome.answered} answers are kept"
+        typer.echo(f"Stopped. {left}; go on with --resume.", err=True)
         leave(outcome, stop.exit_code)
     if as_json:
         typer.echo(json.dumps(outcome.record, indent=2, ensure_ascii=False))
