@@ -1,9 +1,9 @@
 """What ``--heatmaps`` for the uncertain crops costs a run: whole commands with and without, alternating.
 
-    .venv/bin/python benchmarks/heatmap_cost.py --model artifacts/model.int8.onnxruntime.onnx --crops 300
+    .venv/bin/python benchmarks/heatmap_cost.py --run DATA artifacts/model.int8.onnxruntime.onnx --run drawn MODEL
 
 Goal: under 5%. The cost grows with the share of uncertain crops, so that share stands beside it; an untrained model
-calls everything uncertain and says nothing here. ``--data DIR`` takes other crops than drawn ones. ``--pieces``
+calls everything uncertain and says nothing here. ``drawn`` are ``--crops`` crops of the users' size. ``--pieces``
 measures only what one heatmap takes of one core, step by step, without a model; the machine need not be idle for that.
 """
 
@@ -26,6 +26,7 @@ from common import (
     ROOT,
     alternate,
     find_model,
+    log,
     markdown_table,
     paired_ratio,
     parser,
@@ -108,39 +109,49 @@ def pieces(files: list[Path], rounds: int) -> dict[str, float]:
 def main() -> None:
     """Measure and write ``heatmap_cost.json`` and ``.md``."""
     options = parser(__doc__)
-    options.add_argument("--model", type=Path, help="a trained model; default: the one the other scripts find")
-    options.add_argument("--data", type=Path, help="folder of crops; default: drawn ones")
+    options.add_argument(
+        "--run",
+        nargs=2,
+        action="append",
+        metavar=("CROPS", "MODEL"),
+        help="a folder, or the word drawn, and a trained model; repeatable. Default: drawn, and what others find",
+    )
     options.add_argument("--crops", type=int, default=300, help="how many to draw")
     options.add_argument("--rounds", type=int, default=7)
     options.add_argument("--pieces", action="store_true", help="only the steps of one heatmap")
     arguments = options.parse_args()
     set_results_directory(arguments.results)
-    folder = arguments.data or user_crops(48 if arguments.quick else arguments.crops)
+    drawn = user_crops(48 if arguments.quick else arguments.crops)
     if arguments.pieces:
-        print(json.dumps(pieces(sorted(folder.rglob("*.png"))[:36], 3 if arguments.quick else 7)))
+        print(json.dumps(pieces(sorted(drawn.rglob("*.png"))[:36], 3 if arguments.quick else 7)))
         return
-    model = arguments.model or find_model()
-    shares: list[float] = []
-    ways = {
-        PLAIN: partial(infer, folder, model, shares, heatmaps=False),
-        DRAWN: partial(infer, folder, model, shares, heatmaps=True),
-    }
     rounds = 2 if arguments.quick else arguments.rounds
-    samples = alternate(ways, rounds=rounds, warmup=1)
-    ratio = paired_ratio(samples[DRAWN], samples[PLAIN])
-    cost = {name: round(100 * (getattr(ratio, name) - 1), 1) for name in ("value", "low", "high")}
-    rows = [
-        (
-            model.name,
-            f"{100 * shares[-1]:.1f}%",
-            f"{cost['value']}% ({cost['low']} to {cost['high']})",
-            "yes" if cost["value"] < 5 else "no",
+    runs, rows = [], []
+    for crops, model in arguments.run or [("drawn", find_model())]:
+        folder, shares = drawn if crops == "drawn" else Path(crops), list[float]()
+        ways = {
+            PLAIN: partial(infer, folder, Path(model), shares, heatmaps=False),
+            DRAWN: partial(infer, folder, Path(model), shares, heatmaps=True),
+        }
+        samples = alternate(ways, rounds=rounds, warmup=1)
+        ratio = paired_ratio(samples[DRAWN], samples[PLAIN])
+        cost = {name: round(100 * (getattr(ratio, name) - 1), 1) for name in ("value", "low", "high")}
+        kind = "drawn, users' size" if crops == "drawn" else folder.name
+        name = f"{kind}, {Path(model).name}"
+        runs.append({"name": name, "samples_s": samples, "uncertain_share": shares[-1], "cost_percent": cost})
+        rows.append(
+            (
+                name,
+                f"{100 * shares[-1]:.1f}%",
+                f"{cost['value']}% ({cost['low']} to {cost['high']})",
+                "yes" if cost["value"] < 5 else "no",
+            )
         )
-    ]
+        log(f"  {rows[-1]}")
     text = f"{rounds} rounds, whole commands.\n\n" + markdown_table(
-        ("model", "uncertain crops", "cost of their heatmaps (95% interval)", "under 5%"), rows
+        ("crops, model", "uncertain crops", "cost of their heatmaps (95% interval)", "under 5%"), rows
     )
-    document = {"samples_s": samples, "uncertain_share": shares[-1], "cost_percent": cost, "rounds": rounds}
+    document = {"runs": runs, "rounds": rounds}
     write_result("heatmap_cost", document, text, title="What heatmaps of uncertain crops cost")
 
 
