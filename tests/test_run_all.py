@@ -93,6 +93,10 @@ def test_goals_take_in_the_scripts_run_by_hand(run_all: ModuleType, tmp_path: Pa
     share = goals["overlap: share of the core-second limit, int8"]
     assert (share.got, share.verdict) == ("98% of 300, 94% of 10,000 crops", "NO")
     assert goals["overlap: share of the core-second limit, fp32 for onnxruntime"].verdict == "yes"
+    longer = {"runs": [{"model": "int8", "crops": 10_000, "shares": [0.96, 0.97]}]}
+    (tmp_path / "pipeline_overlap_int8.json").write_text(json.dumps(longer))
+    pooled = {goal.what: goal for goal in run_all.reached(tmp_path)}[share.what]
+    assert (pooled.got, pooled.verdict) == ("98% of 300, 96% of 10,000 crops", "yes")
     cost = goals["cost of heatmaps for the uncertain crops"]
     assert (cost.got, cost.verdict) == ("2.1% for 3% of real; 5.2% for 12% of drawn", "NO")
 
