@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -35,3 +37,22 @@ def _own_engine_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("xdg-cache")))
         yield
+
+
+@pytest.fixture
+def not_root() -> Iterator[Path]:
+    """An empty folder of an ordinary user; root reads everything, so this process steps down while the test runs."""
+    # Not below tmp_path, whose parents belong to root and let nobody else through.
+    folder = Path(tempfile.mkdtemp())
+    folder.chmod(0o777)
+    as_root = os.geteuid() == 0
+    if as_root:
+        os.seteuid(65534)
+    try:
+        yield folder
+    finally:
+        if as_root:
+            os.seteuid(0)
+        for path in folder.rglob("*"):
+            path.chmod(0o700)
+        shutil.rmtree(folder)

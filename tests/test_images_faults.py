@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import errno
 import os
-import shutil
 import socket
 import struct
 import subprocess
 import sys
-import tempfile
 import zlib
-from collections.abc import Iterator
 from pathlib import Path
 
 import imagefiles
@@ -189,23 +186,6 @@ def test_missing_file_and_impossible_names(tmp_path: Path) -> None:
     assert code_of_read(tmp_path / "file" / "below.png") == "vanished"
     assert code_of_read("a\0b.png") == "io"
     assert code_of_read(tmp_path / ("x" * 5000)) == "io"
-
-
-@pytest.fixture
-def not_root() -> Iterator[Path]:
-    """An empty folder, with this process not root: root reads everything."""
-    # Not below tmp_path, whose parents belong to root and let nobody else through.
-    folder = Path(tempfile.mkdtemp())
-    folder.chmod(0o777)
-    as_root = os.geteuid() == 0
-    if as_root:
-        os.seteuid(65534)
-    try:
-        yield folder
-    finally:
-        if as_root:
-            os.seteuid(0)
-        shutil.rmtree(folder)
 
 
 def test_file_without_permission(not_root: Path) -> None:

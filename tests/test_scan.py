@@ -6,7 +6,6 @@ import shutil
 import socket
 import subprocess
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -106,24 +105,6 @@ def test_pipes_and_sockets_have_a_row_and_are_never_opened(tmp_path: Path) -> No
             os.chdir(here)
         found = scan(tmp_path, SUFFIXES).inputs
     assert found == [Found(b"pipe.png", "not_regular"), Found(b"socket.png", "not_regular")]
-
-
-@pytest.fixture
-def not_root() -> Iterator[Path]:
-    """A folder of an ordinary user; root reads everything, so it steps down while the test runs."""
-    folder = Path(tempfile.mkdtemp())
-    folder.chmod(0o777)
-    as_root = os.geteuid() == 0
-    if as_root:
-        os.seteuid(65534)
-    try:
-        yield folder
-    finally:
-        if as_root:
-            os.seteuid(0)
-        for path in folder.rglob("*"):
-            path.chmod(0o700)
-        shutil.rmtree(folder)
 
 
 def test_a_folder_that_cannot_be_listed_has_a_row(not_root: Path) -> None:
