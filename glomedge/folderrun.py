@@ -13,6 +13,7 @@ from glomedge.batching import batches
 from glomedge.decodechild import processes_pay
 from glomedge.errors import OutputError, UsageError
 from glomedge.escape import escape_name, unescape_name
+from glomedge.greystore import MAX_GREY_PX
 from glomedge.inferoptions import Options
 from glomedge.journal import Contents, Identity, Journal, read_entries, read_journal
 from glomedge.modelfile import ModelFile, read_model_file
@@ -27,6 +28,7 @@ from glomedge.spool import Spool
 if TYPE_CHECKING:
     from glomedge.cases import CaseSummary
     from glomedge.engine import Engine
+    from glomedge.greystore import GreyStore
 
 __all__ = ["Options", "Outcome", "infer_folder"]
 
@@ -158,19 +160,27 @@ class _FolderRun:
             self._output.journal_path, self._identity(), resume=self._options.resume, overwrite=self._options.overwrite
         )
         journal = Journal(self._output.journal_path, plan_.contents.good_bytes)
-        try:
-            spool = None
+        with contextlib.closing(journal), contextlib.ExitStack() as open_:
+            spool = kept = None
             if self._options.report or self._options.heatmaps is not None:
-                spool = Spool(self._output.spool_path, fresh=plan_.contents.good_bytes == 0)
-            try:
-                return self._run(plan_, journal, spool)
-            finally:
-                if spool is not None:
-                    spool.close()
-                if self._engine is not None:
-                    self._engine.close()
-        finally:
-            journal.close()
+                spool = open_.enter_context(
+                    contextlib.closing(Spool(self._output.spool_path, fresh=plan_.contents.good_bytes == 0))
+                )
+            if self._options.heatmaps is not None:
+                kept = open_.enter_context(contextlib.closing(self._grey_store()))
+            open_.callback(self._close_engine)
+            return self._run(plan_, journal, spool, kept)
+
+    def _grey_store(self) -> GreyStore:
+        from glomedge.greystore import GreyStore
+        from glomedge.heatmaps import chosen
+
+        options, threshold = self._options, self._threshold
+        return GreyStore(self._output.work, lambda probability: chosen(probability, options, threshold))
+
+    def _close_engine(self) -> None:
+        if self._engine is not None:
+            self._engine.close()
 
     def _identity(self) -> Identity:
         from glomedge.providers import batch_of
@@ -192,11 +202,11 @@ class _FolderRun:
             bf16=options.bf16,
         )
 
-    def _run(self, plan_: Plan, journal: Journal, spool: Spool | None) -> Outcome:
+    def _run(self, plan_: Plan, journal: Journal, spool: Spool | None, kept: GreyStore | None) -> Outcome:
         if plan_.contents.identity is None:
             journal.head(plan_.identity)
         self._notes += plan_.notes
-        sink = FolderSink(journal, spool)
+        sink = FolderSink(journal, spool, kept)
         complete = False
         with contextlib.suppress(StoppedError):
             complete = self._predict(plan_, journal, sink)
@@ -218,7 +228,7 @@ class _FolderRun:
             from glomedge.publish import Publication
 
             publication = Publication(
-                self._options, self._model, self._threshold, outcome, self._found, self._engine, spool
+                self._options, self._model, self._threshold, outcome, self._found, self._engine, spool, kept
             )
             try:
                 publication.write(
@@ -267,6 +277,7 @@ class _FolderRun:
             decode_timeout_s=options.decode_timeout_s,
             views=options.tta,
             thumbnail_px=THUMBNAIL_PX if options.report else 0,
+            grey_px=MAX_GREY_PX if options.heatmaps is not None else 0,
             follow_symlinks=options.follow_symlinks,
         )
 

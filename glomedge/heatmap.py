@@ -99,6 +99,12 @@ def _polynomials() -> npt.NDArray[np.float64]:
     return table
 
 
+def grey(pixels_hwc: Pixels) -> Pixels:
+    """What an overlay shows of a crop: luma of RGB uint8 ``[H, W, 3]`` (ITU-R BT.601), uint8 ``[H, W]``."""
+    luma: Pixels = cv2.cvtColor(np.ascontiguousarray(pixels_hwc), cv2.COLOR_RGB2GRAY)
+    return luma
+
+
 def overlay(
     pixels_hwc: Pixels,
     activation: npt.NDArray[np.float32],
@@ -116,7 +122,7 @@ def overlay(
     scale does not have.
 
     Args:
-        pixels_hwc: the decoded crop, uint8 ``[H, W, 3]``, RGB; not written to.
+        pixels_hwc: the decoded crop, uint8 ``[H, W, 3]``, RGB, or ``[H, W]``, its ``grey``; not written to.
         activation: float32 ``[7, 7]``, finite.
         alpha: share of the colour, 0 to 1.
         limits: activation at the two ends of the colours; the map's own least and greatest when None. Give the same
@@ -136,7 +142,7 @@ def overlay(
     low, high = limits if limits is not None else (float(activation.min()), float(activation.max()))
     if high <= low:  # a flat map: one colour, in the middle of the scale
         low, high = low - 0.5, high + 0.5
-    height_px, width_px, _ = pixels_hwc.shape
+    height_px, width_px = pixels_hwc.shape[:2]
     scale = colourscale.strip(height_px, low, high, threshold_logit, bgr=bgr) if legend else None
     image = np.empty((height_px, width_px + (0 if scale is None else scale.shape[1]), 3), np.uint8)
     crop = image[:, :width_px]
@@ -154,8 +160,7 @@ def overlay(
     levels = cv2.convertScaleAbs(field, alpha=gain, beta=-low * gain)
     colours = cv2.applyColorMap(levels, colourscale.viridis(bgr=bgr, share=alpha))
     # Each share is taken where it is cheap, on one channel and on 256 colours; what is left is a sum of bytes.
-    tissue = cv2.cvtColor(np.ascontiguousarray(pixels_hwc), cv2.COLOR_RGB2GRAY)
-    tissue = cv2.convertScaleAbs(tissue, dst=tissue, alpha=1.0 - alpha)
+    tissue = cv2.convertScaleAbs(pixels_hwc if pixels_hwc.ndim == 2 else grey(pixels_hwc), alpha=1.0 - alpha)
     cv2.cvtColor(tissue, cv2.COLOR_GRAY2BGR, dst=crop)
     cv2.add(crop, cv2.resize(colours, (width_px, height_px), interpolation=cv2.INTER_LINEAR), dst=crop)
     _draw(crop, line)
@@ -199,7 +204,8 @@ def _encoded(kind: str, pixels: Pixels, how: list[int], *, bgr: bool = False) ->
 def _check(
     pixels_hwc: Pixels, activation: npt.NDArray[np.float32], alpha: float, limits: tuple[float, float] | None
 ) -> None:
-    if pixels_hwc.dtype != np.uint8 or pixels_hwc.ndim != 3 or pixels_hwc.shape[2] != 3 or pixels_hwc.size == 0:
+    right = pixels_hwc.ndim == 2 or (pixels_hwc.ndim == 3 and pixels_hwc.shape[2] == 3)
+    if pixels_hwc.dtype != np.uint8 or not right or pixels_hwc.size == 0:
         raise UsageError(
             f"A heatmap lies on uint8 RGB pixels [height, width, 3], not {pixels_hwc.dtype} "
             f"{list(pixels_hwc.shape)}. Decode the file with glomedge.images.decode."

@@ -1,7 +1,7 @@
 """``--heatmaps DIR``: the overlays of a finished run, made from the maps in the spool and the crops themselves.
 
-Only the crops that are chosen are read again, on threads, after the answers are safe: a run that asks for the uncertain
-ones hardly notices.
+Drawn on threads, after the answers are safe. The crops that are chosen were kept in grey while the run went on
+(``greystore.py``), or are read again where they were not: a run that asks for the uncertain ones hardly notices.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import numpy as np
 
 from glomedge.errors import ImageError, OutputError, UsageError
 from glomedge.escape import escape_name, unescape_name
+from glomedge.greystore import Grey, GreyStore
 from glomedge.inferoptions import Options
 from glomedge.results import Row
 from glomedge.scan import HEATMAP_SUFFIX, Scan
@@ -32,11 +33,16 @@ _OF_ONE_NAME = frozenset({errno.ENAMETOOLONG, errno.EISDIR, errno.ENOTDIR, errno
 _MAX_SAID = 20
 
 
-def chosen(row: Row, wanted: str) -> bool:
-    """Whether ``--heatmaps-for`` asks for that row."""
-    if row.probability is None:
+def chosen(probability: float | None, options: Options, threshold: float) -> bool:
+    """Whether ``--heatmaps-for`` asks for a crop of that probability."""
+    if probability is None:
         return False
-    return wanted == "all" or bool(row.label if wanted == "positives" else row.review)
+    if options.heatmaps_for == "all":
+        return True
+    if options.heatmaps_for == "positives":
+        return probability >= threshold
+    low, high = options.review_band
+    return low <= probability <= high
 
 
 def shared_limits(rows: Iterable[Row], spool: Spool) -> tuple[float, float] | None:
@@ -71,12 +77,18 @@ def _unwritable(path: Path, error: OSError) -> OutputError:
 
 
 def write_heatmaps(
-    options: Options, found: Scan, rows: Callable[[], Iterator[Row]], spool: Spool, threshold_logit: float
+    options: Options,
+    found: Scan,
+    rows: Callable[[], Iterator[Row]],
+    spool: Spool,
+    kept: GreyStore | None,
+    threshold_logit: float,
 ) -> list[str]:
     """Write one JPEG for each chosen crop, at its own size, under the same relative path plus ``.heatmap.jpg``.
 
     Args:
         rows: gives all rows, in order, each time it is called; they are never all in memory.
+        kept: crops of this run in grey; those that are missing are read and decoded again.
         threshold_logit: where the decision turns.
 
     Returns:
@@ -90,8 +102,8 @@ def write_heatmaps(
     from glomedge.hardware import usable_cpus
 
     assert options.heatmaps is not None
-    limits = shared_limits((row for row in rows() if chosen(row, options.heatmaps_for)), spool)
-    draw = partial(_draw, options, found, spool, limits, threshold_logit)
+    limits = shared_limits((row for row in rows() if chosen(row.probability, options, row.threshold)), spool)
+    draw = partial(_draw, options, found, spool, kept, limits, threshold_logit)
     workers = options.workers or usable_cpus()
     drawn, failures = 0, list[str]()
     waiting: deque[Future[str | None]] = deque()
@@ -109,7 +121,7 @@ def write_heatmaps(
     try:
         with ThreadPoolExecutor(workers) as pool:
             for row in rows():
-                if chosen(row, options.heatmaps_for):
+                if chosen(row.probability, options, row.threshold):
                     waiting.append(pool.submit(draw, row))
                     if len(waiting) > 4 * workers:
                         take()
@@ -138,32 +150,28 @@ def _draw(
     options: Options,
     found: Scan,
     spool: Spool,
+    kept: GreyStore | None,
     limits: tuple[float, float] | None,
     threshold_logit: float,
     row: Row,
 ) -> str | None:
     """Draw one; returns why not, if so."""
-    from glomedge import heatmap, images
+    from glomedge import heatmap
 
-    kept = spool.read(row.attachment)
-    if kept is None:
+    spooled = spool.read(row.attachment)
+    if spooled is None:
         return f"No heatmap for {row.path}: its map was lost in a crash. --overwrite predicts on it again."
     relative = unescape_name(row.path)
-    try:
+    pixels = None if kept is None else kept.get(row.path)
+    if pixels is None:
         path = os.path.join(found.root, relative)  # noqa: PTH118 (bytes)
-        data = images.read(path, follow_symlinks=options.follow_symlinks)
-        if hashlib.sha256(data).hexdigest() != row.sha256:
-            return f"No heatmap for {row.path}: the file has changed since it was predicted on."
-        picture = heatmap.overlay(
-            images.decode(data).pixels_hwc,
-            kept[0],
-            limits=limits,
-            threshold_logit=threshold_logit,
-            bgr=True,
-            views=options.tta,
-        )
-    except ImageError as error:
-        return f"No heatmap for {row.path}: {error}"
+        try:
+            pixels = _decode_again(path, row, follow_symlinks=options.follow_symlinks)
+        except ImageError as error:
+            return f"No heatmap for {row.path}: {error}"
+    picture = heatmap.overlay(
+        pixels, spooled[0], limits=limits, threshold_logit=threshold_logit, bgr=True, views=options.tta
+    )
     folder = os.fsencode(options.heatmaps or Path())
     target = Path(os.fsdecode(os.path.join(folder, relative + HEATMAP_SUFFIX)))  # noqa: PTH118 (bytes)
     # A short name of this thread's own, and hidden: what a crash leaves is no crop and is written over.
@@ -180,3 +188,13 @@ def _draw(
             return f"No heatmap for {row.path}: {error.strerror}."
         raise _unwritable(target, error) from None
     return None
+
+
+def _decode_again(path: bytes, row: Row, *, follow_symlinks: bool) -> Grey:
+    """The pixels, uint8 ``[H, W, 3]``, that were predicted on. Raises ImageError."""
+    from glomedge import images
+
+    data = images.read(path, follow_symlinks=follow_symlinks)
+    if hashlib.sha256(data).hexdigest() != row.sha256:
+        raise ImageError("vanished", "the file has changed since it was predicted on.")
+    return images.decode(data).pixels_hwc

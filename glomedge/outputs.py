@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from glomedge.errors import OutputError
+from glomedge.greystore import GreyStore
 from glomedge.journal import Contents, Entry, Identity, Journal, read_journal
 from glomedge.lock import OutputLock
 from glomedge.preparing import Answer
@@ -185,14 +186,15 @@ def publishable(path: Path, inputs: Sequence[Found]) -> Contents:
 
 
 class FolderSink:
-    """Takes answers into the journal, thumbnails into the spool; ``answered`` counts them.
+    """Takes answers into the journal, thumbnails into the spool, crops to draw on aside; ``answered`` counts them.
 
     Raises OutputError where the disk is full.
     """
 
-    def __init__(self, journal: Journal, spool: Spool | None) -> None:
+    def __init__(self, journal: Journal, spool: Spool | None, kept: GreyStore | None = None) -> None:
         self._journal = journal
         self._spool = spool
+        self._kept = kept
         self._synced_s = time.monotonic()
         self._lock = threading.Lock()
         self.answered = 0
@@ -211,6 +213,10 @@ class FolderSink:
         attachment = None
         if self._spool is not None and answer.activation is not None:
             attachment = self._spool.append(answer.activation, answer.thumbnail or b"")
+        if self._kept is not None and answer.grey is not None and answer.probability is not None:
+            if self._kept.wanted(answer.probability):
+                self._kept.put(answer.found.key, answer.grey)
+            answer.grey = None
         return Entry(
             key=answer.found.key,
             status=answer.status,

@@ -48,6 +48,8 @@ class Settings:
         decode_timeout_s: longest time from opening a file to its enhanced pixels.
         views: 1, or 8 for the mean over flips and quarter turns.
         thumbnail_px: longer side of the JPEG kept for the report; 0 for none.
+        grey_px: crops of up to so many pixels are handed on in grey; 0 for none. Not from decode processes: through
+            their pipe it would cost what it saves.
         follow_symlinks: whether linked files may be read.
     """
 
@@ -59,6 +61,7 @@ class Settings:
     decode_timeout_s: float = 30.0
     views: int = 1
     thumbnail_px: int = 0
+    grey_px: int = 0
     follow_symlinks: bool = False
 
 
@@ -147,7 +150,13 @@ class Pipeline:
         decoder: Decoder | None = None,
         child_command: Sequence[str] | None = None,
     ) -> None:
-        self._how = Preparation(root, settings.recipe, settings.follow_symlinks, settings.thumbnail_px)
+        self._how = Preparation(
+            root,
+            settings.recipe,
+            settings.follow_symlinks,
+            settings.thumbnail_px,
+            0 if settings.decode_processes else settings.grey_px,
+        )
         self._settings = settings
         self._load = engine
         self._sink = sink

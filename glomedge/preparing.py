@@ -42,6 +42,7 @@ class Answer:
     disagreement: float | None = None
     activation: npt.NDArray[np.float32] | None = None
     thumbnail: bytes | None = None
+    grey: Pixels | None = None
 
     @property
     def stamp(self) -> Stamp:
@@ -70,12 +71,14 @@ class Preparation:
         recipe: of the model.
         follow_symlinks: whether linked files may be read.
         thumbnail_px: longer side of the JPEG kept for the report; 0 for none.
+        grey_px: crops of up to so many pixels are kept in grey for a heatmap; 0 for none.
     """
 
     root: bytes
     recipe: Recipe
     follow_symlinks: bool = False
     thumbnail_px: int = 0
+    grey_px: int = 0
 
 
 class Decoder(NamedTuple):
@@ -102,7 +105,7 @@ def prepare(answer: Answer, how: Preparation, decoder: Decoder, out: Pixels) -> 
         out: uint8 ``[224, 224, 3]``, written in place.
 
     Returns:
-        Processor seconds of decoding (reading and hashing included) and of enhancing (flags and thumbnail included).
+        Processor seconds of decoding (with reading and hashing) and of enhancing (with flags, thumbnail and grey).
     """
     begin_s = time.thread_time()
     decoded_s = begin_s
@@ -112,6 +115,10 @@ def prepare(answer: Answer, how: Preparation, decoder: Decoder, out: Pixels) -> 
         decoder.enhance(pixels, how.recipe, out)
         if how.thumbnail_px:
             answer.thumbnail = thumbnail(pixels, how.thumbnail_px)
+        if pixels.shape[0] * pixels.shape[1] <= how.grey_px:
+            from glomedge.heatmap import grey
+
+            answer.grey = grey(pixels)
     except ImageError as error:
         answer.fail(error.code, str(error))
     except MemoryError:

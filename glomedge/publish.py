@@ -21,6 +21,7 @@ from glomedge.spool import Spool
 if TYPE_CHECKING:
     from glomedge.cases import CaseSummary, CropCall
     from glomedge.engine import Engine
+    from glomedge.greystore import GreyStore
     from glomedge.spec import OperatingPoint
 
 Rows = Callable[[], Iterator[Row]]
@@ -38,6 +39,7 @@ class Publication:
         found: Scan,
         engine: Engine | None,
         spool: Spool | None,
+        kept: GreyStore | None,
     ) -> None:
         self._options = options
         self._model = model
@@ -46,6 +48,7 @@ class Publication:
         self._found = found
         self._engine = engine
         self._spool = spool
+        self._kept = kept
 
     def write(self, rows: Rows, batch_size: int, begin_s: float) -> None:
         """Make every file and let them appear together; the run record comes last and names the others' SHA-256.
@@ -133,7 +136,7 @@ class Publication:
 
         turn = logit_threshold(self._threshold, self._model.spec.temperature)
         try:
-            self._outcome.notes += write_heatmaps(self._options, self._found, rows, self._spool, turn)
+            self._outcome.notes += write_heatmaps(self._options, self._found, rows, self._spool, self._kept, turn)
         except OutputError as error:
             self._outcome.notes.append(f"The heatmaps are not complete: {error}")
             return error

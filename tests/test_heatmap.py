@@ -297,7 +297,8 @@ def test_pictures_of_nonsense_are_refused(encode: Callable[[Any], bytes], kind: 
 @pytest.mark.parametrize(
     ("pixels", "activation", "arguments", "why"),
     [
-        (np.zeros((5, 5), np.uint8), random_map(), {}, "uint8 RGB"),
+        (np.zeros((5, 5, 4), np.uint8), random_map(), {}, "uint8 RGB"),
+        (np.zeros((5, 0), np.uint8), random_map(), {}, "uint8 RGB"),
         (np.zeros((5, 5, 3), np.float32), random_map(), {}, "uint8 RGB"),
         (crop(5, 5), np.zeros((7, 8), np.float32), {}, "7 x 7"),
         (crop(5, 5), np.full((7, 7), np.nan, np.float32), {}, "49 that are not finite"),

@@ -1,0 +1,96 @@
+"""The crops that a heatmap will be laid over, in grey, kept from the moment they were decoded for predicting.
+
+Decoding is the dearest step of a heatmap, and the decoder of the crops holds Python's interpreter lock: done again at
+the end of a run it keeps every other core waiting. Grey is all that an overlay shows of a crop, and a third of its
+size. The file has no name and goes with the process whatever happens. It is never a reason to fail: what is not in it
+is read and decoded again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+import numpy.typing as npt
+
+Grey = npt.NDArray[np.uint8]
+
+MAX_GREY_PX = 1 << 21
+"""Larger crops are not kept: as many as decoding is ahead of the engine, 64 or a few more, are in memory at once."""
+
+_MOST_BYTES = 1 << 30
+_SHARE_OF_FREE = 4  # one in so many: the room is the run's own first
+_LEAST_BYTES = 1 << 15  # what the smallest counts for, so that the index is bounded too
+
+
+class GreyStore:
+    """Pictures by the key of their input; thread-safe.
+
+    Args:
+        folder: where the file lies; at most 1 GiB of it, and a quarter of what is free there.
+        wanted: whether a crop of that probability will have a heatmap.
+    """
+
+    def __init__(self, folder: Path, wanted: Callable[[float], bool]) -> None:
+        self.wanted = wanted
+        self._lock = threading.Lock()
+        self._places: dict[str, tuple[int, tuple[int, int]]] = {}
+        self._end = 0
+        self._full = False
+        self._file: IO[bytes] | None = None
+        try:
+            free = os.statvfs(folder)
+            self._left_bytes = min(_MOST_BYTES, free.f_bavail * free.f_frsize // _SHARE_OF_FREE)
+            self._file = tempfile.TemporaryFile(dir=folder, buffering=0)  # noqa: SIM115 (closed by close)
+        except OSError:
+            self._left_bytes = 0
+
+    def put(self, key: str, grey: Grey) -> None:
+        """Keep a crop, uint8 ``[H, W]``, where there is room."""
+        if self._file is None:
+            return
+        with self._lock:
+            self._left_bytes -= max(_LEAST_BYTES, grey.nbytes)
+            if self._left_bytes < 0:
+                return
+            offset, self._end = self._end, self._end + grey.nbytes
+        try:
+            written = os.pwrite(self._file.fileno(), grey.data, offset)
+        except OSError:
+            written = 0
+        with self._lock:
+            self._full = self._full or written < grey.nbytes
+            if not self._full:
+                self._places[key] = offset, (grey.shape[0], grey.shape[1])
+                return
+            # The disk is full: what was taken of it is for the answers. A write of another thread that is still under
+            # way may make the file longer again, but nothing refers to it.
+            self._places.clear()
+            self._left_bytes = 0
+            with contextlib.suppress(OSError):
+                os.ftruncate(self._file.fileno(), 0)
+
+    def get(self, key: str) -> Grey | None:
+        """The crop, uint8 ``[H, W]``, not writeable; None where it was not kept."""
+        place = self._places.get(key)
+        if place is None or self._file is None:
+            return None
+        offset, (height_px, width_px) = place
+        try:
+            data = os.pread(self._file.fileno(), height_px * width_px, offset)
+        except OSError:
+            return None
+        if len(data) < height_px * width_px:
+            return None
+        return np.frombuffer(data, np.uint8).reshape(height_px, width_px)
+
+    def close(self) -> None:
+        """Let the file go."""
+        if self._file is not None:
+            self._file.close()

@@ -1,0 +1,177 @@
+"""Crops kept in grey for their heatmaps: the same pictures as without, and never a reason to fail."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import resource
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from builders import build_tiny_model
+from runkit import write_crops
+
+from glomedge import folderrun, greystore, images
+from glomedge.folderrun import Options, infer_folder
+from glomedge.greystore import Grey, GreyStore
+from glomedge.heatmap import grey, overlay
+
+
+def _grey(seed: int, height_px: int = 300, width_px: int = 200) -> Grey:
+    return np.random.default_rng(seed).integers(0, 256, (height_px, width_px), np.uint8)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[GreyStore]:
+    with contextlib.closing(GreyStore(tmp_path, lambda _: True)) as made:
+        yield made
+
+
+def test_what_was_kept_comes_back(store: GreyStore, tmp_path: Path) -> None:
+    for seed, size in enumerate(((32, 32), (300, 200), (1, 65_000))):
+        store.put(f"crop {seed}", _grey(seed, *size))
+    for seed, size in enumerate(((32, 32), (300, 200), (1, 65_000))):
+        np.testing.assert_array_equal(store.get(f"crop {seed}"), _grey(seed, *size))
+    assert store.get("another") is None
+    assert not list(tmp_path.iterdir())  # nothing that a crash could leave
+
+
+def test_room_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(greystore, "_MOST_BYTES", 3 * 60_000)
+    with contextlib.closing(GreyStore(tmp_path, lambda _: True)) as store:
+        for seed in range(5):
+            store.put(str(seed), _grey(seed))
+        assert [store.get(str(seed)) is not None for seed in range(5)] == [True, True, True, False, False]
+
+
+def test_small_crops_fill_the_index_no_further(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(greystore, "_MOST_BYTES", 10 << 15)
+    with contextlib.closing(GreyStore(tmp_path, lambda _: True)) as store:
+        for seed in range(12):
+            store.put(str(seed), _grey(seed, 32, 32))
+        assert sum(store.get(str(seed)) is not None for seed in range(12)) == 10
+
+
+@contextlib.contextmanager
+def _files_end_at(size_bytes: int) -> Iterator[None]:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size_bytes, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_full_disk_gets_back_what_was_taken(store: GreyStore) -> None:
+    with _files_end_at(100_000):
+        store.put("first", _grey(1))
+        assert store.get("first") is not None
+        store.put("torn", _grey(2))
+    store.put("later", _grey(3))
+    assert [store.get(key) for key in ("first", "torn", "later")] == [None, None, None]
+    assert store._file is not None
+    assert os.fstat(store._file.fileno()).st_size == 0
+
+
+def test_without_a_file_nothing_is_kept(tmp_path: Path) -> None:
+    with contextlib.closing(GreyStore(tmp_path / "not there", lambda _: True)) as store:
+        store.put("crop", _grey(1))
+        assert store.get("crop") is None
+
+
+@pytest.mark.parametrize("threshold_logit", [None, 0.5])
+def test_an_overlay_on_grey_is_the_overlay_on_the_crop(threshold_logit: float | None) -> None:
+    generator = np.random.default_rng(5)
+    crop = generator.integers(0, 256, (333, 250, 3), np.uint8)
+    activation = generator.normal(0.0, 2.0, (7, 7)).astype(np.float32)
+    kept = grey(crop)
+    kept.setflags(write=False)
+    np.testing.assert_array_equal(
+        overlay(kept, activation, threshold_logit=threshold_logit),
+        overlay(crop, activation, threshold_logit=threshold_logit),
+    )
+
+
+@pytest.fixture
+def options(tmp_path: Path) -> Options:
+    write_crops(tmp_path / "crops", 30, broken=2)
+    build_tiny_model(tmp_path / "model.onnx")
+    out = tmp_path / "out"
+    return Options(tmp_path / "crops", tmp_path / "model.onnx", out, provider="cpu", heatmaps=out / "heat")
+
+
+@pytest.fixture
+def read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of all files whose bytes were read, in order."""
+    names: list[str] = []
+    original = images.read
+
+    def noted(path: bytes, *, follow_symlinks: bool = False) -> bytes:
+        names.append(os.fsdecode(os.path.basename(path)))  # noqa: PTH119 (bytes)
+        return original(path, follow_symlinks=follow_symlinks)
+
+    monkeypatch.setattr(images, "read", noted)
+    return names
+
+
+def _drawn(options: Options) -> dict[str, bytes]:
+    assert options.heatmaps is not None
+    return {str(path.relative_to(options.heatmaps)): path.read_bytes() for path in options.heatmaps.rglob("*.jpg")}
+
+
+@pytest.mark.parametrize(("wanted", "tta"), [("positives", 1), ("uncertain", 1), ("all", 8)])
+def test_heatmaps_are_the_same_kept_or_read_again(
+    options: Options, read: list[str], monkeypatch: pytest.MonkeyPatch, wanted: str, tta: int
+) -> None:
+    run = replace(options, heatmaps_for=wanted, tta=tta)
+    infer_folder(run)
+    assert len(read) == 30  # each file once
+    kept = _drawn(run)
+    assert kept
+    assert wanted == "all" or len(kept) < 28
+
+    monkeypatch.setattr(folderrun, "MAX_GREY_PX", 0)
+    again = replace(run, output=options.output / "again", heatmaps=options.output / "again heat")
+    infer_folder(again)
+    assert len(read) == 60 + len(kept)
+    assert _drawn(again) == kept
+
+
+def test_decode_processes_keep_nothing_and_draw_the_same(options: Options, read: list[str]) -> None:
+    threads = replace(options, heatmaps_for="all", decode_in="threads")
+    infer_folder(threads)
+    del read[:]
+    processes = replace(
+        threads, decode_in="processes", output=options.output / "again", heatmaps=options.output / "again heat"
+    )
+    infer_folder(processes)
+    assert len(read) == 28
+    assert _drawn(processes) == _drawn(threads)
+
+
+def test_a_resumed_run_reads_what_it_did_not_keep(options: Options, read: list[str]) -> None:
+    run = replace(options, heatmaps_for="all")
+    infer_folder(replace(run, heatmaps=None))
+    (options.folder / "case9-1.png").write_bytes((options.folder / "b" / "case2-5.png").read_bytes())
+    del read[:]
+    outcome = infer_folder(replace(run, resume=True))
+    assert outcome.predicted == 1
+    assert len(_drawn(run)) == 29
+    assert read.count("case9-1.png") == 1
+    assert len(read) == 29
+
+
+def test_no_heatmap_of_a_crop_that_is_another_one_now(options: Options) -> None:
+    run = replace(options, heatmaps_for="all")
+    infer_folder(replace(run, heatmaps=None))
+    changed = options.folder / "b" / "case2-5.png"
+    before, stamp = changed.read_bytes(), changed.stat().st_mtime_ns
+    changed.write_bytes(before[:-1] + bytes([before[-1] ^ 1]))  # as long, and of the same time
+    os.utime(changed, ns=(stamp, stamp))
+    outcome = infer_folder(replace(run, resume=True))
+    assert outcome.predicted == 0
+    assert "No heatmap for b/case2-5.png: the file has changed since it was predicted on." in outcome.notes
+    assert len(_drawn(run)) == 27
