@@ -56,11 +56,15 @@ def _memory_file(name: str) -> int:
 
 
 class SharedBuffers:
-    """Memory for ``count`` batches of ``batch_size`` crops that child processes write into."""
+    """Memory for ``count`` batches of ``batch_size`` crops that child processes write into.
 
-    def __init__(self, count: int, batch_size: int) -> None:
+    Behind the batches, each crop has room for ``grey_px`` bytes: itself in grey, for its heatmap.
+    """
+
+    def __init__(self, count: int, batch_size: int, grey_px: int = 0) -> None:
         self.batch_bytes = batch_size * SLOT_BYTES
-        self.size_bytes = count * self.batch_bytes
+        self.size_bytes = count * batch_size * (SLOT_BYTES + grey_px)
+        self._grey_px = grey_px
         self.descriptor = _memory_file("glomedge-batches")
         os.ftruncate(self.descriptor, self.size_bytes)
         self._map = mmap.mmap(self.descriptor, self.size_bytes)
@@ -72,9 +76,19 @@ class SharedBuffers:
         flat = np.frombuffer(self._map, np.uint8, self.batch_bytes, offset)
         return offset, flat.reshape(self._shape)
 
+    def grey(self, offset: int, shape: tuple[int, int]) -> npt.NDArray[np.uint8]:
+        """The crop whose pixels lie at ``offset``, in grey, uint8 ``[H, W]``; valid until the batch is used again."""
+        return _grey_area(self._map, offset, self._grey_px)[: shape[0] * shape[1]].reshape(shape)
+
     def close(self) -> None:
         """Close the descriptor; the memory goes with its last user."""
         os.close(self.descriptor)
+
+
+def _grey_area(memory: mmap.mmap, offset: int, grey_px: int) -> npt.NDArray[np.uint8]:
+    """Where the crop whose pixels lie at ``offset`` has its room for grey: uint8 ``[grey_px]``."""
+    slots = len(memory) // (SLOT_BYTES + grey_px)
+    return np.frombuffer(memory, np.uint8, grey_px, slots * SLOT_BYTES + offset // SLOT_BYTES * grey_px)
 
 
 class DecodeChild:
@@ -123,13 +137,15 @@ class DecodeChild:
         os.ftruncate(self._seen, 0)
         try:
             _send(stdin, (answer, offset))
-            done, decode_s, enhance_s = _receive(stdout)
+            done, grey_shape, decode_s, enhance_s = _receive(stdout)
         except (OSError, EOFError, pickle.UnpicklingError):
             self._reap()
             answer.stamped(self.seen()).fail("decoder", "this file ended the process that decoded it")
             return 0.0, 0.0
         for name in Answer.__slots__:
             setattr(answer, name, getattr(done, name))
+        if grey_shape is not None:
+            answer.grey = self._buffers.grey(offset, grey_shape)
         return decode_s, enhance_s
 
     def seen(self) -> Stamp:
@@ -221,7 +237,10 @@ def main() -> None:
             return
         out = np.frombuffer(memory, np.uint8, SLOT_BYTES, offset).reshape(SIZE_PX, SIZE_PX, 3)
         decode_s, enhance_s = prepare(answer, how, decoder, out)
-        _send(answers, (answer, decode_s, enhance_s))
+        grey, answer.grey = answer.grey, None
+        if grey is not None:  # through the pipe it would cost what it saves
+            _grey_area(memory, offset, how.grey_px)[: grey.size] = grey.ravel()
+        _send(answers, (answer, None if grey is None else grey.shape, decode_s, enhance_s))
 
 
 if __name__ == "__main__":

@@ -34,6 +34,8 @@ _STOP_WITHIN_S = 8.0
 MAX_HUNG_DECODERS = 32
 # While the engine loads, for a second or less, decoding goes on: about so many crops, 10 MB of pixels.
 _LEAD_CROPS = 64
+# Of crops kept in grey, at most, in all buffers together.
+_GREY_BYTES = 1 << 29
 
 
 @dataclass(frozen=True)
@@ -48,8 +50,7 @@ class Settings:
         decode_timeout_s: longest time from opening a file to its enhanced pixels.
         views: 1, or 8 for the mean over flips and quarter turns.
         thumbnail_px: longer side of the JPEG kept for the report; 0 for none.
-        grey_px: crops of up to so many pixels are handed on in grey; 0 for none. Not from decode processes: through
-            their pipe it would cost what it saves.
+        grey_px: crops of up to so many pixels are handed on in grey; 0 for none.
         follow_symlinks: whether linked files may be read.
     """
 
@@ -63,6 +64,13 @@ class Settings:
     thumbnail_px: int = 0
     grey_px: int = 0
     follow_symlinks: bool = False
+
+    @property
+    def buffers(self) -> int:
+        """How many batches are under way at once."""
+        # One being filled and one waiting for each run thread, and enough that no decoder waits for a buffer.
+        count = 2 * self.run_threads + 2 + self.decode_workers // self.batch_size
+        return max(count, _LEAD_CROPS // self.batch_size)
 
 
 class Sink(Protocol):
@@ -150,13 +158,8 @@ class Pipeline:
         decoder: Decoder | None = None,
         child_command: Sequence[str] | None = None,
     ) -> None:
-        self._how = Preparation(
-            root,
-            settings.recipe,
-            settings.follow_symlinks,
-            settings.thumbnail_px,
-            0 if settings.decode_processes else settings.grey_px,
-        )
+        grey_px = min(settings.grey_px, _GREY_BYTES // (settings.buffers * settings.batch_size))
+        self._how = Preparation(root, settings.recipe, settings.follow_symlinks, settings.thumbnail_px, grey_px=grey_px)
         self._settings = settings
         self._load = engine
         self._sink = sink
@@ -239,15 +242,12 @@ class Pipeline:
 
     def _make_buffers(self) -> None:
         settings = self._settings
-        # One being filled and one waiting for each run thread, and enough that no decoder waits for a buffer.
-        count = 2 * settings.run_threads + 2 + settings.decode_workers // settings.batch_size
-        count = max(count, _LEAD_CROPS // settings.batch_size)
         if settings.decode_processes:
-            self._buffers = SharedBuffers(count, settings.batch_size)
-            for number in range(count):
+            self._buffers = SharedBuffers(settings.buffers, settings.batch_size, self._how.grey_px)
+            for number in range(settings.buffers):
                 self._free.put(self._buffers.batch(number))
         else:
-            for _ in range(count):
+            for _ in range(settings.buffers):
                 self._free.put((0, np.zeros((settings.batch_size, SIZE_PX, SIZE_PX, 3), np.uint8)))
 
     def _feed(self, batches: Iterable[Sequence[Found]]) -> bool:

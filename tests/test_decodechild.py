@@ -52,7 +52,7 @@ while True:
     answer, offset = _receive(sys.stdin.buffer)
     if b"told" in answer.found.relative: os.symlink(str(os.getpid()), os.path.join(how.root, b"pid"))
     if b"hang" in answer.found.relative: time.sleep(60)
-    _send(answers, (answer, 0.0, 0.0))
+    _send(answers, (answer, None, 0.0, 0.0))
 """
 
 

@@ -140,15 +140,19 @@ def test_heatmaps_are_the_same_kept_or_read_again(
     assert _drawn(again) == kept
 
 
-def test_decode_processes_keep_nothing_and_draw_the_same(options: Options, read: list[str]) -> None:
+def test_decode_processes_hand_on_the_same(options: Options, read: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    write_crops(options.folder / "odd", 1, side_px=53, broken=0)
+    write_crops(options.folder / "large", 3, side_px=91, broken=0)
     threads = replace(options, heatmaps_for="all", decode_in="threads")
     infer_folder(threads)
+    assert len(_drawn(threads)) == 32
     del read[:]
+    monkeypatch.setattr(folderrun, "MAX_GREY_PX", 53 * 53)
     processes = replace(
         threads, decode_in="processes", output=options.output / "again", heatmaps=options.output / "again heat"
     )
     infer_folder(processes)
-    assert len(read) == 28
+    assert len(read) == 3  # of this process: those too large to be handed on
     assert _drawn(processes) == _drawn(threads)
 
 
