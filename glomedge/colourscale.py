@@ -16,6 +16,8 @@ import numpy.typing as npt
 Pixels = npt.NDArray[np.uint8]
 
 _PAPER = 255
+_TEXT_PX = (10, 12, 15, 18, 22, 27)
+"""Few sizes, since the words of each are drawn anew: the scales of a biopsy's crops share them."""
 _TALLEST_EM = 0.75
 """Height of an l in Pillow's built-in font; digits are a little lower."""
 _FONT_LOCK = threading.Lock()
@@ -43,7 +45,8 @@ def strip(height_px: int, low: float, high: float, threshold_logit: float | None
     Returns:
         uint8 ``[height_px, W, 3]``, W depends on the height and the three numbers.
     """
-    text_px = max(10, min(27, height_px // 26))  # a line of text; its capitals are lower
+    # A line of text; its capitals are lower.
+    text_px = max((size for size in _TEXT_PX if size <= height_px // 26), default=_TEXT_PX[0])
     cap_px = round(0.8 * text_px)
     thickness = 2 if text_px >= 20 else 1
     labels = {0.0: _signed(low), 1.0: _signed(high)}

@@ -69,22 +69,22 @@ def upsample(
     first_px = first_cell_px(views)
     rows, columns = _weights(height_px, first_px), _weights(width_px, first_px)
     cells = np.ascontiguousarray(activation, np.float32)
-    # OpenCV's product, not NumPy's: a BLAS would start threads of its own beside the pipeline's.
-    part = cv2.gemm(rows, cells, 1.0, None, 0.0)
-    smooth = cv2.gemm(part, columns, 1.0, None, 0.0, flags=cv2.GEMM_2_T)
+    # Not a matrix product: NumPy and OpenCV both hand it to an OpenBLAS of their own, whose threads wait for more by
+    # spinning, tens of milliseconds long. In this order einsum's innermost loop runs along the pixels.
+    smooth = np.einsum("yc,cx->yx", np.einsum("ry,rc->yc", rows, cells), columns)
     clipped: npt.NDArray[np.float32] = np.clip(smooth, cells.min(), cells.max(), out=smooth)
     return clipped
 
 
 @functools.lru_cache(maxsize=256)
 def _weights(size_px: int, first_px: float) -> npt.NDArray[np.float32]:
-    """Cubic-convolution weights ``[size_px, 7]`` from cells to the pixels of one axis."""
+    """Cubic-convolution weights ``[7, size_px]`` from cells to the pixels of one axis."""
     network_px = (np.arange(size_px) + 0.5) * (SIZE_PX / size_px) - 0.5
     position = np.clip((network_px - first_px) / CELL_PX, 0.0, MAP_SIZE - 1.0)
     first = np.minimum(position.astype(np.intp), MAP_SIZE - 2)
     powers = np.vander(position - first, 4, increasing=True)
-    weights: npt.NDArray[np.float32] = np.einsum("np,npc->nc", powers, _polynomials()[first]).astype(np.float32)
-    return weights
+    weights = np.einsum("np,npc->cn", powers, _polynomials()[first])
+    return np.ascontiguousarray(weights, np.float32)
 
 
 @functools.cache
