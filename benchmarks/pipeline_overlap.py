@@ -32,7 +32,8 @@ from glomedge.batching import batches
 from glomedge.folderrun import THUMBNAIL_PX
 from glomedge.images import ALLOWED_SUFFIXES
 from glomedge.modelfile import read_model_file
-from glomedge.pipeline import Pipeline, Settings
+from glomedge.pipeline import Pipeline
+from glomedge.pipelinesettings import Settings
 from glomedge.preparing import Answer
 from glomedge.scan import Found, Scan, scan
 from glomedge.views import Infer

@@ -47,6 +47,11 @@ def processes_pay(workers: int, *, gpu: bool) -> bool:
     return workers >= (2 if gpu else 4) and fast_png_decoder() is not None
 
 
+def grey_pays() -> bool:
+    """Whether crops in grey may be handed over, too: where there are no memory files, their room is a disk's."""
+    return hasattr(os, "memfd_create")
+
+
 def _memory_file(name: str) -> int:
     """Descriptor of an empty file without a name, in memory where the system can."""
     if hasattr(os, "memfd_create"):
@@ -59,6 +64,9 @@ class SharedBuffers:
     """Memory for ``count`` batches of ``batch_size`` crops that child processes write into.
 
     Behind the batches, each crop has room for ``grey_px`` bytes: itself in grey, for its heatmap.
+
+    Raises:
+        GlomedgeError: there is not so much memory.
     """
 
     def __init__(self, count: int, batch_size: int, grey_px: int = 0) -> None:
@@ -66,8 +74,15 @@ class SharedBuffers:
         self.size_bytes = count * batch_size * (SLOT_BYTES + grey_px)
         self._grey_px = grey_px
         self.descriptor = _memory_file("glomedge-batches")
-        os.ftruncate(self.descriptor, self.size_bytes)
-        self._map = mmap.mmap(self.descriptor, self.size_bytes)
+        try:
+            os.ftruncate(self.descriptor, self.size_bytes)
+            self._map = mmap.mmap(self.descriptor, self.size_bytes)
+        except OSError as error:
+            os.close(self.descriptor)
+            raise GlomedgeError(
+                f"{self.size_bytes >> 20} MB that the processes that decode would share cannot be had: "
+                f"{error.strerror}. Give a smaller --batch-size, or --decode-in threads."
+            ) from None
         self._shape = (batch_size, SIZE_PX, SIZE_PX, 3)
 
     def batch(self, number: int) -> tuple[int, npt.NDArray[np.uint8]]:

@@ -17,7 +17,8 @@ from glomedge.escape import escape_name
 from glomedge.metrics import CaseError, Confusion, auroc, average_precision, case_errors
 from glomedge.modelfile import read_model_file
 from glomedge.notice import RESEARCH_USE_NOTICE
-from glomedge.pipeline import Pipeline, Settings
+from glomedge.pipeline import Pipeline
+from glomedge.pipelinesettings import Settings
 from glomedge.preparing import Answer
 from glomedge.scan import Found, scan
 

@@ -13,12 +13,13 @@ from glomedge.batching import batches
 from glomedge.decodechild import processes_pay
 from glomedge.errors import OutputError, UsageError
 from glomedge.escape import escape_name, unescape_name
-from glomedge.greystore import MAX_GREY_PX
+from glomedge.greystore import MAX_GREY_PX, GreyStore
 from glomedge.inferoptions import Options
 from glomedge.journal import Contents, Identity, Journal, read_entries, read_journal
 from glomedge.modelfile import ModelFile, read_model_file
 from glomedge.outputs import JOURNAL, WORK_FOLDER, FolderSink, OutputFolder, Plan, plan, publishable, unanswered
-from glomedge.pipeline import Pipeline, Settings, StageTimes
+from glomedge.pipeline import Pipeline, StageTimes
+from glomedge.pipelinesettings import Settings
 from glomedge.preparing import Decoder
 from glomedge.results import Row
 from glomedge.scan import Found, Scan, scan
@@ -28,7 +29,6 @@ from glomedge.spool import Spool
 if TYPE_CHECKING:
     from glomedge.cases import CaseSummary
     from glomedge.engine import Engine
-    from glomedge.greystore import GreyStore
 
 __all__ = ["Options", "Outcome", "infer_folder"]
 
@@ -168,11 +168,13 @@ class _FolderRun:
                 )
             if self._options.heatmaps is not None:
                 kept = open_.enter_context(contextlib.closing(self._grey_store()))
+                for file in (journal, spool):
+                    if file is not None:
+                        file.make_room = kept.drop
             open_.callback(self._close_engine)
             return self._run(plan_, journal, spool, kept)
 
     def _grey_store(self) -> GreyStore:
-        from glomedge.greystore import GreyStore
         from glomedge.heatmaps import chosen
 
         options, threshold = self._options, self._threshold

@@ -2,8 +2,8 @@
 
 Decoding is the dearest step of a heatmap, and the decoder of the crops holds Python's interpreter lock: done again at
 the end of a run it keeps every other core waiting. Grey is all that an overlay shows of a crop, and a third of its
-size. The file has no name and goes with the process whatever happens. It is never a reason to fail: what is not in it
-is read and decoded again.
+size. The file has no name where the system can do without, and goes with the process whatever happens. It is never a
+reason to fail: what is not in it is read and decoded again, and what runs out of room takes its (``drop``).
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import contextlib
 import os
 import tempfile
 import threading
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO
@@ -22,10 +23,10 @@ import numpy.typing as npt
 Grey = npt.NDArray[np.uint8]
 
 MAX_GREY_PX = 1 << 21
-"""Larger crops are not kept: as many as decoding is ahead of the engine, 64 or a few more, are in memory at once."""
+"""Larger crops are not kept: all that are between decoder and engine are in memory at once (``Settings.grey_px``)."""
 
 _MOST_BYTES = 1 << 30
-_SHARE_OF_FREE = 4  # one in so many: the room is the run's own first
+_SHARE_OF_FREE = 4
 _LEAST_BYTES = 1 << 15  # what the smallest counts for, so that the index is bounded too
 
 
@@ -33,16 +34,16 @@ class GreyStore:
     """Pictures by the key of their input; thread-safe.
 
     Args:
-        folder: where the file lies; at most 1 GiB of it, and a quarter of what is free there.
+        folder: where the file lies; it takes at most 1 GiB, and a quarter of what is free there.
         wanted: whether a crop of that probability will have a heatmap.
     """
 
     def __init__(self, folder: Path, wanted: Callable[[float], bool]) -> None:
         self.wanted = wanted
         self._lock = threading.Lock()
-        self._places: dict[str, tuple[int, tuple[int, int]]] = {}
+        self._places: dict[str, tuple[int, tuple[int, int], int]] = {}
         self._end = 0
-        self._full = False
+        self._dropped = False
         self._file: IO[bytes] | None = None
         try:
             free = os.statvfs(folder)
@@ -60,37 +61,45 @@ class GreyStore:
             if self._left_bytes < 0:
                 return
             offset, self._end = self._end, self._end + grey.nbytes
+        checksum = zlib.crc32(grey.data)
         try:
             written = os.pwrite(self._file.fileno(), grey.data, offset)
-        except OSError:
+        except (OSError, ValueError):  # ValueError: closed by now
             written = 0
         with self._lock:
-            self._full = self._full or written < grey.nbytes
-            if not self._full:
-                self._places[key] = offset, (grey.shape[0], grey.shape[1])
+            if not self._dropped and written == grey.nbytes:
+                self._places[key] = offset, (grey.shape[0], grey.shape[1]), checksum
                 return
-            # The disk is full: what was taken of it is for the answers. A write of another thread that is still under
-            # way may make the file longer again, but nothing refers to it.
-            self._places.clear()
-            self._left_bytes = 0
-            with contextlib.suppress(OSError):
-                os.ftruncate(self._file.fileno(), 0)
+        self.drop()  # again, where another thread has: the file is longer by what was written since
 
     def get(self, key: str) -> Grey | None:
         """The crop, uint8 ``[H, W]``, not writeable; None where it was not kept."""
         place = self._places.get(key)
         if place is None or self._file is None:
             return None
-        offset, (height_px, width_px) = place
+        offset, (height_px, width_px), checksum = place
         try:
             data = os.pread(self._file.fileno(), height_px * width_px, offset)
-        except OSError:
+        except (OSError, ValueError):
             return None
-        if len(data) < height_px * width_px:
+        # A disk may fail after it took the bytes, and a colour map would lie on nothing.
+        if len(data) < height_px * width_px or zlib.crc32(data) != checksum:
             return None
         return np.frombuffer(data, np.uint8).reshape(height_px, width_px)
+
+    def drop(self) -> bool:
+        """Give the room back and keep nothing any more; whether there was anything to give."""
+        with self._lock:
+            held = bool(self._places)
+            self._places.clear()
+            self._left_bytes, self._dropped = 0, True
+            if self._file is not None:
+                with contextlib.suppress(OSError, ValueError):
+                    os.ftruncate(self._file.fileno(), 0)
+        return held
 
     def close(self) -> None:
         """Let the file go."""
         if self._file is not None:
-            self._file.close()
+            with contextlib.suppress(OSError):  # nothing is lost with it
+                self._file.close()

@@ -70,7 +70,7 @@ def upsample(
     rows, columns = _weights(height_px, first_px), _weights(width_px, first_px)
     cells = np.ascontiguousarray(activation, np.float32)
     # Not a matrix product: NumPy and OpenCV both hand it to an OpenBLAS of their own, whose threads wait for more by
-    # spinning, tens of milliseconds long. In this order einsum's innermost loop runs along the pixels.
+    # spinning, tens of milliseconds long. In this order the outer einsum's innermost loop runs along the pixels.
     smooth = np.einsum("yc,cx->yx", np.einsum("ry,rc->yc", rows, cells), columns)
     clipped: npt.NDArray[np.float32] = np.clip(smooth, cells.min(), cells.max(), out=smooth)
     return clipped
@@ -207,7 +207,7 @@ def _check(
     right = pixels_hwc.ndim == 2 or (pixels_hwc.ndim == 3 and pixels_hwc.shape[2] == 3)
     if pixels_hwc.dtype != np.uint8 or not right or pixels_hwc.size == 0:
         raise UsageError(
-            f"A heatmap lies on uint8 RGB pixels [height, width, 3], not {pixels_hwc.dtype} "
+            f"A heatmap lies on uint8 RGB pixels [height, width, 3] or their grey, not {pixels_hwc.dtype} "
             f"{list(pixels_hwc.shape)}. Decode the file with glomedge.images.decode."
         )
     if activation.shape != (MAP_SIZE, MAP_SIZE) or not np.isfinite(activation).all():

@@ -1,4 +1,4 @@
-"""``--heatmaps DIR``: the overlays of a finished run, made from the maps in the spool and the crops themselves.
+"""``--heatmaps DIR``: the overlays of a finished run, made from the maps in the spool and the crops in grey.
 
 Drawn on threads, after the answers are safe. The crops that are chosen were kept in grey while the run went on
 (``greystore.py``), or are read again where they were not: a run that asks for the uncertain ones hardly notices.
@@ -22,8 +22,9 @@ import numpy as np
 
 from glomedge.errors import ImageError, OutputError, UsageError
 from glomedge.escape import escape_name, unescape_name
-from glomedge.greystore import Grey, GreyStore
+from glomedge.greystore import GreyStore
 from glomedge.inferoptions import Options
+from glomedge.preparing import Pixels
 from glomedge.results import Row
 from glomedge.scan import HEATMAP_SUFFIX, Scan
 from glomedge.spool import Spool
@@ -190,8 +191,8 @@ def _draw(
     return None
 
 
-def _decode_again(path: bytes, row: Row, *, follow_symlinks: bool) -> Grey:
-    """The pixels, uint8 ``[H, W, 3]``, that were predicted on. Raises ImageError."""
+def _decode_again(path: bytes, row: Row, *, follow_symlinks: bool) -> Pixels:
+    """The pixels, uint8 RGB ``[H, W, 3]``, that were predicted on. Raises ImageError."""
     from glomedge import images
 
     data = images.read(path, follow_symlinks=follow_symlinks)

@@ -31,6 +31,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from glomedge.errors import OutputError
+from glomedge.room import MakeRoom, nothing_to_give, room_was_made
 
 FORMAT = 2
 # A batch of 1,024 rows with long names stays far below; more is not ours.
@@ -298,10 +299,14 @@ class Journal:
     Args:
         path: the file.
         keep_bytes: length of the whole part to go on from (0 starts anew); the rest is cut off.
+
+    Attributes:
+        make_room: called on a full disk.
     """
 
     def __init__(self, path: Path, keep_bytes: int = 0) -> None:
         self._path = path
+        self.make_room: MakeRoom = nothing_to_give
         self._lock = threading.Lock()
         self._dirty = False
         self._seed = 0
@@ -325,12 +330,13 @@ class Journal:
     def _append(self, payload: Mapping[str, Any]) -> bytes:
         line = _line(payload, self._seed)
         with self._lock:
-            try:
-                view = memoryview(line)
-                while view:
+            view = memoryview(line)
+            while view:
+                try:
                     view = view[os.write(self._descriptor, view) :]
-            except OSError as error:
-                raise self._failure(error) from None
+                except OSError as error:
+                    if not room_was_made(error, self.make_room):
+                        raise self._failure(error) from None
             self._dirty = True
         return line
 

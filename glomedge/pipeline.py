@@ -23,54 +23,16 @@ import numpy as np
 
 from glomedge.decodechild import SLOT_BYTES, DecodeChild, SharedBuffers
 from glomedge.errors import GlomedgeError
-from glomedge.preparing import Answer, Decoder, Pixels, Preparation, default_decoder, prepare
+from glomedge.pipelinesettings import Settings
+from glomedge.preparing import Answer, Decoder, Pixels, default_decoder, prepare
 from glomedge.scan import Found
-from glomedge.spec import SIZE_PX, Recipe
+from glomedge.spec import SIZE_PX
 from glomedge.views import Infer, fill, predict_views
 
 _TICK_S = 0.05
 _STOP_WITHIN_S = 8.0
 # So many at once: the storage or the decoder is broken, not a file. Going on would leave a thread for every crop.
 MAX_HUNG_DECODERS = 32
-# While the engine loads, for a second or less, decoding goes on: about so many crops, 10 MB of pixels.
-_LEAD_CROPS = 64
-# Of crops kept in grey, at most, in all buffers together.
-_GREY_BYTES = 1 << 29
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How to run.
-
-    Attributes:
-        recipe: of the model.
-        batch_size: crops per call of the engine.
-        decode_workers, run_threads: threads of either kind.
-        decode_processes: each decode thread hands its crops to a process of its own.
-        decode_timeout_s: longest time from opening a file to its enhanced pixels.
-        views: 1, or 8 for the mean over flips and quarter turns.
-        thumbnail_px: longer side of the JPEG kept for the report; 0 for none.
-        grey_px: crops of up to so many pixels are handed on in grey; 0 for none.
-        follow_symlinks: whether linked files may be read.
-    """
-
-    recipe: Recipe
-    batch_size: int = 4
-    decode_workers: int = 2
-    run_threads: int = 2
-    decode_processes: bool = False
-    decode_timeout_s: float = 30.0
-    views: int = 1
-    thumbnail_px: int = 0
-    grey_px: int = 0
-    follow_symlinks: bool = False
-
-    @property
-    def buffers(self) -> int:
-        """How many batches are under way at once."""
-        # One being filled and one waiting for each run thread, and enough that no decoder waits for a buffer.
-        count = 2 * self.run_threads + 2 + self.decode_workers // self.batch_size
-        return max(count, _LEAD_CROPS // self.batch_size)
 
 
 class Sink(Protocol):
@@ -158,8 +120,7 @@ class Pipeline:
         decoder: Decoder | None = None,
         child_command: Sequence[str] | None = None,
     ) -> None:
-        grey_px = min(settings.grey_px, _GREY_BYTES // (settings.buffers * settings.batch_size))
-        self._how = Preparation(root, settings.recipe, settings.follow_symlinks, settings.thumbnail_px, grey_px=grey_px)
+        self._how = settings.preparation(root)
         self._settings = settings
         self._load = engine
         self._sink = sink
@@ -235,10 +196,18 @@ class Pipeline:
                     thread.join(max(0.0, deadline_s - time.monotonic()))
             if self._buffers is not None:
                 self._buffers.close()
+            self._let_go()
             self._sink.sync()
         if self._failure is not None:
             raise self._failure
         return finished
+
+    def _let_go(self) -> None:
+        """Of the buffers' memory, which threads that have ended would hold until a garbage collection."""
+        self._buffers, self._free = None, queue.SimpleQueue()
+        self._threads = [thread for thread in self._threads if thread.is_alive()]
+        self._workers = [worker for worker in self._workers if worker.is_alive()]
+        self._abandoned = [worker for worker in self._abandoned if worker.is_alive()]
 
     def _make_buffers(self) -> None:
         settings = self._settings

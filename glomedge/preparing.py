@@ -116,9 +116,7 @@ def prepare(answer: Answer, how: Preparation, decoder: Decoder, out: Pixels) -> 
         if how.thumbnail_px:
             answer.thumbnail = thumbnail(pixels, how.thumbnail_px)
         if pixels.shape[0] * pixels.shape[1] <= how.grey_px:
-            from glomedge.heatmap import grey
-
-            answer.grey = grey(pixels)
+            answer.grey = _grey(pixels)
     except ImageError as error:
         answer.fail(error.code, str(error))
     except MemoryError:
@@ -126,6 +124,16 @@ def prepare(answer: Answer, how: Preparation, decoder: Decoder, out: Pixels) -> 
     except Exception as error:  # noqa: BLE001 - one file's defect must never take another file's row with it
         answer.fail("decoder", f"{type(error).__name__}: {error}")
     return decoded_s - begin_s, time.thread_time() - decoded_s
+
+
+def _grey(pixels: Pixels) -> Pixels | None:
+    """For the heatmap, which can do without: it must never cost the answer."""
+    try:
+        from glomedge.heatmap import grey
+
+        return grey(pixels)
+    except Exception:  # noqa: BLE001 - MemoryError and OpenCV's own among them
+        return None
 
 
 def _decode(answer: Answer, how: Preparation, decoder: Decoder) -> Pixels:

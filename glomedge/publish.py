@@ -84,6 +84,8 @@ class Publication:
                 "(--exclude-flagged)."
             )
         undrawn = self._heatmaps(rows)
+        if self._kept is not None:
+            self._kept.drop()  # its room is the report's now
         staged = Staged(options.output, options.output / WORK_FOLDER, OWNED)
         try:
             for name in dict.fromkeys(("csv", *options.formats)):

@@ -17,16 +17,18 @@ import numpy.typing as npt
 
 from glomedge.errors import OutputError
 from glomedge.journal import Attachment
+from glomedge.room import MakeRoom, nothing_to_give, room_was_made
 from glomedge.spec import MAP_SIZE
 
 _MAP_BYTES = MAP_SIZE * MAP_SIZE * 4
 
 
 class Spool:
-    """The file; thread-safe. ``fresh`` empties it first."""
+    """The file; thread-safe. ``fresh`` empties it first. ``make_room`` is called on a full disk."""
 
     def __init__(self, path: Path, *, fresh: bool) -> None:
         self._path = path
+        self.make_room: MakeRoom = nothing_to_give
         self._lock = threading.Lock()
         try:
             self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
@@ -47,13 +49,15 @@ class Spool:
         record = np.ascontiguousarray(activation, np.dtype("<f4")).tobytes() + thumbnail
         with self._lock:
             offset, self._end = self._end, self._end + len(record)
-        try:
-            view, position = memoryview(record), offset
-            while view:
+        view, position = memoryview(record), offset
+        while view:
+            try:
                 written = os.pwrite(self._descriptor, view, position)
-                view, position = view[written:], position + written
-        except OSError as error:
-            raise self._failure(error) from None
+            except OSError as error:
+                if not room_was_made(error, self.make_room):
+                    raise self._failure(error) from None
+                continue
+            view, position = view[written:], position + written
         return Attachment(offset, len(record), zlib.crc32(record))
 
     def read(self, attachment: Attachment | None) -> tuple[npt.NDArray[np.float32], bytes] | None:

@@ -16,7 +16,8 @@ from runkit import write_crops
 from glomedge.engine import Output
 from glomedge.errors import GlomedgeError
 from glomedge.evaluate import MemorySink
-from glomedge.pipeline import MAX_HUNG_DECODERS, Pipeline, Settings
+from glomedge.pipeline import MAX_HUNG_DECODERS, Pipeline
+from glomedge.pipelinesettings import Settings
 from glomedge.preparing import Stamp
 from glomedge.scan import Found
 from glomedge.spec import Recipe

@@ -25,7 +25,7 @@ from glomedge.folderrun import Options, infer_folder
 from glomedge.hardware import usable_cpus
 from glomedge.journal import read_journal
 from glomedge.notice import RESEARCH_USE_NOTICE
-from glomedge.pipeline import Settings
+from glomedge.pipelinesettings import Settings
 from glomedge.results import columns
 
 

@@ -3,21 +3,34 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import gc
 import os
 import resource
+import threading
+import weakref
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from builders import build_tiny_model
-from runkit import write_crops
+from runkit import outputs, write_crops
 
-from glomedge import folderrun, greystore, images
+from glomedge import folderrun, greystore, heatmap, images
+from glomedge.engine import Output
+from glomedge.errors import GlomedgeError, OutputError
 from glomedge.folderrun import Options, infer_folder
 from glomedge.greystore import Grey, GreyStore
 from glomedge.heatmap import grey, overlay
+from glomedge.journal import Identity, Journal, read_journal
+from glomedge.pipeline import Pipeline
+from glomedge.pipelinesettings import Settings
+from glomedge.scan import scan
+from glomedge.spec import Recipe
+from glomedge.spool import Spool
 
 
 def _grey(seed: int, height_px: int = 300, width_px: int = 200) -> Grey:
@@ -74,6 +87,139 @@ def test_a_full_disk_gets_back_what_was_taken(store: GreyStore) -> None:
     assert [store.get(key) for key in ("first", "torn", "later")] == [None, None, None]
     assert store._file is not None
     assert os.fstat(store._file.fileno()).st_size == 0
+
+
+def test_bytes_that_a_disk_lost_are_not_shown(store: GreyStore) -> None:
+    store.put("crop", _grey(1))
+    assert store._file is not None
+    os.ftruncate(store._file.fileno(), 0)
+    assert store.get("crop") is None
+    os.ftruncate(store._file.fileno(), _grey(1).nbytes)
+    assert store.get("crop") is None
+
+
+def test_dropped_or_closed_it_keeps_nothing(store: GreyStore) -> None:
+    store.put("crop", _grey(1))
+    assert store.drop()
+    assert not store.drop()
+    store.put("crop", _grey(1))
+    assert store.get("crop") is None
+    assert store._file is not None
+    assert os.fstat(store._file.fileno()).st_size == 0
+    store.close()
+    store.put("crop", _grey(1))
+    assert store.get("crop") is None
+    store.close()
+
+
+class _Disk:
+    """A disk of so many bytes: what does not fit is cut off, then refused, as a file system does."""
+
+    def __init__(self, size_bytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.free_bytes = size_bytes
+        self._write, self._pwrite = os.write, os.pwrite
+        monkeypatch.setattr(os, "write", lambda where, data: self._write(where, self._fitting(data)))
+        monkeypatch.setattr(os, "pwrite", lambda where, data, at: self._pwrite(where, self._fitting(data), at))
+
+    def _fitting(self, data: bytes | memoryview) -> memoryview:
+        part = memoryview(data).cast("B")[: self.free_bytes]
+        if not part:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        self.free_bytes -= len(part)
+        return part
+
+
+def test_what_runs_out_of_room_gets_that_of_the_crops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with contextlib.closing(GreyStore(tmp_path, lambda _: True)) as store:
+        disk = _Disk(60_000 + 700, monkeypatch)
+        store.put("crop", _grey(1))
+        assert disk.free_bytes == 700
+
+        def make_room() -> bool:
+            disk.free_bytes += 60_000
+            return store.drop()
+
+        with contextlib.closing(Spool(tmp_path / "spool", fresh=True)) as spool:
+            spool.make_room = make_room
+            activation = np.arange(49, dtype=np.float32).reshape(7, 7)
+            kept = spool.read(spool.append(activation, b"thumbnail" * 100))
+            assert kept is not None
+            np.testing.assert_array_equal(kept[0], activation)
+            assert kept[1] == b"thumbnail" * 100
+            disk.free_bytes = 0
+            with pytest.raises(OutputError, match="No space left"):  # there was nothing more to give
+                Spool(tmp_path / "other", fresh=True).append(activation, b"")
+
+
+def test_a_journal_that_was_given_room_is_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    identity = Identity("folder", "0" * 64, "{}", 0.5, 1, 4)
+    disk = _Disk(500, monkeypatch)
+    gifts = [40, 40, 5000]
+
+    def make_room() -> bool:
+        disk.free_bytes += gifts.pop(0)
+        return True
+
+    with contextlib.closing(Journal(tmp_path / "journal")) as journal:
+        journal.make_room = make_room
+        journal.head(identity)
+        journal.start([f"crop {number}" for number in range(50)])
+    assert not gifts
+    contents = read_journal(tmp_path / "journal")
+    assert contents.identity == identity
+    assert len(contents.suspects) == 50
+    assert contents.bad_bytes == 0
+
+
+@pytest.mark.parametrize("error", [MemoryError(), cv2.error("Insufficient memory")])
+def test_a_crop_that_cannot_be_made_grey_is_answered(
+    options: Options, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def fail(pixels: Grey) -> Grey:
+        if threading.current_thread().name == "glomedge-decode":
+            raise error
+        return grey(pixels)
+
+    infer_folder(replace(options, heatmaps=None))
+    expected = outputs(options.output)
+    with monkeypatch.context() as patch:
+        patch.setattr(heatmap, "grey", fail)
+        run = replace(options, output=options.output / "again", heatmaps_for="all")
+        infer_folder(run)
+    assert outputs(run.output) == expected
+    assert len(_drawn(run)) == 28
+
+
+def test_processes_that_cannot_share_so_much_say_so(options: Options) -> None:
+    run = replace(options, decode_in="processes")
+    with _files_end_at(3_000_000), pytest.raises(GlomedgeError, match=r"\d+ MB that .* --decode-in threads"):
+        infer_folder(run)
+    assert infer_folder(run).exit_code == 2  # two of the crops are broken
+
+
+@pytest.mark.parametrize("processes", [False, True])
+def test_the_pipelines_memory_goes_with_it(options: Options, processes: bool) -> None:
+    class Sink:
+        def start(self, batch: object) -> None: ...
+        def rows(self, answers: object) -> None: ...
+        def sync(self) -> None: ...
+
+    class Engine:
+        def infer(self, images_nhwc: Grey) -> Output:
+            count = len(images_nhwc)
+            return Output(np.zeros(count, np.float32), np.zeros((count, 7, 7), np.float32))
+
+    inputs = scan(options.folder, frozenset({".png"})).inputs
+    settings = Settings(Recipe(), decode_processes=processes, grey_px=2000)
+    pipeline = Pipeline(bytes(options.folder), settings, Engine, Sink())
+    assert pipeline.run([inputs[:4], inputs[4:8]])
+    gone = weakref.ref(pipeline)
+    gc.disable()
+    try:
+        del pipeline
+        assert gone() is None
+    finally:
+        gc.enable()
 
 
 def test_without_a_file_nothing_is_kept(tmp_path: Path) -> None:

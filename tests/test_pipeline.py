@@ -17,7 +17,8 @@ from glomedge.errors import EngineError, GlomedgeError, OutputError
 from glomedge.evaluate import MemorySink
 from glomedge.images import Decoded
 from glomedge.modelfile import read_model_file
-from glomedge.pipeline import MAX_HUNG_DECODERS, Pipeline, Settings
+from glomedge.pipeline import MAX_HUNG_DECODERS, Pipeline
+from glomedge.pipelinesettings import Settings
 from glomedge.predictions import called
 from glomedge.preparing import Answer, Decoder, default_decoder, thumbnail
 from glomedge.scan import Found

@@ -18,7 +18,8 @@ from glomedge.hardware import usable_cpus
 from glomedge.images import ALLOWED_SUFFIXES
 from glomedge.journal import Journal
 from glomedge.outputs import FolderSink
-from glomedge.pipeline import Pipeline, Settings
+from glomedge.pipeline import Pipeline
+from glomedge.pipelinesettings import Settings
 from glomedge.preparing import Answer
 from glomedge.providers import runs_on_gpu, usual_batch
 from glomedge.scan import scan

@@ -31,7 +31,8 @@ from glomedge.errors import EngineError, ImageError
 from glomedge.folderrun import THUMBNAIL_PX
 from glomedge.journal import Journal
 from glomedge.outputs import FolderSink
-from glomedge.pipeline import Pipeline, Settings
+from glomedge.pipeline import Pipeline
+from glomedge.pipelinesettings import Settings
 from glomedge.preparing import Answer, thumbnail
 from glomedge.providers import runs_on_gpu, usual_batch
 from glomedge.scan import Found, scan

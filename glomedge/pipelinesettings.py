@@ -1,0 +1,57 @@
+"""How the pipeline is to run, and how much is under way at once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from glomedge.decodechild import grey_pays
+from glomedge.preparing import Preparation
+from glomedge.spec import Recipe
+
+# While the engine loads, for a second or less, decoding goes on: about so many crops, 10 MB of pixels.
+_LEAD_CROPS = 64
+# Of crops kept in grey, at most, in all buffers together.
+_GREY_BYTES = 1 << 29
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to run.
+
+    Attributes:
+        recipe: of the model.
+        batch_size: crops per call of the engine.
+        decode_workers, run_threads: threads of either kind.
+        decode_processes: each decode thread hands its crops to a process of its own.
+        decode_timeout_s: longest time from opening a file to its enhanced pixels.
+        views: 1, or 8 for the mean over flips and quarter turns.
+        thumbnail_px: longer side of the JPEG kept for the report; 0 for none.
+        grey_px: crops of up to so many pixels are handed on in grey, or of up to fewer where so many are under way that
+            they would take more than 512 MB together; 0 for none.
+        follow_symlinks: whether linked files may be read.
+    """
+
+    recipe: Recipe
+    batch_size: int = 4
+    decode_workers: int = 2
+    run_threads: int = 2
+    decode_processes: bool = False
+    decode_timeout_s: float = 30.0
+    views: int = 1
+    thumbnail_px: int = 0
+    grey_px: int = 0
+    follow_symlinks: bool = False
+
+    @property
+    def buffers(self) -> int:
+        """How many batches are under way at once."""
+        # One being filled and one waiting for each run thread, and enough that no decoder waits for a buffer.
+        count = 2 * self.run_threads + 2 + self.decode_workers // self.batch_size
+        return max(count, _LEAD_CROPS // self.batch_size)
+
+    def preparation(self, root: bytes) -> Preparation:
+        """Of crops below that folder."""
+        grey_px = min(self.grey_px, _GREY_BYTES // (self.buffers * self.batch_size))
+        if self.decode_processes and not grey_pays():
+            grey_px = 0
+        return Preparation(root, self.recipe, self.follow_symlinks, self.thumbnail_px, grey_px)
