@@ -35,14 +35,18 @@ def progress(done, total):
         progress.asked = now
         seen.append((done, rss_mb(own), sum(map(rss_mb, own.children()))))
 
-crops, model, output, decode_in = sys.argv[1:]
-options = Options(Path(crops), Path(model), Path(output), provider="cpu", decode_in=decode_in)
+crops, model, output, decode_in, heatmaps = sys.argv[1:]
+options = Options(
+    Path(crops), Path(model), Path(output), provider="cpu", decode_in=decode_in,
+    heatmaps=Path(output) / "heatmaps" if heatmaps else None, heatmaps_for=heatmaps or "positives",
+)
 outcome = infer_folder(options, progress=progress)
 warm = [mb for mb in seen if mb[0] <= max(600, outcome.inputs // 20)]
 status = Path("/proc/self/status").read_text().splitlines()
 peak = int(next(line for line in status if line.startswith("VmHWM")).split()[1]) * 1024 / 1e6
 print(json.dumps({
     "rows": outcome.answered,
+    "heatmaps": sum(1 for _ in (Path(output) / "heatmaps").rglob("*.jpg")),
     "children_mb": max(children for _, _, children in seen),
     "running_growth_mb": max(own + kids for _, own, kids in seen) - max(own + kids for _, own, kids in warm),
     "peak_growth_mb": peak - max(own for _, own, _ in warm),
@@ -50,7 +54,7 @@ print(json.dumps({
 """
 
 
-def _measure(tmp_path: Path, count: int, decode_in: str) -> dict[str, float]:
+def _measure(tmp_path: Path, count: int, decode_in: str, heatmaps: str = "") -> dict[str, float]:
     drawn = tmp_path / "drawn"
     names = write_crops(drawn, 50, broken=1)
     crops = tmp_path / "crops"
@@ -61,27 +65,32 @@ def _measure(tmp_path: Path, count: int, decode_in: str) -> dict[str, float]:
         os.link(drawn / names[index % len(names)], folder / f"case{index % 400}-{index}.png")
     build_tiny_model(tmp_path / "model.onnx")
     done = subprocess.run(
-        [sys.executable, "-c", _SCRIPT, str(crops), str(tmp_path / "model.onnx"), str(tmp_path / "out"), decode_in],
+        [
+            *(sys.executable, "-c", _SCRIPT, str(crops), str(tmp_path / "model.onnx"), str(tmp_path / "out")),
+            *(decode_in, heatmaps),
+        ],
         capture_output=True, text=True, check=False, timeout=3000,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     found: dict[str, float] = json.loads(done.stdout)
     print(found)
     assert found["rows"] == count
+    assert (found["heatmaps"] > count // 100) == bool(heatmaps)
     assert (found["children_mb"] > 50.0) == (decode_in == "processes")
     return found
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
-@pytest.mark.parametrize("decode_in", ["threads", "processes"])
-def test_memory_over_100000_crops(tmp_path: Path, decode_in: str) -> None:
-    found = _measure(tmp_path, 100_000, decode_in)
+@pytest.mark.parametrize(("decode_in", "heatmaps"), [("threads", ""), ("processes", ""), ("threads", "uncertain")])
+def test_memory_over_100000_crops(tmp_path: Path, decode_in: str, heatmaps: str) -> None:
+    found = _measure(tmp_path, 100_000, decode_in, heatmaps)
     # From warm (a twentieth of the run) to the greatest ever, the making of the files included.
     assert found["running_growth_mb"] < 100.0
     assert found["peak_growth_mb"] < 100.0
 
 
+@pytest.mark.parametrize("heatmaps", ["", "uncertain"])
 @pytest.mark.parametrize("decode_in", ["threads", "processes"])
-def test_memory_over_2000_crops(tmp_path: Path, decode_in: str) -> None:
-    assert _measure(tmp_path, 2_000, decode_in)["running_growth_mb"] < 40.0
+def test_memory_over_2000_crops(tmp_path: Path, decode_in: str, heatmaps: str) -> None:
+    assert _measure(tmp_path, 2_000, decode_in, heatmaps)["running_growth_mb"] < 40.0
