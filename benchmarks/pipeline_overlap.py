@@ -8,6 +8,8 @@ measured time. Loading the model and writing the files are apart. A folder of se
 is its own average: it is run twice, without a warm-up.
 
     .venv/bin/python benchmarks/pipeline_overlap.py [--quick] [--rounds 5] [--crops 72 300 10000]
+
+``--only int8`` measures that model and writes ``pipeline_overlap_int8``, a record of its own beside the whole one.
 """
 
 from __future__ import annotations
@@ -98,11 +100,17 @@ def infer_alone(answering: Infer, crops: int, batch: int, threads: int) -> None:
 
 def main() -> None:
     """Measure and write ``pipeline_overlap.json`` and ``.md``."""
+    files = {
+        "fp32": "model.onnx",
+        "fp32 for onnxruntime": "model.fp32.onnxruntime.onnx",
+        "int8": "model.int8.onnxruntime.onnx",
+    }
     options = parser(__doc__)
     options.add_argument("--rounds", type=int, default=5)
     options.add_argument("--crops", type=int, nargs="+", default=[72, 300])
     options.add_argument("--batch", type=int, default=4)
     options.add_argument("--artifacts", type=Path, help="folder with model.onnx and int8 files")
+    options.add_argument("--only", choices=files, help="one model")
     arguments = options.parse_args()
     set_results_directory(arguments.results)
     cv2.setNumThreads(1)
@@ -112,12 +120,9 @@ def main() -> None:
     rounds = 2 if arguments.quick else arguments.rounds
     rows: list[tuple[object, ...]] = []
     document: dict[str, Any] = {"cores": cores, "rounds": rounds, "batch": arguments.batch, "runs": []}
-    files = (
-        ("fp32", "model.onnx"),
-        ("fp32 for onnxruntime", "model.fp32.onnxruntime.onnx"),
-        ("int8", "model.int8.onnxruntime.onnx"),
-    )
-    for name, file in files:
+    for name, file in files.items():
+        if arguments.only not in (None, name):
+            continue
         if not (models / file).is_file():
             log(f"  {name}: no {file}, left out")
             continue
@@ -153,7 +158,8 @@ def main() -> None:
                 log(f"  {name} {count} crops: {rows[-1][4]}")
     header = ("model", "crops", "limit, crops/s", "reached, crops/s", "share of the limit", "rounds")
     text = f"{cores} cores, batch {arguments.batch}.\n\n{markdown_table(header, rows)}"
-    write("pipeline_overlap", document, text, title="Share of the machine's limit that the pipeline reaches")
+    record = "_".join(["pipeline_overlap", *(arguments.only or "").split()])
+    write(record, document, text, title="Share of the machine's limit that the pipeline reaches")
 
 
 if __name__ == "__main__":

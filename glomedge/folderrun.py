@@ -160,17 +160,16 @@ class _FolderRun:
             self._output.journal_path, self._identity(), resume=self._options.resume, overwrite=self._options.overwrite
         )
         journal = Journal(self._output.journal_path, plan_.contents.good_bytes)
-        with contextlib.closing(journal), contextlib.ExitStack() as open_:
+        with contextlib.ExitStack() as open_:
+            open_.callback(journal.close)
             spool = kept = None
             if self._options.report or self._options.heatmaps is not None:
-                spool = open_.enter_context(
-                    contextlib.closing(Spool(self._output.spool_path, fresh=plan_.contents.good_bytes == 0))
-                )
-            if self._options.heatmaps is not None:
-                kept = open_.enter_context(contextlib.closing(self._grey_store()))
-                for file in (journal, spool):
-                    if file is not None:
-                        file.make_room = kept.drop
+                spool = Spool(self._output.spool_path, fresh=plan_.contents.good_bytes == 0)
+                open_.callback(spool.close)
+            if spool is not None and self._options.heatmaps is not None:
+                kept = self._grey_store()
+                open_.callback(kept.close)
+                journal.make_room = spool.make_room = kept.drop
             open_.callback(self._close_engine)
             return self._run(plan_, journal, spool, kept)
 
@@ -363,7 +362,6 @@ class _FolderRun:
 
         names = self._model.spec.class_names
         keys = sorted(contents.where, key=unescape_name)
-        low, high = self._options.review_band
         entries = read_entries(self._output.journal_path, (contents.where[key] for key in keys))
         for entry in unless_stopped(entries, self._stop):
             label = None if entry.probability is None else int(entry.probability >= self._threshold)
@@ -381,6 +379,6 @@ class _FolderRun:
                 sha256=entry.sha256,
                 tta_disagreement=entry.disagreement,
                 message=entry.message,
-                review=None if entry.probability is None else int(low <= entry.probability <= high),
+                review=None if entry.probability is None else int(self._options.to_review(entry.probability)),
                 attachment=entry.attachment,
             )

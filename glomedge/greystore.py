@@ -87,16 +87,14 @@ class GreyStore:
             return None
         return np.frombuffer(data, np.uint8).reshape(height_px, width_px)
 
-    def drop(self) -> bool:
-        """Give the room back and keep nothing any more; whether there was anything to give."""
+    def drop(self) -> None:
+        """Give the room back and keep nothing any more."""
         with self._lock:
-            held = bool(self._places)
             self._places.clear()
             self._left_bytes, self._dropped = 0, True
             if self._file is not None:
                 with contextlib.suppress(OSError, ValueError):
                     os.ftruncate(self._file.fileno(), 0)
-        return held
 
     def close(self) -> None:
         """Let the file go."""

@@ -26,6 +26,7 @@ from glomedge.greystore import GreyStore
 from glomedge.inferoptions import Options
 from glomedge.preparing import Pixels
 from glomedge.results import Row
+from glomedge.room import nothing_to_give, write_all
 from glomedge.scan import HEATMAP_SUFFIX, Scan
 from glomedge.spool import Spool
 
@@ -42,8 +43,7 @@ def chosen(probability: float | None, options: Options, threshold: float) -> boo
         return True
     if options.heatmaps_for == "positives":
         return probability >= threshold
-    low, high = options.review_band
-    return low <= probability <= high
+    return options.to_review(probability)
 
 
 def shared_limits(rows: Iterable[Row], spool: Spool) -> tuple[float, float] | None:
@@ -179,7 +179,9 @@ def _draw(
     temporary = target.parent / f".{threading.get_native_id()}.tmp"
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(heatmap.to_jpeg(picture, bgr=True))
+        data = heatmap.to_jpeg(picture, bgr=True)
+        with temporary.open("wb", buffering=0) as file:
+            write_all(file.write, data, nothing_to_give if kept is None else kept.drop)
         temporary.replace(target)
     except UsageError as error:  # too large for a JPEG
         return f"No heatmap for {row.path}: {error}"

@@ -46,6 +46,11 @@ class Options:
     decode_in: str = "auto"
     report: bool = True
 
+    def to_review(self, probability: float) -> bool:
+        """Whether a crop of that probability is uncertain."""
+        low, high = self.review_band
+        return low <= probability <= high
+
     def check(self) -> None:
         """Refuse what cannot be carried out, before any work begins.
 

@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from glomedge.errors import OutputError
-from glomedge.room import MakeRoom, nothing_to_give, room_was_made
+from glomedge.room import MakeRoom, nothing_to_give, write_all
 
 FORMAT = 2
 # A batch of 1,024 rows with long names stays far below; more is not ours.
@@ -330,13 +330,10 @@ class Journal:
     def _append(self, payload: Mapping[str, Any]) -> bytes:
         line = _line(payload, self._seed)
         with self._lock:
-            view = memoryview(line)
-            while view:
-                try:
-                    view = view[os.write(self._descriptor, view) :]
-                except OSError as error:
-                    if not room_was_made(error, self.make_room):
-                        raise self._failure(error) from None
+            try:
+                write_all(lambda part: os.write(self._descriptor, part), line, self.make_room)
+            except OSError as error:
+                raise self._failure(error) from None
             self._dirty = True
         return line
 

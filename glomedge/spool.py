@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from glomedge.errors import OutputError
 from glomedge.journal import Attachment
-from glomedge.room import MakeRoom, nothing_to_give, room_was_made
+from glomedge.room import MakeRoom, nothing_to_give, write_all
 from glomedge.spec import MAP_SIZE
 
 _MAP_BYTES = MAP_SIZE * MAP_SIZE * 4
@@ -49,15 +49,11 @@ class Spool:
         record = np.ascontiguousarray(activation, np.dtype("<f4")).tobytes() + thumbnail
         with self._lock:
             offset, self._end = self._end, self._end + len(record)
-        view, position = memoryview(record), offset
-        while view:
-            try:
-                written = os.pwrite(self._descriptor, view, position)
-            except OSError as error:
-                if not room_was_made(error, self.make_room):
-                    raise self._failure(error) from None
-                continue
-            view, position = view[written:], position + written
+        end = offset + len(record)
+        try:
+            write_all(lambda part: os.pwrite(self._descriptor, part, end - len(part)), record, self.make_room)
+        except OSError as error:
+            raise self._failure(error) from None
         return Attachment(offset, len(record), zlib.crc32(record))
 
     def read(self, attachment: Attachment | None) -> tuple[npt.NDArray[np.float32], bytes] | None:

@@ -9,7 +9,7 @@ import os
 import resource
 import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,7 +19,7 @@ import pytest
 from builders import build_tiny_model
 from runkit import outputs, write_crops
 
-from glomedge import folderrun, greystore, heatmap, images
+from glomedge import folderrun, greystore, heatmap, heatmaps, images, room
 from glomedge.engine import Output
 from glomedge.errors import GlomedgeError, OutputError
 from glomedge.folderrun import Options, infer_folder
@@ -100,8 +100,7 @@ def test_bytes_that_a_disk_lost_are_not_shown(store: GreyStore) -> None:
 
 def test_dropped_or_closed_it_keeps_nothing(store: GreyStore) -> None:
     store.put("crop", _grey(1))
-    assert store.drop()
-    assert not store.drop()
+    store.drop()
     store.put("crop", _grey(1))
     assert store.get("crop") is None
     assert store._file is not None
@@ -135,9 +134,9 @@ def test_what_runs_out_of_room_gets_that_of_the_crops(tmp_path: Path, monkeypatc
         store.put("crop", _grey(1))
         assert disk.free_bytes == 700
 
-        def make_room() -> bool:
+        def make_room() -> None:
             disk.free_bytes += 60_000
-            return store.drop()
+            store.drop()
 
         with contextlib.closing(Spool(tmp_path / "spool", fresh=True)) as spool:
             spool.make_room = make_room
@@ -154,21 +153,58 @@ def test_what_runs_out_of_room_gets_that_of_the_crops(tmp_path: Path, monkeypatc
 def test_a_journal_that_was_given_room_is_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     identity = Identity("folder", "0" * 64, "{}", 0.5, 1, 4)
     disk = _Disk(500, monkeypatch)
-    gifts = [40, 40, 5000]
+    asked = []
 
-    def make_room() -> bool:
-        disk.free_bytes += gifts.pop(0)
-        return True
+    def make_room() -> None:
+        asked.append(disk.free_bytes)
+        disk.free_bytes += 700
 
     with contextlib.closing(Journal(tmp_path / "journal")) as journal:
         journal.make_room = make_room
         journal.head(identity)
         journal.start([f"crop {number}" for number in range(50)])
-    assert not gifts
+        with pytest.raises(OutputError, match="No space left"):  # what was given is not enough
+            journal.start([f"crop {number}" for number in range(200)])
+    assert asked == [0, 0]
     contents = read_journal(tmp_path / "journal")
     assert contents.identity == identity
     assert len(contents.suspects) == 50
-    assert contents.bad_bytes == 0
+    assert contents.bad_bytes > 0  # the last line, which was told to be torn
+
+
+def test_room_that_another_thread_made_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    disk = _Disk(0, monkeypatch)
+    with contextlib.closing(Spool(tmp_path / "spool", fresh=True)) as spool:
+        # There is nothing left to give when it asks, but by then there is room.
+        spool.make_room = lambda: setattr(disk, "free_bytes", 1000)
+        assert spool.read(spool.append(np.zeros((7, 7), np.float32), b"thumbnail")) is not None
+
+
+def test_a_heatmap_takes_the_room_of_the_crops(options: Options, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = replace(options, heatmaps_for="all", workers=1)
+    infer_folder(run)
+    expected = _drawn(run)
+    dropped: list[GreyStore] = []
+    drop, write_all = GreyStore.drop, room.write_all
+
+    def full_once(write: Callable[[memoryview], int], data: bytes, make_room: Callable[[], object]) -> None:
+        def writing(part: memoryview) -> int:
+            if not dropped:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return write(part)
+
+        write_all(writing, data, make_room)
+
+    def noted(store: GreyStore) -> None:
+        dropped.append(store)
+        drop(store)
+
+    monkeypatch.setattr(GreyStore, "drop", noted)
+    monkeypatch.setattr(heatmaps, "write_all", full_once)
+    again = replace(run, output=options.output / "again", heatmaps=options.output / "again heat")
+    assert infer_folder(again).exit_code == 2  # two of the crops are broken
+    assert dropped
+    assert _drawn(again) == expected
 
 
 @pytest.mark.parametrize("error", [MemoryError(), cv2.error("Insufficient memory")])
