@@ -29,9 +29,9 @@ for _root in (ROOT, ROOT / "export"):
     if str(_root) not in sys.path:
         sys.path.insert(0, str(_root))
 
-from glomedge.benchmarking.environment import describe, environment, host_kind, usable_cores  # noqa: E402
 from glomedge.benchmarking.statistics import Estimate, paired_ratio, summarise  # noqa: E402
 from glomedge.notice import RESEARCH_USE_NOTICE  # noqa: E402
+from glomedge.system.environment import describe, environment, host_kind, usable_cores  # noqa: E402
 
 __all__ = [
     "RESULTS", "ROOT", "WORK", "Estimate", "Worker", "alternate", "describe", "environment", "file_sha256",

@@ -58,7 +58,7 @@ def run(
         ModelError: a model file that is missing or not ours.
     """
     from glomedge.benchmarking import crops as cropping
-    from glomedge.benchmarking.environment import environment
+    from glomedge.system.environment import environment
 
     settings.check()
     targets = plan(settings)

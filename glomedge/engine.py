@@ -231,7 +231,8 @@ def load(
         ProviderUnavailableError: the provider cannot run here; names the library and the package.
         UsageError: an argument out of range.
     """
-    from glomedge import hardware, providers
+    from glomedge import providers
+    from glomedge.system import cpu
 
     for name, value in (("threads", threads), ("concurrency", concurrency), ("max_batch", max_batch)):
         if value is not None and value < 1:
@@ -246,7 +247,7 @@ def load(
     check_graph(path, file.spec)
     request = SessionRequest(
         file=file,
-        threads=threads or hardware.usable_cpus(),
+        threads=threads or cpu.usable_cpus(),
         concurrency=concurrency,
         profile=batch_profile(file.spec.batch_profile, batch_size, max_batch, fixed_batch),
         fixed_batch=fixed_batch,

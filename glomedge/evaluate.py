@@ -197,9 +197,9 @@ def evaluate_folder(
 
     from glomedge import engine
     from glomedge.cases import case_of
-    from glomedge.hardware import usable_cpus
     from glomedge.images import ALLOWED_SUFFIXES
     from glomedge.providers import run_threads, runs_on_gpu, usual_batch
+    from glomedge.system.cpu import usable_cpus
 
     if (split_file is None) != (split is None):
         raise UsageError("--split-file and --split go together. Example: --split-file artifacts/split.csv --split test")

@@ -23,8 +23,8 @@ from glomedge.pipelinesettings import Settings
 from glomedge.preparing import Decoder
 from glomedge.results import Row
 from glomedge.scan import Found, Scan, scan
-from glomedge.signals import StoppedError, unless_stopped
 from glomedge.spool import Spool
+from glomedge.system.stopping import StoppedError, unless_stopped
 
 if TYPE_CHECKING:
     from glomedge.cases import CaseSummary
@@ -262,8 +262,8 @@ class _FolderRun:
         return done
 
     def _settings(self, batch_size: int, crashed: bool) -> Settings:
-        from glomedge.hardware import usable_cpus
         from glomedge.providers import run_threads
+        from glomedge.system.cpu import usable_cpus
 
         options = self._options
         workers = options.workers or usable_cpus()

@@ -100,7 +100,7 @@ def write_heatmaps(
     """
     import cv2
 
-    from glomedge.hardware import usable_cpus
+    from glomedge.system.cpu import usable_cpus
 
     assert options.heatmaps is not None
     limits = shared_limits((row for row in rows() if chosen(row.probability, options, row.threshold)), spool)

@@ -18,9 +18,9 @@ import numpy.typing as npt
 
 from glomedge.engine_cache import EngineKey, Entry, cache_notes, secure_root
 from glomedge.errors import EngineError, ProviderUnavailableError
-from glomedge.hardware import cpu_features, cpu_name, has_native_bf16
 from glomedge.runner import Opened, OutOfMemoryError, RawOutput, SessionRequest, TensorInfo
 from glomedge.sessions import OUTPUT_NAMES, first_line, is_out_of_memory
+from glomedge.system.cpu import cpu_features, cpu_name, has_native_bf16
 
 _INSTALL = "pip install 'glomedge[openvino]'"
 _DTYPES = {"u8": "uint8", "f32": "float32", "f16": "float16", "i8": "int8"}

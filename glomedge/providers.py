@@ -9,10 +9,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from glomedge import device_runner, hardware, libraries, nvidia, openvino_runner, sessions
+from glomedge import device_runner, nvidia, openvino_runner, sessions
 from glomedge.errors import ProviderUnavailableError, UsageError
-from glomedge.gpus import find_gpus
 from glomedge.runner import Runner, SessionRequest
+from glomedge.system import cpu, libraries
+from glomedge.system.gpu import find_gpus
 
 CPU_BATCH = 4
 """Fastest for int8 with a run thread on each core."""
@@ -231,7 +232,7 @@ def run_threads(name: str, allow_fallback: bool = False) -> int:
 
     On a CPU, one thread a core on one session is faster than one thread with all cores.
     """
-    return GPU_RUN_THREADS if runs_on_gpu(name, allow_fallback) else min(hardware.usable_cpus(), MOST_RUN_THREADS)
+    return GPU_RUN_THREADS if runs_on_gpu(name, allow_fallback) else min(cpu.usable_cpus(), MOST_RUN_THREADS)
 
 
 ACCEPT_ANOTHER = " To accept another provider, add --allow-fallback."

@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 from glomedge.errors import UsageError
 from glomedge.escape import escape_name
-from glomedge.signals import StoppedError, unless_stopped
+from glomedge.system.stopping import StoppedError, unless_stopped
 
 HEATMAP_SUFFIX = b".heatmap.jpg"
 """What ``--heatmaps`` appends to a crop's name; such files are never inputs, or they would count as crops next time."""

@@ -18,8 +18,8 @@ import numpy.typing as npt
 
 from glomedge.engine_cache import EngineKey, Entry, secure_root
 from glomedge.errors import EngineError, GlomedgeError, ModelError, ProviderUnavailableError
-from glomedge.hardware import cpu_features, cpu_name
 from glomedge.runner import Opened, OutOfMemoryError, RawOutput, SessionRequest, TensorInfo, no_cache
+from glomedge.system.cpu import cpu_features, cpu_name
 
 CPU = "CPUExecutionProvider"
 OUTPUT_NAMES = ("probability", "activation")

@@ -18,7 +18,7 @@ from glomedge import bench
 from glomedge.benchmarking import ceiling, crops, endtoend, measure
 from glomedge.benchmarking.energy import EnergyMeter
 from glomedge.errors import EngineError, OutputError, ProviderUnavailableError
-from glomedge.hardware import has_native_bf16
+from glomedge.system.cpu import has_native_bf16
 
 
 def test_plan_is_models_times_providers_in_order(tmp_path: Path) -> None:

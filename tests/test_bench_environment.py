@@ -8,7 +8,7 @@ import os
 import platform
 from typing import Any
 
-from glomedge.benchmarking import environment
+from glomedge.system import environment
 
 
 def test_record_is_json_and_names_no_person_or_place() -> None:

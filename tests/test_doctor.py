@@ -8,9 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from glomedge import doctor, gpus, hardware, libraries, providers
+from glomedge import doctor, providers
 from glomedge.doctor import ModelReport, ProviderReport, Speed
 from glomedge.notice import RESEARCH_USE_NOTICE
+from glomedge.system import cpu as hardware
+from glomedge.system import gpu as gpus
+from glomedge.system import libraries
 
 
 def test_every_provider_is_reported_with_a_reason_or_a_passed_self_test(tiny_model: Path, tmp_path: Path) -> None:

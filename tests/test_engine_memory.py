@@ -12,12 +12,13 @@ import numpy.typing as npt
 import onnxruntime as ort
 import pytest
 
-from glomedge import engine, gpus, libraries, nvidia, providers, sessions
+from glomedge import engine, nvidia, providers, sessions
 from glomedge.errors import EngineError
 from glomedge.runner import Opened, OutOfMemoryError
+from glomedge.system import gpu, libraries
 
 GPU_WHEEL = [package.name for package in libraries.onnxruntime_packages()] == ["onnxruntime-gpu"]
-HAS_GPU = bool(gpus.find_gpus().devices)
+HAS_GPU = bool(gpu.find_gpus().devices)
 
 # What the libraries write, as users have quoted it (onnxruntime issues 10770, 16512, 23121; TensorRT issues
 # 3017, 4258); the names of cuBLAS' and cuDNN's states are those of their headers.

@@ -50,7 +50,7 @@ def _handled() -> None:
     """In the child: what the command line does around a run."""
     from glomedge import folderrun
     from glomedge.preparing import default_decoder
-    from glomedge.signals import StopOnSignals
+    from glomedge.system.stopping import StopOnSignals
 
     inner = folderrun.infer_folder
     stop = StopOnSignals()

@@ -22,11 +22,11 @@ from glomedge import images, preprocess
 from glomedge.errors import ModelError, OutputError, UsageError
 from glomedge.escape import restore
 from glomedge.folderrun import Options, infer_folder
-from glomedge.hardware import usable_cpus
 from glomedge.journal import read_journal
 from glomedge.notice import RESEARCH_USE_NOTICE
 from glomedge.pipelinesettings import Settings
 from glomedge.results import columns
+from glomedge.system.cpu import usable_cpus
 
 
 @pytest.fixture

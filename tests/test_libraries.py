@@ -10,7 +10,8 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 
-from glomedge import libraries, providers
+from glomedge import providers
+from glomedge.system import libraries
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="ELF libraries are Linux's")

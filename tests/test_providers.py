@@ -19,15 +19,16 @@ import numpy.typing as npt
 import onnxruntime as ort
 import pytest
 
-from glomedge import engine, gpus, hardware, libraries, nvidia, providers, sessions
+from glomedge import engine, nvidia, providers, sessions
 from glomedge.device_runner import CUDA_LIBRARY
 from glomedge.errors import ModelError, ProviderUnavailableError, UsageError
 from glomedge.modelfile import read_model_file
 from glomedge.runner import SessionRequest
 from glomedge.spec import BatchProfile
+from glomedge.system import cpu, gpu, libraries
 
 GPU_WHEEL = [package.name for package in libraries.onnxruntime_packages()] == ["onnxruntime-gpu"]
-HAS_GPU = bool(gpus.find_gpus().devices)
+HAS_GPU = bool(gpu.find_gpus().devices)
 CAPI = Path(ort.__file__).parent / "capi"
 
 cpu_only = pytest.mark.skipif(HAS_GPU, reason="this machine has a GPU: the provider may run")
@@ -246,7 +247,7 @@ def test_the_usual_batch_is_the_devices(name: str, batch: int) -> None:
 def test_auto_takes_the_gpus_batch_only_where_a_gpu_provider_can_run(
     monkeypatch: pytest.MonkeyPatch, usable: bool
 ) -> None:
-    card = gpus.Gpus("570.86", (gpus.Gpu("NVIDIA L4", "8.9", 1 << 34),))
+    card = gpu.Gpus("570.86", (gpu.Gpu("NVIDIA L4", "8.9", 1 << 34),))
     monkeypatch.setattr(providers, "find_gpus", lambda: card)
 
     def unusable() -> str | None:
@@ -268,14 +269,14 @@ def test_auto_takes_the_gpus_batch_only_where_a_gpu_provider_can_run(
 def test_what_may_fall_back_takes_the_batch_of_what_takes_its_place(
     monkeypatch: pytest.MonkeyPatch, usable: tuple[str, ...], batches: dict[str, tuple[int, int]]
 ) -> None:
-    card = gpus.Gpus("570.86", (gpus.Gpu("NVIDIA L4", "8.9", 1 << 34),))
+    card = gpu.Gpus("570.86", (gpu.Gpu("NVIDIA L4", "8.9", 1 << 34),))
     monkeypatch.setattr(providers, "find_gpus", lambda: card)
     for name, provider in providers.PROVIDERS.items():
         says = (lambda: None) if name in (*usable, "cpu") else (lambda: "no library")
         monkeypatch.setitem(providers.PROVIDERS, name, dataclasses.replace(provider, unusable=says))
     for name, (exactly, allowed) in batches.items():
         assert (providers.usual_batch(name), providers.usual_batch(name, allow_fallback=True)) == (exactly, allowed)
-    assert providers.run_threads("cuda", allow_fallback=True) == (2 if usable else min(hardware.usable_cpus(), 8))
+    assert providers.run_threads("cuda", allow_fallback=True) == (2 if usable else min(cpu.usable_cpus(), 8))
 
 
 def padded_pool_model(path: Path) -> npt.NDArray[np.float32]:

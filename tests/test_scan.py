@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from glomedge.errors import UsageError
 from glomedge.escape import unescape_name
 from glomedge.scan import Found, scan
-from glomedge.signals import StoppedError
+from glomedge.system.stopping import StoppedError
 
 SUFFIXES = (".png", ".jpg")
 

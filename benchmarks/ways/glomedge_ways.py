@@ -14,7 +14,6 @@ from glomedge.batching import batches
 from glomedge.decodechild import processes_pay
 from glomedge.errors import ModelError
 from glomedge.folderrun import THUMBNAIL_PX
-from glomedge.hardware import usable_cpus
 from glomedge.images import ALLOWED_SUFFIXES
 from glomedge.journal import Journal
 from glomedge.outputs import FolderSink
@@ -24,6 +23,7 @@ from glomedge.preparing import Answer
 from glomedge.providers import runs_on_gpu, usual_batch
 from glomedge.scan import scan
 from glomedge.spool import Spool
+from glomedge.system.cpu import usable_cpus
 from ways import Context, Run
 
 GPU = ("cuda", "tensorrt", "tensorrt-rtx")

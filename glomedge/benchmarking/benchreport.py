@@ -8,8 +8,8 @@ from html import escape
 from typing import Literal, NamedTuple
 
 from glomedge.benchmarking import svg
-from glomedge.benchmarking.environment import describe
 from glomedge.benchmarking.record import STAGES, BenchRecord, Configuration, Figure
+from glomedge.system.environment import describe
 
 Style = Literal["", "wrong", "right", "dim"]
 

@@ -25,8 +25,8 @@ from typing import Any
 
 import numpy as np
 
-from glomedge.benchmarking.environment import usable_cores
-from glomedge.hardware import has_native_bf16
+from glomedge.system.cpu import has_native_bf16
+from glomedge.system.environment import usable_cores
 
 SIDE = 1024
 ROUNDS = 3

@@ -109,7 +109,7 @@ def _command() -> str:
 
 
 def _print(record: BenchRecord, tables: list[Table], written: list[Path]) -> None:
-    from glomedge.benchmarking.environment import describe
+    from glomedge.system.environment import describe
 
     console = _console()
     console.print(describe(record.environment), markup=False, soft_wrap=True)

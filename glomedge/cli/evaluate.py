@@ -37,7 +37,7 @@ def evaluate(
     """
     from glomedge.cli.infer import progress_bar
     from glomedge.evaluate import evaluate_folder
-    from glomedge.signals import StopOnSignals
+    from glomedge.system.stopping import StopOnSignals
 
     with StopOnSignals() as stop, progress_bar() as progress:
         found = evaluate_folder(

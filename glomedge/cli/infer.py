@@ -91,7 +91,7 @@ def infer(
     (each has its row); 1: could not run; 130 or 143: stopped, go on with --resume.
     """
     from glomedge.folderrun import Options, infer_folder
-    from glomedge.signals import StopOnSignals
+    from glomedge.system.stopping import StopOnSignals
 
     options = Options(
         folder=folder,

@@ -13,7 +13,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from glomedge.hardware import usable_cpus
+from glomedge.system.cpu import usable_cpus
 
 PACKAGES = (
     "glomedge", "numpy", "opencv-python-headless", "pillow", "kornia-rs", "imagecodecs", "onnxruntime",

@@ -1,0 +1,1 @@
+"""What the machine is and has: processors, GPUs, shared libraries, signals, versions."""
