@@ -13,7 +13,7 @@ import numpy as np
 
 from glomedge.batching import batches
 from glomedge.errors import DatasetError, UsageError
-from glomedge.escape import escape_name
+from glomedge.files.names import escape_name
 from glomedge.metrics import CaseError, Confusion, auroc, average_precision, case_errors
 from glomedge.modelfile import read_model_file
 from glomedge.notice import RESEARCH_USE_NOTICE

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from glomedge.batching import batches
 from glomedge.decodechild import processes_pay
 from glomedge.errors import OutputError, UsageError
-from glomedge.escape import escape_name, unescape_name
+from glomedge.files.names import escape_name, unescape_name
 from glomedge.greystore import MAX_GREY_PX, GreyStore
 from glomedge.inferoptions import Options
 from glomedge.journal import Contents, Identity, Journal, read_entries, read_journal

@@ -21,12 +21,12 @@ from pathlib import Path
 import numpy as np
 
 from glomedge.errors import ImageError, OutputError, UsageError
-from glomedge.escape import escape_name, unescape_name
+from glomedge.files.names import escape_name, unescape_name
+from glomedge.files.writing import nothing_to_give, write_all
 from glomedge.greystore import GreyStore
 from glomedge.inferoptions import Options
 from glomedge.preparing import Pixels
 from glomedge.results import Row
-from glomedge.room import nothing_to_give, write_all
 from glomedge.scan import HEATMAP_SUFFIX, Scan
 from glomedge.spool import Spool
 

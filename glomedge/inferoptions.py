@@ -8,7 +8,7 @@ from pathlib import Path
 
 from glomedge.casenames import compile_case_pattern
 from glomedge.errors import MissingExtraError, UsageError
-from glomedge.escape import escape_name
+from glomedge.files.names import escape_name
 from glomedge.results import FORMATS
 
 HEATMAP_CHOICES = ("positives", "uncertain", "all")

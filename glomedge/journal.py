@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from glomedge.errors import OutputError
-from glomedge.room import MakeRoom, nothing_to_give, write_all
+from glomedge.files.writing import MakeRoom, nothing_to_give, write_all
 
 FORMAT = 2
 # A batch of 1,024 rows with long names stays far below; more is not ours.

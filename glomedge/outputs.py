@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from glomedge.errors import OutputError
+from glomedge.files.lock import OutputLock
 from glomedge.greystore import GreyStore
 from glomedge.journal import Contents, Entry, Identity, Journal, read_journal
-from glomedge.lock import OutputLock
 from glomedge.preparing import Answer
 from glomedge.scan import Found
 from glomedge.spool import Spool

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from glomedge.errors import OutputError
-from glomedge.escape import neutralise
+from glomedge.files.names import neutralise
 from glomedge.folderrun import OWNED, Options, Outcome
 from glomedge.modelfile import ModelFile
 from glomedge.outputs import WORK_FOLDER

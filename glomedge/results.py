@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from glomedge.errors import MissingExtraError, OutputError
-from glomedge.escape import neutralise
+from glomedge.files.names import neutralise
 from glomedge.journal import Attachment
 from glomedge.notice import RESEARCH_USE_NOTICE
 

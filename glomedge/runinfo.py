@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from glomedge import __version__
-from glomedge.escape import escape_name
+from glomedge.files.names import escape_name
 from glomedge.folderrun import Options, Outcome
 from glomedge.modelfile import ModelFile
 from glomedge.notice import RESEARCH_USE_NOTICE

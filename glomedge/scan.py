@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from glomedge.errors import UsageError
-from glomedge.escape import escape_name
+from glomedge.files.names import escape_name
 from glomedge.system.stopping import StoppedError, unless_stopped
 
 HEATMAP_SUFFIX = b".heatmap.jpg"

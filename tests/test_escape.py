@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from glomedge.escape import escape_name, neutralise, restore, unescape_name
+from glomedge.files.names import escape_name, neutralise, restore, unescape_name
 
 
 @settings(max_examples=1000, deadline=None)

@@ -20,7 +20,7 @@ from runkit import outputs, run_in_child, table, write_crops
 
 from glomedge import images, preprocess
 from glomedge.errors import ModelError, OutputError, UsageError
-from glomedge.escape import restore
+from glomedge.files.names import restore
 from glomedge.folderrun import Options, infer_folder
 from glomedge.journal import read_journal
 from glomedge.notice import RESEARCH_USE_NOTICE
@@ -196,7 +196,7 @@ def test_strange_names_survive_every_way(options: Options) -> None:
         Path(os.fsdecode(os.fsencode(folder) + b"/" + name)).write_bytes(data)
     outcome = infer_folder(replace(options, folder=folder, formats=("jsonl",)))
     assert outcome.exit_code == 0
-    from glomedge.escape import unescape_name
+    from glomedge.files.names import unescape_name
 
     rows = table(options.output)
     assert sorted(unescape_name(restore(row["path"])) for row in rows) == sorted(names)

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from glomedge.errors import OutputError
-from glomedge.escape import unescape_name
+from glomedge.files.names import unescape_name
 from glomedge.journal import Attachment, Contents, Entry, Identity, Journal, read_entries, read_journal
 from glomedge.outputs import plan, publishable
 from glomedge.scan import Found

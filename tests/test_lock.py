@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from glomedge.errors import OutputError
-from glomedge.lock import OutputLock
+from glomedge.files.lock import OutputLock
 
 _RUNS, _ROUNDS = 10, 10
 

@@ -18,7 +18,7 @@ from runkit import outputs, write_crops
 
 from glomedge import heatmap, images
 from glomedge.errors import MissingExtraError, OutputError, UsageError
-from glomedge.escape import unescape_name
+from glomedge.files.names import unescape_name
 from glomedge.folderrun import Options, infer_folder
 from glomedge.spec import OperatingPoint
 

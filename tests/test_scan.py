@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from glomedge.errors import UsageError
-from glomedge.escape import unescape_name
+from glomedge.files.names import unescape_name
 from glomedge.scan import Found, scan
 from glomedge.system.stopping import StoppedError
 

@@ -23,7 +23,7 @@ import numpy.typing as npt
 import glomedge
 from glomedge.casenames import compile_case_pattern
 from glomedge.errors import ModelError, OutputError
-from glomedge.lock import OutputLock
+from glomedge.files.lock import OutputLock
 from glomedge.notice import RESEARCH_USE_NOTICE
 from glomedge.spec import Interval, Recipe, TrainingProvenance
 from glomedge_export import cropcache, decision, evaluation

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 
 from glomedge.errors import UsageError
-from glomedge.escape import escape_name
+from glomedge.files.names import escape_name
 from glomedge.notice import RESEARCH_USE_NOTICE
 
 if TYPE_CHECKING:
