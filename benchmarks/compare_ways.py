@@ -34,7 +34,7 @@ from common import (
     user_crops,
     write_result,
 )
-from glomedge.modelfile import read_model_file
+from glomedge.model.file import read_model_file
 from prepare import artifacts as prepared_artifacts
 from ways import WAYS
 

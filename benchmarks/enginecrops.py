@@ -12,8 +12,8 @@ from common import log
 from glomedge import golden, images
 from glomedge.engine import Engine
 from glomedge.errors import ImageError
+from glomedge.model.spec import Recipe
 from glomedge.preprocess import enhance
-from glomedge.spec import Recipe
 
 Images = npt.NDArray[np.uint8]
 

@@ -21,8 +21,8 @@ from typing import Any
 
 from common import ROOT, log, markdown_table, parser, set_results_directory, write_result
 from glomedge.errors import GateError
-from glomedge.gatetable import GateRow
-from glomedge.spec import Precision, Target
+from glomedge.model.gate_table import GateRow
+from glomedge.model.spec import Precision, Target
 from glomedge_export.conversion import Converted
 from glomedge_export.exporting import Request, export
 

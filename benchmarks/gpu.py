@@ -25,7 +25,7 @@ from common import log, markdown_table, parser, set_results_directory, write_res
 from enginecrops import Images, agreement, enhanced_crops, probabilities
 from glomedge import engine, providers
 from glomedge.errors import GlomedgeError
-from glomedge.modelfile import read_model_file
+from glomedge.model.file import read_model_file
 
 PROVIDERS = ("cuda", "tensorrt", "tensorrt-rtx")
 FILES = ("model.onnx", "model.fp16.onnx", "model.fp16.any.onnx", "model.fp16.tensorrt.onnx", "model.int8.tensorrt.onnx")

@@ -17,7 +17,7 @@ import numpy as np
 
 from common import ROOT, alternate, log, markdown_table, parser, set_results_directory, write_result
 from glomedge.benchmarking.ceiling import measure_cpu
-from glomedge.spec import Target
+from glomedge.model.spec import Target
 from glomedge_export import conversion, graph, precision, quantisation
 from glomedge_export.crops import calibration_crops, held_out, read_recorded
 from glomedge_export.network import load_model

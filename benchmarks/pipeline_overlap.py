@@ -33,7 +33,7 @@ from glomedge import engine
 from glomedge.batching import batches
 from glomedge.folderrun import THUMBNAIL_PX
 from glomedge.images import ALLOWED_SUFFIXES
-from glomedge.modelfile import read_model_file
+from glomedge.model.file import read_model_file
 from glomedge.pipeline import Pipeline
 from glomedge.pipelinesettings import Settings
 from glomedge.preparing import Answer

@@ -47,7 +47,7 @@ def artifacts() -> Path:
 
 def _take_exported(source: Path, folder: Path) -> None:
     """Files of the same weights that were exported before: calibrating again would take minutes."""
-    from glomedge.modelfile import read_model_file
+    from glomedge.model.file import read_model_file
 
     weights = read_model_file(folder / "model.onnx").spec.weights_sha256
     for precision, target in WANTED:

@@ -31,7 +31,7 @@ from common import (
 from enginecrops import agreement, enhanced_crops, probabilities
 from glomedge import engine
 from glomedge.errors import GlomedgeError
-from glomedge.modelfile import read_model_file
+from glomedge.model.file import read_model_file
 from prepare import artifacts as prepared_artifacts
 
 BATCH = 4

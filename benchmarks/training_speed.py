@@ -25,8 +25,8 @@ import numpy as np
 import numpy.typing as npt
 
 from common import alternate, log, markdown_table, paired_ratio, parser, set_results_directory, write_result
+from glomedge.model.spec import Recipe
 from glomedge.preprocess import enhance
-from glomedge.spec import Recipe
 
 if TYPE_CHECKING:
     from glomedge_export.fitoptions import ComputeDtype

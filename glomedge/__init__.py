@@ -23,8 +23,8 @@ if TYPE_CHECKING:
         ModelError,
         ProviderUnavailableError,
     )
+    from glomedge.model.spec import ModelSpec, Recipe
     from glomedge.preprocess import enhance
-    from glomedge.spec import ModelSpec, Recipe
 
 __version__ = "0.1.0"
 

@@ -29,7 +29,7 @@ from glomedge.benchmarking.record import (
     ScenarioName,
 )
 from glomedge.errors import GlomedgeError
-from glomedge.modelfile import ModelFile
+from glomedge.model.file import ModelFile
 
 if TYPE_CHECKING:
     from glomedge.benchmarking.ceiling import Ceiling

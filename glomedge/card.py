@@ -10,8 +10,8 @@ import html
 import re
 from dataclasses import dataclass
 
-from glomedge.gatetable import table
-from glomedge.spec import Interval, ModelSpec
+from glomedge.model.gate_table import table
+from glomedge.model.spec import Interval, ModelSpec
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, fields
 from typing import Literal
 
 from glomedge.casenames import CaseName, case_of, compile_case_pattern
+from glomedge.model.spec import OperatingPoint
 from glomedge.notice import RESEARCH_USE_NOTICE
 from glomedge.prevalence import (
     ADEQUATE_GLOMERULI,
@@ -22,7 +23,6 @@ from glomedge.prevalence import (
     settled_band,
     wilson_interval,
 )
-from glomedge.spec import OperatingPoint
 
 __all__ = [
     "CASE_COLUMNS",

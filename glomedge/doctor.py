@@ -164,8 +164,8 @@ def diagnose(model: Path | None = None, *, cache_dir: Path | None = None) -> Dia
 
 def examine_model(path: Path) -> ModelReport:
     """Whether a file is whole and ours, and its graph what its spec claims."""
-    from glomedge.modelfile import read_model_file
-    from glomedge.modelgraph import check_graph
+    from glomedge.model.file import read_model_file
+    from glomedge.model.graph import check_graph
 
     try:
         file = read_model_file(path)

@@ -23,10 +23,10 @@ import numpy.typing as npt
 
 from glomedge import selftest
 from glomedge.errors import EngineError, ModelError, ProviderUnavailableError, UsageError
-from glomedge.modelfile import ModelFile, read_model_file
+from glomedge.model.file import ModelFile, read_model_file
+from glomedge.model.spec import MAP_SIZE, SIZE_PX, BatchProfile, ModelSpec
 from glomedge.predictions import Prediction, predict_all
 from glomedge.runner import OutOfMemoryError, RawOutput, Runner, SessionRequest, padded
-from glomedge.spec import MAP_SIZE, SIZE_PX, BatchProfile, ModelSpec
 
 __all__ = ["Engine", "Output", "Prediction", "Runtime", "load"]
 
@@ -242,7 +242,7 @@ def load(
     else:
         file = read_model_file(Path(path))
     path = file.path
-    from glomedge.modelgraph import check_graph
+    from glomedge.model.graph import check_graph
 
     check_graph(path, file.spec)
     request = SessionRequest(

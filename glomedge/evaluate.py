@@ -15,7 +15,7 @@ from glomedge.batching import batches
 from glomedge.errors import DatasetError, UsageError
 from glomedge.files.names import escape_name
 from glomedge.metrics import CaseError, Confusion, auroc, average_precision, case_errors
-from glomedge.modelfile import read_model_file
+from glomedge.model.file import read_model_file
 from glomedge.notice import RESEARCH_USE_NOTICE
 from glomedge.pipeline import Pipeline
 from glomedge.pipelinesettings import Settings

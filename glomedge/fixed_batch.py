@@ -20,8 +20,8 @@ import numpy.typing as npt
 
 from glomedge import selftest
 from glomedge.errors import EngineError, ModelError
+from glomedge.model.spec import MAP_SIZE, BatchProfile
 from glomedge.runner import OutOfMemoryError, RawOutput, Runner, SessionRequest, padded
-from glomedge.spec import MAP_SIZE, BatchProfile
 
 
 class FixedBatchRunner:

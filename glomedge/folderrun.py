@@ -16,7 +16,7 @@ from glomedge.files.names import escape_name, unescape_name
 from glomedge.greystore import MAX_GREY_PX, GreyStore
 from glomedge.inferoptions import Options
 from glomedge.journal import Contents, Identity, Journal, read_entries, read_journal
-from glomedge.modelfile import ModelFile, read_model_file
+from glomedge.model.file import ModelFile, read_model_file
 from glomedge.outputs import JOURNAL, WORK_FOLDER, FolderSink, OutputFolder, Plan, plan, publishable, unanswered
 from glomedge.pipeline import Pipeline, StageTimes
 from glomedge.pipelinesettings import Settings

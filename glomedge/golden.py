@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from glomedge.errors import SelfTestError
-from glomedge.spec import Golden, ModelSpec, Precision, Recipe
+from glomedge.model.spec import Golden, ModelSpec, Precision, Recipe
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike

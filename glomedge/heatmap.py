@@ -18,8 +18,8 @@ import numpy.typing as npt
 
 from glomedge import colourscale
 from glomedge.errors import UsageError
+from glomedge.model.spec import MAP_SIZE, SIZE_PX
 from glomedge.notice import RESEARCH_USE_NOTICE
-from glomedge.spec import MAP_SIZE, SIZE_PX
 
 Pixels = npt.NDArray[np.uint8]
 

@@ -13,8 +13,8 @@ from glomedge import sessions
 from glomedge.device_runner import DeviceRunner
 from glomedge.engine_cache import EngineKey, Entry, WorkingCopy, cache_notes, problem, secure_root
 from glomedge.errors import ProviderUnavailableError
+from glomedge.model.spec import SIZE_PX, ModelSpec
 from glomedge.runner import Opened, SessionRequest, no_cache
-from glomedge.spec import SIZE_PX, ModelSpec
 from glomedge.system import libraries
 from glomedge.system.gpu import find_gpus, session_gpu
 

@@ -23,10 +23,10 @@ import numpy as np
 
 from glomedge.decodechild import SLOT_BYTES, DecodeChild, SharedBuffers
 from glomedge.errors import GlomedgeError
+from glomedge.model.spec import SIZE_PX
 from glomedge.pipelinesettings import Settings
 from glomedge.preparing import Answer, Decoder, Pixels, default_decoder, prepare
 from glomedge.scan import Found
-from glomedge.spec import SIZE_PX
 from glomedge.views import Infer, fill, predict_views
 
 _TICK_S = 0.05

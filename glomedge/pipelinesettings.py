@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from glomedge.decodechild import grey_pays
+from glomedge.model.spec import Recipe
 from glomedge.preparing import Preparation
-from glomedge.spec import Recipe
 
 # While the engine loads, for a second or less, decoding goes on: about so many crops, 10 MB of pixels.
 _LEAD_CROPS = 64

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from glomedge.errors import ImageError
-from glomedge.spec import ModelSpec
+from glomedge.model.spec import ModelSpec
 from glomedge.views import fault_of
 
 if TYPE_CHECKING:

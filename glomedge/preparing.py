@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from glomedge.errors import ImageError
+from glomedge.model.spec import Recipe
 from glomedge.scan import Found
-from glomedge.spec import Recipe
 
 Pixels = npt.NDArray[np.uint8]
 

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from glomedge.errors import UsageError
-from glomedge.spec import SIZE_PX, Recipe
+from glomedge.model.spec import SIZE_PX, Recipe
 
 HUE_STEP_DEGREES = 2
 HUE_TURN_STEPS = 180

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Literal
 
-from glomedge.spec import OperatingPoint
+from glomedge.model.spec import OperatingPoint
 
 ADEQUATE_GLOMERULI = 25
 """Donor biopsy: at least 25 glomeruli (Wang HJ et al., Nephrol Dial Transplant 1998;13:165)."""

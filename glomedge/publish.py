@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from glomedge.errors import OutputError
 from glomedge.files.names import neutralise
 from glomedge.folderrun import OWNED, Options, Outcome
-from glomedge.modelfile import ModelFile
+from glomedge.model.file import ModelFile
 from glomedge.outputs import WORK_FOLDER
 from glomedge.results import WRITERS, Row, Staged
 from glomedge.scan import Scan
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from glomedge.cases import CaseSummary, CropCall
     from glomedge.engine import Engine
     from glomedge.greystore import GreyStore
-    from glomedge.spec import OperatingPoint
+    from glomedge.model.spec import OperatingPoint
 
 Rows = Callable[[], Iterator[Row]]
 

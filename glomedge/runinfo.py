@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from glomedge import __version__
 from glomedge.files.names import escape_name
 from glomedge.folderrun import Options, Outcome
-from glomedge.modelfile import ModelFile
+from glomedge.model.file import ModelFile
 from glomedge.notice import RESEARCH_USE_NOTICE
 
 if TYPE_CHECKING:

@@ -16,8 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from glomedge.errors import EngineError, ModelError
-from glomedge.modelfile import ModelFile
-from glomedge.spec import MAP_SIZE, BatchProfile, ModelSpec
+from glomedge.model.file import ModelFile
+from glomedge.model.spec import MAP_SIZE, BatchProfile, ModelSpec
 
 RawOutput = tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]
 

@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from glomedge.errors import ModelError
+from glomedge.model.spec import ModelSpec
 from glomedge.runner import RawOutput, Runner, check_contract
-from glomedge.spec import ModelSpec
 
 REMOVED = "That engine came from the cache and was removed from it: start again, and it is built anew."
 

@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from glomedge import golden
-from glomedge.modelfile import sealed
-from glomedge.spec import MAP_SIZE, SIZE_PX, ModelSpec, Recipe
+from glomedge.model.file import sealed
+from glomedge.model.spec import MAP_SIZE, SIZE_PX, ModelSpec, Recipe
 
 _CELL_PX = SIZE_PX // MAP_SIZE
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from glomedge.spec import (
+from glomedge.model.spec import (
     Calibration,
     GateLimits,
     Golden,

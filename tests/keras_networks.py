@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from glomedge.spec import InputScaling
+from glomedge.model.spec import InputScaling
 
 
 def realistic_network(input_scaling: InputScaling, images_nhwc: npt.NDArray[np.uint8], seed: int = 0) -> Any:

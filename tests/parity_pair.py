@@ -7,7 +7,7 @@ from typing import Any
 
 import onnx
 
-from glomedge.spec import InputScaling
+from glomedge.model.spec import InputScaling
 
 
 @dataclass(frozen=True)

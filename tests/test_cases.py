@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from glomedge.cases import CASE_COLUMNS, CaseSummary, CropCall, called, case_of, compile_case_pattern, summarise, to_row
 from glomedge.errors import UsageError
+from glomedge.model.spec import OperatingPoint
 from glomedge.notice import RESEARCH_USE_NOTICE
-from glomedge.spec import OperatingPoint
 
 ID = "0123456789abcdef01234567"
 

@@ -17,9 +17,9 @@ from typer.testing import CliRunner, Result
 from glomedge import golden
 from glomedge.cli import app
 from glomedge.errors import ModelError, UsageError
-from glomedge.modelfile import sealed
+from glomedge.model.file import sealed
+from glomedge.model.spec import ModelSpec
 from glomedge.notice import RESEARCH_USE_NOTICE
-from glomedge.spec import ModelSpec
 
 
 def _bench(*arguments: str) -> Result:

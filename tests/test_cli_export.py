@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 from glomedge.cli import app
 from glomedge.errors import GateError, GlomedgeError
-from glomedge.modelfile import read_model_file
+from glomedge.model.file import read_model_file
 from glomedge.notice import RESEARCH_USE_NOTICE
 
 pytestmark = pytest.mark.keras
@@ -30,7 +30,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     pytest.importorskip("tensorflow", reason=NEEDS)
     from keras_networks import realistic_network
 
-    from glomedge.spec import Recipe, TrainingProvenance
+    from glomedge.model.spec import Recipe, TrainingProvenance
     from glomedge_export.crops import enhanced
     from glomedge_export.dataset import read_dataset
     from glomedge_export.record import TrainingRecord, sha256_of, write_record

@@ -11,7 +11,7 @@ from paths import ROOT
 from typer.testing import CliRunner
 
 from glomedge.cli import app
-from glomedge.modelfile import read_model_file
+from glomedge.model.file import read_model_file
 from glomedge.notice import RESEARCH_USE_NOTICE
 
 

@@ -62,7 +62,7 @@ def test_a_broken_model_is_explained_and_nothing_is_healthy(tmp_path: Path, tiny
 def test_a_model_that_fails_its_self_test_is_not_usable(tmp_path: Path, tiny_model: Path) -> None:
     import builders
 
-    from glomedge.modelfile import read_model_file, sealed
+    from glomedge.model.file import read_model_file, sealed
 
     path = tmp_path / "moved.onnx"
     path.write_bytes(sealed(builders.tiny_graph(bias=-3.0).SerializeToString(), read_model_file(tiny_model).spec))

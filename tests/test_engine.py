@@ -17,9 +17,9 @@ import pytest
 import glomedge
 from glomedge import engine, golden, providers, sessions
 from glomedge.errors import EngineError, ModelError, ProviderUnavailableError, SelfTestError, UsageError
-from glomedge.modelfile import ModelFile, read_model_file, sealed
+from glomedge.model.file import ModelFile, read_model_file, sealed
+from glomedge.model.spec import BatchProfile, Golden
 from glomedge.runner import OutOfMemoryError, RawOutput, Runner, SessionRequest
-from glomedge.spec import BatchProfile, Golden
 
 RUNTIMES = ["cpu", pytest.param("openvino", marks=pytest.mark.openvino)]
 

@@ -21,9 +21,9 @@ import pytest
 from glomedge import engine, providers, sessions
 from glomedge.engine_cache import PASSPORT, EngineKey, Entry, WorkingCopy, default_root, problem, prune, secure_root
 from glomedge.errors import ModelError, OutputError, SelfTestError, UsageError
-from glomedge.modelfile import read_model_file, sealed
+from glomedge.model.file import read_model_file, sealed
+from glomedge.model.spec import BatchProfile, Recipe
 from glomedge.runner import Opened, SessionRequest
-from glomedge.spec import BatchProfile, Recipe
 
 KEY = EngineKey(
     provider="tensorrt",

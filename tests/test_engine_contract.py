@@ -12,8 +12,8 @@ from onnx import TensorProto, helper
 
 from glomedge import engine
 from glomedge.errors import ModelError, SelfTestError
-from glomedge.modelfile import read_model_file, sealed
-from glomedge.spec import ModelSpec, Recipe
+from glomedge.model.file import read_model_file, sealed
+from glomedge.model.spec import ModelSpec, Recipe
 
 
 def behind(name: str, operator: str, dtype: int, shape: list[Any], **attributes: Any) -> Callable[[], Any]:

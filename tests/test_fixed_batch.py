@@ -26,8 +26,8 @@ from glomedge.cli import app
 from glomedge.device_runner import DeviceRunner
 from glomedge.errors import EngineError, SelfTestError, UsageError
 from glomedge.folderrun import Options, infer_folder
+from glomedge.model.spec import BatchProfile
 from glomedge.runner import Opened, OutOfMemoryError, RawOutput, Runner, SessionRequest
-from glomedge.spec import BatchProfile
 
 
 @dataclass

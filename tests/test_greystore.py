@@ -27,10 +27,10 @@ from glomedge.folderrun import Options, infer_folder
 from glomedge.greystore import Grey, GreyStore
 from glomedge.heatmap import grey, overlay
 from glomedge.journal import Identity, Journal, read_journal
+from glomedge.model.spec import Recipe
 from glomedge.pipeline import Pipeline
 from glomedge.pipelinesettings import Settings
 from glomedge.scan import scan
-from glomedge.spec import Recipe
 from glomedge.spool import Spool
 
 

@@ -16,8 +16,8 @@ import pytest
 
 from glomedge import engine
 from glomedge.errors import ModelError
-from glomedge.modelfile import SEAL_BYTES, SEAL_KEY, SPEC_KEY, iter_fields, metadata, read_model_file, sealed
-from glomedge.modelgraph import check_graph, read_graph_facts
+from glomedge.model.file import SEAL_BYTES, SEAL_KEY, SPEC_KEY, iter_fields, metadata, read_model_file, sealed
+from glomedge.model.graph import check_graph, read_graph_facts
 
 
 def test_what_was_written_is_read(tmp_path: Path) -> None:

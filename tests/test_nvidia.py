@@ -17,9 +17,9 @@ from glomedge import engine, nvidia, sessions
 from glomedge.device_runner import DeviceRunner, PinnedMemory
 from glomedge.engine_cache import EngineKey
 from glomedge.errors import EngineError
-from glomedge.modelfile import read_model_file
+from glomedge.model.file import read_model_file
+from glomedge.model.spec import BatchProfile
 from glomedge.runner import Opened, SessionRequest
-from glomedge.spec import BatchProfile
 from glomedge.system import gpu as gpus
 
 SIZES = (1, 4, 16)

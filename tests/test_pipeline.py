@@ -16,13 +16,13 @@ from glomedge.engine import Output
 from glomedge.errors import EngineError, GlomedgeError, OutputError
 from glomedge.evaluate import MemorySink
 from glomedge.images import Decoded
-from glomedge.modelfile import read_model_file
+from glomedge.model.file import read_model_file
+from glomedge.model.spec import Recipe
 from glomedge.pipeline import MAX_HUNG_DECODERS, Pipeline
 from glomedge.pipelinesettings import Settings
 from glomedge.predictions import called
 from glomedge.preparing import Answer, Decoder, default_decoder, thumbnail
 from glomedge.scan import Found
-from glomedge.spec import Recipe
 from glomedge.views import Infer, fill, predict_views, shortest
 
 Pixels = npt.NDArray[np.uint8]

@@ -14,8 +14,8 @@ from PIL import Image, ImageEnhance
 
 from glomedge import preprocess
 from glomedge.errors import UsageError
+from glomedge.model.spec import Recipe
 from glomedge.preprocess import enhance, hue_steps
-from glomedge.spec import Recipe
 
 Pixels = npt.NDArray[np.uint8]
 

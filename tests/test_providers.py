@@ -22,9 +22,9 @@ import pytest
 from glomedge import engine, nvidia, providers, sessions
 from glomedge.device_runner import CUDA_LIBRARY
 from glomedge.errors import ModelError, ProviderUnavailableError, UsageError
-from glomedge.modelfile import read_model_file
+from glomedge.model.file import read_model_file
+from glomedge.model.spec import BatchProfile
 from glomedge.runner import SessionRequest
-from glomedge.spec import BatchProfile
 from glomedge.system import cpu, gpu, libraries
 
 GPU_WHEEL = [package.name for package in libraries.onnxruntime_packages()] == ["onnxruntime-gpu"]

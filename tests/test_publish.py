@@ -20,7 +20,7 @@ from glomedge import heatmap, images
 from glomedge.errors import MissingExtraError, OutputError, UsageError
 from glomedge.files.names import unescape_name
 from glomedge.folderrun import Options, infer_folder
-from glomedge.spec import OperatingPoint
+from glomedge.model.spec import OperatingPoint
 
 
 @pytest.fixture

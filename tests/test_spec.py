@@ -12,9 +12,9 @@ import pytest
 from pydantic import ValidationError
 
 from glomedge.errors import ModelError
-from glomedge.modelfile import read_model_file
+from glomedge.model.file import read_model_file
+from glomedge.model.spec import Golden, ModelSpec, Recipe
 from glomedge.notice import RESEARCH_USE_NOTICE
-from glomedge.spec import Golden, ModelSpec, Recipe
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image
 
-from glomedge.modelfile import read_model_file
+from glomedge.model.file import read_model_file
 from glomedge.preprocess import enhance
 from ways import Context, Run
 

@@ -22,7 +22,7 @@ import onnx
 from onnx import TensorProto, helper
 
 from glomedge.errors import GateError, ModelError
-from glomedge.spec import MAP_SIZE, SIZE_PX, InputScaling
+from glomedge.model.spec import MAP_SIZE, SIZE_PX, InputScaling
 from glomedge_export import graph
 from glomedge_export.graph import Step
 

@@ -21,8 +21,8 @@ import numpy.typing as npt
 
 from glomedge import __version__, images
 from glomedge.errors import OutputError
+from glomedge.model.spec import SIZE_PX, Recipe
 from glomedge.preprocess import enhance
-from glomedge.spec import SIZE_PX, Recipe
 from glomedge_export.dataset import Dataset
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from glomedge.errors import UsageError
-from glomedge.spec import BatchProfile, Precision, Target
+from glomedge.model.spec import BatchProfile, Precision, Target
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from glomedge.cases import remuzzi_grade
-from glomedge.spec import Interval, OperatingPoint
+from glomedge.model.spec import Interval, OperatingPoint
 
 Floats = npt.NDArray[np.float64]
 

@@ -20,10 +20,10 @@ import numpy as np
 
 from glomedge import __version__, card, golden
 from glomedge.errors import GateError, MissingExtraError, ModelError, UsageError
-from glomedge.gatetable import GateRow, table
-from glomedge.modelfile import SEAL_BYTES, read_model_file, sealed
+from glomedge.model.file import SEAL_BYTES, read_model_file, sealed
+from glomedge.model.gate_table import GateRow, table
+from glomedge.model.spec import BatchProfile, ModelSpec, Precision, Recipe, Target
 from glomedge.notice import RESEARCH_USE_NOTICE
-from glomedge.spec import BatchProfile, ModelSpec, Precision, Recipe, Target
 from glomedge_export import gates, graph, judging, tensorrt
 from glomedge_export.conversion import Converted, convert
 from glomedge_export.crops import MIN_CROPS, CalibrationCrops, calibration_crops, drawn, held_out, read_recorded

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from glomedge.errors import UsageError
-from glomedge.spec import InputScaling
+from glomedge.model.spec import InputScaling
 
 OptimizerName = Literal["sgd", "adam"]
 ClassWeight = Literal["none", "balanced"]

@@ -7,8 +7,8 @@ matters to a biopsy. Every limit can be loosened or tightened by hand (``--gate-
 from __future__ import annotations
 
 from glomedge.errors import GateError, UsageError
-from glomedge.gatetable import GateRow, table
-from glomedge.spec import GateLimits, Parity, Precision
+from glomedge.model.gate_table import GateRow, table
+from glomedge.model.spec import GateLimits, Parity, Precision
 
 DEFAULT_LIMITS: dict[Precision, GateLimits] = {
     "fp32": GateLimits(

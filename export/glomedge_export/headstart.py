@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from glomedge.spec import SIZE_PX
+from glomedge.model.spec import SIZE_PX
 from glomedge_export import network
 from glomedge_export.decision import cross_entropy
 

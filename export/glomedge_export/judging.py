@@ -9,8 +9,8 @@ import numpy as np
 import onnx
 
 from glomedge.errors import GateError
-from glomedge.gatetable import table
-from glomedge.spec import BatchProfile, Parity, Precision
+from glomedge.model.gate_table import table
+from glomedge.model.spec import BatchProfile, Parity, Precision
 from glomedge_export import gates, parity
 from glomedge_export.crops import MIN_CROPS
 from glomedge_export.parity import Answers, Crops, OnnxRunner, Progress, Runner

@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 
 from glomedge.errors import MissingExtraError
-from glomedge.spec import Calibration, InputScaling, Precision, Target
+from glomedge.model.spec import Calibration, InputScaling, Precision, Target
 from glomedge_export import half, winograd
 from glomedge_export import precision as forms
 from glomedge_export.conversion import check

@@ -24,7 +24,7 @@ import numpy.typing as npt
 from keras import layers, ops
 
 from glomedge.errors import ModelError, UsageError
-from glomedge.spec import SIZE_PX, InputScaling
+from glomedge.model.spec import SIZE_PX, InputScaling
 from glomedge_export.fitoptions import ComputeDtype, OptimizerName
 
 BACKBONE_NAME = "resnet50v2"

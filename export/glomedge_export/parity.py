@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from glomedge.errors import GateError
-from glomedge.spec import MAP_SIZE, GateLimits, Parity
+from glomedge.model.spec import MAP_SIZE, GateLimits, Parity
 
 Images = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]

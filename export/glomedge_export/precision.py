@@ -17,7 +17,7 @@ import onnx
 from onnx import helper
 
 from glomedge.errors import ModelError
-from glomedge.spec import InputScaling, Target
+from glomedge.model.spec import InputScaling, Target
 from glomedge_export import graph
 from glomedge_export.conversion import IMAGENET_MEAN_RGB
 from glomedge_export.graph import add_constant, attribute, constants, consumers

@@ -23,7 +23,7 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from glomedge.errors import GlomedgeError
-from glomedge.spec import SIZE_PX
+from glomedge.model.spec import SIZE_PX
 from glomedge_export import network
 from glomedge_export.checkpoint import PRETRAINING_FOLDER, Checkpoint, Checkpoints, EpochRow
 from glomedge_export.fitoptions import FitOptions

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import ValidationError
 
 from glomedge.errors import UsageError
-from glomedge.spec import InputScaling, Recipe
+from glomedge.model.spec import InputScaling, Recipe
 
 
 def recipe_of(

@@ -16,8 +16,8 @@ from typing import Literal
 from pydantic import Field, ValidationError
 
 from glomedge.errors import ModelError
+from glomedge.model.spec import Frozen, InputScaling, OperatingPoint, Recipe, Sha256, TrainingProvenance
 from glomedge.notice import RESEARCH_USE_NOTICE
-from glomedge.spec import Frozen, InputScaling, OperatingPoint, Recipe, Sha256, TrainingProvenance
 
 SplitName = Literal["train", "validation", "test"]
 

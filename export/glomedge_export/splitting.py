@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from glomedge.errors import DatasetError, UsageError
-from glomedge.spec import SplitCounts
+from glomedge.model.spec import SplitCounts
 from glomedge_export.dataset import Dataset
 from glomedge_export.record import SplitName, write_atomically
 

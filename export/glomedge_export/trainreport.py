@@ -13,8 +13,8 @@ import numpy.typing as npt
 
 from glomedge import images
 from glomedge.heatmap import logit_threshold, overlay, to_png
+from glomedge.model.spec import Interval
 from glomedge.notice import RESEARCH_USE_NOTICE
-from glomedge.spec import Interval
 from glomedge_export import trainplots
 
 if TYPE_CHECKING:

@@ -24,8 +24,8 @@ import glomedge
 from glomedge.casenames import compile_case_pattern
 from glomedge.errors import ModelError, OutputError
 from glomedge.files.lock import OutputLock
+from glomedge.model.spec import Interval, Recipe, TrainingProvenance
 from glomedge.notice import RESEARCH_USE_NOTICE
-from glomedge.spec import Interval, Recipe, TrainingProvenance
 from glomedge_export import cropcache, decision, evaluation
 from glomedge_export.checkpoint import PRETRAINING_FOLDER, Checkpoints, EpochRow
 from glomedge_export.dataset import MIN_CASES, Dataset, read_dataset

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from glomedge.benchmarking.record import ParityCheck
 from glomedge.errors import ModelError
-from glomedge.modelfile import ModelFile, read_model_file
+from glomedge.model.file import ModelFile, read_model_file
 
 TOLERANCE = {"fp32": 1e-4, "fp16": 5e-2, "bf16": 5e-2, "int8": 0.25}
 """Largest difference of probability from fp32 on the CPU that passes, by precision. Another kernel's summation

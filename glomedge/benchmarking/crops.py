@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from glomedge.benchmarking.record import CropSource
 from glomedge.errors import ImageError, UsageError
-from glomedge.spec import Recipe
+from glomedge.model.spec import Recipe
 
 DRAWN_CROPS = 32
 PARITY_CROPS = 64

@@ -30,13 +30,13 @@ from glomedge.decodechild import processes_pay
 from glomedge.errors import EngineError, ImageError
 from glomedge.folderrun import THUMBNAIL_PX
 from glomedge.journal import Journal
+from glomedge.model.spec import SIZE_PX
 from glomedge.outputs import FolderSink
 from glomedge.pipeline import Pipeline
 from glomedge.pipelinesettings import Settings
 from glomedge.preparing import Answer, thumbnail
 from glomedge.providers import runs_on_gpu, usual_batch
 from glomedge.scan import Found, scan
-from glomedge.spec import SIZE_PX
 from glomedge.spool import Spool
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from glomedge.benchmarking.energy import EnergyMeter, gpu_memory_bytes
 from glomedge.benchmarking.record import EndToEnd, Energy, Latency, Memory, Scenario, ScenarioName
 from glomedge.benchmarking.scenarios import Images, latency_by_batch, offline, server, single_stream
 from glomedge.errors import GlomedgeError
-from glomedge.spec import Frozen
+from glomedge.model.spec import Frozen
 from glomedge.system.cpu import usable_cpus
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from glomedge.benchmarking.record import ScenarioName
 from glomedge.errors import ModelError, UsageError
-from glomedge.modelfile import ModelFile, read_model_file
+from glomedge.model.file import ModelFile, read_model_file
 
 DEFAULT_MODEL = Path("artifacts/model.onnx")
 SCENARIOS: tuple[ScenarioName, ...] = ("single-stream", "offline", "server")

@@ -12,8 +12,8 @@ from pydantic import Field, ValidationError
 
 from glomedge.benchmarking.statistics import Estimate, Rounds, Summary, bootstrap_median, summarise
 from glomedge.errors import UsageError
+from glomedge.model.spec import Frozen
 from glomedge.notice import RESEARCH_USE_NOTICE
-from glomedge.spec import Frozen
 
 ScenarioName = Literal["single-stream", "offline", "server"]
 STAGES = ("read", "decode", "assess", "enhance", "thumbnail", "copy", "infer", "write")

@@ -12,7 +12,7 @@ from glomedge.errors import MissingExtraError, UsageError
 from glomedge.notice import RESEARCH_USE_NOTICE
 
 if TYPE_CHECKING:
-    from glomedge.gatetable import GateRow
+    from glomedge.model.gate_table import GateRow
     from glomedge_export.exporting import Result
 
 DEFAULT_MODEL = Path("artifacts/model.keras")
@@ -157,7 +157,7 @@ def _choice(option: str, value: str, allowed: tuple[str, ...]) -> Any:
 
 
 def _recipe(name: str | None) -> Any:
-    from glomedge.spec import Recipe
+    from glomedge.model.spec import Recipe
 
     if name is None:
         return None
@@ -168,7 +168,7 @@ def _recipe(name: str | None) -> Any:
 
 
 def _profile(text: str) -> Any:
-    from glomedge.spec import BatchProfile
+    from glomedge.model.spec import BatchProfile
 
     try:
         low, best, high = (int(part) for part in text.split(","))

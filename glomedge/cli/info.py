@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from glomedge.modelfile import ModelFile
-    from glomedge.modelgraph import GraphFacts
+    from glomedge.model.file import ModelFile
+    from glomedge.model.graph import GraphFacts
 
 _BULKY = {"golden": {"pixels_zlib_base64"}, "calibration": {"names"}}
 
@@ -20,8 +20,8 @@ def info(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Show what a model file says of itself. A damaged or foreign file is refused, saying why."""
-    from glomedge.modelfile import read_model_file
-    from glomedge.modelgraph import check_graph
+    from glomedge.model.file import read_model_file
+    from glomedge.model.graph import check_graph
 
     file = read_model_file(model)
     facts = check_graph(model, file.spec)

@@ -10,7 +10,7 @@ import pytest
 from onnx import helper
 
 from glomedge.errors import GateError, ModelError
-from glomedge.spec import InputScaling
+from glomedge.model.spec import InputScaling
 from glomedge_export import conversion, graph
 
 Head = tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]

@@ -10,8 +10,8 @@ from labelled import write_crops
 
 from glomedge import images
 from glomedge.errors import OutputError
+from glomedge.model.spec import Recipe
 from glomedge.preprocess import enhance
-from glomedge.spec import Recipe
 from glomedge_export import cropcache
 from glomedge_export.dataset import Dataset, read_dataset
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from glomedge.errors import GateError, UsageError
-from glomedge.gatetable import table
-from glomedge.spec import GateLimits, Parity, Precision
+from glomedge.model.gate_table import table
+from glomedge.model.spec import GateLimits, Parity, Precision
 from glomedge_export import gates
 
 

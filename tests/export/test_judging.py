@@ -10,7 +10,7 @@ import onnx
 import pytest
 
 from glomedge.errors import GateError
-from glomedge.spec import BatchProfile
+from glomedge.model.spec import BatchProfile
 from glomedge_export import conversion, gates, graph, judging, parity
 from glomedge_export.parity import Crops
 

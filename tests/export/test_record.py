@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from glomedge.errors import ModelError
+from glomedge.model.spec import Interval, OperatingPoint, Recipe, SplitCounts, TrainingProvenance
 from glomedge.notice import RESEARCH_USE_NOTICE
-from glomedge.spec import Interval, OperatingPoint, Recipe, SplitCounts, TrainingProvenance
 from glomedge_export.record import (
     TrainingRecord,
     read_record,

@@ -9,7 +9,7 @@ import onnx
 import pytest
 from tiny_graphs import tiny_backbone
 
-from glomedge.modelgraph import TEMPERATURE, read_graph_facts
+from glomedge.model.graph import TEMPERATURE, read_graph_facts
 from glomedge_export import conversion, half
 
 

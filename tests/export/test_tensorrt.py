@@ -11,7 +11,7 @@ import onnx
 import pytest
 
 from glomedge.errors import GateError
-from glomedge.spec import BatchProfile
+from glomedge.model.spec import BatchProfile
 from glomedge_export import conversion, graph, half, tensorrt
 from glomedge_export.crops import CalibrationCrops
 from glomedge_export.lowering import lower

@@ -15,9 +15,9 @@ from pathlib import Path
 import numpy as np
 
 from glomedge.errors import ModelError
-from glomedge.modelfile import SEAL_BYTES, SEAL_KEY, read_model_file
-from glomedge.modelgraph import check_graph
-from glomedge.spec import ModelSpec
+from glomedge.model.file import SEAL_BYTES, SEAL_KEY, read_model_file
+from glomedge.model.graph import check_graph
+from glomedge.model.spec import ModelSpec
 
 
 def resealed(body: bytes) -> bytes:

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import pytest
 from parity_pair import Pair
 
-from glomedge.spec import RecipeName
+from glomedge.model.spec import RecipeName
 
 COUNT = 32
 

@@ -12,7 +12,7 @@ import onnxruntime as ort
 import pytest
 from parity_pair import Pair
 
-from glomedge.spec import RecipeName
+from glomedge.model.spec import RecipeName
 from glomedge_export import graph
 from glomedge_export.parity import keras_answers
 

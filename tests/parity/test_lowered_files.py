@@ -14,7 +14,7 @@ import onnx
 import pytest
 from parity_pair import Pair
 
-from glomedge.spec import BatchProfile, Precision, RecipeName, Target
+from glomedge.model.spec import BatchProfile, Precision, RecipeName, Target
 from glomedge_export import graph, half, parity, tensorrt
 from glomedge_export.crops import CalibrationCrops
 from glomedge_export.lowering import lower

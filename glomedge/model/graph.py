@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from glomedge.errors import ModelError
-from glomedge.modelfile import iter_fields, mapped, read_varint
-from glomedge.spec import ModelSpec
+from glomedge.model.file import iter_fields, mapped, read_varint
+from glomedge.model.spec import ModelSpec
 
 # ModelProto
 _GRAPH, _OPSET_IMPORT, _FUNCTIONS = 7, 8, 25

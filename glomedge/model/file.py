@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from glomedge.errors import ModelError
-from glomedge.spec import ModelSpec
+from glomedge.model.spec import ModelSpec
 
 SPEC_KEY = "glomedge"
 SEAL_KEY = "glomedge.sha256"

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from glomedge.spec import Parity
+from glomedge.model.spec import Parity
 
 # Relative difference between the mean of ``activation`` and the logit: rounding of a sum of 49 floats, with room.
 MAX_LOGIT_RELATIVE_DIFFERENCE = 1e-4

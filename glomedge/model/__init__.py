@@ -1,0 +1,1 @@
+"""The model file: its contract (spec), its seal, its graph."""
