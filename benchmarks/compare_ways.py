@@ -232,12 +232,12 @@ def calibrated(probabilities: list[float], temperature: float) -> list[float]:
 
 
 def _enhanced(folder: Path, artifacts: Path, crops: int) -> Path:
-    from glomedge import images, preprocess
+    from glomedge.imaging import enhance, images
 
     path = WORK / f"enhanced-{crops}.npy"
     recipe = read_model_file(artifacts / "model.onnx").spec.recipe
     files = sorted(folder.rglob("*.png"))
-    np.save(path, np.stack([preprocess.enhance(images.decode(images.read(f)).pixels_hwc, recipe) for f in files]))
+    np.save(path, np.stack([enhance.enhance(images.decode(images.read(f)).pixels_hwc, recipe) for f in files]))
     return path
 
 

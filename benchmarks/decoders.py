@@ -21,8 +21,8 @@ import numpy as np
 import numpy.typing as npt
 
 from common import alternate, log, markdown_table, paired_ratio, parser, set_results_directory, user_crops, write_result
-from glomedge import decoders, images, preprocess, quality
-from glomedge.formats import read_header
+from glomedge.imaging import decoders, enhance, images, quality
+from glomedge.imaging.formats import read_header
 
 Pixels = npt.NDArray[np.uint8]
 Decode = Callable[[bytes], Pixels]
@@ -97,7 +97,7 @@ def whole_way(decode: Decode) -> Callable[[bytes], object]:
 
     def run(data: bytes) -> object:
         pixels = decode(data)
-        return quality.assess(pixels), preprocess.enhance(pixels)
+        return quality.assess(pixels), enhance.enhance(pixels)
 
     return run
 

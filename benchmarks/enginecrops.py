@@ -9,11 +9,12 @@ import numpy as np
 import numpy.typing as npt
 
 from common import log
-from glomedge import golden, images
+from glomedge import golden
 from glomedge.engine import Engine
 from glomedge.errors import ImageError
+from glomedge.imaging import images
+from glomedge.imaging.enhance import enhance
 from glomedge.model.spec import Recipe
-from glomedge.preprocess import enhance
 
 Images = npt.NDArray[np.uint8]
 

@@ -17,8 +17,8 @@ import numpy.typing as npt
 from PIL import Image, ImageEnhance
 
 from common import Estimate, alternate, markdown_table, paired_ratio, parser, set_results_directory, write_result
+from glomedge.imaging.enhance import enhance
 from glomedge.model.spec import RecipeName
-from glomedge.preprocess import enhance
 
 SIDES_PX = (224, 577, 1200)
 RECIPES: tuple[RecipeName, ...] = ("seed", "published", "plain")

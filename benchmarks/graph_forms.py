@@ -16,7 +16,7 @@ import onnx
 
 from common import ROOT, alternate, log, markdown_table, paired_ratio, parser, set_results_directory, write_result
 from glomedge.golden import draw_crop
-from glomedge.preprocess import enhance
+from glomedge.imaging.enhance import enhance
 from glomedge_export import conversion, graph, precision, quantisation
 from glomedge_export.network import inference_parts, load_model
 

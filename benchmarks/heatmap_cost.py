@@ -82,8 +82,9 @@ def pieces(files: list[Path], rounds: int) -> dict[str, float]:
     import cv2
     import numpy as np
 
-    from glomedge import heatmap, images
+    from glomedge import heatmap
     from glomedge.greystore import GreyStore
+    from glomedge.imaging import images
 
     cv2.setNumThreads(1)
     activation = np.random.default_rng(0).normal(0.0, 3.0, (7, 7)).astype(np.float32)

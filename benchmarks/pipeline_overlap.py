@@ -32,7 +32,7 @@ from common import write_result as write
 from glomedge import engine
 from glomedge.batching import batches
 from glomedge.folderrun import THUMBNAIL_PX
-from glomedge.images import ALLOWED_SUFFIXES
+from glomedge.imaging.images import ALLOWED_SUFFIXES
 from glomedge.model.file import read_model_file
 from glomedge.pipeline import Pipeline
 from glomedge.pipelinesettings import Settings

@@ -20,9 +20,9 @@ import numpy as np
 import numpy.typing as npt
 
 from common import markdown_table, parser, set_results_directory, summarise, write_result
-from glomedge import images
 from glomedge.cases import case_of, wilson_interval
-from glomedge.quality import assess, measure
+from glomedge.imaging import images
+from glomedge.imaging.quality import assess, measure
 
 Pixels = npt.NDArray[np.uint8]
 FLAGS = ("blank", "blurred", "stain", "too_small")

@@ -25,8 +25,8 @@ import numpy as np
 import numpy.typing as npt
 
 from common import alternate, log, markdown_table, paired_ratio, parser, set_results_directory, write_result
+from glomedge.imaging.enhance import enhance
 from glomedge.model.spec import Recipe
-from glomedge.preprocess import enhance
 
 if TYPE_CHECKING:
     from glomedge_export.fitoptions import ComputeDtype

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
         ModelError,
         ProviderUnavailableError,
     )
+    from glomedge.imaging.enhance import enhance
     from glomedge.model.spec import ModelSpec, Recipe
-    from glomedge.preprocess import enhance
 
 __version__ = "0.1.0"
 

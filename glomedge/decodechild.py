@@ -42,7 +42,7 @@ def processes_pay(workers: int, *, gpu: bool) -> bool:
     Threads are cheaper, but a decoder that holds the interpreter lock lets them queue: from four on, and from two where
     a GPU takes the model, for then decoding is the limit and all that the cores do.
     """
-    from glomedge.decoders import fast_png_decoder
+    from glomedge.imaging.decoders import fast_png_decoder
 
     return workers >= (2 if gpu else 4) and fast_png_decoder() is not None
 

@@ -197,7 +197,7 @@ def evaluate_folder(
 
     from glomedge import engine
     from glomedge.cases import case_of
-    from glomedge.images import ALLOWED_SUFFIXES
+    from glomedge.imaging.images import ALLOWED_SUFFIXES
     from glomedge.providers import run_threads, runs_on_gpu, usual_batch
     from glomedge.system.cpu import usable_cpus
 

@@ -124,7 +124,7 @@ def infer_folder(
 
 
 def _suffixes() -> frozenset[str]:
-    from glomedge.images import ALLOWED_SUFFIXES
+    from glomedge.imaging.images import ALLOWED_SUFFIXES
 
     return ALLOWED_SUFFIXES
 

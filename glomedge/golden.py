@@ -103,7 +103,7 @@ def make(recipe: Recipe, infer: Infer, precision: Precision) -> Golden:
         infer: images uint8 ``[1, 224, 224, 3]`` to the probability of that one crop (any shape of one element).
         precision: of the file; sets the tolerance.
     """
-    from glomedge.preprocess import enhance
+    from glomedge.imaging.enhance import enhance
 
     best: tuple[float, int, npt.NDArray[np.uint8], float] | None = None
     for seed in range(_SEEDS_TRIED):
@@ -134,7 +134,7 @@ def check(spec: ModelSpec, infer: Infer, *, min_tolerance: float = 0.0, where: s
     Raises:
         SelfTestError: the enhanced pixels or the probability differ from those stored at export; gives both sides.
     """
-    from glomedge.preprocess import enhance
+    from glomedge.imaging.enhance import enhance
 
     golden = spec.golden
     expected = golden.pixels()

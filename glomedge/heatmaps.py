@@ -195,7 +195,7 @@ def _draw(
 
 def _decode_again(path: bytes, row: Row, *, follow_symlinks: bool) -> Pixels:
     """The pixels, uint8 RGB ``[H, W, 3]``, that were predicted on. Raises ImageError."""
-    from glomedge import images
+    from glomedge.imaging import images
 
     data = images.read(path, follow_symlinks=follow_symlinks)
     if hashlib.sha256(data).hexdigest() != row.sha256:

@@ -73,8 +73,8 @@ def predict_all(engine: Engine, items: Iterable[Item]) -> list[Prediction]:
 
 
 def _predict_chunk(engine: Engine, items: list[Item]) -> list[Prediction]:
-    from glomedge import quality
-    from glomedge.preprocess import enhance
+    from glomedge.imaging import quality
+    from glomedge.imaging.enhance import enhance
 
     found: list[Prediction | None] = []
     pixels: list[npt.NDArray[np.uint8]] = []
@@ -102,7 +102,7 @@ def _predict_chunk(engine: Engine, items: list[Item]) -> list[Prediction]:
 
 
 def _pixels(item: Item) -> tuple[npt.NDArray[np.uint8], tuple[str, ...]]:
-    from glomedge import images
+    from glomedge.imaging import images
 
     if not isinstance(item, np.ndarray):
         decoded = images.decode(images.read(item))

@@ -92,7 +92,8 @@ class Decoder(NamedTuple):
 
 def default_decoder(*, follow_symlinks: bool = False) -> Decoder:
     """images, quality and preprocess; imported here because OpenCV takes a tenth of a second."""
-    from glomedge import images, preprocess, quality
+    from glomedge.imaging import enhance as preprocess
+    from glomedge.imaging import images, quality
 
     read = functools.partial(images.read, follow_symlinks=follow_symlinks)
     return Decoder(read, images.decode, quality.assess, preprocess.enhance)

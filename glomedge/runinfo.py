@@ -45,7 +45,7 @@ def record(
     Times are in seconds. ``cpu_s`` are processor seconds summed over threads, apart for each stage; ``engine`` and
     ``decoding`` are None for a resumed run in which nothing was left to predict.
     """
-    from glomedge.images import png_decoder
+    from glomedge.imaging.images import png_decoder
     from glomedge.system.environment import cpu, versions
 
     times, runtime = outcome.times, engine.runtime if engine is not None else None

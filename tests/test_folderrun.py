@@ -18,10 +18,10 @@ import pytest
 from builders import build_tiny_model, tiny_logit
 from runkit import outputs, run_in_child, table, write_crops
 
-from glomedge import images, preprocess
 from glomedge.errors import ModelError, OutputError, UsageError
 from glomedge.files.names import restore
 from glomedge.folderrun import Options, infer_folder
+from glomedge.imaging import enhance, images
 from glomedge.journal import read_journal
 from glomedge.notice import RESEARCH_USE_NOTICE
 from glomedge.pipelinesettings import Settings
@@ -55,7 +55,7 @@ def test_every_input_has_one_row_and_the_right_answer(options: Options) -> None:
             assert (row["probability"], row["label"], row["class_name"]) == ("", "", "")
             assert row["message"]
             continue
-        enhanced = preprocess.enhance(images.decode(path.read_bytes()).pixels_hwc, "seed")
+        enhanced = enhance.enhance(images.decode(path.read_bytes()).pixels_hwc, "seed")
         probability = 1.0 / (1.0 + np.exp(-tiny_logit(enhanced[None])[0]))
         assert float(row["probability"]) == pytest.approx(probability, abs=1e-5)
         assert int(row["label"]) == (float(row["probability"]) >= 0.5)
@@ -118,7 +118,8 @@ def test_the_run_record_says_how_it_was_decoded_and_written(options: Options) ->
 def test_where_it_is_decoded(
     options: Options, monkeypatch: pytest.MonkeyPatch, decode_in: str, gpu: bool, workers: int, expected: str
 ) -> None:
-    from glomedge import decoders, providers
+    from glomedge import providers
+    from glomedge.imaging import decoders
 
     # On a GPU that is not there, the run ends when the model is loaded: what it chose until then is looked at.
     monkeypatch.setattr(providers, "runs_on_gpu", lambda *_: gpu)

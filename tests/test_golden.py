@@ -12,8 +12,8 @@ import pytest
 
 from glomedge import golden
 from glomedge.errors import SelfTestError
+from glomedge.imaging.enhance import enhance
 from glomedge.model.spec import ModelSpec, Recipe
-from glomedge.preprocess import enhance
 
 # If this changes, every model file exported before fails its self-test: then a new schema version is due.
 DRAWN_SHA256 = {

@@ -19,13 +19,14 @@ import pytest
 from builders import build_tiny_model
 from runkit import outputs, write_crops
 
-from glomedge import folderrun, greystore, heatmap, heatmaps, images
+from glomedge import folderrun, greystore, heatmap, heatmaps
 from glomedge.engine import Output
 from glomedge.errors import GlomedgeError, OutputError
 from glomedge.files import writing as room
 from glomedge.folderrun import Options, infer_folder
 from glomedge.greystore import Grey, GreyStore
 from glomedge.heatmap import grey, overlay
+from glomedge.imaging import images
 from glomedge.journal import Identity, Journal, read_journal
 from glomedge.model.spec import Recipe
 from glomedge.pipeline import Pipeline

@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from glomedge import images
 from glomedge.errors import ImageError
-from glomedge.preprocess import enhance
+from glomedge.imaging import images
+from glomedge.imaging.enhance import enhance
 
 Pixels = npt.NDArray[np.uint8]
 

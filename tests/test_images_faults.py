@@ -17,8 +17,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from glomedge import images
 from glomedge.errors import ImageError
+from glomedge.imaging import images
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -14,9 +14,9 @@ import pytest
 from fuzz.test_fuzz_decode import seeds
 from paths import ROOT
 
-from glomedge import images
 from glomedge.errors import ImageError
-from glomedge.formats import declared_size, read_header
+from glomedge.imaging import images
+from glomedge.imaging.formats import declared_size, read_header
 
 EXIF = b"Exif\0\0" + imagefiles.exif(6)
 

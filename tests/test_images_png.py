@@ -12,9 +12,9 @@ import numpy.typing as npt
 import pytest
 from PIL import Image
 
-from glomedge import decoders, images
 from glomedge.errors import ImageError
-from glomedge.formats import read_header
+from glomedge.imaging import decoders, images
+from glomedge.imaging.formats import read_header
 
 HEIGHT_PX, WIDTH_PX = 37, 53
 PALETTE = np.random.default_rng(9).integers(0, 256, (256, 3), dtype=np.uint8)

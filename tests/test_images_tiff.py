@@ -7,8 +7,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from glomedge import images
 from glomedge.errors import ImageError
+from glomedge.imaging import images
 
 RNG = np.random.default_rng(4)
 RGB = imagefiles.crop()

@@ -15,7 +15,7 @@ import pytest
 from glomedge.engine import Output
 from glomedge.errors import EngineError, GlomedgeError, OutputError
 from glomedge.evaluate import MemorySink
-from glomedge.images import Decoded
+from glomedge.imaging.images import Decoded
 from glomedge.model.file import read_model_file
 from glomedge.model.spec import Recipe
 from glomedge.pipeline import MAX_HUNG_DECODERS, Pipeline

@@ -12,10 +12,10 @@ import pytest
 from colourcrops import every_colour_of_red, in_crops, random_crop
 from PIL import Image, ImageEnhance
 
-from glomedge import preprocess
 from glomedge.errors import UsageError
+from glomedge.imaging import enhance as preprocess
+from glomedge.imaging.enhance import enhance, hue_steps
 from glomedge.model.spec import Recipe
-from glomedge.preprocess import enhance, hue_steps
 
 Pixels = npt.NDArray[np.uint8]
 

@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from glomedge.errors import UsageError
-from glomedge.preprocess import enhance
+from glomedge.imaging.enhance import enhance
 
 RECIPES = ("seed", "published", "plain")
 

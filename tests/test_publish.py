@@ -16,10 +16,11 @@ import pytest
 from builders import build_tiny_model
 from runkit import outputs, write_crops
 
-from glomedge import heatmap, images
+from glomedge import heatmap
 from glomedge.errors import MissingExtraError, OutputError, UsageError
 from glomedge.files.names import unescape_name
 from glomedge.folderrun import Options, infer_folder
+from glomedge.imaging import images
 from glomedge.model.spec import OperatingPoint
 
 

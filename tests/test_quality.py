@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from glomedge import images, quality
+from glomedge.imaging import images, quality
 
 Pixels = npt.NDArray[np.uint8]
 FOLDERS = ("globally_sclerotic_glomeruli", "non_globally_sclerotic_glomeruli")

@@ -14,7 +14,7 @@ from glomedge.batching import batches
 from glomedge.decodechild import processes_pay
 from glomedge.errors import ModelError
 from glomedge.folderrun import THUMBNAIL_PX
-from glomedge.images import ALLOWED_SUFFIXES
+from glomedge.imaging.images import ALLOWED_SUFFIXES
 from glomedge.journal import Journal
 from glomedge.outputs import FolderSink
 from glomedge.pipeline import Pipeline

@@ -8,9 +8,9 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from glomedge.imaging.enhance import enhance
 from glomedge.model.file import read_model_file
 from glomedge.model.spec import Recipe
-from glomedge.preprocess import enhance
 from ways import Context, Run
 
 BATCH_SIZE = 32

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image
 
+from glomedge.imaging.enhance import enhance
 from glomedge.model.file import read_model_file
-from glomedge.preprocess import enhance
 from ways import Context, Run
 
 

@@ -19,10 +19,11 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from glomedge import __version__, images
+from glomedge import __version__
 from glomedge.errors import OutputError
+from glomedge.imaging import images
+from glomedge.imaging.enhance import enhance
 from glomedge.model.spec import SIZE_PX, Recipe
-from glomedge.preprocess import enhance
 from glomedge_export.dataset import Dataset
 
 

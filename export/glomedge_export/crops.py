@@ -16,10 +16,10 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from glomedge import images
 from glomedge.errors import DatasetError, UsageError
+from glomedge.imaging import images
+from glomedge.imaging.enhance import enhance
 from glomedge.model.spec import SIZE_PX, Recipe
-from glomedge.preprocess import enhance
 from glomedge_export.dataset import Dataset, Item, read_dataset
 from glomedge_export.parity import Crops, Progress, nothing
 from glomedge_export.record import TrainingRecord

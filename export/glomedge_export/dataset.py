@@ -23,9 +23,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from glomedge import images
 from glomedge.cases import case_of
 from glomedge.errors import DatasetError, ImageError
+from glomedge.imaging import images
 
 CSV_NAME = "public.csv"
 NAME_COLUMN = "name"

@@ -11,8 +11,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from glomedge import images
 from glomedge.heatmap import logit_threshold, overlay, to_png
+from glomedge.imaging import images
 from glomedge.model.spec import Interval
 from glomedge.notice import RESEARCH_USE_NOTICE
 from glomedge_export import trainplots

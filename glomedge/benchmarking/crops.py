@@ -52,7 +52,7 @@ def find(images: Path | None, model: Path, scratch: Path) -> Crops:
 
 def describe(crops: Crops) -> CropSource:
     """How many there are and how large, from at most 64 of them."""
-    from glomedge import images
+    from glomedge.imaging import images
 
     pixels, sizes = [], []
     for path in spread(crops.files, 64):
@@ -75,12 +75,12 @@ def describe(crops: Crops) -> CropSource:
 
 def enhanced(crops: Crops, recipe: Recipe, limit: int = PARITY_CROPS) -> npt.NDArray[np.uint8]:
     """Up to ``limit`` crops spread evenly over the folder, as the network sees them: uint8 ``[N, 224, 224, 3]``."""
-    from glomedge import images, preprocess
+    from glomedge.imaging import enhance, images
 
     made = []
     for path in spread(crops.files, limit):
         try:
-            made.append(preprocess.enhance(images.decode(images.read(path)).pixels_hwc, recipe))
+            made.append(enhance.enhance(images.decode(images.read(path)).pixels_hwc, recipe))
         except ImageError:
             continue
     if not made:
@@ -109,7 +109,7 @@ def folder_of(files: tuple[Path, ...], count: int, target: Path) -> Path:
 
 
 def _files(folder: Path) -> tuple[Path, ...]:
-    from glomedge.images import ALLOWED_SUFFIXES
+    from glomedge.imaging.images import ALLOWED_SUFFIXES
     from glomedge.scan import scan
 
     if not folder.is_dir():

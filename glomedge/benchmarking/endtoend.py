@@ -81,7 +81,7 @@ def measure(
     Raises:
         EngineError: no crop could be answered.
     """
-    from glomedge.images import ALLOWED_SUFFIXES
+    from glomedge.imaging.images import ALLOWED_SUFFIXES
 
     batch_size = usual_batch(engine.provider)
     wanted = int(np.clip(expected_per_s * duration_s / ROUNDS, 4 * batch_size, 4000))
@@ -248,7 +248,7 @@ class _StageClock:
 
 
 def _walk(engine: Engine, paths: Sequence[Path], batch_size: int, sink: _CountingSink) -> _StageClock:
-    from glomedge import images, preprocess, quality
+    from glomedge.imaging import enhance, images, quality
 
     batch = np.full((batch_size, SIZE_PX, SIZE_PX, 3), 128, np.uint8)
     clock, answers = _StageClock(), list[Answer]()
@@ -266,7 +266,7 @@ def _walk(engine: Engine, paths: Sequence[Path], batch_size: int, sink: _Countin
         with clock.of("assess"):
             quality.assess(pixels)
         with clock.of("enhance"):
-            preprocess.enhance(pixels, engine.spec.recipe, batch[index % batch_size])
+            enhance.enhance(pixels, engine.spec.recipe, batch[index % batch_size])
         with clock.of("thumbnail"):
             small = thumbnail(pixels, THUMBNAIL_PX)
         answers.append(Answer(Found(os.fsencode(path.name)), probability=0.5, sha256="0" * 64, thumbnail=small))

@@ -9,7 +9,7 @@ import pytest
 from tiny_graphs import tiny_backbone
 
 from glomedge.golden import draw_crop
-from glomedge.preprocess import enhance
+from glomedge.imaging.enhance import enhance
 
 
 @pytest.fixture(scope="session")

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from labelled import write_crops
 
-from glomedge import images
 from glomedge.errors import OutputError
+from glomedge.imaging import images
+from glomedge.imaging.enhance import enhance
 from glomedge.model.spec import Recipe
-from glomedge.preprocess import enhance
 from glomedge_export import cropcache
 from glomedge_export.dataset import Dataset, read_dataset
 

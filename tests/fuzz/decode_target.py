@@ -9,10 +9,10 @@ import zlib
 
 import numpy as np
 
-from glomedge import images, quality
 from glomedge.errors import ImageError
-from glomedge.formats import declared_size
-from glomedge.preprocess import enhance
+from glomedge.imaging import images, quality
+from glomedge.imaging.enhance import enhance
+from glomedge.imaging.formats import declared_size
 
 # A mutated header may declare any size under the limit; half a minute on one input would tell nothing new.
 _MAX_PIXELS_TO_ENHANCE = 4_000_000

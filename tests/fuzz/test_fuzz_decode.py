@@ -11,9 +11,9 @@ from fuzz import decode_target
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from glomedge import decoders
 from glomedge.errors import ImageError
-from glomedge.formats import read_header
+from glomedge.imaging import decoders
+from glomedge.imaging.formats import read_header
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 

@@ -21,7 +21,7 @@ def _pixels(directory: Path | None) -> list[npt.NDArray[np.uint8]]:
 
         rng = np.random.default_rng(3)
         return [np.ascontiguousarray(draw_crop(rng, bool(i % 2), (300, 320))[..., :3]) for i in range(COUNT)]
-    from glomedge import images
+    from glomedge.imaging import images
 
     paths = sorted(directory.glob("*globally_sclerotic_glomeruli/*.png"))
     return [images.decode(images.read(paths[i])).pixels_hwc for i in np.linspace(0, len(paths) - 1, COUNT).astype(int)]
@@ -30,7 +30,7 @@ def _pixels(directory: Path | None) -> list[npt.NDArray[np.uint8]]:
 @pytest.fixture(scope="session")
 def enhanced(request: pytest.FixtureRequest) -> dict[RecipeName, npt.NDArray[np.uint8]]:
     """uint8 ``[32, 224, 224, 3]`` for every recipe."""
-    from glomedge.preprocess import enhance
+    from glomedge.imaging.enhance import enhance
 
     try:
         directory = request.getfixturevalue("real_data")

@@ -8,8 +8,8 @@ they all return.
 from __future__ import annotations
 
 from glomedge.errors import ImageError
-from glomedge.formats import bmp, jpeg, png, tiff, webp
-from glomedge.formats.header import Format, Header, Part
+from glomedge.imaging.formats import bmp, jpeg, png, tiff, webp
+from glomedge.imaging.formats.header import Format, Header, Part
 
 _SIZES = {
     "png": png.declared_size,

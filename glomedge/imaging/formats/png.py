@@ -10,8 +10,8 @@ import struct
 import zlib
 
 from glomedge.errors import ImageError
-from glomedge.formats.header import Colour, Header, Part, truncated
-from glomedge.formats.tiff import exif_orientation
+from glomedge.imaging.formats.header import Colour, Header, Part, truncated
+from glomedge.imaging.formats.tiff import exif_orientation
 
 # Chunks that change no pixel in any of the decoders; the fast decoder is used only when a file has no others.
 _HARMLESS = frozenset(

@@ -5,8 +5,8 @@ from __future__ import annotations
 import struct
 
 from glomedge.errors import ImageError
-from glomedge.formats.header import Header, Part, truncated
-from glomedge.formats.tiff import exif_orientation
+from glomedge.imaging.formats.header import Header, Part, truncated
+from glomedge.imaging.formats.tiff import exif_orientation
 
 # libjpeg-turbo's own fuzzers stop here: a progressive file of thousands of scans costs minutes, not milliseconds.
 _MAX_SCANS = 500

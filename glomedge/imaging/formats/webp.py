@@ -5,8 +5,8 @@ from __future__ import annotations
 import struct
 
 from glomedge.errors import ImageError
-from glomedge.formats.header import Header, Part, truncated
-from glomedge.formats.tiff import exif_orientation
+from glomedge.imaging.formats.header import Header, Part, truncated
+from glomedge.imaging.formats.tiff import exif_orientation
 
 _AGAIN = "Write the file again from its source."
 

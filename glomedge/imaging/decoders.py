@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from glomedge.errors import ImageError
-from glomedge.formats.header import Header
+from glomedge.imaging.formats.header import Header
 
 if TYPE_CHECKING:
     from collections.abc import Callable

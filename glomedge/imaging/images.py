@@ -15,10 +15,10 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from glomedge import decoders
 from glomedge.errors import ImageError
-from glomedge.formats import declared_size, read_header
-from glomedge.formats.header import Format, Header
+from glomedge.imaging import decoders
+from glomedge.imaging.formats import declared_size, read_header
+from glomedge.imaging.formats.header import Format, Header
 
 #: Endings (lower case) of files worth opening when a folder is searched; the real format is what the bytes say.
 ALLOWED_SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp"))

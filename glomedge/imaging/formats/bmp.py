@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 
 from glomedge.errors import ImageError
-from glomedge.formats.header import Header, Part, truncated
+from glomedge.imaging.formats.header import Header, Part, truncated
 
 _AGAIN = "Write the file again from its source."
 

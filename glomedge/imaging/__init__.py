@@ -1,0 +1,1 @@
+"""One crop: from the bytes of a file to enhanced pixels."""
