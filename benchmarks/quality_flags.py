@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from common import markdown_table, parser, set_results_directory, summarise, write_result
-from glomedge.cases import case_of, wilson_interval
+from glomedge.cases.summary import case_of, wilson_interval
 from glomedge.imaging import images
 from glomedge.imaging.quality import assess, measure
 

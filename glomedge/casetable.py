@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from glomedge.cases import CaseSummary
+    from glomedge.cases.summary import CaseSummary
 
 _GS = "GS of\nclassified"
 _COLUMNS = ("case", "slides", "crops", "flagged", "errors", _GS, "expected", "%GS", "corrected", "band", "Remuzzi")

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from glomedge.batching import batches
+from glomedge.cases.metrics import CaseError, Confusion, auroc, average_precision, case_errors
 from glomedge.errors import DatasetError, UsageError
 from glomedge.files.names import escape_name
-from glomedge.metrics import CaseError, Confusion, auroc, average_precision, case_errors
 from glomedge.model.file import read_model_file
 from glomedge.notice import RESEARCH_USE_NOTICE
 from glomedge.pipeline import Pipeline
@@ -196,7 +196,7 @@ def evaluate_folder(
     import cv2
 
     from glomedge import engine
-    from glomedge.cases import case_of
+    from glomedge.cases.summary import case_of
     from glomedge.imaging.images import ALLOWED_SUFFIXES
     from glomedge.providers import run_threads, runs_on_gpu, usual_batch
     from glomedge.system.cpu import usable_cpus

@@ -27,7 +27,7 @@ from glomedge.spool import Spool
 from glomedge.system.stopping import StoppedError, unless_stopped
 
 if TYPE_CHECKING:
-    from glomedge.cases import CaseSummary
+    from glomedge.cases.summary import CaseSummary
     from glomedge.engine import Engine
 
 __all__ = ["Options", "Outcome", "infer_folder"]
@@ -358,7 +358,7 @@ class _FolderRun:
 
     def _rows(self, contents: Contents, provider: str) -> Iterator[Row]:
         """Every row, sorted by the bytes of the path, straight from the journal on disk."""
-        from glomedge.cases import case_of
+        from glomedge.cases.summary import case_of
 
         names = self._model.spec.class_names
         keys = sorted(contents.where, key=unescape_name)

@@ -6,7 +6,7 @@ import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
 
-from glomedge.casenames import compile_case_pattern
+from glomedge.cases.names import compile_case_pattern
 from glomedge.errors import MissingExtraError, UsageError
 from glomedge.files.names import escape_name
 from glomedge.results import FORMATS

@@ -19,7 +19,7 @@ from glomedge.scan import Scan
 from glomedge.spool import Spool
 
 if TYPE_CHECKING:
-    from glomedge.cases import CaseSummary, CropCall
+    from glomedge.cases.summary import CaseSummary, CropCall
     from glomedge.engine import Engine
     from glomedge.greystore import GreyStore
     from glomedge.model.spec import OperatingPoint
@@ -62,8 +62,8 @@ class Publication:
                 then everything else is written.
             MissingExtraError: Parquet without pyarrow.
         """
-        from glomedge.casenames import UNKNOWN_CASE
-        from glomedge.cases import summarise
+        from glomedge.cases.names import UNKNOWN_CASE
+        from glomedge.cases.summary import summarise
 
         options, outcome = self._options, self._outcome
         self._count(rows())
@@ -181,7 +181,7 @@ class Publication:
 
 
 def _calls(rows: Iterator[Row]) -> Iterator[CropCall]:
-    from glomedge.cases import CropCall
+    from glomedge.cases.summary import CropCall
 
     for row in rows:
         yield CropCall(row.path, row.probability, row.label, row.status)
@@ -189,7 +189,7 @@ def _calls(rows: Iterator[Row]) -> Iterator[CropCall]:
 
 def cases_csv(cases: list[CaseSummary]) -> bytes:
     """The bytes of ``cases.csv``."""
-    from glomedge.cases import CASE_COLUMNS, to_row
+    from glomedge.cases.summary import CASE_COLUMNS, to_row
 
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")

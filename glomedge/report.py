@@ -28,7 +28,7 @@ from glomedge.spool import Spool
 from glomedge.svgbars import interval_svg
 
 if TYPE_CHECKING:
-    from glomedge.cases import CaseSummary
+    from glomedge.cases.summary import CaseSummary
 
 MAX_THUMBNAILS = 2000
 MAX_LISTED = 500
@@ -113,7 +113,7 @@ class Report:
         return f"<nav>{''.join(f'<a href=#{target}>{text}</a>' for target, text in links)}</nav>"
 
     def _tiles(self) -> str:
-        from glomedge.cases import called
+        from glomedge.cases.summary import called
 
         counts = self._record["counts"]
         positive, classified = called(self._cases)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from glomedge.cases import CaseSummary
+    from glomedge.cases.summary import CaseSummary
 
 _BAND_LIMITS = (10, 20)
 _TICKS = (0, *_BAND_LIMITS, 50, 100)

@@ -12,7 +12,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from glomedge.cases import CASE_COLUMNS, CaseSummary, CropCall, called, case_of, compile_case_pattern, summarise, to_row
+from glomedge.cases.summary import (
+    CASE_COLUMNS,
+    CaseSummary,
+    CropCall,
+    called,
+    case_of,
+    compile_case_pattern,
+    summarise,
+    to_row,
+)
 from glomedge.errors import UsageError
 from glomedge.model.spec import OperatingPoint
 from glomedge.notice import RESEARCH_USE_NOTICE

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from glomedge.metrics import Confusion, Share, auroc, average_precision, case_errors
+from glomedge.cases.metrics import Confusion, Share, auroc, average_precision, case_errors
 
 
 def _naive_auroc(labels: list[int], scores: list[float]) -> float:

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from glomedge.cases.prevalence import band, remuzzi_grade, rogan_gladen, settled_band, wilson_interval
 from glomedge.model.spec import OperatingPoint
-from glomedge.prevalence import band, remuzzi_grade, rogan_gladen, settled_band, wilson_interval
 
 
 @pytest.mark.parametrize(

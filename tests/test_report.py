@@ -13,7 +13,7 @@ import pytest
 from builders import build_tiny_model
 from runkit import write_crops
 
-from glomedge.cases import CaseSummary, CropCall, case_of, summarise
+from glomedge.cases.summary import CaseSummary, CropCall, case_of, summarise
 from glomedge.casetable import case_tables, percent_text
 from glomedge.folderrun import Options, infer_folder
 from glomedge.journal import Attachment

@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from glomedge.cases import case_of
+from glomedge.cases.summary import case_of
 from glomedge.errors import DatasetError, ImageError
 from glomedge.imaging import images
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from glomedge.cases import remuzzi_grade
+from glomedge.cases.summary import remuzzi_grade
 from glomedge.model.spec import Interval, OperatingPoint
 
 Floats = npt.NDArray[np.float64]

@@ -193,7 +193,7 @@ def biopsy_shift(
     cases: Sequence[str], reference: npt.NDArray[np.bool_], candidate: npt.NDArray[np.bool_]
 ) -> tuple[float, int, int]:
     """Per-biopsy answer: largest shift of %GS in points, Remuzzi grades changed, number of biopsies."""
-    from glomedge.cases import remuzzi_grade
+    from glomedge.cases.summary import remuzzi_grade
 
     counts: dict[str, list[int]] = {}
     for case, a, b in zip(cases, reference, candidate, strict=True):

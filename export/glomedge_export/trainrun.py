@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 import glomedge
-from glomedge.casenames import compile_case_pattern
+from glomedge.cases.names import compile_case_pattern
 from glomedge.errors import ModelError, OutputError
 from glomedge.files.lock import OutputLock
 from glomedge.model.spec import Interval, Recipe, TrainingProvenance

@@ -177,7 +177,7 @@ def print_summary(outcome: Outcome, output: Path) -> None:
     """Cases first, then counts, notes and where the files are."""
     from rich.console import Console
 
-    from glomedge.cases import called
+    from glomedge.cases.summary import called
     from glomedge.casetable import case_tables
 
     console = Console(width=None if sys.stdout.isatty() else 120, highlight=False, markup=False)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from glomedge.prevalence import wilson_interval
+from glomedge.cases.prevalence import wilson_interval
 
 Labels = npt.NDArray[np.int64]
 Scores = npt.NDArray[np.float64]

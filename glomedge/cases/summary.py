@@ -10,10 +10,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from typing import Literal
 
-from glomedge.casenames import CaseName, case_of, compile_case_pattern
-from glomedge.model.spec import OperatingPoint
-from glomedge.notice import RESEARCH_USE_NOTICE
-from glomedge.prevalence import (
+from glomedge.cases.names import CaseName, case_of, compile_case_pattern
+from glomedge.cases.prevalence import (
     ADEQUATE_GLOMERULI,
     BANFF_GLOMERULI,
     Band,
@@ -23,6 +21,8 @@ from glomedge.prevalence import (
     settled_band,
     wilson_interval,
 )
+from glomedge.model.spec import OperatingPoint
+from glomedge.notice import RESEARCH_USE_NOTICE
 
 __all__ = [
     "CASE_COLUMNS",

@@ -1,0 +1,1 @@
+"""Biopsies: which crop belongs to which, counts, percentages and intervals."""
