@@ -18,8 +18,8 @@ import cv2
 import numpy as np
 
 from common import log, markdown_table, parser, set_results_directory, write_result
-from glomedge import golden
 from glomedge.benchmarking import coldstart
+from glomedge.engine import golden
 from glomedge.errors import GlomedgeError
 from prepare import artifacts as prepared_artifacts
 

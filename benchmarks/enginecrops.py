@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from common import log
-from glomedge import golden
-from glomedge.engine import Engine
+from glomedge.engine import golden
+from glomedge.engine.engine import Engine
 from glomedge.errors import ImageError
 from glomedge.imaging import images
 from glomedge.imaging.enhance import enhance

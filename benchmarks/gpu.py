@@ -23,7 +23,7 @@ import numpy.typing as npt
 import common
 from common import log, markdown_table, parser, set_results_directory, write_result
 from enginecrops import Images, agreement, enhanced_crops, probabilities
-from glomedge import engine, providers
+from glomedge.engine import engine, providers
 from glomedge.errors import GlomedgeError
 from glomedge.model.file import read_model_file
 

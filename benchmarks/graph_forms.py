@@ -15,7 +15,7 @@ import numpy as np
 import onnx
 
 from common import ROOT, alternate, log, markdown_table, paired_ratio, parser, set_results_directory, write_result
-from glomedge.golden import draw_crop
+from glomedge.engine.golden import draw_crop
 from glomedge.imaging.enhance import enhance
 from glomedge_export import conversion, graph, precision, quantisation
 from glomedge_export.network import inference_parts, load_model

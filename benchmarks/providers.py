@@ -29,7 +29,7 @@ from common import (
     write_result,
 )
 from enginecrops import agreement, enhanced_crops, probabilities
-from glomedge import engine
+from glomedge.engine import engine
 from glomedge.errors import GlomedgeError
 from glomedge.model.file import read_model_file
 from prepare import artifacts as prepared_artifacts

@@ -16,7 +16,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from glomedge.engine import Engine, Prediction, load
+    from glomedge.engine.engine import Engine, Prediction, load
     from glomedge.errors import (
         GlomedgeError,
         ImageError,

@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from glomedge import sessions
+from glomedge.engine.runner import Opened, RawOutput, no_cache
 from glomedge.model.spec import MAP_SIZE, SIZE_PX
-from glomedge.runner import Opened, RawOutput, no_cache
 from glomedge.system import libraries
 
 CUDA_LIBRARY = "libonnxruntime_providers_cuda.so"

@@ -195,10 +195,10 @@ def evaluate_folder(
     """
     import cv2
 
-    from glomedge import engine
     from glomedge.cases.summary import case_of
+    from glomedge.engine import engine
+    from glomedge.engine.providers import run_threads, runs_on_gpu, usual_batch
     from glomedge.imaging.images import ALLOWED_SUFFIXES
-    from glomedge.providers import run_threads, runs_on_gpu, usual_batch
     from glomedge.system.cpu import usable_cpus
 
     if (split_file is None) != (split is None):

@@ -18,10 +18,10 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
-from glomedge import selftest
+from glomedge.engine import selftest
+from glomedge.engine.runner import OutOfMemoryError, RawOutput, Runner, SessionRequest, padded
 from glomedge.errors import EngineError, ModelError
 from glomedge.model.spec import MAP_SIZE, BatchProfile
-from glomedge.runner import OutOfMemoryError, RawOutput, Runner, SessionRequest, padded
 
 
 class FixedBatchRunner:

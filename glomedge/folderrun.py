@@ -28,7 +28,7 @@ from glomedge.system.stopping import StoppedError, unless_stopped
 
 if TYPE_CHECKING:
     from glomedge.cases.summary import CaseSummary
-    from glomedge.engine import Engine
+    from glomedge.engine.engine import Engine
 
 __all__ = ["Options", "Outcome", "infer_folder"]
 
@@ -184,7 +184,7 @@ class _FolderRun:
             self._engine.close()
 
     def _identity(self) -> Identity:
-        from glomedge.providers import batch_of
+        from glomedge.engine.providers import batch_of
 
         options = self._options
         return Identity(
@@ -262,7 +262,7 @@ class _FolderRun:
         return done
 
     def _settings(self, batch_size: int, crashed: bool) -> Settings:
-        from glomedge.providers import run_threads
+        from glomedge.engine.providers import run_threads
         from glomedge.system.cpu import usable_cpus
 
         options = self._options
@@ -292,7 +292,7 @@ class _FolderRun:
         return processes_pay(workers, gpu=self._on_gpu())
 
     def _on_gpu(self) -> bool:
-        from glomedge.providers import runs_on_gpu
+        from glomedge.engine.providers import runs_on_gpu
 
         return runs_on_gpu(self._options.provider, self._options.allow_fallback)
 
@@ -301,7 +301,7 @@ class _FolderRun:
     ) -> bool:
         import cv2
 
-        from glomedge import engine
+        from glomedge.engine import engine
 
         options, size = self._options, settings.batch_size
 

@@ -11,10 +11,10 @@ from typing import Any
 
 from glomedge import sessions
 from glomedge.device_runner import DeviceRunner
-from glomedge.engine_cache import EngineKey, Entry, WorkingCopy, cache_notes, problem, secure_root
+from glomedge.engine.cache import EngineKey, Entry, WorkingCopy, cache_notes, problem, secure_root
+from glomedge.engine.runner import Opened, SessionRequest, no_cache
 from glomedge.errors import ProviderUnavailableError
 from glomedge.model.spec import SIZE_PX, ModelSpec
-from glomedge.runner import Opened, SessionRequest, no_cache
 from glomedge.system import libraries
 from glomedge.system.gpu import find_gpus, session_gpu
 

@@ -20,7 +20,7 @@ from glomedge.spool import Spool
 
 if TYPE_CHECKING:
     from glomedge.cases.summary import CaseSummary, CropCall
-    from glomedge.engine import Engine
+    from glomedge.engine.engine import Engine
     from glomedge.greystore import GreyStore
     from glomedge.model.spec import OperatingPoint
 

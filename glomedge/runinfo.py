@@ -15,7 +15,7 @@ from glomedge.model.file import ModelFile
 from glomedge.notice import RESEARCH_USE_NOTICE
 
 if TYPE_CHECKING:
-    from glomedge.engine import Engine
+    from glomedge.engine.engine import Engine
 
 SCHEMA = 1
 

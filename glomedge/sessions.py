@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from glomedge.engine_cache import EngineKey, Entry, secure_root
+from glomedge.engine.cache import EngineKey, Entry, secure_root
+from glomedge.engine.runner import Opened, OutOfMemoryError, RawOutput, SessionRequest, TensorInfo, no_cache
 from glomedge.errors import EngineError, GlomedgeError, ModelError, ProviderUnavailableError
-from glomedge.runner import Opened, OutOfMemoryError, RawOutput, SessionRequest, TensorInfo, no_cache
 from glomedge.system.cpu import cpu_features, cpu_name
 
 CPU = "CPUExecutionProvider"

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from glomedge import golden
+from glomedge.engine import golden
 from glomedge.model.file import sealed
 from glomedge.model.spec import MAP_SIZE, SIZE_PX, ModelSpec, Recipe
 

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pytest
 from runkit import write_crops
 
-from glomedge.engine import Output
+from glomedge.engine.engine import Output
 from glomedge.errors import GlomedgeError
 from glomedge.evaluate import MemorySink
 from glomedge.model.spec import Recipe

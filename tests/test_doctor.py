@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from glomedge import doctor, providers
-from glomedge.doctor import ModelReport, ProviderReport, Speed
+from glomedge.engine import doctor, providers
+from glomedge.engine.doctor import ModelReport, ProviderReport, Speed
 from glomedge.notice import RESEARCH_USE_NOTICE
 from glomedge.system import cpu as hardware
 from glomedge.system import gpu as gpus

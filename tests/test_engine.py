@@ -15,11 +15,12 @@ import numpy.typing as npt
 import pytest
 
 import glomedge
-from glomedge import engine, golden, providers, sessions
+from glomedge import sessions
+from glomedge.engine import engine, golden, providers
+from glomedge.engine.runner import OutOfMemoryError, RawOutput, Runner, SessionRequest
 from glomedge.errors import EngineError, ModelError, ProviderUnavailableError, SelfTestError, UsageError
 from glomedge.model.file import ModelFile, read_model_file, sealed
 from glomedge.model.spec import BatchProfile, Golden
-from glomedge.runner import OutOfMemoryError, RawOutput, Runner, SessionRequest
 
 RUNTIMES = ["cpu", pytest.param("openvino", marks=pytest.mark.openvino)]
 

@@ -18,12 +18,13 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from glomedge import engine, providers, sessions
-from glomedge.engine_cache import PASSPORT, EngineKey, Entry, WorkingCopy, default_root, problem, prune, secure_root
+from glomedge import sessions
+from glomedge.engine import engine, providers
+from glomedge.engine.cache import PASSPORT, EngineKey, Entry, WorkingCopy, default_root, problem, prune, secure_root
+from glomedge.engine.runner import Opened, SessionRequest
 from glomedge.errors import ModelError, OutputError, SelfTestError, UsageError
 from glomedge.model.file import read_model_file, sealed
 from glomedge.model.spec import BatchProfile, Recipe
-from glomedge.runner import Opened, SessionRequest
 
 KEY = EngineKey(
     provider="tensorrt",

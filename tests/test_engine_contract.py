@@ -10,7 +10,7 @@ import builders
 import pytest
 from onnx import TensorProto, helper
 
-from glomedge import engine
+from glomedge.engine import engine
 from glomedge.errors import ModelError, SelfTestError
 from glomedge.model.file import read_model_file, sealed
 from glomedge.model.spec import ModelSpec, Recipe

@@ -12,9 +12,10 @@ import numpy.typing as npt
 import onnxruntime as ort
 import pytest
 
-from glomedge import engine, nvidia, providers, sessions
+from glomedge import nvidia, sessions
+from glomedge.engine import engine, providers
+from glomedge.engine.runner import Opened, OutOfMemoryError
 from glomedge.errors import EngineError
-from glomedge.runner import Opened, OutOfMemoryError
 from glomedge.system import gpu, libraries
 
 GPU_WHEEL = [package.name for package in libraries.onnxruntime_packages()] == ["onnxruntime-gpu"]

@@ -10,12 +10,12 @@ from builders import build_tiny_model
 from runkit import write_crops
 from typer.testing import CliRunner
 
-from glomedge import providers
 from glomedge.cli import app
+from glomedge.engine import providers
+from glomedge.engine.runner import SessionRequest
 from glomedge.errors import DatasetError, ProviderUnavailableError, UsageError
 from glomedge.evaluate import evaluate_folder, read_labels, read_split
 from glomedge.folderrun import Options, infer_folder
-from glomedge.runner import SessionRequest
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ import pytest
 from builders import build_tiny_model
 from runkit import outputs, table, write_crops
 
-from glomedge import engine
+from glomedge.engine import engine
 from glomedge.errors import OutputError
 from glomedge.folderrun import Options, infer_folder
 from glomedge.preparing import default_decoder

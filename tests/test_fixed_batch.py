@@ -21,13 +21,14 @@ import pytest
 from runkit import write_crops
 from typer.testing import CliRunner
 
-from glomedge import engine, providers, sessions
+from glomedge import sessions
 from glomedge.cli import app
 from glomedge.device_runner import DeviceRunner
+from glomedge.engine import engine, providers
+from glomedge.engine.runner import Opened, OutOfMemoryError, RawOutput, Runner, SessionRequest
 from glomedge.errors import EngineError, SelfTestError, UsageError
 from glomedge.folderrun import Options, infer_folder
 from glomedge.model.spec import BatchProfile
-from glomedge.runner import Opened, OutOfMemoryError, RawOutput, Runner, SessionRequest
 
 
 @dataclass

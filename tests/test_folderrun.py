@@ -118,7 +118,7 @@ def test_the_run_record_says_how_it_was_decoded_and_written(options: Options) ->
 def test_where_it_is_decoded(
     options: Options, monkeypatch: pytest.MonkeyPatch, decode_in: str, gpu: bool, workers: int, expected: str
 ) -> None:
-    from glomedge import providers
+    from glomedge.engine import providers
     from glomedge.imaging import decoders
 
     # On a GPU that is not there, the run ends when the model is loaded: what it chose until then is looked at.

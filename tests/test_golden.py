@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from glomedge import golden
+from glomedge.engine import golden
 from glomedge.errors import SelfTestError
 from glomedge.imaging.enhance import enhance
 from glomedge.model.spec import ModelSpec, Recipe

@@ -20,7 +20,7 @@ from builders import build_tiny_model
 from runkit import outputs, write_crops
 
 from glomedge import folderrun, greystore, heatmap, heatmaps
-from glomedge.engine import Output
+from glomedge.engine.engine import Output
 from glomedge.errors import GlomedgeError, OutputError
 from glomedge.files import writing as room
 from glomedge.folderrun import Options, infer_folder

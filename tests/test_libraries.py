@@ -10,7 +10,7 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 
-from glomedge import providers
+from glomedge.engine import providers
 from glomedge.system import libraries
 
 

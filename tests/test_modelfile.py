@@ -14,7 +14,7 @@ import builders
 import numpy as np
 import pytest
 
-from glomedge import engine
+from glomedge.engine import engine
 from glomedge.errors import ModelError
 from glomedge.model.file import SEAL_BYTES, SEAL_KEY, SPEC_KEY, iter_fields, metadata, read_model_file, sealed
 from glomedge.model.graph import check_graph, read_graph_facts

@@ -13,13 +13,14 @@ import builders
 import numpy as np
 import pytest
 
-from glomedge import engine, nvidia, sessions
+from glomedge import nvidia, sessions
 from glomedge.device_runner import DeviceRunner, PinnedMemory
-from glomedge.engine_cache import EngineKey
+from glomedge.engine import engine
+from glomedge.engine.cache import EngineKey
+from glomedge.engine.runner import Opened, SessionRequest
 from glomedge.errors import EngineError
 from glomedge.model.file import read_model_file
 from glomedge.model.spec import BatchProfile
-from glomedge.runner import Opened, SessionRequest
 from glomedge.system import gpu as gpus
 
 SIZES = (1, 4, 16)

@@ -12,7 +12,9 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from glomedge.engine import Output
+from glomedge.engine.engine import Output
+from glomedge.engine.predict import called
+from glomedge.engine.views import Infer, fill, predict_views, shortest
 from glomedge.errors import EngineError, GlomedgeError, OutputError
 from glomedge.evaluate import MemorySink
 from glomedge.imaging.images import Decoded
@@ -20,10 +22,8 @@ from glomedge.model.file import read_model_file
 from glomedge.model.spec import Recipe
 from glomedge.pipeline import MAX_HUNG_DECODERS, Pipeline
 from glomedge.pipelinesettings import Settings
-from glomedge.predictions import called
 from glomedge.preparing import Answer, Decoder, default_decoder, thumbnail
 from glomedge.scan import Found
-from glomedge.views import Infer, fill, predict_views, shortest
 
 Pixels = npt.NDArray[np.uint8]
 

@@ -19,12 +19,13 @@ import numpy.typing as npt
 import onnxruntime as ort
 import pytest
 
-from glomedge import engine, nvidia, providers, sessions
+from glomedge import nvidia, sessions
 from glomedge.device_runner import CUDA_LIBRARY
+from glomedge.engine import engine, providers
+from glomedge.engine.runner import SessionRequest
 from glomedge.errors import ModelError, ProviderUnavailableError, UsageError
 from glomedge.model.file import read_model_file
 from glomedge.model.spec import BatchProfile
-from glomedge.runner import SessionRequest
 from glomedge.system import cpu, gpu, libraries
 
 GPU_WHEEL = [package.name for package in libraries.onnxruntime_packages()] == ["onnxruntime-gpu"]

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from glomedge import engine as engines
 from glomedge.batching import batches
 from glomedge.decodechild import processes_pay
+from glomedge.engine import engine as engines
+from glomedge.engine.providers import runs_on_gpu, usual_batch
 from glomedge.errors import ModelError
 from glomedge.folderrun import THUMBNAIL_PX
 from glomedge.imaging.images import ALLOWED_SUFFIXES
@@ -20,7 +21,6 @@ from glomedge.outputs import FolderSink
 from glomedge.pipeline import Pipeline
 from glomedge.pipelinesettings import Settings
 from glomedge.preparing import Answer
-from glomedge.providers import runs_on_gpu, usual_batch
 from glomedge.scan import scan
 from glomedge.spool import Spool
 from glomedge.system.cpu import usable_cpus

@@ -18,7 +18,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from glomedge import __version__, card, golden
+from glomedge import __version__, card
+from glomedge.engine import golden
 from glomedge.errors import GateError, MissingExtraError, ModelError, UsageError
 from glomedge.model.file import SEAL_BYTES, read_model_file, sealed
 from glomedge.model.gate_table import GateRow, table

@@ -88,7 +88,7 @@ def child(arguments: list[str]) -> None:
     """The measured process."""
     model, provider, image, cache, allow_fallback, bf16 = arguments
     begin = time.perf_counter()
-    from glomedge import engine as engines
+    from glomedge.engine import engine as engines
 
     imported = time.perf_counter()
     with engines.load(

@@ -135,7 +135,7 @@ def _draw(folder: Path, seed: int) -> Path:
     """One drawn RGBA PNG: the self-test's glomerulus with texture, so that it costs a decoder what tissue does."""
     import cv2
 
-    from glomedge import golden
+    from glomedge.engine import golden
 
     rng = np.random.default_rng(seed)
     height, width = (int(side) for side in rng.integers(300, 901, 2))

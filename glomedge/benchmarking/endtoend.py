@@ -27,6 +27,7 @@ from glomedge.benchmarking.crops import folder_of
 from glomedge.benchmarking.record import STAGES, EndToEnd, Figure, StageRound
 from glomedge.benchmarking.statistics import bootstrap_median
 from glomedge.decodechild import processes_pay
+from glomedge.engine.providers import runs_on_gpu, usual_batch
 from glomedge.errors import EngineError, ImageError
 from glomedge.folderrun import THUMBNAIL_PX
 from glomedge.journal import Journal
@@ -35,12 +36,11 @@ from glomedge.outputs import FolderSink
 from glomedge.pipeline import Pipeline
 from glomedge.pipelinesettings import Settings
 from glomedge.preparing import Answer, thumbnail
-from glomedge.providers import runs_on_gpu, usual_batch
 from glomedge.scan import Found, scan
 from glomedge.spool import Spool
 
 if TYPE_CHECKING:
-    from glomedge.engine import Engine
+    from glomedge.engine.engine import Engine
 
 ROUNDS = 5
 STAGE_CROPS = 24

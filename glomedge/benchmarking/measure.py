@@ -22,7 +22,7 @@ from glomedge.model.spec import Frozen
 from glomedge.system.cpu import usable_cpus
 
 if TYPE_CHECKING:
-    from glomedge.engine import Engine
+    from glomedge.engine.engine import Engine
 
 
 class Job(Frozen):
@@ -78,8 +78,8 @@ def measure(job: Job) -> Result:
     Raises:
         ProviderUnavailableError, ModelError, EngineError: from the engine.
     """
-    from glomedge import engine as engines
-    from glomedge import providers
+    from glomedge.engine import engine as engines
+    from glomedge.engine import providers
 
     images = np.load(job.crops, allow_pickle=False)
     largest = max(job.batch_sizes)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from glomedge.doctor import Diagnosis, ProviderReport
+    from glomedge.engine.doctor import Diagnosis, ProviderReport
 
 _DEFAULT_MODEL = Path("artifacts/model.onnx")
 
@@ -26,7 +26,7 @@ def doctor(
 
     Exit code 1 when nothing works.
     """
-    from glomedge.doctor import diagnose
+    from glomedge.engine.doctor import diagnose
 
     if model is None and _DEFAULT_MODEL.is_file():
         model = _DEFAULT_MODEL

@@ -8,7 +8,7 @@ import onnx
 import pytest
 from tiny_graphs import tiny_backbone
 
-from glomedge.golden import draw_crop
+from glomedge.engine.golden import draw_crop
 from glomedge.imaging.enhance import enhance
 
 

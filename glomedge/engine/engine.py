@@ -21,12 +21,12 @@ from typing import Self
 import numpy as np
 import numpy.typing as npt
 
-from glomedge import selftest
+from glomedge.engine import selftest
+from glomedge.engine.predict import Prediction, predict_all
+from glomedge.engine.runner import OutOfMemoryError, RawOutput, Runner, SessionRequest, padded
 from glomedge.errors import EngineError, ModelError, ProviderUnavailableError, UsageError
 from glomedge.model.file import ModelFile, read_model_file
 from glomedge.model.spec import MAP_SIZE, SIZE_PX, BatchProfile, ModelSpec
-from glomedge.predictions import Prediction, predict_all
-from glomedge.runner import OutOfMemoryError, RawOutput, Runner, SessionRequest, padded
 
 __all__ = ["Engine", "Output", "Prediction", "Runtime", "load"]
 
@@ -231,7 +231,7 @@ def load(
         ProviderUnavailableError: the provider cannot run here; names the library and the package.
         UsageError: an argument out of range.
     """
-    from glomedge import providers
+    from glomedge.engine import providers
     from glomedge.system import cpu
 
     for name, value in (("threads", threads), ("concurrency", concurrency), ("max_batch", max_batch)):
@@ -309,7 +309,7 @@ def batch_profile(
 
 
 def _open(name: str, request: SessionRequest, allow_fallback: bool) -> tuple[str, Runner, tuple[str, ...]]:
-    from glomedge import providers
+    from glomedge.engine import providers
 
     notes: list[str] = []
     if name != "auto":

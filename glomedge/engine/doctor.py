@@ -129,7 +129,7 @@ class Diagnosis:
 
 def diagnose(model: Path | None = None, *, cache_dir: Path | None = None) -> Diagnosis:
     """Examine this machine, with a model where there is one. Never raises for what it finds."""
-    from glomedge import providers
+    from glomedge.engine import providers
 
     found = gpus.find_gpus()
     problems: list[str] = []
@@ -176,9 +176,9 @@ def examine_model(path: Path) -> ModelReport:
 
 
 def _examine(provider: Any, model: Path | None, cache_dir: Path | None) -> ProviderReport:
-    from glomedge.engine import load
+    from glomedge.engine.engine import load
+    from glomedge.engine.providers import usual_batch
     from glomedge.errors import SelfTestError
-    from glomedge.providers import usual_batch
 
     reason = provider.unusable()
     if reason is not None:

@@ -9,9 +9,9 @@ from typing import NoReturn
 import numpy as np
 import numpy.typing as npt
 
+from glomedge.engine.runner import RawOutput, Runner, check_contract
 from glomedge.errors import ModelError
 from glomedge.model.spec import ModelSpec
-from glomedge.runner import RawOutput, Runner, check_contract
 
 REMOVED = "That engine came from the cache and was removed from it: start again, and it is built anew."
 
@@ -39,7 +39,7 @@ def self_test(
         SelfTestError: other pixels or another probability than at export.
         ModelError: the activation map and the probability do not belong together.
     """
-    from glomedge import golden
+    from glomedge.engine import golden
 
     # bfloat16 keeps 8 bits of mantissa, three fewer than fp16.
     low = 3e-2 if runner.opened.precision == "bf16" else 0.0

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from glomedge.engine.views import fault_of
 from glomedge.errors import ImageError
 from glomedge.model.spec import ModelSpec
-from glomedge.views import fault_of
 
 if TYPE_CHECKING:
-    from glomedge.engine import Engine
+    from glomedge.engine.engine import Engine
 
 Item = str | os.PathLike[str] | npt.NDArray[np.uint8]
 

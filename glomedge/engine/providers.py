@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from glomedge import device_runner, nvidia, openvino_runner, sessions
+from glomedge.engine.runner import Runner, SessionRequest
 from glomedge.errors import ProviderUnavailableError, UsageError
-from glomedge.runner import Runner, SessionRequest
 from glomedge.system import cpu, libraries
 from glomedge.system.gpu import find_gpus
 

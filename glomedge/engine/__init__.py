@@ -1,0 +1,1 @@
+"""One loaded model on one provider: choosing, opening, checking and running it."""
