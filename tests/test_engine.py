@@ -15,8 +15,8 @@ import numpy.typing as npt
 import pytest
 
 import glomedge
-from glomedge import sessions
 from glomedge.engine import engine, golden, providers
+from glomedge.engine.backends import onnxrt
 from glomedge.engine.runner import OutOfMemoryError, RawOutput, Runner, SessionRequest
 from glomedge.errors import EngineError, ModelError, ProviderUnavailableError, SelfTestError, UsageError
 from glomedge.model.file import ModelFile, read_model_file, sealed
@@ -241,12 +241,12 @@ def test_a_lost_device_is_an_error_and_never_another_provider(
     monkeypatch: pytest.MonkeyPatch, tiny_model: Path
 ) -> None:
     def wrap(inner: Runner, request: SessionRequest) -> Runner:
-        assert isinstance(inner, sessions.OrtRunner)
+        assert isinstance(inner, onnxrt.OrtRunner)
         return inner
 
     monkeypatch.setitem(providers.PROVIDERS, "wrapped", wrapped(wrap))
     model = engine.load(tiny_model, "wrapped", allow_fallback=True)
-    assert isinstance(model._runner, sessions.OrtRunner)
+    assert isinstance(model._runner, onnxrt.OrtRunner)
     model._runner._session = LostSession()
     with pytest.raises(EngineError, match=r"CUDA failure 999.*nothing was computed elsewhere"):
         model.infer(crops(2))

@@ -18,8 +18,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from glomedge import sessions
 from glomedge.engine import engine, providers
+from glomedge.engine.backends import onnxrt
 from glomedge.engine.cache import PASSPORT, EngineKey, Entry, WorkingCopy, default_root, problem, prune, secure_root
 from glomedge.engine.runner import Opened, SessionRequest
 from glomedge.errors import ModelError, OutputError, SelfTestError, UsageError
@@ -243,7 +243,7 @@ def test_openvino_builds_once_and_rebuilds_what_was_damaged(tiny_model: Path, tm
 def test_the_cpus_optimised_graph_is_kept_checked_and_gives_the_same_answers(
     monkeypatch: pytest.MonkeyPatch, tiny_model: Path, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(sessions, "WORTH_COPYING_BYTES", 0)
+    monkeypatch.setattr(onnxrt, "WORTH_COPYING_BYTES", 0)
     cache = tmp_path / "cache"
     images = np.random.default_rng(3).integers(0, 256, (5, 224, 224, 3), np.uint8)
 
@@ -264,7 +264,7 @@ def test_the_cpus_optimised_graph_is_kept_checked_and_gives_the_same_answers(
 def test_without_a_writable_home_the_cpu_runs_all_the_same(
     monkeypatch: pytest.MonkeyPatch, tiny_model: Path, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(sessions, "WORTH_COPYING_BYTES", 0)
+    monkeypatch.setattr(onnxrt, "WORTH_COPYING_BYTES", 0)
     blocked = tmp_path / "file"
     blocked.write_text("")
     monkeypatch.setattr("glomedge.engine_cache.default_root", lambda: blocked / "cache")
@@ -278,7 +278,7 @@ def test_a_copy_that_onnxruntime_cannot_read_is_dropped_and_the_model_runs(
     monkeypatch: pytest.MonkeyPatch, tiny_model: Path, tmp_path: Path
 ) -> None:
     """Such as one cut short by a full disk before its hash was taken: the passport agrees, the graph does not load."""
-    monkeypatch.setattr(sessions, "WORTH_COPYING_BYTES", 0)
+    monkeypatch.setattr(onnxrt, "WORTH_COPYING_BYTES", 0)
     cache = tmp_path / "cache"
     notes = []
     for step in range(3):
@@ -309,9 +309,9 @@ def test_an_engine_that_answers_wrongly_leaves_the_cache_although_its_passport_a
     error: type[ModelError],
     words: str,
 ) -> None:
-    monkeypatch.setattr(sessions, "WORTH_COPYING_BYTES", 0)
+    monkeypatch.setattr(onnxrt, "WORTH_COPYING_BYTES", 0)
     cache = secure_root(tmp_path / "cache")
-    key = sessions._graph_key(SessionRequest(read_model_file(tiny_model), 1, 1, BatchProfile()))
+    key = onnxrt._graph_key(SessionRequest(read_model_file(tiny_model), 1, 1, BatchProfile()))
     with Entry(cache, key) as entry:
         (entry.folder / "optimised.onnx").write_bytes(builders.tiny_graph(**changes).SerializeToString())
         assert entry.commit()
@@ -328,7 +328,7 @@ def test_an_engine_that_answers_wrongly_leaves_the_cache_although_its_passport_a
 def test_an_engine_built_just_now_that_answers_wrongly_is_not_kept_either(
     monkeypatch: pytest.MonkeyPatch, tiny_model: Path, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(sessions, "WORTH_COPYING_BYTES", 0)
+    monkeypatch.setattr(onnxrt, "WORTH_COPYING_BYTES", 0)
     cache = secure_root(tmp_path / "cache")
     path = tmp_path / "retrained.onnx"
     path.write_bytes(sealed(builders.tiny_graph(bias=-3.0).SerializeToString(), read_model_file(tiny_model).spec))
@@ -341,7 +341,7 @@ def test_an_engine_built_just_now_that_answers_wrongly_is_not_kept_either(
 def test_pixels_that_moved_are_not_the_engines_fault(
     monkeypatch: pytest.MonkeyPatch, tiny_model: Path, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(sessions, "WORTH_COPYING_BYTES", 0)
+    monkeypatch.setattr(onnxrt, "WORTH_COPYING_BYTES", 0)
     cache = secure_root(tmp_path / "cache")
     path = tmp_path / "edited.onnx"
     spec = read_model_file(tiny_model).spec.model_copy(update={"recipe": Recipe.named("plain")})
@@ -422,11 +422,11 @@ def test_the_cache_of_such_a_runtime_is_kept_when_the_session_is_gone(root: Path
     import weakref
 
     request = SessionRequest(read_model_file(tiny_model), 1, 1, BatchProfile())
-    session = sessions.create_session(request, [(sessions.CPU, {})], sessions.session_options(request))
+    session = onnxrt.create_session(request, [(onnxrt.CPU, {})], onnxrt.session_options(request))
     copy = WorkingCopy(root, KEY)
     weakref.finalize(session, lambda: (copy.folder / "fused_node").write_bytes(b"kernels"))
     opened = Opened("fp32", {}, {})
-    runner = sessions.OrtRunner(session, opened, on_closed=copy.keep)
+    runner = onnxrt.OrtRunner(session, opened, on_closed=copy.keep)
     del session
     assert not (root / KEY.digest()).exists()
     runner.close()

@@ -12,8 +12,8 @@ import numpy.typing as npt
 import onnxruntime as ort
 import pytest
 
-from glomedge import nvidia, sessions
 from glomedge.engine import engine, providers
+from glomedge.engine.backends import nvidia, onnxrt
 from glomedge.engine.runner import Opened, OutOfMemoryError
 from glomedge.errors import EngineError
 from glomedge.system import gpu, libraries
@@ -57,13 +57,13 @@ OTHER_FAILURES = [
 
 @pytest.mark.parametrize("text", OUT_OF_MEMORY)
 def test_words_that_mean_memory_ran_out(text: str) -> None:
-    failure = sessions.engine_error(RuntimeError(text), Opened("fp32", {}, {}), 32)
+    failure = onnxrt.engine_error(RuntimeError(text), Opened("fp32", {}, {}), 32)
     assert isinstance(failure, OutOfMemoryError)
 
 
 @pytest.mark.parametrize("text", OTHER_FAILURES)
 def test_words_that_mean_something_else(text: str) -> None:
-    failure = sessions.engine_error(RuntimeError(text), Opened("fp32", {}, {}), 32)
+    failure = onnxrt.engine_error(RuntimeError(text), Opened("fp32", {}, {}), 32)
     assert isinstance(failure, EngineError)
     assert not isinstance(failure, OutOfMemoryError)
 
@@ -77,13 +77,13 @@ def crops(count: int) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float64]]:
 def counted_errors(monkeypatch: pytest.MonkeyPatch) -> list[EngineError]:
     """Every failure of a run from here on, as the Engine is told of it."""
     seen: list[EngineError] = []
-    real = sessions.engine_error
+    real = onnxrt.engine_error
 
     def noted(error: BaseException, opened: Opened, batch: int) -> EngineError:
         seen.append(real(error, opened, batch))
         return seen[-1]
 
-    monkeypatch.setattr(sessions, "engine_error", noted)
+    monkeypatch.setattr(onnxrt, "engine_error", noted)
     return seen
 
 
@@ -105,8 +105,8 @@ def small_arena() -> Callable[[Any], Any]:
 def test_a_full_arena_of_onnxruntime_halves_the_batch(
     monkeypatch: pytest.MonkeyPatch, tiny_model: Path, small_arena: Callable[[Any], Any]
 ) -> None:
-    real = sessions.session_options
-    monkeypatch.setattr(sessions, "session_options", lambda request: small_arena(real(request)))
+    real = onnxrt.session_options
+    monkeypatch.setattr(onnxrt, "session_options", lambda request: small_arena(real(request)))
     images, expected = crops(64)
     with engine.load(tiny_model, "cpu", max_batch=64) as model:
         seen = counted_errors(monkeypatch)

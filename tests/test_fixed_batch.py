@@ -21,10 +21,10 @@ import pytest
 from runkit import write_crops
 from typer.testing import CliRunner
 
-from glomedge import sessions
 from glomedge.cli import app
-from glomedge.device_runner import DeviceRunner
 from glomedge.engine import engine, providers
+from glomedge.engine.backends import onnxrt
+from glomedge.engine.backends.gpu_memory import DeviceRunner
 from glomedge.engine.runner import Opened, OutOfMemoryError, RawOutput, Runner, SessionRequest
 from glomedge.errors import EngineError, SelfTestError, UsageError
 from glomedge.folderrun import Options, infer_folder
@@ -57,7 +57,7 @@ class Card:
         self.note(f"open {batch}")
         if batch > self.room_to_open:
             raise OutOfMemoryError("There is not enough memory to load it.")
-        session = sessions.create_session(request, [(sessions.CPU, {})], sessions.session_options(request))
+        session = onnxrt.create_session(request, [(onnxrt.CPU, {})], onnxrt.session_options(request))
         weakref.finalize(session, self.note, f"freed {batch}")
         sizes = tuple(sorted({request.profile.min, request.profile.opt, request.profile.max}))
 

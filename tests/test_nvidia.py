@@ -13,9 +13,9 @@ import builders
 import numpy as np
 import pytest
 
-from glomedge import nvidia, sessions
-from glomedge.device_runner import DeviceRunner, PinnedMemory
 from glomedge.engine import engine
+from glomedge.engine.backends import nvidia, onnxrt
+from glomedge.engine.backends.gpu_memory import DeviceRunner, PinnedMemory
 from glomedge.engine.cache import EngineKey
 from glomedge.engine.runner import Opened, SessionRequest
 from glomedge.errors import EngineError
@@ -36,7 +36,7 @@ def request_(tiny_model: Path) -> SessionRequest:
 @pytest.fixture
 def runner(request_: SessionRequest) -> DeviceRunner:
     """The runner of the GPU providers, bound to host memory of a CPU session: the same calls in the same order."""
-    session = sessions.create_session(request_, [(sessions.CPU, {})], sessions.session_options(request_))
+    session = onnxrt.create_session(request_, [(onnxrt.CPU, {})], onnxrt.session_options(request_))
     return DeviceRunner(session, Opened("fp32", {}, {}), SIZES, device="cpu")
 
 

@@ -19,9 +19,9 @@ import numpy.typing as npt
 import onnxruntime as ort
 import pytest
 
-from glomedge import nvidia, sessions
-from glomedge.device_runner import CUDA_LIBRARY
 from glomedge.engine import engine, providers
+from glomedge.engine.backends import nvidia, onnxrt
+from glomedge.engine.backends.gpu_memory import CUDA_LIBRARY
 from glomedge.engine.runner import SessionRequest
 from glomedge.errors import ModelError, ProviderUnavailableError, UsageError
 from glomedge.model.file import read_model_file
@@ -167,7 +167,7 @@ def test_auto_takes_openvino_for_a_file_exported_for_it(tmp_path: Path) -> None:
 
 def test_when_nothing_can_run_every_reason_is_given(monkeypatch: pytest.MonkeyPatch, tiny_model: Path) -> None:
     def broken(name: str) -> providers.Provider:
-        def refuse(request: SessionRequest) -> sessions.OrtRunner:
+        def refuse(request: SessionRequest) -> onnxrt.OrtRunner:
             raise ProviderUnavailableError(f"{name}: out to lunch")
 
         return providers.Provider(name, "", lambda: None, refuse)
@@ -203,8 +203,8 @@ def test_a_provider_that_onnxruntime_would_silently_replace_is_an_error(
     """onnxruntime itself only warns (FACTS, trap 7): the entry claims to be usable, so the session is really made."""
     absent = next(name for name in ort.get_all_providers() if name not in ort.get_available_providers())
 
-    def open_it(request: SessionRequest) -> sessions.OrtRunner:
-        return sessions.open_session(absent, request, {})
+    def open_it(request: SessionRequest) -> onnxrt.OrtRunner:
+        return onnxrt.open_session(absent, request, {})
 
     monkeypatch.setitem(providers.PROVIDERS, "absent", providers.Provider("absent", "", lambda: None, open_it))
     with pytest.raises(ProviderUnavailableError, match=f"{absent} was asked for but onnxruntime would run on CPU"):
@@ -304,7 +304,7 @@ def test_padding_is_never_fused_into_the_pool(tmp_path: Path, tiny_model: Path) 
     path = tmp_path / "pool.onnx"
     x = padded_pool_model(path)
     request = request_for(tiny_model)
-    session = sessions.create_session(request, [(sessions.CPU, {})], sessions.session_options(request), model=str(path))
+    session = onnxrt.create_session(request, [(onnxrt.CPU, {})], onnxrt.session_options(request), model=str(path))
     found = session.run(None, {"x": x})[0][0, 0]
     padded = np.pad(x[0, 0], 1)
     naive = np.array([[padded[i : i + 3, j : j + 3].max() for j in range(0, 6, 2)] for i in range(0, 6, 2)])
@@ -318,14 +318,14 @@ def test_a_graph_that_onnxruntime_cannot_load_is_a_model_error(tmp_path: Path, t
     path.write_bytes(b"\x08\x08\x3a\x03abc")
     request = request_for(tiny_model)
     with pytest.raises(ModelError, match="cannot load"):
-        sessions.create_session(request, [(sessions.CPU, {})], sessions.session_options(request), model=str(path))
+        onnxrt.create_session(request, [(onnxrt.CPU, {})], onnxrt.session_options(request), model=str(path))
 
 
 @pytest.mark.parametrize(
     ("threads", "concurrency", "intra", "spinning"), [(4, 1, 4, "1"), (4, 2, 2, "0"), (2, 8, 1, "0"), (1, 1, 1, "1")]
 )
 def test_callers_share_the_threads(tiny_model: Path, threads: int, concurrency: int, intra: int, spinning: str) -> None:
-    options = sessions.session_options(request_for(tiny_model, threads=threads, concurrency=concurrency))
+    options = onnxrt.session_options(request_for(tiny_model, threads=threads, concurrency=concurrency))
     assert options.intra_op_num_threads == intra
     assert options.get_session_config_entry("session.intra_op.allow_spinning") == spinning
 

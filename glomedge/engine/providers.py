@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from glomedge import device_runner, nvidia, openvino_runner, sessions
+from glomedge.engine.backends import gpu_memory, nvidia, onnxrt, openvino_runtime
 from glomedge.engine.runner import Runner, SessionRequest
 from glomedge.errors import ProviderUnavailableError, UsageError
 from glomedge.system import cpu, libraries
@@ -79,7 +79,7 @@ def onnxruntime_provider(
         return reason
 
     def open_it(request: SessionRequest) -> Runner:
-        return sessions.open_session(ort_name, request, options(request))
+        return onnxrt.open_session(ort_name, request, options(request))
 
     return Provider(name, install, unusable, open_with or open_it, unsuited, gpu)
 
@@ -130,12 +130,12 @@ def both_installed(packages: tuple[libraries.Package, ...]) -> str:
 PROVIDERS: dict[str, Provider] = {
     provider.name: provider
     for provider in (
-        onnxruntime_provider("cpu", sessions.CPU, install="pip install 'glomedge[cpu]'", open_with=sessions.open_cpu),
+        onnxruntime_provider("cpu", onnxrt.CPU, install="pip install 'glomedge[cpu]'", open_with=onnxrt.open_cpu),
         onnxruntime_provider(
             "cuda",
             nvidia.CUDA,
             install=nvidia.INSTALL_GPU,
-            library=device_runner.CUDA_LIBRARY,
+            library=gpu_memory.CUDA_LIBRARY,
             device_problem=nvidia.no_gpu,
             open_with=nvidia.open_cuda,
             unsuited=nvidia.unsuited_cuda,
@@ -162,8 +162,8 @@ PROVIDERS: dict[str, Provider] = {
         Provider(
             "openvino",
             install="pip install 'glomedge[openvino]'",
-            unusable=openvino_runner.unusable,
-            open=openvino_runner.open_runner,
+            unusable=openvino_runtime.unusable,
+            open=openvino_runtime.open_runner,
         ),
     )
 }
@@ -248,7 +248,7 @@ def require_usable(provider: Provider) -> None:
 def open_provider(provider: Provider, request: SessionRequest) -> Runner:
     """Open it; on a GPU a session of one batch size on a thread of its own. Raises as ``Provider.open``."""
     if provider.gpu and request.fixed_batch:
-        from glomedge.fixed_batch import FixedBatchRunner
+        from glomedge.engine.backends.fixed_batch import FixedBatchRunner
 
         return FixedBatchRunner(provider.name, provider.open, request)
     return provider.open(request)

@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from glomedge.engine.backends.onnxrt import OUTPUT_NAMES, first_line, is_out_of_memory
 from glomedge.engine.cache import EngineKey, Entry, cache_notes, secure_root
 from glomedge.engine.runner import Opened, OutOfMemoryError, RawOutput, SessionRequest, TensorInfo
 from glomedge.errors import EngineError, ProviderUnavailableError
-from glomedge.sessions import OUTPUT_NAMES, first_line, is_out_of_memory
 from glomedge.system.cpu import cpu_features, cpu_name, has_native_bf16
 
 _INSTALL = "pip install 'glomedge[openvino]'"

@@ -9,8 +9,8 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from glomedge import sessions
-from glomedge.device_runner import DeviceRunner
+from glomedge.engine.backends import onnxrt
+from glomedge.engine.backends.gpu_memory import DeviceRunner
 from glomedge.engine.cache import EngineKey, Entry, WorkingCopy, cache_notes, problem, secure_root
 from glomedge.engine.runner import Opened, SessionRequest, no_cache
 from glomedge.errors import ProviderUnavailableError
@@ -183,7 +183,7 @@ def tensorrt_version() -> str:
 
 def open_cuda(request: SessionRequest) -> DeviceRunner:
     """A CUDA session with its tensors bound on the device."""
-    return _open_builtin(CUDA, [(CUDA, cuda_options(request)), (sessions.CPU, {})], request, {}, ())
+    return _open_builtin(CUDA, [(CUDA, cuda_options(request)), (onnxrt.CPU, {})], request, {}, ())
 
 
 def open_tensorrt(request: SessionRequest) -> DeviceRunner:
@@ -195,7 +195,7 @@ def open_tensorrt(request: SessionRequest) -> DeviceRunner:
         chain = [
             (TENSORRT, tensorrt_options(request, str(entry.folder))),
             (CUDA, cuda_options(request) | {"enable_cuda_graph": "0"}),
-            (sessions.CPU, {}),
+            (onnxrt.CPU, {}),
         ]
         runner = _open_builtin(TENSORRT, chain, request, {"tensorrt": version}, cache_notes(entry), entry.drop)
         entry.commit()
@@ -219,7 +219,7 @@ def tensorrt_rtx_unusable() -> str | None:
     try:
         importlib.import_module(RTX_MODULE)  # loads the TensorRT-RTX libraries that it brings along
     except (ImportError, OSError) as error:
-        return f"tensorrt-rtx: {RTX_MODULE} does not load ({sessions.first_line(error)}). Reinstall: {INSTALL_RTX}"
+        return f"tensorrt-rtx: {RTX_MODULE} does not load ({onnxrt.first_line(error)}). Reinstall: {INSTALL_RTX}"
     path = folder / RTX_LIBRARY
     missing = libraries.missing_libraries(path) if path.is_file() else (RTX_LIBRARY,)
     if missing:
@@ -229,7 +229,7 @@ def tensorrt_rtx_unusable() -> str | None:
     return f"tensorrt-rtx: {reason}. Use --provider cpu." if reason else None
 
 
-def open_tensorrt_rtx(request: SessionRequest) -> sessions.OrtRunner:
+def open_tensorrt_rtx(request: SessionRequest) -> onnxrt.OrtRunner:
     """A session on NVIDIA's TensorRT-RTX plugin provider, registered with onnxruntime on first use.
 
     Raises:
@@ -238,7 +238,7 @@ def open_tensorrt_rtx(request: SessionRequest) -> sessions.OrtRunner:
     import onnxruntime as ort
 
     module = importlib.import_module(RTX_MODULE)
-    with sessions.LOCK:
+    with onnxrt.LOCK:
         if not _rtx_devices():
             ort.register_execution_provider_library(TENSORRT_RTX, module.get_library_path())
         devices = _rtx_devices()
@@ -252,17 +252,17 @@ def open_tensorrt_rtx(request: SessionRequest) -> sessions.OrtRunner:
     copy = WorkingCopy(secure_root(request.cache_dir), key)
     try:
         chosen = tensorrt_rtx_options(request, str(copy.folder))
-        options = sessions.session_options(request)
+        options = onnxrt.session_options(request)
         options.add_provider_for_devices(devices[:1], chosen)
-        session = sessions.create_session(request, None, options)
-        sessions.verify_provider(session, TENSORRT_RTX)
+        session = onnxrt.create_session(request, None, options)
+        onnxrt.verify_provider(session, TENSORRT_RTX)
         notes = cache_notes(copy.entry)
         opened = _opened(session, TENSORRT_RTX, request, chosen, {"tensorrt-rtx-ep": version}, notes)
     except BaseException:
         copy.discard()
         raise
     # The plugin writes its cache when the session is destroyed (IExecutionContextDeleter in nv_execution_provider.h).
-    return sessions.OrtRunner(session, opened, batch_sizes(request), on_closed=copy.keep, forget=copy.drop)
+    return onnxrt.OrtRunner(session, opened, batch_sizes(request), on_closed=copy.keep, forget=copy.drop)
 
 
 def _rtx_devices() -> list[Any]:
@@ -281,7 +281,7 @@ def _opened(
 ) -> Opened:
     import onnxruntime as ort
 
-    counts, strays = sessions.placement(session, ort_name) if request.record_placement else ({}, ())
+    counts, strays = onnxrt.placement(session, ort_name) if request.record_placement else ({}, ())
     return Opened(
         precision=request.file.spec.precision,
         versions={"onnxruntime": ort.__version__, "driver": find_gpus().driver} | dict(versions),
@@ -301,7 +301,7 @@ def _open_builtin(
     forget: Callable[[], bool] = no_cache,
 ) -> DeviceRunner:
     libraries.preload_cuda()
-    session = sessions.create_session(request, chain, sessions.session_options(request))
-    sessions.verify_provider(session, ort_name)
+    session = onnxrt.create_session(request, chain, onnxrt.session_options(request))
+    onnxrt.verify_provider(session, ort_name)
     opened = _opened(session, ort_name, request, chain[0][1], versions, notes)
     return DeviceRunner(session, opened, batch_sizes(request), forget=forget)

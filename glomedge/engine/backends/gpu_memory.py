@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from glomedge import sessions
+from glomedge.engine.backends import onnxrt
 from glomedge.engine.runner import Opened, RawOutput, no_cache
 from glomedge.model.spec import MAP_SIZE, SIZE_PX
 from glomedge.system import libraries
@@ -45,8 +45,8 @@ class DeviceRunner:
         device: str = "cuda",
         forget: Callable[[], bool] = no_cache,
     ) -> None:
-        self.inputs = tuple(sessions.tensor_info(argument) for argument in session.get_inputs())
-        self.outputs = tuple(sessions.tensor_info(argument) for argument in session.get_outputs())
+        self.inputs = tuple(onnxrt.tensor_info(argument) for argument in session.get_inputs())
+        self.outputs = tuple(onnxrt.tensor_info(argument) for argument in session.get_outputs())
         self.opened = opened
         self.batch_sizes = sizes
         self._session = session
@@ -67,7 +67,7 @@ class DeviceRunner:
                 # Copied: the next run writes the same buffers.
                 return np.array(slot.probability.numpy()), np.array(slot.activation.numpy())
             except Exception as error:
-                raise sessions.engine_error(error, self.opened, len(images_nhwc)) from error
+                raise onnxrt.engine_error(error, self.opened, len(images_nhwc)) from error
 
     def forget(self) -> bool:
         """See ``Runner``."""

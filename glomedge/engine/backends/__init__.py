@@ -1,0 +1,1 @@
+"""One file a runtime: onnxruntime, NVIDIA's providers, OpenVINO."""
