@@ -29,16 +29,16 @@ import numpy.typing as npt
 
 from common import alternate, log, markdown_table, parser, set_results_directory, usable_cores, user_crops
 from common import write_result as write
-from glomedge.batching import batches
 from glomedge.engine import engine
 from glomedge.engine.views import Infer
 from glomedge.folderrun import THUMBNAIL_PX
 from glomedge.imaging.images import ALLOWED_SUFFIXES
 from glomedge.model.file import read_model_file
-from glomedge.pipeline import Pipeline
-from glomedge.pipelinesettings import Settings
-from glomedge.preparing import Answer
-from glomedge.scan import Found, Scan, scan
+from glomedge.pipeline.batching import batches
+from glomedge.pipeline.inputs import Found, Scan, scan
+from glomedge.pipeline.pipeline import Pipeline
+from glomedge.pipeline.prepare import Answer
+from glomedge.pipeline.settings import Settings
 from prepare import artifacts as prepared_artifacts
 
 LONG_CROPS = 3000

@@ -9,8 +9,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from glomedge.batching import batches
-from glomedge.decodechild import processes_pay
 from glomedge.errors import OutputError, UsageError
 from glomedge.files.names import escape_name, unescape_name
 from glomedge.greystore import MAX_GREY_PX, GreyStore
@@ -18,11 +16,13 @@ from glomedge.inferoptions import Options
 from glomedge.journal import Contents, Identity, Journal, read_entries, read_journal
 from glomedge.model.file import ModelFile, read_model_file
 from glomedge.outputs import JOURNAL, WORK_FOLDER, FolderSink, OutputFolder, Plan, plan, publishable, unanswered
-from glomedge.pipeline import Pipeline, StageTimes
-from glomedge.pipelinesettings import Settings
-from glomedge.preparing import Decoder
+from glomedge.pipeline.batching import batches
+from glomedge.pipeline.decode_process import processes_pay
+from glomedge.pipeline.inputs import Found, Scan, scan
+from glomedge.pipeline.pipeline import Pipeline, StageTimes
+from glomedge.pipeline.prepare import Decoder
+from glomedge.pipeline.settings import Settings
 from glomedge.results import Row
-from glomedge.scan import Found, Scan, scan
 from glomedge.spool import Spool
 from glomedge.system.stopping import StoppedError, unless_stopped
 

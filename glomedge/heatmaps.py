@@ -25,9 +25,9 @@ from glomedge.files.names import escape_name, unescape_name
 from glomedge.files.writing import nothing_to_give, write_all
 from glomedge.greystore import GreyStore
 from glomedge.inferoptions import Options
-from glomedge.preparing import Pixels
+from glomedge.pipeline.inputs import HEATMAP_SUFFIX, Scan
+from glomedge.pipeline.prepare import Pixels
 from glomedge.results import Row
-from glomedge.scan import HEATMAP_SUFFIX, Scan
 from glomedge.spool import Spool
 
 # A fault of one name, not of the folder: such a crop goes without.

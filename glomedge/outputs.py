@@ -13,8 +13,8 @@ from glomedge.errors import OutputError
 from glomedge.files.lock import OutputLock
 from glomedge.greystore import GreyStore
 from glomedge.journal import Contents, Entry, Identity, Journal, read_journal
-from glomedge.preparing import Answer
-from glomedge.scan import Found
+from glomedge.pipeline.inputs import Found
+from glomedge.pipeline.prepare import Answer
 from glomedge.spool import Spool
 
 WORK_FOLDER = ".glomedge"

@@ -14,8 +14,8 @@ from glomedge.files.names import neutralise
 from glomedge.folderrun import OWNED, Options, Outcome
 from glomedge.model.file import ModelFile
 from glomedge.outputs import WORK_FOLDER
+from glomedge.pipeline.inputs import Scan
 from glomedge.results import WRITERS, Row, Staged
-from glomedge.scan import Scan
 from glomedge.spool import Spool
 
 if TYPE_CHECKING:

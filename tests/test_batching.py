@@ -7,8 +7,8 @@ import random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from glomedge.batching import batches, sizes
-from glomedge.scan import Found
+from glomedge.pipeline.batching import batches, sizes
+from glomedge.pipeline.inputs import Found
 
 COUNTS = st.integers(0, 400)
 SIZES = st.integers(1, 64)

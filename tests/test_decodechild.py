@@ -17,10 +17,10 @@ from glomedge.engine.engine import Output
 from glomedge.errors import GlomedgeError
 from glomedge.evaluate import MemorySink
 from glomedge.model.spec import Recipe
-from glomedge.pipeline import MAX_HUNG_DECODERS, Pipeline
-from glomedge.pipelinesettings import Settings
-from glomedge.preparing import Stamp
-from glomedge.scan import Found
+from glomedge.pipeline.inputs import Found
+from glomedge.pipeline.pipeline import MAX_HUNG_DECODERS, Pipeline
+from glomedge.pipeline.prepare import Stamp
+from glomedge.pipeline.settings import Settings
 
 # The real child, but for names with "abort" and "hang": what a decoder's defect does, the bytes read.
 _STUB = """

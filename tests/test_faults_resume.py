@@ -18,7 +18,7 @@ from runkit import outputs, table, write_crops
 from glomedge.engine import engine
 from glomedge.errors import OutputError
 from glomedge.folderrun import Options, infer_folder
-from glomedge.preparing import default_decoder
+from glomedge.pipeline.prepare import default_decoder
 
 
 @pytest.fixture

@@ -49,7 +49,7 @@ def _signal_points() -> list[object]:
 def _handled() -> None:
     """In the child: what the command line does around a run."""
     from glomedge import folderrun
-    from glomedge.preparing import default_decoder
+    from glomedge.pipeline.prepare import default_decoder
     from glomedge.system.stopping import StopOnSignals
 
     inner = folderrun.infer_folder

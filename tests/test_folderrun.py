@@ -24,7 +24,7 @@ from glomedge.folderrun import Options, infer_folder
 from glomedge.imaging import enhance, images
 from glomedge.journal import read_journal
 from glomedge.notice import RESEARCH_USE_NOTICE
-from glomedge.pipelinesettings import Settings
+from glomedge.pipeline.settings import Settings
 from glomedge.results import columns
 from glomedge.system.cpu import usable_cpus
 

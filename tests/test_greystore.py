@@ -29,9 +29,9 @@ from glomedge.heatmap import grey, overlay
 from glomedge.imaging import images
 from glomedge.journal import Identity, Journal, read_journal
 from glomedge.model.spec import Recipe
-from glomedge.pipeline import Pipeline
-from glomedge.pipelinesettings import Settings
-from glomedge.scan import scan
+from glomedge.pipeline.inputs import scan
+from glomedge.pipeline.pipeline import Pipeline
+from glomedge.pipeline.settings import Settings
 from glomedge.spool import Spool
 
 

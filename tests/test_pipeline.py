@@ -20,10 +20,10 @@ from glomedge.evaluate import MemorySink
 from glomedge.imaging.images import Decoded
 from glomedge.model.file import read_model_file
 from glomedge.model.spec import Recipe
-from glomedge.pipeline import MAX_HUNG_DECODERS, Pipeline
-from glomedge.pipelinesettings import Settings
-from glomedge.preparing import Answer, Decoder, default_decoder, thumbnail
-from glomedge.scan import Found
+from glomedge.pipeline.inputs import Found
+from glomedge.pipeline.pipeline import MAX_HUNG_DECODERS, Pipeline
+from glomedge.pipeline.prepare import Answer, Decoder, default_decoder, thumbnail
+from glomedge.pipeline.settings import Settings
 
 Pixels = npt.NDArray[np.uint8]
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from glomedge.errors import UsageError
 from glomedge.files.names import unescape_name
-from glomedge.scan import Found, scan
+from glomedge.pipeline.inputs import Found, scan
 from glomedge.system.stopping import StoppedError
 
 SUFFIXES = (".png", ".jpg")

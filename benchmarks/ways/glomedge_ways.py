@@ -9,8 +9,6 @@ from pathlib import Path
 
 import numpy as np
 
-from glomedge.batching import batches
-from glomedge.decodechild import processes_pay
 from glomedge.engine import engine as engines
 from glomedge.engine.providers import runs_on_gpu, usual_batch
 from glomedge.errors import ModelError
@@ -18,10 +16,12 @@ from glomedge.folderrun import THUMBNAIL_PX
 from glomedge.imaging.images import ALLOWED_SUFFIXES
 from glomedge.journal import Journal
 from glomedge.outputs import FolderSink
-from glomedge.pipeline import Pipeline
-from glomedge.pipelinesettings import Settings
-from glomedge.preparing import Answer
-from glomedge.scan import scan
+from glomedge.pipeline.batching import batches
+from glomedge.pipeline.decode_process import processes_pay
+from glomedge.pipeline.inputs import scan
+from glomedge.pipeline.pipeline import Pipeline
+from glomedge.pipeline.prepare import Answer
+from glomedge.pipeline.settings import Settings
 from glomedge.spool import Spool
 from glomedge.system.cpu import usable_cpus
 from ways import Context, Run

@@ -110,7 +110,7 @@ def folder_of(files: tuple[Path, ...], count: int, target: Path) -> Path:
 
 def _files(folder: Path) -> tuple[Path, ...]:
     from glomedge.imaging.images import ALLOWED_SUFFIXES
-    from glomedge.scan import scan
+    from glomedge.pipeline.inputs import scan
 
     if not folder.is_dir():
         raise UsageError(f"{folder} is not a folder. Name a folder of crops with --images DIR.")

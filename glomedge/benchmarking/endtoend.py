@@ -22,21 +22,21 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from glomedge.batching import batches
 from glomedge.benchmarking.crops import folder_of
 from glomedge.benchmarking.record import STAGES, EndToEnd, Figure, StageRound
 from glomedge.benchmarking.statistics import bootstrap_median
-from glomedge.decodechild import processes_pay
 from glomedge.engine.providers import runs_on_gpu, usual_batch
 from glomedge.errors import EngineError, ImageError
 from glomedge.folderrun import THUMBNAIL_PX
 from glomedge.journal import Journal
 from glomedge.model.spec import SIZE_PX
 from glomedge.outputs import FolderSink
-from glomedge.pipeline import Pipeline
-from glomedge.pipelinesettings import Settings
-from glomedge.preparing import Answer, thumbnail
-from glomedge.scan import Found, scan
+from glomedge.pipeline.batching import batches
+from glomedge.pipeline.decode_process import processes_pay
+from glomedge.pipeline.inputs import Found, scan
+from glomedge.pipeline.pipeline import Pipeline
+from glomedge.pipeline.prepare import Answer, thumbnail
+from glomedge.pipeline.settings import Settings
 from glomedge.spool import Spool
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from glomedge.preparing import Answer
+from glomedge.pipeline.prepare import Answer
 
 Pixels = npt.NDArray[np.uint8]
 

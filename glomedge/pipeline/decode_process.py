@@ -29,7 +29,7 @@ import numpy.typing as npt
 
 from glomedge.errors import GlomedgeError
 from glomedge.model.spec import SIZE_PX
-from glomedge.preparing import Answer, Preparation, Stamp, default_decoder, prepare
+from glomedge.pipeline.prepare import Answer, Preparation, Stamp, default_decoder, prepare
 
 SLOT_BYTES = SIZE_PX * SIZE_PX * 3
 _LENGTH = struct.Struct("<Q")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from glomedge.scan import Found
+from glomedge.pipeline.inputs import Found
 
 _TAPER = 4
 """The rest is dealt out in about so many batches at a time; twice the run threads of a two-core machine."""

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from glomedge.errors import ImageError
 from glomedge.model.spec import Recipe
-from glomedge.scan import Found
+from glomedge.pipeline.inputs import Found
 
 Pixels = npt.NDArray[np.uint8]
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from glomedge.decodechild import grey_pays
 from glomedge.model.spec import Recipe
-from glomedge.preparing import Preparation
+from glomedge.pipeline.decode_process import grey_pays
+from glomedge.pipeline.prepare import Preparation
 
 # While the engine loads, for a second or less, decoding goes on: about so many crops, 10 MB of pixels.
 _LEAD_CROPS = 64
