@@ -83,8 +83,8 @@ def pieces(files: list[Path], rounds: int) -> dict[str, float]:
     import numpy as np
 
     from glomedge import heatmap
-    from glomedge.greystore import GreyStore
     from glomedge.imaging import images
+    from glomedge.results.grey_crops import GreyStore
 
     cv2.setNumThreads(1)
     activation = np.random.default_rng(0).normal(0.0, 3.0, (7, 7)).astype(np.float32)

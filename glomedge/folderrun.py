@@ -11,19 +11,19 @@ from typing import TYPE_CHECKING, Any
 
 from glomedge.errors import OutputError, UsageError
 from glomedge.files.names import escape_name, unescape_name
-from glomedge.greystore import MAX_GREY_PX, GreyStore
 from glomedge.inferoptions import Options
-from glomedge.journal import Contents, Identity, Journal, read_entries, read_journal
 from glomedge.model.file import ModelFile, read_model_file
-from glomedge.outputs import JOURNAL, WORK_FOLDER, FolderSink, OutputFolder, Plan, plan, publishable, unanswered
 from glomedge.pipeline.batching import batches
 from glomedge.pipeline.decode_process import processes_pay
 from glomedge.pipeline.inputs import Found, Scan, scan
 from glomedge.pipeline.pipeline import Pipeline, StageTimes
 from glomedge.pipeline.prepare import Decoder
 from glomedge.pipeline.settings import Settings
-from glomedge.results import Row
-from glomedge.spool import Spool
+from glomedge.results.folder import JOURNAL, WORK_FOLDER, FolderSink, OutputFolder, Plan, plan, publishable, unanswered
+from glomedge.results.grey_crops import MAX_GREY_PX, GreyStore
+from glomedge.results.journal import Contents, Identity, Journal, read_entries, read_journal
+from glomedge.results.rows import Row
+from glomedge.results.thumbnails import Spool
 from glomedge.system.stopping import StoppedError, unless_stopped
 
 if TYPE_CHECKING:

@@ -13,16 +13,16 @@ from glomedge.errors import OutputError
 from glomedge.files.names import neutralise
 from glomedge.folderrun import OWNED, Options, Outcome
 from glomedge.model.file import ModelFile
-from glomedge.outputs import WORK_FOLDER
 from glomedge.pipeline.inputs import Scan
-from glomedge.results import WRITERS, Row, Staged
-from glomedge.spool import Spool
+from glomedge.results.folder import WORK_FOLDER
+from glomedge.results.rows import WRITERS, Row, Staged
+from glomedge.results.thumbnails import Spool
 
 if TYPE_CHECKING:
     from glomedge.cases.summary import CaseSummary, CropCall
     from glomedge.engine.engine import Engine
-    from glomedge.greystore import GreyStore
     from glomedge.model.spec import OperatingPoint
+    from glomedge.results.grey_crops import GreyStore
 
 Rows = Callable[[], Iterator[Row]]
 

@@ -23,8 +23,8 @@ from glomedge import colourscale
 from glomedge.casetable import corrected_text
 from glomedge.heatmaps import shared_limits
 from glomedge.notice import RESEARCH_USE_NOTICE
-from glomedge.results import Row
-from glomedge.spool import Spool
+from glomedge.results.rows import Row
+from glomedge.results.thumbnails import Spool
 from glomedge.svgbars import interval_svg
 
 if TYPE_CHECKING:

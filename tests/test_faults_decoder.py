@@ -16,7 +16,7 @@ from builders import build_tiny_model
 from runkit import table, write_crops
 
 from glomedge.folderrun import Options, infer_folder
-from glomedge.journal import read_journal
+from glomedge.results.journal import read_journal
 
 _BAD = "b/case2-17.png"
 

@@ -20,7 +20,7 @@ from builders import build_tiny_model
 from runkit import run_in_child, table, write_crops
 
 from glomedge.folderrun import Options, infer_folder
-from glomedge.journal import read_journal
+from glomedge.results.journal import read_journal
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from builders import build_tiny_model
 from runkit import start_child, table, write_crops
 
 from glomedge.folderrun import Options, infer_folder
-from glomedge.journal import read_journal
+from glomedge.results.journal import read_journal
 
 _CROPS = 150
 _BATCHES = 75

@@ -22,10 +22,10 @@ from glomedge.errors import ModelError, OutputError, UsageError
 from glomedge.files.names import restore
 from glomedge.folderrun import Options, infer_folder
 from glomedge.imaging import enhance, images
-from glomedge.journal import read_journal
 from glomedge.notice import RESEARCH_USE_NOTICE
 from glomedge.pipeline.settings import Settings
-from glomedge.results import columns
+from glomedge.results.journal import read_journal
+from glomedge.results.rows import columns
 from glomedge.system.cpu import usable_cpus
 
 

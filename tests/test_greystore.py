@@ -19,20 +19,21 @@ import pytest
 from builders import build_tiny_model
 from runkit import outputs, write_crops
 
-from glomedge import folderrun, greystore, heatmap, heatmaps
+from glomedge import folderrun, heatmap, heatmaps
 from glomedge.engine.engine import Output
 from glomedge.errors import GlomedgeError, OutputError
 from glomedge.files import writing as room
 from glomedge.folderrun import Options, infer_folder
-from glomedge.greystore import Grey, GreyStore
 from glomedge.heatmap import grey, overlay
 from glomedge.imaging import images
-from glomedge.journal import Identity, Journal, read_journal
 from glomedge.model.spec import Recipe
 from glomedge.pipeline.inputs import scan
 from glomedge.pipeline.pipeline import Pipeline
 from glomedge.pipeline.settings import Settings
-from glomedge.spool import Spool
+from glomedge.results import grey_crops
+from glomedge.results.grey_crops import Grey, GreyStore
+from glomedge.results.journal import Identity, Journal, read_journal
+from glomedge.results.thumbnails import Spool
 
 
 def _grey(seed: int, height_px: int = 300, width_px: int = 200) -> Grey:
@@ -55,7 +56,7 @@ def test_what_was_kept_comes_back(store: GreyStore, tmp_path: Path) -> None:
 
 
 def test_room_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(greystore, "_MOST_BYTES", 3 * 60_000)
+    monkeypatch.setattr(grey_crops, "_MOST_BYTES", 3 * 60_000)
     with contextlib.closing(GreyStore(tmp_path, lambda _: True)) as store:
         for seed in range(5):
             store.put(str(seed), _grey(seed))
@@ -63,7 +64,7 @@ def test_room_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_small_crops_fill_the_index_no_further(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(greystore, "_MOST_BYTES", 10 << 15)
+    monkeypatch.setattr(grey_crops, "_MOST_BYTES", 10 << 15)
     with contextlib.closing(GreyStore(tmp_path, lambda _: True)) as store:
         for seed in range(12):
             store.put(str(seed), _grey(seed, 32, 32))

@@ -16,11 +16,11 @@ from runkit import write_crops
 from glomedge.cases.summary import CaseSummary, CropCall, case_of, summarise
 from glomedge.casetable import case_tables, percent_text
 from glomedge.folderrun import Options, infer_folder
-from glomedge.journal import Attachment
 from glomedge.model.spec import OperatingPoint
 from glomedge.report import MAX_LISTED, MAX_REVIEWED, Report, map_png
-from glomedge.results import Row
-from glomedge.spool import Spool
+from glomedge.results.journal import Attachment
+from glomedge.results.rows import Row
+from glomedge.results.thumbnails import Spool
 from glomedge.svgbars import interval_svg
 
 

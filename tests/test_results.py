@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from glomedge.errors import GlomedgeError
-from glomedge.results import Row, Staged, write_csv
+from glomedge.results.rows import Row, Staged, write_csv
 
 
 def test_staged_files_appear_together_or_not_at_all(tmp_path: Path) -> None:

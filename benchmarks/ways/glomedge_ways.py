@@ -14,15 +14,15 @@ from glomedge.engine.providers import runs_on_gpu, usual_batch
 from glomedge.errors import ModelError
 from glomedge.folderrun import THUMBNAIL_PX
 from glomedge.imaging.images import ALLOWED_SUFFIXES
-from glomedge.journal import Journal
-from glomedge.outputs import FolderSink
 from glomedge.pipeline.batching import batches
 from glomedge.pipeline.decode_process import processes_pay
 from glomedge.pipeline.inputs import scan
 from glomedge.pipeline.pipeline import Pipeline
 from glomedge.pipeline.prepare import Answer
 from glomedge.pipeline.settings import Settings
-from glomedge.spool import Spool
+from glomedge.results.folder import FolderSink
+from glomedge.results.journal import Journal
+from glomedge.results.thumbnails import Spool
 from glomedge.system.cpu import usable_cpus
 from ways import Context, Run
 

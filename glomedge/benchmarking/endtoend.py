@@ -28,16 +28,16 @@ from glomedge.benchmarking.statistics import bootstrap_median
 from glomedge.engine.providers import runs_on_gpu, usual_batch
 from glomedge.errors import EngineError, ImageError
 from glomedge.folderrun import THUMBNAIL_PX
-from glomedge.journal import Journal
 from glomedge.model.spec import SIZE_PX
-from glomedge.outputs import FolderSink
 from glomedge.pipeline.batching import batches
 from glomedge.pipeline.decode_process import processes_pay
 from glomedge.pipeline.inputs import Found, scan
 from glomedge.pipeline.pipeline import Pipeline
 from glomedge.pipeline.prepare import Answer, thumbnail
 from glomedge.pipeline.settings import Settings
-from glomedge.spool import Spool
+from glomedge.results.folder import FolderSink
+from glomedge.results.journal import Journal
+from glomedge.results.thumbnails import Spool
 
 if TYPE_CHECKING:
     from glomedge.engine.engine import Engine

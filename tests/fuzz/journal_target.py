@@ -12,7 +12,7 @@ import tempfile
 import zlib
 from pathlib import Path
 
-from glomedge.journal import read_entries, read_journal
+from glomedge.results.journal import read_entries, read_journal
 
 
 def repaired(data: bytes) -> bytes:

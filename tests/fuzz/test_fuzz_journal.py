@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from fuzz.journal_target import one_input, repaired
 
-from glomedge.journal import Attachment, Entry, Identity, Journal
+from glomedge.results.journal import Attachment, Entry, Identity, Journal
 
 
 def journal_bytes(path: Path) -> bytes:

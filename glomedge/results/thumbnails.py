@@ -17,8 +17,8 @@ import numpy.typing as npt
 
 from glomedge.errors import OutputError
 from glomedge.files.writing import MakeRoom, nothing_to_give, write_all
-from glomedge.journal import Attachment
 from glomedge.model.spec import MAP_SIZE
+from glomedge.results.journal import Attachment
 
 _MAP_BYTES = MAP_SIZE * MAP_SIZE * 4
 

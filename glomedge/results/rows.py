@@ -19,8 +19,8 @@ from typing import IO, Any
 
 from glomedge.errors import MissingExtraError, OutputError
 from glomedge.files.names import neutralise
-from glomedge.journal import Attachment
 from glomedge.notice import RESEARCH_USE_NOTICE
+from glomedge.results.journal import Attachment
 
 FORMATS = ("csv", "jsonl", "parquet")
 

@@ -11,11 +11,11 @@ from pathlib import Path
 
 from glomedge.errors import OutputError
 from glomedge.files.lock import OutputLock
-from glomedge.greystore import GreyStore
-from glomedge.journal import Contents, Entry, Identity, Journal, read_journal
 from glomedge.pipeline.inputs import Found
 from glomedge.pipeline.prepare import Answer
-from glomedge.spool import Spool
+from glomedge.results.grey_crops import GreyStore
+from glomedge.results.journal import Contents, Entry, Identity, Journal, read_journal
+from glomedge.results.thumbnails import Spool
 
 WORK_FOLDER = ".glomedge"
 JOURNAL = "journal"
