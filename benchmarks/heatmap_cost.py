@@ -82,8 +82,8 @@ def pieces(files: list[Path], rounds: int) -> dict[str, float]:
     import cv2
     import numpy as np
 
-    from glomedge import heatmap
     from glomedge.imaging import images
+    from glomedge.reports import overlay
     from glomedge.results.grey_crops import GreyStore
 
     cv2.setNumThreads(1)
@@ -104,13 +104,13 @@ def pieces(files: list[Path], rounds: int) -> dict[str, float]:
             data = step("read", partial(images.read, path))
             step("SHA-256", partial(hashlib.sha256, data))
             pixels = step("decode", partial(images.decode, data)).pixels_hwc
-            grey = step("grey", partial(heatmap.grey, pixels))
+            grey = step("grey", partial(overlay.grey, pixels))
             step("keep", partial(kept.put, path.name, grey))
             grey = step("fetch", partial(kept.get, path.name))
-            draw = partial(heatmap.overlay, grey, activation, limits=(-9.0, 9.0), bgr=True)
+            draw = partial(overlay.overlay, grey, activation, limits=(-9.0, 9.0), bgr=True)
             step("overlay without line", draw)
             picture = step("overlay", partial(draw, threshold_logit=0.0))
-            step("JPEG", partial(heatmap.to_jpeg, picture, bgr=True))
+            step("JPEG", partial(overlay.to_jpeg, picture, bgr=True))
         kept.close()
         for name, seconds in spent.items():
             best[name] = min(best.get(name, seconds), seconds)

@@ -157,7 +157,7 @@ def _draw(
     row: Row,
 ) -> str | None:
     """Draw one; returns why not, if so."""
-    from glomedge import heatmap
+    from glomedge.reports import overlay
 
     spooled = spool.read(row.attachment)
     if spooled is None:
@@ -170,7 +170,7 @@ def _draw(
             pixels = _decode_again(path, row, follow_symlinks=options.follow_symlinks)
         except ImageError as error:
             return f"No heatmap for {row.path}: {error}"
-    picture = heatmap.overlay(
+    picture = overlay.overlay(
         pixels, spooled[0], limits=limits, threshold_logit=threshold_logit, bgr=True, views=options.tta
     )
     folder = os.fsencode(options.heatmaps or Path())
@@ -179,7 +179,7 @@ def _draw(
     temporary = target.parent / f".{threading.get_native_id()}.tmp"
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        data = heatmap.to_jpeg(picture, bgr=True)
+        data = overlay.to_jpeg(picture, bgr=True)
         with temporary.open("wb", buffering=0) as file:
             write_all(file.write, data, nothing_to_give if kept is None else kept.drop)
         temporary.replace(target)

@@ -96,8 +96,8 @@ class Publication:
             outcome.wall_s = time.perf_counter() - begin_s
             self._record(staged, batch_size)
             if options.report and self._spool is not None:
-                from glomedge.card import fragment
-                from glomedge.report import Report
+                from glomedge.reports.model_card import fragment
+                from glomedge.reports.run_page import Report
 
                 card = fragment(self._model.spec, self._model.path.name, self._model.sha256)
                 with staged.open("report.html") as handle:
@@ -133,8 +133,8 @@ class Publication:
         """Draw; a folder that cannot be written must not cost the tables, so what it raised is handed back."""
         if self._options.heatmaps is None or self._spool is None:
             return None
-        from glomedge.heatmap import logit_threshold
         from glomedge.heatmaps import write_heatmaps
+        from glomedge.reports.overlay import logit_threshold
 
         turn = logit_threshold(self._threshold, self._model.spec.temperature)
         try:

@@ -8,9 +8,10 @@ import xml.etree.ElementTree as ET
 import bench_builders as build
 import pytest
 
-from glomedge.benchmarking import benchreport, svg
+from glomedge.benchmarking import benchreport
 from glomedge.benchmarking.record import BenchRecord, Failure
 from glomedge.notice import RESEARCH_USE_NOTICE
+from glomedge.reports import charts
 
 
 def _both() -> BenchRecord:
@@ -42,8 +43,8 @@ def test_a_fast_wrong_answer_is_red_in_table_and_plot() -> None:
     assert benchreport.parity_cell(record.configurations[1]).style == "wrong"
     page = benchreport.html(record)
     assert 'class="wrong">WRONG: 7 of 64 flipped' in page
-    assert page.count(svg.WRONG) >= 3  # line, bar and its label
-    assert svg.WRONG not in benchreport.html(build.record([build.configuration()]))
+    assert page.count(charts.WRONG) >= 3  # line, bar and its label
+    assert charts.WRONG not in benchreport.html(build.record([build.configuration()]))
 
 
 def test_plots_are_well_formed_and_to_scale() -> None:
@@ -74,8 +75,8 @@ def test_labels_are_short_where_unique_and_whole_where_not() -> None:
 
 
 def test_one_batch_size_still_plots() -> None:
-    line = svg.Line("a", [(1.0, 20.0, 25.0)])
-    ET.fromstring(svg.line_plot([line], x_label="batch", y_label="ms"))
+    line = charts.Line("a", [(1.0, 20.0, 25.0)])
+    ET.fromstring(charts.line_plot([line], x_label="batch", y_label="ms"))
 
 
 def test_a_provider_that_was_not_asked_for_is_named_as_such() -> None:

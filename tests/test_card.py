@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from export_specs import example_spec
 
-from glomedge.card import fragment, markdown
 from glomedge.notice import RESEARCH_USE_NOTICE
+from glomedge.reports.model_card import fragment, markdown
 
 
 def test_card_of_a_full_spec() -> None:

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pytest
 from PIL import Image, ImageDraw, ImageFont
 
-from glomedge.colourscale import _TALLEST_EM, _above, _text, strip, viridis
+from glomedge.reports.colour_scale import _TALLEST_EM, _above, _text, strip, viridis
 
 
 def test_viridis_is_opencvs_and_monotonous_in_lightness() -> None:

@@ -19,17 +19,18 @@ import pytest
 from builders import build_tiny_model
 from runkit import outputs, write_crops
 
-from glomedge import folderrun, heatmap, heatmaps
+from glomedge import folderrun, heatmaps
 from glomedge.engine.engine import Output
 from glomedge.errors import GlomedgeError, OutputError
 from glomedge.files import writing as room
 from glomedge.folderrun import Options, infer_folder
-from glomedge.heatmap import grey, overlay
 from glomedge.imaging import images
 from glomedge.model.spec import Recipe
 from glomedge.pipeline.inputs import scan
 from glomedge.pipeline.pipeline import Pipeline
 from glomedge.pipeline.settings import Settings
+from glomedge.reports import overlay as heatmap
+from glomedge.reports.overlay import grey, overlay
 from glomedge.results import grey_crops
 from glomedge.results.grey_crops import Grey, GreyStore
 from glomedge.results.journal import Identity, Journal, read_journal

@@ -16,13 +16,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from glomedge.colourscale import viridis
 from glomedge.engine.engine import Output
 from glomedge.engine.views import predict_views
 from glomedge.errors import UsageError
-from glomedge.heatmap import CELL_PX, logit_threshold, overlay, to_jpeg, to_png, upsample
 from glomedge.notice import RESEARCH_USE_NOTICE
-from glomedge.report import map_png
+from glomedge.reports.colour_scale import viridis
+from glomedge.reports.overlay import CELL_PX, logit_threshold, overlay, to_jpeg, to_png, upsample
+from glomedge.reports.run_page import map_png
 
 Map = npt.NDArray[np.float32]
 

@@ -16,12 +16,12 @@ import pytest
 from builders import build_tiny_model
 from runkit import outputs, write_crops
 
-from glomedge import heatmap
 from glomedge.errors import MissingExtraError, OutputError, UsageError
 from glomedge.files.names import unescape_name
 from glomedge.folderrun import Options, infer_folder
 from glomedge.imaging import images
 from glomedge.model.spec import OperatingPoint
+from glomedge.reports import overlay
 
 
 @pytest.fixture
@@ -97,7 +97,7 @@ def test_heatmaps_that_fail_cost_no_table(options: Options, monkeypatch: pytest.
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(heatmap, "to_jpeg", full)
+        patch.setattr(overlay, "to_jpeg", full)
         with pytest.raises(OutputError, match=r"No space left.*tables and the report are written; --resume"):
             infer_folder(run)
     assert outputs(run.output) == expected

@@ -18,13 +18,14 @@ from typing import Any, Literal
 
 import numpy as np
 
-from glomedge import __version__, card
+from glomedge import __version__
 from glomedge.engine import golden
 from glomedge.errors import GateError, MissingExtraError, ModelError, UsageError
 from glomedge.model.file import SEAL_BYTES, read_model_file, sealed
 from glomedge.model.gate_table import GateRow, table
 from glomedge.model.spec import BatchProfile, ModelSpec, Precision, Recipe, Target
 from glomedge.notice import RESEARCH_USE_NOTICE
+from glomedge.reports import model_card
 from glomedge_export import gates, graph, judging, tensorrt
 from glomedge_export.conversion import Converted, convert
 from glomedge_export.crops import MIN_CROPS, CalibrationCrops, calibration_crops, drawn, held_out, read_recorded
@@ -351,7 +352,7 @@ def _export(
     written = [output, report_path, card_path]
     if engine is not None and isinstance(checked, tensorrt.TensorRtCheck):
         written += tensorrt.write_engine(output, engine, spec, sha256, checked)
-    write_atomically(card_path, card.markdown(spec, output.name, sha256).encode())
+    write_atomically(card_path, model_card.markdown(spec, output.name, sha256).encode())
     write_atomically(report_path, json.dumps(report, indent=1).encode())
     return Result(output, spec, rows, report, tuple(written))
 

@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from html import escape
 from typing import Literal, NamedTuple
 
-from glomedge.benchmarking import svg
 from glomedge.benchmarking.record import STAGES, BenchRecord, Configuration, Figure
+from glomedge.reports import charts
 from glomedge.system.environment import describe
 
 Style = Literal["", "wrong", "right", "dim"]
@@ -183,18 +183,18 @@ def _start(record: BenchRecord) -> Table:
     )
 
 
-def throughput_of(c: Configuration, name: str = "") -> svg.Bar | None:
+def throughput_of(c: Configuration, name: str = "") -> charts.Bar | None:
     """The engine's best throughput as a bar: offline where it was measured, else the best batch size."""
     offline = next((s for s in c.scenarios if s.name == "offline"), None)
     mark = c.ceiling.limit_crops_per_s if c.ceiling else None
     wrong = c.parity is not None and not c.parity.passed
     if offline is not None:
         low, high = offline.details.get("low"), offline.details.get("high")
-        return svg.Bar(name, offline.value, _float(low), _float(high), mark, wrong)
+        return charts.Bar(name, offline.value, _float(low), _float(high), mark, wrong)
     if not c.latency:
         return None
     rate = max((item.crops_per_s for item in c.latency), key=lambda figure: figure.value)
-    return svg.Bar(name, rate.value, rate.low, rate.high, mark, wrong)
+    return charts.Bar(name, rate.value, rate.low, rate.high, mark, wrong)
 
 
 def html(record: BenchRecord) -> str:
@@ -247,7 +247,7 @@ def _plots(record: BenchRecord) -> str:
     parts = []
     names = labels(record)
     lines = [
-        svg.Line(
+        charts.Line(
             names[c.name],
             [(item.batch_size, item.percentiles.p50_ms, item.percentiles.p99_ms) for item in c.latency],
             c.parity is not None and not c.parity.passed,
@@ -257,19 +257,19 @@ def _plots(record: BenchRecord) -> str:
     ]
     if lines:
         parts.append("<h2>Latency against batch size</h2><p class='small'>Points: median; whisker: up to p99.</p>")
-        parts.append(_scroll(svg.line_plot(lines, x_label="batch size", y_label="latency of a batch, ms")))
+        parts.append(_scroll(charts.line_plot(lines, x_label="batch size", y_label="latency of a batch, ms")))
     bars = [bar for c in record.configurations if (bar := throughput_of(c, names[c.name])) is not None]
     if bars:
         marked = " Dashed mark: the ceiling of this machine for the precision." if any(b.mark for b in bars) else ""
         parts.append("<h2>Throughput by precision and provider</h2>")
         parts.append(f"<p class='small'>Engine alone; whisker: 95% interval.{marked} Red: decisions differ.</p>")
-        parts.append(_scroll(svg.bar_plot(bars, x_label="crops per second")))
+        parts.append(_scroll(charts.bar_plot(bars, x_label="crops per second")))
     stacks = [
-        svg.Stack(names[c.name], list(c.end_to_end.stages_ms.items())) for c in record.configurations if c.end_to_end
+        charts.Stack(names[c.name], list(c.end_to_end.stages_ms.items())) for c in record.configurations if c.end_to_end
     ]
     if stacks:
         parts.append("<h2>Where the time goes, files to answers</h2>")
-        parts.append(_scroll(svg.stack_plot(stacks, x_label="milliseconds of one core for one crop")))
+        parts.append(_scroll(charts.stack_plot(stacks, x_label="milliseconds of one core for one crop")))
     return "".join(parts)
 
 

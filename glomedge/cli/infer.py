@@ -178,7 +178,7 @@ def print_summary(outcome: Outcome, output: Path) -> None:
     from rich.console import Console
 
     from glomedge.cases.summary import called
-    from glomedge.casetable import case_tables
+    from glomedge.reports.case_table import case_tables
 
     console = Console(width=None if sys.stdout.isatty() else 120, highlight=False, markup=False)
     for table in case_tables(outcome.cases, console.width):

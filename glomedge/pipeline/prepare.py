@@ -130,7 +130,7 @@ def prepare(answer: Answer, how: Preparation, decoder: Decoder, out: Pixels) -> 
 def _grey(pixels: Pixels) -> Pixels | None:
     """For the heatmap, which can do without: it must never cost the answer."""
     try:
-        from glomedge.heatmap import grey
+        from glomedge.reports.overlay import grey
 
         return grey(pixels)
     except Exception:  # noqa: BLE001 - MemoryError and OpenCV's own among them

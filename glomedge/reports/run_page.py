@@ -19,13 +19,13 @@ from typing import IO, TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from glomedge import colourscale
-from glomedge.casetable import corrected_text
 from glomedge.heatmaps import shared_limits
 from glomedge.notice import RESEARCH_USE_NOTICE
+from glomedge.reports import colour_scale
+from glomedge.reports.case_table import corrected_text
+from glomedge.reports.interval_bar import interval_svg
 from glomedge.results.rows import Row
 from glomedge.results.thumbnails import Spool
-from glomedge.svgbars import interval_svg
 
 if TYPE_CHECKING:
     from glomedge.cases.summary import CaseSummary
@@ -365,5 +365,5 @@ def map_png(activation: npt.NDArray[np.float32], limits: tuple[float, float], vi
     levels = np.rint(np.clip((activation - low) * (255.0 / span), 0.0, 255.0)).astype(np.uint8)
     if views == 1:
         levels = np.pad(levels, (0, 1), mode="edge")
-    colours = cv2.applyColorMap(levels, colourscale.viridis(bgr=True))
+    colours = cv2.applyColorMap(levels, colour_scale.viridis(bgr=True))
     return bytes(cv2.imencode(".png", colours)[1])

@@ -16,10 +16,10 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from glomedge import colourscale
 from glomedge.errors import UsageError
 from glomedge.model.spec import MAP_SIZE, SIZE_PX
 from glomedge.notice import RESEARCH_USE_NOTICE
+from glomedge.reports import colour_scale
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -143,7 +143,7 @@ def overlay(
     if high <= low:  # a flat map: one colour, in the middle of the scale
         low, high = low - 0.5, high + 0.5
     height_px, width_px = pixels_hwc.shape[:2]
-    scale = colourscale.strip(height_px, low, high, threshold_logit, bgr=bgr) if legend else None
+    scale = colour_scale.strip(height_px, low, high, threshold_logit, bgr=bgr) if legend else None
     image = np.empty((height_px, width_px + (0 if scale is None else scale.shape[1]), 3), np.uint8)
     crop = image[:, :width_px]
     if scale is not None:
@@ -158,7 +158,7 @@ def overlay(
         np.maximum(field, low, out=field)
     gain = 255.0 / (high - low)
     levels = cv2.convertScaleAbs(field, alpha=gain, beta=-low * gain)
-    colours = cv2.applyColorMap(levels, colourscale.viridis(bgr=bgr, share=alpha))
+    colours = cv2.applyColorMap(levels, colour_scale.viridis(bgr=bgr, share=alpha))
     # Each share is taken where it is cheap, on one channel and on 256 colours; what is left is a sum of bytes.
     tissue = cv2.convertScaleAbs(pixels_hwc if pixels_hwc.ndim == 2 else grey(pixels_hwc), alpha=1.0 - alpha)
     cv2.cvtColor(tissue, cv2.COLOR_GRAY2BGR, dst=crop)

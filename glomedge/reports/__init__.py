@@ -1,0 +1,1 @@
+"""What people look at: pages, overlays, charts, the model card."""
