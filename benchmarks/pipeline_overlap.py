@@ -31,7 +31,6 @@ from common import alternate, log, markdown_table, parser, set_results_directory
 from common import write_result as write
 from glomedge.engine import engine
 from glomedge.engine.views import Infer
-from glomedge.folderrun import THUMBNAIL_PX
 from glomedge.imaging.images import ALLOWED_SUFFIXES
 from glomedge.model.file import read_model_file
 from glomedge.pipeline.batching import batches
@@ -39,6 +38,7 @@ from glomedge.pipeline.inputs import Found, Scan, scan
 from glomedge.pipeline.pipeline import Pipeline
 from glomedge.pipeline.prepare import Answer
 from glomedge.pipeline.settings import Settings
+from glomedge.runs.folder import THUMBNAIL_PX
 from prepare import artifacts as prepared_artifacts
 
 LONG_CROPS = 3000

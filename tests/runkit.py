@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from glomedge.errors import GlomedgeError
-from glomedge.folderrun import Options, Outcome, infer_folder
+from glomedge.runs.folder import Options, Outcome, infer_folder
 
 _PRELOAD = [
     *(f"glomedge.{name}" for name in ("folderrun", "publish", "report", "engine", "providers", "images", "quality")),

@@ -15,12 +15,12 @@ from runkit import write_crops
 
 from glomedge.engine.engine import Output
 from glomedge.errors import GlomedgeError
-from glomedge.evaluate import MemorySink
 from glomedge.model.spec import Recipe
 from glomedge.pipeline.inputs import Found
 from glomedge.pipeline.pipeline import MAX_HUNG_DECODERS, Pipeline
 from glomedge.pipeline.prepare import Stamp
 from glomedge.pipeline.settings import Settings
+from glomedge.runs.evaluate import MemorySink
 
 # The real child, but for names with "abort" and "hang": what a decoder's defect does, the bytes read.
 _STUB = """

@@ -14,8 +14,8 @@ from glomedge.cli import app
 from glomedge.engine import providers
 from glomedge.engine.runner import SessionRequest
 from glomedge.errors import DatasetError, ProviderUnavailableError, UsageError
-from glomedge.evaluate import evaluate_folder, read_labels, read_split
-from glomedge.folderrun import Options, infer_folder
+from glomedge.runs.evaluate import evaluate_folder, read_labels, read_split
+from glomedge.runs.folder import Options, infer_folder
 
 
 @pytest.fixture

@@ -15,8 +15,8 @@ import pytest
 from builders import build_tiny_model
 from runkit import table, write_crops
 
-from glomedge.folderrun import Options, infer_folder
 from glomedge.results.journal import read_journal
+from glomedge.runs.folder import Options, infer_folder
 
 _BAD = "b/case2-17.png"
 

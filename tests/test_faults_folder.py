@@ -19,8 +19,8 @@ import pytest
 from builders import build_tiny_model
 from runkit import run_in_child, table, write_crops
 
-from glomedge.folderrun import Options, infer_folder
 from glomedge.results.journal import read_journal
+from glomedge.runs.folder import Options, infer_folder
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import pytest
 from builders import build_tiny_model
 from runkit import KillAt, outputs, run_in_child, write_crops
 
-from glomedge.folderrun import Options
+from glomedge.runs.folder import Options
 
 # 26 crops in batches of 2: a journal of some 30 writes, then a handful for the files.
 _EVENTS = 62

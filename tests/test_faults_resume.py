@@ -17,8 +17,8 @@ from runkit import outputs, table, write_crops
 
 from glomedge.engine import engine
 from glomedge.errors import OutputError
-from glomedge.folderrun import Options, infer_folder
 from glomedge.pipeline.prepare import default_decoder
+from glomedge.runs.folder import Options, infer_folder
 
 
 @pytest.fixture

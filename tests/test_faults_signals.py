@@ -17,8 +17,8 @@ import pytest
 from builders import build_tiny_model
 from runkit import start_child, table, write_crops
 
-from glomedge.folderrun import Options, infer_folder
 from glomedge.results.journal import read_journal
+from glomedge.runs.folder import Options, infer_folder
 
 _CROPS = 150
 _BATCHES = 75
@@ -48,11 +48,11 @@ def _signal_points() -> list[object]:
 
 def _handled() -> None:
     """In the child: what the command line does around a run."""
-    from glomedge import folderrun
     from glomedge.pipeline.prepare import default_decoder
+    from glomedge.runs import folder
     from glomedge.system.stopping import StopOnSignals
 
-    inner = folderrun.infer_folder
+    inner = folder.infer_folder
     stop = StopOnSignals()
     stop.__enter__()
     plain = default_decoder()
@@ -61,7 +61,7 @@ def _handled() -> None:
         time.sleep(0.015)  # the run lasts a second, long enough to be met in the middle
         return plain.decode(data)
 
-    def stoppable(options: Options) -> folderrun.Outcome:
+    def stoppable(options: Options) -> folder.Outcome:
         outcome = inner(options, stop=stop, decoder=plain._replace(decode=slow))
         if not outcome.complete:
             sys.exit(stop.exit_code)

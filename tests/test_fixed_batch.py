@@ -27,8 +27,8 @@ from glomedge.engine.backends import onnxrt
 from glomedge.engine.backends.gpu_memory import DeviceRunner
 from glomedge.engine.runner import Opened, OutOfMemoryError, RawOutput, Runner, SessionRequest
 from glomedge.errors import EngineError, SelfTestError, UsageError
-from glomedge.folderrun import Options, infer_folder
 from glomedge.model.spec import BatchProfile
+from glomedge.runs.folder import Options, infer_folder
 
 
 @dataclass

@@ -20,12 +20,12 @@ from runkit import outputs, run_in_child, table, write_crops
 
 from glomedge.errors import ModelError, OutputError, UsageError
 from glomedge.files.names import restore
-from glomedge.folderrun import Options, infer_folder
 from glomedge.imaging import enhance, images
 from glomedge.notice import RESEARCH_USE_NOTICE
 from glomedge.pipeline.settings import Settings
 from glomedge.results.journal import read_journal
 from glomedge.results.rows import columns
+from glomedge.runs.folder import Options, infer_folder
 from glomedge.system.cpu import usable_cpus
 
 

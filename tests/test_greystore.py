@@ -19,11 +19,9 @@ import pytest
 from builders import build_tiny_model
 from runkit import outputs, write_crops
 
-from glomedge import folderrun, heatmaps
 from glomedge.engine.engine import Output
 from glomedge.errors import GlomedgeError, OutputError
 from glomedge.files import writing as room
-from glomedge.folderrun import Options, infer_folder
 from glomedge.imaging import images
 from glomedge.model.spec import Recipe
 from glomedge.pipeline.inputs import scan
@@ -35,6 +33,8 @@ from glomedge.results import grey_crops
 from glomedge.results.grey_crops import Grey, GreyStore
 from glomedge.results.journal import Identity, Journal, read_journal
 from glomedge.results.thumbnails import Spool
+from glomedge.runs import folder, heatmaps
+from glomedge.runs.folder import Options, infer_folder
 
 
 def _grey(seed: int, height_px: int = 300, width_px: int = 200) -> Grey:
@@ -319,7 +319,7 @@ def test_heatmaps_are_the_same_kept_or_read_again(
     assert kept
     assert wanted == "all" or len(kept) < 28
 
-    monkeypatch.setattr(folderrun, "MAX_GREY_PX", 0)
+    monkeypatch.setattr(folder, "MAX_GREY_PX", 0)
     again = replace(run, output=options.output / "again", heatmaps=options.output / "again heat")
     infer_folder(again)
     assert len(read) == 60 + len(kept)
@@ -333,7 +333,7 @@ def test_decode_processes_hand_on_the_same(options: Options, read: list[str], mo
     infer_folder(threads)
     assert len(_drawn(threads)) == 32
     del read[:]
-    monkeypatch.setattr(folderrun, "MAX_GREY_PX", 53 * 53)
+    monkeypatch.setattr(folder, "MAX_GREY_PX", 53 * 53)
     processes = replace(
         threads, decode_in="processes", output=options.output / "again", heatmaps=options.output / "again heat"
     )

@@ -18,10 +18,10 @@ from runkit import outputs, write_crops
 
 from glomedge.errors import MissingExtraError, OutputError, UsageError
 from glomedge.files.names import unescape_name
-from glomedge.folderrun import Options, infer_folder
 from glomedge.imaging import images
 from glomedge.model.spec import OperatingPoint
 from glomedge.reports import overlay
+from glomedge.runs.folder import Options, infer_folder
 
 
 @pytest.fixture

@@ -14,7 +14,6 @@ from builders import build_tiny_model
 from runkit import write_crops
 
 from glomedge.cases.summary import CaseSummary, CropCall, case_of, summarise
-from glomedge.folderrun import Options, infer_folder
 from glomedge.model.spec import OperatingPoint
 from glomedge.reports.case_table import case_tables, percent_text
 from glomedge.reports.interval_bar import interval_svg
@@ -22,6 +21,7 @@ from glomedge.reports.run_page import MAX_LISTED, MAX_REVIEWED, Report, map_png
 from glomedge.results.journal import Attachment
 from glomedge.results.rows import Row
 from glomedge.results.thumbnails import Spool
+from glomedge.runs.folder import Options, infer_folder
 
 
 class Page(HTMLParser):

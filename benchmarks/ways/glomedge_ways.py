@@ -12,7 +12,6 @@ import numpy as np
 from glomedge.engine import engine as engines
 from glomedge.engine.providers import runs_on_gpu, usual_batch
 from glomedge.errors import ModelError
-from glomedge.folderrun import THUMBNAIL_PX
 from glomedge.imaging.images import ALLOWED_SUFFIXES
 from glomedge.pipeline.batching import batches
 from glomedge.pipeline.decode_process import processes_pay
@@ -23,6 +22,7 @@ from glomedge.pipeline.settings import Settings
 from glomedge.results.folder import FolderSink
 from glomedge.results.journal import Journal
 from glomedge.results.thumbnails import Spool
+from glomedge.runs.folder import THUMBNAIL_PX
 from glomedge.system.cpu import usable_cpus
 from ways import Context, Run
 

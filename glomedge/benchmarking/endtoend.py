@@ -27,7 +27,6 @@ from glomedge.benchmarking.record import STAGES, EndToEnd, Figure, StageRound
 from glomedge.benchmarking.statistics import bootstrap_median
 from glomedge.engine.providers import runs_on_gpu, usual_batch
 from glomedge.errors import EngineError, ImageError
-from glomedge.folderrun import THUMBNAIL_PX
 from glomedge.model.spec import SIZE_PX
 from glomedge.pipeline.batching import batches
 from glomedge.pipeline.decode_process import processes_pay
@@ -38,6 +37,7 @@ from glomedge.pipeline.settings import Settings
 from glomedge.results.folder import FolderSink
 from glomedge.results.journal import Journal
 from glomedge.results.thumbnails import Spool
+from glomedge.runs.folder import THUMBNAIL_PX
 
 if TYPE_CHECKING:
     from glomedge.engine.engine import Engine

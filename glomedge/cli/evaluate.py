@@ -11,7 +11,7 @@ import typer
 from glomedge.notice import RESEARCH_USE_NOTICE
 
 if TYPE_CHECKING:
-    from glomedge.evaluate import Evaluation
+    from glomedge.runs.evaluate import Evaluation
 
 
 def evaluate(
@@ -36,7 +36,7 @@ def evaluate(
     Exit code 0: all labelled crops answered; 2: some had errors (they are in no figure); 1: could not run.
     """
     from glomedge.cli.infer import progress_bar
-    from glomedge.evaluate import evaluate_folder
+    from glomedge.runs.evaluate import evaluate_folder
     from glomedge.system.stopping import StopOnSignals
 
     with StopOnSignals() as stop, progress_bar() as progress:

@@ -17,7 +17,7 @@ from glomedge.files.names import escape_name
 from glomedge.notice import RESEARCH_USE_NOTICE
 
 if TYPE_CHECKING:
-    from glomedge.folderrun import Outcome
+    from glomedge.runs.folder import Outcome
 
 
 def infer(
@@ -90,7 +90,7 @@ def infer(
     Writes predictions.csv, cases.csv, report.html and run.json. Exit code 0: all predicted on; 2: some files had errors
     (each has its row); 1: could not run; 130 or 143: stopped, go on with --resume.
     """
-    from glomedge.folderrun import Options, infer_folder
+    from glomedge.runs.folder import Options, infer_folder
     from glomedge.system.stopping import StopOnSignals
 
     options = Options(

@@ -19,13 +19,13 @@ from typing import IO, TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from glomedge.heatmaps import shared_limits
 from glomedge.notice import RESEARCH_USE_NOTICE
 from glomedge.reports import colour_scale
 from glomedge.reports.case_table import corrected_text
 from glomedge.reports.interval_bar import interval_svg
 from glomedge.results.rows import Row
 from glomedge.results.thumbnails import Spool
+from glomedge.runs.heatmaps import shared_limits
 
 if TYPE_CHECKING:
     from glomedge.cases.summary import CaseSummary

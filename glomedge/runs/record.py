@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from glomedge import __version__
 from glomedge.files.names import escape_name
-from glomedge.folderrun import Options, Outcome
 from glomedge.model.file import ModelFile
 from glomedge.notice import RESEARCH_USE_NOTICE
+from glomedge.runs.folder import Options, Outcome
 
 if TYPE_CHECKING:
     from glomedge.engine.engine import Engine

@@ -23,12 +23,12 @@ import numpy as np
 from glomedge.errors import ImageError, OutputError, UsageError
 from glomedge.files.names import escape_name, unescape_name
 from glomedge.files.writing import nothing_to_give, write_all
-from glomedge.inferoptions import Options
 from glomedge.pipeline.inputs import HEATMAP_SUFFIX, Scan
 from glomedge.pipeline.prepare import Pixels
 from glomedge.results.grey_crops import GreyStore
 from glomedge.results.rows import Row
 from glomedge.results.thumbnails import Spool
+from glomedge.runs.options import Options
 
 # A fault of one name, not of the folder: such a crop goes without.
 _OF_ONE_NAME = frozenset({errno.ENAMETOOLONG, errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.EILSEQ})

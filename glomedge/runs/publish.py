@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 
 from glomedge.errors import OutputError
 from glomedge.files.names import neutralise
-from glomedge.folderrun import OWNED, Options, Outcome
 from glomedge.model.file import ModelFile
 from glomedge.pipeline.inputs import Scan
 from glomedge.results.folder import WORK_FOLDER
 from glomedge.results.rows import WRITERS, Row, Staged
 from glomedge.results.thumbnails import Spool
+from glomedge.runs.folder import OWNED, Options, Outcome
 
 if TYPE_CHECKING:
     from glomedge.cases.summary import CaseSummary, CropCall
@@ -133,8 +133,8 @@ class Publication:
         """Draw; a folder that cannot be written must not cost the tables, so what it raised is handed back."""
         if self._options.heatmaps is None or self._spool is None:
             return None
-        from glomedge.heatmaps import write_heatmaps
         from glomedge.reports.overlay import logit_threshold
+        from glomedge.runs.heatmaps import write_heatmaps
 
         turn = logit_threshold(self._threshold, self._model.spec.temperature)
         try:
@@ -166,7 +166,7 @@ class Publication:
             )
 
     def _record(self, staged: Staged, batch_size: int) -> None:
-        from glomedge.runinfo import record
+        from glomedge.runs.record import record
 
         self._outcome.record = record(
             self._options, self._model, self._threshold, self._outcome, self._engine, batch_size

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 from glomedge.errors import OutputError, UsageError
 from glomedge.files.names import escape_name, unescape_name
-from glomedge.inferoptions import Options
 from glomedge.model.file import ModelFile, read_model_file
 from glomedge.pipeline.batching import batches
 from glomedge.pipeline.decode_process import processes_pay
@@ -24,6 +23,7 @@ from glomedge.results.grey_crops import MAX_GREY_PX, GreyStore
 from glomedge.results.journal import Contents, Identity, Journal, read_entries, read_journal
 from glomedge.results.rows import Row
 from glomedge.results.thumbnails import Spool
+from glomedge.runs.options import Options
 from glomedge.system.stopping import StoppedError, unless_stopped
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ def infer_folder(
     output = OutputFolder(options.output, len(found.inputs))
     try:
         if options.heatmaps is not None:
-            from glomedge.heatmaps import check_folder
+            from glomedge.runs.heatmaps import check_folder
 
             check_folder(options.heatmaps)
         return _FolderRun(options, found, output, stop, progress, decoder, begin_s).run()
@@ -174,7 +174,7 @@ class _FolderRun:
             return self._run(plan_, journal, spool, kept)
 
     def _grey_store(self) -> GreyStore:
-        from glomedge.heatmaps import chosen
+        from glomedge.runs.heatmaps import chosen
 
         options, threshold = self._options, self._threshold
         return GreyStore(self._output.work, lambda probability: chosen(probability, options, threshold))
@@ -226,7 +226,7 @@ class _FolderRun:
             hung=self._hung,
         )
         if complete:
-            from glomedge.publish import Publication
+            from glomedge.runs.publish import Publication
 
             publication = Publication(
                 self._options, self._model, self._threshold, outcome, self._found, self._engine, spool, kept
