@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 
 from common import log, markdown_table, parser, set_results_directory, write_result
-from glomedge.benchmarking import coldstart
+from glomedge.bench import coldstart
 from glomedge.engine import golden
 from glomedge.errors import GlomedgeError
 from prepare import artifacts as prepared_artifacts

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from common import ROOT, alternate, log, markdown_table, parser, set_results_directory, write_result
-from glomedge.benchmarking.ceiling import measure_cpu
+from glomedge.bench.ceiling import measure_cpu
 from glomedge.model.spec import Target
 from glomedge_export import conversion, graph, precision, quantisation
 from glomedge_export.crops import calibration_crops, held_out, read_recorded

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from common import ROOT, WORK, alternate, log, markdown_table, parser, set_results_directory, user_crops, write_result
-from glomedge.benchmarking.statistics import bootstrap_median
+from glomedge.bench.statistics import bootstrap_median
 from prepare import artifacts as prepared_artifacts
 
 SIZES = (25, 50, 100)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from glomedge.benchmarking.record import (
+from glomedge.bench.record import (
     STAGES,
     BenchRecord,
     ColdStart,

@@ -14,9 +14,8 @@ import numpy as np
 import pytest
 from builders import build_tiny_model
 
-from glomedge import bench
-from glomedge.benchmarking import ceiling, crops, endtoend, measure
-from glomedge.benchmarking.energy import EnergyMeter
+from glomedge.bench import ceiling, crops, endtoend, measure, run
+from glomedge.bench.energy import EnergyMeter
 from glomedge.errors import EngineError, OutputError, ProviderUnavailableError
 from glomedge.system.cpu import has_native_bf16
 
@@ -24,8 +23,8 @@ from glomedge.system.cpu import has_native_bf16
 def test_plan_is_models_times_providers_in_order(tmp_path: Path) -> None:
     build_tiny_model(tmp_path / "a.onnx")
     build_tiny_model(tmp_path / "b.onnx")
-    settings = bench.Settings(models=(tmp_path / "a.onnx", tmp_path / "b.onnx"), providers=("cpu", "openvino"))
-    labels = [target.label for target in bench.plan(settings)]
+    settings = run.Settings(models=(tmp_path / "a.onnx", tmp_path / "b.onnx"), providers=("cpu", "openvino"))
+    labels = [target.label for target in run.plan(settings)]
     assert labels == ["a.onnx on cpu", "a.onnx on openvino", "b.onnx on cpu", "b.onnx on openvino"]
 
 
@@ -33,8 +32,8 @@ def test_precision_finds_the_files_beside_and_bf16_takes_the_fp32_one(tmp_path: 
     build_tiny_model(tmp_path / "model.onnx")
     build_tiny_model(tmp_path / "model.int8.onnxruntime.onnx", precision="int8")
     (tmp_path / "foreign.onnx").write_bytes(b"no model of ours")
-    settings = bench.Settings(models=(tmp_path / "model.onnx",), precisions=("int8", "bf16"), providers=("openvino",))
-    assert [(t.file.path.name, t.bf16) for t in bench.plan(settings)] == [
+    settings = run.Settings(models=(tmp_path / "model.onnx",), precisions=("int8", "bf16"), providers=("openvino",))
+    assert [(t.file.path.name, t.bf16) for t in run.plan(settings)] == [
         ("model.int8.onnxruntime.onnx", False),
         ("model.onnx", True),
     ]
@@ -54,12 +53,12 @@ def test_precision_finds_the_files_beside_and_bf16_takes_the_fp32_one(tmp_path: 
 def test_parity_counts_flips_and_refuses_nan(
     answers: list[float | None], precision: str, passed: bool, flips: int
 ) -> None:
-    check = bench.compare_answers("fp32 cpu", [0.1, 0.9, 0.6], answers, 0.5, precision)
+    check = run.compare_answers("fp32 cpu", [0.1, 0.9, 0.6], answers, 0.5, precision)
     assert (check.passed, check.flips, check.nonfinite) == (passed, flips, answers.count(None))
 
 
 def test_no_common_answer_never_passes() -> None:
-    assert not bench.compare_answers("fp32 cpu", [0.1], [None], 0.5, "int8").passed
+    assert not run.compare_answers("fp32 cpu", [0.1], [None], 0.5, "int8").passed
 
 
 def test_a_measuring_process_that_dies_is_an_engine_error(tiny_model: Path, tmp_path: Path) -> None:
@@ -69,7 +68,7 @@ def test_a_measuring_process_that_dies_is_an_engine_error(tiny_model: Path, tmp_
         latency_bound_ms=1, crops=tmp_path / "nowhere.npy", files=(), scratch=tmp_path,
     )  # fmt: skip
     with pytest.raises(EngineError, match=r"ended with exit code 1: FileNotFoundError.*glomedge doctor"):
-        bench.run_job(job, tmp_path)
+        run.run_job(job, tmp_path)
 
 
 def test_the_error_of_a_measuring_process_keeps_its_type(tiny_model: Path, tmp_path: Path) -> None:
@@ -79,14 +78,14 @@ def test_the_error_of_a_measuring_process_keeps_its_type(tiny_model: Path, tmp_p
         duration_s=0.1, latency_bound_ms=1, crops=tmp_path / "crops.npy", files=(), scratch=tmp_path,
     )  # fmt: skip
     with pytest.raises(ProviderUnavailableError):
-        bench.run_job(job, tmp_path)
+        run.run_job(job, tmp_path)
 
 
 def test_output_that_cannot_be_written_is_found_before_measuring(tmp_path: Path) -> None:
     blocked = tmp_path / "file"
     blocked.write_text("in the way")
     with pytest.raises(OutputError, match="--output"):
-        bench.check_output(blocked)
+        run.check_output(blocked)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "int8"])

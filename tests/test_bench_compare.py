@@ -9,8 +9,8 @@ import bench_builders as build
 import numpy as np
 import pytest
 
-from glomedge.benchmarking.compare import compare
-from glomedge.benchmarking.record import read_record
+from glomedge.bench.compare import compare
+from glomedge.bench.record import read_record
 from glomedge.errors import UsageError
 
 
@@ -42,7 +42,7 @@ def test_two_runs_of_the_same_thing_are_within_noise() -> None:
 
 @pytest.mark.parametrize("size", [3, 4, 5])
 def test_few_rounds_are_rarely_called_apart_by_chance(size: int) -> None:
-    from glomedge.benchmarking.compare import _apart
+    from glomedge.bench.compare import _apart
 
     rng = np.random.default_rng(size)
     apart = sum(_apart(list(rng.normal(1, 0.05, size)), list(rng.normal(1, 0.05, size))) for _ in range(4000))

@@ -8,8 +8,8 @@ import xml.etree.ElementTree as ET
 import bench_builders as build
 import pytest
 
-from glomedge.benchmarking import benchreport
-from glomedge.benchmarking.record import BenchRecord, Failure
+from glomedge.bench import benchreport
+from glomedge.bench.record import BenchRecord, Failure
 from glomedge.notice import RESEARCH_USE_NOTICE
 from glomedge.reports import charts
 

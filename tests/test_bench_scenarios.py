@@ -9,8 +9,8 @@ import time
 import numpy as np
 import pytest
 
-from glomedge.benchmarking import scenarios
-from glomedge.benchmarking.scenarios import Clock, Images, probe_server, server
+from glomedge.bench import scenarios
+from glomedge.bench.scenarios import Clock, Images, probe_server, server
 from glomedge.errors import UsageError
 
 CROPS = np.zeros((3, 2, 2, 3), np.uint8)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from glomedge.benchmarking import statistics
+from glomedge.bench import statistics
 
 
 def test_summary_is_numpy_percentiles_and_naive_mean() -> None:

@@ -12,9 +12,9 @@ from glomedge.errors import UsageError
 from glomedge.notice import RESEARCH_USE_NOTICE
 
 if TYPE_CHECKING:
-    from glomedge.benchmarking.benchreport import Table
-    from glomedge.benchmarking.compare import Comparison
-    from glomedge.benchmarking.record import BenchRecord
+    from glomedge.bench.compare import Comparison
+    from glomedge.bench.record import BenchRecord
+    from glomedge.bench.tables import Table
 
 
 def bench(
@@ -67,8 +67,8 @@ def bench(
     if compare is not None:
         _compare(*compare, as_json=json_)
         return
-    from glomedge import bench as library
-    from glomedge.benchmarking import benchreport
+    from glomedge.bench import benchreport
+    from glomedge.bench import run as library
 
     settings = library.Settings(
         models=tuple(model or [library.DEFAULT_MODEL]),
@@ -154,8 +154,8 @@ def _compare(old: Path, new: Path, *, as_json: bool) -> None:
     import dataclasses
     import json
 
-    from glomedge.benchmarking.compare import compare
-    from glomedge.benchmarking.record import read_record
+    from glomedge.bench.compare import compare
+    from glomedge.bench.record import read_record
 
     comparison = compare(read_record(old), read_record(new))
     if as_json:
@@ -165,7 +165,7 @@ def _compare(old: Path, new: Path, *, as_json: bool) -> None:
 
 
 def _print_comparison(comparison: Comparison) -> None:
-    from glomedge.benchmarking.benchreport import Cell, Table
+    from glomedge.bench.tables import Cell, Table
 
     console = _console()
     styles = {"faster": "right", "slower": "wrong", "within noise": "", "too few samples": "dim"}

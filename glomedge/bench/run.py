@@ -14,12 +14,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from glomedge.benchmarking.answers import compare_answers, fp32_of
-from glomedge.benchmarking.jobs import run_job
-from glomedge.benchmarking.measure import Job, Result
-from glomedge.benchmarking.output import check_output, write
-from glomedge.benchmarking.plan import DEFAULT_MODEL, SCENARIOS, Settings, Target, plan
-from glomedge.benchmarking.record import (
+from glomedge.bench.answers import compare_answers, fp32_of
+from glomedge.bench.jobs import run_job
+from glomedge.bench.output import check_output, write
+from glomedge.bench.plan import DEFAULT_MODEL, SCENARIOS, Settings, Target, plan
+from glomedge.bench.record import (
     BenchRecord,
     CeilingShare,
     ColdStart,
@@ -28,12 +27,13 @@ from glomedge.benchmarking.record import (
     ParityCheck,
     ScenarioName,
 )
+from glomedge.bench.worker import Job, Result
 from glomedge.errors import GlomedgeError
 from glomedge.model.file import ModelFile
 
 if TYPE_CHECKING:
-    from glomedge.benchmarking.ceiling import Ceiling
-    from glomedge.benchmarking.crops import Crops
+    from glomedge.bench.ceiling import Ceiling
+    from glomedge.bench.crops import Crops
 
 __all__ = [
     "DEFAULT_MODEL", "SCENARIOS", "Settings", "Target", "check_output", "compare_answers", "plan", "run", "run_job",
@@ -57,7 +57,7 @@ def run(
         UsageError: settings or crops that cannot be carried out.
         ModelError: a model file that is missing or not ours.
     """
-    from glomedge.benchmarking import crops as cropping
+    from glomedge.bench import crops as cropping
     from glomedge.system.environment import environment
 
     settings.check()
@@ -124,7 +124,7 @@ class _Bench:
         precision = str(result.runtime.get("precision", file.spec.precision))
         cold_start: ColdStart | None = None
         if settings.cold_start:
-            from glomedge.benchmarking import coldstart
+            from glomedge.bench import coldstart
 
             self._say(f"{target.label}: cold start ...")
             cold_start = coldstart.measure(
@@ -182,7 +182,7 @@ class _Bench:
         return folder
 
     def _crops_for(self, file: ModelFile) -> Path:
-        from glomedge.benchmarking import crops as cropping
+        from glomedge.bench import crops as cropping
 
         key = file.spec.recipe.model_dump_json()
         if key not in self._enhanced:
@@ -225,7 +225,7 @@ class _Bench:
 
     def _ceiling(self, file: ModelFile, precision: str, result: Result) -> CeilingShare | None:
         """Share of the matrix-product rate; only where the network ran on the CPU and its multiply-adds are known."""
-        from glomedge.benchmarking import ceiling
+        from glomedge.bench import ceiling
 
         if result.provider not in ("cpu", "openvino") or file.spec.multiply_adds == 0:
             return None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from glomedge.benchmarking.record import ScenarioName
+from glomedge.bench.record import ScenarioName
 from glomedge.errors import ModelError, UsageError
 from glomedge.model.file import ModelFile, read_model_file
 

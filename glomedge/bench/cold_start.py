@@ -16,7 +16,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from glomedge.benchmarking.record import ColdStart
+from glomedge.bench.record import ColdStart
 from glomedge.errors import EngineError
 
 

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from glomedge.benchmarking.energy import EnergyMeter, gpu_memory_bytes
-from glomedge.benchmarking.record import EndToEnd, Energy, Latency, Memory, Scenario, ScenarioName
-from glomedge.benchmarking.scenarios import Images, latency_by_batch, offline, server, single_stream
+from glomedge.bench.energy import EnergyMeter, gpu_memory_bytes
+from glomedge.bench.record import EndToEnd, Energy, Latency, Memory, Scenario, ScenarioName
+from glomedge.bench.scenarios import Images, latency_by_batch, offline, server, single_stream
 from glomedge.errors import GlomedgeError
 from glomedge.model.spec import Frozen
 from glomedge.system.cpu import usable_cpus
@@ -117,7 +117,7 @@ def measure(job: Job) -> Result:
             )  # fmt: skip
         end_to_end = None
         if job.files:
-            from glomedge.benchmarking import endtoend
+            from glomedge.bench import endtoend
 
             end_to_end = endtoend.measure(
                 engine, job.files, job.scratch, duration_s=job.duration_s, expected_per_s=throughput.value,

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from html import escape
 from typing import Literal, NamedTuple
 
-from glomedge.benchmarking.record import STAGES, BenchRecord, Configuration, Figure
+from glomedge.bench.record import STAGES, BenchRecord, Configuration, Figure
 from glomedge.reports import charts
 from glomedge.system.environment import describe
 

@@ -16,8 +16,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from glomedge.benchmarking.record import BenchRecord, Configuration
-from glomedge.benchmarking.statistics import Estimate, Rounds, holm, mann_whitney, ratio_of_medians
+from glomedge.bench.record import BenchRecord, Configuration
+from glomedge.bench.statistics import Estimate, Rounds, holm, mann_whitney, ratio_of_medians
 
 ALPHA = 0.01
 MIN_CHANGE = 0.03

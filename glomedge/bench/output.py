@@ -6,7 +6,7 @@ import os
 import tempfile
 from pathlib import Path
 
-from glomedge.benchmarking.record import BenchRecord
+from glomedge.bench.record import BenchRecord
 from glomedge.errors import OutputError
 
 
@@ -24,7 +24,7 @@ def check_output(folder: Path) -> None:
 
 def write(record: BenchRecord, folder: Path) -> list[Path]:
     """Write ``bench.json`` and ``bench.html`` by temporary file and rename. Raises OutputError."""
-    from glomedge.benchmarking import benchreport
+    from glomedge.bench import benchreport
 
     check_output(folder)
     written = []

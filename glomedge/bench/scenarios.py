@@ -23,8 +23,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from glomedge.benchmarking.record import Latency, Percentiles, Scenario
-from glomedge.benchmarking.statistics import Estimate, bootstrap_median, poisson_arrivals, summarise
+from glomedge.bench.record import Latency, Percentiles, Scenario
+from glomedge.bench.statistics import Estimate, bootstrap_median, poisson_arrivals, summarise
 from glomedge.errors import UsageError
 
 Images = npt.NDArray[np.uint8]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from glomedge.benchmarking.record import ParityCheck
+from glomedge.bench.record import ParityCheck
 from glomedge.errors import ModelError
 from glomedge.model.file import ModelFile, read_model_file
 

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError
 
-from glomedge.benchmarking.statistics import Estimate, Rounds, Summary, bootstrap_median, summarise
+from glomedge.bench.statistics import Estimate, Rounds, Summary, bootstrap_median, summarise
 from glomedge.errors import UsageError
 from glomedge.model.spec import Frozen
 from glomedge.notice import RESEARCH_USE_NOTICE

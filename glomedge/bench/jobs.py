@@ -6,8 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from glomedge.benchmarking.coldstart import child_environment
-from glomedge.benchmarking.measure import Job, Result
+from glomedge.bench.cold_start import child_environment
+from glomedge.bench.worker import Job, Result
 from glomedge.errors import (
     EngineError,
     GlomedgeError,

@@ -22,9 +22,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from glomedge.benchmarking.crops import folder_of
-from glomedge.benchmarking.record import STAGES, EndToEnd, Figure, StageRound
-from glomedge.benchmarking.statistics import bootstrap_median
+from glomedge.bench.crops import folder_of
+from glomedge.bench.record import STAGES, EndToEnd, Figure, StageRound
+from glomedge.bench.statistics import bootstrap_median
 from glomedge.engine.providers import runs_on_gpu, usual_batch
 from glomedge.errors import EngineError, ImageError
 from glomedge.model.spec import SIZE_PX

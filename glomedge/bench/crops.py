@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from glomedge.benchmarking.record import CropSource
+from glomedge.bench.record import CropSource
 from glomedge.errors import ImageError, UsageError
 from glomedge.model.spec import Recipe
 
