@@ -29,8 +29,8 @@ for _root in (ROOT, ROOT / "export"):
     if str(_root) not in sys.path:
         sys.path.insert(0, str(_root))
 
+from glomedge.about import RESEARCH_USE_NOTICE  # noqa: E402
 from glomedge.bench.statistics import Estimate, paired_ratio, summarise  # noqa: E402
-from glomedge.notice import RESEARCH_USE_NOTICE  # noqa: E402
 from glomedge.system.environment import describe, environment, host_kind, usable_cores  # noqa: E402
 
 __all__ = [

@@ -32,7 +32,7 @@ from common import (
     set_results_directory,
     write_result,
 )
-from glomedge.notice import RESEARCH_USE_NOTICE
+from glomedge.about import RESEARCH_USE_NOTICE
 from prepare import artifacts
 
 HERE = Path(__file__).resolve().parent

@@ -8,9 +8,9 @@ import xml.etree.ElementTree as ET
 import bench_builders as build
 import pytest
 
+from glomedge.about import RESEARCH_USE_NOTICE
 from glomedge.bench import benchreport
 from glomedge.bench.record import BenchRecord, Failure
-from glomedge.notice import RESEARCH_USE_NOTICE
 from glomedge.reports import charts
 
 

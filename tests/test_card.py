@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from export_specs import example_spec
 
-from glomedge.notice import RESEARCH_USE_NOTICE
+from glomedge.about import RESEARCH_USE_NOTICE
 from glomedge.reports.model_card import fragment, markdown
 
 

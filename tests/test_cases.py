@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from glomedge.about import RESEARCH_USE_NOTICE
 from glomedge.cases.summary import (
     CASE_COLUMNS,
     CaseSummary,
@@ -24,7 +25,6 @@ from glomedge.cases.summary import (
 )
 from glomedge.errors import UsageError
 from glomedge.model.spec import OperatingPoint
-from glomedge.notice import RESEARCH_USE_NOTICE
 
 ID = "0123456789abcdef01234567"
 

@@ -14,12 +14,12 @@ import pytest
 from builders import build_tiny_model, tiny_graph, tiny_spec
 from typer.testing import CliRunner, Result
 
+from glomedge.about import RESEARCH_USE_NOTICE
 from glomedge.cli import app
 from glomedge.engine import golden
 from glomedge.errors import ModelError, UsageError
 from glomedge.model.file import sealed
 from glomedge.model.spec import ModelSpec
-from glomedge.notice import RESEARCH_USE_NOTICE
 
 
 def _bench(*arguments: str) -> Result:

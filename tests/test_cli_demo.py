@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from glomedge import __version__
-from glomedge.notice import RESEARCH_USE_NOTICE
+from glomedge.about import RESEARCH_USE_NOTICE
 from glomedge_export.demo import RECORD_FILE, STEPS
 
 

@@ -10,12 +10,12 @@ import cv2
 import pytest
 from typer.testing import CliRunner
 
+from glomedge.about import RESEARCH_USE_NOTICE
 from glomedge.cli import app
 from glomedge.engine import golden, providers
 from glomedge.engine.providers import PROVIDERS
 from glomedge.engine.runner import SessionRequest
 from glomedge.model.spec import BatchProfile
-from glomedge.notice import RESEARCH_USE_NOTICE
 
 
 def test_json_is_one_object_and_exit_0(tiny_model: Path, tmp_path: Path) -> None:

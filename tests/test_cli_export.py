@@ -15,10 +15,10 @@ import onnx
 import pytest
 from typer.testing import CliRunner
 
+from glomedge.about import RESEARCH_USE_NOTICE
 from glomedge.cli import app
 from glomedge.errors import GateError, GlomedgeError
 from glomedge.model.file import read_model_file
-from glomedge.notice import RESEARCH_USE_NOTICE
 
 pytestmark = pytest.mark.keras
 NEEDS = "needs the extra glomedge[export]"

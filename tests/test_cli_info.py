@@ -10,9 +10,9 @@ from pathlib import Path
 from paths import ROOT
 from typer.testing import CliRunner
 
+from glomedge.about import RESEARCH_USE_NOTICE
 from glomedge.cli import app
 from glomedge.model.file import read_model_file
-from glomedge.notice import RESEARCH_USE_NOTICE
 
 
 def test_json_holds_the_spec_without_its_bulk(tiny_model: Path) -> None:

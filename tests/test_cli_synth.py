@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from glomedge.notice import RESEARCH_USE_NOTICE
+from glomedge.about import RESEARCH_USE_NOTICE
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:

@@ -12,7 +12,7 @@ import pytest
 from labelled import SIX_CROPS, write_crops, write_csv
 from paths import ROOT
 
-from glomedge.notice import RESEARCH_USE_NOTICE
+from glomedge.about import RESEARCH_USE_NOTICE
 
 # Any attempt to load these ends the process with a traceback, not with a clear error.
 _WITHOUT_TENSORFLOW = """

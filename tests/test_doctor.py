@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from glomedge.about import RESEARCH_USE_NOTICE
 from glomedge.engine import doctor, providers
 from glomedge.engine.doctor import ModelReport, ProviderReport, Speed
-from glomedge.notice import RESEARCH_USE_NOTICE
 from glomedge.system import cpu as hardware
 from glomedge.system import gpu as gpus
 from glomedge.system import libraries

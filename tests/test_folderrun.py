@@ -18,10 +18,10 @@ import pytest
 from builders import build_tiny_model, tiny_logit
 from runkit import outputs, run_in_child, table, write_crops
 
+from glomedge.about import RESEARCH_USE_NOTICE
 from glomedge.errors import ModelError, OutputError, UsageError
 from glomedge.files.names import restore
 from glomedge.imaging import enhance, images
-from glomedge.notice import RESEARCH_USE_NOTICE
 from glomedge.pipeline.settings import Settings
 from glomedge.results.journal import read_journal
 from glomedge.results.rows import columns

@@ -16,10 +16,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from glomedge.about import RESEARCH_USE_NOTICE
 from glomedge.engine.engine import Output
 from glomedge.engine.views import predict_views
 from glomedge.errors import UsageError
-from glomedge.notice import RESEARCH_USE_NOTICE
 from glomedge.reports.colour_scale import viridis
 from glomedge.reports.overlay import CELL_PX, logit_threshold, overlay, to_jpeg, to_png, upsample
 from glomedge.reports.run_page import map_png

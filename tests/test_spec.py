@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
+from glomedge.about import RESEARCH_USE_NOTICE
 from glomedge.errors import ModelError
 from glomedge.model.file import read_model_file
 from glomedge.model.spec import Golden, ModelSpec, Recipe
-from glomedge.notice import RESEARCH_USE_NOTICE
 
 
 @pytest.fixture

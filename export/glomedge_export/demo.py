@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from glomedge import __version__
+from glomedge.about import RESEARCH_USE_NOTICE
 from glomedge.errors import GlomedgeError, MissingExtraError, OutputError, UsageError
-from glomedge.notice import RESEARCH_USE_NOTICE
 from glomedge_export.record import write_atomically
 
 RECORD_FILE = "demo.json"

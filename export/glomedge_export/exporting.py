@@ -19,12 +19,12 @@ from typing import Any, Literal
 import numpy as np
 
 from glomedge import __version__
+from glomedge.about import RESEARCH_USE_NOTICE
 from glomedge.engine import golden
 from glomedge.errors import GateError, MissingExtraError, ModelError, UsageError
 from glomedge.model.file import SEAL_BYTES, read_model_file, sealed
 from glomedge.model.gate_table import GateRow, table
 from glomedge.model.spec import BatchProfile, ModelSpec, Precision, Recipe, Target
-from glomedge.notice import RESEARCH_USE_NOTICE
 from glomedge.reports import model_card
 from glomedge_export import gates, graph, judging, tensorrt
 from glomedge_export.conversion import Converted, convert

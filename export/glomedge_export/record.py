@@ -15,9 +15,9 @@ from typing import Literal
 
 from pydantic import Field, ValidationError
 
+from glomedge.about import RESEARCH_USE_NOTICE
 from glomedge.errors import ModelError
 from glomedge.model.spec import Frozen, InputScaling, OperatingPoint, Recipe, Sha256, TrainingProvenance
-from glomedge.notice import RESEARCH_USE_NOTICE
 
 SplitName = Literal["train", "validation", "test"]
 

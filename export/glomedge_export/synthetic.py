@@ -19,8 +19,8 @@ import cv2
 import numpy as np
 
 from glomedge import __version__
+from glomedge.about import RESEARCH_USE_NOTICE
 from glomedge.errors import OutputError, UsageError
-from glomedge.notice import RESEARCH_USE_NOTICE
 from glomedge_export.synthetic_crop import draw_crop, draw_size
 from glomedge_export.synthetic_optics import Stain
 from glomedge_export.synthetic_tissue import Rng

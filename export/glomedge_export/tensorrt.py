@@ -15,9 +15,9 @@ from typing import Any
 
 import onnx
 
+from glomedge.about import RESEARCH_USE_NOTICE
 from glomedge.errors import GateError, MissingExtraError
 from glomedge.model.spec import SIZE_PX, BatchProfile, ModelSpec, Precision, Target
-from glomedge.notice import RESEARCH_USE_NOTICE
 from glomedge_export.graph import attribute, constants
 from glomedge_export.record import write_atomically
 

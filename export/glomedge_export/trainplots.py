@@ -12,8 +12,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
+from glomedge.about import RESEARCH_USE_NOTICE
 from glomedge.cases.prevalence import wilson_interval
-from glomedge.notice import RESEARCH_USE_NOTICE
 from glomedge_export.checkpoint import EpochRow
 from glomedge_export.evaluation import CALIBRATION_BINS, CaseFigures, bin_of
 

@@ -11,9 +11,9 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from glomedge.about import RESEARCH_USE_NOTICE
 from glomedge.imaging import images
 from glomedge.model.spec import Interval
-from glomedge.notice import RESEARCH_USE_NOTICE
 from glomedge.reports.overlay import logit_threshold, overlay, to_png
 from glomedge_export import trainplots
 

@@ -21,11 +21,11 @@ import numpy as np
 import numpy.typing as npt
 
 import glomedge
+from glomedge.about import RESEARCH_USE_NOTICE
 from glomedge.cases.names import compile_case_pattern
 from glomedge.errors import ModelError, OutputError
 from glomedge.files.lock import OutputLock
 from glomedge.model.spec import Interval, Recipe, TrainingProvenance
-from glomedge.notice import RESEARCH_USE_NOTICE
 from glomedge_export import cropcache, decision, evaluation
 from glomedge_export.checkpoint import PRETRAINING_FOLDER, Checkpoints, EpochRow
 from glomedge_export.dataset import MIN_CASES, Dataset, read_dataset

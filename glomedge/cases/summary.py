@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from typing import Literal
 
+from glomedge.about import RESEARCH_USE_NOTICE
 from glomedge.cases.names import CaseName, case_of, compile_case_pattern
 from glomedge.cases.prevalence import (
     ADEQUATE_GLOMERULI,
@@ -22,7 +23,6 @@ from glomedge.cases.prevalence import (
     wilson_interval,
 )
 from glomedge.model.spec import OperatingPoint
-from glomedge.notice import RESEARCH_USE_NOTICE
 
 __all__ = [
     "CASE_COLUMNS",

@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from glomedge import __version__
+from glomedge.about import RESEARCH_USE_NOTICE
 from glomedge.cli.bench import bench
 from glomedge.cli.demo import demo
 from glomedge.cli.doctor import doctor
@@ -23,7 +24,6 @@ from glomedge.cli.synth import synth
 from glomedge.cli.train import train
 from glomedge.cli.warm import warm
 from glomedge.errors import GlomedgeError
-from glomedge.notice import RESEARCH_USE_NOTICE
 
 app = typer.Typer(
     name="glomedge",

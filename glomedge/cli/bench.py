@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
+from glomedge.about import RESEARCH_USE_NOTICE
 from glomedge.errors import UsageError
-from glomedge.notice import RESEARCH_USE_NOTICE
 
 if TYPE_CHECKING:
     from glomedge.bench.compare import Comparison

@@ -11,7 +11,7 @@ from typing import Annotated, TextIO
 
 import typer
 
-from glomedge.notice import RESEARCH_USE_NOTICE
+from glomedge.about import RESEARCH_USE_NOTICE
 
 
 def demo(

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from glomedge.about import RESEARCH_USE_NOTICE
 from glomedge.errors import MissingExtraError, UsageError
-from glomedge.notice import RESEARCH_USE_NOTICE
 
 if TYPE_CHECKING:
     from glomedge.model.gate_table import GateRow

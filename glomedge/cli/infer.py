@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
+from glomedge.about import RESEARCH_USE_NOTICE
 from glomedge.errors import UsageError
 from glomedge.files.names import escape_name
-from glomedge.notice import RESEARCH_USE_NOTICE
 
 if TYPE_CHECKING:
     from glomedge.runs.folder import Outcome

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from glomedge.notice import RESEARCH_USE_NOTICE
+from glomedge.about import RESEARCH_USE_NOTICE
 
 
 def synth(

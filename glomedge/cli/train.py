@@ -8,8 +8,8 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from glomedge.about import RESEARCH_USE_NOTICE
 from glomedge.errors import MissingExtraError
-from glomedge.notice import RESEARCH_USE_NOTICE
 
 
 def train(

@@ -38,9 +38,9 @@ def warm(
 
     import numpy as np
 
+    from glomedge.about import RESEARCH_USE_NOTICE
     from glomedge.engine.engine import load
     from glomedge.engine.providers import batch_of
-    from glomedge.notice import RESEARCH_USE_NOTICE
 
     # What infer asks for: another profile would be another engine.
     usual = batch_of(provider, batch_size, max_batch, fixed_batch=fixed_batch, allow_fallback=allow_fallback)

@@ -12,8 +12,8 @@ from time import perf_counter
 from typing import Any
 
 from glomedge import __version__
+from glomedge.about import RESEARCH_USE_NOTICE
 from glomedge.errors import GlomedgeError, ModelError
-from glomedge.notice import RESEARCH_USE_NOTICE
 from glomedge.system import cpu as hardware
 from glomedge.system import gpu as gpus
 from glomedge.system import libraries

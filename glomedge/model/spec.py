@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from glomedge.about import RESEARCH_USE_NOTICE
 from glomedge.errors import ModelError
-from glomedge.notice import RESEARCH_USE_NOTICE
 
 SIZE_PX = 224
 MAP_SIZE = 7

@@ -16,9 +16,9 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from glomedge.about import RESEARCH_USE_NOTICE
 from glomedge.errors import UsageError
 from glomedge.model.spec import MAP_SIZE, SIZE_PX
-from glomedge.notice import RESEARCH_USE_NOTICE
 from glomedge.reports import colour_scale
 
 Pixels = npt.NDArray[np.uint8]

@@ -19,7 +19,7 @@ from typing import IO, TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from glomedge.notice import RESEARCH_USE_NOTICE
+from glomedge.about import RESEARCH_USE_NOTICE
 from glomedge.reports import colour_scale
 from glomedge.reports.case_table import corrected_text
 from glomedge.reports.interval_bar import interval_svg

@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from glomedge.about import RESEARCH_USE_NOTICE
 from glomedge.errors import MissingExtraError, OutputError
 from glomedge.files.names import neutralise
-from glomedge.notice import RESEARCH_USE_NOTICE
 from glomedge.results.journal import Attachment
 
 FORMATS = ("csv", "jsonl", "parquet")

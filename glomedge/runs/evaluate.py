@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
+from glomedge.about import RESEARCH_USE_NOTICE
 from glomedge.cases.metrics import CaseError, Confusion, auroc, average_precision, case_errors
 from glomedge.errors import DatasetError, UsageError
 from glomedge.files.names import escape_name
 from glomedge.model.file import read_model_file
-from glomedge.notice import RESEARCH_USE_NOTICE
 from glomedge.pipeline.batching import batches
 from glomedge.pipeline.inputs import Found, scan
 from glomedge.pipeline.pipeline import Pipeline

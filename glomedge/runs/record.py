@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from glomedge import __version__
+from glomedge.about import RESEARCH_USE_NOTICE
 from glomedge.files.names import escape_name
 from glomedge.model.file import ModelFile
-from glomedge.notice import RESEARCH_USE_NOTICE
 from glomedge.runs.folder import Options, Outcome
 
 if TYPE_CHECKING:

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from glomedge.about import RESEARCH_USE_NOTICE
 from glomedge.errors import ModelError
 from glomedge.model.spec import Interval, OperatingPoint, Recipe, SplitCounts, TrainingProvenance
-from glomedge.notice import RESEARCH_USE_NOTICE
 from glomedge_export.record import (
     TrainingRecord,
     read_record,

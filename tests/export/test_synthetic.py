@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from glomedge.about import RESEARCH_USE_NOTICE
 from glomedge.errors import OutputError, UsageError
-from glomedge.notice import RESEARCH_USE_NOTICE
 from glomedge_export import synthetic
 from glomedge_export.synthetic import FOLDERS, plan_dataset, write_dataset
 from glomedge_export.synthetic_crop import MAX_SIDE_PX, MIN_SIDE_PX, draw_crop, draw_size
