@@ -46,7 +46,7 @@ def main() -> None:
         _train_one(arguments, arguments.one)
         return
     set_results_directory(arguments.results)
-    from glomedge_export.dataset import read_dataset
+    from glomedge_export.data.dataset import read_dataset
 
     dataset = read_dataset(arguments.data, min_cases=arguments.folds)
     fold_of_case = deal(dataset.cases, dataset.labels, arguments.folds)

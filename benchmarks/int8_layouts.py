@@ -19,7 +19,7 @@ from common import ROOT, alternate, log, markdown_table, parser, set_results_dir
 from glomedge.bench.ceiling import measure_cpu
 from glomedge.model.spec import Target
 from glomedge_export import conversion, graph, precision, quantisation
-from glomedge_export.crops import calibration_crops, held_out, read_recorded
+from glomedge_export.data.export_crops import calibration_crops, held_out, read_recorded
 from glomedge_export.network import load_model
 from glomedge_export.parity import OnnxRunner, OpenvinoRunner, onnx_answers
 from glomedge_export.quantisation import Method

@@ -57,13 +57,14 @@ def _drawn(directory: Path) -> Path:
 
 
 def _measure(data: Path, scratch: Path, steps: int, rounds: int) -> None:
-    from glomedge_export import cropcache, network, training
-    from glomedge_export.dataset import read_dataset
+    from glomedge_export import network, training
+    from glomedge_export.data import enhanced
+    from glomedge_export.data.dataset import read_dataset
 
     training.make_repeatable()
     dataset = read_dataset(data, min_cases=0)
     begin = time.perf_counter()
-    crops = cropcache.enhanced(dataset, Recipe(), scratch / "cache")
+    crops = enhanced.enhanced(dataset, Recipe(), scratch / "cache")
     cache_s = time.perf_counter() - begin
     rng = np.random.default_rng(0)
     indices = rng.choice(len(dataset.items), steps * BATCH, replace=len(dataset.items) < steps * BATCH)

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from glomedge_export.dataset import FOLDERS, Dataset, Item
+from glomedge_export.data.dataset import FOLDERS, Dataset, Item
 
 # Three biopsies with crops of both labels: the least that can be split by biopsy.
 SIX_CROPS = [(f"B-{case}_PAS_1of1_{label}{case}.png", label) for case in range(3) for label in (0, 1)]

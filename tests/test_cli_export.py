@@ -31,10 +31,10 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     from keras_networks import realistic_network
 
     from glomedge.model.spec import Recipe, TrainingProvenance
-    from glomedge_export.crops import enhanced
-    from glomedge_export.dataset import read_dataset
+    from glomedge_export.data.dataset import read_dataset
+    from glomedge_export.data.export_crops import enhanced
+    from glomedge_export.data.split import split_by_case
     from glomedge_export.record import TrainingRecord, sha256_of, write_record
-    from glomedge_export.splitting import split_by_case
     from glomedge_export.synthetic import write_dataset
 
     root = tmp_path_factory.mktemp("export")

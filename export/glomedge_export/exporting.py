@@ -28,7 +28,14 @@ from glomedge.model.spec import BatchProfile, ModelSpec, Precision, Recipe, Targ
 from glomedge.reports import model_card
 from glomedge_export import gates, graph, judging, tensorrt
 from glomedge_export.conversion import Converted, convert
-from glomedge_export.crops import MIN_CROPS, CalibrationCrops, calibration_crops, drawn, held_out, read_recorded
+from glomedge_export.data.export_crops import (
+    MIN_CROPS,
+    CalibrationCrops,
+    calibration_crops,
+    drawn,
+    held_out,
+    read_recorded,
+)
 from glomedge_export.lowering import lower, runner_for
 from glomedge_export.parity import Crops, Progress, nothing
 from glomedge_export.record import TrainingRecord, read_record, record_path, write_atomically

@@ -12,7 +12,7 @@ from glomedge.errors import GateError
 from glomedge.model.gate_table import table
 from glomedge.model.spec import BatchProfile, Parity, Precision
 from glomedge_export import gates, parity
-from glomedge_export.crops import MIN_CROPS
+from glomedge_export.data.export_crops import MIN_CROPS
 from glomedge_export.parity import Answers, Crops, OnnxRunner, Progress, Runner
 
 Overrides = dict[str, float | None]

@@ -13,7 +13,7 @@ from glomedge.model.spec import Calibration, InputScaling, Precision, Target
 from glomedge_export import half, winograd
 from glomedge_export import precision as forms
 from glomedge_export.conversion import check
-from glomedge_export.crops import CalibrationCrops
+from glomedge_export.data.export_crops import CalibrationCrops
 from glomedge_export.graph import op_counts
 from glomedge_export.parity import Images, OnnxRunner, OpenvinoRunner, Progress, Runner, nothing, onnx_answers
 from glomedge_export.quantisation import METHODS, Method, channel_means, observe

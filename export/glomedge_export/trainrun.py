@@ -26,13 +26,14 @@ from glomedge.cases.names import compile_case_pattern
 from glomedge.errors import ModelError, OutputError
 from glomedge.files.lock import OutputLock
 from glomedge.model.spec import Interval, Recipe, TrainingProvenance
-from glomedge_export import cropcache, decision, evaluation
+from glomedge_export import decision, evaluation
 from glomedge_export.checkpoint import PRETRAINING_FOLDER, Checkpoints, EpochRow
-from glomedge_export.dataset import MIN_CASES, Dataset, read_dataset
+from glomedge_export.data import enhanced
+from glomedge_export.data.dataset import MIN_CASES, Dataset, read_dataset
+from glomedge_export.data.split import Split, SplitMethod, make_split, write_split
 from glomedge_export.fitoptions import FitOptions
 from glomedge_export.quiet import start_tensorflow
 from glomedge_export.record import TrainingRecord, sha256_of, write_atomically, write_record
-from glomedge_export.splitting import Split, SplitMethod, make_split, write_split
 
 if TYPE_CHECKING:
     from glomedge_export.training import Fitted, Trainer
@@ -156,12 +157,12 @@ def train(options: TrainOptions, listener: RunListener) -> TrainResult:
             options.data,
             options.case_pattern,
             min_cases=MIN_CASES if method == "case" else 0,
-            known_good=lambda sha256: cropcache.cache_path(cache_dir, sha256, options.recipe).is_file(),
+            known_good=lambda sha256: enhanced.cache_path(cache_dir, sha256, options.recipe).is_file(),
         )
         split = make_split(dataset, method, seed=options.fit.seed, file=options.split_file)
         for warning in split.warnings:
             listener.note(f"warning: {warning}")
-        crops = cropcache.enhanced(
+        crops = enhanced.enhanced(
             dataset, options.recipe, cache_dir, lambda done, total: listener.preparing("Enhancing crops", done, total)
         )
         write_split(output / "split.csv", dataset, split)

@@ -12,8 +12,8 @@ from glomedge.errors import OutputError
 from glomedge.imaging import images
 from glomedge.imaging.enhance import enhance
 from glomedge.model.spec import Recipe
-from glomedge_export import cropcache
-from glomedge_export.dataset import Dataset, read_dataset
+from glomedge_export.data import enhanced
+from glomedge_export.data.dataset import Dataset, read_dataset
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ def dataset(tmp_path: Path) -> Dataset:
 
 @pytest.mark.parametrize("recipe", ["seed", "published", "plain"])
 def test_holds_what_enhance_gives(dataset: Dataset, tmp_path: Path, recipe: str) -> None:
-    crops = cropcache.enhanced(dataset, Recipe.named(recipe), tmp_path / "cache")
+    crops = enhanced.enhanced(dataset, Recipe.named(recipe), tmp_path / "cache")
     assert crops.shape == (len(dataset.items), 224, 224, 3)
     assert crops.dtype == np.uint8
     assert not crops.flags.writeable
@@ -33,21 +33,21 @@ def test_holds_what_enhance_gives(dataset: Dataset, tmp_path: Path, recipe: str)
 
 
 def test_second_call_reads_no_image(dataset: Dataset, tmp_path: Path) -> None:
-    first = cropcache.enhanced(dataset, Recipe(), tmp_path / "cache")
+    first = enhanced.enhanced(dataset, Recipe(), tmp_path / "cache")
     for item in dataset.items:
         item.path.unlink()
-    np.testing.assert_array_equal(cropcache.enhanced(dataset, Recipe(), tmp_path / "cache"), first)
+    np.testing.assert_array_equal(enhanced.enhanced(dataset, Recipe(), tmp_path / "cache"), first)
 
 
 def test_progress_counts_every_crop(dataset: Dataset, tmp_path: Path) -> None:
     calls: list[tuple[int, int]] = []
-    cropcache.enhanced(dataset, Recipe(), tmp_path, lambda done, total: calls.append((done, total)))
+    enhanced.enhanced(dataset, Recipe(), tmp_path, lambda done, total: calls.append((done, total)))
     assert calls == [(i, len(dataset.items)) for i in range(1, len(dataset.items) + 1)]
 
 
 def test_another_recipe_or_data_is_another_file(tmp_path: Path) -> None:
     paths = {
-        cropcache.cache_path(tmp_path, sha256, recipe)
+        enhanced.cache_path(tmp_path, sha256, recipe)
         for sha256 in ("0" * 64, "1" * 64)
         for recipe in (Recipe(), Recipe(hue_degrees=9.0), Recipe.named("plain"))
     }
@@ -56,10 +56,10 @@ def test_another_recipe_or_data_is_another_file(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("content", [b"", b"rubbish", b"\x93NUMPY"])
 def test_damaged_cache_is_made_anew(dataset: Dataset, tmp_path: Path, content: bytes) -> None:
-    good = np.array(cropcache.enhanced(dataset, Recipe(), tmp_path / "cache"))
-    path = cropcache.cache_path(tmp_path / "cache", dataset.sha256, Recipe())
+    good = np.array(enhanced.enhanced(dataset, Recipe(), tmp_path / "cache"))
+    path = enhanced.cache_path(tmp_path / "cache", dataset.sha256, Recipe())
     path.write_bytes(content)
-    np.testing.assert_array_equal(cropcache.enhanced(dataset, Recipe(), tmp_path / "cache"), good)
+    np.testing.assert_array_equal(enhanced.enhanced(dataset, Recipe(), tmp_path / "cache"), good)
 
 
 def test_interrupted_making_leaves_nothing(dataset: Dataset, tmp_path: Path) -> None:
@@ -68,11 +68,11 @@ def test_interrupted_making_leaves_nothing(dataset: Dataset, tmp_path: Path) -> 
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        cropcache.enhanced(dataset, Recipe(), tmp_path / "cache", stop)
+        enhanced.enhanced(dataset, Recipe(), tmp_path / "cache", stop)
     assert list((tmp_path / "cache").iterdir()) == []
 
 
 def test_unwritable_place_says_how_much_room_is_needed(dataset: Dataset, tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(OutputError, match=r"1 MB there or name another place with --cache-dir"):
-        cropcache.enhanced(dataset, Recipe(), tmp_path / "file" / "inside")
+        enhanced.enhanced(dataset, Recipe(), tmp_path / "file" / "inside")

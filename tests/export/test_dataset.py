@@ -10,7 +10,7 @@ import pytest
 from labelled import SIX_CROPS, crop_png, write_crops, write_csv
 
 from glomedge.errors import DatasetError
-from glomedge_export.dataset import FOLDERS, read_dataset
+from glomedge_export.data.dataset import FOLDERS, read_dataset
 
 
 def test_reads_names_labels_cases_and_slides(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from hypothesis.extra import numpy as hnp
 from glomedge.errors import GateError
 from glomedge.model.spec import InputScaling, Target
 from glomedge_export import conversion, graph, half, parity, precision, quantisation
-from glomedge_export.crops import CalibrationCrops
+from glomedge_export.data.export_crops import CalibrationCrops
 from glomedge_export.lowering import WEIGHT_BITS, lower, runner_for
 from glomedge_export.quantisation import Observed
 

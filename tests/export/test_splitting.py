@@ -12,8 +12,8 @@ import pytest
 from labelled import dataset_of
 
 from glomedge.errors import DatasetError
-from glomedge_export.dataset import Dataset
-from glomedge_export.splitting import SIDES, make_split, read_split, split_by_case, split_published, write_split
+from glomedge_export.data.dataset import Dataset
+from glomedge_export.data.split import SIDES, make_split, read_split, split_by_case, split_published, write_split
 
 
 def uneven(cases: int = 227, seed: int = 5) -> Dataset:

@@ -13,7 +13,7 @@ import pytest
 from glomedge.errors import GateError
 from glomedge.model.spec import BatchProfile
 from glomedge_export import conversion, graph, half, tensorrt
-from glomedge_export.crops import CalibrationCrops
+from glomedge_export.data.export_crops import CalibrationCrops
 from glomedge_export.lowering import lower
 
 pytestmark = pytest.mark.tensorrt

@@ -16,7 +16,7 @@ from parity_pair import Pair
 
 from glomedge.model.spec import BatchProfile, Precision, RecipeName, Target
 from glomedge_export import graph, half, parity, tensorrt
-from glomedge_export.crops import CalibrationCrops
+from glomedge_export.data.export_crops import CalibrationCrops
 from glomedge_export.lowering import lower
 
 pytestmark = [pytest.mark.keras, pytest.mark.parametrize("pair", ["resnet"], indirect=True)]

@@ -24,7 +24,7 @@ from glomedge.errors import OutputError
 from glomedge.imaging import images
 from glomedge.imaging.enhance import enhance
 from glomedge.model.spec import SIZE_PX, Recipe
-from glomedge_export.dataset import Dataset
+from glomedge_export.data.dataset import Dataset
 
 
 def cache_path(cache_dir: Path | str, data_sha256: str, recipe: Recipe) -> Path:

@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from glomedge.errors import DatasetError, UsageError
 from glomedge.model.spec import SplitCounts
-from glomedge_export.dataset import Dataset
+from glomedge_export.data.dataset import Dataset
 from glomedge_export.record import SplitName, write_atomically
 
 SplitMethod = Literal["case", "random", "file"]

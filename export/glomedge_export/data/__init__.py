@@ -1,0 +1,1 @@
+"""Labelled crops: reading a data set, splitting it by biopsy, keeping enhanced crops."""
