@@ -17,7 +17,7 @@ import onnx
 from common import ROOT, alternate, log, markdown_table, paired_ratio, parser, set_results_directory, write_result
 from glomedge.engine.golden import draw_crop
 from glomedge.imaging.enhance import enhance
-from glomedge_export import conversion, graph, precision, quantisation
+from glomedge_export.graph import convert, int8, ranges, surgery
 from glomedge_export.network import inference_parts, load_model
 
 BATCH = 4
@@ -31,18 +31,18 @@ def main() -> None:
     set_results_directory(arguments.results)
     log("converting")
     parts = inference_parts(load_model(arguments.model))
-    backbone = conversion.convert_backbone(parts.backbone)
+    backbone = convert.convert_backbone(parts.backbone)
     images = np.stack([enhance(draw_crop(seed)) for seed in range(16)])
-    plain = conversion.attach_head(
-        conversion.attach_front(backbone, parts.input_scaling), parts.kernel, parts.bias, temperature=1.0
+    plain = convert.attach_head(
+        convert.attach_front(backbone, parts.input_scaling), parts.kernel, parts.bias, temperature=1.0
     )
-    merged = graph.batchnorm_from_mul_add(plain)
-    bordered = graph.border_max(merged)
+    merged = surgery.batchnorm_from_mul_add(plain)
+    bordered = surgery.border_max(merged)
     forms = {
         "fp32: Mul + Add, Pad (tf2onnx)": plain,
         "fp32: BatchNormalization, Pad": merged,
         "fp32: BatchNormalization, border maximum (exported)": bordered,
-        "fp32: depthwise Conv, border maximum": graph.depthwise_from_batchnorm(bordered),
+        "fp32: depthwise Conv, border maximum": surgery.depthwise_from_batchnorm(bordered),
         **_int8(bordered, images, parts.input_scaling),
     }
     sessions = {name: _session(model) for name, model in forms.items()}
@@ -52,7 +52,7 @@ def main() -> None:
     first = next(iter(forms))
     rows = []
     for name, model in forms.items():
-        counts = graph.op_counts(model)
+        counts = surgery.op_counts(model)
         shown = ", ".join(
             f"{counts[op]} {op}"
             for op in ("Conv", "BatchNormalization", "Mul", "Add", "Pad", "Max", "Relu", "QuantizeLinear")
@@ -62,7 +62,7 @@ def main() -> None:
         rows.append([name, shown, round(per_crop_ms, 2), round(paired_ratio(samples[first], samples[name]).value, 3)])
     write_result(
         "graph_forms",
-        {"batch": BATCH, "samples_s": samples, "operators": {name: graph.op_counts(m) for name, m in forms.items()}},
+        {"batch": BATCH, "samples_s": samples, "operators": {name: surgery.op_counts(m) for name, m in forms.items()}},
         markdown_table(["form", "operators", "ms a crop", "times the first"], rows),
         title="Forms of the graph, onnxruntime CPU, paired runs",
     )
@@ -73,11 +73,11 @@ def _int8(fp32: onnx.ModelProto, images: Any, scaling: Any) -> dict[str, onnx.Mo
     made = {}
     for name, model in (
         ("int8: BatchNormalization in float between int8 convolutions", fp32),
-        ("int8: depthwise Conv (exported)", graph.depthwise_from_batchnorm(fp32)),
+        ("int8: depthwise Conv (exported)", surgery.depthwise_from_batchnorm(fp32)),
     ):
-        tensors = precision.quantised_tensors(model, "onnxruntime")
-        seen = quantisation.observe(model, tensors, images)
-        made[name] = precision.to_int8(model, "onnxruntime", seen, "minmax", scaling, 7)
+        tensors = int8.quantised_tensors(model, "onnxruntime")
+        seen = ranges.observe(model, tensors, images)
+        made[name] = int8.to_int8(model, "onnxruntime", seen, "minmax", scaling, 7)
     return made
 
 

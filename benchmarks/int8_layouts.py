@@ -18,11 +18,11 @@ import numpy as np
 from common import ROOT, alternate, log, markdown_table, parser, set_results_directory, write_result
 from glomedge.bench.ceiling import measure_cpu
 from glomedge.model.spec import Target
-from glomedge_export import conversion, graph, precision, quantisation
 from glomedge_export.data.export_crops import calibration_crops, held_out, read_recorded
+from glomedge_export.graph import convert, int8, ranges, surgery
+from glomedge_export.graph.ranges import Method
 from glomedge_export.network import load_model
 from glomedge_export.parity import OnnxRunner, OpenvinoRunner, onnx_answers
-from glomedge_export.quantisation import Method
 from glomedge_export.record import read_record
 
 LAYOUTS: tuple[Target, ...] = ("onnxruntime", "tensorrt")
@@ -34,7 +34,7 @@ def main() -> None:
     options = parser(__doc__)
     options.add_argument("--model", type=Path, default=ROOT / "artifacts" / "model.keras")
     options.add_argument("--data", type=Path)
-    options.add_argument("--method", default="entropy", choices=quantisation.METHODS)
+    options.add_argument("--method", default="entropy", choices=ranges.METHODS)
     arguments = options.parse_args()
     set_results_directory(arguments.results)
     record = read_record(arguments.model)
@@ -44,18 +44,18 @@ def main() -> None:
         raise SystemExit("fewer than 64 held-out crops: give --data the folder that the model was trained on")
     calibration = calibration_crops(dataset, record, record.recipe, 32 if arguments.quick else 128)
     log("converting")
-    converted = conversion.convert(load_model(arguments.model), record.temperature)
+    converted = convert.convert(load_model(arguments.model), record.temperature)
     fp32 = converted.model
     images = crops.images_nhwc[: 16 if arguments.quick else 64]
     reference = _logits(OnnxRunner(fp32.SerializeToString()), images)
     rows, runners = [], {}
     for target in LAYOUTS:
-        prepared = precision.prepare_int8(fp32, target)
-        seen = quantisation.observe(prepared, precision.quantised_tensors(prepared, target), calibration.images_nhwc)
+        prepared = int8.prepare_int8(fp32, target)
+        seen = ranges.observe(prepared, int8.quantised_tensors(prepared, target), calibration.images_nhwc)
         for bits in (8, 7):
             log(f"{target} {bits} bits")
             method: Method = arguments.method
-            model = precision.to_int8(prepared, target, seen, method, converted.input_scaling, bits)
+            model = int8.to_int8(prepared, target, seen, method, converted.input_scaling, bits)
             data = model.SerializeToString()
             exact = _logits(OnnxRunner(data, literal=True), images)
             layout = "uint8, zero points" if target == "onnxruntime" else "int8, symmetric"
@@ -70,14 +70,14 @@ def main() -> None:
                         "error_as_written": float(np.abs(exact - reference).mean()),
                         "error_here": float(np.abs(answer - reference).mean()),
                         "here_against_as_written": float(np.abs(answer - exact).mean()),
-                        "operators": graph.op_counts(model),
+                        "operators": surgery.op_counts(model),
                     }
                 )
     batch = np.ascontiguousarray(images[:BATCH])
     ways = {name: (lambda r=runner: r(batch)) for name, runner in runners.items()}
     samples = alternate(ways, rounds=3 if arguments.quick else 15, warmup=2)
     ceiling = measure_cpu("int8")
-    multiply_adds = graph.multiply_adds(fp32)
+    multiply_adds = surgery.multiply_adds(fp32)
     table = []
     for row, (name, seconds) in zip(rows, samples.items(), strict=True):
         rate = BATCH / float(np.median(seconds))

@@ -114,7 +114,9 @@ def test_defaults_write_a_proven_file(trained: Path, monkeypatch: pytest.MonkeyP
 def test_int8_records_its_calibration_and_a_broken_one_is_refused(
     trained: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from glomedge_export import conversion, exporting, graph, precision
+    from glomedge_export import exporting
+    from glomedge_export.graph import convert as conversion
+    from glomedge_export.graph import int8, surgery
     from glomedge_export.record import read_record
 
     # tf2onnx takes most of a minute; both exports below are of the same weights.
@@ -143,16 +145,16 @@ def test_int8_records_its_calibration_and_a_broken_one_is_refused(
     assert spec.parity.limits.min_map_rank_correlation == 0.2
     target.unlink()
 
-    whole = precision.to_int8
+    whole = int8.to_int8
 
     def broken(*arguments: Any, **named: Any) -> onnx.ModelProto:
         """Scales of one layer given to the wrong channels, and too large."""
         quantised = whole(*arguments, **named)
-        scales = graph.constants(quantised)["conv3_block2_2_conv.weight.scale"]
-        graph.add_constant(quantised, "conv3_block2_2_conv.weight.scale", np.roll(scales, 7) * np.float32(30))
+        scales = surgery.constants(quantised)["conv3_block2_2_conv.weight.scale"]
+        surgery.add_constant(quantised, "conv3_block2_2_conv.weight.scale", np.roll(scales, 7) * np.float32(30))
         return quantised
 
-    monkeypatch.setattr(precision, "to_int8", broken)
+    monkeypatch.setattr(int8, "to_int8", broken)
     with pytest.raises(GateError, match="is refused"):
         invoke(trained, monkeypatch, *small)
     assert not target.exists()

@@ -26,8 +26,7 @@ from glomedge.model.file import SEAL_BYTES, read_model_file, sealed
 from glomedge.model.gate_table import GateRow, table
 from glomedge.model.spec import BatchProfile, ModelSpec, Precision, Recipe, Target
 from glomedge.reports import model_card
-from glomedge_export import gates, graph, judging, tensorrt
-from glomedge_export.conversion import Converted, convert
+from glomedge_export import gates, judging, tensorrt
 from glomedge_export.data.export_crops import (
     MIN_CROPS,
     CalibrationCrops,
@@ -36,7 +35,9 @@ from glomedge_export.data.export_crops import (
     held_out,
     read_recorded,
 )
-from glomedge_export.lowering import lower, runner_for
+from glomedge_export.graph import surgery
+from glomedge_export.graph.convert import Converted, convert
+from glomedge_export.graph.lower import lower, runner_for
 from glomedge_export.parity import Crops, Progress, nothing
 from glomedge_export.record import TrainingRecord, read_record, record_path, write_atomically
 
@@ -314,7 +315,7 @@ def _export(
         opset=model.opset_import[0].version,
         batch_profile=request.batch_profile,
         weights_sha256=weights,
-        multiply_adds=graph.multiply_adds(converted.model),
+        multiply_adds=surgery.multiply_adds(converted.model),
         training=source.record.training if source.record is not None else None,
         operating_point=source.record.operating_point if source.record is not None else None,
         calibration=lowered.calibration,
@@ -345,10 +346,10 @@ def _export(
         **lowered.notes,
         "tensorrt": asdict(checked) if isinstance(checked, tensorrt.TensorRtCheck) else {"not_checked": checked},
         "peak_activation_bytes": {
-            str(size): graph.peak_activation_bytes(model, size)
+            str(size): surgery.peak_activation_bytes(model, size)
             for size in sorted({request.batch_profile.min, request.batch_profile.opt, request.batch_profile.max})
         },
-        "operators": graph.op_counts(model),
+        "operators": surgery.op_counts(model),
         "multiply_adds": spec.multiply_adds,
         "versions": versions(),
         "seconds": seconds,

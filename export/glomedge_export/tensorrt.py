@@ -18,7 +18,7 @@ import onnx
 from glomedge.about import RESEARCH_USE_NOTICE
 from glomedge.errors import GateError, MissingExtraError
 from glomedge.model.spec import SIZE_PX, BatchProfile, ModelSpec, Precision, Target
-from glomedge_export.graph import attribute, constants
+from glomedge_export.graph.surgery import attribute, constants
 from glomedge_export.record import write_atomically
 
 

@@ -11,7 +11,7 @@ from onnx import helper
 
 from glomedge.errors import GateError, ModelError
 from glomedge.model.spec import InputScaling
-from glomedge_export import conversion, graph
+from glomedge_export.graph import convert, surgery
 
 Head = tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]
 
@@ -41,7 +41,7 @@ def test_assembled_network_against_naive_arithmetic(
     plain = session(backbone, ["Pad_Fusion"])
     features = plain.run(None, {"scaled": np.ascontiguousarray(scaled.transpose(0, 3, 1, 2))})[0]
     logit = features.mean((2, 3)).astype(np.float64) @ kernel + bias
-    model = conversion.assemble(backbone, scaling, kernel, bias, temperature).model
+    model = convert.assemble(backbone, scaling, kernel, bias, temperature).model
     probability, activation = session(model).run(["probability", "activation"], {"images": crops_nhwc})
     assert probability.shape == (8, 1)
     assert activation.shape == (8, 7, 7)
@@ -53,28 +53,28 @@ def test_assembled_network_against_naive_arithmetic(
 
 
 def test_contract_of_the_file(backbone: onnx.ModelProto, tiny_head: Head) -> None:
-    converted = conversion.assemble(backbone, "resnet", *tiny_head)
+    converted = convert.assemble(backbone, "resnet", *tiny_head)
     model = converted.model
     assert [(i.name, i.type.tensor_type.elem_type) for i in model.graph.input] == [("images", onnx.TensorProto.UINT8)]
     assert [o.name for o in model.graph.output] == ["probability", "activation"]
-    assert model.opset_import[0].version == conversion.OPSET
+    assert model.opset_import[0].version == convert.OPSET
     assert not any(tensor.external_data for tensor in model.graph.initializer)
     assert [step.name for step in converted.steps][:1] == ["uint8 front"]
-    assert converted.steps[-1].after == graph.op_counts(model)
+    assert converted.steps[-1].after == surgery.op_counts(model)
     # Only what is exact is absorbed: the mean is still subtracted before the zero-padded convolution.
-    assert graph.op_counts(model)["Sub"] == 1
+    assert surgery.op_counts(model)["Sub"] == 1
 
 
 def test_folding_the_means_into_the_bias_would_be_wrong(
     backbone: onnx.ModelProto, tiny_head: Head, crops_nhwc: npt.NDArray[np.uint8]
 ) -> None:
     """The trap that keeps the subtraction in the graph."""
-    right = conversion.assemble(backbone, "resnet", *tiny_head).model
-    folded = graph.copy(right)
-    known = graph.constants(folded)
+    right = convert.assemble(backbone, "resnet", *tiny_head).model
+    folded = surgery.copy(right)
+    known = surgery.constants(folded)
     weight, mean = known["conv1.weight"], known["images.mean"].reshape(-1)
-    graph.add_constant(folded, "conv1.bias", -np.einsum("ocij,c->o", weight, mean))
-    graph.add_constant(folded, "images.mean", np.zeros((1, 3, 1, 1), np.float32))
+    surgery.add_constant(folded, "conv1.bias", -np.einsum("ocij,c->o", weight, mean))
+    surgery.add_constant(folded, "images.mean", np.zeros((1, 3, 1, 1), np.float32))
     next(node for node in folded.graph.node if node.name == "conv1_conv").input.append("conv1.bias")
     inside = [session(m).run(["probability"], {"images": crops_nhwc})[0] for m in (right, folded)]
     assert np.abs(inside[0] - inside[1]).max() > 1e-4
@@ -102,17 +102,17 @@ def test_names_follow_keras_layers() -> None:
             ],
         )
     )
-    named = conversion.name_by_layer(model, ["conv2_block1_1_conv", "max_pooling2d_9", "post_relu"])
+    named = convert.name_by_layer(model, ["conv2_block1_1_conv", "max_pooling2d_9", "post_relu"])
     assert [n.name for n in named.graph.node] == ["conv2_block1_1_conv", "shortcut_pool1", "post_relu", "relu"]
     assert [t.name for t in named.graph.initializer] == ["conv2_block1_1_conv.weight"]
     assert named.graph.output[0].name == "features"
 
 
 def test_check_refuses_a_graph_that_breaks_the_contract(backbone: onnx.ModelProto, tiny_head: Head) -> None:
-    model = conversion.assemble(backbone, "resnet", *tiny_head).model
+    model = convert.assemble(backbone, "resnet", *tiny_head).model
     model.graph.output[0].type.tensor_type.shape.dim[1].dim_value = 2
     with pytest.raises(GateError, match="defect of the export"):
-        conversion.check(model)
+        convert.check(model)
 
 
 def test_front_refuses_another_network() -> None:
@@ -125,4 +125,4 @@ def test_front_refuses_another_network() -> None:
         )
     )
     with pytest.raises(ModelError, match="does not begin with one convolution"):
-        conversion.attach_front(model, "resnet")
+        convert.attach_front(model, "resnet")

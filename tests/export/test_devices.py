@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from glomedge.errors import UsageError
-from glomedge_export.conversion import OPSET
 from glomedge_export.devices import DEVICES, device
 from glomedge_export.exporting import TARGETS, resolved_target
+from glomedge_export.graph.convert import OPSET
 
 
 def test_every_recipe_can_be_exported() -> None:

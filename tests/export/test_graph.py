@@ -10,7 +10,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from glomedge.errors import ModelError
-from glomedge_export import graph
+from glomedge_export.graph import surgery
 
 
 def run(model: onnx.ModelProto, *, optimise: bool = False) -> npt.NDArray[np.float32]:
@@ -24,8 +24,8 @@ def run(model: onnx.ModelProto, *, optimise: bool = False) -> npt.NDArray[np.flo
 
 
 def test_fold_constants_removes_constant_nodes_and_identity(backbone: onnx.ModelProto) -> None:
-    folded = graph.fold_constants(backbone)
-    before, after = graph.op_counts(backbone), graph.op_counts(folded)
+    folded = surgery.fold_constants(backbone)
+    before, after = surgery.op_counts(backbone), surgery.op_counts(folded)
     assert before["Identity"] == 1
     assert "Identity" not in after
     assert after["Mul"] == before["Mul"] - 2
@@ -51,12 +51,12 @@ def test_fold_constants_keeps_randomness_and_large_results() -> None:
         ),
         opset_imports=[helper.make_opsetid("", 17)],
     )
-    assert graph.op_counts(graph.fold_constants(model)) == graph.op_counts(model)
+    assert surgery.op_counts(surgery.fold_constants(model)) == surgery.op_counts(model)
 
 
 def test_batchnorm_from_mul_add_is_bit_exact(backbone: onnx.ModelProto) -> None:
-    merged = graph.batchnorm_from_mul_add(graph.fold_constants(backbone))
-    counts = graph.op_counts(merged)
+    merged = surgery.batchnorm_from_mul_add(surgery.fold_constants(backbone))
+    counts = surgery.op_counts(merged)
     assert counts["BatchNormalization"] == 2
     assert "Mul" not in counts
     assert counts["Add"] == 1  # the residual sum is not per channel and stays
@@ -84,32 +84,32 @@ def test_batchnorm_from_mul_add_leaves_other_pairs(other: str) -> None:
         ),
         opset_imports=[helper.make_opsetid("", 17)],
     )
-    assert "BatchNormalization" not in graph.op_counts(graph.batchnorm_from_mul_add(model))
+    assert "BatchNormalization" not in surgery.op_counts(surgery.batchnorm_from_mul_add(model))
 
 
 def test_depthwise_from_batchnorm_is_equal(backbone: onnx.ModelProto) -> None:
-    merged = graph.batchnorm_from_mul_add(backbone)
-    depthwise = graph.depthwise_from_batchnorm(merged)
-    assert "BatchNormalization" not in graph.op_counts(depthwise)
-    assert graph.op_counts(depthwise)["Conv"] == graph.op_counts(merged)["Conv"] + 2
+    merged = surgery.batchnorm_from_mul_add(backbone)
+    depthwise = surgery.depthwise_from_batchnorm(merged)
+    assert "BatchNormalization" not in surgery.op_counts(depthwise)
+    assert surgery.op_counts(depthwise)["Conv"] == surgery.op_counts(merged)["Conv"] + 2
     np.testing.assert_allclose(run(depthwise), run(merged), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("optimise", [False, True])
 def test_border_max_is_exact_where_the_usual_fusion_is_wrong(backbone: onnx.ModelProto, optimise: bool) -> None:
     reference = run(backbone)
-    bordered = graph.border_max(backbone)
-    counts = graph.op_counts(bordered)
+    bordered = surgery.border_max(backbone)
+    counts = surgery.op_counts(bordered)
     assert "Pad" not in counts
     assert counts["Max"] == 1
     np.testing.assert_allclose(run(bordered, optimise=optimise), reference, rtol=1e-5, atol=1e-5)
     # What Pad_Fusion makes of it: the zero padding becomes the pool's own, which counts as -inf.
-    fused = graph.copy(backbone)
+    fused = surgery.copy(backbone)
     for node in fused.graph.node:
         if node.op_type == "MaxPool":
             node.input[0] = "conv1_conv"
             node.attribute.append(helper.make_attribute("pads", [1, 1, 1, 1]))
-    assert np.abs(run(graph.prune(fused)) - reference).max() > 1e-2
+    assert np.abs(run(surgery.prune(fused)) - reference).max() > 1e-2
 
 
 @pytest.mark.parametrize(
@@ -142,8 +142,8 @@ def test_border_max_for_other_sizes(size: int, kernel: int, stride: int, pads: i
         opset_imports=[helper.make_opsetid("", 17)],
         ir_version=8,
     )
-    bordered = graph.border_max(model)
-    assert "Pad" not in graph.op_counts(bordered)
+    bordered = surgery.border_max(model)
+    assert "Pad" not in surgery.op_counts(bordered)
     session = ort.InferenceSession(bordered.SerializeToString(), providers=["CPUExecutionProvider"])
     np.testing.assert_array_equal(session.run(None, {"x": x})[0], expected)
 
@@ -153,7 +153,7 @@ def test_border_max_needs_a_static_size(backbone: onnx.ModelProto) -> None:
         for index in (2, 3):
             info.type.tensor_type.shape.dim[index].dim_param = f"{info.name}{index}"
     with pytest.raises(ModelError, match="not static"):
-        graph.border_max(backbone)
+        surgery.border_max(backbone)
 
 
 def test_multiply_adds_counts_by_hand(backbone: onnx.ModelProto) -> None:
@@ -164,11 +164,11 @@ def test_multiply_adds_counts_by_hand(backbone: onnx.ModelProto) -> None:
         + 7 * 7 * 16 * 8 * 9  # b
         + 7 * 7 * 2048 * 16  # c
     )
-    assert graph.multiply_adds(graph.fold_constants(backbone)) == by_hand
+    assert surgery.multiply_adds(surgery.fold_constants(backbone)) == by_hand
 
 
 def test_peak_activation_bytes_grows_with_the_batch(backbone: onnx.ModelProto) -> None:
-    one, four = (graph.peak_activation_bytes(backbone, batch) for batch in (1, 4))
+    one, four = (surgery.peak_activation_bytes(backbone, batch) for batch in (1, 4))
     # At the worst moment the scaled pixels and conv1's result are alive, float32.
     assert one == 4 * (3 * 224 * 224 + 8 * 112 * 112)
     assert four == 4 * one
@@ -176,17 +176,17 @@ def test_peak_activation_bytes_grows_with_the_batch(backbone: onnx.ModelProto) -
 
 def test_steps_do_not_change_their_argument(backbone: onnx.ModelProto) -> None:
     before = backbone.SerializeToString()
-    graph.apply(
+    surgery.apply(
         backbone,
-        [("fold", graph.fold_constants), ("norm", graph.batchnorm_from_mul_add), ("border", graph.border_max)],
+        [("fold", surgery.fold_constants), ("norm", surgery.batchnorm_from_mul_add), ("border", surgery.border_max)],
     )
     assert backbone.SerializeToString() == before
 
 
 def test_prune_drops_what_nobody_reads(backbone: onnx.ModelProto) -> None:
-    cluttered = graph.copy(backbone)
-    graph.add_constant(cluttered, "stray", np.zeros(3, np.float32))
+    cluttered = surgery.copy(backbone)
+    surgery.add_constant(cluttered, "stray", np.zeros(3, np.float32))
     cluttered.graph.node.append(helper.make_node("Relu", ["relu1"], ["unread"]))
-    pruned = graph.prune(cluttered)
-    assert graph.op_counts(pruned) == graph.op_counts(backbone)
-    assert "stray" not in graph.constants(pruned)
+    pruned = surgery.prune(cluttered)
+    assert surgery.op_counts(pruned) == surgery.op_counts(backbone)
+    assert "stray" not in surgery.constants(pruned)

@@ -11,7 +11,8 @@ import pytest
 
 from glomedge.errors import GateError
 from glomedge.model.spec import BatchProfile
-from glomedge_export import conversion, gates, graph, judging, parity
+from glomedge_export import gates, judging, parity
+from glomedge_export.graph import convert, surgery
 from glomedge_export.parity import Crops
 
 Pixels = npt.NDArray[np.uint8]
@@ -40,12 +41,12 @@ def answers_only(backbone: onnx.ModelProto, tiny_head: Head) -> Callable[[int, f
     """A file that divides by zero (or not) exactly where the batch has a given size."""
 
     def make(size: int, poison: float) -> onnx.ModelProto:
-        model = graph.copy(conversion.assemble(backbone, "resnet", *tiny_head).model)
+        model = surgery.copy(convert.assemble(backbone, "resnet", *tiny_head).model)
         helper = onnx.helper
         for name, value in (("size", size), ("axis", 0)):
-            graph.add_constant(model, name, np.asarray(value, np.int64))
-        graph.add_constant(model, "poison", np.asarray(poison, np.float32))
-        graph.add_constant(model, "nothing", np.asarray(0.0, np.float32))
+            surgery.add_constant(model, name, np.asarray(value, np.int64))
+        surgery.add_constant(model, "poison", np.asarray(poison, np.float32))
+        surgery.add_constant(model, "nothing", np.asarray(0.0, np.float32))
         sigmoid = next(node for node in model.graph.node if node.op_type == "Sigmoid")
         sigmoid.output[:] = ["clean"]
         extra = [
@@ -55,7 +56,7 @@ def answers_only(backbone: onnx.ModelProto, tiny_head: Head) -> Callable[[int, f
             helper.make_node("Where", ["hit", "poison", "nothing"], ["added"]),
             helper.make_node("Add", ["clean", "added"], ["probability"]),
         ]
-        graph.replace_nodes(model, [*model.graph.node, *extra])
+        surgery.replace_nodes(model, [*model.graph.node, *extra])
         return model
 
     return make
@@ -77,11 +78,11 @@ def test_float32_rounding_grows_with_the_head(backbone: onnx.ModelProto, tiny_he
     """Two orders of summation: nothing to speak of for logits of order 1, and a thousand times that for a huge head."""
     kernel, bias = tiny_head
     given = crops(crops_nhwc, "aabbccdd")
-    plain = judging.float32_rounding(conversion.assemble(backbone, "resnet", kernel, bias).model, given)
+    plain = judging.float32_rounding(convert.assemble(backbone, "resnet", kernel, bias).model, given)
     # The bias brings the huge logits back to 0, where the sigmoid shows every digit.
-    huge = conversion.assemble(backbone, "resnet", kernel * 1000, bias).model
+    huge = convert.assemble(backbone, "resnet", kernel * 1000, bias).model
     logits = parity.OnnxRunner(huge.SerializeToString())(crops_nhwc)[1].mean((1, 2))
-    centred = conversion.assemble(backbone, "resnet", kernel * 1000, bias - np.float32(logits[0])).model
+    centred = convert.assemble(backbone, "resnet", kernel * 1000, bias - np.float32(logits[0])).model
     assert plain <= 1e-6
     assert judging.float32_rounding(centred, given) > 10 * plain
 
@@ -89,7 +90,7 @@ def test_float32_rounding_grows_with_the_head(backbone: onnx.ModelProto, tiny_he
 def test_a_refused_float32_graph_is_told_from_rounding(
     backbone: onnx.ModelProto, tiny_head: Head, crops_nhwc: Pixels
 ) -> None:
-    model = conversion.assemble(backbone, "resnet", *tiny_head).model
+    model = convert.assemble(backbone, "resnet", *tiny_head).model
     given = crops(crops_nhwc, "aabbccdd")
     said = parity.onnx_answers(parity.OnnxRunner(model.SerializeToString()), given.images_nhwc)
     moved = parity.Answers(said.probability - np.float32(1e-3), said.activation)

@@ -12,10 +12,11 @@ from hypothesis.extra import numpy as hnp
 
 from glomedge.errors import GateError
 from glomedge.model.spec import InputScaling, Target
-from glomedge_export import conversion, graph, half, parity, precision, quantisation
+from glomedge_export import parity
 from glomedge_export.data.export_crops import CalibrationCrops
-from glomedge_export.lowering import WEIGHT_BITS, lower, runner_for
-from glomedge_export.quantisation import Observed
+from glomedge_export.graph import convert, float16, int8, ranges, surgery
+from glomedge_export.graph.lower import WEIGHT_BITS, lower, runner_for
+from glomedge_export.graph.ranges import Observed
 
 Head = tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]
 Crops = npt.NDArray[np.uint8]
@@ -23,7 +24,7 @@ Crops = npt.NDArray[np.uint8]
 
 @pytest.fixture
 def fp32(backbone: onnx.ModelProto, tiny_head: Head) -> onnx.ModelProto:
-    return conversion.assemble(backbone, "resnet", *tiny_head).model
+    return convert.assemble(backbone, "resnet", *tiny_head).model
 
 
 def logits(run: parity.Runner, crops: Crops) -> npt.NDArray[np.float64]:
@@ -36,24 +37,24 @@ def lowered(fp32: onnx.ModelProto, target: Target, crops: Crops, method: str = "
 
 
 def test_fp16_is_strongly_typed_with_float_outputs(fp32: onnx.ModelProto) -> None:
-    halved = conversion.check(half.to_fp16(fp32))
+    halved = convert.check(float16.to_fp16(fp32))
     types = {t.name: t.data_type for t in halved.graph.initializer}
     kept = {name for name, kind in types.items() if kind == onnx.TensorProto.FLOAT}
     assert kept == {"images.mean", "head.weight", "head.bias"}
-    assert graph.op_counts(halved)["Cast"] == graph.op_counts(fp32)["Cast"] + 2
+    assert surgery.op_counts(halved)["Cast"] == surgery.op_counts(fp32)["Cast"] + 2
 
 
 def test_fp16_answer_and_emulation(fp32: onnx.ModelProto, crops_nhwc: Crops) -> None:
     reference = parity.OnnxRunner(fp32.SerializeToString())
-    emulated = runner_for(half.to_fp16(fp32), "fp16", "tensorrt")
+    emulated = runner_for(float16.to_fp16(fp32), "fp16", "tensorrt")
     difference = np.abs(emulated(crops_nhwc)[0] - reference(crops_nhwc)[0]).max()
     assert 0 < difference < 5e-3
 
 
 def test_emulation_overflows_where_float16_does(fp32: onnx.ModelProto, crops_nhwc: Crops) -> None:
     """The file itself hides it on a CPU, where it is computed in float32."""
-    halved = half.to_fp16(fp32)
-    graph.add_constant(halved, "a.weight", graph.constants(halved)["a.weight"] * np.float16(20_000))
+    halved = float16.to_fp16(fp32)
+    surgery.add_constant(halved, "a.weight", surgery.constants(halved)["a.weight"] * np.float16(20_000))
     on_cpu = parity.OnnxRunner(halved.SerializeToString())(crops_nhwc)[1]
     emulated = runner_for(halved, "fp16", "tensorrt")(crops_nhwc)[1]
     assert np.isfinite(on_cpu).all()
@@ -61,14 +62,14 @@ def test_emulation_overflows_where_float16_does(fp32: onnx.ModelProto, crops_nhw
 
 
 def test_fp16_overflow_is_refused_by_layer_name(fp32: onnx.ModelProto, crops_nhwc: Crops) -> None:
-    worst, reach = half.check_fp16_range(fp32, crops_nhwc)
+    worst, reach = float16.check_fp16_range(fp32, crops_nhwc)
     assert worst in {node.name for node in fp32.graph.node}
-    assert 0 < reach < half.FP16_MAX
-    graph.add_constant(fp32, "b.weight", graph.constants(fp32)["b.weight"] * np.float32(1e6))
+    assert 0 < reach < float16.FP16_MAX
+    surgery.add_constant(fp32, "b.weight", surgery.constants(fp32)["b.weight"] * np.float32(1e6))
     with pytest.raises(GateError, match=r"layer b reaches .* beyond float16"):
-        half.check_fp16_range(fp32, crops_nhwc)
+        float16.check_fp16_range(fp32, crops_nhwc)
     with pytest.raises(GateError, match="layer b has a weight of"):
-        half.to_fp16(fp32)
+        float16.to_fp16(fp32)
 
 
 @pytest.mark.parametrize("target", ["onnxruntime", "tensorrt", "openvino"])
@@ -87,12 +88,12 @@ def test_int8_answer(fp32: onnx.ModelProto, crops_nhwc: Crops, target: Target, m
 @pytest.mark.parametrize("target", ["onnxruntime", "openvino"])
 def test_x86_layout(fp32: onnx.ModelProto, crops_nhwc: Crops, target: Target) -> None:
     model = lowered(fp32, target, crops_nhwc)
-    counts = graph.op_counts(model)
+    counts = surgery.op_counts(model)
     # uint8 goes straight in, BatchNormalization has become depthwise, nothing is subtracted in float.
     assert "Cast" not in counts
     assert "Sub" not in counts
     assert "BatchNormalization" not in counts
-    known = graph.constants(model)
+    known = surgery.constants(model)
     activations = [n for n in model.graph.node if n.op_type == "QuantizeLinear"]
     assert {known[n.input[2]].dtype.name for n in activations} == {"uint8"}
     weights = [value for name, value in known.items() if name.endswith(".weight.q")]
@@ -108,12 +109,12 @@ def test_x86_layout(fp32: onnx.ModelProto, crops_nhwc: Crops, target: Target) ->
 
 def test_tensorrt_layout_is_symmetric_and_signed(fp32: onnx.ModelProto, crops_nhwc: Crops) -> None:
     model = lowered(fp32, "tensorrt", crops_nhwc)
-    known = graph.constants(model)
+    known = surgery.constants(model)
     zeros = [known[n.input[2]] for n in model.graph.node if n.op_type in ("QuantizeLinear", "DequantizeLinear")]
     assert zeros
     assert all(zero.dtype == np.int8 and not zero.any() for zero in zeros)
     # Residual sums stay in floating point: only inputs of convolutions are quantised.
-    readers = graph.consumers(model)
+    readers = surgery.consumers(model)
     for node in model.graph.node:
         if node.op_type == "DequantizeLinear":
             assert {reader.op_type for reader in readers[node.output[0]]} <= {"Conv", "BatchNormalization", "Add"}
@@ -123,8 +124,8 @@ def test_tensorrt_layout_is_symmetric_and_signed(fp32: onnx.ModelProto, crops_nh
 def test_tensorrt_int8_is_float16_between_convolutions(fp32: onnx.ModelProto, crops_nhwc: Crops) -> None:
     """Strongly typed: every scale is float16 and exact, and what judges the file rounds where float16 does."""
     model = lowered(fp32, "tensorrt", crops_nhwc)
-    assert model.opset_import[0].version == half.OPSET_OF_HALF_SCALES
-    known = graph.constants(model)
+    assert model.opset_import[0].version == float16.OPSET_OF_HALF_SCALES
+    known = surgery.constants(model)
     scales = [known[n.input[1]] for n in model.graph.node if n.op_type in ("QuantizeLinear", "DequantizeLinear")]
     assert {scale.dtype.name for scale in scales} == {"float16"}
     assert all((scale > 0).all() and np.isfinite(scale).all() for scale in scales)
@@ -133,10 +134,10 @@ def test_tensorrt_int8_is_float16_between_convolutions(fp32: onnx.ModelProto, cr
     judge = runner_for(model, "int8", "tensorrt")
     assert "float16 rounding emulated" in judge.name
     # The scales were chosen on float16's grid: in float32 between the convolutions the answer is nearly the same.
-    tensors = precision.quantised_tensors(fp32, "tensorrt")
-    seen = quantisation.observe(fp32, tensors, crops_nhwc)
-    means = quantisation.channel_means(fp32, crops_nhwc)
-    wide = precision.to_int8(fp32, "tensorrt", seen, "minmax", "resnet", WEIGHT_BITS["tensorrt"], means)
+    tensors = int8.quantised_tensors(fp32, "tensorrt")
+    seen = ranges.observe(fp32, tensors, crops_nhwc)
+    means = ranges.channel_means(fp32, crops_nhwc)
+    wide = int8.to_int8(fp32, "tensorrt", seen, "minmax", "resnet", WEIGHT_BITS["tensorrt"], means)
     difference = np.abs(logits(judge, crops_nhwc) - logits(runner_for(wide, "int8", "tensorrt"), crops_nhwc)).max()
     assert 0 < difference < 0.02
 
@@ -144,12 +145,12 @@ def test_tensorrt_int8_is_float16_between_convolutions(fp32: onnx.ModelProto, cr
 def test_tensorrt_int8_stays_float32_where_float16_would_overflow(fp32: onnx.ModelProto, crops_nhwc: Crops) -> None:
     """A layer of 1e5 between convolutions, undone by the weights of the next ones."""
     for name, factor in (("bn1.sum.scale", 1e5), ("bn1.sum.shift", 1e5), ("short.weight", 1e-5), ("a.weight", 1e-5)):
-        graph.add_constant(fp32, name, graph.constants(fp32)[name] * np.float32(factor))
+        surgery.add_constant(fp32, name, surgery.constants(fp32)[name] * np.float32(factor))
     reference = logits(parity.OnnxRunner(fp32.SerializeToString()), crops_nhwc)
     calibration = CalibrationCrops(crops_nhwc, tuple(f"{i}.png" for i in range(len(crops_nhwc))), 2)
     result = lower(fp32, "int8", "tensorrt", "resnet", crops_nhwc, calibration, "minmax")
     assert result.notes["calibration"]["between_convolutions"] == "float32"
-    assert not half.has_fp16(result.model)
+    assert not float16.has_fp16(result.model)
     answer = logits(runner_for(result.model, "int8", "tensorrt"), crops_nhwc)
     assert np.abs(answer - reference).max() < 0.25 * np.ptp(reference)
 
@@ -167,14 +168,14 @@ def test_int8_answers_alike_with_and_without_integer_kernels(fp32: onnx.ModelPro
 def test_uint8_front_is_exact_inside(
     backbone: onnx.ModelProto, tiny_head: Head, crops_nhwc: Crops, scaling: InputScaling
 ) -> None:
-    fp32 = conversion.assemble(backbone, scaling, *tiny_head).model
-    front = graph.prune(precision._uint8_front(precision.prepare_int8(fp32, "onnxruntime"), scaling))
-    scale = precision._input_scale(scaling)
-    known = graph.constants(front)
+    fp32 = convert.assemble(backbone, scaling, *tiny_head).model
+    front = surgery.prune(int8._uint8_front(int8.prepare_int8(fp32, "onnxruntime"), scaling))
+    scale = int8._input_scale(scaling)
+    known = surgery.constants(front)
     weight, bias = known["conv1.weight"].astype(np.float64), known["conv1_conv.bias"].astype(np.float64)
     patch = crops_nhwc[0, 50:57, 60:67].astype(np.float64).transpose(2, 0, 1)
     by_zero_point = np.einsum("ocij,cij->o", weight, patch - float(scale.zero_point)) + bias
-    original = graph.constants(fp32)
+    original = surgery.constants(fp32)
     by_mean = np.einsum(
         "ocij,cij->o", original["conv1.weight"].astype(np.float64), patch - original["images.mean"].reshape(3, 1, 1)
     )
@@ -188,7 +189,7 @@ def test_uint8_front_is_exact_inside(
     st.sampled_from([7, 8]),
 )  # fmt: skip
 def test_quantised_weight_against_naive(weight: npt.NDArray[np.float32], bits: int) -> None:
-    quantised, scales = quantisation.quantised_weight(weight, bits)
+    quantised, scales = ranges.quantised_weight(weight, bits)
     most = 2 ** (bits - 1) - 1
     for channel, values in enumerate(weight):
         reach = max(abs(float(v)) for v in values.reshape(-1))
@@ -202,7 +203,7 @@ def test_quantised_weight_against_naive(weight: npt.NDArray[np.float32], bits: i
 
 @pytest.mark.parametrize(("low", "high", "zero"), [(0.0, 5.1, 0), (-1.0, 1.0, 128), (-2.0, -1.0, 255), (1.0, 2.0, 0)])
 def test_unsigned_scale_keeps_zero_exact(low: float, high: float, zero: int) -> None:
-    scale = quantisation.unsigned(Observed(low, high, np.zeros(quantisation.BINS, np.int64)), "minmax")
+    scale = ranges.unsigned(Observed(low, high, np.zeros(ranges.BINS, np.int64)), "minmax")
     assert abs(int(scale.zero_point) - zero) <= 1
     for value in (low, high):
         restored = (np.clip(round(value / float(scale.scale)) + int(scale.zero_point), 0, 255)
@@ -212,24 +213,24 @@ def test_unsigned_scale_keeps_zero_exact(low: float, high: float, zero: int) -> 
 
 def test_entropy_cuts_a_lone_outlier_and_keeps_a_flat_histogram() -> None:
     values = np.abs(np.random.default_rng(0).normal(0, 1, 100_000))
-    counts, _ = np.histogram(values, quantisation.BINS, (0, 40.0))
+    counts, _ = np.histogram(values, ranges.BINS, (0, 40.0))
     counts[-1] += 1
     seen = Observed(0.0, 40.0, counts)
-    assert 3.0 < quantisation.cut(seen, "entropy") < 8.0
-    assert 3.0 < quantisation.cut(seen, "percentile") < 6.0
-    assert quantisation.cut(seen, "minmax") == 40.0
-    flat = Observed(0.0, 1.0, np.full(quantisation.BINS, 50))
-    assert quantisation.cut(flat, "entropy") > 0.9
+    assert 3.0 < ranges.cut(seen, "entropy") < 8.0
+    assert 3.0 < ranges.cut(seen, "percentile") < 6.0
+    assert ranges.cut(seen, "minmax") == 40.0
+    flat = Observed(0.0, 1.0, np.full(ranges.BINS, 50))
+    assert ranges.cut(flat, "entropy") > 0.9
 
 
 def test_observe_against_naive(fp32: onnx.ModelProto, crops_nhwc: Crops) -> None:
     import onnxruntime as ort
 
-    names = precision.quantised_tensors(fp32, "tensorrt")
+    names = int8.quantised_tensors(fp32, "tensorrt")
     assert names
-    shown = quantisation.with_outputs(fp32, names, extremes=False)
+    shown = ranges.with_outputs(fp32, names, extremes=False)
     values = ort.InferenceSession(shown.SerializeToString()).run(None, {"images": crops_nhwc})
-    seen = quantisation.observe(fp32, names, crops_nhwc)
+    seen = ranges.observe(fp32, names, crops_nhwc)
     for name, value in zip(names, values, strict=True):
         assert seen[name].low == pytest.approx(float(value.min()), abs=1e-4)
         assert seen[name].high == pytest.approx(float(value.max()), rel=1e-4)
@@ -240,7 +241,7 @@ def test_auto_keeps_the_method_with_the_least_error(fp32: onnx.ModelProto, crops
     calibration = CalibrationCrops(crops_nhwc, tuple(f"{i}.png" for i in range(8)), 2)
     result = lower(fp32, "int8", "onnxruntime", "resnet", crops_nhwc, calibration, "auto")
     tried = result.notes["calibration"]["mean_logit_error_by_method"]
-    assert set(tried) == set(quantisation.METHODS)
+    assert set(tried) == set(ranges.METHODS)
     assert result.calibration is not None
     assert tried[result.calibration.method] == min(tried.values())
     assert result.calibration.names_sha256 == calibration.names_sha256
@@ -254,7 +255,7 @@ def test_corrected_bias_gives_the_mean_back(depthwise: bool) -> None:
     weight = rng.normal(0, 1, (5, 1 if depthwise else 5, 1, 1)).astype(np.float32)
     restored = np.round(weight.astype(np.float64) * 3) / 3
     bias = rng.normal(0, 1, 5).astype(np.float32)
-    corrected = quantisation.corrected_bias(weight, restored, bias, x.mean((0, 2, 3)))
+    corrected = ranges.corrected_bias(weight, restored, bias, x.mean((0, 2, 3)))
     assert corrected is not None
 
     def mean_output(kernel: npt.NDArray[np.float64], offset: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
@@ -273,8 +274,8 @@ def test_corrected_bias_gives_the_mean_back(depthwise: bool) -> None:
 def test_channel_means_against_naive(fp32: onnx.ModelProto, crops_nhwc: Crops) -> None:
     import onnxruntime as ort
 
-    means = quantisation.channel_means(fp32, crops_nhwc)
-    shown = quantisation.with_outputs(fp32, list(means), extremes=False)
+    means = ranges.channel_means(fp32, crops_nhwc)
+    shown = ranges.with_outputs(fp32, list(means), extremes=False)
     values = ort.InferenceSession(shown.SerializeToString()).run(None, {"images": crops_nhwc})
     assert "scaled" in means
     for mean, value in zip(means.values(), values, strict=True):
@@ -287,7 +288,7 @@ def test_openvino_takes_the_files_meant_for_it(fp32: onnx.ModelProto, crops_nhwc
     pytest.importorskip("openvino", reason="OpenVINO is not installed: pip install openvino")
     model = {
         "fp32": lambda: fp32,
-        "fp16": lambda: half.to_fp16(fp32),
+        "fp16": lambda: float16.to_fp16(fp32),
         "int8": lambda: lowered(fp32, "openvino", crops_nhwc),
     }[kind]()
     reference = logits(parity.OnnxRunner(fp32.SerializeToString()), crops_nhwc)

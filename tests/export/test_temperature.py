@@ -10,15 +10,15 @@ import pytest
 from tiny_graphs import tiny_backbone
 
 from glomedge.model.graph import TEMPERATURE, read_graph_facts
-from glomedge_export import conversion, half
+from glomedge_export.graph import convert, float16
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 @pytest.mark.parametrize("temperature", [1.0, 0.798154, 1.7])
 def test_the_graph_says_its_temperature(tmp_path: Path, temperature: float, precision: str) -> None:
     kernel = np.random.default_rng(3).normal(0, 0.02, (2048, 1)).astype(np.float32)
-    model = conversion.assemble(tiny_backbone(), "resnet", kernel, np.zeros(1, np.float32), temperature).model
-    model = half.to_fp16(model) if precision == "fp16" else model
+    model = convert.assemble(tiny_backbone(), "resnet", kernel, np.zeros(1, np.float32), temperature).model
+    model = float16.to_fp16(model) if precision == "fp16" else model
     path = tmp_path / "model.onnx"
     path.write_bytes(model.SerializeToString())
     assert read_graph_facts(path).temperature == pytest.approx(temperature, rel=1e-7)

@@ -12,9 +12,10 @@ import pytest
 
 from glomedge.errors import GateError
 from glomedge.model.spec import BatchProfile
-from glomedge_export import conversion, graph, half, tensorrt
+from glomedge_export import tensorrt
 from glomedge_export.data.export_crops import CalibrationCrops
-from glomedge_export.lowering import lower
+from glomedge_export.graph import convert, float16, surgery
+from glomedge_export.graph.lower import lower
 
 pytestmark = pytest.mark.tensorrt
 Head = tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]
@@ -27,7 +28,7 @@ def _parser() -> None:
 
 @pytest.fixture
 def fp32(backbone: onnx.ModelProto, tiny_head: Head) -> onnx.ModelProto:
-    return conversion.assemble(backbone, "resnet", *tiny_head, 1.3).model
+    return convert.assemble(backbone, "resnet", *tiny_head, 1.3).model
 
 
 def int8(fp32: onnx.ModelProto, target: str, crops: npt.NDArray[np.uint8]) -> onnx.ModelProto:
@@ -39,7 +40,7 @@ def int8(fp32: onnx.ModelProto, target: str, crops: npt.NDArray[np.uint8]) -> on
 def test_parser_and_builder_take_the_file(fp32: onnx.ModelProto, crops_nhwc: npt.NDArray[np.uint8], kind: str) -> None:
     model = {
         "fp32": lambda: fp32,
-        "fp16": lambda: half.to_fp16(fp32),
+        "fp16": lambda: float16.to_fp16(fp32),
         "int8": lambda: int8(fp32, "tensorrt", crops_nhwc),
     }[kind]()
     found, engine = tensorrt.check(model.SerializeToString(), BatchProfile(min=1, opt=4, max=8))
@@ -91,7 +92,7 @@ def test_every_form_of_unsigned_quantisation_is_known(
 
 
 def test_an_unknown_operator_is_named(fp32: onnx.ModelProto) -> None:
-    odd = graph.copy(fp32)
+    odd = surgery.copy(fp32)
     node = next(n for n in odd.graph.node if n.name == "relu_a")
     node.op_type, node.domain = "NoSuchOperator", "somewhere"
     odd.opset_import.append(onnx.helper.make_opsetid("somewhere", 1))

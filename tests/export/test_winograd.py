@@ -13,7 +13,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from glomedge_export import graph, winograd
+from glomedge_export.graph import surgery, winograd
 
 Floats = npt.NDArray[np.float32]
 
@@ -58,7 +58,7 @@ def on_onnxruntime(model: onnx.ModelProto, x: Floats) -> Floats:
 
 
 def pixels(model: onnx.ModelProto, count: int, seed: int = 1) -> Floats:
-    sides = [side for side in graph.static_shapes(model)["x"][1:] if isinstance(side, int)]
+    sides = [side for side in surgery.static_shapes(model)["x"][1:] if isinstance(side, int)]
     return np.random.default_rng(seed).normal(0.5, 1.0, (count, *sides)).astype(np.float32)
 
 
@@ -72,7 +72,7 @@ def test_the_answer_is_that_of_the_direct_convolution(sides_px: tuple[int, int],
     answer = on_onnxruntime(tiled, x)
     assert answer.shape == expected.shape == (count, 16, *sides_px)
     np.testing.assert_allclose(answer, expected, rtol=0, atol=2e-5)
-    assert "DepthToSpace" not in graph.op_counts(tiled)
+    assert "DepthToSpace" not in surgery.op_counts(tiled)
 
 
 @pytest.mark.parametrize("bias", [False, True])
@@ -82,7 +82,7 @@ def test_bias_and_relu(bias: bool, relu: bool) -> None:
     x = pixels(model, 2)
     tiled = winograd.rewrite(model)
     np.testing.assert_allclose(on_onnxruntime(tiled, x), on_onnxruntime(model, x), rtol=0, atol=2e-5)
-    assert graph.op_counts(tiled).get("Relu", 0) == (4 if relu else 0)
+    assert surgery.op_counts(tiled).get("Relu", 0) == (4 if relu else 0)
 
 
 def test_by_the_letter_of_the_standard() -> None:
@@ -103,7 +103,7 @@ def test_every_tap_reaches_its_place() -> None:
             weight = np.zeros((64, 64, 3, 3), np.float32)
             weight[np.arange(64), np.arange(64), down, across] = 1
             model = network((6, 5), (64, 64), bias=False, relu=False, weight=weight)
-            last = graph.constants(model)["last"][:, :, 0, 0]
+            last = surgery.constants(model)["last"][:, :, 0, 0]
             shifted = padded[:, :, down : down + 6, across : across + 5]
             expected = np.einsum("kc,nchw->nkhw", last, shifted)
             np.testing.assert_allclose(on_onnxruntime(winograd.rewrite(model), x), expected, rtol=0, atol=2e-5)
@@ -112,7 +112,7 @@ def test_every_tap_reaches_its_place() -> None:
 def test_four_ninths_of_the_products() -> None:
     """What it is for: 16 products for each four outputs instead of 36. The depthwise ones are sums in disguise."""
     model = network((14, 14), (64, 64))
-    constants = graph.constants(winograd.rewrite(model))
+    constants = surgery.constants(winograd.rewrite(model))
     pointwise = [value for name, value in constants.items() if ".winograd.weight" in name]
     assert [value.shape for value in pointwise] == [(64, 64, 1, 1)] * 16
     tiles = 7 * 7
@@ -135,7 +135,7 @@ def test_four_ninths_of_the_products() -> None:
 )
 def test_other_convolutions_stay(what: dict[str, Any]) -> None:
     model = network(**what)
-    assert graph.op_counts(winograd.rewrite(model)) == graph.op_counts(model)
+    assert surgery.op_counts(winograd.rewrite(model)) == surgery.op_counts(model)
 
 
 def test_the_argument_is_not_changed_and_nothing_is_left_behind() -> None:
@@ -174,7 +174,7 @@ def test_onnxruntime_adds_inside_of_its_convolutions(tmp_path: Path) -> None:
     optimised = onnx.load(tmp_path / "optimised.onnx")
     if not any(node.domain == "com.microsoft.nchwc" for node in optimised.graph.node):
         pytest.skip("onnxruntime has no blocked layout for this processor")
-    assert graph.op_counts(winograd.rewrite(model))["Add"] == 4 * 4 + 2 * 4 + 1
-    assert graph.op_counts(optimised).get("Add", 0) <= 2
+    assert surgery.op_counts(winograd.rewrite(model))["Add"] == 4 * 4 + 2 * 4 + 1
+    assert surgery.op_counts(optimised).get("Add", 0) <= 2
     # Shapes kept by name: an addition of tensors whose sizes it cannot compare is done on reshaped copies.
-    assert graph.op_counts(optimised)["Reshape"] == 2
+    assert surgery.op_counts(optimised)["Reshape"] == 2

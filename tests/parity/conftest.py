@@ -47,7 +47,7 @@ def pair(request: pytest.FixtureRequest, enhanced: dict[RecipeName, npt.NDArray[
     pytest.importorskip("tensorflow", reason="needs the extra glomedge[export]")
     from keras_networks import realistic_network
 
-    from glomedge_export.conversion import convert
+    from glomedge_export.graph.convert import convert
 
     model = realistic_network(request.param, enhanced["seed"][::2])
     return Pair(request.param, model, convert(model).model)

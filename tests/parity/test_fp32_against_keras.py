@@ -13,7 +13,7 @@ import pytest
 from parity_pair import Pair
 
 from glomedge.model.spec import RecipeName
-from glomedge_export import graph
+from glomedge_export.graph import surgery
 from glomedge_export.parity import keras_answers
 
 pytestmark = pytest.mark.keras
@@ -66,7 +66,7 @@ def test_plain_predict_is_the_reference(pair: Pair, enhanced: Enhanced) -> None:
 
 
 def test_operators_of_the_real_network(pair: Pair) -> None:
-    counts = graph.op_counts(pair.onnx_model)
+    counts = surgery.op_counts(pair.onnx_model)
     assert counts["Conv"] == 54
     assert counts["BatchNormalization"] == 17
     assert counts["Relu"] == 49
@@ -74,7 +74,7 @@ def test_operators_of_the_real_network(pair: Pair) -> None:
     assert counts["Max"] == 1
     assert "Pad" not in counts
     assert "Mul" not in counts
-    assert graph.multiply_adds(pair.onnx_model) == 3_480_307_712
+    assert surgery.multiply_adds(pair.onnx_model) == 3_480_307_712
 
 
 @pytest.mark.openvino

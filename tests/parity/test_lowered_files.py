@@ -15,9 +15,10 @@ import pytest
 from parity_pair import Pair
 
 from glomedge.model.spec import BatchProfile, Precision, RecipeName, Target
-from glomedge_export import graph, half, parity, tensorrt
+from glomedge_export import parity, tensorrt
 from glomedge_export.data.export_crops import CalibrationCrops
-from glomedge_export.lowering import lower
+from glomedge_export.graph import float16, surgery
+from glomedge_export.graph.lower import lower
 
 pytestmark = [pytest.mark.keras, pytest.mark.parametrize("pair", ["resnet"], indirect=True)]
 Enhanced = dict[RecipeName, npt.NDArray[np.uint8]]
@@ -46,7 +47,7 @@ def error(pair: Pair, run: parity.Runner, images: npt.NDArray[np.uint8]) -> floa
 def test_tensorrt_parses_and_builds(lowered: Lower, precision: Precision) -> None:
     pytest.importorskip("tensorrt_rtx", reason="NVIDIA's parser is not installed: pip install tensorrt-rtx")
     model = lowered(precision, "any" if precision == "fp32" else "tensorrt")
-    assert half.has_fp16(model) == (precision != "fp32")
+    assert float16.has_fp16(model) == (precision != "fp32")
     found, engine = tensorrt.check(model.SerializeToString(), BatchProfile(min=1, opt=4, max=8))
     tensorrt.enforce(found)
     assert found.layers > 100
@@ -61,7 +62,7 @@ def test_fp32_for_onnxruntime_is_as_near_to_keras_as_the_plain_file(
 ) -> None:
     model = lowered("fp32", "onnxruntime")
     # The 13 convolutions of 3x3 with stride 1, each taken apart into 16 products.
-    assert sum(name.endswith(".winograd.weight00") for name in graph.constants(model)) == 13
+    assert sum(name.endswith(".winograd.weight00") for name in surgery.constants(model)) == 13
     images = enhanced["seed"][1::4]
     logits = np.asarray(parity.keras_answers(pair.keras_model, images, 1.0).probability, np.float64)
     plain, tiled = (

@@ -18,11 +18,10 @@ from onnx import helper
 
 from glomedge.errors import ModelError
 from glomedge.model.spec import InputScaling, Target
-from glomedge_export import graph
-from glomedge_export.conversion import IMAGENET_MEAN_RGB
-from glomedge_export.graph import add_constant, attribute, constants, consumers
-from glomedge_export.half import between
-from glomedge_export.quantisation import (
+from glomedge_export.graph import surgery
+from glomedge_export.graph.convert import IMAGENET_MEAN_RGB
+from glomedge_export.graph.float16 import between
+from glomedge_export.graph.ranges import (
     Method,
     Observed,
     Scale,
@@ -32,6 +31,7 @@ from glomedge_export.quantisation import (
     signed_half,
     unsigned,
 )
+from glomedge_export.graph.surgery import add_constant, attribute, constants, consumers
 
 HEAD = "head"
 
@@ -39,8 +39,8 @@ HEAD = "head"
 def prepare_int8(model: onnx.ModelProto, target: Target) -> onnx.ModelProto:
     """The float32 graph in the form that is quantised for a target (still float32, still exact)."""
     if target == "tensorrt":
-        return graph.copy(model)
-    return graph.depthwise_from_batchnorm(model)
+        return surgery.copy(model)
+    return surgery.depthwise_from_batchnorm(model)
 
 
 def quantised_tensors(model: onnx.ModelProto, target: Target) -> list[str]:
@@ -116,7 +116,7 @@ def _uint8_front(model: onnx.ModelProto, input_scaling: InputScaling) -> onnx.Mo
     Exact inside; at the zero-padded border the remainder (at most 13 grey levels) is seen as if it were image, an
     error below int8's own that parity measures.
     """
-    model = graph.copy(model)
+    model = surgery.copy(model)
     known = constants(model)
     first = next(node for node in model.graph.node if "scaled" in node.input)
     mean = np.asarray(IMAGENET_MEAN_RGB if input_scaling == "resnet" else (127.5,) * 3, np.float64)
@@ -127,7 +127,7 @@ def _uint8_front(model: onnx.ModelProto, input_scaling: InputScaling) -> onnx.Mo
     first.input[:] = ["scaled", first.input[1], name]
     kept = [node for node in model.graph.node if node.output[0] not in ("images.float", "images.nchw", "scaled")]
     front = helper.make_node("Transpose", ["images"], ["images.nchw"], name="images.nchw", perm=[0, 3, 1, 2])
-    graph.replace_nodes(model, [front, *kept])
+    surgery.replace_nodes(model, [front, *kept])
     return model
 
 
@@ -152,7 +152,7 @@ class _Quantiser:
     def __init__(
         self, model: onnx.ModelProto, scales: dict[str, Scale], weight_bits: int, *, half_scales: bool
     ) -> None:
-        self.model = graph.copy(model)
+        self.model = surgery.copy(model)
         self.known = constants(model)
         self.scales = scales
         self.weight_bits = weight_bits
@@ -297,5 +297,5 @@ def _insert(
             where["scaled"] = input_scale
         elif output in scales:
             build.quantise(output)
-    graph.replace_nodes(build.model, build.nodes)
-    return graph.prune(build.model)
+    surgery.replace_nodes(build.model, build.nodes)
+    return surgery.prune(build.model)

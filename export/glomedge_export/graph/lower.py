@@ -10,13 +10,13 @@ import onnx
 
 from glomedge.errors import MissingExtraError
 from glomedge.model.spec import Calibration, InputScaling, Precision, Target
-from glomedge_export import half, winograd
-from glomedge_export import precision as forms
-from glomedge_export.conversion import check
 from glomedge_export.data.export_crops import CalibrationCrops
-from glomedge_export.graph import op_counts
+from glomedge_export.graph import float16, winograd
+from glomedge_export.graph import int8 as forms
+from glomedge_export.graph.convert import check
+from glomedge_export.graph.ranges import METHODS, Method, channel_means, observe
+from glomedge_export.graph.surgery import op_counts
 from glomedge_export.parity import Images, OnnxRunner, OpenvinoRunner, Progress, Runner, nothing, onnx_answers
-from glomedge_export.quantisation import METHODS, Method, channel_means, observe
 
 # Measured in benchmarks/int8_layouts.py: with 8-bit weights the 16-bit sums of a processor without VNNI saturate and
 # the answer depends on the machine; with 7 bits it does not, at the same speed. TensorRT sums in 32 bits.
@@ -51,12 +51,12 @@ def runner_for(model: onnx.ModelProto, precision: Precision, target: Target) -> 
         MissingExtraError: an int8 file for OpenVINO where OpenVINO is not installed.
     """
     if precision == "fp16":
-        runner = OnnxRunner(half.emulate_fp16(model).SerializeToString())
+        runner = OnnxRunner(float16.emulate_fp16(model).SerializeToString())
         runner.name += HALF_EMULATED
         return runner
     if precision == "int8" and target == "tensorrt":
-        runner = OnnxRunner(half.emulate_fp16(model).SerializeToString(), literal=True)
-        runner.name += HALF_EMULATED if half.has_fp16(model) else ""
+        runner = OnnxRunner(float16.emulate_fp16(model).SerializeToString(), literal=True)
+        runner.name += HALF_EMULATED if float16.has_fp16(model) else ""
         return runner
     if precision == "int8" and target == "openvino":
         try:
@@ -97,9 +97,9 @@ def lower(
         tiled = check(winograd.rewrite(fp32))
         return Lowered(tiled, None, {"steps": [_step("Winograd's minimal filtering", fp32, tiled)]})
     if precision == "fp16":
-        layer, reach = half.check_fp16_range(fp32, judge_on[:RANGE_CROPS], progress)
-        halved = check(half.to_fp16(fp32))
-        notes = {"largest_activation": {"layer": layer, "value": reach, "limit": half.FP16_MAX}}
+        layer, reach = float16.check_fp16_range(fp32, judge_on[:RANGE_CROPS], progress)
+        halved = check(float16.to_fp16(fp32))
+        notes = {"largest_activation": {"layer": layer, "value": reach, "limit": float16.FP16_MAX}}
         return Lowered(halved, None, {**notes, "steps": [_step("float16", fp32, halved)]})
     assert calibration is not None
     prepared = forms.prepare_int8(fp32, target)
@@ -111,7 +111,7 @@ def lower(
     def quantised(name: Method) -> onnx.ModelProto:
         bits, halved = WEIGHT_BITS[target], between == "float16"
         model = forms.to_int8(prepared, target, seen, name, input_scaling, bits, means, half_scales=halved)
-        return half.to_fp16(model) if halved else model
+        return float16.to_fp16(model) if halved else model
 
     candidates = {name: quantised(name) for name in METHODS if method in ("auto", name)}
     chosen, tried, model = _choose(fp32, target, candidates, calibration, progress)
@@ -151,9 +151,9 @@ def _between_convolutions(
     if target != "tensorrt":
         return "uint8"
     picked = _spread(calibration, RANGE_CROPS)
-    reach = max(half.fp16_reach(fp32, picked, progress).values())
+    reach = max(float16.fp16_reach(fp32, picked, progress).values())
     # Half of the limit: these crops are not those that will come, and Inf is no rounding error.
-    return "float16" if reach < half.FP16_MAX / 2 else "float32"
+    return "float16" if reach < float16.FP16_MAX / 2 else "float32"
 
 
 def _spread(calibration: CalibrationCrops, count: int) -> Images:

@@ -29,7 +29,7 @@ import numpy.typing as npt
 import onnx
 from onnx import helper
 
-from glomedge_export import graph
+from glomedge_export.graph import surgery
 
 Array = npt.NDArray[Any]
 
@@ -50,11 +50,11 @@ def rewrite(model: onnx.ModelProto) -> onnx.ModelProto:
     Those with stride 1, padding 1, one group, a static input size and ``MIN_CHANNELS`` or more on both sides. Others
     stay as they are. Activations are float32 NCHW throughout.
     """
-    model = onnx.shape_inference.infer_shapes(graph.copy(model), strict_mode=True)
-    known = graph.constants(model)
-    readers = graph.consumers(model)
+    model = onnx.shape_inference.infer_shapes(surgery.copy(model), strict_mode=True)
+    known = surgery.constants(model)
+    readers = surgery.consumers(model)
     outputs = {output.name for output in model.graph.output}
-    shapes = graph.static_shapes(model)
+    shapes = surgery.static_shapes(model)
     kept: list[onnx.NodeProto] = []
     taken: set[str] = set()
     for node in model.graph.node:
@@ -70,8 +70,8 @@ def rewrite(model: onnx.ModelProto) -> onnx.ModelProto:
         taken.add(result)
         layer = _Layer(model, node, known, sides_px)
         kept += layer.nodes(result, relu=relu)
-    graph.replace_nodes(model, kept)
-    return graph.prune(model)
+    surgery.replace_nodes(model, kept)
+    return surgery.prune(model)
 
 
 def _eligible(
@@ -87,9 +87,9 @@ def _eligible(
     if any(channels < MIN_CHANNELS or channels % BLOCK for channels in weight.shape[:2]):
         return None
     wanted = {"strides": [1, 1], "dilations": [1, 1], "group": 1, "auto_pad": b"NOTSET"}
-    if any(graph.attribute(node, name, value) != value for name, value in wanted.items()):
+    if any(surgery.attribute(node, name, value) != value for name, value in wanted.items()):
         return None
-    if graph.attribute(node, "pads", [0] * 4) != [1, 1, 1, 1]:
+    if surgery.attribute(node, "pads", [0] * 4) != [1, 1, 1, 1]:
         return None
     height_px, width_px = sides
     return (height_px, width_px) if isinstance(height_px, int) and isinstance(width_px, int) else None
@@ -198,7 +198,7 @@ class _Layer:
         return name
 
     def _constant(self, name: str, value: Array) -> str:
-        return graph.add_constant(self._model, name, value)
+        return surgery.add_constant(self._model, name, value)
 
     def _shape(self, *numbers: int) -> str:
         return self._constant(f"winograd.numbers.{'x'.join(map(str, numbers))}", np.array(numbers, np.int64))

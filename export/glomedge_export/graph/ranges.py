@@ -17,7 +17,7 @@ import numpy.typing as npt
 import onnx
 from onnx import helper
 
-from glomedge_export import graph
+from glomedge_export.graph import surgery
 from glomedge_export.parity import Images, Progress, nothing
 
 Method = Literal["minmax", "entropy", "percentile"]
@@ -62,7 +62,7 @@ class Scale:
 
 def with_outputs(model: onnx.ModelProto, names: Sequence[str], *, extremes: bool) -> onnx.ModelProto:
     """The same graph whose outputs are these tensors, or only their least and greatest value (``extremes``)."""
-    model = graph.copy(model)
+    model = surgery.copy(model)
     del model.graph.output[:]
     nodes = list(model.graph.node)
     for index, name in enumerate(names):
@@ -73,8 +73,8 @@ def with_outputs(model: onnx.ModelProto, names: Sequence[str], *, extremes: bool
             result = f"observed.{operator}.{index}"
             nodes.append(helper.make_node(operator, [name], [result], keepdims=0))
             model.graph.output.append(helper.make_tensor_value_info(result, onnx.TensorProto.FLOAT, []))
-    graph.replace_nodes(model, nodes)
-    return graph.prune(model)
+    surgery.replace_nodes(model, nodes)
+    return surgery.prune(model)
 
 
 def _session(model: onnx.ModelProto) -> object:
@@ -123,13 +123,13 @@ def channel_means(
 ) -> dict[str, npt.NDArray[np.float64]]:
     """Mean of every channel of every tensor that a convolution reads, float64 ``[C]``, over up to 64 crops."""
     names = list(dict.fromkeys(node.input[0] for node in model.graph.node if node.op_type == "Conv"))
-    reduced = graph.copy(model)
+    reduced = surgery.copy(model)
     del reduced.graph.output[:]
     for index, name in enumerate(names):
         result = f"observed.mean.{index}"
         reduced.graph.node.append(helper.make_node("ReduceMean", [name], [result], axes=[0, 2, 3], keepdims=0))
         reduced.graph.output.append(helper.make_tensor_value_info(result, onnx.TensorProto.FLOAT, None))
-    session = _session(graph.prune(reduced))
+    session = _session(surgery.prune(reduced))
     picked = np.unique(np.linspace(0, len(images_nhwc) - 1, min(HISTOGRAM_CROPS, len(images_nhwc))).astype(int))
     sums: list[Any] = [0.0] * len(names)
     for done, index in enumerate(picked, 1):

@@ -12,10 +12,10 @@ import onnx
 from onnx import TensorProto, helper
 
 from glomedge.errors import GateError, ModelError
-from glomedge_export import graph
-from glomedge_export.graph import add_constant, attribute, constants
+from glomedge_export.graph import surgery
+from glomedge_export.graph.ranges import extremes
+from glomedge_export.graph.surgery import add_constant, attribute, constants
 from glomedge_export.parity import Images, Progress, nothing
-from glomedge_export.quantisation import extremes
 
 FP16_MAX = 65_504.0
 # QuantizeLinear and DequantizeLinear take float16 scales from here on.
@@ -33,7 +33,7 @@ def to_fp16(model: onnx.ModelProto) -> onnx.ModelProto:
     Raises:
         GateError: a weight beyond float16's 65,504; names the layer.
     """
-    model = _opset_for(graph.copy(model))
+    model = _opset_for(surgery.copy(model))
     known = constants(model)
     inside = between(model, "scaled", "features")
     halved = {node.output[0] for node in inside}
@@ -62,8 +62,8 @@ def to_fp16(model: onnx.ModelProto) -> onnx.ModelProto:
             nodes.append(_cast("scaled", "scaled.half", TensorProto.FLOAT16))
         if node.output[0] == "features.half":
             nodes.append(_cast("features.half", "features", TensorProto.FLOAT))
-    graph.replace_nodes(model, nodes)
-    return graph.prune(model)
+    surgery.replace_nodes(model, nodes)
+    return surgery.prune(model)
 
 
 def _opset_for(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -112,7 +112,7 @@ def emulate_fp16(model: onnx.ModelProto) -> onnx.ModelProto:
     Here every float16 tensor is kept as float32 and rounded to float16 (and to Inf beyond it) behind each node;
     integers between QuantizeLinear and DequantizeLinear stay what they are.
     """
-    model = graph.copy(model)
+    model = surgery.copy(model)
     half = {name for name, value in constants(model).items() if value.dtype == np.float16}
     for name, value in constants(model).items():
         if name in half:
@@ -142,8 +142,8 @@ def emulate_fp16(model: onnx.ModelProto) -> onnx.ModelProto:
             nodes.append(_cast(f"{output}.half", f"{output}.rounded", TensorProto.FLOAT))
         else:
             nodes.append(node)
-    graph.replace_nodes(model, nodes)
-    return graph.prune(model)
+    surgery.replace_nodes(model, nodes)
+    return surgery.prune(model)
 
 
 def fp16_reach(model: onnx.ModelProto, images_nhwc: Images, progress: Progress = nothing) -> dict[str, float]:

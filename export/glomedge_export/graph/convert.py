@@ -23,8 +23,8 @@ from onnx import TensorProto, helper
 
 from glomedge.errors import GateError, ModelError
 from glomedge.model.spec import MAP_SIZE, SIZE_PX, InputScaling
-from glomedge_export import graph
-from glomedge_export.graph import Step
+from glomedge_export.graph import surgery
+from glomedge_export.graph.surgery import Step
 
 OPSET = 17
 IR_VERSION = 8
@@ -72,9 +72,9 @@ def convert_backbone(backbone: Any) -> onnx.ModelProto:
 
 def _features_nchw(model: onnx.ModelProto) -> onnx.ModelProto:
     """Drop the last NCHW -> NHWC ``Transpose`` and the doubtful shapes; name input and output."""
-    model = graph.copy(model)
+    model = surgery.copy(model)
     last = next(node for node in model.graph.node if node.output[0] == model.graph.output[0].name)
-    if last.op_type != "Transpose" or list(graph.attribute(last, "perm")) != [0, 2, 3, 1]:
+    if last.op_type != "Transpose" or list(surgery.attribute(last, "perm")) != [0, 2, 3, 1]:
         raise ModelError(
             f"tf2onnx ended the backbone with {last.op_type}, not the expected Transpose. "
             "Install the versions in constraints.txt."
@@ -83,7 +83,7 @@ def _features_nchw(model: onnx.ModelProto) -> onnx.ModelProto:
     for node in model.graph.node:
         node.input[:] = ["scaled" if name == source else name for name in node.input]
         node.output[:] = ["features" if name == last.input[0] else name for name in node.output]
-    graph.replace_nodes(model, [node for node in model.graph.node if node.output[0] != last.output[0]])
+    surgery.replace_nodes(model, [node for node in model.graph.node if node.output[0] != last.output[0]])
     for node in model.graph.node:
         node.input[:] = ["features" if name == last.input[0] else name for name in node.input]
     del model.graph.input[:], model.graph.output[:]
@@ -92,7 +92,7 @@ def _features_nchw(model: onnx.ModelProto) -> onnx.ModelProto:
     del model.opset_import[:]
     model.opset_import.append(helper.make_opsetid("", OPSET))
     model.ir_version = IR_VERSION
-    return graph.prune(model)
+    return surgery.prune(model)
 
 
 def name_by_layer(model: onnx.ModelProto, layer_names: list[str]) -> onnx.ModelProto:
@@ -101,7 +101,7 @@ def name_by_layer(model: onnx.ModelProto, layer_names: list[str]) -> onnx.ModelP
     Names that tf2onnx made up (``Conv__243``) are traced through the weights; the nameless stride pools of the
     shortcuts are numbered, because Keras numbers them differently in every process.
     """
-    model = graph.copy(model)
+    model = surgery.copy(model)
     layers = set(layer_names)
     renamed: dict[str, str] = {}
     taken: set[str] = set()
@@ -156,8 +156,8 @@ def attach_front(model: onnx.ModelProto, input_scaling: InputScaling) -> onnx.Mo
     What is exact is absorbed into the weights of the first convolution: the RGB -> BGR flip (a permutation) and the
     division by 127.5. The subtraction stays: folded into the bias it would be wrong at the zero-padded border.
     """
-    model = graph.copy(model)
-    known = graph.constants(model)
+    model = surgery.copy(model)
+    known = surgery.constants(model)
     first = [node for node in model.graph.node if "scaled" in node.input]
     if len(first) != 1 or first[0].op_type != "Conv":
         raise ModelError("The backbone does not begin with one convolution. Export the network of this tool.")
@@ -166,15 +166,15 @@ def attach_front(model: onnx.ModelProto, input_scaling: InputScaling) -> onnx.Mo
         weight, mean = weight[:, ::-1], np.asarray(IMAGENET_MEAN_RGB, np.float32)
     else:
         weight, mean = weight / np.float32(127.5), np.full(3, 127.5, np.float32)
-    graph.add_constant(model, first[0].input[1], weight.astype(np.float32))
-    graph.add_constant(model, "images.mean", mean.reshape(1, 3, 1, 1))
+    surgery.add_constant(model, first[0].input[1], weight.astype(np.float32))
+    surgery.add_constant(model, "images.mean", mean.reshape(1, 3, 1, 1))
     front = [
         # Cast first: TensorRT takes a uint8 input into a Cast and into nothing else.
         helper.make_node("Cast", ["images"], ["images.float"], name="images.float", to=TensorProto.FLOAT),
         helper.make_node("Transpose", ["images.float"], ["images.nchw"], name="images.nchw", perm=[0, 3, 1, 2]),
         helper.make_node("Sub", ["images.nchw", "images.mean"], ["scaled"], name="scaled"),
     ]
-    graph.replace_nodes(model, [*front, *model.graph.node])
+    surgery.replace_nodes(model, [*front, *model.graph.node])
     del model.graph.input[:]
     model.graph.input.append(_tensor("images", TensorProto.UINT8, ["N", SIZE_PX, SIZE_PX, 3]))
     return model
@@ -191,10 +191,10 @@ def attach_head(
         bias: ``[1]`` of the dense layer.
         temperature: probability is sigmoid(logit / temperature).
     """
-    model = graph.copy(model)
-    graph.add_constant(model, "head.weight", kernel.reshape(1, FEATURES, 1, 1).astype(np.float32))
-    graph.add_constant(model, "head.bias", bias.reshape(1).astype(np.float32))
-    graph.add_constant(model, "head.axis", np.asarray([1], np.int64))
+    model = surgery.copy(model)
+    surgery.add_constant(model, "head.weight", kernel.reshape(1, FEATURES, 1, 1).astype(np.float32))
+    surgery.add_constant(model, "head.bias", bias.reshape(1).astype(np.float32))
+    surgery.add_constant(model, "head.axis", np.asarray([1], np.int64))
     nodes = [
         helper.make_node("Conv", ["features", "head.weight", "head.bias"], ["head"], name="head", kernel_shape=[1, 1]),
         helper.make_node("Squeeze", ["head", "head.axis"], ["activation"], name="activation"),
@@ -202,11 +202,11 @@ def attach_head(
     ]
     logit = "logit.map"
     if temperature != 1.0:
-        graph.add_constant(model, "temperature", np.asarray(temperature, np.float32))
+        surgery.add_constant(model, "temperature", np.asarray(temperature, np.float32))
         nodes.append(helper.make_node("Div", [logit, "temperature"], ["logit.calibrated"], name="logit.calibrated"))
         logit = "logit.calibrated"
     nodes.append(helper.make_node("Sigmoid", [logit], ["probability"], name="probability"))
-    graph.replace_nodes(model, [*model.graph.node, *nodes])
+    surgery.replace_nodes(model, [*model.graph.node, *nodes])
     del model.graph.output[:]
     model.graph.output.append(_tensor("probability", TensorProto.FLOAT, ["N", 1]))
     model.graph.output.append(_tensor("activation", TensorProto.FLOAT, ["N", MAP_SIZE, MAP_SIZE]))
@@ -238,14 +238,14 @@ def assemble(
     temperature: float = 1.0,
 ) -> Converted:
     """Front + backbone + head, cleaned up (``convert`` without TensorFlow)."""
-    result, steps = graph.apply(
+    result, steps = surgery.apply(
         backbone,
         [
             ("uint8 front", lambda m: attach_front(m, input_scaling)),
             ("heatmap head", lambda m: attach_head(m, kernel, bias, temperature)),
-            ("constant folding", graph.fold_constants),
-            ("BatchNormalization from Mul + Add", graph.batchnorm_from_mul_add),
-            ("border maximum for the padded max-pool", graph.border_max),
+            ("constant folding", surgery.fold_constants),
+            ("BatchNormalization from Mul + Add", surgery.batchnorm_from_mul_add),
+            ("border maximum for the padded max-pool", surgery.border_max),
         ],
     )
     result.graph.name = "glomedge"
@@ -273,7 +273,7 @@ def check(model: onnx.ModelProto) -> onnx.ModelProto:
         "probability": (TensorProto.FLOAT, ("N", 1)),
         "activation": (TensorProto.FLOAT, ("N", MAP_SIZE, MAP_SIZE)),
     }
-    shapes = graph.static_shapes(inferred)
+    shapes = surgery.static_shapes(inferred)
     for info in [*inferred.graph.input, *inferred.graph.output]:
         got = (info.type.tensor_type.elem_type, shapes[info.name])
         if promised.pop(info.name, None) != got:
