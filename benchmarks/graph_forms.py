@@ -18,7 +18,7 @@ from common import ROOT, alternate, log, markdown_table, paired_ratio, parser, s
 from glomedge.engine.golden import draw_crop
 from glomedge.imaging.enhance import enhance
 from glomedge_export.graph import convert, int8, ranges, surgery
-from glomedge_export.network import inference_parts, load_model
+from glomedge_export.network.network import inference_parts, load_model
 
 BATCH = 4
 

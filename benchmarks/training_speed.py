@@ -57,9 +57,10 @@ def _drawn(directory: Path) -> Path:
 
 
 def _measure(data: Path, scratch: Path, steps: int, rounds: int) -> None:
-    from glomedge_export import network, training
+    from glomedge_export import training
     from glomedge_export.data import enhanced
     from glomedge_export.data.dataset import read_dataset
+    from glomedge_export.network import network
 
     training.make_repeatable()
     dataset = read_dataset(data, min_cases=0)

@@ -24,7 +24,7 @@ def realistic_network(input_scaling: InputScaling, images_nhwc: npt.NDArray[np.u
         images_nhwc: uint8 ``[N, 224, 224, 3]``, eight or more enhanced crops.
         seed: of everything drawn.
     """
-    from glomedge_export import network
+    from glomedge_export.network import network
 
     model = network.assemble(input_scaling, seed)
     rng = np.random.default_rng(seed)

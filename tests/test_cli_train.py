@@ -98,7 +98,7 @@ def test_a_whole_run_writes_what_it_promises(tmp_path: Path) -> None:
     (events,) = (tmp_path / "board").iterdir()
     assert all(name in events.read_bytes() for name in (b"val_loss", b"val_accuracy", b"scalars"))
 
-    from glomedge_export.network import load_model
+    from glomedge_export.network.network import load_model
     from glomedge_export.record import read_record
 
     record = read_record(out / "model.keras")

@@ -17,7 +17,7 @@ BATCH_SIZE = 32
 
 
 def _model(context: Context) -> tuple[Any, Recipe]:
-    from glomedge_export.network import load_model
+    from glomedge_export.network.network import load_model
 
     return load_model(context.artifacts / "model.keras"), read_model_file(context.artifacts / "model.onnx").spec.recipe
 

@@ -142,7 +142,7 @@ class _Source:
 
 
 def _load(request: Request) -> _Source:
-    from glomedge_export.network import load_model
+    from glomedge_export.network.network import load_model
 
     if not request.model.is_file():
         raise ModelError(f"There is no Keras model at {request.model}. Train one with: glomedge train DATA")
@@ -170,7 +170,7 @@ def _load(request: Request) -> _Source:
 
 def weights_sha256(keras_model: Any) -> str:
     """SHA-256 of backbone and dense weights, shapes and bytes in layer order: the same for every precision."""
-    from glomedge_export.network import inference_parts
+    from glomedge_export.network.network import inference_parts
 
     parts = inference_parts(keras_model)
     digest = hashlib.sha256()

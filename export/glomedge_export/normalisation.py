@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from glomedge_export import network
+from glomedge_export.network import network
 
 CALIBRATION_CROPS = 128
 

@@ -72,7 +72,7 @@ def keras_answers(
     """
     import keras
 
-    from glomedge_export.network import inference_parts
+    from glomedge_export.network.network import inference_parts
 
     parts = inference_parts(model)
     heads = [layer for layer in model.layers if isinstance(layer, keras.layers.Dense)]

@@ -24,9 +24,9 @@ import tensorflow as tf
 
 from glomedge.errors import GlomedgeError
 from glomedge.model.spec import SIZE_PX
-from glomedge_export import network
 from glomedge_export.checkpoint import PRETRAINING_FOLDER, Checkpoint, Checkpoints, EpochRow
 from glomedge_export.fitoptions import FitOptions
+from glomedge_export.network import network
 from glomedge_export.normalisation import calibrate_batch_norms
 
 PEAK_LEARNING_RATE = 1e-3

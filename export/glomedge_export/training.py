@@ -17,11 +17,11 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from glomedge.errors import GlomedgeError
-from glomedge_export import network, weights
 from glomedge_export.checkpoint import Checkpoint, Checkpoints, EpochRow, best_epoch
 from glomedge_export.decision import cross_entropy
 from glomedge_export.fitoptions import ClassWeight, ComputeDtype, FitOptions
 from glomedge_export.headstart import start_head
+from glomedge_export.network import network, weights
 from glomedge_export.normalisation import CALIBRATION_CROPS, calibrate_batch_norms
 from glomedge_export.pretraining import pretrain
 

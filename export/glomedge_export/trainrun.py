@@ -191,7 +191,8 @@ def _fit_and_write(
     listener: RunListener,
 ) -> TrainResult:
     start_tensorflow()
-    from glomedge_export import network, training, trainplots, trainreport
+    from glomedge_export import training, trainplots, trainreport
+    from glomedge_export.network import network
 
     training.make_repeatable()
     checkpoint_dir = output / CHECKPOINT_FOLDER

@@ -10,8 +10,9 @@ import pytest
 pytest.importorskip("tensorflow", reason="needs TensorFlow: pip install 'glomedge[export]'")
 pytest.importorskip("sklearn", reason="needs scikit-learn: pip install 'glomedge[export]'")
 
-from glomedge_export import headstart, network
+from glomedge_export import headstart
 from glomedge_export.decision import cross_entropy
+from glomedge_export.network import network
 
 pytestmark = pytest.mark.keras
 

@@ -15,7 +15,8 @@ from glomedge.errors import ModelError, UsageError
 keras = pytest.importorskip("keras", reason="needs TensorFlow: pip install 'glomedge[export]'")
 pytestmark = pytest.mark.keras
 
-from glomedge_export import network, normalisation  # noqa: E402
+from glomedge_export import normalisation
+from glomedge_export.network import network  # noqa: E402
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,8 @@ pytestmark = pytest.mark.keras
 
 import tensorflow as tf  # noqa: E402
 
-from glomedge_export import network, pretraining, training  # noqa: E402
+from glomedge_export import pretraining, training
+from glomedge_export.network import network  # noqa: E402
 
 LABELS = np.array([0, 1, 0, 1, 0, 1], np.int64)
 TRAIN = np.array([0, 1, 2, 3])

@@ -23,7 +23,8 @@ pytestmark = pytest.mark.keras
 
 import tensorflow as tf  # noqa: E402
 
-from glomedge_export import network, training  # noqa: E402
+from glomedge_export import training
+from glomedge_export.network import network  # noqa: E402
 from glomedge_export.normalisation import calibrate_batch_norms  # noqa: E402
 
 LABELS = np.array([0, 1, 0, 1, 0, 1], np.int64)

@@ -14,7 +14,10 @@ from glomedge.errors import ModelError
 keras = pytest.importorskip("keras", reason="needs TensorFlow: pip install 'glomedge[export]'")
 pytestmark = pytest.mark.keras
 
-from glomedge_export import network, weights  # noqa: E402
+from glomedge_export.network import (
+    network,
+    weights,
+)
 
 
 @pytest.fixture(scope="module")

@@ -31,7 +31,7 @@ def answer(pair: Pair, images: npt.NDArray[np.uint8], batch: int) -> tuple[npt.N
 
 def test_statistics_are_not_trivial(pair: Pair) -> None:
     """Zero beta or unit variance would hide the padding trap."""
-    from glomedge_export.network import backbone_of, batch_norms
+    from glomedge_export.network.network import backbone_of, batch_norms
 
     for layer in batch_norms(backbone_of(pair.keras_model)):
         for name in ("gamma", "beta", "moving_mean", "moving_variance"):

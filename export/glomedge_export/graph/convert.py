@@ -224,7 +224,7 @@ def convert(model: Any, temperature: float = 1.0) -> Converted:
         ModelError: not this network, or tf2onnx gave something unexpected.
         GateError: the graph does not pass the ONNX checker.
     """
-    from glomedge_export.network import inference_parts
+    from glomedge_export.network.network import inference_parts
 
     parts = inference_parts(model)
     return assemble(convert_backbone(parts.backbone), parts.input_scaling, parts.kernel, parts.bias, temperature)

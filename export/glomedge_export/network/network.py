@@ -212,7 +212,7 @@ def build(
         ModelError: the weights cannot be had or do not fit.
         UsageError: unknown optimizer, learning rate not above 0.
     """
-    from glomedge_export.weights import load_into
+    from glomedge_export.network.weights import load_into
 
     model = assemble(input_scaling, seed)
     load_into(model, weights)

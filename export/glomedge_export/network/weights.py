@@ -20,7 +20,7 @@ import h5py
 import keras
 
 from glomedge.errors import ModelError
-from glomedge_export import network
+from glomedge_export.network import network
 
 DOWNLOAD_TIMEOUT_S = 15.0
 # The one layer of the top in Keras' ImageNet file "with top"; it has no place in this network.
