@@ -26,7 +26,6 @@ from glomedge.model.file import SEAL_BYTES, read_model_file, sealed
 from glomedge.model.gate_table import GateRow, table
 from glomedge.model.spec import BatchProfile, ModelSpec, Precision, Recipe, Target
 from glomedge.reports import model_card
-from glomedge_export import gates, judging, tensorrt
 from glomedge_export.data.export_crops import (
     MIN_CROPS,
     CalibrationCrops,
@@ -38,7 +37,8 @@ from glomedge_export.data.export_crops import (
 from glomedge_export.graph import surgery
 from glomedge_export.graph.convert import Converted, convert
 from glomedge_export.graph.lower import lower, runner_for
-from glomedge_export.parity import Crops, Progress, nothing
+from glomedge_export.proof import gates, judge, tensorrt
+from glomedge_export.proof.parity import Crops, Progress, nothing
 from glomedge_export.record import TrainingRecord, read_record, record_path, write_atomically
 
 # Enough for the float32 gates, which look for a wrong graph and not for a rare flip, within the minute.
@@ -281,26 +281,26 @@ def _export(
     }
     how = (converted.input_scaling, crops.images_nhwc, calibration_set, request.calibration_method, progress)
     lowered = lower(converted.model, "fp32", target if request.precision == "fp32" else "any", *how)
-    fp32_parity = judging.against_keras(source.keras_model, lowered.model, crops, **common)
+    fp32_parity = judge.against_keras(source.keras_model, lowered.model, crops, **common)
     lap("fp32 gates")
     if request.precision != "fp32":
-        judging.enforce_float32(fp32_parity, lowered.model, crops, "The float32 graph behind this file")
+        judge.enforce_float32(fp32_parity, lowered.model, crops, "The float32 graph behind this file")
         lowered = lower(converted.model, request.precision, target, *how)
     lap(f"lower to {request.precision}")
     model = lowered.model
     runner = runner_for(model, request.precision, target)
     measured = fp32_parity
     if request.precision != "fp32":
-        measured = judging.against_fp32(converted.model, runner, crops, **common)
+        measured = judge.against_fp32(converted.model, runner, crops, **common)
     rows = table(measured)
     if on_gates is not None:
         on_gates(rows)
     what = f"{output.name} ({request.precision}, {target})"
     if request.precision == "fp32":
-        judging.enforce_float32(measured, model, crops, what)
+        judge.enforce_float32(measured, model, crops, what)
     else:
         gates.enforce(measured, what, gates.advice(request.precision))
-    judging.check_profile(runner, crops, request.batch_profile)
+    judge.check_profile(runner, crops, request.batch_profile)
     lap("gates")
     self_test = golden.make(source.recipe, lambda images: runner(images)[0], request.precision)
     spec = ModelSpec(

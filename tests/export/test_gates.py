@@ -7,7 +7,7 @@ import pytest
 from glomedge.errors import GateError, UsageError
 from glomedge.model.gate_table import table
 from glomedge.model.spec import GateLimits, Parity, Precision
-from glomedge_export import gates
+from glomedge_export.proof import gates
 
 
 def parity(limits: GateLimits, **changes: float | int | None) -> Parity:

@@ -11,9 +11,9 @@ import pytest
 
 from glomedge.errors import GateError
 from glomedge.model.spec import BatchProfile
-from glomedge_export import gates, judging, parity
 from glomedge_export.graph import convert, surgery
-from glomedge_export.parity import Crops
+from glomedge_export.proof import gates, judge, parity
+from glomedge_export.proof.parity import Crops
 
 Pixels = npt.NDArray[np.uint8]
 Head = tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]
@@ -27,13 +27,13 @@ def crops(images: Pixels, cases: str) -> Crops:
 
 def test_first_biopsies_are_whole(crops_nhwc: Pixels) -> None:
     given = crops(crops_nhwc, "aaabbbbbcc")
-    kept = judging.first_biopsies(given, 4)
+    kept = judge.first_biopsies(given, 4)
     assert kept.cases == tuple("aaabbbbb")
     assert kept.names == given.names[:8]
     np.testing.assert_array_equal(kept.images_nhwc, given.images_nhwc[:8])
     np.testing.assert_array_equal(kept.labels, given.labels[:8])
-    assert judging.first_biopsies(given, 10) is given
-    assert judging.first_biopsies(given, 3).cases == tuple("aaa")
+    assert judge.first_biopsies(given, 10) is given
+    assert judge.first_biopsies(given, 3).cases == tuple("aaa")
 
 
 @pytest.fixture
@@ -69,22 +69,22 @@ def test_nan_or_inf_at_any_batch_of_the_profile_is_refused(
 ) -> None:
     given = crops(crops_nhwc, "aabbccdd")
     runner = parity.OnnxRunner(answers_only(size, poison).SerializeToString())
-    judging.check_profile(runner, given, BatchProfile(min=2, opt=3, max=8))
+    judge.check_profile(runner, given, BatchProfile(min=2, opt=3, max=8))
     with pytest.raises(GateError, match=f"at batch {size} is refused: {size} of {size} answers are NaN or Inf"):
-        judging.check_profile(runner, given, BatchProfile(min=1, opt=4, max=9))
+        judge.check_profile(runner, given, BatchProfile(min=1, opt=4, max=9))
 
 
 def test_float32_rounding_grows_with_the_head(backbone: onnx.ModelProto, tiny_head: Head, crops_nhwc: Pixels) -> None:
     """Two orders of summation: nothing to speak of for logits of order 1, and a thousand times that for a huge head."""
     kernel, bias = tiny_head
     given = crops(crops_nhwc, "aabbccdd")
-    plain = judging.float32_rounding(convert.assemble(backbone, "resnet", kernel, bias).model, given)
+    plain = judge.float32_rounding(convert.assemble(backbone, "resnet", kernel, bias).model, given)
     # The bias brings the huge logits back to 0, where the sigmoid shows every digit.
     huge = convert.assemble(backbone, "resnet", kernel * 1000, bias).model
     logits = parity.OnnxRunner(huge.SerializeToString())(crops_nhwc)[1].mean((1, 2))
     centred = convert.assemble(backbone, "resnet", kernel * 1000, bias - np.float32(logits[0])).model
     assert plain <= 1e-6
-    assert judging.float32_rounding(centred, given) > 10 * plain
+    assert judge.float32_rounding(centred, given) > 10 * plain
 
 
 def test_a_refused_float32_graph_is_told_from_rounding(
@@ -99,6 +99,6 @@ def test_a_refused_float32_graph_is_told_from_rounding(
         parity.compare(reference, said, given, threshold=0.5, limits=limits, reference_name="Keras")
         for reference in (said, moved)
     )
-    judging.enforce_float32(same, model, given, "model.onnx")
+    judge.enforce_float32(same, model, given, "model.onnx")
     with pytest.raises(GateError, match=r"model\.onnx is refused.*so this is no rounding: report it"):
-        judging.enforce_float32(wrong, model, given, "model.onnx")
+        judge.enforce_float32(wrong, model, given, "model.onnx")

@@ -7,8 +7,8 @@ import numpy.typing as npt
 import pytest
 
 from glomedge.errors import GateError
-from glomedge_export import gates, parity
-from glomedge_export.parity import Answers, Crops
+from glomedge_export.proof import gates, parity
+from glomedge_export.proof.parity import Answers, Crops
 
 RNG = np.random.default_rng(7)
 

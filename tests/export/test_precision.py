@@ -12,11 +12,11 @@ from hypothesis.extra import numpy as hnp
 
 from glomedge.errors import GateError
 from glomedge.model.spec import InputScaling, Target
-from glomedge_export import parity
 from glomedge_export.data.export_crops import CalibrationCrops
 from glomedge_export.graph import convert, float16, int8, ranges, surgery
 from glomedge_export.graph.lower import WEIGHT_BITS, lower, runner_for
 from glomedge_export.graph.ranges import Observed
+from glomedge_export.proof import parity
 
 Head = tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]
 Crops = npt.NDArray[np.uint8]

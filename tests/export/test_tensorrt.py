@@ -12,10 +12,10 @@ import pytest
 
 from glomedge.errors import GateError
 from glomedge.model.spec import BatchProfile
-from glomedge_export import tensorrt
 from glomedge_export.data.export_crops import CalibrationCrops
 from glomedge_export.graph import convert, float16, surgery
 from glomedge_export.graph.lower import lower
+from glomedge_export.proof import tensorrt
 
 pytestmark = pytest.mark.tensorrt
 Head = tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]

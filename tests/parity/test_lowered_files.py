@@ -15,10 +15,10 @@ import pytest
 from parity_pair import Pair
 
 from glomedge.model.spec import BatchProfile, Precision, RecipeName, Target
-from glomedge_export import parity, tensorrt
 from glomedge_export.data.export_crops import CalibrationCrops
 from glomedge_export.graph import float16, surgery
 from glomedge_export.graph.lower import lower
+from glomedge_export.proof import parity, tensorrt
 
 pytestmark = [pytest.mark.keras, pytest.mark.parametrize("pair", ["resnet"], indirect=True)]
 Enhanced = dict[RecipeName, npt.NDArray[np.uint8]]

@@ -21,7 +21,7 @@ from glomedge.imaging import images
 from glomedge.imaging.enhance import enhance
 from glomedge.model.spec import SIZE_PX, Recipe
 from glomedge_export.data.dataset import Dataset, Item, read_dataset
-from glomedge_export.parity import Crops, Progress, nothing
+from glomedge_export.proof.parity import Crops, Progress, nothing
 from glomedge_export.record import TrainingRecord
 
 MIN_CROPS = 64

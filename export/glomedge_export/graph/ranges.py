@@ -18,7 +18,7 @@ import onnx
 from onnx import helper
 
 from glomedge_export.graph import surgery
-from glomedge_export.parity import Images, Progress, nothing
+from glomedge_export.proof.parity import Images, Progress, nothing
 
 Method = Literal["minmax", "entropy", "percentile"]
 METHODS: tuple[Method, ...] = ("minmax", "entropy", "percentile")

@@ -11,9 +11,9 @@ import onnx
 from glomedge.errors import GateError
 from glomedge.model.gate_table import table
 from glomedge.model.spec import BatchProfile, Parity, Precision
-from glomedge_export import gates, parity
 from glomedge_export.data.export_crops import MIN_CROPS
-from glomedge_export.parity import Answers, Crops, OnnxRunner, Progress, Runner
+from glomedge_export.proof import gates, parity
+from glomedge_export.proof.parity import Answers, Crops, OnnxRunner, Progress, Runner
 
 Overrides = dict[str, float | None]
 

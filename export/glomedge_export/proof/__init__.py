@@ -1,0 +1,1 @@
+"""Proof that an exported file still says what Keras said."""
