@@ -182,7 +182,7 @@ def user_crops(count: int, *, seed: int = 7) -> Path:
     version = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()[:8]
     drawn = WORK / f"crops-{drawn_count}-{seed}-{version}"
     if not (drawn / "public.csv").is_file():
-        from glomedge_export.synthetic import write_dataset
+        from glomedge_export.synthetic.dataset import write_dataset
 
         shutil.rmtree(drawn, ignore_errors=True)
         log(f"drawing {drawn_count} crops ...")

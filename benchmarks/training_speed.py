@@ -50,7 +50,7 @@ def main() -> None:
 
 
 def _drawn(directory: Path) -> Path:
-    from glomedge_export.synthetic import write_dataset
+    from glomedge_export.synthetic.dataset import write_dataset
 
     write_dataset(directory, crops=240, cases=12, seed=0)
     return directory

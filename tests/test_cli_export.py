@@ -35,7 +35,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     from glomedge_export.data.export_crops import enhanced
     from glomedge_export.data.split import split_by_case
     from glomedge_export.record import TrainingRecord, sha256_of, write_record
-    from glomedge_export.synthetic import write_dataset
+    from glomedge_export.synthetic.dataset import write_dataset
 
     root = tmp_path_factory.mktemp("export")
     write_dataset(root / "data", crops=300, cases=20, seed=5)

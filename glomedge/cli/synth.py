@@ -30,7 +30,7 @@ def synth(
     from rich.console import Console
     from rich.progress import Progress
 
-    from glomedge_export.synthetic import write_dataset
+    from glomedge_export.synthetic.dataset import write_dataset
 
     console = Console(stderr=True)
     with Progress(console=console, transient=True, disable=not sys.stderr.isatty()) as bar:

@@ -15,9 +15,9 @@ import pytest
 
 from glomedge.about import RESEARCH_USE_NOTICE
 from glomedge.errors import OutputError, UsageError
-from glomedge_export import synthetic
-from glomedge_export.synthetic import FOLDERS, plan_dataset, write_dataset
-from glomedge_export.synthetic_crop import MAX_SIDE_PX, MIN_SIDE_PX, draw_crop, draw_size
+from glomedge_export.synthetic import dataset
+from glomedge_export.synthetic.crop import MAX_SIDE_PX, MIN_SIDE_PX, draw_crop, draw_size
+from glomedge_export.synthetic.dataset import FOLDERS, plan_dataset, write_dataset
 
 NAME = re.compile(r"^(?P<case>.+)_PAS_(?P<i>\d+)of(?P<n>\d+)_[0-9a-f]{24}\.png$")
 
@@ -143,7 +143,7 @@ def test_no_first_order_statistic_gives_the_class_away() -> None:
     statistics = []
     for crop, seed in zip(label, np.random.SeedSequence(11).spawn(len(label)), strict=True):
         rgba = draw_crop(np.random.default_rng(seed), bool(crop))
-        done, encoded = cv2.imencode(".png", rgba, synthetic.PNG_PARAMETERS)
+        done, encoded = cv2.imencode(".png", rgba, dataset.PNG_PARAMETERS)
         assert done
         statistics.append([*rgba[..., :3].reshape(-1, 3).mean(0), encoded.size, rgba.shape[0], rgba.shape[1]])
     table = np.array(statistics, np.float64)

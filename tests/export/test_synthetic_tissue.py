@@ -8,8 +8,8 @@ import cv2
 import numpy as np
 import pytest
 
-from glomedge_export.synthetic_optics import Stain, scan, to_rgb
-from glomedge_export.synthetic_tissue import (
+from glomedge_export.synthetic.optics import Stain, scan, to_rgb
+from glomedge_export.synthetic.tissue import (
     Canvas,
     blobs,
     fibres,

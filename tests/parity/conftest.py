@@ -17,7 +17,7 @@ COUNT = 32
 def _pixels(directory: Path | None) -> list[npt.NDArray[np.uint8]]:
     """``COUNT`` decoded crops: of the real data set where it is at hand, drawn ones otherwise."""
     if directory is None:
-        from glomedge_export.synthetic import draw_crop
+        from glomedge_export.synthetic.dataset import draw_crop
 
         rng = np.random.default_rng(3)
         return [np.ascontiguousarray(draw_crop(rng, bool(i % 2), (300, 320))[..., :3]) for i in range(COUNT)]

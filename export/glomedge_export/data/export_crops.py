@@ -162,7 +162,7 @@ def drawn(recipe: Recipe, count: int = MIN_CROPS, seed: int = 0) -> Crops:
     """Drawn crops (``glomedge synth``) where no held-out crop is at hand: eight biopsies, both labels."""
     import tempfile
 
-    from glomedge_export.synthetic import write_dataset
+    from glomedge_export.synthetic.dataset import write_dataset
 
     with tempfile.TemporaryDirectory() as folder:
         write_dataset(Path(folder), crops=count, cases=8, seed=seed)

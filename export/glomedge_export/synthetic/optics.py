@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from glomedge_export.synthetic_tissue import Canvas, Pixels, Plane, Rng, smooth_noise
+from glomedge_export.synthetic.tissue import Canvas, Pixels, Plane, Rng, smooth_noise
 
 _FULL_DENSITY = 1.9  # optical density of canvas value 255 at stain strength 1
 

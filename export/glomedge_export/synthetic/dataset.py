@@ -21,9 +21,9 @@ import numpy as np
 from glomedge import __version__
 from glomedge.about import RESEARCH_USE_NOTICE
 from glomedge.errors import OutputError, UsageError
-from glomedge_export.synthetic_crop import draw_crop, draw_size
-from glomedge_export.synthetic_optics import Stain
-from glomedge_export.synthetic_tissue import Rng
+from glomedge_export.synthetic.crop import draw_crop, draw_size
+from glomedge_export.synthetic.optics import Stain
+from glomedge_export.synthetic.tissue import Rng
 
 __all__ = ["DrawnDataset", "PlannedCrop", "draw_crop", "plan_dataset", "write_dataset"]
 

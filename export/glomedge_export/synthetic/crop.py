@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from glomedge_export.synthetic_optics import Stain, scan
-from glomedge_export.synthetic_tissue import (
+from glomedge_export.synthetic.optics import Stain, scan
+from glomedge_export.synthetic.tissue import (
     Canvas,
     Pixels,
     Points,

@@ -1,0 +1,1 @@
+"""Drawn crops and data sets, for demos and tests."""
