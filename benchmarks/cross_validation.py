@@ -97,9 +97,9 @@ def _write_split(path: Path, items: Any, fold_of_case: dict[str, int], test: int
 
 def _train_one(arguments: argparse.Namespace, folder: Path) -> None:
     """In the child: train one fold, write the answers to its held-out crops."""
-    from glomedge_export.fitoptions import FitOptions
-    from glomedge_export.progress import TrainingProgress
-    from glomedge_export.trainrun import TrainOptions, train
+    from glomedge_export.training.options import FitOptions
+    from glomedge_export.training.progress import TrainingProgress
+    from glomedge_export.training.run import TrainOptions, train
 
     fit = FitOptions(
         weights=arguments.weights,
@@ -133,16 +133,16 @@ def _train_one(arguments: argparse.Namespace, folder: Path) -> None:
 
 
 def _write(arguments: argparse.Namespace, folds: list[dict[str, Any]]) -> None:
-    from glomedge_export import evaluation
+    from glomedge_export.training import metrics
 
     labels = np.concatenate([np.array(fold["labels"], np.int64) for fold in folds])
     cases = np.concatenate([np.array(fold["cases"], str) for fold in folds])
     probabilities = np.concatenate([np.array(fold["probabilities"]) for fold in folds])
     called = np.concatenate([np.array(fold["called"], bool) for fold in folds])
     threshold = float(arguments.threshold) if arguments.threshold[0].isdigit() else 0.5
-    figures: dict[str, Interval] = evaluation.metrics_with_intervals(labels, probabilities, cases, threshold)
-    per_case = evaluation.per_case(labels, called, cases)
-    figures |= evaluation.case_metrics(per_case)
+    figures: dict[str, Interval] = metrics.metrics_with_intervals(labels, probabilities, cases, threshold)
+    per_case = metrics.per_case(labels, called, cases)
+    figures |= metrics.case_metrics(per_case)
     rows = [
         [name, f"{value.value:.3f}", "" if value.low is None else f"{value.low:.3f} to {value.high:.3f}"]
         for name, value in figures.items()

@@ -29,7 +29,7 @@ from glomedge.imaging.enhance import enhance
 from glomedge.model.spec import Recipe
 
 if TYPE_CHECKING:
-    from glomedge_export.fitoptions import ComputeDtype
+    from glomedge_export.training.options import ComputeDtype
 
 BATCH = 32
 PLAIN = "plain Keras from files"
@@ -57,12 +57,12 @@ def _drawn(directory: Path) -> Path:
 
 
 def _measure(data: Path, scratch: Path, steps: int, rounds: int) -> None:
-    from glomedge_export import training
     from glomedge_export.data import enhanced
     from glomedge_export.data.dataset import read_dataset
     from glomedge_export.network import network
+    from glomedge_export.training import fit
 
-    training.make_repeatable()
+    fit.make_repeatable()
     dataset = read_dataset(data, min_cases=0)
     begin = time.perf_counter()
     crops = enhanced.enhanced(dataset, Recipe(), scratch / "cache")
@@ -87,12 +87,12 @@ def _measure(data: Path, scratch: Path, steps: int, rounds: int) -> None:
             plain.train_on_batch(images, answers)
 
     def ours(dtype: ComputeDtype) -> Callable[[], None]:
-        trainer = training.Trainer(network.assemble(), network.make_optimizer(), dtype)
+        trainer = fit.Trainer(network.assemble(), network.make_optimizer(), dtype)
 
         def go() -> None:
             begun = time.perf_counter()
             waited = 0.0
-            batches = iter(training.batches(crops, indices, BATCH, targets))
+            batches = iter(fit.batches(crops, indices, BATCH, targets))
             while True:
                 asked = time.perf_counter()
                 batch: Any = next(batches, None)

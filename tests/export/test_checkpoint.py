@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from glomedge.errors import OutputError
-from glomedge_export import checkpoint as module
-from glomedge_export.checkpoint import Checkpoint, Checkpoints, EpochRow, best_epoch
+from glomedge_export.training import checkpoint as module
+from glomedge_export.training.checkpoint import Checkpoint, Checkpoints, EpochRow, best_epoch
 
 SETTINGS: dict[str, Any] = {"seed": 1, "recipe": {"name": "seed"}}
 

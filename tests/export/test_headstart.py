@@ -10,14 +10,14 @@ import pytest
 pytest.importorskip("tensorflow", reason="needs TensorFlow: pip install 'glomedge[export]'")
 pytest.importorskip("sklearn", reason="needs scikit-learn: pip install 'glomedge[export]'")
 
-from glomedge_export import headstart
-from glomedge_export.decision import cross_entropy
 from glomedge_export.network import network
+from glomedge_export.training import head_start
+from glomedge_export.training.decision import cross_entropy
 
 pytestmark = pytest.mark.keras
 
 
-def drawn(n: int, rng: np.random.Generator) -> tuple[headstart.Features, np.ndarray]:
+def drawn(n: int, rng: np.random.Generator) -> tuple[head_start.Features, np.ndarray]:
     """Features of very different scales, some dead, of which three tell the label."""
     labels = rng.integers(0, 2, n)
     features = rng.normal(size=(n, 40))
@@ -27,7 +27,7 @@ def drawn(n: int, rng: np.random.Generator) -> tuple[headstart.Features, np.ndar
     return features.astype(np.float32), labels.astype(np.int64)
 
 
-def regression(penalty: float, train: headstart.Features, labels: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+def regression(penalty: float, train: head_start.Features, labels: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
     """Logits of scikit-learn's regression on features over their root mean square, nothing folded or centred."""
     from sklearn.linear_model import LogisticRegression
 
@@ -43,7 +43,7 @@ def test_the_folded_layer_is_the_scaled_regression() -> None:
     rng = np.random.default_rng(3)
     train, train_labels = drawn(200, rng)
     validation, validation_labels = drawn(100, rng)
-    head = headstart.fit_head(train, train_labels, validation, validation_labels)
+    head = head_start.fit_head(train, train_labels, validation, validation_labels)
     logits = validation @ head.kernel[:, 0] + head.bias[0]
     expected = regression(head.penalty, train, train_labels)(validation)
     assert np.allclose(logits, expected, rtol=5e-3, atol=5e-3)
@@ -54,9 +54,9 @@ def test_the_penalty_is_the_one_of_least_validation_cross_entropy() -> None:
     train, train_labels = drawn(60, rng)
     validation, validation_labels = drawn(100, rng)
     losses = {}
-    for penalty in headstart.PENALTIES:
+    for penalty in head_start.PENALTIES:
         losses[penalty] = cross_entropy(regression(penalty, train, train_labels)(validation), validation_labels)
-    head = headstart.fit_head(train, train_labels, validation, validation_labels)
+    head = head_start.fit_head(train, train_labels, validation, validation_labels)
     assert head.penalty == min(losses, key=losses.__getitem__)
     assert len({round(loss, 3) for loss in losses.values()}) > 1
 
@@ -65,7 +65,7 @@ def test_dead_channels_get_no_weight() -> None:
     rng = np.random.default_rng(5)
     train, train_labels = drawn(80, rng)
     validation, validation_labels = drawn(40, rng)
-    head = headstart.fit_head(train, train_labels, validation, validation_labels)
+    head = head_start.fit_head(train, train_labels, validation, validation_labels)
     assert np.isfinite(head.kernel).all()
     assert not head.kernel[20:25].any()
 
@@ -78,7 +78,7 @@ def test_start_head_changes_the_last_layer_alone_and_keeps_the_order_of_crops() 
     crops[::2] //= 2
     labels = (np.arange(14) % 2).astype(np.int64)
     train, validation = np.array([9, 0, 5, 2, 12, 3, 8, 1]), np.array([13, 4, 7, 6])
-    head = headstart.start_head(model, crops, labels, train, validation)
+    head = head_start.start_head(model, crops, labels, train, validation)
     kernel, bias = model.get_layer("probability").get_weights()
     assert np.array_equal(kernel, head.kernel)
     assert np.array_equal(bias, head.bias)
@@ -86,7 +86,7 @@ def test_start_head_changes_the_last_layer_alone_and_keeps_the_order_of_crops() 
         np.array_equal(old, np.asarray(new))
         for old, new in zip(before, network.backbone_of(model).variables, strict=True)
     )
-    pooled = headstart.PooledFeatures(model)
+    pooled = head_start.PooledFeatures(model)
     one_by_one = np.concatenate([pooled(crops, np.array([i])) for i in train])
     assert np.allclose(pooled(crops, train, batch_size=3), one_by_one, rtol=1e-4, atol=1e-4)
     assert not np.allclose(pooled(crops, train, augmented=True), one_by_one, rtol=1e-4, atol=1e-4)

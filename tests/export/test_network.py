@@ -15,8 +15,8 @@ from glomedge.errors import ModelError, UsageError
 keras = pytest.importorskip("keras", reason="needs TensorFlow: pip install 'glomedge[export]'")
 pytestmark = pytest.mark.keras
 
-from glomedge_export import normalisation
 from glomedge_export.network import network  # noqa: E402
+from glomedge_export.training import batch_norm
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +31,7 @@ def images() -> npt.NDArray[np.uint8]:
 def model(images: npt.NDArray[np.uint8]) -> Any:
     """The network with statistics of these pictures; do not change its weights."""
     built = network.build("none", "resnet", seed=5)
-    normalisation.calibrate_batch_norms(built, [images])
+    batch_norm.calibrate_batch_norms(built, [images])
     return built
 
 
@@ -128,7 +128,7 @@ def test_batch_norm_start_gives_every_layer_its_own_statistics(model: Any, image
 
 def test_batches_are_pooled_by_total_variance(images: npt.NDArray[np.uint8]) -> None:
     built = network.assemble("resnet_v2", seed=5)
-    normalisation.calibrate_batch_norms(built, [images[:2], images[2:]])
+    batch_norm.calibrate_batch_norms(built, [images[:2], images[2:]])
     backbone = network.backbone_of(built)
     first = next(network.batch_norms(backbone))
     probe = keras.Model(backbone.input, first.input)

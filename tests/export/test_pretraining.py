@@ -12,15 +12,15 @@ import numpy.typing as npt
 import pytest
 
 from glomedge.errors import OutputError, UsageError
-from glomedge_export.fitoptions import FitOptions
+from glomedge_export.training.options import FitOptions
 
 keras = pytest.importorskip("keras", reason="needs TensorFlow: pip install 'glomedge[export]'")
 pytestmark = pytest.mark.keras
 
 import tensorflow as tf  # noqa: E402
 
-from glomedge_export import pretraining, training
 from glomedge_export.network import network  # noqa: E402
+from glomedge_export.training import fit, pretrain
 
 LABELS = np.array([0, 1, 0, 1, 0, 1], np.int64)
 TRAIN = np.array([0, 1, 2, 3])
@@ -36,23 +36,23 @@ def crops() -> npt.NDArray[np.uint8]:
 
 
 def test_pictures_grow_and_the_last_epochs_see_them_whole() -> None:
-    sizes = [pretraining.size_px(epoch, 33) for epoch in range(1, 34)]
+    sizes = [pretrain.size_px(epoch, 33) for epoch in range(1, 34)]
     assert sizes == [112] * 24 + [160] * 6 + [224] * 3
-    assert [pretraining.size_px(epoch, 2) for epoch in (1, 2)] == [112, 224]
-    assert pretraining.size_px(1, 1) == 224
+    assert [pretrain.size_px(epoch, 2) for epoch in (1, 2)] == [112, 224]
+    assert pretrain.size_px(1, 1) == 224
 
 
 def test_learning_rate_warms_up_for_an_epoch_and_ends_near_zero() -> None:
-    rates = [pretraining.learning_rate(step, 10, 5) for step in range(50)]
-    assert rates[0] == pytest.approx(pretraining.PEAK_LEARNING_RATE / 10)
+    rates = [pretrain.learning_rate(step, 10, 5) for step in range(50)]
+    assert rates[0] == pytest.approx(pretrain.PEAK_LEARNING_RATE / 10)
     assert max(rates) == max(rates[9:11])
     assert rates[10:] == sorted(rates[10:], reverse=True)
-    assert 0 < rates[-1] < 0.01 * pretraining.PEAK_LEARNING_RATE
+    assert 0 < rates[-1] < 0.01 * pretrain.PEAK_LEARNING_RATE
 
 
 def test_augmentation_is_drawn_from_its_seed_alone(crops: npt.NDArray[np.uint8]) -> None:
     one, same, other = (
-        np.asarray(pretraining.augment(tf.constant(crops), 112, tf.constant(seed))) for seed in ([1, 2], [1, 2], [1, 3])
+        np.asarray(pretrain.augment(tf.constant(crops), 112, tf.constant(seed))) for seed in ([1, 2], [1, 2], [1, 3])
     )
     assert one.shape == (6, 112, 112, 3)
     assert one.dtype == np.float32
@@ -64,11 +64,11 @@ def test_augmentation_is_drawn_from_its_seed_alone(crops: npt.NDArray[np.uint8])
 
 def test_augmentation_keeps_the_picture(crops: npt.NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch) -> None:
     """Without zoom and brightness what comes out is the crop itself under one of the eight flips and quarter turns."""
-    monkeypatch.setattr(pretraining, "ZOOM", 1.0)
-    monkeypatch.setattr(pretraining, "BRIGHTNESS", 0.0)
+    monkeypatch.setattr(pretrain, "ZOOM", 1.0)
+    monkeypatch.setattr(pretrain, "BRIGHTNESS", 0.0)
     views: set[int] = set()
     for seed in range(8):
-        turned = np.asarray(pretraining.augment(tf.constant(crops), 224, tf.constant([seed, 0])))
+        turned = np.asarray(pretrain.augment(tf.constant(crops), 224, tf.constant([seed, 0])))
         for crop, result in zip(crops.astype(np.float32), turned, strict=True):
             eight = [view for k in range(4) for view in (np.rot90(crop, k), np.rot90(crop, k)[:, ::-1])]
             matching = [i for i, view in enumerate(eight) if np.abs(view - result).max() < 0.01]
@@ -79,9 +79,7 @@ def test_augmentation_keeps_the_picture(crops: npt.NDArray[np.uint8], monkeypatc
 
 def run(crops: npt.NDArray[np.uint8], folder: Path, **others: Any) -> Any:
     model = network.assemble("resnet_v2", OPTIONS.seed)
-    pretraining.pretrain(
-        model, crops, LABELS, TRAIN, OPTIONS, checkpoint_dir=folder, settings={"data": "one"}, **others
-    )
+    pretrain.pretrain(model, crops, LABELS, TRAIN, OPTIONS, checkpoint_dir=folder, settings={"data": "one"}, **others)
     return model
 
 
@@ -98,7 +96,7 @@ def test_every_layer_learns_and_a_killed_run_ends_in_the_same_bits(
 
 
 def check_resumed_run(crops: npt.NDArray[np.uint8], tmp_path: Path) -> None:
-    training.make_repeatable()
+    fit.make_repeatable()
     before = network.assemble("resnet_v2", OPTIONS.seed).get_weights()
     steps: list[tuple[int, int]] = []
     whole = run(crops, tmp_path / "whole", on_step=lambda done, total: steps.append((done, total)))
@@ -128,7 +126,7 @@ def check_resumed_run(crops: npt.NDArray[np.uint8], tmp_path: Path) -> None:
         np.testing.assert_array_equal(expected, actual)
 
     with pytest.raises(OutputError, match="started otherwise"):
-        pretraining.pretrain(
+        pretrain.pretrain(
             resumed,
             crops,
             LABELS,

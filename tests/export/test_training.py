@@ -14,18 +14,18 @@ import numpy.typing as npt
 import pytest
 
 from glomedge.errors import OutputError, UsageError
-from glomedge_export.checkpoint import EpochRow
-from glomedge_export.decision import sigmoid
-from glomedge_export.fitoptions import FitOptions
+from glomedge_export.training.checkpoint import EpochRow
+from glomedge_export.training.decision import sigmoid
+from glomedge_export.training.options import FitOptions
 
 keras = pytest.importorskip("keras", reason="needs TensorFlow: pip install 'glomedge[export]'")
 pytestmark = pytest.mark.keras
 
 import tensorflow as tf  # noqa: E402
 
-from glomedge_export import training
 from glomedge_export.network import network  # noqa: E402
-from glomedge_export.normalisation import calibrate_batch_norms  # noqa: E402
+from glomedge_export.training import fit
+from glomedge_export.training.batch_norm import calibrate_batch_norms  # noqa: E402
 
 LABELS = np.array([0, 1, 0, 1, 0, 1], np.int64)
 TRAIN, VALIDATION = np.array([0, 1, 2, 3]), np.array([4, 5])
@@ -46,7 +46,7 @@ def snapshot(variables: Any) -> dict[str, npt.NDArray[Any]]:
 def test_one_step_changes_exactly_what_is_not_frozen(crops: npt.NDArray[np.uint8]) -> None:
     model = network.assemble("resnet", seed=1)
     calibrate_batch_norms(model, [crops])
-    trainer = training.Trainer(model, network.make_optimizer("sgd", 0.01))
+    trainer = fit.Trainer(model, network.make_optimizer("sgd", 0.01))
     before = snapshot(model.variables)
     targets = np.stack([LABELS, np.ones(6)], 1).astype(np.float32)
     trainer.train_step(tf.constant(crops), tf.constant(targets))
@@ -72,7 +72,7 @@ def test_bfloat16_steps_leave_a_float32_model(crops: npt.NDArray[np.uint8]) -> N
         model = network.assemble("resnet_v2", seed=1)
         calibrate_batch_norms(model, [crops])
         before = snapshot(model.trainable_variables)
-        trainer = training.Trainer(model, network.make_optimizer("sgd", 1.0), dtype)
+        trainer = fit.Trainer(model, network.make_optimizer("sgd", 1.0), dtype)
         trainer.reseed(5, 1)
         trainer.train_step(tf.constant(crops), tf.constant(np.stack([LABELS, np.ones(6)], 1).astype(np.float32)))
         after = snapshot(model.trainable_variables)
@@ -90,7 +90,7 @@ def test_bfloat16_steps_leave_a_float32_model(crops: npt.NDArray[np.uint8]) -> N
     assert np.linalg.norm(rounded) == pytest.approx(np.linalg.norm(exact), rel=0.1)
 
 
-class Recorder(training.Silent):
+class Recorder(fit.Silent):
     """Keeps the epochs; can kill the process in the middle of one."""
 
     def __init__(self, die_in_epoch: int | None = None) -> None:
@@ -108,8 +108,8 @@ class Recorder(training.Silent):
 OPTIONS = FitOptions(weights="none", epochs=2, batch_size=3, optimizer="adam", learning_rate=1e-4, seed=3)
 
 
-def run(crops: npt.NDArray[np.uint8], directory: Path, **kwargs: Any) -> training.Fitted:
-    return training.fit(
+def run(crops: npt.NDArray[np.uint8], directory: Path, **kwargs: Any) -> fit.Fitted:
+    return fit.fit(
         crops,
         LABELS,
         TRAIN,
@@ -121,19 +121,19 @@ def run(crops: npt.NDArray[np.uint8], directory: Path, **kwargs: Any) -> trainin
     )
 
 
-def figures(fitted: training.Fitted) -> list[tuple[float, ...]]:
+def figures(fitted: fit.Fitted) -> list[tuple[float, ...]]:
     return [(row.epoch, row.loss, row.accuracy, row.val_loss, row.val_accuracy) for row in fitted.history]
 
 
 def train_and_die(crops: npt.NDArray[np.uint8], directory: Path) -> None:
     """In a process of its own, which does not survive the second epoch."""
-    training.make_repeatable()
+    fit.make_repeatable()
     run(crops, directory / "killed", listener=Recorder(die_in_epoch=2))
 
 
 def whole_and_resumed(crops: npt.NDArray[np.uint8], directory: Path) -> None:
     """In a process of its own: TensorFlow takes its threads once."""
-    training.make_repeatable()
+    fit.make_repeatable()
     whole = run(crops, directory / "whole")
     recorder = Recorder()
     resumed = run(crops, directory / "killed", listener=recorder, resume=True)
@@ -162,7 +162,7 @@ def test_killed_run_resumes_to_the_same_bits(crops: npt.NDArray[np.uint8], tmp_p
 
 def test_inference_equals_the_model(crops: npt.NDArray[np.uint8]) -> None:
     model = network.assemble("resnet_v2", seed=2)
-    trainer = training.Trainer(model, network.make_optimizer())
+    trainer = fit.Trainer(model, network.make_optimizer())
     logits, activations = trainer.infer(crops, np.array([4, 0, 2]), batch_size=2)
     expected = np.asarray(model(crops[[4, 0, 2]]))[:, 0]
     np.testing.assert_allclose(1 / (1 + np.exp(-logits)), expected, atol=1e-5)
@@ -173,7 +173,7 @@ def test_inference_equals_the_model(crops: npt.NDArray[np.uint8]) -> None:
 def test_batches_keep_order_and_every_crop(crops: npt.NDArray[np.uint8]) -> None:
     order = np.array([5, 0, 3, 1, 2])
     targets = np.arange(5, dtype=np.float32)[:, None]
-    got = list(training.batches(crops, order, 2, targets))
+    got = list(fit.batches(crops, order, 2, targets))
     assert [len(images) for images, _ in got] == [2, 2, 1]
     np.testing.assert_array_equal(np.concatenate([np.asarray(images) for images, _ in got]), crops[order])
     np.testing.assert_array_equal(np.concatenate([np.asarray(carried) for _, carried in got]), targets)
@@ -181,17 +181,17 @@ def test_batches_keep_order_and_every_crop(crops: npt.NDArray[np.uint8]) -> None
 
 def test_balanced_weights_give_both_labels_the_same_sum() -> None:
     labels = np.array([0, 0, 0, 1])
-    weights = training.sample_weights(labels, "balanced")
+    weights = fit.sample_weights(labels, "balanced")
     assert weights[labels == 1].sum() == pytest.approx(weights[labels == 0].sum()) == pytest.approx(2.0)
-    np.testing.assert_array_equal(training.sample_weights(labels, "none"), np.ones(4))
+    np.testing.assert_array_equal(fit.sample_weights(labels, "none"), np.ones(4))
 
 
 def test_early_stopping_counts_epochs_without_a_better_loss() -> None:
     history = [EpochRow(i, 0.0, 0.0, loss, 0.0, 0.0) for i, loss in enumerate((0.5, 0.4, 0.6, 0.45), start=1)]
-    assert not training._is_over(history, 0)
-    assert training._is_over(history, 2)
-    assert not training._is_over(history, 3)
-    assert not training._is_over([], 1)
+    assert not fit._is_over(history, 0)
+    assert fit._is_over(history, 2)
+    assert not fit._is_over(history, 3)
+    assert not fit._is_over([], 1)
 
 
 @pytest.mark.parametrize(

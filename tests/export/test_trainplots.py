@@ -8,9 +8,9 @@ import cv2
 import numpy as np
 import pytest
 
-from glomedge_export import trainplots, trainreport
-from glomedge_export.checkpoint import EpochRow
-from glomedge_export.evaluation import CaseFigures
+from glomedge_export.training import page, plots
+from glomedge_export.training.checkpoint import EpochRow
+from glomedge_export.training.metrics import CaseFigures
 
 LABELS = np.array([0, 0, 1, 0, 1, 1, 0, 1], np.int64)
 PROBABILITIES = np.array([0.1, 0.3, 0.3, 0.2, 0.9, 0.6, 0.6, 1.0])
@@ -19,7 +19,7 @@ PROBABILITIES = np.array([0.1, 0.3, 0.3, 0.2, 0.9, 0.6, 0.6, 1.0])
 def test_rates_match_scikit_learn() -> None:
     from sklearn.metrics import precision_recall_curve, roc_curve
 
-    fpr, tpr, precision = trainplots._rates(LABELS, PROBABILITIES)
+    fpr, tpr, precision = plots._rates(LABELS, PROBABILITIES)
     expected_fpr, expected_tpr, _ = roc_curve(LABELS, PROBABILITIES, drop_intermediate=False)
     np.testing.assert_allclose(fpr, expected_fpr)
     np.testing.assert_allclose(tpr, expected_tpr)
@@ -33,11 +33,11 @@ def test_pictures_are_drawn_and_repeat(epochs: int) -> None:
     history = [EpochRow(i, 1 / i, 0.8, 0.9 / i, 0.7, 1.0) for i in range(1, epochs + 1)]
     cases = [CaseFigures("a", 3, 20.0, 35.0, 2, 2), CaseFigures("b", 30, 0.0, 0.0, 0, 0)]
     draw: list[Callable[[], bytes]] = [
-        lambda: trainplots.curves_png(history, 1),
-        lambda: trainplots.ranking_png(LABELS, PROBABILITIES, 0.5),
-        lambda: trainplots.ranking_png(LABELS, PROBABILITIES, 0.9999 + 1e-4 + 1e-9),  # nothing is called positive
-        lambda: trainplots.reliability_png(LABELS, PROBABILITIES),
-        lambda: trainplots.cases_png(cases),
+        lambda: plots.curves_png(history, 1),
+        lambda: plots.ranking_png(LABELS, PROBABILITIES, 0.5),
+        lambda: plots.ranking_png(LABELS, PROBABILITIES, 0.9999 + 1e-4 + 1e-9),  # nothing is called positive
+        lambda: plots.reliability_png(LABELS, PROBABILITIES),
+        lambda: plots.cases_png(cases),
     ]
     for one in draw:
         first = one()
@@ -60,4 +60,4 @@ def test_pictures_are_drawn_and_repeat(epochs: int) -> None:
     ],
 )
 def test_no_probability_is_rounded_to_certainty(value: float, words: str) -> None:
-    assert trainreport._probability(value) == words
+    assert page._probability(value) == words

@@ -25,7 +25,7 @@ from keras import layers, ops
 
 from glomedge.errors import ModelError, UsageError
 from glomedge.model.spec import SIZE_PX, InputScaling
-from glomedge_export.fitoptions import ComputeDtype, OptimizerName
+from glomedge_export.training.options import ComputeDtype, OptimizerName
 
 BACKBONE_NAME = "resnet50v2"
 BACKBONE_LAYERS = 190

@@ -24,10 +24,10 @@ import tensorflow as tf
 
 from glomedge.errors import GlomedgeError
 from glomedge.model.spec import SIZE_PX
-from glomedge_export.checkpoint import PRETRAINING_FOLDER, Checkpoint, Checkpoints, EpochRow
-from glomedge_export.fitoptions import FitOptions
 from glomedge_export.network import network
-from glomedge_export.normalisation import calibrate_batch_norms
+from glomedge_export.training.batch_norm import calibrate_batch_norms
+from glomedge_export.training.checkpoint import PRETRAINING_FOLDER, Checkpoint, Checkpoints, EpochRow
+from glomedge_export.training.options import FitOptions
 
 PEAK_LEARNING_RATE = 1e-3
 WEIGHT_DECAY = 5e-4
@@ -170,7 +170,7 @@ def pretrain(
         OutputError: checkpoint not writable, damaged, or of another run.
         GlomedgeError: the loss is no longer a number.
     """
-    from glomedge_export.training import batches
+    from glomedge_export.training.fit import batches
 
     epochs = options.pretrain_epochs
     checkpoints = Checkpoints(checkpoint_dir / PRETRAINING_FOLDER, keep_best=False)

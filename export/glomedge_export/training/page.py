@@ -15,10 +15,10 @@ from glomedge.about import RESEARCH_USE_NOTICE
 from glomedge.imaging import images
 from glomedge.model.spec import Interval
 from glomedge.reports.overlay import logit_threshold, overlay, to_png
-from glomedge_export import trainplots
+from glomedge_export.training import plots
 
 if TYPE_CHECKING:
-    from glomedge_export.trainrun import SideResult, TrainResult
+    from glomedge_export.training.run import SideResult, TrainResult
 
 WRONG_SHOWN = 12
 # Below, percentile intervals over biopsies are known to be too narrow, and the report says so.
@@ -70,19 +70,19 @@ def render(result: TrainResult) -> str:
         _counts(result),
         "<h2>Learning</h2>",
         f"<p>Kept: epoch {result.best_epoch} of {len(result.history)}, the one of least validation loss.</p>",
-        _image(trainplots.curves_png(result.history, result.best_epoch), "Accuracy and loss curves"),
+        _image(plots.curves_png(result.history, result.best_epoch), "Accuracy and loss curves"),
         "<h2>Held-out test crops</h2>",
         "<p>Intervals are 95%, from "
         "a bootstrap that draws whole biopsies. Threshold and temperature were chosen on validation crops.</p>",
         _few_cases(len(test.per_case)),
         _metrics(test, result.validation),
         _confusion(test, called),
-        _image(trainplots.ranking_png(test.labels, test.probabilities, threshold), "ROC and precision-recall"),
+        _image(plots.ranking_png(test.labels, test.probabilities, threshold), "ROC and precision-recall"),
         "<h2>Calibration</h2>",
         f"<p>Probability is sigmoid(logit / {record.temperature:.3f}).</p>",
-        _image(trainplots.reliability_png(test.labels, test.probabilities), "Reliability diagram"),
+        _image(plots.reliability_png(test.labels, test.probabilities), "Reliability diagram"),
         "<h2>Per biopsy</h2>",
-        _image(trainplots.cases_png(test.per_case), "True against predicted percentage"),
+        _image(plots.cases_png(test.per_case), "True against predicted percentage"),
         _cases(test),
         f"<h2>Most confidently wrong</h2>{_wrong(result, called)}",
         f'<p class="notice">{_text(RESEARCH_USE_NOTICE)}</p>',

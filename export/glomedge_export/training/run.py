@@ -26,17 +26,18 @@ from glomedge.cases.names import compile_case_pattern
 from glomedge.errors import ModelError, OutputError
 from glomedge.files.lock import OutputLock
 from glomedge.model.spec import Interval, Recipe, TrainingProvenance
-from glomedge_export import decision, evaluation
-from glomedge_export.checkpoint import PRETRAINING_FOLDER, Checkpoints, EpochRow
 from glomedge_export.data import enhanced
 from glomedge_export.data.dataset import MIN_CASES, Dataset, read_dataset
 from glomedge_export.data.split import Split, SplitMethod, make_split, write_split
-from glomedge_export.fitoptions import FitOptions
 from glomedge_export.quiet import start_tensorflow
 from glomedge_export.record import TrainingRecord, sha256_of, write_atomically, write_record
+from glomedge_export.training import decision
+from glomedge_export.training import metrics as evaluation
+from glomedge_export.training.checkpoint import PRETRAINING_FOLDER, Checkpoints, EpochRow
+from glomedge_export.training.options import FitOptions
 
 if TYPE_CHECKING:
-    from glomedge_export.training import Fitted, Trainer
+    from glomedge_export.training.fit import Fitted, Trainer
 
 MODEL_NAME = "model.keras"
 CHECKPOINT_FOLDER = "checkpoint"
@@ -191,8 +192,9 @@ def _fit_and_write(
     listener: RunListener,
 ) -> TrainResult:
     start_tensorflow()
-    from glomedge_export import training, trainplots, trainreport
     from glomedge_export.network import network
+    from glomedge_export.training import fit as training
+    from glomedge_export.training import page, plots
 
     training.make_repeatable()
     checkpoint_dir = output / CHECKPOINT_FOLDER
@@ -259,8 +261,8 @@ def _fit_and_write(
     )
     _write_history(output / "history.csv", fitted.history)
     write_atomically(output / "metrics.json", (json.dumps(result.summary, indent=1) + "\n").encode())
-    write_atomically(output / "curves.png", trainplots.curves_png(fitted.history, fitted.best_epoch))
-    write_atomically(output / "training-report.html", trainreport.render(result).encode())
+    write_atomically(output / "curves.png", plots.curves_png(fitted.history, fitted.best_epoch))
+    write_atomically(output / "training-report.html", page.render(result).encode())
     # Only now: until everything is written, a killed run can still be resumed.
     Checkpoints(checkpoint_dir).clear()
     Checkpoints(checkpoint_dir / PRETRAINING_FOLDER).clear()

@@ -21,8 +21,8 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from glomedge.model.spec import SIZE_PX
-from glomedge_export.decision import cross_entropy
 from glomedge_export.network import network
+from glomedge_export.training.decision import cross_entropy
 
 # Strengths of the L2 penalty, as multiples of the one that dropout on the features amounts to; weakest last. Nothing
 # weaker: large weights of both signs that cancel each other lift float32 rounding to where export refuses it.

@@ -14,8 +14,8 @@ from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
 from glomedge.about import RESEARCH_USE_NOTICE
 from glomedge.cases.prevalence import wilson_interval
-from glomedge_export.checkpoint import EpochRow
-from glomedge_export.evaluation import CALIBRATION_BINS, CaseFigures, bin_of
+from glomedge_export.training.checkpoint import EpochRow
+from glomedge_export.training.metrics import CALIBRATION_BINS, CaseFigures, bin_of
 
 Floats = npt.NDArray[np.float64]
 Labels = npt.NDArray[np.int64]

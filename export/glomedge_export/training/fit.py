@@ -17,13 +17,13 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from glomedge.errors import GlomedgeError
-from glomedge_export.checkpoint import Checkpoint, Checkpoints, EpochRow, best_epoch
-from glomedge_export.decision import cross_entropy
-from glomedge_export.fitoptions import ClassWeight, ComputeDtype, FitOptions
-from glomedge_export.headstart import start_head
 from glomedge_export.network import network, weights
-from glomedge_export.normalisation import CALIBRATION_CROPS, calibrate_batch_norms
-from glomedge_export.pretraining import pretrain
+from glomedge_export.training.batch_norm import CALIBRATION_CROPS, calibrate_batch_norms
+from glomedge_export.training.checkpoint import Checkpoint, Checkpoints, EpochRow, best_epoch
+from glomedge_export.training.decision import cross_entropy
+from glomedge_export.training.head_start import start_head
+from glomedge_export.training.options import ClassWeight, ComputeDtype, FitOptions
+from glomedge_export.training.pretrain import pretrain
 
 Images = npt.NDArray[np.uint8]
 

@@ -16,7 +16,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from glomedge_export.checkpoint import EpochRow
+from glomedge_export.training.checkpoint import EpochRow
 
 
 class TrainingProgress:

@@ -1,0 +1,1 @@
+"""Training: fitting, pre-training, checkpoints, threshold and temperature, the report."""
