@@ -23,7 +23,7 @@ from common import ROOT, log, markdown_table, parser, set_results_directory, wri
 from glomedge.errors import GateError
 from glomedge.model.gate_table import GateRow
 from glomedge.model.spec import Precision, Target
-from glomedge_export.exporting import Request, export
+from glomedge_export.export import Request, export
 from glomedge_export.graph.convert import Converted
 
 FILES: tuple[tuple[Precision, Target], ...] = (

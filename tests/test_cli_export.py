@@ -114,7 +114,7 @@ def test_defaults_write_a_proven_file(trained: Path, monkeypatch: pytest.MonkeyP
 def test_int8_records_its_calibration_and_a_broken_one_is_refused(
     trained: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from glomedge_export import exporting
+    from glomedge_export import export
     from glomedge_export.graph import convert as conversion
     from glomedge_export.graph import int8, surgery
     from glomedge_export.record import read_record
@@ -123,13 +123,13 @@ def test_int8_records_its_calibration_and_a_broken_one_is_refused(
     conversions: dict[str, Any] = {}
 
     def once(keras_model: Any, temperature: float) -> Any:
-        key = exporting.weights_sha256(keras_model)
+        key = export.weights_sha256(keras_model)
         if key not in conversions:
             conversions[key] = convert(keras_model, temperature)
         return conversions[key]
 
     convert = conversion.convert
-    monkeypatch.setattr(exporting, "convert", once)
+    monkeypatch.setattr(export, "convert", once)
     target = trained / "artifacts" / "model.int8.onnxruntime.onnx"
     loose = ["--gate-flips", "off", "--gate-auroc", "off", "--gate-grades", "off", "--gate-map", "0.2"]
     small = ["--precision", "int8", "--calibration-crops", "32", "--calibration-method", "minmax"]
@@ -197,12 +197,12 @@ def test_absence_of_nvidias_parser_is_an_error_where_it_is_wanted(
 def test_a_refusal_says_that_an_earlier_file_is_still_there(
     trained: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    from glomedge_export import exporting
+    from glomedge_export import export
 
     def refuse(*_: Any) -> Any:
         raise GateError("Refused for this test. Nothing was written.")
 
-    monkeypatch.setattr(exporting, "_export", refuse)
+    monkeypatch.setattr(export, "_export", refuse)
     path = tmp_path / "model.onnx"
     with pytest.raises(GateError) as first:
         invoke(trained, monkeypatch, "--output", str(path))

@@ -13,7 +13,7 @@ from glomedge.errors import MissingExtraError, UsageError
 
 if TYPE_CHECKING:
     from glomedge.model.gate_table import GateRow
-    from glomedge_export.exporting import Result
+    from glomedge_export.export import Result
 
 DEFAULT_MODEL = Path("artifacts/model.keras")
 
@@ -86,7 +86,7 @@ def export(
             )
         return
     try:
-        from glomedge_export.quiet import start_tensorflow
+        from glomedge_export.tensorflow_start import start_tensorflow
 
         # First: tf2onnx loads TensorFlow, too.
         start_tensorflow()
@@ -94,8 +94,8 @@ def export(
         import tf2onnx  # noqa: F401
     except ModuleNotFoundError as error:
         raise MissingExtraError("glomedge export", str(error.name), "export") from error
-    from glomedge_export.exporting import Request
-    from glomedge_export.exporting import export as run
+    from glomedge_export.export import Request
+    from glomedge_export.export import export as run
 
     chosen, layout, batches = _for_device(device, precision, target, batch_profile)
     request = Request(

@@ -6,7 +6,7 @@ import pytest
 
 from glomedge.errors import UsageError
 from glomedge_export.devices import DEVICES, device
-from glomedge_export.exporting import TARGETS, resolved_target
+from glomedge_export.export import TARGETS, resolved_target
 from glomedge_export.graph.convert import OPSET
 
 

@@ -29,8 +29,8 @@ from glomedge.model.spec import Interval, Recipe, TrainingProvenance
 from glomedge_export.data import enhanced
 from glomedge_export.data.dataset import MIN_CASES, Dataset, read_dataset
 from glomedge_export.data.split import Split, SplitMethod, make_split, write_split
-from glomedge_export.quiet import start_tensorflow
 from glomedge_export.record import TrainingRecord, sha256_of, write_atomically, write_record
+from glomedge_export.tensorflow_start import start_tensorflow
 from glomedge_export.training import decision
 from glomedge_export.training import metrics as evaluation
 from glomedge_export.training.checkpoint import PRETRAINING_FOLDER, Checkpoints, EpochRow
