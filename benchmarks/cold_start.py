@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 
 from common import log, markdown_table, parser, set_results_directory, write_result
-from glomedge.bench import coldstart
+from glomedge.bench import cold_start
 from glomedge.engine import golden
 from glomedge.errors import GlomedgeError
 from prepare import artifacts as prepared_artifacts
@@ -33,9 +33,11 @@ WAYS = (
 
 
 def import_seconds() -> float:
-    """Wall-clock seconds of a whole process that does nothing but ``import glomedge.engine``."""
+    """Wall-clock seconds of a whole process that does nothing but ``import glomedge.engine.engine``."""
     begin = time.perf_counter()
-    subprocess.run([sys.executable, "-c", "import glomedge.engine"], check=True, env=coldstart.child_environment())
+    subprocess.run(
+        [sys.executable, "-c", "import glomedge.engine.engine"], check=True, env=cold_start.child_environment()
+    )
     return time.perf_counter() - begin
 
 
@@ -49,7 +51,7 @@ def main() -> None:
     artifacts = arguments.artifacts or prepared_artifacts()
     starts = 4 if arguments.quick else arguments.starts
     import_s = [import_seconds() for _ in range(starts + 1)][1:]
-    log(f"  import glomedge.engine: {float(np.median(import_s)):.2f} s")
+    log(f"  import glomedge.engine.engine: {float(np.median(import_s)):.2f} s")
     rows: list[list[object]] = []
     measured: dict[str, object] = {}
     with tempfile.TemporaryDirectory() as scratch:
@@ -62,7 +64,7 @@ def main() -> None:
                 log(f"  {name}: no {file}")
                 continue
             try:
-                found = coldstart.measure(model, provider, image, scratch=Path(scratch) / str(index), repeats=starts)
+                found = cold_start.measure(model, provider, image, scratch=Path(scratch) / str(index), repeats=starts)
             except GlomedgeError as error:
                 measured[name] = {"refused": str(error)}
                 log(f"  {name}: {error}")
@@ -77,7 +79,7 @@ def main() -> None:
         "cold_start",
         {"goal_s": GOAL_S, "goal": "int8 cpu", "import_s": import_s, "ways": measured},
         markdown_table(["model, provider", "seconds (median)", "first start ever", "of which"], rows)
-        + f"\n{starts} starts each. A process that does nothing but `import glomedge.engine`: "
+        + f"\n{starts} starts each. A process that does nothing but `import glomedge.engine.engine`: "
         f"{float(np.median(import_s)):.2f} s.\n",
         title="Cold start: process start to first prediction",
     )

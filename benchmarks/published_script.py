@@ -31,7 +31,7 @@ os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 import cv2, numpy as np
 from PIL import Image, ImageEnhance
 sys.path[:0] = sys.argv[4:]
-from glomedge_export.network import load_model
+from glomedge_export.network.network import load_model
 
 source, scratch, keras_file = sys.argv[1:4]
 names = sorted(os.path.join(where, name) for where, _, files in os.walk(source) for name in files if "png" in name)

@@ -3,7 +3,7 @@
     python benchmarks/quality_flags.py DATA            DATA: a folder with public.csv and its two class folders
     python benchmarks/quality_flags.py DATA --synthetic DRAWN    and on crops drawn by `glomedge synth` as well
 
-The thresholds in glomedge/quality.py were chosen with all these crops in view, with a margin beyond what they measure:
+The thresholds in glomedge/imaging/quality.py were chosen with all these crops in view, with a margin beyond what they measure:
 the false-flag rate is that of these two centres and says less about a third. Degradations are applied to every crop.
 """
 

@@ -29,16 +29,16 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOME = {
-    "Engine": "glomedge.engine",
-    "Prediction": "glomedge.engine",
-    "load": "glomedge.engine",
+    "Engine": "glomedge.engine.engine",
+    "Prediction": "glomedge.engine.engine",
+    "load": "glomedge.engine.engine",
     "GlomedgeError": "glomedge.errors",
     "ImageError": "glomedge.errors",
     "ModelError": "glomedge.errors",
     "ProviderUnavailableError": "glomedge.errors",
-    "enhance": "glomedge.preprocess",
-    "ModelSpec": "glomedge.spec",
-    "Recipe": "glomedge.spec",
+    "enhance": "glomedge.imaging.enhance",
+    "ModelSpec": "glomedge.model.spec",
+    "Recipe": "glomedge.model.spec",
 }
 
 __all__ = [

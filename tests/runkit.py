@@ -19,7 +19,13 @@ from glomedge.runs.folder import Options, Outcome, infer_folder
 
 _PRELOAD = [
     *(f"glomedge.{name}" for name in ("folderrun", "publish", "report", "engine", "providers", "images", "quality")),
-    *("glomedge.preprocess", "glomedge.cases", "glomedge.runinfo", "glomedge.benchmarking.environment", "onnxruntime"),
+    *(
+        "glomedge.imaging.enhance",
+        "glomedge.cases.summary",
+        "glomedge.runs.record",
+        "glomedge.system.environment",
+        "onnxruntime",
+    ),
 ]
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from builders import build_tiny_model
 
-from glomedge.bench import ceiling, crops, endtoend, measure, run
+from glomedge.bench import ceiling, crops, end_to_end, run, worker
 from glomedge.bench.energy import EnergyMeter
 from glomedge.errors import EngineError, OutputError, ProviderUnavailableError
 from glomedge.system.cpu import has_native_bf16
@@ -63,7 +63,7 @@ def test_no_common_answer_never_passes() -> None:
 
 def test_a_measuring_process_that_dies_is_an_engine_error(tiny_model: Path, tmp_path: Path) -> None:
     np.save(tmp_path / "crops.npy", np.zeros((0, 224, 224, 3), np.uint8))
-    job = measure.Job(
+    job = worker.Job(
         model=tiny_model, provider="cpu", allow_fallback=False, batch_sizes=(1,), scenarios=(), duration_s=0.1,
         latency_bound_ms=1, crops=tmp_path / "nowhere.npy", files=(), scratch=tmp_path,
     )  # fmt: skip
@@ -73,7 +73,7 @@ def test_a_measuring_process_that_dies_is_an_engine_error(tiny_model: Path, tmp_
 
 def test_the_error_of_a_measuring_process_keeps_its_type(tiny_model: Path, tmp_path: Path) -> None:
     np.save(tmp_path / "crops.npy", np.zeros((1, 224, 224, 3), np.uint8))
-    job = measure.Job(
+    job = worker.Job(
         model=tiny_model, provider="tensorrt-rtx", allow_fallback=False, batch_sizes=(1,), scenarios=(),
         duration_s=0.1, latency_bound_ms=1, crops=tmp_path / "crops.npy", files=(), scratch=tmp_path,
     )  # fmt: skip
@@ -152,17 +152,17 @@ def test_no_counter_means_no_energy(tmp_path: Path) -> None:
 
 
 def test_limits_on_a_cpu_add_the_stages_up() -> None:
-    limit, binds = endtoend.limits({"decode": 0.010, "enhance": 0.002, "infer": 0.028}, cores=2, gpu=False)
+    limit, binds = end_to_end.limits({"decode": 0.010, "enhance": 0.002, "infer": 0.028}, cores=2, gpu=False)
     assert limit == pytest.approx(2 / 0.040)
     assert binds.startswith("infer (70%")
 
 
 def test_limits_on_a_gpu_take_the_slower_side() -> None:
     stages = {"read": 0.001, "decode": 0.004, "enhance": 0.001, "copy": 0.0001, "infer": 0.0002}
-    limit, binds = endtoend.limits(stages, cores=4, gpu=True)
+    limit, binds = end_to_end.limits(stages, cores=4, gpu=True)
     assert limit == pytest.approx(4 / 0.006)
     assert "mostly decode" in binds
-    limit, binds = endtoend.limits(stages, cores=64, gpu=True)
+    limit, binds = end_to_end.limits(stages, cores=64, gpu=True)
     assert limit == pytest.approx(1 / 0.0003)
     assert binds == "the device, mostly infer"
 
@@ -185,7 +185,7 @@ def test_inference_on_threads_of_the_runtimes_own_is_counted() -> None:
                 pass
 
     batch = np.zeros((4, 224, 224, 3), np.uint8)
-    found = endtoend._processor_seconds(cast("Any", Elsewhere()), batch, 2)
+    found = end_to_end._processor_seconds(cast("Any", Elsewhere()), batch, 2)
     assert found == pytest.approx(0.02 / 4, rel=0.25)
 
 

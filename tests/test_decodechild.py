@@ -25,8 +25,8 @@ from glomedge.runs.evaluate import MemorySink
 # The real child, but for names with "abort" and "hang": what a decoder's defect does, the bytes read.
 _STUB = """
 import os, sys, time
-from glomedge import decodechild
-real = decodechild.prepare
+from glomedge.pipeline import decode_process
+real = decode_process.prepare
 def prepare(answer, how, decoder, out):
     name = answer.found.relative
     def read(path):
@@ -38,14 +38,14 @@ def prepare(answer, how, decoder, out):
         if b"hang" in name: time.sleep(60)
         return decoded
     return real(answer, how, decoder._replace(read=read, decode=decode), out)
-decodechild.prepare = prepare
-decodechild.main()
+decode_process.prepare = prepare
+decode_process.main()
 """
 
 # Speaks a child's part without decoding anything, and starts as fast as Python does.
 _HANGING = """
 import os, sys, time
-from glomedge.decodechild import _receive, _send
+from glomedge.pipeline.decode_process import _receive, _send
 answers = os.fdopen(os.dup(1), "wb")
 how = _receive(sys.stdin.buffer)
 _send(answers, "ready")

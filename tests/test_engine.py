@@ -330,7 +330,7 @@ def test_bf16_is_refused_where_the_processor_has_none(
     monkeypatch: pytest.MonkeyPatch, tiny_model: Path, cache: Path
 ) -> None:
     require("openvino")
-    monkeypatch.setattr("glomedge.openvino_runner.has_native_bf16", lambda: False)
+    monkeypatch.setattr("glomedge.engine.backends.openvino_runtime.has_native_bf16", lambda: False)
     with pytest.raises(ProviderUnavailableError, match="no bfloat16"):
         engine.load(tiny_model, "openvino", bf16=True, cache_dir=cache)
 

@@ -267,7 +267,7 @@ def test_without_a_writable_home_the_cpu_runs_all_the_same(
     monkeypatch.setattr(onnxrt, "WORTH_COPYING_BYTES", 0)
     blocked = tmp_path / "file"
     blocked.write_text("")
-    monkeypatch.setattr("glomedge.engine_cache.default_root", lambda: blocked / "cache")
+    monkeypatch.setattr("glomedge.engine.cache.default_root", lambda: blocked / "cache")
     with engine.load(tiny_model, "cpu") as model:
         assert "optimised graph not cached" in model.runtime.notes[0]
     with pytest.raises(OutputError, match="--cache-dir"):

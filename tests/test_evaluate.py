@@ -63,7 +63,7 @@ def test_evaluate_and_infer_call_the_model_from_as_many_threads(
 
     entry = providers.onnxruntime_provider("card", "CPUExecutionProvider", options, install="", gpu=gpu)
     monkeypatch.setitem(providers.PROVIDERS, "card", entry)
-    monkeypatch.setattr("glomedge.hardware.usable_cpus", lambda: 12)
+    monkeypatch.setattr("glomedge.system.cpu.usable_cpus", lambda: 12)
     model = data.parent / "model.onnx"
     evaluate_folder(data, model, provider="card", workers=2)
     infer_folder(Options(data, model, data.parent / "out", provider="card", workers=2))

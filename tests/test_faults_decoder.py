@@ -23,7 +23,7 @@ _BAD = "b/case2-17.png"
 # Python runs it at the start of every process that has it on its path: of the command as of its decode processes.
 _DEFECT = """
 import hashlib, os, resource, time
-from glomedge import images
+from glomedge.imaging import images
 resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 real = images.decode
 def decode(data):

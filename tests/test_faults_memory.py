@@ -18,7 +18,7 @@ _SCRIPT = """
 import json, sys, time
 from pathlib import Path
 import psutil
-from glomedge.folderrun import Options, infer_folder
+from glomedge.runs.folder import Options, infer_folder
 
 own = psutil.Process()
 seen = []  # crops answered, MB of this process, MB of its children

@@ -133,7 +133,7 @@ def test_where_it_is_decoded(
         chosen.append(settings)
         raise SeenError
 
-    monkeypatch.setattr("glomedge.folderrun.Pipeline", pipeline)
+    monkeypatch.setattr("glomedge.runs.folder.Pipeline", pipeline)
     with pytest.raises(SeenError):
         infer_folder(replace(options, decode_in=decode_in, workers=workers))
     assert ("processes" if chosen[0].decode_processes else "threads") == expected
@@ -276,7 +276,7 @@ def test_an_earlier_result_stays_until_the_new_one_is_whole(options: Options, mo
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setitem(__import__("glomedge.publish").publish.WRITERS, "csv", fail)
+        patch.setitem(__import__("glomedge.runs.publish").runs.publish.WRITERS, "csv", fail)
         with pytest.raises(OutputError, match=r"No space left.*--resume"):
             infer_folder(replace(options, threshold=0.9))
     assert outputs(options.output) == before

@@ -91,7 +91,7 @@ def test_pixel_bomb_is_refused_by_its_header(tmp_path: Path) -> None:
     path.write_bytes(bomb())
     script = """
 import os, resource, sys, time
-from glomedge import images
+from glomedge.imaging import images
 from glomedge.errors import ImageError
 images.decode(images.read(sys.argv[1]))  # the small one loads the decoders
 start, before = time.process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -288,7 +288,7 @@ def test_nothing_heavy_is_loaded_for_a_plain_png(tmp_path: Path) -> None:
     script = """
 import os, sys
 before = dict(os.environ)
-from glomedge import images
+from glomedge.imaging import images
 assert "kornia_rs" not in sys.modules and "PIL" not in sys.modules
 images.decode(images.read(sys.argv[1]))
 assert "PIL" not in sys.modules

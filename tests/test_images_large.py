@@ -129,7 +129,7 @@ def test_a_raw_tiff_of_588_mb_costs_neither_memory_nor_time(tmp_path: Path) -> N
     assert write_declared(path, "tiff", 14_000) > 588_000_000
     script = """
 import resource, sys, time
-from glomedge import images
+from glomedge.imaging import images
 from glomedge.errors import ImageError
 before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
 try:

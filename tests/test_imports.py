@@ -81,7 +81,7 @@ assert not heavy, heavy
 
 def test_importing_the_engine_loads_no_runtime() -> None:
     done = run(
-        "import glomedge.engine\n"
+        "import glomedge.engine.engine\n"
         "print(*sorted({'onnxruntime', 'openvino', 'cv2', 'PIL', 'rich', 'typer'} & set(sys.modules)))"
     )
     assert done.returncode == 0, done.stderr

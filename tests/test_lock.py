@@ -32,7 +32,7 @@ def _race(path: Path, begin: Barrier, end: Barrier) -> None:
 def test_100_runs_in_races_have_one_winner_each_time(tmp_path: Path) -> None:
     (tmp_path / "work").mkdir()
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["glomedge.lock"])
+    context.set_forkserver_preload(["glomedge.files.lock"])
     for _ in range(_ROUNDS):
         begin, end = context.Barrier(_RUNS), context.Barrier(_RUNS)
         runs = [context.Process(target=_race, args=(tmp_path / "work" / "lock", begin, end)) for _ in range(_RUNS)]

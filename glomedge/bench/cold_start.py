@@ -1,6 +1,6 @@
 """Cold start: seconds from starting a process to its first answer, and what they go into.
 
-The child (``python -m glomedge.benchmarking.coldstart MODEL PROVIDER IMAGE CACHE ALLOW BF16``) imports glomedge,
+The child (``python -m glomedge.bench.cold_start MODEL PROVIDER IMAGE CACHE ALLOW BF16``) imports glomedge,
 loads the model with its self-test, reads one image file and answers it, then prints a line; the parent's clock runs
 from before the child is started until that line is there.
 """
@@ -35,7 +35,7 @@ def measure(
     cache = scratch / "engines"
     cache.mkdir(mode=0o700)
     command = [
-        sys.executable, "-m", "glomedge.benchmarking.coldstart", str(model), provider, str(image), str(cache),
+        sys.executable, "-m", "glomedge.bench.cold_start", str(model), provider, str(image), str(cache),
         str(int(allow_fallback)), str(int(bf16)),
     ]  # fmt: skip
     first_s, first = _start(command)

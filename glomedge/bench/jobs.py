@@ -30,7 +30,7 @@ def run_job(job: Job, scratch: Path) -> Result:
     job_path, result_path = scratch / "job.json", scratch / "result.json"
     job_path.write_text(job.model_dump_json(), encoding="utf-8")
     done = subprocess.run(
-        [sys.executable, "-m", "glomedge.benchmarking.measure", str(job_path), str(result_path)],
+        [sys.executable, "-m", "glomedge.bench.worker", str(job_path), str(result_path)],
         capture_output=True, text=True, errors="replace", check=False,
         env=child_environment(),
     )  # fmt: skip

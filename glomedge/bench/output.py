@@ -24,13 +24,13 @@ def check_output(folder: Path) -> None:
 
 def write(record: BenchRecord, folder: Path) -> list[Path]:
     """Write ``bench.json`` and ``bench.html`` by temporary file and rename. Raises OutputError."""
-    from glomedge.bench import benchreport
+    from glomedge.bench import tables
 
     check_output(folder)
     written = []
     for name, text in (
         ("bench.json", record.model_dump_json(indent=1) + "\n"),
-        ("bench.html", benchreport.html(record)),
+        ("bench.html", tables.html(record)),
     ):
         try:
             with tempfile.NamedTemporaryFile("w", dir=folder, encoding="utf-8", delete=False) as handle:

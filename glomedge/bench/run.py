@@ -124,10 +124,10 @@ class _Bench:
         precision = str(result.runtime.get("precision", file.spec.precision))
         cold_start: ColdStart | None = None
         if settings.cold_start:
-            from glomedge.bench import coldstart
+            from glomedge.bench.cold_start import measure as measure_cold_start
 
             self._say(f"{target.label}: cold start ...")
-            cold_start = coldstart.measure(
+            cold_start = measure_cold_start(
                 file.path, target.provider, self._crops.files[0], scratch=self._scratch / f"cold-{self._jobs}",
                 allow_fallback=settings.allow_fallback, bf16=target.bf16,
             )  # fmt: skip

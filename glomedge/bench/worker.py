@@ -1,4 +1,4 @@
-"""One configuration, measured in a process of its own: ``python -m glomedge.benchmarking.measure JOB RESULT``.
+"""One configuration, measured in a process of its own: ``python -m glomedge.bench.worker JOB RESULT``.
 
 A process of its own gives each configuration its own threads, its own peak memory, and a crash that takes nothing
 with it. The job and the result are JSON files; crops travel as ``.npy``.
@@ -117,9 +117,9 @@ def measure(job: Job) -> Result:
             )  # fmt: skip
         end_to_end = None
         if job.files:
-            from glomedge.bench import endtoend
+            from glomedge.bench.end_to_end import measure as measure_end_to_end
 
-            end_to_end = endtoend.measure(
+            end_to_end = measure_end_to_end(
                 engine, job.files, job.scratch, duration_s=job.duration_s, expected_per_s=throughput.value,
                 gpu=gpu, threads=threads, cores=usable_cpus(),
             )  # fmt: skip

@@ -67,8 +67,8 @@ def bench(
     if compare is not None:
         _compare(*compare, as_json=json_)
         return
-    from glomedge.bench import benchreport
     from glomedge.bench import run as library
+    from glomedge.bench import tables
 
     settings = library.Settings(
         models=tuple(model or [library.DEFAULT_MODEL]),
@@ -89,7 +89,7 @@ def bench(
     if json_:
         typer.echo(record.model_dump_json(indent=1))
     else:
-        _print(record, benchreport.tables(record), written)
+        _print(record, tables.tables(record), written)
     if record.failures:
         for failure in record.failures:
             typer.echo(f"glomedge: {failure.model} on {failure.provider_asked}: {failure.message}", err=True)

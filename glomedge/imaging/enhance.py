@@ -100,7 +100,7 @@ def _checked_input(rgb: Pixels) -> Pixels:
         found = f"{rgb.dtype} {list(rgb.shape)}" if isinstance(rgb, np.ndarray) else type(rgb).__name__
         raise UsageError(
             f"enhance takes uint8 RGB pixels of shape [height, width, 3], not {found}. "
-            "Decode the file with glomedge.images.decode, or convert the array first."
+            "Decode the file with glomedge.imaging.images.decode, or convert the array first."
         )
     height_px, width_px, _ = rgb.shape
     # OpenCV reads rows at any distance from one another (a slice of a larger image), but nothing else.

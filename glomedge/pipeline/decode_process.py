@@ -5,7 +5,7 @@ decode thread of the pipeline owns one child and hands it one crop at a time. Pi
 share, everything else through a pipe. A child that dies or is killed costs the crop it was at, nothing more; which
 bytes these were it has left in a memory file before it decoded them.
 
-``python -m glomedge.decodechild`` is the child: requests and answers are pickles, each behind its length; both ends are
+``python -m glomedge.pipeline.decode_process`` is the child: requests and answers are pickles, each behind its length; both ends are
 this very program, and no one else holds the pipe.
 """
 
@@ -112,7 +112,7 @@ class DecodeChild:
     def __init__(self, how: Preparation, buffers: SharedBuffers, command: Sequence[str] | None = None) -> None:
         self._how = how
         self._buffers = buffers
-        self._command = command or (sys.executable, "-m", "glomedge.decodechild")
+        self._command = command or (sys.executable, "-m", "glomedge.pipeline.decode_process")
         self._process: subprocess.Popen[bytes] | None = None
         self._seen = _memory_file("glomedge-seen")
         self._killed = False

@@ -208,7 +208,7 @@ def _check(
     if pixels_hwc.dtype != np.uint8 or not right or pixels_hwc.size == 0:
         raise UsageError(
             f"A heatmap lies on uint8 RGB pixels [height, width, 3] or their grey, not {pixels_hwc.dtype} "
-            f"{list(pixels_hwc.shape)}. Decode the file with glomedge.images.decode."
+            f"{list(pixels_hwc.shape)}. Decode the file with glomedge.imaging.images.decode."
         )
     if activation.shape != (MAP_SIZE, MAP_SIZE) or not np.isfinite(activation).all():
         raise UsageError(

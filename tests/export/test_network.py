@@ -16,7 +16,7 @@ keras = pytest.importorskip("keras", reason="needs TensorFlow: pip install 'glom
 pytestmark = pytest.mark.keras
 
 from glomedge_export.network import network  # noqa: E402
-from glomedge_export.training import batch_norm
+from glomedge_export.training import batch_norm  # noqa: E402
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.keras
 import tensorflow as tf  # noqa: E402
 
 from glomedge_export.network import network  # noqa: E402
-from glomedge_export.training import fit, pretrain
+from glomedge_export.training import fit, pretrain  # noqa: E402
 
 LABELS = np.array([0, 1, 0, 1, 0, 1], np.int64)
 TRAIN = np.array([0, 1, 2, 3])

@@ -24,7 +24,7 @@ pytestmark = pytest.mark.keras
 import tensorflow as tf  # noqa: E402
 
 from glomedge_export.network import network  # noqa: E402
-from glomedge_export.training import fit
+from glomedge_export.training import fit  # noqa: E402
 from glomedge_export.training.batch_norm import calibrate_batch_norms  # noqa: E402
 
 LABELS = np.array([0, 1, 0, 1, 0, 1], np.int64)

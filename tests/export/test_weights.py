@@ -14,10 +14,7 @@ from glomedge.errors import ModelError
 keras = pytest.importorskip("keras", reason="needs TensorFlow: pip install 'glomedge[export]'")
 pytestmark = pytest.mark.keras
 
-from glomedge_export.network import (
-    network,
-    weights,
-)
+from glomedge_export.network import network, weights  # noqa: E402
 
 
 @pytest.fixture(scope="module")

@@ -355,7 +355,7 @@ def _versions() -> dict[str, str]:
 
 def _git_commit() -> str | None:
     """The commit of the checkout this code runs from; None where it is installed."""
-    root = Path(__file__).resolve().parents[2]
+    root = Path(__file__).resolve().parents[3]
     if not (root / ".git").exists():
         return None
     try:
