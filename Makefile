@@ -52,8 +52,8 @@ test-slow: .venv/.fuzzer  ## the long tests: 500 kills, 100,000 crops, the demo,
 GPU_WHEEL_PACKAGES := numpy opencv-python-headless pillow pydantic rich typer openvino onnx psutil \
   pytest pytest-timeout hypothesis
 # All but the workstation's commands, which need TensorFlow.
-GPU_WHEEL_TESTS := $(filter-out tests/test_cli_train.py tests/test_cli_export.py tests/test_cli_synth.py \
-  tests/test_cli_demo.py, $(wildcard tests/test_*.py))
+GPU_WHEEL_TESTS := $(filter-out tests/cli/test_cli_train.py tests/cli/test_cli_export.py tests/cli/test_cli_synth.py \
+  tests/cli/test_cli_demo.py, $(filter-out tests/export/% tests/fuzz/% tests/parity/%, $(wildcard tests/*/test_*.py)))
 
 test-gpu-wheel: .venv-gpu/.installed  ## the engine's tests with the onnxruntime-gpu wheel, GPU or not
 	.venv-gpu/bin/python -m pytest $(GPU_WHEEL_TESTS)

@@ -16,12 +16,12 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-
 from common import log, markdown_table, parser, set_results_directory, write_result
+from prepare import artifacts as prepared_artifacts
+
 from glomedge.bench import cold_start
 from glomedge.engine import golden
 from glomedge.errors import GlomedgeError
-from prepare import artifacts as prepared_artifacts
 
 GOAL_S = 1.5
 WAYS = (

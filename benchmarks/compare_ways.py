@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-
 from common import (
     WORK,
     Worker,
@@ -34,9 +33,10 @@ from common import (
     user_crops,
     write_result,
 )
-from glomedge.model.file import read_model_file
 from prepare import artifacts as prepared_artifacts
 from ways import WAYS
+
+from glomedge.model.file import read_model_file
 
 BASELINE = {"engine": "Keras tf.function", "files": "published script"}
 REFERENCE = "glomedge fp32 cpu"

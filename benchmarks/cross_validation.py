@@ -21,8 +21,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-
 from common import log, markdown_table, parser, results_directory, set_results_directory, write_result
+
 from glomedge.model.spec import Interval
 
 DRAWS = 4096

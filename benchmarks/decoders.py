@@ -19,8 +19,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 import numpy.typing as npt
-
 from common import alternate, log, markdown_table, paired_ratio, parser, set_results_directory, user_crops, write_result
+
 from glomedge.imaging import decoders, enhance, images, quality
 from glomedge.imaging.formats import read_header
 

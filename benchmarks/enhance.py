@@ -14,9 +14,9 @@ from collections.abc import Callable
 import cv2
 import numpy as np
 import numpy.typing as npt
+from common import Estimate, alternate, markdown_table, paired_ratio, parser, set_results_directory, write_result
 from PIL import Image, ImageEnhance
 
-from common import Estimate, alternate, markdown_table, paired_ratio, parser, set_results_directory, write_result
 from glomedge.imaging.enhance import enhance
 from glomedge.model.spec import RecipeName
 

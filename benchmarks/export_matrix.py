@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from common import ROOT, log, markdown_table, parser, set_results_directory, write_result
+
 from glomedge.errors import GateError
 from glomedge.model.gate_table import GateRow
 from glomedge.model.spec import Precision, Target

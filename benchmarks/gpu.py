@@ -17,12 +17,12 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
+import common
 import numpy as np
 import numpy.typing as npt
-
-import common
 from common import log, markdown_table, parser, set_results_directory, write_result
 from enginecrops import Images, agreement, enhanced_crops, probabilities
+
 from glomedge.engine import engine, providers
 from glomedge.errors import GlomedgeError
 from glomedge.model.file import read_model_file

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 import onnx
-
 from common import ROOT, alternate, log, markdown_table, paired_ratio, parser, set_results_directory, write_result
+
 from glomedge.engine.golden import draw_crop
 from glomedge.imaging.enhance import enhance
 from glomedge_export.graph import convert, int8, ranges, surgery

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-
 from common import ROOT, alternate, log, markdown_table, parser, set_results_directory, write_result
+
 from glomedge.bench.ceiling import measure_cpu
 from glomedge.model.spec import Target
 from glomedge_export.data.export_crops import calibration_crops, held_out, read_recorded

@@ -26,9 +26,10 @@ from typing import Any
 import cv2
 import numpy as np
 import numpy.typing as npt
-
 from common import alternate, log, markdown_table, parser, set_results_directory, usable_cores, user_crops
 from common import write_result as write
+from prepare import artifacts as prepared_artifacts
+
 from glomedge.engine import engine
 from glomedge.engine.views import Infer
 from glomedge.imaging.images import ALLOWED_SUFFIXES
@@ -39,7 +40,6 @@ from glomedge.pipeline.pipeline import Pipeline
 from glomedge.pipeline.prepare import Answer
 from glomedge.pipeline.settings import Settings
 from glomedge.runs.folder import THUMBNAIL_PX
-from prepare import artifacts as prepared_artifacts
 
 LONG_CROPS = 3000
 LONG_ROUNDS = 2

@@ -29,10 +29,11 @@ from common import (
     write_result,
 )
 from enginecrops import agreement, enhanced_crops, probabilities
+from prepare import artifacts as prepared_artifacts
+
 from glomedge.engine import engine
 from glomedge.errors import GlomedgeError
 from glomedge.model.file import read_model_file
-from prepare import artifacts as prepared_artifacts
 
 BATCH = 4
 # name, file, provider, bf16

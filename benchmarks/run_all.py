@@ -32,8 +32,9 @@ from common import (
     set_results_directory,
     write_result,
 )
-from glomedge.about import RESEARCH_USE_NOTICE
 from prepare import artifacts
+
+from glomedge.about import RESEARCH_USE_NOTICE
 
 HERE = Path(__file__).resolve().parent
 BUDGET_S = 15 * 60.0

@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-
 from common import ROOT, WORK, alternate, log, markdown_table, parser, set_results_directory, user_crops, write_result
-from glomedge.bench.statistics import bootstrap_median
 from prepare import artifacts as prepared_artifacts
+
+from glomedge.bench.statistics import bootstrap_median
 
 SIZES = (25, 50, 100)
 GOALS_S = {25: 1.0, 100: 2.2}

@@ -23,8 +23,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-
 from common import alternate, log, markdown_table, paired_ratio, parser, set_results_directory, write_result
+
 from glomedge.imaging.enhance import enhance
 from glomedge.model.spec import Recipe
 

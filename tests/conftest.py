@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from paths import ROOT
+
+from helpers.paths import ROOT
 
 
 @pytest.fixture(scope="session")
@@ -24,7 +25,7 @@ def real_data() -> Path:
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A complete model file that runs in a millisecond (builders.build_tiny_model); do not write to it."""
-    from builders import build_tiny_model
+    from helpers.builders import build_tiny_model
 
     path = tmp_path_factory.mktemp("model") / "tiny.onnx"
     build_tiny_model(path)

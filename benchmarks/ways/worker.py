@@ -20,6 +20,7 @@ from typing import cast
 sys.path[:0] = [str(Path(__file__).resolve().parent.parent)]
 
 import common  # noqa: F401, E402 - puts the checkout on sys.path
+
 from glomedge.errors import GlomedgeError  # noqa: E402
 from ways import WAYS, Context, Mode, Run  # noqa: E402
 

@@ -8,7 +8,7 @@ between two runs on one machine is usually its temperature.
 A figure of a few rounds (throughput, end to end, cold start) cannot give a small p-value. It counts as changed when
 the two sides do not overlap (with fewer than 5 values a side: and lie further apart than either is wide), besides
 ``min_change``; two samples from one distribution do that less than once in 40 comparisons
-(tests/test_bench_compare.py).
+(tests/bench/test_bench_compare.py).
 """
 
 from __future__ import annotations

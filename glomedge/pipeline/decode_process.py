@@ -5,8 +5,8 @@ decode thread of the pipeline owns one child and hands it one crop at a time. Pi
 share, everything else through a pipe. A child that dies or is killed costs the crop it was at, nothing more; which
 bytes these were it has left in a memory file before it decoded them.
 
-``python -m glomedge.pipeline.decode_process`` is the child: requests and answers are pickles, each behind its length; both ends are
-this very program, and no one else holds the pipe.
+``python -m glomedge.pipeline.decode_process`` is the child: requests and answers are pickles, each behind its length;
+both ends are this very program, and no one else holds the pipe.
 """
 
 from __future__ import annotations

@@ -6,10 +6,10 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 import pytest
-from tiny_graphs import tiny_backbone
 
 from glomedge.engine.golden import draw_crop
 from glomedge.imaging.enhance import enhance
+from helpers.tiny_graphs import tiny_backbone
 
 
 @pytest.fixture(scope="session")

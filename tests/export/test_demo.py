@@ -14,11 +14,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from builders import build_tiny_model
 
 from glomedge.about import RESEARCH_USE_NOTICE
 from glomedge.errors import GlomedgeError, OutputError, UsageError
 from glomedge_export.demo import MIN_AUROC, RECORD_FILE, STEPS, DemoResult, Step, auroc_of, run_demo, run_glomedge
+from helpers.builders import build_tiny_model
 
 TINY = (
     Step(("synth", "night"), ("night",), "draw"),

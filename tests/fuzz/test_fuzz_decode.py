@@ -4,51 +4,51 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import imagefiles
 import numpy as np
 import pytest
-from fuzz import decode_target
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fuzz import decode_target
 from glomedge.errors import ImageError
 from glomedge.imaging import decoders
 from glomedge.imaging.formats import read_header
+from helpers import image_files
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
 
 def seeds() -> dict[str, bytes]:
     """One small file of each kind that takes another way through the code."""
-    rgb = imagefiles.crop(40, 52)
-    rgba = np.dstack([rgb, imagefiles.crop(40, 52, 1, seed=4)])
+    rgb = image_files.crop(40, 52)
+    rgba = np.dstack([rgb, image_files.crop(40, 52, 1, seed=4)])
     gray, deep = rgb[..., :1], rgb.astype(np.uint16) * 257
-    palette = [(b"PLTE", imagefiles.crop(16, 16).tobytes()), (b"tRNS", bytes(range(256)))]
-    key = [(b"tRNS", b"\0\x44"), (b"eXIf", imagefiles.exif(6))]
+    palette = [(b"PLTE", image_files.crop(16, 16).tobytes()), (b"tRNS", bytes(range(256)))]
+    key = [(b"tRNS", b"\0\x44"), (b"eXIf", image_files.exif(6))]
     return {
-        "png rgb": imagefiles.png(rgb),
-        "png rgba": imagefiles.png(rgba, colour_type=6, idat_bytes=500),
-        "png interlaced": imagefiles.png(rgb, interlaced=True),
-        "png palette": imagefiles.png(gray, colour_type=3, before=palette),
-        "png 16": imagefiles.png(deep, depth=16, before=[(b"sBIT", b"\x0c\x0c\x0c")]),
-        "png gray key": imagefiles.png(gray, colour_type=0, before=key),
-        "jpeg": imagefiles.saved(rgb, "JPEG"),
-        "jpeg progressive": imagefiles.saved(rgb, "JPEG", progressive=True, exif=b"Exif\0\0" + imagefiles.exif(5)),
-        "jpeg gray": imagefiles.saved(gray[..., 0], "JPEG"),
-        "webp": imagefiles.saved(rgb, "WEBP", lossless=True),
-        "webp alpha exif": imagefiles.saved(rgba, "WEBP", quality=70, exif=imagefiles.exif(3)),
-        "bmp": imagefiles.saved(rgb, "BMP"),
-        "bmp palette": imagefiles.saved(rgb, "BMP", mode="P"),
-        "tiff": imagefiles.tiff(rgb),
-        "tiff tiles": imagefiles.tiff(rgb, compression=8, tile_px=16),
-        "tiff 16": imagefiles.tiff(deep, bits=16),
-        "tiff 12": imagefiles.tiff(deep >> 4, bits=12),
-        "tiff alpha": imagefiles.tiff(rgba, extra_samples=(2,)),
-        "tiff inverted": imagefiles.tiff(gray, photometric=0, orientation=6),
-        "tiff big": imagefiles.tiff(rgb, big=True),
-        "tiff lzw": imagefiles.saved(rgb, "TIFF", compression="tiff_lzw"),
-        "tiff jpeg": imagefiles.saved(rgb, "TIFF", compression="jpeg"),
-        "tiff planes": imagefiles.tiff(rgb, planar=True),
+        "png rgb": image_files.png(rgb),
+        "png rgba": image_files.png(rgba, colour_type=6, idat_bytes=500),
+        "png interlaced": image_files.png(rgb, interlaced=True),
+        "png palette": image_files.png(gray, colour_type=3, before=palette),
+        "png 16": image_files.png(deep, depth=16, before=[(b"sBIT", b"\x0c\x0c\x0c")]),
+        "png gray key": image_files.png(gray, colour_type=0, before=key),
+        "jpeg": image_files.saved(rgb, "JPEG"),
+        "jpeg progressive": image_files.saved(rgb, "JPEG", progressive=True, exif=b"Exif\0\0" + image_files.exif(5)),
+        "jpeg gray": image_files.saved(gray[..., 0], "JPEG"),
+        "webp": image_files.saved(rgb, "WEBP", lossless=True),
+        "webp alpha exif": image_files.saved(rgba, "WEBP", quality=70, exif=image_files.exif(3)),
+        "bmp": image_files.saved(rgb, "BMP"),
+        "bmp palette": image_files.saved(rgb, "BMP", mode="P"),
+        "tiff": image_files.tiff(rgb),
+        "tiff tiles": image_files.tiff(rgb, compression=8, tile_px=16),
+        "tiff 16": image_files.tiff(deep, bits=16),
+        "tiff 12": image_files.tiff(deep >> 4, bits=12),
+        "tiff alpha": image_files.tiff(rgba, extra_samples=(2,)),
+        "tiff inverted": image_files.tiff(gray, photometric=0, orientation=6),
+        "tiff big": image_files.tiff(rgb, big=True),
+        "tiff lzw": image_files.saved(rgb, "TIFF", compression="tiff_lzw"),
+        "tiff jpeg": image_files.saved(rgb, "TIFF", compression="jpeg"),
+        "tiff planes": image_files.tiff(rgb, planar=True),
     }
 
 

@@ -9,10 +9,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from export_specs import example_spec
+
 from fuzz import test_fuzz_decode, test_fuzz_journal
 from fuzz.spec_target import body
-from paths import ROOT
+from helpers.export_specs import example_spec
+from helpers.paths import ROOT
 
 SECONDS = 300
 

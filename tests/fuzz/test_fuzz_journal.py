@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from fuzz.journal_target import one_input, repaired
 
+from fuzz.journal_target import one_input, repaired
 from glomedge.results.journal import Attachment, Entry, Identity, Journal
 
 

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from export_specs import example_spec
+
 from fuzz.decode_target import mutated
 from fuzz.spec_target import body, one_file, one_spec, resealed
-
 from glomedge.model.file import read_model_file
+from helpers.export_specs import example_spec
 
 VALUES: tuple[Any, ...] = (
     None, True, -1, 0, 2**63, 10**400, 1e308, -0.0, "", "\x00", "\x1b[2J", "\u202e", "9" * 5000, [], [[]], {}, {"": 0},

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pytest
-from parity_pair import Pair
 
 from glomedge.model.spec import RecipeName
+from helpers.parity_pair import Pair
 
 COUNT = 32
 
@@ -45,9 +45,8 @@ def enhanced(request: pytest.FixtureRequest) -> dict[RecipeName, npt.NDArray[np.
 def pair(request: pytest.FixtureRequest, enhanced: dict[RecipeName, npt.NDArray[np.uint8]]) -> Pair:
     """The network in one input scaling, and its conversion."""
     pytest.importorskip("tensorflow", reason="needs the extra glomedge[export]")
-    from keras_networks import realistic_network
-
     from glomedge_export.graph.convert import convert
+    from helpers.keras_networks import realistic_network
 
     model = realistic_network(request.param, enhanced["seed"][::2])
     return Pair(request.param, model, convert(model).model)

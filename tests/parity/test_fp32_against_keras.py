@@ -10,11 +10,11 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 import pytest
-from parity_pair import Pair
 
 from glomedge.model.spec import RecipeName
 from glomedge_export.graph import surgery
 from glomedge_export.proof.parity import keras_answers
+from helpers.parity_pair import Pair
 
 pytestmark = pytest.mark.keras
 Enhanced = dict[RecipeName, npt.NDArray[np.uint8]]

@@ -12,13 +12,13 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 import pytest
-from parity_pair import Pair
 
 from glomedge.model.spec import BatchProfile, Precision, RecipeName, Target
 from glomedge_export.data.export_crops import CalibrationCrops
 from glomedge_export.graph import float16, surgery
 from glomedge_export.graph.lower import lower
 from glomedge_export.proof import parity, tensorrt
+from helpers.parity_pair import Pair
 
 pytestmark = [pytest.mark.keras, pytest.mark.parametrize("pair", ["resnet"], indirect=True)]
 Enhanced = dict[RecipeName, npt.NDArray[np.uint8]]

@@ -31,7 +31,7 @@ DISABLED_OPTIMIZERS = ["Pad_Fusion"]
 WORTH_COPYING_BYTES = 32_000_000
 
 _DTYPES = {"tensor(uint8)": "uint8", "tensor(float)": "float32", "tensor(float16)": "float16", "tensor(int8)": "int8"}
-# Lower case; each stands in a text of tests/test_engine_memory.py, which says whose it is.
+# Lower case; each stands in a text of tests/engine/test_engine_memory.py, which says whose it is.
 _OUT_OF_MEMORY = (
     "out of memory", "out_of_memory", "outofmemory", "failed to allocate", "bad_alloc", "bad allocation",
     "alloc_failed", "allocation_fail", "is smaller than requested bytes", "failed to find a free memory block",

@@ -1,0 +1,108 @@
+"""``make bench``: a script that fails or runs over is named, and its old result does not count as this run's."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from helpers.paths import ROOT
+
+
+@pytest.fixture
+def run_all(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
+    """The script as a module; its neighbours are imported by their bare names."""
+    before = set(sys.modules)
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    import importlib
+
+    yield importlib.import_module("run_all")
+    for name in set(sys.modules) - before:
+        if name in ("run_all", "common", "prepare"):
+            del sys.modules[name]
+
+
+def test_a_script_that_fails_is_named(run_all: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(run_all, "HERE", tmp_path)
+    (tmp_path / "bad.py").write_text("raise SystemExit(3)")
+    (tmp_path / "good.py").write_text("import sys; assert sys.argv[1:] == ['--x', '--results', sys.argv[3]]")
+    assert run_all.run(run_all.Script("bad", "bad"), tmp_path, 99.0, quick=False) == "exit code 3"
+    assert run_all.run(run_all.Script("good", "good", ("--x",)), tmp_path, 99.0, quick=False) == ""
+
+
+def test_a_script_that_runs_over_is_ended_with_what_it_started(
+    run_all: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(run_all, "HERE", tmp_path)
+    (tmp_path / "slow.py").write_text(
+        "import pathlib, subprocess, sys\n"
+        "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'])\n"
+        f"pathlib.Path({str(tmp_path / 'pid')!r}).write_text(str(child.pid))\n"
+        "child.wait()\n"
+    )
+    why = run_all.run(run_all.Script("slow", "slow", limit_s=5.0), tmp_path, 99.0, quick=False)
+    assert why == "not done in 5 s"
+    child = Path("/proc") / (tmp_path / "pid").read_text()
+    deadline = time.monotonic() + 10
+    while child.exists() and "\nState:\tZ" not in (child / "status").read_text():
+        assert time.monotonic() < deadline, "the grandchild lives on"
+        time.sleep(0.05)
+
+
+def test_the_last_script_is_told_what_is_left(
+    run_all: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(run_all, "HERE", tmp_path)
+    (tmp_path / "rest.py").write_text("import sys; assert sys.argv[3:] == ['--budget', '123', '--quick'], sys.argv")
+    script = run_all.Script("rest", "rest", takes_the_rest=True)
+    assert run_all.run(script, tmp_path, 123.4, quick=True) == ""
+
+
+def test_goals_count_this_run_only(run_all: ModuleType, tmp_path: Path) -> None:
+    start = {"import_s": [0.2, 0.3, 0.5], "ways": {"int8 cpu": {"again_s": [1.4, 1.6, 1.7]}}}
+    (tmp_path / "cold_start.json").write_text(json.dumps(start))
+    goals = {goal.what: goal for goal in run_all.reached(tmp_path)}
+    assert goals["import glomedge.engine, a process of its own"].verdict == "yes"
+    assert goals["process start to the first answer, int8"].verdict == "NO"
+    assert goals["process start to the first answer, int8"].got == "1.60 s"
+    stale = {goal.what: goal for goal in run_all.reached(tmp_path, without={"cold_start"})}
+    assert stale["process start to the first answer, int8"].got == "not measured"
+
+
+def test_goals_take_in_the_scripts_run_by_hand(run_all: ModuleType, tmp_path: Path) -> None:
+    commands = {"published script": [40.0, 44.0], "glomedge fp32, laid out for onnxruntime": [10.0, 10.5]}
+    runs = [
+        {"model": "int8", "crops": 300, "shares": [0.97, 0.99, 0.98]},
+        {"model": "int8", "crops": 10_000, "shares": [0.94]},
+        {"model": "fp32 for onnxruntime", "crops": 300, "shares": [0.96]},
+    ]
+    costs = [("real", 0.03, 2.1), ("drawn", 0.12, 5.2)]
+    maps = {"runs": [{"name": n, "uncertain_share": u, "cost_percent": {"value": v}} for n, u, v in costs]}
+    documents = {"published_script": {"samples_s": commands}, "pipeline_overlap": {"runs": runs}, "heatmap_cost": maps}
+    for name, document in documents.items():
+        (tmp_path / f"{name}.json").write_text(json.dumps(document))
+    goals = {goal.what: goal for goal in run_all.reached(tmp_path)}
+    fp32 = goals["whole commands, glomedge fp32, laid out for onnxruntime, against published script"]
+    assert (fp32.wanted, fp32.verdict) == (">= 4 x", "yes")
+    assert goals["whole commands, glomedge int8, against published script"].got == "not measured"
+    share = goals["overlap: share of the core-second limit, int8"]
+    assert (share.got, share.verdict) == ("98% of 300, 94% of 10,000 crops", "NO")
+    assert goals["overlap: share of the core-second limit, fp32 for onnxruntime"].verdict == "yes"
+    longer = {"runs": [{"model": "int8", "crops": 10_000, "shares": [0.96, 0.97]}]}
+    (tmp_path / "pipeline_overlap_int8.json").write_text(json.dumps(longer))
+    pooled = {goal.what: goal for goal in run_all.reached(tmp_path)}[share.what]
+    assert (pooled.got, pooled.verdict) == ("98% of 300, 96% of 10,000 crops", "yes")
+    cost = goals["cost of heatmaps for the uncertain crops"]
+    assert (cost.got, cost.verdict) == ("2.1% for 3% of real; 5.2% for 12% of drawn", "NO")
+
+
+def test_every_script_is_there(run_all: ModuleType) -> None:
+    for script in run_all.SCRIPTS:
+        assert os.access(ROOT / "benchmarks" / f"{script.name}.py", os.R_OK), script.name
+    assert [script.takes_the_rest for script in run_all.SCRIPTS].index(True) == len(run_all.SCRIPTS) - 1

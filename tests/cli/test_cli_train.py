@@ -1,0 +1,109 @@
+"""``glomedge train``: bad data fail before TensorFlow is loaded; a whole run writes all it promises."""
+
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from glomedge.about import RESEARCH_USE_NOTICE
+from helpers.labelled import SIX_CROPS, write_crops, write_csv
+from helpers.paths import ROOT
+
+# Any attempt to load these ends the process with a traceback, not with a clear error.
+_WITHOUT_TENSORFLOW = """
+import sys
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("tensorflow", "keras", "tf2onnx", "onnx"):
+            raise RuntimeError(name + " was loaded")
+sys.meta_path.insert(0, Refuse())
+from glomedge.cli import main
+main()
+"""
+
+
+def glomedge(
+    *arguments: object, code: str = "from glomedge.cli import main; main()"
+) -> subprocess.CompletedProcess[str]:
+    path = f"import sys; sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / 'export')!r}]\n"
+    command = [sys.executable, "-c", path + code, *(str(argument) for argument in arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=500, check=False)
+
+
+@pytest.mark.parametrize(
+    ("rows", "header", "expected"),
+    [
+        (SIX_CROPS, ("name", "class"), "column 'ground truth' is missing"),
+        ([(SIX_CROPS[0][0], 2), *SIX_CROPS[1:]], ("name", "ground truth"), "label '2' is neither 0 nor 1"),
+        ([*SIX_CROPS, ("gone.png", 1)], ("name", "ground truth"), "gone.png: in public.csv but in neither folder"),
+    ],
+)
+def test_bad_data_is_one_clear_error_without_tensorflow(
+    tmp_path: Path, rows: list[tuple[str, object]], header: tuple[str, str], expected: str
+) -> None:
+    data = write_crops(tmp_path / "data")
+    write_csv(data, rows, header)
+    done = glomedge("train", data, "--output", tmp_path / "out", code=_WITHOUT_TENSORFLOW)
+    assert done.returncode == 1
+    assert expected in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (["--threshold", "best"], "threshold rule 'best'"),
+        (["--case-pattern", "("], "not a regular expression"),
+        (["--weights", "gone.h5"], "no weights file at gone.h5"),
+        (["--learning-rate", "-1"], "not above 0"),
+        (["--split-file", "gone.csv"], "split file gone.csv cannot be read"),
+        (["--saturation", "-1"], "saturation_factor"),
+        (["--recipe", "published", "--hue-degrees", "3"], "fixed but for its saturation"),
+    ],
+)
+def test_bad_options_are_one_clear_error_without_tensorflow(tmp_path: Path, options: list[str], expected: str) -> None:
+    data = write_crops(tmp_path / "data")
+    done = glomedge("train", data, "--output", tmp_path / "out", *options, code=_WITHOUT_TENSORFLOW)
+    assert done.returncode == 1
+    assert expected in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.keras
+def test_a_whole_run_writes_what_it_promises(tmp_path: Path) -> None:
+    data, out = write_crops(tmp_path / "data"), tmp_path / "out"
+    options = ["--weights", "none", "--epochs", 1, "--batch-size", 2, "--threshold", "youden", "--json"]
+    done = glomedge("train", data, "--output", out, "--tensorboard", tmp_path / "board", *options)
+    assert done.returncode == 0, done.stderr
+    summary = json.loads(done.stdout)
+    assert summary["notice"] == RESEARCH_USE_NOTICE
+    assert summary["splits"]["train"] == {"crops": 2, "positive": 1, "cases": 1}
+    assert json.loads((out / "metrics.json").read_text()) == summary
+    with (out / "history.csv").open(newline="") as handle:
+        (row,) = csv.DictReader(handle)
+    assert list(row) == ["epoch", "loss", "accuracy", "val_loss", "val_accuracy", "seconds"]
+    with (out / "split.csv").open(newline="") as handle:
+        assert {line["name"] for line in csv.DictReader(handle)} == {name for name, _ in SIX_CROPS}
+    report = (out / "training-report.html").read_text()
+    assert RESEARCH_USE_NOTICE in report
+    assert 'src="http' not in report
+    assert report.count("data:image/png;base64,") >= 4
+    assert (out / "curves.png").read_bytes().startswith(b"\x89PNG")
+    (events,) = (tmp_path / "board").iterdir()
+    assert all(name in events.read_bytes() for name in (b"val_loss", b"val_accuracy", b"scalars"))
+
+    from glomedge_export.network.network import load_model
+    from glomedge_export.record import read_record
+
+    record = read_record(out / "model.keras")
+    assert record.threshold == summary["threshold"]
+    assert set(record.split) == {name for name, _ in SIX_CROPS}
+    assert load_model(out / "model.keras").name == "glomedge"
+    # Complete: nothing is left to resume, only the lock.
+    assert [path.name for path in (out / "checkpoint").iterdir()] == ["lock"]

@@ -1,0 +1,94 @@
+"""The edge side stands alone: every module and --help works where the workstation's packages cannot be imported."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from helpers.paths import ROOT
+
+BLOCKED = ("tensorflow", "keras", "tf2onnx", "onnx", "tensorrt", "tensorrt_rtx", "sklearn", "matplotlib")
+
+_BLOCKER = f"""
+import sys
+
+class Blocker:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {BLOCKED!r}:
+            raise ImportError("blocked: " + name)
+        return None
+
+sys.meta_path.insert(0, Blocker())
+sys.path.insert(0, {str(ROOT)!r})
+"""
+
+
+def run(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", _BLOCKER + code, *arguments], capture_output=True, text=True, check=False, timeout=300
+    )
+
+
+def test_the_blocker_blocks() -> None:
+    done = run("import keras")
+    assert done.returncode != 0
+    assert "blocked: keras" in done.stderr
+
+
+def test_every_edge_module_imports_without_the_workstation() -> None:
+    done = run(
+        """
+import importlib, pkgutil, glomedge
+names = [module.name for module in pkgutil.walk_packages(glomedge.__path__, "glomedge.")]
+assert len(names) > 20, names
+for name in names:
+    if not name.endswith("__main__"):
+        importlib.import_module(name)
+for name in glomedge.__all__:
+    getattr(glomedge, name)
+print(len(names))
+"""
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture(scope="module")
+def commands() -> list[str]:
+    done = run("from glomedge.cli import app\nprint(*[command.name for command in app.registered_commands])")
+    assert done.returncode == 0, done.stderr
+    return done.stdout.split()
+
+
+def test_every_help_answers_without_loading_anything_heavy(commands: list[str]) -> None:
+    """One process for all of them: each --help must print, and none may pull in a runtime."""
+    done = run(
+        """
+from typer.testing import CliRunner
+from glomedge.cli import app
+for command in ([], *([name] for name in sys.argv[1:])):
+    result = CliRunner().invoke(app, [*command, "--help"])
+    assert result.exit_code == 0, (command, result.output)
+    assert "Usage" in result.output, (command, result.output)
+heavy = {"onnxruntime", "openvino", "cv2", "numpy", "PIL", "glomedge_export"} & set(sys.modules)
+assert not heavy, heavy
+""",
+        *commands,
+    )
+    assert done.returncode == 0, done.stderr
+    assert {"doctor", "infer", "info", "warm"} <= set(commands)
+
+
+def test_importing_the_engine_loads_no_runtime() -> None:
+    done = run(
+        "import glomedge.engine.engine\n"
+        "print(*sorted({'onnxruntime', 'openvino', 'cv2', 'PIL', 'rich', 'typer'} & set(sys.modules)))"
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == []
+
+
+def test_importing_the_package_loads_nothing() -> None:
+    done = run("import glomedge\nprint(*sorted({'numpy', 'pydantic', 'cv2', 'onnxruntime'} & set(sys.modules)))")
+    assert done.stdout.split() == []

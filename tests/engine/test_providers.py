@@ -1,0 +1,412 @@
+"""Providers: what is asked for runs, or the error says which library is missing and what brings it.
+
+Nothing here pretends to be onnxruntime. Where the installed wheel decides what is right (``onnxruntime`` or
+``onnxruntime-gpu``), the expectation is worked out from the wheel itself by other means than the code under test.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import sys
+from collections.abc import Mapping
+from importlib.machinery import ModuleSpec
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime as ort
+import pytest
+
+from glomedge.engine import engine, providers
+from glomedge.engine.backends import nvidia, onnxrt
+from glomedge.engine.backends.gpu_memory import CUDA_LIBRARY
+from glomedge.engine.runner import SessionRequest
+from glomedge.errors import ModelError, ProviderUnavailableError, UsageError
+from glomedge.model.file import read_model_file
+from glomedge.model.spec import BatchProfile
+from glomedge.system import cpu, gpu, libraries
+from helpers import builders
+
+GPU_WHEEL = [package.name for package in libraries.onnxruntime_packages()] == ["onnxruntime-gpu"]
+HAS_GPU = bool(gpu.find_gpus().devices)
+CAPI = Path(ort.__file__).parent / "capi"
+
+cpu_only = pytest.mark.skipif(HAS_GPU, reason="this machine has a GPU: the provider may run")
+cpu_wheel = pytest.mark.skipif(GPU_WHEEL, reason="the wheel here is onnxruntime-gpu")
+gpu_wheel = pytest.mark.skipif(not GPU_WHEEL, reason="the wheel here is onnxruntime")
+
+
+def request_for(path: Path, **changes: object) -> SessionRequest:
+    fields: dict[str, object] = {
+        "file": read_model_file(path),
+        "threads": 1,
+        "concurrency": 1,
+        "profile": BatchProfile(min=1, opt=8, max=32),
+    }
+    return SessionRequest(**(fields | changes))  # type: ignore[arg-type]  # a table of keyword arguments
+
+
+@cpu_only
+@cpu_wheel
+@pytest.mark.parametrize(
+    ("name", "ort_name"), [("cuda", "CUDAExecutionProvider"), ("tensorrt", "TensorrtExecutionProvider")]
+)
+def test_the_cpu_wheel_names_the_package_to_install(tiny_model: Path, name: str, ort_name: str) -> None:
+    with pytest.raises(ProviderUnavailableError) as caught:
+        engine.load(tiny_model, name)
+    text = str(caught.value)
+    assert f"onnxruntime {ort.__version__} is built without {ort_name}" in text
+    assert "pip uninstall onnxruntime" in text
+    assert "pip install 'glomedge[gpu]'" in text
+    assert "--allow-fallback" in text
+
+
+@cpu_only
+@gpu_wheel
+@pytest.mark.parametrize(
+    ("name", "library", "package"),
+    [
+        ("cuda", "libcuda.so.1", "the NVIDIA driver"),
+        ("tensorrt", "libnvinfer.so.10", "tensorrt-cu13==10.*"),
+        ("tensorrt", "libnvonnxparser.so.10", "NVIDIA TensorRT 10"),
+    ],
+)
+def test_the_gpu_wheel_names_the_missing_library(tiny_model: Path, name: str, library: str, package: str) -> None:
+    with pytest.raises(ProviderUnavailableError) as caught:
+        engine.load(tiny_model, name)
+    assert library in str(caught.value)
+    assert package in str(caught.value)
+
+
+@cpu_only
+def test_tensorrt_rtx_says_what_is_missing(tiny_model: Path) -> None:
+    with pytest.raises(ProviderUnavailableError) as caught:
+        engine.load(tiny_model, "tensorrt-rtx")
+    if libraries.module_folder(nvidia.RTX_MODULE) is None:
+        assert "'onnxruntime-ep-nv-tensorrt-rtx-cu13' is not installed" in str(caught.value)
+        assert "pip install 'glomedge[cpu,tensorrt-rtx-provider]'" in str(caught.value)
+    else:
+        assert "libcuda.so.1" in str(caught.value)
+
+
+@pytest.fixture
+def no_openvino(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The package openvino cannot be found, whether it is installed here or not."""
+    real = importlib.util.find_spec
+
+    def found(name: str, package: str | None = None) -> ModuleSpec | None:
+        return None if name == "openvino" else real(name, package)
+
+    # None in sys.modules is how Python itself marks a module that must not be found.
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    monkeypatch.setattr(importlib.util, "find_spec", found)
+
+
+@pytest.mark.usefixtures("no_openvino")
+def test_openvino_absent_names_its_package(tiny_model: Path) -> None:
+    with pytest.raises(ProviderUnavailableError, match=r"'openvino' is not installed.*glomedge\[openvino\]") as caught:
+        engine.load(tiny_model, "openvino")
+    assert str(caught.value).endswith("add --allow-fallback.")
+
+
+@cpu_only
+@pytest.mark.usefixtures("no_openvino")
+def test_openvino_absent_falls_back_only_where_that_is_allowed(tmp_path: Path) -> None:
+    # Exported for OpenVINO, the file still runs elsewhere.
+    path = tmp_path / "model.onnx"
+    builders.build_tiny_model(path, target="openvino")
+    images = np.full((2, 224, 224, 3), 130, np.uint8)
+    with engine.load(path, "openvino", allow_fallback=True) as model:
+        assert model.provider == "cpu"
+        assert model.runtime.requested == "openvino"
+        (why,) = (note for note in model.runtime.notes if note.startswith("--allow-fallback: openvino was asked for"))
+        assert "'openvino' is not installed" in why
+        assert "pip install 'glomedge[openvino]'" in why
+        assert model.runtime.notes[-1] == "--allow-fallback chose cpu"
+        expected = 1 / (1 + np.exp(-builders.tiny_logit(images)))
+        np.testing.assert_allclose(model.infer(images).probability, expected, atol=1e-5)
+
+
+@cpu_only
+@pytest.mark.parametrize("name", ["cuda", "tensorrt", "tensorrt-rtx"])
+def test_with_allow_fallback_another_provider_runs_and_is_named(tiny_model: Path, name: str) -> None:
+    with engine.load(tiny_model, name, allow_fallback=True) as model:
+        assert model.provider == "cpu"
+        assert model.runtime.requested == name
+        assert any(f"{name} was asked for and cannot run" in note for note in model.runtime.notes)
+        assert model.runtime.notes[-1] == "--allow-fallback chose cpu"
+        images = np.full((2, 224, 224, 3), 130, np.uint8)
+        expected = 1 / (1 + np.exp(-builders.tiny_logit(images)))
+        np.testing.assert_allclose(model.infer(images).probability, expected, atol=1e-5)
+
+
+def test_a_misspelt_provider_lists_the_names(tiny_model: Path) -> None:
+    with pytest.raises(UsageError, match=r"no provider 'gpu'.*auto, cpu, cuda, tensorrt, tensorrt-rtx, openvino"):
+        engine.load(tiny_model, "gpu")
+
+
+@cpu_only
+def test_auto_says_what_it_chose_and_why_it_dropped_each_other(tiny_model: Path) -> None:
+    with engine.load(tiny_model, "auto") as model:
+        notes = model.runtime.notes
+        assert notes[-1] == f"auto chose {model.provider}"
+    for name in set(providers.PROVIDERS) - {model.provider}:
+        assert any(note.startswith(f"{name}: ") for note in notes), name
+
+
+@pytest.mark.openvino
+def test_auto_takes_openvino_for_a_file_exported_for_it(tmp_path: Path) -> None:
+    if (reason := providers.named("openvino").unusable()) is not None:
+        pytest.skip(reason)
+    path = tmp_path / "model.onnx"
+    builders.build_tiny_model(path, target="openvino")
+    with engine.load(path, "auto", cache_dir=tmp_path / "cache") as model:
+        assert model.provider == "openvino"
+
+
+def test_when_nothing_can_run_every_reason_is_given(monkeypatch: pytest.MonkeyPatch, tiny_model: Path) -> None:
+    def broken(name: str) -> providers.Provider:
+        def refuse(request: SessionRequest) -> onnxrt.OrtRunner:
+            raise ProviderUnavailableError(f"{name}: out to lunch")
+
+        return providers.Provider(name, "", lambda: None, refuse)
+
+    for name in list(providers.PROVIDERS):
+        monkeypatch.setitem(providers.PROVIDERS, name, broken(name))
+    with pytest.raises(ProviderUnavailableError) as caught:
+        engine.load(tiny_model, "auto")
+    assert all(f"{name}: out to lunch" in str(caught.value) for name in providers.PROVIDERS)
+
+
+def test_a_new_provider_is_one_entry_and_one_option_builder(monkeypatch: pytest.MonkeyPatch, tiny_model: Path) -> None:
+    seen: list[SessionRequest] = []
+
+    def options(request: SessionRequest) -> Mapping[str, str]:
+        seen.append(request)
+        return {"use_arena": "0"}
+
+    entry = providers.onnxruntime_provider("frugal", "CPUExecutionProvider", options, install="pip install onnxruntime")
+    monkeypatch.setitem(providers.PROVIDERS, "frugal", entry)
+    with engine.load(tiny_model, "frugal", max_batch=5) as model:
+        assert model.provider == "frugal"
+        assert model.runtime.options["use_arena"] == "0"
+        assert model.infer(np.zeros((3, 224, 224, 3), np.uint8)).probability.shape == (3,)
+    assert seen[0].profile.max == 5
+    assert "frugal" in providers.names()
+
+
+@pytest.mark.filterwarnings("ignore:Specified provider")
+def test_a_provider_that_onnxruntime_would_silently_replace_is_an_error(
+    monkeypatch: pytest.MonkeyPatch, tiny_model: Path
+) -> None:
+    """onnxruntime itself only warns (FACTS, trap 7): the entry claims to be usable, so the session is really made."""
+    absent = next(name for name in ort.get_all_providers() if name not in ort.get_available_providers())
+
+    def open_it(request: SessionRequest) -> onnxrt.OrtRunner:
+        return onnxrt.open_session(absent, request, {})
+
+    monkeypatch.setitem(providers.PROVIDERS, "absent", providers.Provider("absent", "", lambda: None, open_it))
+    with pytest.raises(ProviderUnavailableError, match=f"{absent} was asked for but onnxruntime would run on CPU"):
+        engine.load(tiny_model, "absent")
+
+
+@pytest.mark.skipif(
+    "AzureExecutionProvider" not in ort.get_available_providers(), reason="this wheel has no Azure provider"
+)
+def test_strict_placement_counts_and_names_nodes_that_run_elsewhere(
+    monkeypatch: pytest.MonkeyPatch, tiny_model: Path
+) -> None:
+    """Azure's provider is in the wheels, opens anywhere and takes no ordinary node: all of them land on the CPU."""
+    entry = providers.onnxruntime_provider("azure", "AzureExecutionProvider", install="")
+    monkeypatch.setitem(providers.PROVIDERS, "azure", entry)
+    with engine.load(tiny_model, "azure") as model:
+        assert model.provider == "azure"
+    with pytest.raises(ProviderUnavailableError) as caught:
+        engine.load(tiny_model, "azure", strict_placement=True)
+    text = str(caught.value)
+    assert "nodes would not run on azure (CPUExecutionProvider: " in text
+    assert "(Conv)" in text
+    assert "(Sigmoid)" in text
+
+
+def test_strict_placement_passes_where_every_node_is_at_home(tiny_model: Path) -> None:
+    with engine.load(tiny_model, "cpu", strict_placement=True) as model:
+        assert set(model.runtime.placement) == {"CPUExecutionProvider"}
+        assert sum(model.runtime.placement.values()) >= 5
+
+
+@cpu_only
+@pytest.mark.parametrize(
+    ("name", "batch"), [("auto", 4), ("cpu", 4), ("openvino", 4), ("cuda", 32), ("tensorrt", 32), ("tensorrt-rtx", 32)]
+)
+def test_the_usual_batch_is_the_devices(name: str, batch: int) -> None:
+    assert providers.usual_batch(name) == batch
+
+
+@pytest.mark.parametrize("usable", [True, False])
+def test_auto_takes_the_gpus_batch_only_where_a_gpu_provider_can_run(
+    monkeypatch: pytest.MonkeyPatch, usable: bool
+) -> None:
+    card = gpu.Gpus("570.86", (gpu.Gpu("NVIDIA L4", "8.9", 1 << 34),))
+    monkeypatch.setattr(providers, "find_gpus", lambda: card)
+
+    def unusable() -> str | None:
+        return None if usable else "no library"
+
+    for name, provider in providers.PROVIDERS.items():
+        if provider.gpu:
+            monkeypatch.setitem(providers.PROVIDERS, name, dataclasses.replace(provider, unusable=unusable))
+    assert providers.usual_batch("auto") == (32 if usable else 4)
+
+
+@pytest.mark.parametrize(
+    ("usable", "batches"),
+    [
+        ((), {"cuda": (32, 4), "tensorrt": (32, 4), "openvino": (4, 4), "cpu": (4, 4)}),
+        (("cuda",), {"cuda": (32, 32), "tensorrt": (32, 32), "openvino": (4, 32), "cpu": (4, 4)}),
+    ],
+)
+def test_what_may_fall_back_takes_the_batch_of_what_takes_its_place(
+    monkeypatch: pytest.MonkeyPatch, usable: tuple[str, ...], batches: dict[str, tuple[int, int]]
+) -> None:
+    card = gpu.Gpus("570.86", (gpu.Gpu("NVIDIA L4", "8.9", 1 << 34),))
+    monkeypatch.setattr(providers, "find_gpus", lambda: card)
+    for name, provider in providers.PROVIDERS.items():
+        says = (lambda: None) if name in (*usable, "cpu") else (lambda: "no library")
+        monkeypatch.setitem(providers.PROVIDERS, name, dataclasses.replace(provider, unusable=says))
+    for name, (exactly, allowed) in batches.items():
+        assert (providers.usual_batch(name), providers.usual_batch(name, allow_fallback=True)) == (exactly, allowed)
+    assert providers.run_threads("cuda", allow_fallback=True) == (2 if usable else min(cpu.usable_cpus(), 8))
+
+
+def padded_pool_model(path: Path) -> npt.NDArray[np.float32]:
+    """Zero padding before a max-pool whose inputs are all negative: the zeros must win at the border."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    nodes = [
+        helper.make_node("Pad", ["x", "pads"], ["padded"], mode="constant"),
+        helper.make_node("MaxPool", ["padded"], ["y"], kernel_shape=[3, 3], strides=[2, 2]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "pool",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 1, 6, 6])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+        [numpy_helper.from_array(np.array([0, 0, 1, 1, 0, 0, 1, 1], np.int64), "pads")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    path.write_bytes(model.SerializeToString())
+    return np.full((1, 1, 6, 6), -1.0, np.float32)
+
+
+def test_padding_is_never_fused_into_the_pool(tmp_path: Path, tiny_model: Path) -> None:
+    path = tmp_path / "pool.onnx"
+    x = padded_pool_model(path)
+    request = request_for(tiny_model)
+    session = onnxrt.create_session(request, [(onnxrt.CPU, {})], onnxrt.session_options(request), model=str(path))
+    found = session.run(None, {"x": x})[0][0, 0]
+    padded = np.pad(x[0, 0], 1)
+    naive = np.array([[padded[i : i + 3, j : j + 3].max() for j in range(0, 6, 2)] for i in range(0, 6, 2)])
+    np.testing.assert_array_equal(found, naive)
+    assert found[0].max() == 0.0
+    assert found[1, 1] == -1.0
+
+
+def test_a_graph_that_onnxruntime_cannot_load_is_a_model_error(tmp_path: Path, tiny_model: Path) -> None:
+    path = tmp_path / "noise.onnx"
+    path.write_bytes(b"\x08\x08\x3a\x03abc")
+    request = request_for(tiny_model)
+    with pytest.raises(ModelError, match="cannot load"):
+        onnxrt.create_session(request, [(onnxrt.CPU, {})], onnxrt.session_options(request), model=str(path))
+
+
+@pytest.mark.parametrize(
+    ("threads", "concurrency", "intra", "spinning"), [(4, 1, 4, "1"), (4, 2, 2, "0"), (2, 8, 1, "0"), (1, 1, 1, "1")]
+)
+def test_callers_share_the_threads(tiny_model: Path, threads: int, concurrency: int, intra: int, spinning: str) -> None:
+    options = onnxrt.session_options(request_for(tiny_model, threads=threads, concurrency=concurrency))
+    assert options.intra_op_num_threads == intra
+    assert options.get_session_config_entry("session.intra_op.allow_spinning") == spinning
+
+
+# Options: every name must exist in the provider's own library, so that a misspelt one cannot pass.
+
+
+@gpu_wheel
+@pytest.mark.parametrize("library", [nvidia.TENSORRT_LIBRARY, CUDA_LIBRARY])
+def test_option_names_are_those_of_the_installed_library(tiny_model: Path, library: str) -> None:
+    request = request_for(tiny_model)
+    if library == CUDA_LIBRARY:
+        names = set(nvidia.cuda_options(request))
+    else:
+        names = set(nvidia.tensorrt_options(request, "x"))
+    content = (CAPI / library).read_bytes()
+    assert [name for name in sorted(names) if name.encode() + b"\0" not in content] == []
+
+
+@pytest.mark.skipif(
+    libraries.module_folder(nvidia.RTX_MODULE) is None, reason="onnxruntime-ep-nv-tensorrt-rtx-cu13 is not installed"
+)
+def test_tensorrt_rtx_option_names_are_those_of_its_header(tiny_model: Path) -> None:
+    folder = libraries.module_folder(nvidia.RTX_MODULE)
+    assert folder is not None
+    header = (folder / "tensorrt_rtx_provider_options.h").read_text(encoding="utf-8")
+    names = nvidia.tensorrt_rtx_options(request_for(tiny_model), "x")
+    assert [name for name in names if f'"{name}"' not in header] == []
+
+
+@pytest.mark.parametrize(("fixed", "graph"), [(True, "1"), (False, "0")])
+def test_cuda_graphs_only_for_fixed_shapes(tiny_model: Path, fixed: bool, graph: str) -> None:
+    request = request_for(tiny_model, fixed_batch=fixed)
+    assert nvidia.cuda_options(request)["enable_cuda_graph"] == graph
+    assert nvidia.tensorrt_options(request, "x")["trt_cuda_graph_enable"] == graph
+    assert nvidia.tensorrt_rtx_options(request, "x")["enable_cuda_graph"] == graph
+
+
+@pytest.mark.parametrize(
+    ("precision", "fp16", "int8", "nhwc"), [("fp32", "0", "0", "0"), ("fp16", "1", "0", "1"), ("int8", "0", "1", "0")]
+)
+def test_precision_follows_the_file(tmp_path: Path, precision: str, fp16: str, int8: str, nhwc: str) -> None:
+    path = tmp_path / "model.onnx"
+    builders.build_tiny_model(path, precision=precision)
+    request = request_for(path)
+    options = nvidia.tensorrt_options(request, "folder")
+    assert (options["trt_fp16_enable"], options["trt_int8_enable"]) == (fp16, int8)
+    assert nvidia.cuda_options(request)["prefer_nhwc"] == nhwc
+    assert nvidia.cuda_options(request)["use_tf32"] == "0"
+    assert options["trt_profile_min_shapes"] == "images:1x224x224x3"
+    assert options["trt_profile_opt_shapes"] == "images:8x224x224x3"
+    assert options["trt_profile_max_shapes"] == "images:32x224x224x3"
+    assert nvidia.batch_sizes(request) == (1, 8, 32)
+
+
+@pytest.mark.parametrize(
+    ("target", "refused"), [("any", True), ("onnxruntime", True), ("openvino", True), ("tensorrt", False)]
+)
+def test_int8_files_of_other_targets_are_not_given_to_nvidias_parser(
+    tmp_path: Path, target: str, refused: bool
+) -> None:
+    path = tmp_path / "model.onnx"
+    builders.build_tiny_model(path, precision="int8", target=target)
+    reason = nvidia.unsuited_parser(request_for(path))
+    assert (reason is not None) is refused
+    assert nvidia.unsuited_cuda(request_for(path)) is not None
+
+
+# With a GPU.
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not (HAS_GPU and GPU_WHEEL), reason="needs an NVIDIA GPU and onnxruntime-gpu")
+@pytest.mark.parametrize("name", ["cuda", "tensorrt"])
+@pytest.mark.parametrize("fixed", [False, True])
+def test_gpu_agrees_with_the_reference(tiny_model: Path, tmp_path: Path, name: str, fixed: bool) -> None:
+    if (reason := providers.named(name).unusable()) is not None:
+        pytest.skip(reason)
+    images = np.random.default_rng(0).integers(0, 256, (37, 224, 224, 3), np.uint8)
+    expected = 1 / (1 + np.exp(-builders.tiny_logit(images)))
+    for _ in range(2):  # the second time from the cache
+        with engine.load(tiny_model, name, fixed_batch=fixed, cache_dir=tmp_path / "cache") as model:
+            assert model.provider == name
+            np.testing.assert_allclose(model.infer(images).probability, expected, atol=1e-4)

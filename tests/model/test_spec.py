@@ -1,0 +1,127 @@
+"""ModelSpec: frozen, strict, and the same after a round trip."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from pydantic import ValidationError
+
+from glomedge.about import RESEARCH_USE_NOTICE
+from glomedge.errors import ModelError
+from glomedge.model.file import read_model_file
+from glomedge.model.spec import Golden, ModelSpec, Recipe
+from helpers import builders
+
+
+@pytest.fixture
+def spec(tiny_model: Path) -> ModelSpec:
+    return read_model_file(tiny_model).spec
+
+
+def test_round_trip(spec: ModelSpec) -> None:
+    assert ModelSpec.from_json(spec.to_json()) == spec
+    assert ModelSpec.from_json(spec.to_json().encode()) == spec
+    assert spec.notice == RESEARCH_USE_NOTICE
+
+
+def test_frozen(spec: ModelSpec) -> None:
+    with pytest.raises(ValidationError, match="frozen"):
+        spec.threshold = 0.9  # type: ignore[misc]  # the point of the test
+    with pytest.raises(ValidationError, match="frozen"):
+        spec.recipe.hue_degrees = 0.0  # type: ignore[misc]  # the point of the test
+
+
+BAD: list[tuple[str, Any]] = [
+    ("schema_version", 2),
+    ("threshold", 0.0),
+    ("threshold", 1.0),
+    ("threshold", "high"),
+    ("temperature", 0.0),
+    ("temperature", -1.0),
+    ("class_names", ["one"]),
+    ("precision", "fp8"),
+    ("target", "abacus"),
+    ("input_scaling", "none"),
+    ("weights_sha256", "xyz"),
+    ("multiply_adds", -1),
+    ("recipe", {"name": "secret"}),
+    ("recipe", {"name": "seed", "size_px": 299}),
+    ("input", {"dtype": "float32"}),
+    ("input", {"channel_order": "BGR"}),
+    ("batch_profile", {"min": 0}),
+    ("golden", None),
+    ("surprise", 1),
+]
+
+
+@pytest.mark.parametrize(("field", "value"), BAD)
+def test_each_bad_field_is_refused_by_name(spec: ModelSpec, field: str, value: Any) -> None:
+    document = json.loads(spec.to_json()) | {field: value}
+    with pytest.raises(ModelError, match=field):
+        ModelSpec.from_json(json.dumps(document))
+
+
+@pytest.mark.parametrize("field", ["producer", "recipe", "opset", "weights_sha256", "golden"])
+def test_each_missing_field_is_refused_by_name(spec: ModelSpec, field: str) -> None:
+    document = json.loads(spec.to_json())
+    del document[field]
+    with pytest.raises(ModelError, match=field):
+        ModelSpec.from_json(json.dumps(document))
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity"])
+def test_numbers_that_are_not_finite_are_refused(spec: ModelSpec, number: str) -> None:
+    text = spec.to_json().replace('"hue_degrees":8.0', f'"hue_degrees":{number}')
+    assert text != spec.to_json()
+    with pytest.raises(ModelError):
+        ModelSpec.from_json(text)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", '"spec"', "\x00"])
+def test_what_is_not_a_document_is_refused(text: str) -> None:
+    with pytest.raises(ModelError, match="Export the model again"):
+        ModelSpec.from_json(text)
+
+
+def test_golden_pixels_round_trip() -> None:
+    pixels = np.arange(224 * 224 * 3, dtype=np.uint32).astype(np.uint8).reshape(224, 224, 3)
+    golden = Golden(
+        seed=1,
+        pixels_zlib_base64=Golden.pack(pixels),
+        probability=0.5,
+        pixel_tolerance=1,
+        probability_tolerance=0.1,
+    )
+    np.testing.assert_array_equal(golden.pixels(), pixels)
+
+
+def test_a_golden_bomb_does_not_inflate() -> None:
+    import base64
+    import zlib
+
+    bomb = base64.b64encode(zlib.compress(b"\0" * 50_000_000, 9)).decode()
+    golden = Golden(seed=1, pixels_zlib_base64=bomb, probability=0.5, pixel_tolerance=1, probability_tolerance=0.1)
+    assert golden.pixels().nbytes == 224 * 224 * 3
+
+
+@pytest.mark.parametrize(
+    ("name", "hue", "equalise"), [("seed", 8.0, True), ("published", 0.0, True), ("plain", 0.0, False)]
+)
+def test_named_recipes(name: str, hue: float, equalise: bool) -> None:
+    recipe = Recipe.named(name)
+    assert (recipe.name, recipe.hue_degrees, recipe.equalise) == (name, hue, equalise)
+
+
+def test_an_unknown_recipe_lists_the_names() -> None:
+    with pytest.raises(ValueError, match="seed, published or plain"):
+        Recipe.named("rainbow")
+
+
+def test_the_spec_of_a_built_model_describes_its_graph(tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    spec = builders.build_tiny_model(path, recipe="plain", temperature=2.0, threshold=0.3)
+    assert (spec.recipe.name, spec.temperature, spec.threshold) == ("plain", 2.0, 0.3)

@@ -1,0 +1,63 @@
+"""The model card says what the spec says, and nothing that it does not."""
+
+from __future__ import annotations
+
+from glomedge.about import RESEARCH_USE_NOTICE
+from glomedge.reports.model_card import fragment, markdown
+from helpers.export_specs import example_spec
+
+
+def test_card_of_a_full_spec() -> None:
+    text = markdown(example_spec(), "model.int8.onnxruntime.onnx", "e" * 64)
+    for expected in (
+        "# Model card: model.int8.onnxruntime.onnx",
+        RESEARCH_USE_NOTICE,
+        "probability >= 0.42",
+        "3.480 billion multiply-adds",
+        "saturation x 1.5",
+        "hue +8 degrees",
+        "| auroc | 0.950 (0.900 to 0.980) |",
+        "30 true positive",
+        "1 of 200 crops",
+        "entropy ranges from 2 crops of 1 biopsies",
+        "`" + "e" * 64 + "`",
+        "metrics are optimistic",
+    ):
+        assert expected in text, expected
+
+
+def test_card_of_a_bare_spec_admits_what_is_unknown() -> None:
+    bare = example_spec().model_copy(
+        update={"training": None, "operating_point": None, "parity": None, "calibration": None, "temperature": 1.0}
+    )
+    text = markdown(bare, "model.onnx", "e" * 64)
+    assert "without a training record" in text
+    assert "None were measured." in text
+    assert "Not measured." in text
+    assert "not calibrated" in text
+    assert "auroc" not in text
+
+
+def test_fragment_says_the_same_and_escapes_it() -> None:
+    spec = example_spec()
+    assert spec.training is not None
+    hostile = spec.model_copy(update={"training": spec.training.model_copy(update={"data_name": "<script>a|b&`"})})
+    page = fragment(hostile, "<m>.onnx", "e" * 64)
+    assert "<script>" not in page
+    assert "<m>" not in page
+    assert "&lt;script&gt;a|b&amp;" in page
+    headings = [line[3:] for line in markdown(spec, "m.onnx", "e" * 64).splitlines() if line.startswith("## ")]
+    assert headings
+    assert all(f"<h3>{heading}</h3>" in page for heading in headings)
+    for expected in ("<td>auroc<td>0.950 (0.900 to 0.980)", "30 true positive", f"<code>{'e' * 64}</code>"):
+        assert expected in page
+    assert "<em>globally sclerotic</em>" in page
+
+
+def test_tables_keep_their_columns() -> None:
+    """A bar inside a cell would open another column."""
+    text = markdown(example_spec(), "model.onnx", "e" * 64)
+    tables = [block for block in text.split("\n\n") if block.startswith("|")]
+    assert len(tables) >= 4
+    for block in tables:
+        assert len({line.count("|") for line in block.splitlines()}) == 1, block

@@ -1,0 +1,305 @@
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from glomedge.cases.summary import CaseSummary, CropCall, case_of, summarise
+from glomedge.model.spec import OperatingPoint
+from glomedge.reports.case_table import case_tables, percent_text
+from glomedge.reports.interval_bar import interval_svg
+from glomedge.reports.run_page import MAX_LISTED, MAX_REVIEWED, Report, map_png
+from glomedge.results.journal import Attachment
+from glomedge.results.rows import Row
+from glomedge.results.thumbnails import Spool
+from glomedge.runs.folder import Options, infer_folder
+from helpers.builders import build_tiny_model
+from helpers.run_kit import write_crops
+
+
+class Page(HTMLParser):
+    """Counts what a reader would count."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.html = text
+        self.tags: dict[str, int] = {}
+        self.classes: dict[str, int] = {}
+        self.sources: list[str] = []
+        self.text: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags[tag] = self.tags.get(tag, 0) + 1
+        for name, value in attrs:
+            if name == "class":
+                for word in (value or "").split():
+                    self.classes[word] = self.classes.get(word, 0) + 1
+            if name in ("src", "href"):
+                self.sources.append(value or "")
+
+    handle_startendtag = handle_starttag
+
+    def section(self, name: str) -> Page:
+        """From the heading of that id to the next heading."""
+        return Page(self.html.split(f"<h2 id={name}>")[1].split("<h2 ")[0])
+
+    def handle_data(self, data: str) -> None:
+        self.text.append(data)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Options, Page, dict[str, Any]]:
+    folder = tmp_path_factory.mktemp("report")
+    write_crops(folder / "crops", 40, broken=3)
+    (folder / "crops" / "<b>&'\".png").write_bytes(next((folder / "crops").rglob("case2-5.png")).read_bytes())
+    build_tiny_model(folder / "model.onnx")
+    options = Options(folder / "crops", folder / "model.onnx", folder / "out", provider="cpu")
+    outcome = infer_folder(options)
+    return options, Page((folder / "out" / "report.html").read_text("utf-8")), outcome.record
+
+
+def test_counts_are_those_of_the_run(run: tuple[Options, Page, dict[str, Any]]) -> None:
+    options, page, record = run
+    counts = record["counts"]
+    assert page.classes["case"] == record["cases"] == 4  # three cases and one of no name
+    crops, review = page.section("crops"), page.section("review")
+    assert crops.tags["figure"] == counts["positive"] + counts["negative"] == 38
+    assert crops.classes["gs"] == counts["positive"]
+    assert crops.classes["review"] == review.tags["figure"] == counts["uncertain"] > 0
+    assert crops.classes["map"] == 38
+    assert "details" not in review.tags  # all of them are pictured
+    text = "".join(page.text)
+    tiles = {name: int(number) for number, name in re.findall(r"<li><b>(\d+)</b>([a-z ]+)</li>", page.html)}
+    assert tiles == {
+        "files": 41,
+        "cases": 4,
+        "globally sclerotic": counts["positive"],
+        "not globally sclerotic": counts["negative"],
+        "to review": counts["uncertain"],
+        "flagged": counts["flagged"],
+        "errors": 3,
+    }
+    assert page.section("errors").tags["tr"] == 1 + counts["error"]
+    with (options.output / "cases.csv").open(encoding="utf-8", newline="") as handle:
+        cases = list(csv.DictReader(handle))
+    sections = page.html.split("<section class=case ")[1:]
+    assert len(sections) == len(cases)
+    for section, row in zip(sections, cases, strict=True):
+        words = " ".join(Page("<section " + section.split("</section>")[0]).text)
+        assert (
+            f"{row['globally_sclerotic']} of {row['classified']} GS, {float(row['expected_count']):.1f} expected"
+            in words
+        )
+        interval = re.search(r"\(([0-9.]+) to ([0-9.]+)\)", words)
+        assert interval is not None
+        wilson = (float(row["interval_low"]), float(row["interval_high"]))
+        assert tuple(map(float, interval.groups())) == pytest.approx(wilson, abs=0.06)  # rounded from the same number
+        assert f"{100 * int(row['globally_sclerotic']) / int(row['classified']):.1f}%" in words
+        assert f"Remuzzi glomerular {row['remuzzi_glomerular_score']}" in words
+        assert f"band {row['band']}" in words
+        assert ("under 25 glomeruli" in words) == (row["adequate"] == "no")
+    assert text.count("error:") == 0
+    assert text.count("truncated") >= counts["error"] == 3
+    assert re.search(r"41\s*files", text)
+    assert text.count("Research use only. Not for diagnostic use.") == 2
+
+
+def test_the_model_card_stands_folded_at_the_end(run: tuple[Options, Page, dict[str, Any]]) -> None:
+    _, page, record = run
+    assert page.tags["details"] == 1
+    text = "".join(page.text)
+    assert text.index("This run") < text.index("Model card: model.onnx") < text.index("Intended use")
+    assert record["model"]["weights_sha256"] in text[text.index("Intended use") - 1000 :]
+
+
+def test_it_needs_nothing_else(run: tuple[Options, Page, dict[str, Any]]) -> None:
+    options, page, _ = run
+    assert all(source.startswith(("data:image/", "#")) for source in page.sources)
+    assert "script" not in page.tags
+    assert "link" not in page.tags
+    text = (options.output / "report.html").read_text("utf-8")
+    assert not re.search(r"https?:|//[a-z]|@import|url\(", text.split("<body>")[0].replace("base64,", ""))
+
+
+def test_names_cannot_become_markup(run: tuple[Options, Page, dict[str, Any]]) -> None:
+    options, page, _ = run
+    assert "<b>&'\".png" in "".join(page.text)
+    assert "<b>&'" not in (options.output / "report.html").read_text("utf-8")
+
+
+class Rows:
+    """Many rows made up on the fly, with one thumbnail for all."""
+
+    def __init__(self, count: int, attachment: Attachment) -> None:
+        self.count = count
+        self.attachment = attachment
+
+    def __call__(self) -> Iterator[Row]:
+        for number in range(self.count):
+            probability = (number * 7919 % 10007) / 10007
+            path = f"case{number % 40}-{number}.png"
+            case, slide = case_of(path)
+            status = "flagged:blurred" if number % 50 == 0 else "ok"
+            label, review = int(probability >= 0.5), int(0.45 <= probability <= 0.55)
+            yield Row(
+                path,
+                case,
+                slide,
+                probability,
+                label,
+                "",
+                0.5,
+                status,
+                "cpu",
+                "0" * 64,
+                None,
+                "",
+                self.attachment,
+                review,
+            )
+
+
+def _record(rows: Rows) -> dict[str, Any]:
+    every = list(rows())
+    return {
+        "arguments": {"folder": "crops"}, "started_utc": "2026-01-01T00:00:00Z", "glomedge": "0", "provider": "cpu",
+        "rows": rows.count, "notes": [], "threshold": 0.5, "versions": {}, "machine": {"model": "", "cores_usable": 2},
+        "model": {"path": "m", "precision": "fp32", "recipe": {"name": "seed"}, "sha256": "0"},
+        "times": {"wall_s": 1.0, "rows_per_s": 1.0},
+        "counts": {
+            "positive": sum(row.label or 0 for row in every), "negative": sum(1 - (row.label or 0) for row in every),
+            "uncertain": sum(row.review or 0 for row in every), "error": 0,
+            "flagged": sum(bool(row.flags) for row in every),
+        },
+    }  # fmt: skip
+
+
+def test_10000_crops_are_bounded_the_most_telling_first(tmp_path: Path) -> None:
+    spool = Spool(tmp_path / "spool", fresh=True)
+    rows = Rows(10_000, spool.append(np.zeros((7, 7), np.float32), b"\xff\xd8" + bytes(2500) + b"\xff\xd9"))
+    record = _record(rows)
+    cases = summarise((CropCall(row.path, row.probability, row.label, row.status) for row in rows()), None)
+    with (tmp_path / "report.html").open("wb") as handle:
+        Report(record, cases, rows, spool, (0.45, 0.55)).write(handle)
+    spool.close()
+    text = (tmp_path / "report.html").read_text("utf-8")
+    assert len(text) < 12_000_000
+    page = Page(text)
+    crops, review = page.section("crops"), page.section("review")
+    assert crops.tags["figure"] == 2000
+    assert review.tags["figure"] == MAX_REVIEWED
+    assert review.tags["tr"] == 1 + MAX_LISTED
+    assert "2000 of 10000 crops are shown" in "".join(page.text)
+    assert page.classes["case"] == 40
+    uncertain = sum(0.45 <= (row.probability or 0) <= 0.55 for row in rows())
+    assert MAX_LISTED < crops.classes["review"] == uncertain < 2000
+
+
+def test_lost_thumbnails_are_said_and_nothing_else_is_lost(run: tuple[Options, Page, dict[str, Any]]) -> None:
+    options, _, _ = run
+    spool = options.output / ".glomedge" / "thumbnails"
+    spool.write_bytes(spool.read_bytes()[: spool.stat().st_size // 2])
+    infer_folder(replace(options, resume=True))
+    page = Page((options.output / "report.html").read_text("utf-8"))
+    assert page.section("crops").tags["figure"] == 38
+    assert 0 < "".join(page.section("crops").text).count("no picture kept") < 38
+
+
+def test_spool_refuses_what_was_torn_or_altered(tmp_path: Path) -> None:
+    spool = Spool(tmp_path / "spool", fresh=True)
+    activation = np.arange(49, dtype=np.float32).reshape(7, 7)
+    places = [spool.append(activation + i, bytes([i]) * 100) for i in range(3)]
+    kept = spool.read(places[1])
+    assert kept is not None
+    np.testing.assert_array_equal(kept[0], activation + 1)
+    assert kept[1] == bytes([1]) * 100
+    data = bytearray((tmp_path / "spool").read_bytes())
+    data[places[1].offset + 5] ^= 1
+    (tmp_path / "spool").write_bytes(data[:-1])
+    assert spool.read(places[0]) is not None
+    assert spool.read(places[1]) is None
+    assert spool.read(places[2]) is None
+    assert spool.read(None) is None
+    spool.close()
+
+
+def test_bars_stand_where_the_numbers_say() -> None:
+    calls = [CropCall(f"x-{i}.png", 0.9 if i < 5 else 0.1, int(i < 5), "ok") for i in range(25)]
+    (plain,) = summarise(calls, None)
+    assert percent_text(plain) == "20.0% (8.9-39.1)"
+    svg = interval_svg(plain)
+    assert "<rect class=share x='0' y='7' width='20.00%'" in svg
+    assert "<g class=counted><line x1='8.86%' x2='39.13%' y1='14' y2='14'/>" in svg
+    assert "<circle class=counted cx='20.00%' cy='14'" in svg
+    assert "corrected" not in svg
+    (corrected,) = summarise(
+        calls, OperatingPoint(true_positive=95, false_negative=5, true_negative=98, false_positive=2)
+    )
+    svg = interval_svg(corrected)
+    assert svg.count("<circle") == 2
+    assert re.search(
+        r"aria-label='20.0 percent, interval 8.9 to 39.1; corrected 19.4, interval [0-9.]+ to [0-9.]+'", svg
+    )
+    assert f"<circle class=corrected cx='{corrected.corrected_percent_gs:.2f}%'" in svg
+    (nothing,) = summarise([CropCall("x-1.png", None, None, "error:format")], None)
+    assert "nothing classified" in interval_svg(nothing)
+
+
+def printed(summaries: list[CaseSummary], width: int) -> str:
+    """The tables as a terminal of that width shows them."""
+    from rich.console import Console
+
+    console = Console(width=width)
+    with console.capture() as captured:
+        for table in case_tables(summaries, width):
+            console.print(table)
+    text = captured.get()
+    assert max(map(len, text.splitlines())) <= width
+    return text
+
+
+@pytest.mark.parametrize("width", [70, 80, 120])
+def test_the_table_on_the_screen_has_a_line_for_each_case(width: int) -> None:
+    calls = [CropCall(f"[red]{i % 3}-{i}.png", 0.9, 1, "ok") for i in range(9)]
+    text = printed(summarise(calls, None), width)
+    assert text.count("100.0%") == text.count("(43.9-100.0)") == text.count("3 of 3") == 3
+    assert all(f"[red]{number} " in text for number in range(3))
+    assert text.count("undetermined") + text.count(">20%") == text.count("(n<25)") == 3
+    assert "corrected" not in text
+
+
+@pytest.mark.parametrize(("width", "tables"), [(80, 2), (100, 2), (120, 2), (160, 1)])
+def test_no_figure_is_left_out_at_any_width(width: int, tables: int) -> None:
+    names = [f"S-{1000 + i}-00000{i}" for i in range(4)]
+    calls = [CropCall(f"{name}_PAS_{1 + k % 2}of2_{k:024x}.png", 0.9, k % 2, "ok") for name in names for k in range(24)]
+    calls += [CropCall(f"{names[0]}_PAS_1of2_{99:024x}.png", None, None, "error:format")]
+    calls += [CropCall(f"{name}_PAS_1of2_{98:024x}.png", 0.1, 0, "flagged:blank") for name in names]
+    point = OperatingPoint(true_positive=160, false_negative=40, true_negative=220, false_positive=6)
+    text = printed(summarise(calls, point), width)
+    assert all(text.count(name) == tables for name in names)
+    assert text.count("12 of 25") == text.count("48.0%") == 4
+    assert text.count(">20%") == 4
+    for heading in ("slides", "crops", "flagged", "errors", "expected", "corrected", "Remuzzi", "band"):
+        assert heading in text
+    counts = [re.split(r"[\s│┃]+", line.strip("│┃ ")) for line in text.splitlines() if line.startswith(f"│ {names[0]}")]
+    # slides, crops, flagged, errors; 24 x 0.9 + 0.1; 12 of 25 is 2 after Remuzzi
+    assert any(row[1:5] == ["2", "26", "1", "1"] and "21.7" in row and row[-1] == "2" for row in counts)
+
+
+def test_map_is_viridis_within_the_limits() -> None:
+    import cv2
+
+    activation = np.linspace(-1.0, 1.0, 49, dtype=np.float32).reshape(7, 7)
+    picture = cv2.imdecode(np.frombuffer(map_png(activation, (-1.0, 1.0)), np.uint8), cv2.IMREAD_COLOR_RGB)
+    assert picture is not None
+    assert picture.shape == (8, 8, 3)
+    assert tuple(picture[0, 0]) == (68, 1, 84)  # viridis' two ends
+    assert tuple(picture[6, 6]) == tuple(picture[7, 7]) == (253, 231, 37)

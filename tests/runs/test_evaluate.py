@@ -1,0 +1,149 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import onnxruntime as ort
+import pytest
+from typer.testing import CliRunner
+
+from glomedge.cli import app
+from glomedge.engine import providers
+from glomedge.engine.runner import SessionRequest
+from glomedge.errors import DatasetError, ProviderUnavailableError, UsageError
+from glomedge.runs.evaluate import evaluate_folder, read_labels, read_split
+from glomedge.runs.folder import Options, infer_folder
+from helpers.builders import build_tiny_model
+from helpers.run_kit import write_crops
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    folder = tmp_path / "data"
+    names = write_crops(folder, 24, broken=1)
+    lines = [f"{Path(name).name},{index % 2}" for index, name in enumerate(names)]
+    (folder / "public.csv").write_text("name,ground truth\n" + "\n".join(lines) + "\n", "utf-8")
+    sides = [f"{Path(name).name},{'test' if index % 3 == 0 else 'train'}" for index, name in enumerate(names)]
+    (tmp_path / "split.csv").write_text("name,split\n" + "\n".join(sides) + "\n", "utf-8")
+    build_tiny_model(tmp_path / "model.onnx")
+    return folder
+
+
+def test_evaluate_agrees_with_infer(data: Path) -> None:
+    import csv
+
+    model = data.parent / "model.onnx"
+    found = evaluate_folder(data, model, provider="cpu")
+    assert found is not None
+    infer_folder(Options(data, model, data.parent / "out", provider="cpu"))
+    with (data.parent / "out" / "predictions.csv").open(encoding="utf-8", newline="") as handle:
+        rows = {Path(row["path"]).name: row for row in csv.DictReader(handle)}
+    labels = read_labels(data / "public.csv")
+    pairs = [(labels[name], int(row["label"])) for name, row in rows.items() if row["label"]]
+    assert found.answered == len(pairs) == 23
+    assert list(found.errors.values()) == ["truncated"]
+    assert found.confusion.true_positive == pairs.count((1, 1))
+    assert found.confusion.false_negative == pairs.count((1, 0))
+    assert found.confusion.true_negative == pairs.count((0, 0))
+    assert found.confusion.false_positive == pairs.count((0, 1))
+    assert sum(case.crops for case in found.cases) == 23
+
+
+@pytest.mark.parametrize(("gpu", "callers"), [(True, 2), (False, 8)])
+def test_evaluate_and_infer_call_the_model_from_as_many_threads(
+    monkeypatch: pytest.MonkeyPatch, data: Path, gpu: bool, callers: int
+) -> None:
+    """On a GPU two: with eight, six would wait with a batch of crops each."""
+    asked: list[int] = []
+
+    def options(request: SessionRequest) -> Mapping[str, str]:
+        asked.append(request.concurrency)
+        return {}
+
+    entry = providers.onnxruntime_provider("card", "CPUExecutionProvider", options, install="", gpu=gpu)
+    monkeypatch.setitem(providers.PROVIDERS, "card", entry)
+    monkeypatch.setattr("glomedge.system.cpu.usable_cpus", lambda: 12)
+    model = data.parent / "model.onnx"
+    evaluate_folder(data, model, provider="card", workers=2)
+    infer_folder(Options(data, model, data.parent / "out", provider="card", workers=2))
+    assert asked == [callers, callers]
+
+
+def test_a_split_restricts_the_crops(data: Path) -> None:
+    model = data.parent / "model.onnx"
+    test = evaluate_folder(data, model, provider="cpu", split_file=data.parent / "split.csv", split="test")
+    train = evaluate_folder(data, model, provider="cpu", split_file=data.parent / "split.csv", split="train")
+    assert test is not None
+    assert train is not None
+    assert (test.crops, train.crops) == (8, 16)
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("name,label\na.png,1\n", "no column ground truth"),
+        ("name,ground truth\na.png,2\nb.png,x\n", "line 2.*line 3"),
+        ("name,ground truth\na.png,1\na.png,0\n", "twice"),
+        ("name,ground truth\n", "holds no label"),
+    ],
+)
+def test_bad_labels_are_refused(tmp_path: Path, text: str, problem: str) -> None:
+    (tmp_path / "public.csv").write_text(text, "utf-8")
+    with pytest.raises(DatasetError, match=problem):
+        read_labels(tmp_path / "public.csv")
+
+
+def test_missing_and_doubled_files_are_all_listed(data: Path) -> None:
+    with (data / "public.csv").open("a") as handle:
+        handle.write("gone-1.png,0\ngone-2.png,1\n")
+    (data / "b" / "case1-10.png").write_bytes((data / "a" / "case1-10.png").read_bytes())
+    with pytest.raises(
+        DatasetError, match=r"2 labelled crops have no file: gone-1.png, gone-2.png; 1 labelled.*case1-10"
+    ):
+        evaluate_folder(data, data.parent / "model.onnx")
+
+
+def test_bad_options_are_refused(data: Path) -> None:
+    with pytest.raises(UsageError, match="go together"):
+        evaluate_folder(data, data.parent / "model.onnx", split="test")
+    with pytest.raises(UsageError, match="threshold"):
+        evaluate_folder(data, data.parent / "model.onnx", threshold=1.5)
+    with pytest.raises(DatasetError, match="no split 'dev'; it has: test, train"):
+        read_split(data.parent / "split.csv", "dev")
+    with pytest.raises(DatasetError, match="cannot be read"):
+        read_labels(data / "none.csv")
+
+
+def test_command_prints_figures_and_json(data: Path) -> None:
+    arguments = ["evaluate", str(data), "--model", str(data.parent / "model.onnx"), "--provider", "cpu"]
+    shown = CliRunner().invoke(app, arguments)
+    assert shown.exit_code == 2, shown.output
+    for word in ("accuracy", "sensitivity", "specificity", "AUROC", "AUPRC", "%GS per case", "Research use only"):
+        assert word in shown.output
+    record = json.loads(CliRunner().invoke(app, [*arguments, "--json"]).stdout)
+    assert record["answered"] == 23
+    assert record["notice"].startswith("Research use only")
+    assert set(record["sensitivity"]) == {"value", "low", "high", "k", "n"}
+
+
+def test_real_crops(real_data: Path, tmp_path: Path) -> None:
+    build_tiny_model(tmp_path / "model.onnx")
+    outcome = infer_folder(Options(real_data, tmp_path / "model.onnx", tmp_path / "out", provider="cpu"))
+    assert len(outcome.cases) == 21
+    assert sum(case.crops for case in outcome.cases) == 830
+    assert outcome.counts["error"] == 0
+
+
+@pytest.mark.skipif(
+    "AzureExecutionProvider" not in ort.get_available_providers(), reason="this wheel has no Azure provider"
+)
+def test_strict_placement_is_held_to(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Azure's provider opens anywhere and takes no ordinary node."""
+    entry = providers.onnxruntime_provider("azure", "AzureExecutionProvider", install="")
+    monkeypatch.setitem(providers.PROVIDERS, "azure", entry)
+    arguments = ["evaluate", str(data), "--model", str(data.parent / "model.onnx"), "--provider", "azure"]
+    assert CliRunner().invoke(app, arguments).exit_code == 2  # one crop of the folder is torn
+    refused = CliRunner().invoke(app, [*arguments, "--strict-placement"])
+    assert isinstance(refused.exception, ProviderUnavailableError)
+    assert "nodes would not run on azure" in str(refused.exception)
