@@ -68,7 +68,7 @@ format: .venv/.developer  ## let ruff mend what it can
 	$(BIN)/ruff format $(SOURCES)
 
 bench: .venv/.developer  ## measure and rewrite benchmarks/results/
-	$(BIN)/python benchmarks/run_all.py
+	$(BIN)/python -m benchmarks.run_all
 
 clean:  ## remove the environment and caches, never results
 	rm -rf .venv build .pytest_cache .mypy_cache .ruff_cache *.egg-info

@@ -1,7 +1,7 @@
 """The NVIDIA providers against the CPU: agreement, and throughput from batch 1 to 1,024. For anyone with a card.
 
     pip install 'glomedge[gpu]'                  CUDA; for TensorRT also the version that `glomedge doctor` names
-    python benchmarks/gpu.py --artifacts artifacts [--data CROPS]
+    python -m benchmarks.gpu --artifacts artifacts [--data CROPS]
 
 Agreement is held to 1e-4 in probability for fp32 and 5e-3 for fp16, every crop, against the CPU's answer to the same
 file: once with the batch sizes of `infer`, once as `infer --fixed-batch` runs (one captured CUDA graph, two callers).
@@ -17,12 +17,12 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-import common
 import numpy as np
 import numpy.typing as npt
-from common import log, markdown_table, parser, set_results_directory, write_result
-from enginecrops import Images, agreement, enhanced_crops, probabilities
 
+from benchmarks.lib import common
+from benchmarks.lib.common import log, markdown_table, parser, set_results_directory, write_result
+from benchmarks.lib.engine_crops import Images, agreement, enhanced_crops, probabilities
 from glomedge.engine import engine, providers
 from glomedge.errors import GlomedgeError
 from glomedge.model.file import read_model_file

@@ -4,8 +4,8 @@ Rewrites ``benchmarks/results/<host-kind>/``. Runs the scripts one after another
 writes ``README.md`` of that folder: the goals with what was reached, every table, and the plots. A script that fails is
 named there and the rest goes on; the exit code is then 1. Nothing in that folder is written by hand.
 
-    .venv/bin/python benchmarks/run_all.py [--quick] [--only NAME ...]
-    .venv/bin/python benchmarks/run_all.py --page        # measures nothing, takes in results of scripts run by hand
+    .venv/bin/python -m benchmarks.run_all [--quick] [--only NAME ...]
+    .venv/bin/python -m benchmarks.run_all --page        # measures nothing, takes in results of scripts run by hand
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from common import (
+from benchmarks.lib.common import (
     ROOT,
     describe,
     environment,
@@ -32,11 +32,9 @@ from common import (
     set_results_directory,
     write_result,
 )
-from prepare import artifacts
-
+from benchmarks.lib.prepare import artifacts
 from glomedge.about import RESEARCH_USE_NOTICE
 
-HERE = Path(__file__).resolve().parent
 BUDGET_S = 15 * 60.0
 LEAST_S = 30.0
 """What the last scripts are given even where the earlier ones have used everything up."""
@@ -118,7 +116,7 @@ def main() -> int:
 
 def run(script: Script, folder: Path, left_s: float, *, quick: bool) -> str:
     """Run one script in a process group of its own; why it failed, empty when it did not."""
-    command = [sys.executable, str(HERE / f"{script.name}.py"), *script.arguments, "--results", str(folder)]
+    command = [sys.executable, "-m", f"benchmarks.speed.{script.name}", *script.arguments, "--results", str(folder)]
     limit_s = script.limit_s
     if script.takes_the_rest:
         command += ["--budget", f"{left_s:.0f}"]
@@ -194,7 +192,7 @@ def _ratio(what: str, data: dict[str, Any], baseline: str, candidate: str, wante
     samples = data.get("samples_s", {})
     if baseline not in samples or candidate not in samples:
         return Goal(what, f">= {wanted:g} x", "not measured", "-")
-    from common import paired_ratio
+    from benchmarks.lib.common import paired_ratio
 
     ratio = paired_ratio(samples[baseline], samples[candidate])
     verdict = "yes" if ratio.value >= wanted else "NO"

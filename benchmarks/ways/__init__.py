@@ -49,19 +49,19 @@ class Context:
 
 
 WAYS: dict[str, str] = {
-    "published script": "ways.keras_ways:published_script",
-    "Keras predict": "ways.keras_ways:predict",
-    "Keras tf.function": "ways.keras_ways:function",
-    "onnxruntime tutorial": "ways.onnxruntime_tutorial:loop",
-    "glomedge fp32 cpu": "ways.glomedge_ways:fp32_cpu",
-    "glomedge fp32 cpu, its own file": "ways.glomedge_ways:fp32_cpu_own",
-    "glomedge int8 cpu": "ways.glomedge_ways:int8_cpu",
-    "glomedge fp32 openvino": "ways.glomedge_ways:fp32_openvino",
-    "glomedge bf16 openvino": "ways.glomedge_ways:bf16_openvino",
-    "glomedge int8 openvino": "ways.glomedge_ways:int8_openvino",
-    "glomedge fp32 cuda": "ways.glomedge_ways:fp32_cuda",
-    "glomedge fp16 cuda": "ways.glomedge_ways:fp16_cuda",
-    "glomedge fp16 tensorrt": "ways.glomedge_ways:fp16_tensorrt",
-    "glomedge int8 tensorrt": "ways.glomedge_ways:int8_tensorrt",
+    "published script": "benchmarks.ways.keras_ways:published_script",
+    "Keras predict": "benchmarks.ways.keras_ways:predict",
+    "Keras tf.function": "benchmarks.ways.keras_ways:function",
+    "onnxruntime tutorial": "benchmarks.ways.onnxruntime_tutorial:loop",
+    "glomedge fp32 cpu": "benchmarks.ways.glomedge_ways:fp32_cpu",
+    "glomedge fp32 cpu, its own file": "benchmarks.ways.glomedge_ways:fp32_cpu_own",
+    "glomedge int8 cpu": "benchmarks.ways.glomedge_ways:int8_cpu",
+    "glomedge fp32 openvino": "benchmarks.ways.glomedge_ways:fp32_openvino",
+    "glomedge bf16 openvino": "benchmarks.ways.glomedge_ways:bf16_openvino",
+    "glomedge int8 openvino": "benchmarks.ways.glomedge_ways:int8_openvino",
+    "glomedge fp32 cuda": "benchmarks.ways.glomedge_ways:fp32_cuda",
+    "glomedge fp16 cuda": "benchmarks.ways.glomedge_ways:fp16_cuda",
+    "glomedge fp16 tensorrt": "benchmarks.ways.glomedge_ways:fp16_tensorrt",
+    "glomedge int8 tensorrt": "benchmarks.ways.glomedge_ways:int8_tensorrt",
 }
 """Name in the tables -> module and function, slowest first."""

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.ways import Context, Run
 from glomedge.engine import engine as engines
 from glomedge.engine.providers import runs_on_gpu, usual_batch
 from glomedge.errors import ModelError
@@ -24,7 +25,6 @@ from glomedge.results.journal import Journal
 from glomedge.results.thumbnails import Spool
 from glomedge.runs.folder import THUMBNAIL_PX
 from glomedge.system.cpu import usable_cpus
-from ways import Context, Run
 
 GPU = ("cuda", "tensorrt", "tensorrt-rtx")
 

@@ -8,10 +8,10 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from benchmarks.ways import Context, Run
 from glomedge.imaging.enhance import enhance
 from glomedge.model.file import read_model_file
 from glomedge.model.spec import Recipe
-from ways import Context, Run
 
 BATCH_SIZE = 32
 

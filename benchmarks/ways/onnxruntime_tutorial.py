@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image
 
+from benchmarks.ways import Context, Run
 from glomedge.imaging.enhance import enhance
 from glomedge.model.file import read_model_file
-from ways import Context, Run
 
 
 def loop(context: Context) -> Run:

@@ -17,12 +17,9 @@ import time
 from pathlib import Path
 from typing import cast
 
-sys.path[:0] = [str(Path(__file__).resolve().parent.parent)]
-
-import common  # noqa: F401, E402 - puts the checkout on sys.path
-
-from glomedge.errors import GlomedgeError  # noqa: E402
-from ways import WAYS, Context, Mode, Run  # noqa: E402
+from benchmarks.lib import common  # noqa: F401 - puts the checkout on sys.path
+from benchmarks.ways import WAYS, Context, Mode, Run
+from glomedge.errors import GlomedgeError
 
 
 def main(arguments: list[str]) -> None:

@@ -1,6 +1,6 @@
 """The float32 graph in int8, in the layout that each runtime needs (float16 is in ``half.py``).
 
-Layouts (measured in benchmarks/int8_layouts.py):
+Layouts (measured in benchmarks/graph/int8_layouts.py):
 
 - ``onnxruntime``: uint8 activations with zero points, int8 weights per channel, every operator quantised, the
   BatchNormalizations as 1x1 depthwise convolutions, the uint8 input straight into the first convolution.

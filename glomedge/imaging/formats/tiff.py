@@ -1,7 +1,7 @@
 """The first directory of a TIFF, walked without decoding, and the orientation tag of EXIF (which is a TIFF too).
 
-TIFF 6.0 and BigTIFF. Only kinds whose pixels are proven right by tests/imaging/test_images_tiff.py are let through; which
-library reads which kind stands in ``_decoder_for`` because both are wrong on some (docs/decoding.md).
+TIFF 6.0 and BigTIFF. Only kinds whose pixels are proven right by tests/imaging/test_images_tiff.py are let through;
+which library reads which kind stands in ``_decoder_for`` because both are wrong on some (docs/decoding.md).
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ Each way lives in a process of its own, loaded and warm. Per round every way ans
 order (A B C, B C A, ...), so that a slow moment of the machine hits all of them; a ratio is the median of the ratios
 within rounds. Two tables: *engine* (enhanced crops in memory) and *files* (from image files to answers).
 
-    .venv/bin/python benchmarks/compare_ways.py [--quick] [--rounds 7] [--crops 48]
+    .venv/bin/python -m benchmarks.speed.compare_ways [--quick] [--rounds 7] [--crops 48]
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import (
+
+from benchmarks.lib.common import (
     WORK,
     Worker,
     alternate,
@@ -33,9 +34,8 @@ from common import (
     user_crops,
     write_result,
 )
-from prepare import artifacts as prepared_artifacts
-from ways import WAYS
-
+from benchmarks.lib.prepare import artifacts as prepared_artifacts
+from benchmarks.ways import WAYS
 from glomedge.model.file import read_model_file
 
 BASELINE = {"engine": "Keras tf.function", "files": "published script"}
@@ -107,7 +107,7 @@ def compare(
         workers: dict[str, Worker] = {}
         for name in names:
             command = [
-                sys.executable, str(Path(__file__).parent / "ways" / "worker.py"), name, mode, str(folder),
+                sys.executable, "-m", "benchmarks.ways.worker", name, mode, str(folder),
                 str(artifacts), str(enhanced),
             ]  # fmt: skip
             try:

@@ -1,6 +1,6 @@
 """Training speed: images/s of glomedge's trainer beside a plain Keras script, and how much of it waits for data.
 
-    python benchmarks/training_speed.py --data DIR        # a labelled folder; drawn crops where none is given
+    python -m benchmarks.speed.training_speed --data DIR        # a labelled folder; drawn crops where none is given
 
 Plain: the compiled network as it is, Keras' own training step, fed by a Python generator that reads, decodes (Pillow)
 and enhances every crop of every batch in every epoch. Ours: memory-mapped enhanced crops, tf.data, and a step that
@@ -23,8 +23,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-from common import alternate, log, markdown_table, paired_ratio, parser, set_results_directory, write_result
 
+from benchmarks.lib.common import (
+    alternate,
+    log,
+    markdown_table,
+    paired_ratio,
+    parser,
+    set_results_directory,
+    write_result,
+)
 from glomedge.imaging.enhance import enhance
 from glomedge.model.spec import Recipe
 

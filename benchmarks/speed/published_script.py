@@ -5,7 +5,7 @@ written to disk as PNG, read back, and given to ``model.predict`` alone. Both ar
 loading the model and writing the answers are counted. In every round each command runs once, in rotating order; a
 ratio is the median of the ratios within rounds.
 
-    .venv/bin/python benchmarks/published_script.py [--quick] [--rounds 5] [--crops 300]
+    .venv/bin/python -m benchmarks.speed.published_script [--quick] [--rounds 5] [--crops 300]
 """
 
 from __future__ import annotations
@@ -18,9 +18,18 @@ import tempfile
 from functools import partial
 from pathlib import Path
 
-from common import ROOT, alternate, log, markdown_table, paired_ratio, parser, set_results_directory, user_crops
-from common import write_result as write
-from prepare import artifacts as prepared_artifacts
+from benchmarks.lib.common import (
+    ROOT,
+    alternate,
+    log,
+    markdown_table,
+    paired_ratio,
+    parser,
+    set_results_directory,
+    user_crops,
+)
+from benchmarks.lib.common import write_result as write
+from benchmarks.lib.prepare import artifacts as prepared_artifacts
 
 PUBLISHED = "published script"
 

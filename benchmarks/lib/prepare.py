@@ -12,7 +12,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from common import ROOT, WORK, file_sha256, log, user_crops
+from benchmarks.lib.common import ROOT, WORK, file_sha256, log, user_crops
 
 WANTED = (("fp32", "onnxruntime"), ("int8", "onnxruntime"), ("int8", "openvino"))
 

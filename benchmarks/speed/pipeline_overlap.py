@@ -7,7 +7,7 @@ they take: threads that wait for each other alone would lower the limit and flat
 measured time. Loading the model and writing the files are apart. A folder of several thousand crops takes minutes and
 is its own average: it is run twice, without a warm-up.
 
-    .venv/bin/python benchmarks/pipeline_overlap.py [--quick] [--rounds 5] [--crops 72 300 10000]
+    .venv/bin/python -m benchmarks.speed.pipeline_overlap [--quick] [--rounds 5] [--crops 72 300 10000]
 
 ``--only int8`` measures that model and writes ``pipeline_overlap_int8``, a record of its own beside the whole one.
 """
@@ -26,10 +26,18 @@ from typing import Any
 import cv2
 import numpy as np
 import numpy.typing as npt
-from common import alternate, log, markdown_table, parser, set_results_directory, usable_cores, user_crops
-from common import write_result as write
-from prepare import artifacts as prepared_artifacts
 
+from benchmarks.lib.common import (
+    alternate,
+    log,
+    markdown_table,
+    parser,
+    set_results_directory,
+    usable_cores,
+    user_crops,
+)
+from benchmarks.lib.common import write_result as write
+from benchmarks.lib.prepare import artifacts as prepared_artifacts
 from glomedge.engine import engine
 from glomedge.engine.views import Infer
 from glomedge.imaging.images import ALLOWED_SUFFIXES

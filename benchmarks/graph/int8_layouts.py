@@ -1,6 +1,6 @@
 """int8 layouts against each other: does a runtime on this processor say what the file says, and how fast?
 
-    .venv/bin/python benchmarks/int8_layouts.py --model artifacts/model.keras --data DATA
+    .venv/bin/python -m benchmarks.graph.int8_layouts --model artifacts/model.keras --data DATA
 
 For each layout (uint8 activations with zero points; symmetric int8) and weight width (8 and 7 bits): mean error of
 the logit when the file is executed as written (exact sums), and in onnxruntime's and OpenVINO's integer kernels here.
@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import ROOT, alternate, log, markdown_table, parser, set_results_directory, write_result
 
+from benchmarks.lib.common import ROOT, alternate, log, markdown_table, parser, set_results_directory, write_result
 from glomedge.bench.ceiling import measure_cpu
 from glomedge.model.spec import Target
 from glomedge_export.data.export_crops import calibration_crops, held_out, read_recorded

@@ -1,7 +1,7 @@
 """How often each quality flag is raised: on real crops (should not), and on degraded copies of them (should).
 
-    python benchmarks/quality_flags.py DATA            DATA: a folder with public.csv and its two class folders
-    python benchmarks/quality_flags.py DATA --synthetic DRAWN    and on crops drawn by `glomedge synth` as well
+    python -m benchmarks.accuracy.quality_flags DATA            DATA: a folder with public.csv and its two class folders
+    python -m benchmarks.accuracy.quality_flags DATA --synthetic DRAWN    and on crops drawn by `glomedge synth` as well
 
 The thresholds in glomedge/imaging/quality.py were chosen with all these crops in view, with a margin beyond what they
 measure: the false-flag rate is that of these two centres and says less about a third. Degradations are applied to every
@@ -19,8 +19,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 import numpy.typing as npt
-from common import markdown_table, parser, set_results_directory, summarise, write_result
 
+from benchmarks.lib.common import markdown_table, parser, set_results_directory, summarise, write_result
 from glomedge.cases.summary import case_of, wilson_interval
 from glomedge.imaging import images
 from glomedge.imaging.quality import assess, measure

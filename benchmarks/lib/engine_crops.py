@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from common import log
 
+from benchmarks.lib.common import log
 from glomedge.engine import golden
 from glomedge.engine.engine import Engine
 from glomedge.errors import ImageError

@@ -1,6 +1,6 @@
 """onnxruntime's CPU provider against OpenVINO, paired, in fp32, bf16 and int8; and whether they decide alike.
 
-    python benchmarks/providers.py --artifacts artifacts --data DATA
+    python -m benchmarks.speed.providers --artifacts artifacts --data DATA
 
 Each way is an Engine in a process of its own with all usable CPUs (as many callers as CPUs, each on one thread); the
 ways take turns, so that a slow minute slows all of them. A way that cannot run here is listed with its reason.
@@ -17,7 +17,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-from common import (
+from benchmarks.lib.common import (
     Worker,
     alternate,
     log,
@@ -28,9 +28,8 @@ from common import (
     usable_cores,
     write_result,
 )
-from enginecrops import agreement, enhanced_crops, probabilities
-from prepare import artifacts as prepared_artifacts
-
+from benchmarks.lib.engine_crops import agreement, enhanced_crops, probabilities
+from benchmarks.lib.prepare import artifacts as prepared_artifacts
 from glomedge.engine import engine
 from glomedge.errors import GlomedgeError
 from glomedge.model.file import read_model_file
@@ -79,7 +78,16 @@ def start(name: str, model: Path, provider: str, bf16: bool, crops_a_go: int) ->
     """A worker, or the reason why this way cannot run here."""
     if not model.is_file():
         return f"no {model.name}: export it first"
-    command = [sys.executable, __file__, "--worker", str(model), provider, str(int(bf16)), str(crops_a_go)]
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.speed.providers",
+        "--worker",
+        str(model),
+        provider,
+        str(int(bf16)),
+        str(crops_a_go),
+    ]
     probe = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
     if probe.returncode != 0:
         return (probe.stderr.strip().splitlines() or ["no message"])[-1]

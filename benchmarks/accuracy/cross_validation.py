@@ -1,6 +1,6 @@
 """How the next biopsy would fare: every slide answered by a model that has seen none of its crops.
 
-    python benchmarks/cross_validation.py --data DIR [--folds 5] [--epochs 4] [--optimizer adam] [--threshold youden]
+    python -m benchmarks.accuracy.cross_validation --data DIR [--folds 5] [--epochs 4] [--optimizer adam] [--threshold youden]
 
 One held-out side of a small data set holds a handful of biopsies, and its figures hang on which. Here the biopsies are
 dealt into folds with their fair shares of either label; for each fold ``glomedge train``'s own run trains on the others
@@ -21,8 +21,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from common import log, markdown_table, parser, results_directory, set_results_directory, write_result
 
+from benchmarks.lib.common import log, markdown_table, parser, results_directory, set_results_directory, write_result
 from glomedge.model.spec import Interval
 
 DRAWS = 4096
@@ -56,7 +56,14 @@ def main() -> None:
             folder = Path(scratch) / f"fold-{fold}"
             folder.mkdir()
             _write_split(folder / "split.csv", dataset.items, fold_of_case, fold, arguments.folds)
-            command = [sys.executable, __file__, *sys.argv[1:], "--one", str(folder)]
+            command = [
+                sys.executable,
+                "-m",
+                "benchmarks.accuracy.cross_validation",
+                *sys.argv[1:],
+                "--one",
+                str(folder),
+            ]
             done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, check=False)
             if done.returncode != 0:
                 raise SystemExit(f"fold {fold} failed:\n{done.stderr[-2000:]}")

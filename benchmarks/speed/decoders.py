@@ -1,7 +1,7 @@
 """What decoding one crop costs, by decoder: alone, on two threads, and as the pipeline does it.
 
-    python benchmarks/decoders.py                   72 drawn RGBA crops of the users' size
-    python benchmarks/decoders.py --images DIR      PNG files of your own
+    python -m benchmarks.speed.decoders                   72 drawn RGBA crops of the users' size
+    python -m benchmarks.speed.decoders --images DIR      PNG files of your own
 
 Every decoder must give the same RGB pixels on every file, or the script stops. Three tables' worth of figures each:
 milliseconds a crop on one thread; how many times faster two threads are (1 means that the GIL is held, 2 that it is
@@ -19,8 +19,17 @@ from pathlib import Path
 import cv2
 import numpy as np
 import numpy.typing as npt
-from common import alternate, log, markdown_table, paired_ratio, parser, set_results_directory, user_crops, write_result
 
+from benchmarks.lib.common import (
+    alternate,
+    log,
+    markdown_table,
+    paired_ratio,
+    parser,
+    set_results_directory,
+    user_crops,
+    write_result,
+)
 from glomedge.imaging import decoders, enhance, images, quality
 from glomedge.imaging.formats import read_header
 

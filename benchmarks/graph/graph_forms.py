@@ -1,6 +1,6 @@
 """What each step of the graph surgery does to speed: paired runs of float32 and int8 forms on onnxruntime's CPU.
 
-    .venv/bin/python benchmarks/graph_forms.py --model artifacts/model.keras
+    .venv/bin/python -m benchmarks.graph.graph_forms --model artifacts/model.keras
 
 float32: the plain tf2onnx form (Mul + Add, Pad), BatchNormalization instead of Mul + Add, the border maximum instead
 of Pad. int8: BatchNormalization left in float against the depthwise form. The operator counts stand beside the times.
@@ -13,8 +13,17 @@ from typing import Any
 
 import numpy as np
 import onnx
-from common import ROOT, alternate, log, markdown_table, paired_ratio, parser, set_results_directory, write_result
 
+from benchmarks.lib.common import (
+    ROOT,
+    alternate,
+    log,
+    markdown_table,
+    paired_ratio,
+    parser,
+    set_results_directory,
+    write_result,
+)
 from glomedge.engine.golden import draw_crop
 from glomedge.imaging.enhance import enhance
 from glomedge_export.graph import convert, int8, ranges, surgery

@@ -4,7 +4,7 @@ Whole processes, held to their cores by CPU affinity. Above 200 crops the drawn 
 links): every file is opened, hashed, decoded and answered, but the page cache holds 200 files' bytes, so this says
 nothing about a disk. Sizes whose expected time does not fit ``--budget`` are left out and listed.
 
-    .venv/bin/python benchmarks/growth.py [--quick] [--budget 300]
+    .venv/bin/python -m benchmarks.speed.growth [--quick] [--budget 300]
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from common import (
+from benchmarks.lib.common import (
     ROOT,
     log,
     markdown_table,
@@ -29,7 +29,7 @@ from common import (
     user_crops,
     write_result,
 )
-from prepare import artifacts as prepared_artifacts
+from benchmarks.lib.prepare import artifacts as prepared_artifacts
 
 SIZES = (100, 1000, 10_000)
 

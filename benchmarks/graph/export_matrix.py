@@ -1,6 +1,6 @@
 """The seven files of one model, each with its gate table: 3 precisions, each for the targets it makes sense for.
 
-    .venv/bin/python benchmarks/export_matrix.py --model artifacts/model.keras [--data DATA]
+    .venv/bin/python -m benchmarks.graph.export_matrix --model artifacts/model.keras [--data DATA]
 
 The same as these commands, but tf2onnx runs once:
 
@@ -19,8 +19,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from common import ROOT, log, markdown_table, parser, set_results_directory, write_result
-
+from benchmarks.lib.common import ROOT, log, markdown_table, parser, set_results_directory, write_result
 from glomedge.errors import GateError
 from glomedge.model.gate_table import GateRow
 from glomedge.model.spec import Precision, Target

@@ -1,6 +1,6 @@
 """Cold start: from starting a process to its first answer about one image file, for each model and provider.
 
-    python benchmarks/cold_start.py [--artifacts artifacts]
+    python -m benchmarks.speed.cold_start [--artifacts artifacts]
 
 Warm disk; the first start of each pair also builds what the provider caches and is given apart. The goal is 1.5 s for
 int8 on two cores. The child's clock parts import, load (with the self-test) and answer.
@@ -16,9 +16,9 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from common import log, markdown_table, parser, set_results_directory, write_result
-from prepare import artifacts as prepared_artifacts
 
+from benchmarks.lib.common import log, markdown_table, parser, set_results_directory, write_result
+from benchmarks.lib.prepare import artifacts as prepared_artifacts
 from glomedge.bench import cold_start
 from glomedge.engine import golden
 from glomedge.errors import GlomedgeError

@@ -1,7 +1,6 @@
 """What every benchmark script shares: crops, models, the alternating runner, the environment, the results writer.
 
-Scripts are run as files (``.venv/bin/python benchmarks/decoders.py``), so ``benchmarks/`` is on ``sys.path`` and
-this module is imported as ``from common import ...``.
+Scripts are run as modules from the root of the checkout: ``.venv/bin/python -m benchmarks.speed.decoders``.
 
     samples = alternate({"a": run_a, "b": run_b}, rounds=9)     # seconds, paired by round, order rotating
     ratio = paired_ratio(samples["a"], samples["b"])            # how many times faster b is; median, 95% interval
@@ -23,7 +22,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 # The scripts also work in a checkout that is not installed.
 for _root in (ROOT, ROOT / "export"):
     if str(_root) not in sys.path:
@@ -178,7 +177,7 @@ def user_crops(count: int, *, seed: int = 7) -> Path:
     """
     drawn_count = min(count, 200)
     # Crops drawn by an earlier version of the generator are not these crops.
-    sources = sorted((ROOT / "export" / "glomedge_export").glob("synthetic*.py"))
+    sources = sorted((ROOT / "export" / "glomedge_export").joinpath("synthetic").glob("*.py"))
     version = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()[:8]
     drawn = WORK / f"crops-{drawn_count}-{seed}-{version}"
     if not (drawn / "public.csv").is_file():

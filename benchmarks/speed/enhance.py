@@ -1,6 +1,6 @@
 """What colour enhancement costs a crop, recipe by recipe, beside the same steps as a script would write them.
 
-    python benchmarks/enhance.py
+    python -m benchmarks.speed.enhance
 
 One thread (cv2.setNumThreads(1), as the pipeline has it: its own threads take a crop each). The scripts' way is cv2 for
 the resize and the histogram, Pillow for the saturation, cv2's HSV there and back for the hue, a new array each step.
@@ -14,9 +14,17 @@ from collections.abc import Callable
 import cv2
 import numpy as np
 import numpy.typing as npt
-from common import Estimate, alternate, markdown_table, paired_ratio, parser, set_results_directory, write_result
 from PIL import Image, ImageEnhance
 
+from benchmarks.lib.common import (
+    Estimate,
+    alternate,
+    markdown_table,
+    paired_ratio,
+    parser,
+    set_results_directory,
+    write_result,
+)
 from glomedge.imaging.enhance import enhance
 from glomedge.model.spec import RecipeName
 

@@ -4,7 +4,7 @@ A whole process each time: interpreter, imports, model with its self-test, every
 starts before the process and stops when it has ended; when ``cases.csv`` appeared is read from its change time.
 Biopsy sizes alternate, so that a slow moment of the machine hits all of them.
 
-    .venv/bin/python benchmarks/time_to_case.py [--quick] [--model FILE ...]
+    .venv/bin/python -m benchmarks.speed.time_to_case [--quick] [--model FILE ...]
 """
 
 from __future__ import annotations
@@ -19,9 +19,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import ROOT, WORK, alternate, log, markdown_table, parser, set_results_directory, user_crops, write_result
-from prepare import artifacts as prepared_artifacts
 
+from benchmarks.lib.common import (
+    ROOT,
+    WORK,
+    alternate,
+    log,
+    markdown_table,
+    parser,
+    set_results_directory,
+    user_crops,
+    write_result,
+)
+from benchmarks.lib.prepare import artifacts as prepared_artifacts
 from glomedge.bench.statistics import bootstrap_median
 
 SIZES = (25, 50, 100)

@@ -1,6 +1,6 @@
 """What ``--heatmaps`` for the uncertain crops costs a run: whole commands with and without, alternating.
 
-    .venv/bin/python benchmarks/heatmap_cost.py --run DATA artifacts/model.int8.onnxruntime.onnx --run drawn MODEL
+    .venv/bin/python -m benchmarks.speed.heatmap_cost --run DATA artifacts/model.int8.onnxruntime.onnx --run drawn MODEL
 
 Goal: under 5%. The cost grows with the share of uncertain crops, so that share stands beside it; an untrained model
 calls everything uncertain and says nothing here. ``drawn`` are ``--crops`` crops of the users' size. ``--pieces``
@@ -22,7 +22,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from common import (
+from benchmarks.lib.common import (
     ROOT,
     alternate,
     find_model,

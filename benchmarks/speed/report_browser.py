@@ -1,6 +1,6 @@
 """How ``report.html`` behaves in a real browser: size, load, first paint, worst frame while scrolling through.
 
-    .venv/bin/python benchmarks/report_browser.py [--crops 830 10000] [--model M] [--screenshots DIR]
+    .venv/bin/python -m benchmarks.speed.report_browser [--crops 830 10000] [--model M] [--screenshots DIR]
 
 Needs Chromium and ChromeDriver (Debian: ``chromium chromium-driver``), driven by the WebDriver protocol alone. For each
 size one run of ``glomedge infer`` on drawn crops of the users' size, then the page at the width of a desk and of a
@@ -25,7 +25,16 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from common import ROOT, find_model, log, markdown_table, parser, set_results_directory, user_crops, write_result
+from benchmarks.lib.common import (
+    ROOT,
+    find_model,
+    log,
+    markdown_table,
+    parser,
+    set_results_directory,
+    user_crops,
+    write_result,
+)
 
 WIDTHS_PX = {"desk": (1280, 900), "phone": (390, 844)}
 _PAINT = """
