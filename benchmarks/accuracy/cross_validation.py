@@ -1,6 +1,7 @@
 """How the next biopsy would fare: every slide answered by a model that has seen none of its crops.
 
-    python -m benchmarks.accuracy.cross_validation --data DIR [--folds 5] [--epochs 4] [--optimizer adam] [--threshold youden]
+    python -m benchmarks.accuracy.cross_validation --data DIR [--folds 5] [--epochs 4]
+        [--optimizer adam] [--threshold youden]
 
 One held-out side of a small data set holds a handful of biopsies, and its figures hang on which. Here the biopsies are
 dealt into folds with their fair shares of either label; for each fold ``glomedge train``'s own run trains on the others

@@ -1,7 +1,8 @@
 """Flags on a decoded crop: is there tissue, is it in focus, is it large enough, is the stain one we know?
 
 A flagged crop is still predicted; the flag tells the reader to look at it. Thresholds were chosen on 830 real PAS
-crops and degraded copies of them by ``benchmarks/accuracy/quality_flags.py``; docs/quality.md has the rates it measured.
+crops and degraded copies of them by ``benchmarks/accuracy/quality_flags.py``;
+docs/quality.md has the rates it measured.
 """
 
 from __future__ import annotations

@@ -18,8 +18,8 @@ from glomedge_export.graph.ranges import METHODS, Method, channel_means, observe
 from glomedge_export.graph.surgery import op_counts
 from glomedge_export.proof.parity import Images, OnnxRunner, OpenvinoRunner, Progress, Runner, nothing, onnx_answers
 
-# Measured in benchmarks/graph/int8_layouts.py: with 8-bit weights the 16-bit sums of a processor without VNNI saturate and
-# the answer depends on the machine; with 7 bits it does not, at the same speed. TensorRT sums in 32 bits.
+# Measured in benchmarks/graph/int8_layouts.py: with 8-bit weights the 16-bit sums of a processor without VNNI saturate
+# and the answer depends on the machine; with 7 bits it does not, at the same speed. TensorRT sums in 32 bits.
 WEIGHT_BITS: dict[Target, int] = {"onnxruntime": 7, "openvino": 7, "tensorrt": 8}
 CHOICE_CROPS = 32
 RANGE_CROPS = 64
