@@ -58,10 +58,11 @@ GPU_WHEEL_TESTS := $(filter-out tests/cli/test_cli_train.py tests/cli/test_cli_e
 test-gpu-wheel: .venv-gpu/.installed  ## the engine's tests with the onnxruntime-gpu wheel, GPU or not
 	.venv-gpu/bin/python -m pytest $(GPU_WHEEL_TESTS)
 
-lint: .venv/.developer  ## ruff and strict mypy
+lint: .venv/.developer  ## ruff, strict mypy, and who may import whom
 	$(BIN)/ruff check $(SOURCES)
 	$(BIN)/ruff format --check $(SOURCES)
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 format: .venv/.developer  ## let ruff mend what it can
 	$(BIN)/ruff check --fix $(SOURCES)

@@ -23,7 +23,7 @@ import numpy.typing as npt
 from benchmarks.lib import common
 from benchmarks.lib.common import log, markdown_table, parser, set_results_directory, write_result
 from benchmarks.lib.engine_crops import Images, agreement, enhanced_crops, probabilities
-from glomedge.engine import engine, providers
+from glomedge.engine import loading, providers
 from glomedge.errors import GlomedgeError
 from glomedge.model.file import read_model_file
 
@@ -38,7 +38,7 @@ def throughput(model: Path, provider: str, batch: int, crops: Images, seconds: f
     repeats = -(-batch // len(crops))
     images = np.ascontiguousarray(np.concatenate([crops] * repeats)[:batch])
     start = perf_counter()
-    with engine.load(model, provider, max_batch=batch, fixed_batch=True) as loaded:
+    with loading.load(model, provider, max_batch=batch, fixed_batch=True) as loaded:
         load_s = perf_counter() - start
         for _ in range(5):
             loaded.infer(images)
@@ -56,7 +56,7 @@ def fixed_probabilities(model: Path, provider: str, crops: Images) -> npt.NDArra
     batches = [crops[i : i + providers.GPU_BATCH] for i in range(0, len(crops), providers.GPU_BATCH)]
     size, callers = providers.GPU_BATCH, providers.GPU_RUN_THREADS
     with (
-        engine.load(model, provider, batch_size=size, fixed_batch=True, concurrency=callers) as loaded,
+        loading.load(model, provider, batch_size=size, fixed_batch=True, concurrency=callers) as loaded,
         ThreadPoolExecutor(callers) as pool,
     ):
         return np.concatenate([output.probability for output in pool.map(loaded.infer, batches)])
@@ -67,9 +67,9 @@ def examine(model: Path, provider: str, data: Path | None, quick: bool) -> dict[
     spec = read_model_file(model).spec
     crops, what = enhanced_crops(data, spec.recipe, 64 if quick else None)
     try:
-        with engine.load(model, "cpu") as reference:
+        with loading.load(model, "cpu") as reference:
             expected = probabilities(reference, crops)
-        with engine.load(model, provider, strict_placement=True) as loaded:
+        with loading.load(model, provider, strict_placement=True) as loaded:
             found: dict[str, Any] = agreement(expected, probabilities(loaded, crops), spec.threshold)
             found |= {"what": what, "versions": dict(loaded.runtime.versions), "options": dict(loaded.runtime.options)}
         fixed = fixed_probabilities(model, provider, crops)

@@ -15,8 +15,12 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from glomedge.about import __version__
+
 if TYPE_CHECKING:
-    from glomedge.engine.engine import Engine, Prediction, load
+    from glomedge.engine.engine import Engine
+    from glomedge.engine.loading import load
+    from glomedge.engine.predict import Prediction
     from glomedge.errors import (
         GlomedgeError,
         ImageError,
@@ -26,12 +30,10 @@ if TYPE_CHECKING:
     from glomedge.imaging.enhance import enhance
     from glomedge.model.spec import ModelSpec, Recipe
 
-__version__ = "0.1.0"
-
-_HOME = {
+_MODULE_OF = {
     "Engine": "glomedge.engine.engine",
-    "Prediction": "glomedge.engine.engine",
-    "load": "glomedge.engine.engine",
+    "Prediction": "glomedge.engine.predict",
+    "load": "glomedge.engine.loading",
     "GlomedgeError": "glomedge.errors",
     "ImageError": "glomedge.errors",
     "ModelError": "glomedge.errors",
@@ -57,6 +59,10 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name in _HOME:
-        return getattr(importlib.import_module(_HOME[name]), name)
+    if name in _MODULE_OF:
+        return getattr(importlib.import_module(_MODULE_OF[name]), name)
     raise AttributeError(f"module 'glomedge' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -21,8 +21,8 @@ from glomedge.model.spec import Target
 from glomedge_export.data.export_crops import calibration_crops, held_out, read_recorded
 from glomedge_export.graph import convert, int8, ranges, surgery
 from glomedge_export.graph.ranges import Method
+from glomedge_export.graph.run import OnnxRunner, OpenvinoRunner, onnx_answers
 from glomedge_export.network.network import load_model
-from glomedge_export.proof.parity import OnnxRunner, OpenvinoRunner, onnx_answers
 from glomedge_export.record import read_record
 
 LAYOUTS: tuple[Target, ...] = ("onnxruntime", "tensorrt")

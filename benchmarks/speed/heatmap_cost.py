@@ -34,6 +34,7 @@ from benchmarks.lib.common import (
     user_crops,
     write_result,
 )
+from glomedge.imaging import images
 
 PLAIN, DRAWN = "without heatmaps", "with heatmaps for uncertain crops"
 
@@ -82,7 +83,6 @@ def pieces(files: list[Path], rounds: int) -> dict[str, float]:
     import cv2
     import numpy as np
 
-    from glomedge.imaging import images
     from glomedge.reports import overlay
     from glomedge.results.grey_crops import GreyStore
 
@@ -104,7 +104,7 @@ def pieces(files: list[Path], rounds: int) -> dict[str, float]:
             data = step("read", partial(images.read, path))
             step("SHA-256", partial(hashlib.sha256, data))
             pixels = step("decode", partial(images.decode, data)).pixels_hwc
-            grey = step("grey", partial(overlay.grey, pixels))
+            grey = step("grey", partial(images.grey, pixels))
             step("keep", partial(kept.put, path.name, grey))
             grey = step("fetch", partial(kept.get, path.name))
             draw = partial(overlay.overlay, grey, activation, limits=(-9.0, 9.0), bgr=True)

@@ -38,7 +38,7 @@ from benchmarks.lib.common import (
 )
 from benchmarks.lib.common import write_result as write
 from benchmarks.lib.prepare import artifacts as prepared_artifacts
-from glomedge.engine import engine
+from glomedge.engine import engine, loading
 from glomedge.engine.views import Infer
 from glomedge.imaging.images import ALLOWED_SUFFIXES
 from glomedge.model.file import read_model_file
@@ -47,7 +47,7 @@ from glomedge.pipeline.inputs import Found, Scan, scan
 from glomedge.pipeline.pipeline import Pipeline
 from glomedge.pipeline.prepare import Answer
 from glomedge.pipeline.settings import Settings
-from glomedge.runs.folder import THUMBNAIL_PX
+from glomedge.runs.outcome import THUMBNAIL_PX
 
 LONG_CROPS = 3000
 LONG_ROUNDS = 2
@@ -136,7 +136,7 @@ def main() -> None:
             continue
         spec = read_model_file(models / file).spec
         settings = Settings(spec.recipe, arguments.batch, cores, cores, thumbnail_px=THUMBNAIL_PX)
-        with engine.load(models / file, "cpu", concurrency=cores) as loaded:
+        with loading.load(models / file, "cpu", concurrency=cores) as loaded:
             for count in counts:
                 found = scan(user_crops(count), ALLOWED_SUFFIXES)
                 ways: dict[str, Callable[[], object]] = {

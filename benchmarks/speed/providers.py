@@ -30,7 +30,7 @@ from benchmarks.lib.common import (
 )
 from benchmarks.lib.engine_crops import agreement, enhanced_crops, probabilities
 from benchmarks.lib.prepare import artifacts as prepared_artifacts
-from glomedge.engine import engine
+from glomedge.engine import loading
 from glomedge.errors import GlomedgeError
 from glomedge.model.file import read_model_file
 
@@ -58,7 +58,7 @@ PAIRS = (
 def worker(model: Path, provider: str, bf16: bool, crops_a_go: int) -> None:
     """The measured process: one line when ready, then one for every line it is sent."""
     callers = usable_cores()
-    with engine.load(model, provider, bf16=bf16, concurrency=callers, max_batch=BATCH) as loaded:
+    with loading.load(model, provider, bf16=bf16, concurrency=callers, max_batch=BATCH) as loaded:
         crops, _ = enhanced_crops(None, loaded.spec.recipe, limit=64)
         batches = [crops[i : i + BATCH] for i in range(0, len(crops), BATCH)]
         with ThreadPoolExecutor(callers) as pool:
@@ -104,9 +104,9 @@ def parity(artifacts: Path, data: Path | None, limit: int | None) -> dict[str, A
         spec = read_model_file(artifacts / file).spec
         crops, what = enhanced_crops(data, spec.recipe, limit)
         try:
-            with engine.load(artifacts / file, "cpu") as reference:
+            with loading.load(artifacts / file, "cpu") as reference:
                 expected = probabilities(reference, crops)
-            with engine.load(artifacts / file, provider, bf16=bf16) as other:
+            with loading.load(artifacts / file, provider, bf16=bf16) as other:
                 found[name] = agreement(expected, probabilities(other, crops), spec.threshold) | {"what": what}
         except GlomedgeError as error:
             found[name] = {"refused": str(error)}

@@ -35,9 +35,11 @@ from benchmarks.lib.common import (
 )
 from glomedge.imaging.enhance import enhance
 from glomedge.model.spec import Recipe
+from glomedge_export.training.feed import batches
+from glomedge_export.training.optimizer import build, make_optimizer
 
 if TYPE_CHECKING:
-    from glomedge_export.training.options import ComputeDtype
+    from glomedge.model.spec import ComputeDtype
 
 BATCH = 32
 PLAIN = "plain Keras from files"
@@ -80,7 +82,7 @@ def _measure(data: Path, scratch: Path, steps: int, rounds: int) -> None:
     labels = dataset.labels[indices].astype(np.float32)
     targets = np.stack([labels, np.ones_like(labels)], axis=1)
 
-    plain = network.build("none")
+    plain = build("none")
     paths = [dataset.items[int(index)].path for index in indices]
     waits: dict[str, list[float]] = {}
 
@@ -95,15 +97,15 @@ def _measure(data: Path, scratch: Path, steps: int, rounds: int) -> None:
             plain.train_on_batch(images, answers)
 
     def ours(dtype: ComputeDtype) -> Callable[[], None]:
-        trainer = fit.Trainer(network.assemble(), network.make_optimizer(), dtype)
+        trainer = fit.Trainer(network.assemble(), make_optimizer(), dtype)
 
         def go() -> None:
             begun = time.perf_counter()
             waited = 0.0
-            batches = iter(fit.batches(crops, indices, BATCH, targets))
+            feed = iter(batches(crops, indices, BATCH, targets))
             while True:
                 asked = time.perf_counter()
-                batch: Any = next(batches, None)
+                batch: Any = next(feed, None)
                 waited += time.perf_counter() - asked
                 if batch is None:
                     break

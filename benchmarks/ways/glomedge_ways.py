@@ -11,6 +11,7 @@ import numpy as np
 
 from benchmarks.ways import Context, Run
 from glomedge.engine import engine as engines
+from glomedge.engine import loading
 from glomedge.engine.providers import runs_on_gpu, usual_batch
 from glomedge.errors import ModelError
 from glomedge.imaging.images import ALLOWED_SUFFIXES
@@ -20,10 +21,10 @@ from glomedge.pipeline.inputs import scan
 from glomedge.pipeline.pipeline import Pipeline
 from glomedge.pipeline.prepare import Answer
 from glomedge.pipeline.settings import Settings
-from glomedge.results.folder import FolderSink
 from glomedge.results.journal import Journal
+from glomedge.results.sink import FolderSink
 from glomedge.results.thumbnails import Spool
-from glomedge.runs.folder import THUMBNAIL_PX
+from glomedge.runs.outcome import THUMBNAIL_PX
 from glomedge.system.cpu import usable_cpus
 
 GPU = ("cuda", "tensorrt", "tensorrt-rtx")
@@ -82,7 +83,7 @@ def int8_tensorrt(context: Context) -> Run:
 def _way(context: Context, model: str, provider: str, *, bf16: bool = False) -> Run:
     path = find(context.artifacts, model)
     threads = 2 if provider in GPU else min(usable_cpus(), 8)
-    engine = engines.load(path, provider, concurrency=threads, bf16=bf16)
+    engine = loading.load(path, provider, concurrency=threads, bf16=bf16)
     if context.mode == "engine":
         return _engine_run(engine, context, threads)
     return _files_run(engine, context, threads)

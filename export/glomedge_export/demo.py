@@ -20,10 +20,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from glomedge import __version__
-from glomedge.about import RESEARCH_USE_NOTICE
+from glomedge.about import RESEARCH_USE_NOTICE, __version__
 from glomedge.errors import GlomedgeError, MissingExtraError, OutputError, UsageError
-from glomedge_export.record import write_atomically
+from glomedge.files.writing import write_atomically
 
 RECORD_FILE = "demo.json"
 MIN_AUROC = 0.9

@@ -18,10 +18,10 @@ from typing import Any, Literal
 
 import numpy as np
 
-from glomedge import __version__
-from glomedge.about import RESEARCH_USE_NOTICE
+from glomedge.about import RESEARCH_USE_NOTICE, __version__
 from glomedge.engine import golden
 from glomedge.errors import GateError, MissingExtraError, ModelError, UsageError
+from glomedge.files.writing import write_atomically
 from glomedge.model.file import SEAL_BYTES, read_model_file, sealed
 from glomedge.model.gate_table import GateRow, table
 from glomedge.model.spec import BatchProfile, ModelSpec, Precision, Recipe, Target
@@ -29,6 +29,7 @@ from glomedge.reports import model_card
 from glomedge_export.data.export_crops import (
     MIN_CROPS,
     CalibrationCrops,
+    Crops,
     calibration_crops,
     drawn,
     held_out,
@@ -38,8 +39,8 @@ from glomedge_export.graph import surgery
 from glomedge_export.graph.convert import Converted, convert
 from glomedge_export.graph.lower import lower, runner_for
 from glomedge_export.proof import gates, judge, tensorrt
-from glomedge_export.proof.parity import Crops, Progress, nothing
-from glomedge_export.record import TrainingRecord, read_record, record_path, write_atomically
+from glomedge_export.record import TrainingRecord, read_record, record_path
+from glomedge_export.stages import Progress, nothing
 
 # Enough for the float32 gates, which look for a wrong graph and not for a rare flip, within the minute.
 FP32_GATE_CROPS = 96

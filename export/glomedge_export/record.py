@@ -7,9 +7,6 @@ the SHA-256 of the model it belongs to, so that a record cannot be taken for ano
 
 from __future__ import annotations
 
-import hashlib
-import os
-import tempfile
 from pathlib import Path
 from typing import Literal
 
@@ -17,6 +14,7 @@ from pydantic import Field, ValidationError
 
 from glomedge.about import RESEARCH_USE_NOTICE
 from glomedge.errors import ModelError
+from glomedge.files.writing import sha256_of, write_atomically
 from glomedge.model.spec import Frozen, InputScaling, OperatingPoint, Recipe, Sha256, TrainingProvenance
 
 SplitName = Literal["train", "validation", "test"]
@@ -51,33 +49,10 @@ class TrainingRecord(Frozen):
         return sorted(name for name, where in self.split.items() if where == side)
 
 
-def sha256_of(path: Path) -> str:
-    """SHA-256 of a file's bytes, hexadecimal."""
-    with path.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
-
-
 def record_path(model: Path | str) -> Path:
     """Where the record of a model lies: ``model.keras`` -> ``model.keras.json``."""
     model = Path(model)
     return model.with_name(model.name + ".json")
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file so that a kill leaves the old content or the new, never a part: temporary file, fsync, rename."""
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(descriptor, "wb") as handle:
-            handle.write(data)
-            handle.flush()
-            os.fsync(handle.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        Path(temporary).chmod(0o666 & ~umask)
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
 
 
 def write_record(model: Path | str, record: TrainingRecord) -> Path:

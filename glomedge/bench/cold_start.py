@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from glomedge.bench.record import ColdStart
+from glomedge.engine import loading
 from glomedge.errors import EngineError
 
 
@@ -88,10 +89,9 @@ def child(arguments: list[str]) -> None:
     """The measured process."""
     model, provider, image, cache, allow_fallback, bf16 = arguments
     begin = time.perf_counter()
-    from glomedge.engine import engine as engines
 
     imported = time.perf_counter()
-    with engines.load(
+    with loading.load(
         Path(model), provider, allow_fallback=allow_fallback == "1", bf16=bf16 == "1", cache_dir=Path(cache)
     ) as engine:
         loaded = time.perf_counter()

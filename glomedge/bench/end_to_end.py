@@ -34,10 +34,10 @@ from glomedge.pipeline.inputs import Found, scan
 from glomedge.pipeline.pipeline import Pipeline
 from glomedge.pipeline.prepare import Answer, thumbnail
 from glomedge.pipeline.settings import Settings
-from glomedge.results.folder import FolderSink
 from glomedge.results.journal import Journal
+from glomedge.results.sink import FolderSink
 from glomedge.results.thumbnails import Spool
-from glomedge.runs.folder import THUMBNAIL_PX
+from glomedge.runs.outcome import THUMBNAIL_PX
 
 if TYPE_CHECKING:
     from glomedge.engine.engine import Engine

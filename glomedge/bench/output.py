@@ -6,6 +6,7 @@ import os
 import tempfile
 from pathlib import Path
 
+from glomedge.bench import page
 from glomedge.bench.record import BenchRecord
 from glomedge.errors import OutputError
 
@@ -24,13 +25,12 @@ def check_output(folder: Path) -> None:
 
 def write(record: BenchRecord, folder: Path) -> list[Path]:
     """Write ``bench.json`` and ``bench.html`` by temporary file and rename. Raises OutputError."""
-    from glomedge.bench import tables
 
     check_output(folder)
     written = []
     for name, text in (
         ("bench.json", record.model_dump_json(indent=1) + "\n"),
-        ("bench.html", tables.html(record)),
+        ("bench.html", page.html(record)),
     ):
         try:
             with tempfile.NamedTemporaryFile("w", dir=folder, encoding="utf-8", delete=False) as handle:

@@ -17,6 +17,7 @@ import numpy as np
 from glomedge.bench.energy import EnergyMeter, gpu_memory_bytes
 from glomedge.bench.record import EndToEnd, Energy, Latency, Memory, Scenario, ScenarioName
 from glomedge.bench.scenarios import Images, latency_by_batch, offline, server, single_stream
+from glomedge.engine import loading
 from glomedge.errors import GlomedgeError
 from glomedge.model.spec import Frozen
 from glomedge.system.cpu import usable_cpus
@@ -78,12 +79,11 @@ def measure(job: Job) -> Result:
     Raises:
         ProviderUnavailableError, ModelError, EngineError: from the engine.
     """
-    from glomedge.engine import engine as engines
     from glomedge.engine import providers
 
     images = np.load(job.crops, allow_pickle=False)
     largest = max(job.batch_sizes)
-    with engines.load(
+    with loading.load(
         job.model, job.provider, allow_fallback=job.allow_fallback, concurrency=1, max_batch=largest,
         bf16=job.bf16, cache_dir=job.cache_dir, strict_placement=job.strict_placement,
     ) as engine:  # fmt: skip
@@ -101,7 +101,7 @@ def measure(job: Job) -> Result:
         gpu_bytes = gpu_memory_bytes(os.getpid())
     gpu = providers.named(provider).gpu
     threads = providers.run_threads(provider)
-    with engines.load(
+    with loading.load(
         job.model, job.provider, allow_fallback=job.allow_fallback, concurrency=threads, max_batch=largest,
         bf16=job.bf16, cache_dir=job.cache_dir, self_test=False,
     ) as engine:  # fmt: skip

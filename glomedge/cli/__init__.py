@@ -11,8 +11,7 @@ from typing import Annotated
 
 import typer
 
-from glomedge import __version__
-from glomedge.about import RESEARCH_USE_NOTICE
+from glomedge.about import RESEARCH_USE_NOTICE, __version__
 from glomedge.cli.bench import bench
 from glomedge.cli.demo import demo
 from glomedge.cli.doctor import doctor

@@ -35,7 +35,7 @@ def evaluate(
 
     Exit code 0: all labelled crops answered; 2: some had errors (they are in no figure); 1: could not run.
     """
-    from glomedge.cli.infer import progress_bar
+    from glomedge.cli.progress import progress_bar
     from glomedge.runs.evaluate import evaluate_folder
     from glomedge.system.stopping import StopOnSignals
 

@@ -5,19 +5,18 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
 from glomedge.about import RESEARCH_USE_NOTICE
+from glomedge.cli.progress import progress_bar
 from glomedge.errors import UsageError
 from glomedge.files.names import escape_name
 
 if TYPE_CHECKING:
-    from glomedge.runs.folder import Outcome
+    from glomedge.runs.outcome import Outcome
 
 
 def infer(
@@ -156,21 +155,6 @@ def parse_band(text: str) -> tuple[float, float]:
     except ValueError:
         pass
     raise UsageError(f"--review-band {text!r} is not two probabilities. Write it like 0.2..0.8")
-
-
-@contextmanager
-def progress_bar() -> Iterator[Callable[[int, int], None] | None]:
-    """A bar with the time left on standard error, where that is a terminal."""
-    if not sys.stderr.isatty():
-        yield None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("crops")
-        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 def print_summary(outcome: Outcome, output: Path) -> None:

@@ -78,10 +78,9 @@ def train(
     Writes model.keras with its record, split.csv, history.csv, curves.png, metrics.json and training-report.html.
     """
     try:
-        from glomedge_export.training.options import FitOptions
+        from glomedge_export.training.options import FitOptions, TrainOptions
         from glomedge_export.training.progress import TrainingProgress
         from glomedge_export.training.recipes import recipe_of, scaling_of
-        from glomedge_export.training.run import TrainOptions
         from glomedge_export.training.run import train as run
 
         options = TrainOptions(

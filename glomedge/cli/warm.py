@@ -39,7 +39,7 @@ def warm(
     import numpy as np
 
     from glomedge.about import RESEARCH_USE_NOTICE
-    from glomedge.engine.engine import load
+    from glomedge.engine.loading import load
     from glomedge.engine.providers import batch_of
 
     # What infer asks for: another profile would be another engine.

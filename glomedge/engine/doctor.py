@@ -11,8 +11,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-from glomedge import __version__
-from glomedge.about import RESEARCH_USE_NOTICE
+from glomedge.about import RESEARCH_USE_NOTICE, __version__
 from glomedge.errors import GlomedgeError, ModelError
 from glomedge.system import cpu as hardware
 from glomedge.system import gpu as gpus
@@ -176,7 +175,7 @@ def examine_model(path: Path) -> ModelReport:
 
 
 def _examine(provider: Any, model: Path | None, cache_dir: Path | None) -> ProviderReport:
-    from glomedge.engine.engine import load
+    from glomedge.engine.loading import load
     from glomedge.engine.providers import usual_batch
     from glomedge.errors import SelfTestError
 

@@ -1,11 +1,8 @@
-"""Engine: one loaded model on one provider.
+"""Engine: one loaded model on one provider; ``loading.load`` makes it.
 
-    with load("model.onnx", provider="cpu") as engine:
-        output = engine.infer(images_nhwc)
-        predictions = engine.predict(["a.png", rgb_array])
-
-``load`` is the only way to one: it checks the file's seal, its graph and its contract, opens the provider that was
-asked for (see ``providers.py``), and runs the golden self-test on it before anything is served.
+with load("model.onnx", provider="cpu") as engine:
+    output = engine.infer(images_nhwc)
+    predictions = engine.predict(["a.png", rgb_array])
 """
 
 from __future__ import annotations
@@ -14,21 +11,19 @@ import os
 import threading
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 import numpy as np
 import numpy.typing as npt
 
-from glomedge.engine import selftest
 from glomedge.engine.predict import Prediction, predict_all
-from glomedge.engine.runner import OutOfMemoryError, RawOutput, Runner, SessionRequest, padded
-from glomedge.errors import EngineError, ModelError, ProviderUnavailableError, UsageError
-from glomedge.model.file import ModelFile, read_model_file
-from glomedge.model.spec import MAP_SIZE, SIZE_PX, BatchProfile, ModelSpec
+from glomedge.engine.runner import OutOfMemoryError, Runner, padded
+from glomedge.errors import EngineError, UsageError
+from glomedge.model.file import ModelFile
+from glomedge.model.spec import MAP_SIZE, SIZE_PX, ModelSpec
 
-__all__ = ["Engine", "Output", "Prediction", "Runtime", "load"]
+__all__ = ["Engine", "Output", "Prediction", "Runtime"]
 
 
 @dataclass(frozen=True)
@@ -152,7 +147,7 @@ class Engine:
 
         An item that cannot be read becomes a Prediction with status ``error:<code>``; it never stops the others.
         """
-        return predict_all(self, items)
+        return predict_all(self, self.spec, items)
 
     def close(self) -> None:
         """Free the device. Calling it twice does no harm; ``infer`` raises afterwards."""
@@ -189,177 +184,3 @@ class Engine:
             ) from error
         with self._lock:
             self._limit = min(self._limit, smaller)
-
-
-def load(
-    path: str | os.PathLike[str] | ModelFile,
-    provider: str = "auto",
-    *,
-    allow_fallback: bool = False,
-    strict_placement: bool = False,
-    threads: int | None = None,
-    concurrency: int = 1,
-    batch_size: int | None = None,
-    max_batch: int | None = None,
-    fixed_batch: bool = False,
-    bf16: bool = False,
-    cache_dir: Path | None = None,
-    self_test: bool = True,
-) -> Engine:
-    """Load a model that glomedge exported.
-
-    Args:
-        path: the ``.onnx`` file; or what ``read_model_file`` said of it, and then it is read again only where it has
-            changed since.
-        provider: ``auto`` or a name of ``providers.PROVIDERS``. Exactly that one runs, or this raises.
-        allow_fallback: when the provider cannot run, take the next one that ``auto`` would; ``runtime.notes`` says so.
-        strict_placement: refuse when any node of the graph runs on another provider than the one asked for.
-        threads: CPU threads in all; every CPU this process may use by default.
-        concurrency: how many threads will call ``infer`` at once. Two callers on two CPUs are faster than one
-            caller with two threads.
-        batch_size: the usual batch, for providers that tune for one; the spec's by default.
-        max_batch: the largest batch to hand to the device at once; the spec's by default.
-        fixed_batch: always run exactly ``batch_size``, or ``max_batch`` where only that is given (the last batch is
-            padded): lets a GPU replay one captured graph. Changes nothing on a CPU.
-        bf16: compute an fp32 file in bfloat16 (openvino, on processors that have it).
-        cache_dir: owner-only folder for engines built for this machine; the user's cache folder by default.
-        self_test: run the golden self-test; switch off only to inspect a file that fails it.
-
-    Raises:
-        ModelError: the file is missing, damaged, not ours, or its spec and graph disagree.
-        SelfTestError: it gives other pixels or another probability here than at export.
-        ProviderUnavailableError: the provider cannot run here; names the library and the package.
-        UsageError: an argument out of range.
-    """
-    from glomedge.engine import providers
-    from glomedge.system import cpu
-
-    for name, value in (("threads", threads), ("concurrency", concurrency), ("max_batch", max_batch)):
-        if value is not None and value < 1:
-            raise UsageError(f"{name} must be at least 1, not {value}.")
-    if isinstance(path, ModelFile):
-        file = path if path.unchanged() else read_model_file(path.path)
-    else:
-        file = read_model_file(Path(path))
-    path = file.path
-    from glomedge.model.graph import check_graph
-
-    check_graph(path, file.spec)
-    request = SessionRequest(
-        file=file,
-        threads=threads or cpu.usable_cpus(),
-        concurrency=concurrency,
-        profile=batch_profile(file.spec.batch_profile, batch_size, max_batch, fixed_batch),
-        fixed_batch=fixed_batch,
-        self_test=self_test,
-        record_placement=strict_placement,
-        bf16=bf16,
-        cache_dir=cache_dir,
-    )
-    name, runner, notes = _open(provider, request, allow_fallback)
-    if fixed_batch and not providers.named(name).gpu:
-        notes = (*notes, f"--fixed-batch is for GPUs and changes nothing on {name}")
-    try:
-        if not file.unchanged():
-            raise ModelError(f"{path} was replaced while it was being loaded. Start again.")
-        selftest.contract_test(file.spec, runner, path)
-        if strict_placement and runner.opened.strays:
-            _refuse_strays(name, runner)
-        runtime = Runtime(
-            requested=provider,
-            provider=name,
-            precision=runner.opened.precision,
-            threads=request.threads,
-            concurrency=concurrency,
-            versions=runner.opened.versions,
-            options=runner.opened.options,
-            placement=runner.opened.placement,
-            notes=(*notes, *runner.opened.notes),
-        )
-        engine = Engine(file, runner, runtime, request.profile.max)
-        if self_test:
-            _self_test(engine, runner)
-    except BaseException:
-        runner.close()
-        raise
-    return engine
-
-
-def batch_profile(
-    default: BatchProfile, batch_size: int | None, max_batch: int | None, fixed_batch: bool = False
-) -> BatchProfile:
-    """The batch sizes to build for: the spec's, overridden by what the user gave.
-
-    ``batch_size`` alone also is the maximum unless the spec's is larger, or the batch is fixed: then it is the only
-    size. Raises UsageError where they contradict.
-    """
-    if fixed_batch:
-        if batch_size and max_batch and batch_size != max_batch:
-            raise UsageError(
-                f"--fixed-batch runs one batch size, and --batch-size {batch_size} is not --max-batch {max_batch}. "
-                "Give one of them."
-            )
-        only = batch_size or max_batch or default.max
-        return BatchProfile(min=only, opt=only, max=only)
-    largest = max_batch or max(batch_size or 1, default.max)
-    usual = batch_size or min(default.opt, largest)
-    if usual < 1 or usual > largest:
-        raise UsageError(f"--batch-size {usual} is not between 1 and --max-batch {largest}. Raise --max-batch.")
-    return BatchProfile(min=1, opt=usual, max=largest)
-
-
-def _open(name: str, request: SessionRequest, allow_fallback: bool) -> tuple[str, Runner, tuple[str, ...]]:
-    from glomedge.engine import providers
-
-    notes: list[str] = []
-    if name != "auto":
-        wanted = providers.named(name)
-        try:
-            providers.require_usable(wanted)
-            return name, providers.open_provider(wanted, request), ()
-        except ProviderUnavailableError as error:
-            if not allow_fallback:
-                raise
-            why = str(error).removesuffix(providers.ACCEPT_ANOTHER)
-            notes.append(f"--allow-fallback: {name} was asked for and cannot run: {why}")
-    order = [provider for provider in providers.preference(request) if provider.name != name]
-    for position, provider in enumerate(order):
-        reason = providers.reason_against(provider, request)
-        if reason is not None:
-            notes.append(reason)
-            continue
-        try:
-            runner = providers.open_provider(provider, request)
-        except ProviderUnavailableError as error:
-            notes.append(str(error))
-            continue
-        if name == "auto":
-            target = request.file.spec.target
-            notes += [
-                f"{other.name}: not tried, {provider.name} comes first for target '{target}'"
-                for other in order[position + 1 :]
-            ]
-        notes.append(f"{'auto' if name == 'auto' else '--allow-fallback'} chose {provider.name}")
-        return provider.name, runner, tuple(notes)
-    raise ProviderUnavailableError(
-        f"No provider can run {request.file.path} here: {' | '.join(notes)}. Run: glomedge doctor"
-    )
-
-
-def _refuse_strays(name: str, runner: Runner) -> None:
-    strays = runner.opened.strays
-    total = sum(runner.opened.placement.values())
-    shown = ", ".join(strays[:10]) + (f" and {len(strays) - 10} more" if len(strays) > 10 else "")
-    elsewhere = ", ".join(f"{provider}: {count}" for provider, count in sorted(runner.opened.placement.items()))
-    raise ProviderUnavailableError(
-        f"--strict-placement: {len(strays)} of {total} nodes would not run on {name} ({elsewhere}): {shown}. "
-        "Leave the option off to accept that, or export the model for this provider."
-    )
-
-
-def _self_test(engine: Engine, runner: Runner) -> None:
-    def run(images_nhwc: npt.NDArray[np.uint8]) -> RawOutput:
-        output = engine.infer(images_nhwc)
-        return output.probability, output.activation
-
-    selftest.self_test(engine.spec, runner, run, where=f"provider {engine.provider}")

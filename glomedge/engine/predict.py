@@ -5,17 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from glomedge.engine.views import fault_of
+from glomedge.engine.views import Infer, fault_of
 from glomedge.errors import ImageError
 from glomedge.model.spec import ModelSpec
-
-if TYPE_CHECKING:
-    from glomedge.engine.engine import Engine
 
 Item = str | os.PathLike[str] | npt.NDArray[np.uint8]
 
@@ -60,19 +56,19 @@ def failed(code: str, message: str) -> Prediction:
     return Prediction(None, None, None, f"error:{code}", None, message)
 
 
-def predict_all(engine: Engine, items: Iterable[Item]) -> list[Prediction]:
+def predict_all(engine: Infer, spec: ModelSpec, items: Iterable[Item]) -> list[Prediction]:
     """One Prediction for each item, in order; memory does not grow with their number."""
     done: list[Prediction] = []
     chunk: list[Item] = []
     for item in items:
         chunk.append(item)
         if len(chunk) == _CHUNK:
-            done += _predict_chunk(engine, chunk)
+            done += _predict_chunk(engine, spec, chunk)
             chunk = []
-    return done + (_predict_chunk(engine, chunk) if chunk else [])
+    return done + (_predict_chunk(engine, spec, chunk) if chunk else [])
 
 
-def _predict_chunk(engine: Engine, items: list[Item]) -> list[Prediction]:
+def _predict_chunk(engine: Infer, spec: ModelSpec, items: list[Item]) -> list[Prediction]:
     from glomedge.imaging import quality
     from glomedge.imaging.enhance import enhance
 
@@ -87,14 +83,11 @@ def _predict_chunk(engine: Engine, items: list[Item]) -> list[Prediction]:
             continue
         found.append(None)
         flags.append(tuple(dict.fromkeys((*seen, *quality.assess(crop)))))
-        pixels.append(enhance(crop, engine.spec.recipe))
+        pixels.append(enhance(crop, spec.recipe))
     if pixels:
         output = engine.infer(np.stack(pixels))
         answers = iter(
-            [
-                called(engine.spec, float(output.probability[i]), output.activation[i], flags[i])
-                for i in range(len(pixels))
-            ]
+            [called(spec, float(output.probability[i]), output.activation[i], flags[i]) for i in range(len(pixels))]
         )
     else:
         answers = iter(())

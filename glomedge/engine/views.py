@@ -7,8 +7,6 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from glomedge.pipeline.prepare import Answer
-
 Pixels = npt.NDArray[np.uint8]
 
 
@@ -45,26 +43,6 @@ def fault_of(probability: float, activation: npt.NDArray[np.float32]) -> str | N
     if not np.isfinite(activation).all():
         return "The network gave a map with numbers that are not finite. Check the model: glomedge doctor"
     return None
-
-
-def fill(
-    answer: Answer,
-    probability: np.float32,
-    disagreement: npt.NDArray[np.float32] | None,
-    activation: npt.NDArray[np.float32],
-    index: int,
-) -> None:
-    """Put one crop's answer in; what is no probability is an error of that crop alone."""
-    fault = fault_of(float(probability), activation[index])
-    if fault is None and disagreement is not None and not 0.0 <= disagreement[index] <= 1.0:
-        fault = f"The network's views lie {shortest(disagreement[index])} apart. Check the model: glomedge doctor"
-    if fault is not None:
-        answer.fail("nonfinite", fault)
-        return
-    answer.probability = shortest(probability)
-    answer.activation = activation[index]
-    if disagreement is not None:
-        answer.disagreement = shortest(disagreement[index])
 
 
 def predict_views(

@@ -252,3 +252,9 @@ def png_decoder() -> str:
 
         return f"kornia-rs {version('kornia_rs')}"
     return f"opencv {cv2.__version__}"
+
+
+def grey(pixels_hwc: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    """What an overlay shows of a crop: luma of RGB uint8 ``[H, W, 3]`` (ITU-R BT.601), uint8 ``[H, W]``."""
+    luma: npt.NDArray[np.uint8] = cv2.cvtColor(np.ascontiguousarray(pixels_hwc), cv2.COLOR_RGB2GRAY)
+    return luma

@@ -240,3 +240,6 @@ class ModelSpec(Frozen):
                 f"The spec inside the model is not one this glomedge understands: {where}: {first['msg']}. "
                 "Export the model again with this version, or install the version that made it."
             ) from error
+
+
+ComputeDtype = Literal["float32", "bfloat16"]

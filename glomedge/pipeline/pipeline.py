@@ -21,12 +21,12 @@ from typing import Protocol
 
 import numpy as np
 
-from glomedge.engine.views import Infer, fill, predict_views
+from glomedge.engine.views import Infer, predict_views
 from glomedge.errors import GlomedgeError
 from glomedge.model.spec import SIZE_PX
 from glomedge.pipeline.decode_process import SLOT_BYTES, DecodeChild, SharedBuffers
 from glomedge.pipeline.inputs import Found
-from glomedge.pipeline.prepare import Answer, Decoder, Pixels, default_decoder, prepare
+from glomedge.pipeline.prepare import Answer, Decoder, Pixels, default_decoder, fill, prepare
 from glomedge.pipeline.settings import Settings
 
 _TICK_S = 0.05

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from glomedge.engine.views import fault_of, shortest
 from glomedge.errors import ImageError
 from glomedge.model.spec import Recipe
 from glomedge.pipeline.inputs import Found
@@ -130,7 +131,7 @@ def prepare(answer: Answer, how: Preparation, decoder: Decoder, out: Pixels) -> 
 def _grey(pixels: Pixels) -> Pixels | None:
     """For the heatmap, which can do without: it must never cost the answer."""
     try:
-        from glomedge.reports.overlay import grey
+        from glomedge.imaging.images import grey
 
         return grey(pixels)
     except Exception:  # noqa: BLE001 - MemoryError and OpenCV's own among them
@@ -188,3 +189,23 @@ def thumbnail(pixels_hwc: Pixels, longer_side_px: int) -> bytes:
     if not done:
         raise ImageError("decoder", "no thumbnail could be made of it")
     return bytes(data)
+
+
+def fill(
+    answer: Answer,
+    probability: np.float32,
+    disagreement: npt.NDArray[np.float32] | None,
+    activation: npt.NDArray[np.float32],
+    index: int,
+) -> None:
+    """Put one crop's answer in; what is no probability is an error of that crop alone."""
+    fault = fault_of(float(probability), activation[index])
+    if fault is None and disagreement is not None and not 0.0 <= disagreement[index] <= 1.0:
+        fault = f"The network's views lie {shortest(disagreement[index])} apart. Check the model: glomedge doctor"
+    if fault is not None:
+        answer.fail("nonfinite", fault)
+        return
+    answer.probability = shortest(probability)
+    answer.activation = activation[index]
+    if disagreement is not None:
+        answer.disagreement = shortest(disagreement[index])

@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from glomedge.about import RESEARCH_USE_NOTICE
 from glomedge.errors import UsageError
+from glomedge.imaging.images import grey
 from glomedge.model.spec import MAP_SIZE, SIZE_PX
 from glomedge.reports import colour_scale
 
@@ -97,12 +98,6 @@ def _polynomials() -> npt.NDArray[np.float64]:
         for tap in range(4):  # beyond the edge the outermost cell goes on, and may be met twice
             table[first, :, min(max(first + tap - 1, 0), MAP_SIZE - 1)] += taps[:, tap]
     return table
-
-
-def grey(pixels_hwc: Pixels) -> Pixels:
-    """What an overlay shows of a crop: luma of RGB uint8 ``[H, W, 3]`` (ITU-R BT.601), uint8 ``[H, W]``."""
-    luma: Pixels = cv2.cvtColor(np.ascontiguousarray(pixels_hwc), cv2.COLOR_RGB2GRAY)
-    return luma
 
 
 def overlay(

@@ -24,8 +24,7 @@ from glomedge.reports import colour_scale
 from glomedge.reports.case_table import corrected_text
 from glomedge.reports.interval_bar import interval_svg
 from glomedge.results.rows import Row
-from glomedge.results.thumbnails import Spool
-from glomedge.runs.heatmaps import shared_limits
+from glomedge.results.thumbnails import Spool, shared_limits
 
 if TYPE_CHECKING:
     from glomedge.cases.summary import CaseSummary

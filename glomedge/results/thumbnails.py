@@ -10,6 +10,8 @@ from __future__ import annotations
 import os
 import threading
 import zlib
+from array import array
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +21,7 @@ from glomedge.errors import OutputError
 from glomedge.files.writing import MakeRoom, nothing_to_give, write_all
 from glomedge.model.spec import MAP_SIZE
 from glomedge.results.journal import Attachment
+from glomedge.results.rows import Row
 
 _MAP_BYTES = MAP_SIZE * MAP_SIZE * 4
 
@@ -69,3 +72,17 @@ class Spool:
     def close(self) -> None:
         """Close the file; it stays."""
         os.close(self._descriptor)
+
+
+def shared_limits(rows: Iterable[Row], spool: Spool) -> tuple[float, float] | None:
+    """One scale for many maps: the 2nd percentile of their minima to the 98th of their maxima; None for no maps."""
+    lows, highs = array("f"), array("f")
+    for row in rows:
+        if (kept := spool.read(row.attachment)) is not None:
+            lows.append(kept[0].min())
+            highs.append(kept[0].max())
+    if not lows:
+        return None
+    return float(np.quantile(np.asarray(lows, np.float64), 0.02)), float(
+        np.quantile(np.asarray(highs, np.float64), 0.98)
+    )

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import csv
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,9 @@ from typing import Any
 import numpy as np
 
 from glomedge.about import RESEARCH_USE_NOTICE
+from glomedge.cases.labels import LABELS_NAME, read_labels, read_split
 from glomedge.cases.metrics import CaseError, Confusion, auroc, average_precision, case_errors
+from glomedge.engine import loading
 from glomedge.errors import DatasetError, UsageError
 from glomedge.files.names import escape_name
 from glomedge.model.file import read_model_file
@@ -21,9 +22,6 @@ from glomedge.pipeline.inputs import Found, scan
 from glomedge.pipeline.pipeline import Pipeline
 from glomedge.pipeline.prepare import Answer
 from glomedge.pipeline.settings import Settings
-
-LABELS_NAME = "public.csv"
-LABEL_COLUMN = "ground truth"
 
 
 @dataclass(frozen=True)
@@ -80,55 +78,6 @@ class Evaluation:
             "cases": [{**asdict(case), "error": case.error} for case in self.cases],
             "notes": self.notes,
         }
-
-
-def read_labels(path: Path) -> dict[str, int]:
-    """File name -> label (1 globally sclerotic) from a ``public.csv``: columns ``name`` and ``ground truth``.
-
-    Raises:
-        DatasetError: missing, without these columns, a label other than 0 or 1, a name twice; lists every bad line.
-    """
-    labels: dict[str, int] = {}
-    problems: list[str] = []
-    for number, row in _lines(path, ("name", LABEL_COLUMN)):
-        name, label = row["name"], row[LABEL_COLUMN].strip()
-        if label not in ("0", "1"):
-            problems.append(f"line {number}: label {label!r} of {name!r} is neither 0 nor 1")
-        elif name in labels:
-            problems.append(f"line {number}: {name!r} stands there twice")
-        else:
-            labels[name] = int(label)
-    if problems:
-        raise DatasetError(f"{path}: {'; '.join(problems)}. Correct these lines.")
-    if not labels:
-        raise DatasetError(f"{path} holds no label. Its columns are: name,{LABEL_COLUMN}")
-    return labels
-
-
-def read_split(path: Path, wanted: str) -> set[str]:
-    """Names that a ``split.csv`` (columns ``name`` and ``split``) puts on that side. Raises DatasetError."""
-    sides: dict[str, set[str]] = {}
-    for _, row in _lines(path, ("name", "split")):
-        sides.setdefault(row["split"].strip(), set()).add(row["name"])
-    if wanted not in sides:
-        raise DatasetError(
-            f"{path} has no split {wanted!r}; it has: {', '.join(sorted(sides))}. Name one with --split."
-        )
-    return sides[wanted]
-
-
-def _lines(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as handle:
-            reader = csv.DictReader(handle, restval="")
-            missing = [name for name in columns if name not in (reader.fieldnames or ())]
-            if missing:
-                raise DatasetError(f"{path} has no column {', '.join(missing)}. Its columns are: {','.join(columns)}")
-            for row in reader:
-                yield reader.line_num, row
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise DatasetError(f"{path} cannot be read: {reason}. Name a data set folder with a {LABELS_NAME}.") from None
 
 
 def find_crops(inputs: Sequence[Found], labels: dict[str, int]) -> list[tuple[Found, int]]:
@@ -229,7 +178,7 @@ def evaluate_folder(
 
     def load() -> engine.Engine:
         loaded.append(
-            engine.load(
+            loading.load(
                 model,
                 provider,
                 allow_fallback=allow_fallback,

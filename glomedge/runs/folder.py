@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from glomedge.engine import loading
 from glomedge.errors import OutputError, UsageError
 from glomedge.files.names import escape_name, unescape_name
 from glomedge.model.file import ModelFile, read_model_file
@@ -18,61 +18,21 @@ from glomedge.pipeline.inputs import Found, Scan, scan
 from glomedge.pipeline.pipeline import Pipeline, StageTimes
 from glomedge.pipeline.prepare import Decoder
 from glomedge.pipeline.settings import Settings
-from glomedge.results.folder import JOURNAL, WORK_FOLDER, FolderSink, OutputFolder, Plan, plan, publishable, unanswered
+from glomedge.results.folder import JOURNAL, WORK_FOLDER, OutputFolder
 from glomedge.results.grey_crops import MAX_GREY_PX, GreyStore
 from glomedge.results.journal import Contents, Identity, Journal, read_entries, read_journal
+from glomedge.results.resume import Plan, plan, publishable, unanswered
 from glomedge.results.rows import Row
+from glomedge.results.sink import FolderSink
 from glomedge.results.thumbnails import Spool
 from glomedge.runs.options import Options
+from glomedge.runs.outcome import THUMBNAIL_PX, Outcome
 from glomedge.system.stopping import StoppedError, unless_stopped
 
 if TYPE_CHECKING:
-    from glomedge.cases.summary import CaseSummary
     from glomedge.engine.engine import Engine
 
 __all__ = ["Options", "Outcome", "infer_folder"]
-
-OWNED = ("predictions.csv", "predictions.jsonl", "predictions.parquet", "cases.csv", "report.html", "run.json")
-THUMBNAIL_PX = 112
-
-
-@dataclass
-class Outcome:
-    """What came of a run.
-
-    Attributes:
-        complete: False when it was stopped; then there are no files but the journal, for ``--resume``.
-        inputs: how many were found (where it was stopped while it still searched: those that have a row from before);
-            ``answered`` of them have a row by now, ``predicted`` more than when it began.
-        counts: rows by kind (``ok``, ``flagged``, ``error``, ``positive``, ``negative``, ``uncertain``).
-        errors: rows by error code.
-        cases: the summaries of the biopsies.
-        files: what was written.
-        record: the content of ``run.json``.
-        decoding: how many workers decoded, and in what; empty where nothing was left to decode.
-        hung: threads that sit in a library and do not come back.
-    """
-
-    complete: bool
-    inputs: int
-    answered: int
-    predicted: int
-    provider: str
-    counts: dict[str, int] = field(default_factory=dict)
-    errors: dict[str, int] = field(default_factory=dict)
-    cases: list[CaseSummary] = field(default_factory=list)
-    files: list[Path] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-    record: dict[str, Any] = field(default_factory=dict)
-    decoding: dict[str, Any] = field(default_factory=dict)
-    times: StageTimes = field(default_factory=StageTimes)
-    wall_s: float = 0.0
-    hung: int = 0
-
-    @property
-    def exit_code(self) -> int:
-        """0 all predicted on, 2 some errors (FAULTS)."""
-        return 2 if self.errors else 0
 
 
 def infer_folder(
@@ -301,12 +261,10 @@ class _FolderRun:
     ) -> bool:
         import cv2
 
-        from glomedge.engine import engine
-
         options, size = self._options, settings.batch_size
 
         def load() -> Engine:
-            self._engine = engine.load(
+            self._engine = loading.load(
                 self._model,
                 options.provider,
                 allow_fallback=options.allow_fallback,

@@ -11,14 +11,11 @@ import hashlib
 import os
 import tempfile
 import threading
-from array import array
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-
-import numpy as np
 
 from glomedge.errors import ImageError, OutputError, UsageError
 from glomedge.files.names import escape_name, unescape_name
@@ -27,7 +24,7 @@ from glomedge.pipeline.inputs import HEATMAP_SUFFIX, Scan
 from glomedge.pipeline.prepare import Pixels
 from glomedge.results.grey_crops import GreyStore
 from glomedge.results.rows import Row
-from glomedge.results.thumbnails import Spool
+from glomedge.results.thumbnails import Spool, shared_limits
 from glomedge.runs.options import Options
 
 # A fault of one name, not of the folder: such a crop goes without.
@@ -44,20 +41,6 @@ def chosen(probability: float | None, options: Options, threshold: float) -> boo
     if options.heatmaps_for == "positives":
         return probability >= threshold
     return options.to_review(probability)
-
-
-def shared_limits(rows: Iterable[Row], spool: Spool) -> tuple[float, float] | None:
-    """One scale for many maps: the 2nd percentile of their minima to the 98th of their maxima; None for no maps."""
-    lows, highs = array("f"), array("f")
-    for row in rows:
-        if (kept := spool.read(row.attachment)) is not None:
-            lows.append(kept[0].min())
-            highs.append(kept[0].max())
-    if not lows:
-        return None
-    return float(np.quantile(np.asarray(lows, np.float64), 0.02)), float(
-        np.quantile(np.asarray(highs, np.float64), 0.98)
-    )
 
 
 def check_folder(folder: Path) -> None:

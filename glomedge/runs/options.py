@@ -9,7 +9,7 @@ from pathlib import Path
 from glomedge.cases.names import compile_case_pattern
 from glomedge.errors import MissingExtraError, UsageError
 from glomedge.files.names import escape_name
-from glomedge.results.rows import FORMATS
+from glomedge.results.tables import FORMATS
 
 HEATMAP_CHOICES = ("positives", "uncertain", "all")
 DECODE_CHOICES = ("auto", "threads", "processes")

@@ -11,12 +11,15 @@ from typing import TYPE_CHECKING
 
 from glomedge.errors import OutputError
 from glomedge.files.names import neutralise
+from glomedge.files.writing import Staged
 from glomedge.model.file import ModelFile
 from glomedge.pipeline.inputs import Scan
 from glomedge.results.folder import WORK_FOLDER
-from glomedge.results.rows import WRITERS, Row, Staged
+from glomedge.results.rows import Row
+from glomedge.results.tables import WRITERS
 from glomedge.results.thumbnails import Spool
-from glomedge.runs.folder import OWNED, Options, Outcome
+from glomedge.runs.options import Options
+from glomedge.runs.outcome import OWNED, Outcome
 
 if TYPE_CHECKING:
     from glomedge.cases.summary import CaseSummary, CropCall

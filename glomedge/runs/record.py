@@ -8,11 +8,11 @@ import importlib.metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from glomedge import __version__
-from glomedge.about import RESEARCH_USE_NOTICE
+from glomedge.about import RESEARCH_USE_NOTICE, __version__
 from glomedge.files.names import escape_name
 from glomedge.model.file import ModelFile
-from glomedge.runs.folder import Options, Outcome
+from glomedge.runs.options import Options
+from glomedge.runs.outcome import Outcome
 
 if TYPE_CHECKING:
     from glomedge.engine.engine import Engine

@@ -53,7 +53,7 @@ def versions() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             continue
     if "glomedge" not in found:
-        from glomedge import __version__
+        from glomedge.about import __version__
 
         found["glomedge"] = __version__
     return found

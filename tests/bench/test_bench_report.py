@@ -9,6 +9,7 @@ import pytest
 
 from glomedge.about import RESEARCH_USE_NOTICE
 from glomedge.bench import tables
+from glomedge.bench.page import html
 from glomedge.bench.record import BenchRecord, Failure
 from glomedge.reports import charts
 from helpers import bench_builders as build
@@ -22,7 +23,7 @@ def _both() -> BenchRecord:
 
 
 def test_page_fetches_nothing_and_carries_the_notice() -> None:
-    page = tables.html(_both())
+    page = html(_both())
     assert RESEARCH_USE_NOTICE in page
     assert "<script" not in page
     assert not re.search(r"""(src|href)\s*=""", page)
@@ -31,7 +32,7 @@ def test_page_fetches_nothing_and_carries_the_notice() -> None:
 
 
 def test_text_from_outside_is_escaped() -> None:
-    page = tables.html(_both())
+    page = html(_both())
     assert "Invented &lt;CPU&gt;" in page
     assert "drawn &amp; invented" in page
     assert "libnvinfer.so.10 &lt;missing&gt;" in page
@@ -41,15 +42,15 @@ def test_a_fast_wrong_answer_is_red_in_table_and_plot() -> None:
     record = _both()
     assert tables.parity_cell(record.configurations[0]).style == "right"
     assert tables.parity_cell(record.configurations[1]).style == "wrong"
-    page = tables.html(record)
+    page = html(record)
     assert 'class="wrong">WRONG: 7 of 64 flipped' in page
     assert page.count(charts.WRONG) >= 3  # line, bar and its label
-    assert charts.WRONG not in tables.html(build.record([build.configuration()]))
+    assert charts.WRONG not in html(build.record([build.configuration()]))
 
 
 def test_plots_are_well_formed_and_to_scale() -> None:
     record = _both()
-    plots = re.findall(r"<svg.*?</svg>", tables.html(record), re.DOTALL)
+    plots = re.findall(r"<svg.*?</svg>", html(record), re.DOTALL)
     assert len(plots) == 3
     trees = [ET.fromstring(plot) for plot in plots]
     space = "{http://www.w3.org/2000/svg}"

@@ -28,11 +28,12 @@ NEEDS = "needs the extra glomedge[export]"
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """``artifacts/model.keras`` with its record and drawn data, as ``glomedge train`` leaves them (not trained)."""
     pytest.importorskip("tensorflow", reason=NEEDS)
+    from glomedge.files.writing import sha256_of
     from glomedge.model.spec import Recipe, TrainingProvenance
     from glomedge_export.data.dataset import read_dataset
     from glomedge_export.data.export_crops import enhanced
     from glomedge_export.data.split import split_by_case
-    from glomedge_export.record import TrainingRecord, sha256_of, write_record
+    from glomedge_export.record import TrainingRecord, write_record
     from glomedge_export.synthetic.dataset import write_dataset
     from helpers.keras_networks import realistic_network
 

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import pytest
 
 import glomedge
-from glomedge.engine import engine, golden, providers
+from glomedge.engine import engine, golden, loading, providers
 from glomedge.engine.backends import onnxrt
 from glomedge.engine.runner import OutOfMemoryError, RawOutput, Runner, SessionRequest
 from glomedge.errors import EngineError, ModelError, ProviderUnavailableError, SelfTestError, UsageError
@@ -54,7 +54,7 @@ def test_infer_agrees_with_a_reference_written_without_onnx(
 ) -> None:
     require(provider)
     images = crops(count)
-    with engine.load(tiny_model, provider, cache_dir=cache) as model:
+    with loading.load(tiny_model, provider, cache_dir=cache) as model:
         output = model.infer(images)
     expected = builders.tiny_logit(images)
     assert np.ptp(expected) > 0.5 or count == 1
@@ -66,7 +66,7 @@ def test_infer_agrees_with_a_reference_written_without_onnx(
 @pytest.mark.parametrize("max_batch", [1, 4, 9, 64])
 def test_batches_longer_than_the_session_takes_are_split(tiny_model: Path, max_batch: int) -> None:
     images = crops(9)
-    with engine.load(tiny_model, "cpu", max_batch=max_batch) as model:
+    with loading.load(tiny_model, "cpu", max_batch=max_batch) as model:
         np.testing.assert_allclose(model.infer(images).probability, sigmoid(builders.tiny_logit(images)), atol=1e-5)
 
 
@@ -75,7 +75,7 @@ def test_infer_may_be_called_from_several_threads(tiny_model: Path, cache: Path,
     require(provider)
     batches = [crops(3, seed) for seed in range(24)]
     with (
-        engine.load(tiny_model, provider, concurrency=4, threads=4, cache_dir=cache) as model,
+        loading.load(tiny_model, provider, concurrency=4, threads=4, cache_dir=cache) as model,
         ThreadPoolExecutor(8) as pool,
     ):
         outputs = list(pool.map(model.infer, batches))
@@ -93,12 +93,12 @@ def test_infer_may_be_called_from_several_threads(tiny_model: Path, cache: Path,
     ],
 )
 def test_infer_refuses_other_shapes_and_types(tiny_model: Path, images: Any) -> None:
-    with engine.load(tiny_model, "cpu") as model, pytest.raises(UsageError, match=r"uint8 \[N, 224, 224, 3\]"):
+    with loading.load(tiny_model, "cpu") as model, pytest.raises(UsageError, match=r"uint8 \[N, 224, 224, 3\]"):
         model.infer(images)
 
 
 def test_a_closed_engine_says_so(tiny_model: Path) -> None:
-    with engine.load(tiny_model, "cpu") as model:
+    with loading.load(tiny_model, "cpu") as model:
         pass
     model.close()
     with pytest.raises(EngineError, match="closed"):
@@ -111,7 +111,7 @@ def test_engine_has_at_most_five_public_methods() -> None:
 
 
 def test_runtime_records_what_runs(tiny_model: Path) -> None:
-    with engine.load(tiny_model, "cpu", threads=4, concurrency=2) as model:
+    with loading.load(tiny_model, "cpu", threads=4, concurrency=2) as model:
         assert model.provider == "cpu"
         assert model.runtime.options["intra_op_num_threads"] == "2"
         assert model.runtime.options["allow_spinning"] == "0"
@@ -133,7 +133,7 @@ def test_external_data_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "external.onnx"
     path.write_bytes(sealed(graph.SerializeToString(), spec))
     with pytest.raises(ModelError, match=r"1 tensors outside the file \(first: 'weights'\)"):
-        engine.load(path, "cpu")
+        loading.load(path, "cpu")
 
 
 def test_operators_of_a_custom_library_are_refused(tmp_path: Path) -> None:
@@ -143,7 +143,7 @@ def test_operators_of_a_custom_library_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "custom.onnx"
     path.write_bytes(sealed(graph.SerializeToString(), spec))
     with pytest.raises(ModelError, match=r"evil\.ops"):
-        engine.load(path, "cpu")
+        loading.load(path, "cpu")
 
 
 def test_other_weights_than_the_golden_test_saw_are_refused(tmp_path: Path, tiny_model: Path) -> None:
@@ -151,8 +151,8 @@ def test_other_weights_than_the_golden_test_saw_are_refused(tmp_path: Path, tiny
     path = tmp_path / "retrained.onnx"
     path.write_bytes(sealed(builders.tiny_graph(bias=-3.9).SerializeToString(), spec))
     with pytest.raises(SelfTestError, match=r"gives probability 0\.56\d+ on provider cpu, but gave 0\.54"):
-        engine.load(path, "cpu")
-    with engine.load(path, "cpu", self_test=False) as model:
+        loading.load(path, "cpu")
+    with loading.load(path, "cpu", self_test=False) as model:
         assert model.infer(spec.golden.pixels()[np.newaxis]).probability[0] == pytest.approx(0.5656, abs=1e-3)
 
 
@@ -194,7 +194,7 @@ def load_small(
         return made[0]
 
     monkeypatch.setitem(providers.PROVIDERS, "wrapped", wrapped(wrap))
-    model = engine.load(path, "wrapped", max_batch=32)
+    model = loading.load(path, "wrapped", max_batch=32)
     made[0].asked.clear()
     return model, made[0]
 
@@ -245,7 +245,7 @@ def test_a_lost_device_is_an_error_and_never_another_provider(
         return inner
 
     monkeypatch.setitem(providers.PROVIDERS, "wrapped", wrapped(wrap))
-    model = engine.load(tiny_model, "wrapped", allow_fallback=True)
+    model = loading.load(tiny_model, "wrapped", allow_fallback=True)
     assert isinstance(model._runner, onnxrt.OrtRunner)
     model._runner._session = LostSession()
     with pytest.raises(EngineError, match=r"CUDA failure 999.*nothing was computed elsewhere"):
@@ -267,7 +267,7 @@ def test_a_file_replaced_while_loading_is_refused(
 
     monkeypatch.setitem(providers.PROVIDERS, "wrapped", wrapped(wrap))
     with pytest.raises(ModelError, match="replaced while it was being loaded"):
-        engine.load(path, "wrapped")
+        loading.load(path, "wrapped")
 
 
 def test_a_file_that_was_read_is_read_again_only_where_it_has_changed(
@@ -283,24 +283,24 @@ def test_a_file_that_was_read_is_read_again_only_where_it_has_changed(
         return read_model_file(where)
 
     monkeypatch.setattr(engine, "read_model_file", counted)
-    with engine.load(known, "cpu") as model:
+    with loading.load(known, "cpu") as model:
         assert model.file is known
     assert reads == []
     damaged = bytearray(tiny_model.read_bytes())
     damaged[len(damaged) // 2] ^= 1
     path.write_bytes(damaged)
     with pytest.raises(ModelError, match="has changed since glomedge exported it"):
-        engine.load(known, "cpu")
+        loading.load(known, "cpu")
     assert reads == [path]
     path.unlink()
     with pytest.raises(ModelError, match="There is no model"):
-        engine.load(known, "cpu")
+        loading.load(known, "cpu")
 
 
 @pytest.mark.parametrize("arguments", [{"threads": 0}, {"concurrency": 0}, {"max_batch": 0}])
 def test_arguments_out_of_range(tiny_model: Path, arguments: dict[str, int]) -> None:
     with pytest.raises(UsageError, match="at least 1"):
-        engine.load(tiny_model, "cpu", **arguments)  # type: ignore[arg-type]  # a table of keyword arguments
+        loading.load(tiny_model, "cpu", **arguments)  # type: ignore[arg-type]  # a table of keyword arguments
 
 
 @pytest.mark.parametrize(
@@ -317,13 +317,13 @@ def test_arguments_out_of_range(tiny_model: Path, arguments: dict[str, int]) -> 
 def test_batch_profile(
     batch_size: int | None, max_batch: int | None, fixed: bool, expected: tuple[int, int, int]
 ) -> None:
-    profile = engine.batch_profile(BatchProfile(), batch_size, max_batch, fixed)
+    profile = loading.batch_profile(BatchProfile(), batch_size, max_batch, fixed)
     assert (profile.min, profile.opt, profile.max) == expected
 
 
 def test_contradicting_batch_sizes() -> None:
     with pytest.raises(UsageError, match="--batch-size 8 is not between 1 and --max-batch 4"):
-        engine.batch_profile(BatchProfile(), 8, 4)
+        loading.batch_profile(BatchProfile(), 8, 4)
 
 
 def test_bf16_is_refused_where_the_processor_has_none(
@@ -332,7 +332,7 @@ def test_bf16_is_refused_where_the_processor_has_none(
     require("openvino")
     monkeypatch.setattr("glomedge.engine.backends.openvino_runtime.has_native_bf16", lambda: False)
     with pytest.raises(ProviderUnavailableError, match="no bfloat16"):
-        engine.load(tiny_model, "openvino", bf16=True, cache_dir=cache)
+        loading.load(tiny_model, "openvino", bf16=True, cache_dir=cache)
 
 
 def test_predict_answers_each_item_by_itself(tmp_path: Path, tiny_model: Path) -> None:
@@ -373,8 +373,8 @@ def test_numbers_that_are_not_finite_become_an_error(tmp_path: Path) -> None:
     path = tmp_path / "poisoned.onnx"
     path.write_bytes(sealed(graph, sound))
     with pytest.raises(SelfTestError, match="probability nan"):
-        engine.load(path, "cpu")
-    with engine.load(path, "cpu", self_test=False) as model:
+        loading.load(path, "cpu")
+    with loading.load(path, "cpu", self_test=False) as model:
         answer = model.predict([golden.draw_crop(0)])[0]
         assert np.isnan(model.infer(crops(1)).probability).all()
     assert (answer.status, answer.probability, answer.label) == ("error:nonfinite", None, None)
@@ -386,4 +386,4 @@ def test_damaged_golden_pixels_are_a_model_error(tmp_path: Path) -> None:
     path = tmp_path / "bad.onnx"
     path.write_bytes(sealed(graph, builders.tiny_spec(graph, golden=bad)))
     with pytest.raises(ModelError, match="self-test inside the model is damaged"):
-        engine.load(path, "cpu")
+        loading.load(path, "cpu")

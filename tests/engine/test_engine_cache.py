@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from glomedge.engine import engine, providers
+from glomedge.engine import loading, providers
 from glomedge.engine.backends import onnxrt
 from glomedge.engine.cache import PASSPORT, EngineKey, Entry, WorkingCopy, default_root, problem, prune, secure_root
 from glomedge.engine.runner import Opened, SessionRequest
@@ -228,7 +228,7 @@ def test_openvino_builds_once_and_rebuilds_what_was_damaged(tiny_model: Path, tm
     cache = tmp_path / "cache"
 
     def notes() -> str:
-        with engine.load(tiny_model, "openvino", cache_dir=cache) as model:
+        with loading.load(tiny_model, "openvino", cache_dir=cache) as model:
             return "; ".join(model.runtime.notes)
 
     assert "engine built" in notes()
@@ -248,7 +248,7 @@ def test_the_cpus_optimised_graph_is_kept_checked_and_gives_the_same_answers(
     images = np.random.default_rng(3).integers(0, 256, (5, 224, 224, 3), np.uint8)
 
     def run() -> tuple[str, npt.NDArray[np.float32]]:
-        with engine.load(tiny_model, "cpu", cache_dir=cache, strict_placement=True) as model:
+        with loading.load(tiny_model, "cpu", cache_dir=cache, strict_placement=True) as model:
             return "; ".join(model.runtime.notes), model.infer(images).probability
 
     first, second = run(), run()
@@ -268,10 +268,10 @@ def test_without_a_writable_home_the_cpu_runs_all_the_same(
     blocked = tmp_path / "file"
     blocked.write_text("")
     monkeypatch.setattr("glomedge.engine.cache.default_root", lambda: blocked / "cache")
-    with engine.load(tiny_model, "cpu") as model:
+    with loading.load(tiny_model, "cpu") as model:
         assert "optimised graph not cached" in model.runtime.notes[0]
     with pytest.raises(OutputError, match="--cache-dir"):
-        engine.load(tiny_model, "cpu", cache_dir=blocked / "cache")
+        loading.load(tiny_model, "cpu", cache_dir=blocked / "cache")
 
 
 def test_a_copy_that_onnxruntime_cannot_read_is_dropped_and_the_model_runs(
@@ -288,7 +288,7 @@ def test_a_copy_that_onnxruntime_cannot_read_is_dropped_and_the_model_runs(
             passport = json.loads((copy.parent / PASSPORT).read_text())
             passport["files"][copy.name] = hashlib.sha256(copy.read_bytes()).hexdigest()
             (copy.parent / PASSPORT).write_text(json.dumps(passport))
-        with engine.load(tiny_model, "cpu", cache_dir=cache) as model:
+        with loading.load(tiny_model, "cpu", cache_dir=cache) as model:
             notes.append(model.runtime.notes[0])
     assert notes[0] == notes[2] == "optimised graph cached"
     assert notes[1].startswith("optimised graph not cached: onnxruntime")
@@ -316,11 +316,11 @@ def test_an_engine_that_answers_wrongly_leaves_the_cache_although_its_passport_a
         (entry.folder / "optimised.onnx").write_bytes(builders.tiny_graph(**changes).SerializeToString())
         assert entry.commit()
     with pytest.raises(error, match=f"{words}.*came from the cache and was removed from it: start again"):
-        engine.load(tiny_model, "cpu", cache_dir=cache)
+        loading.load(tiny_model, "cpu", cache_dir=cache)
     assert list(cache.iterdir()) == []
     notes = []
     for _ in range(2):
-        with engine.load(tiny_model, "cpu", cache_dir=cache) as model:
+        with loading.load(tiny_model, "cpu", cache_dir=cache) as model:
             notes.append(model.runtime.notes[0])
     assert notes == ["optimised graph cached", "optimised graph taken from the cache"]
 
@@ -333,7 +333,7 @@ def test_an_engine_built_just_now_that_answers_wrongly_is_not_kept_either(
     path = tmp_path / "retrained.onnx"
     path.write_bytes(sealed(builders.tiny_graph(bias=-3.0).SerializeToString(), read_model_file(tiny_model).spec))
     with pytest.raises(SelfTestError) as caught:
-        engine.load(path, "cpu", cache_dir=cache)
+        loading.load(path, "cpu", cache_dir=cache)
     assert "cache" not in str(caught.value)
     assert list(cache.iterdir()) == []
 
@@ -347,7 +347,7 @@ def test_pixels_that_moved_are_not_the_engines_fault(
     spec = read_model_file(tiny_model).spec.model_copy(update={"recipe": Recipe.named("plain")})
     path.write_bytes(sealed(builders.tiny_graph().SerializeToString(), spec))
     with pytest.raises(SelfTestError, match="preprocessing"):
-        engine.load(path, "cpu", cache_dir=cache)
+        loading.load(path, "cpu", cache_dir=cache)
     assert len(list(cache.iterdir())) == 1
 
 

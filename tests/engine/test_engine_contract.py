@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from onnx import TensorProto, helper
 
-from glomedge.engine import engine
+from glomedge.engine import loading
 from glomedge.errors import ModelError, SelfTestError
 from glomedge.model.file import read_model_file, sealed
 from glomedge.model.spec import ModelSpec, Recipe
@@ -120,7 +120,7 @@ def test_a_graph_that_breaks_the_contract_is_refused_naming_the_field(
     path = tmp_path / "broken.onnx"
     path.write_bytes(sealed(model.SerializeToString(), read_model_file(tiny_model).spec))
     with pytest.raises(ModelError, match=words) as caught:
-        engine.load(path, "cpu")
+        loading.load(path, "cpu")
     assert "xport the model again" in str(caught.value)
 
 
@@ -157,7 +157,7 @@ def refused(tmp_path: Path, field: str, value: Any, error: type[ModelError], wor
     path = tmp_path / "edited.onnx"
     path.write_bytes(sealed(graph, spec.model_copy(update={field: value})))
     with pytest.raises(error, match=words):
-        engine.load(path, "cpu")
+        loading.load(path, "cpu")
 
 
 @pytest.mark.parametrize("field", SPEC_CHANGES)
@@ -198,7 +198,7 @@ def test_a_wrong_temperature_is_found_whatever_the_golden_crop_says(
     path = tmp_path / "edited.onnx"
     path.write_bytes(sealed(graph, spec.model_copy(update={"temperature": temperature})))
     with pytest.raises(ModelError, match="temperature"):
-        engine.load(path, "cpu")
+        loading.load(path, "cpu")
 
 
 def test_a_graph_whose_map_is_not_its_probability_is_refused(tmp_path: Path) -> None:
@@ -211,4 +211,4 @@ def test_a_graph_whose_map_is_not_its_probability_is_refused(tmp_path: Path) -> 
     path = tmp_path / "odd.onnx"
     path.write_bytes(sealed(graph, builders.tiny_spec(graph)))
     with pytest.raises(ModelError, match="disagree on temperature or activation"):
-        engine.load(path, "cpu")
+        loading.load(path, "cpu")

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import onnxruntime as ort
 import pytest
 
-from glomedge.engine import engine, providers
+from glomedge.engine import loading, providers
 from glomedge.engine.backends import nvidia, onnxrt
 from glomedge.engine.runner import Opened, OutOfMemoryError
 from glomedge.errors import EngineError
@@ -108,7 +108,7 @@ def test_a_full_arena_of_onnxruntime_halves_the_batch(
     real = onnxrt.session_options
     monkeypatch.setattr(onnxrt, "session_options", lambda request: small_arena(real(request)))
     images, expected = crops(64)
-    with engine.load(tiny_model, "cpu", max_batch=64) as model:
+    with loading.load(tiny_model, "cpu", max_batch=64) as model:
         seen = counted_errors(monkeypatch)
         np.testing.assert_allclose(model.infer(images).probability, expected, atol=1e-5)
         assert seen
@@ -127,7 +127,7 @@ def test_a_gpu_that_runs_out_of_memory_halves_the_batch(monkeypatch: pytest.Monk
     # A card of 256 MB: the 512 crops as float32 alone are 308 MB, those of the next smaller batch 5 MB.
     monkeypatch.setattr(nvidia, "cuda_options", lambda request: real(request) | {"gpu_mem_limit": str(256 << 20)})
     images, expected = crops(512)
-    with engine.load(tiny_model, "cuda", batch_size=8, max_batch=512) as model:
+    with loading.load(tiny_model, "cuda", batch_size=8, max_batch=512) as model:
         seen = counted_errors(monkeypatch)
         np.testing.assert_allclose(model.infer(images).probability, expected, atol=1e-4)
     assert seen

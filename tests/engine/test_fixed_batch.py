@@ -20,7 +20,7 @@ import pytest
 from typer.testing import CliRunner
 
 from glomedge.cli import app
-from glomedge.engine import engine, providers
+from glomedge.engine import engine, loading, providers
 from glomedge.engine.backends import onnxrt
 from glomedge.engine.backends.gpu_memory import DeviceRunner
 from glomedge.engine.runner import Opened, OutOfMemoryError, RawOutput, Runner, SessionRequest
@@ -130,7 +130,7 @@ def test_every_call_has_the_one_shape_and_the_one_thread(tiny_model: Path, inser
     card = Card()
     insert(card)
     batches = [crops(count, seed) for seed, count in enumerate([1, 8, 5, 19] * 4)]
-    with engine.load(tiny_model, "card", fixed_batch=True, max_batch=8) as model, ThreadPoolExecutor(4) as pool:
+    with loading.load(tiny_model, "card", fixed_batch=True, max_batch=8) as model, ThreadPoolExecutor(4) as pool:
         for images, output in zip(batches, pool.map(model.infer, batches), strict=True):
             check(images, output)
     assert card.profiles == [BatchProfile(min=8, opt=8, max=8)]
@@ -143,7 +143,7 @@ def test_every_call_has_the_one_shape_and_the_one_thread(tiny_model: Path, inser
 def test_without_the_option_nothing_has_a_thread_of_its_own(tiny_model: Path, insert: Insert) -> None:
     card = Card()
     insert(card)
-    with engine.load(tiny_model, "card", batch_size=4, max_batch=8) as model:
+    with loading.load(tiny_model, "card", batch_size=4, max_batch=8) as model:
         check(crops(3), model.infer(crops(3)))
     assert card.profiles == [BatchProfile(min=1, opt=4, max=8)]
     assert card.threads == {threading.get_ident()}
@@ -154,7 +154,7 @@ def test_out_of_memory_opens_a_session_for_half_the_batch_once_the_old_one_is_go
 ) -> None:
     card = Card()
     insert(card)
-    with engine.load(tiny_model, "card", fixed_batch=True, batch_size=16) as model:
+    with loading.load(tiny_model, "card", fixed_batch=True, batch_size=16) as model:
         card.room = 5  # another program took the rest
         card.events.clear()
         gc.disable()  # it must all go by itself, not when the collector happens to come
@@ -180,7 +180,7 @@ def test_callers_that_wait_are_answered_by_the_smaller_session(tiny_model: Path,
     card = Card()
     insert(card)
     batches = [crops(count, seed) for seed, count in enumerate([8, 3, 8, 17] * 4)]
-    with engine.load(tiny_model, "card", fixed_batch=True, max_batch=8) as model, ThreadPoolExecutor(4) as pool:
+    with loading.load(tiny_model, "card", fixed_batch=True, max_batch=8) as model, ThreadPoolExecutor(4) as pool:
         card.room = 3
         for images, output in zip(batches, pool.map(model.infer, batches), strict=True):
             check(images, output)
@@ -191,7 +191,7 @@ def test_callers_that_wait_are_answered_by_the_smaller_session(tiny_model: Path,
 def test_a_session_that_does_not_fit_is_opened_for_half(tiny_model: Path, insert: Insert) -> None:
     card = Card(room_to_open=3)
     insert(card)
-    with engine.load(tiny_model, "card", fixed_batch=True, max_batch=8) as model:
+    with loading.load(tiny_model, "card", fixed_batch=True, max_batch=8) as model:
         check(crops(5), model.infer(crops(5)))
         assert "out of memory at a fixed batch of 4: opened anew for 2" in model.runtime.notes
     assert [profile.max for profile in card.profiles] == [8, 4, 2]
@@ -200,7 +200,7 @@ def test_a_session_that_does_not_fit_is_opened_for_half(tiny_model: Path, insert
 def test_no_room_for_one_crop_is_an_engine_error(tiny_model: Path, insert: Insert) -> None:
     card = Card()
     insert(card)
-    with engine.load(tiny_model, "card", fixed_batch=True, max_batch=5) as model:
+    with loading.load(tiny_model, "card", fixed_batch=True, max_batch=5) as model:
         card.room = 0
         with pytest.raises(EngineError, match=r"batch of 1\. A smaller batch is not possible.*--provider cpu"):
             model.infer(crops(4))
@@ -210,13 +210,13 @@ def test_no_room_for_one_crop_is_an_engine_error(tiny_model: Path, insert: Inser
         check(crops(3), model.infer(crops(3)))
     insert(Card(room_to_open=0))
     with pytest.raises(EngineError, match="A smaller batch is not possible"):
-        engine.load(tiny_model, "card", fixed_batch=True, max_batch=4)
+        loading.load(tiny_model, "card", fixed_batch=True, max_batch=4)
 
 
 def test_the_smaller_session_must_pass_the_self_test_too(tiny_model: Path, insert: Insert) -> None:
     card = Card(wrong_below=8)
     insert(card)
-    with engine.load(tiny_model, "card", fixed_batch=True, max_batch=8) as model:
+    with loading.load(tiny_model, "card", fixed_batch=True, max_batch=8) as model:
         card.room = 4
         card.events.clear()
         with pytest.raises(SelfTestError, match=r"on provider card at a fixed batch of 4.*removed from it"):
@@ -226,7 +226,7 @@ def test_the_smaller_session_must_pass_the_self_test_too(tiny_model: Path, inser
 
 def test_a_closed_engine_says_so(tiny_model: Path, insert: Insert) -> None:
     insert(Card())
-    model = engine.load(tiny_model, "card", fixed_batch=True, max_batch=2)
+    model = loading.load(tiny_model, "card", fixed_batch=True, max_batch=2)
     runner = model._runner
     assert runner is not None
     model.close()
@@ -238,7 +238,7 @@ def test_a_closed_engine_says_so(tiny_model: Path, insert: Insert) -> None:
 
 
 def test_a_cpu_says_that_it_changes_nothing(tiny_model: Path) -> None:
-    with engine.load(tiny_model, "cpu", fixed_batch=True, max_batch=4) as model:
+    with loading.load(tiny_model, "cpu", fixed_batch=True, max_batch=4) as model:
         assert model.runtime.notes == ("--fixed-batch is for GPUs and changes nothing on cpu",)
         check(crops(6), model.infer(crops(6)))
 

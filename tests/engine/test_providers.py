@@ -18,7 +18,7 @@ import numpy.typing as npt
 import onnxruntime as ort
 import pytest
 
-from glomedge.engine import engine, providers
+from glomedge.engine import loading, providers
 from glomedge.engine.backends import nvidia, onnxrt
 from glomedge.engine.backends.gpu_memory import CUDA_LIBRARY
 from glomedge.engine.runner import SessionRequest
@@ -54,7 +54,7 @@ def request_for(path: Path, **changes: object) -> SessionRequest:
 )
 def test_the_cpu_wheel_names_the_package_to_install(tiny_model: Path, name: str, ort_name: str) -> None:
     with pytest.raises(ProviderUnavailableError) as caught:
-        engine.load(tiny_model, name)
+        loading.load(tiny_model, name)
     text = str(caught.value)
     assert f"onnxruntime {ort.__version__} is built without {ort_name}" in text
     assert "pip uninstall onnxruntime" in text
@@ -74,7 +74,7 @@ def test_the_cpu_wheel_names_the_package_to_install(tiny_model: Path, name: str,
 )
 def test_the_gpu_wheel_names_the_missing_library(tiny_model: Path, name: str, library: str, package: str) -> None:
     with pytest.raises(ProviderUnavailableError) as caught:
-        engine.load(tiny_model, name)
+        loading.load(tiny_model, name)
     assert library in str(caught.value)
     assert package in str(caught.value)
 
@@ -82,7 +82,7 @@ def test_the_gpu_wheel_names_the_missing_library(tiny_model: Path, name: str, li
 @cpu_only
 def test_tensorrt_rtx_says_what_is_missing(tiny_model: Path) -> None:
     with pytest.raises(ProviderUnavailableError) as caught:
-        engine.load(tiny_model, "tensorrt-rtx")
+        loading.load(tiny_model, "tensorrt-rtx")
     if libraries.module_folder(nvidia.RTX_MODULE) is None:
         assert "'onnxruntime-ep-nv-tensorrt-rtx-cu13' is not installed" in str(caught.value)
         assert "pip install 'glomedge[cpu,tensorrt-rtx-provider]'" in str(caught.value)
@@ -106,7 +106,7 @@ def no_openvino(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("no_openvino")
 def test_openvino_absent_names_its_package(tiny_model: Path) -> None:
     with pytest.raises(ProviderUnavailableError, match=r"'openvino' is not installed.*glomedge\[openvino\]") as caught:
-        engine.load(tiny_model, "openvino")
+        loading.load(tiny_model, "openvino")
     assert str(caught.value).endswith("add --allow-fallback.")
 
 
@@ -117,7 +117,7 @@ def test_openvino_absent_falls_back_only_where_that_is_allowed(tmp_path: Path) -
     path = tmp_path / "model.onnx"
     builders.build_tiny_model(path, target="openvino")
     images = np.full((2, 224, 224, 3), 130, np.uint8)
-    with engine.load(path, "openvino", allow_fallback=True) as model:
+    with loading.load(path, "openvino", allow_fallback=True) as model:
         assert model.provider == "cpu"
         assert model.runtime.requested == "openvino"
         (why,) = (note for note in model.runtime.notes if note.startswith("--allow-fallback: openvino was asked for"))
@@ -131,7 +131,7 @@ def test_openvino_absent_falls_back_only_where_that_is_allowed(tmp_path: Path) -
 @cpu_only
 @pytest.mark.parametrize("name", ["cuda", "tensorrt", "tensorrt-rtx"])
 def test_with_allow_fallback_another_provider_runs_and_is_named(tiny_model: Path, name: str) -> None:
-    with engine.load(tiny_model, name, allow_fallback=True) as model:
+    with loading.load(tiny_model, name, allow_fallback=True) as model:
         assert model.provider == "cpu"
         assert model.runtime.requested == name
         assert any(f"{name} was asked for and cannot run" in note for note in model.runtime.notes)
@@ -143,12 +143,12 @@ def test_with_allow_fallback_another_provider_runs_and_is_named(tiny_model: Path
 
 def test_a_misspelt_provider_lists_the_names(tiny_model: Path) -> None:
     with pytest.raises(UsageError, match=r"no provider 'gpu'.*auto, cpu, cuda, tensorrt, tensorrt-rtx, openvino"):
-        engine.load(tiny_model, "gpu")
+        loading.load(tiny_model, "gpu")
 
 
 @cpu_only
 def test_auto_says_what_it_chose_and_why_it_dropped_each_other(tiny_model: Path) -> None:
-    with engine.load(tiny_model, "auto") as model:
+    with loading.load(tiny_model, "auto") as model:
         notes = model.runtime.notes
         assert notes[-1] == f"auto chose {model.provider}"
     for name in set(providers.PROVIDERS) - {model.provider}:
@@ -161,7 +161,7 @@ def test_auto_takes_openvino_for_a_file_exported_for_it(tmp_path: Path) -> None:
         pytest.skip(reason)
     path = tmp_path / "model.onnx"
     builders.build_tiny_model(path, target="openvino")
-    with engine.load(path, "auto", cache_dir=tmp_path / "cache") as model:
+    with loading.load(path, "auto", cache_dir=tmp_path / "cache") as model:
         assert model.provider == "openvino"
 
 
@@ -175,7 +175,7 @@ def test_when_nothing_can_run_every_reason_is_given(monkeypatch: pytest.MonkeyPa
     for name in list(providers.PROVIDERS):
         monkeypatch.setitem(providers.PROVIDERS, name, broken(name))
     with pytest.raises(ProviderUnavailableError) as caught:
-        engine.load(tiny_model, "auto")
+        loading.load(tiny_model, "auto")
     assert all(f"{name}: out to lunch" in str(caught.value) for name in providers.PROVIDERS)
 
 
@@ -188,7 +188,7 @@ def test_a_new_provider_is_one_entry_and_one_option_builder(monkeypatch: pytest.
 
     entry = providers.onnxruntime_provider("frugal", "CPUExecutionProvider", options, install="pip install onnxruntime")
     monkeypatch.setitem(providers.PROVIDERS, "frugal", entry)
-    with engine.load(tiny_model, "frugal", max_batch=5) as model:
+    with loading.load(tiny_model, "frugal", max_batch=5) as model:
         assert model.provider == "frugal"
         assert model.runtime.options["use_arena"] == "0"
         assert model.infer(np.zeros((3, 224, 224, 3), np.uint8)).probability.shape == (3,)
@@ -208,7 +208,7 @@ def test_a_provider_that_onnxruntime_would_silently_replace_is_an_error(
 
     monkeypatch.setitem(providers.PROVIDERS, "absent", providers.Provider("absent", "", lambda: None, open_it))
     with pytest.raises(ProviderUnavailableError, match=f"{absent} was asked for but onnxruntime would run on CPU"):
-        engine.load(tiny_model, "absent")
+        loading.load(tiny_model, "absent")
 
 
 @pytest.mark.skipif(
@@ -220,10 +220,10 @@ def test_strict_placement_counts_and_names_nodes_that_run_elsewhere(
     """Azure's provider is in the wheels, opens anywhere and takes no ordinary node: all of them land on the CPU."""
     entry = providers.onnxruntime_provider("azure", "AzureExecutionProvider", install="")
     monkeypatch.setitem(providers.PROVIDERS, "azure", entry)
-    with engine.load(tiny_model, "azure") as model:
+    with loading.load(tiny_model, "azure") as model:
         assert model.provider == "azure"
     with pytest.raises(ProviderUnavailableError) as caught:
-        engine.load(tiny_model, "azure", strict_placement=True)
+        loading.load(tiny_model, "azure", strict_placement=True)
     text = str(caught.value)
     assert "nodes would not run on azure (CPUExecutionProvider: " in text
     assert "(Conv)" in text
@@ -231,7 +231,7 @@ def test_strict_placement_counts_and_names_nodes_that_run_elsewhere(
 
 
 def test_strict_placement_passes_where_every_node_is_at_home(tiny_model: Path) -> None:
-    with engine.load(tiny_model, "cpu", strict_placement=True) as model:
+    with loading.load(tiny_model, "cpu", strict_placement=True) as model:
         assert set(model.runtime.placement) == {"CPUExecutionProvider"}
         assert sum(model.runtime.placement.values()) >= 5
 
@@ -407,6 +407,6 @@ def test_gpu_agrees_with_the_reference(tiny_model: Path, tmp_path: Path, name: s
     images = np.random.default_rng(0).integers(0, 256, (37, 224, 224, 3), np.uint8)
     expected = 1 / (1 + np.exp(-builders.tiny_logit(images)))
     for _ in range(2):  # the second time from the cache
-        with engine.load(tiny_model, name, fixed_batch=fixed, cache_dir=tmp_path / "cache") as model:
+        with loading.load(tiny_model, name, fixed_batch=fixed, cache_dir=tmp_path / "cache") as model:
             assert model.provider == name
             np.testing.assert_allclose(model.infer(images).probability, expected, atol=1e-4)

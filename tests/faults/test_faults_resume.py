@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from glomedge.engine import engine
+from glomedge.engine import engine, loading
 from glomedge.errors import OutputError
 from glomedge.pipeline.prepare import default_decoder
 from glomedge.runs.folder import Options, infer_folder
@@ -127,7 +127,7 @@ def test_an_unfinished_run_is_not_dropped_for_one_flipped_bit(options: Options) 
 
 
 def test_what_is_no_probability_is_the_error_of_its_crop(options: Options, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = engine.load
+    real = loading.load
 
     def load(*arguments: Any, **options: Any) -> engine.Engine:
         loaded = real(*arguments, **options)
@@ -143,7 +143,7 @@ def test_what_is_no_probability_is_the_error_of_its_crop(options: Options, monke
         return loaded
 
     bad = itertools.cycle([np.float32(1.0000001), np.float32(2e38)])
-    monkeypatch.setattr(engine, "load", load)
+    monkeypatch.setattr(loading, "load", load)
     outcome = infer_folder(options)
     rows = table(options.output)
     assert len(rows) == 30

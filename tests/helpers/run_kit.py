@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 
 from glomedge.errors import GlomedgeError
-from glomedge.runs.folder import Options, Outcome, infer_folder
+from glomedge.runs.folder import Options, infer_folder
+from glomedge.runs.outcome import Outcome
 
 _PRELOAD = [
     *(f"glomedge.runs.{name}" for name in ("folder", "publish", "record")),

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from glomedge.engine import engine
+from glomedge.engine import loading
 from glomedge.errors import ModelError
 from glomedge.model.file import SEAL_BYTES, SEAL_KEY, SPEC_KEY, iter_fields, metadata, read_model_file, sealed
 from glomedge.model.graph import check_graph, read_graph_facts
@@ -81,7 +81,7 @@ def test_damage_is_refused_by_load_as_well(tmp_path: Path, tiny_model: Path) -> 
     for _ in range(25):
         path.write_bytes(damaged(sound, rng))
         with pytest.raises(ModelError):
-            engine.load(path, "cpu")
+            loading.load(path, "cpu")
 
 
 def test_a_resealed_flip_in_the_weights_is_found_by_the_self_test(tmp_path: Path, tiny_model: Path) -> None:
@@ -95,7 +95,7 @@ def test_a_resealed_flip_in_the_weights_is_found_by_the_self_test(tmp_path: Path
     path = tmp_path / "resealed.onnx"
     path.write_bytes(sealed(graph.SerializeToString(), spec))
     with pytest.raises(ModelError, match="Self-test refused"):
-        engine.load(path, "cpu")
+        loading.load(path, "cpu")
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ import pytest
 
 from glomedge.model.spec import RecipeName
 from glomedge_export.graph import surgery
-from glomedge_export.proof.parity import keras_answers
+from glomedge_export.proof.keras import keras_answers
 from helpers.parity_pair import Pair
 
 pytestmark = pytest.mark.keras
@@ -80,7 +80,7 @@ def test_operators_of_the_real_network(pair: Pair) -> None:
 @pytest.mark.openvino
 def test_openvino_agrees(pair: Pair, enhanced: Enhanced) -> None:
     pytest.importorskip("openvino", reason="OpenVINO is not installed: pip install openvino")
-    from glomedge_export.proof.parity import OpenvinoRunner
+    from glomedge_export.graph.run import OpenvinoRunner
 
     reference = keras_answers(pair.keras_model, enhanced["seed"][:8])
     probability, _ = OpenvinoRunner(pair.onnx_model.SerializeToString())(enhanced["seed"][:8])

@@ -17,7 +17,9 @@ from glomedge.model.spec import BatchProfile, Precision, RecipeName, Target
 from glomedge_export.data.export_crops import CalibrationCrops
 from glomedge_export.graph import float16, surgery
 from glomedge_export.graph.lower import lower
-from glomedge_export.proof import parity, tensorrt
+from glomedge_export.graph.run import OnnxRunner, OpenvinoRunner, Runner
+from glomedge_export.proof import tensorrt
+from glomedge_export.proof.keras import keras_answers
 from helpers.parity_pair import Pair
 
 pytestmark = [pytest.mark.keras, pytest.mark.parametrize("pair", ["resnet"], indirect=True)]
@@ -36,9 +38,9 @@ def lowered(pair: Pair, enhanced: Enhanced) -> Lower:
     return make
 
 
-def error(pair: Pair, run: parity.Runner, images: npt.NDArray[np.uint8]) -> float:
+def error(pair: Pair, run: Runner, images: npt.NDArray[np.uint8]) -> float:
     """Mean |error| of the logit against float32 on crops that calibration did not see."""
-    reference = parity.OnnxRunner(pair.onnx_model.SerializeToString())
+    reference = OnnxRunner(pair.onnx_model.SerializeToString())
     return float(np.abs(run(images)[1].mean((1, 2)) - reference(images)[1].mean((1, 2))).mean())
 
 
@@ -64,9 +66,9 @@ def test_fp32_for_onnxruntime_is_as_near_to_keras_as_the_plain_file(
     # The 13 convolutions of 3x3 with stride 1, each taken apart into 16 products.
     assert sum(name.endswith(".winograd.weight00") for name in surgery.constants(model)) == 13
     images = enhanced["seed"][1::4]
-    logits = np.asarray(parity.keras_answers(pair.keras_model, images, 1.0).probability, np.float64)
+    logits = np.asarray(keras_answers(pair.keras_model, images, 1.0).probability, np.float64)
     plain, tiled = (
-        np.abs(parity.OnnxRunner(m.SerializeToString())(images)[0] - logits).max() for m in (pair.onnx_model, model)
+        np.abs(OnnxRunner(m.SerializeToString())(images)[0] - logits).max() for m in (pair.onnx_model, model)
     )
     assert plain < 1e-5
     assert tiled < 1e-5
@@ -79,7 +81,7 @@ def test_int8_runs_on_the_integer_kernels_it_was_made_for(
     if target == "openvino":
         pytest.importorskip("openvino", reason="OpenVINO is not installed: pip install openvino")
     data = lowered("int8", target).SerializeToString()
-    run = parity.OpenvinoRunner(data) if target == "openvino" else parity.OnnxRunner(data)
+    run = OpenvinoRunner(data) if target == "openvino" else OnnxRunner(data)
     # Weights that were never trained magnify every rounding: of logits with standard deviation 1, not a third.
     assert 0 < error(pair, run, enhanced["seed"][1::8]) < 0.35
 
@@ -88,5 +90,5 @@ def test_int8_runs_on_the_integer_kernels_it_was_made_for(
 def test_fp16_runs_on_openvino_and_onnxruntime(pair: Pair, enhanced: Enhanced, lowered: Lower) -> None:
     pytest.importorskip("openvino", reason="OpenVINO is not installed: pip install openvino")
     data = lowered("fp16", "openvino").SerializeToString()
-    for run in (parity.OpenvinoRunner(data), parity.OnnxRunner(data)):
+    for run in (OpenvinoRunner(data), OnnxRunner(data)):
         assert error(pair, run, enhanced["seed"][1::8]) < 0.02

@@ -14,14 +14,14 @@ import pytest
 
 from glomedge.engine.engine import Output
 from glomedge.engine.predict import called
-from glomedge.engine.views import Infer, fill, predict_views, shortest
+from glomedge.engine.views import Infer, predict_views, shortest
 from glomedge.errors import EngineError, GlomedgeError, OutputError
 from glomedge.imaging.images import Decoded
 from glomedge.model.file import read_model_file
 from glomedge.model.spec import Recipe
 from glomedge.pipeline.inputs import Found
 from glomedge.pipeline.pipeline import MAX_HUNG_DECODERS, Pipeline
-from glomedge.pipeline.prepare import Answer, Decoder, default_decoder, thumbnail
+from glomedge.pipeline.prepare import Answer, Decoder, default_decoder, fill, thumbnail
 from glomedge.pipeline.settings import Settings
 from glomedge.runs.evaluate import MemorySink
 

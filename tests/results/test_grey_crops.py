@@ -21,12 +21,12 @@ from glomedge.engine.engine import Output
 from glomedge.errors import GlomedgeError, OutputError
 from glomedge.files import writing as room
 from glomedge.imaging import images
+from glomedge.imaging.images import grey
 from glomedge.model.spec import Recipe
 from glomedge.pipeline.inputs import scan
 from glomedge.pipeline.pipeline import Pipeline
 from glomedge.pipeline.settings import Settings
-from glomedge.reports import overlay as heatmap
-from glomedge.reports.overlay import grey, overlay
+from glomedge.reports.overlay import overlay
 from glomedge.results import grey_crops
 from glomedge.results.grey_crops import Grey, GreyStore
 from glomedge.results.journal import Identity, Journal, read_journal
@@ -223,7 +223,7 @@ def test_a_crop_that_cannot_be_made_grey_is_answered(
     infer_folder(replace(options, heatmaps=None))
     expected = outputs(options.output)
     with monkeypatch.context() as patch:
-        patch.setattr(heatmap, "grey", fail)
+        patch.setattr(images, "grey", fail)
         run = replace(options, output=options.output / "again", heatmaps_for="all")
         infer_folder(run)
     assert outputs(run.output) == expected

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from glomedge.errors import OutputError
 from glomedge.files.names import unescape_name
 from glomedge.pipeline.inputs import Found
-from glomedge.results.folder import plan, publishable
 from glomedge.results.journal import Attachment, Contents, Entry, Identity, Journal, read_entries, read_journal
+from glomedge.results.resume import plan, publishable
 
 IDENTITY = Identity(folder="/crops", model_sha256="a" * 64, recipe="{}", threshold=0.5, tta=1, batch_size=4)
 

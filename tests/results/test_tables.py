@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 
 from glomedge.errors import GlomedgeError
-from glomedge.results.rows import Row, Staged, write_csv
+from glomedge.files.writing import Staged
+from glomedge.results.rows import Row
+from glomedge.results.tables import write_csv
 
 
 def test_staged_files_appear_together_or_not_at_all(tmp_path: Path) -> None:

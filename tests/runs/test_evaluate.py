@@ -8,11 +8,12 @@ import onnxruntime as ort
 import pytest
 from typer.testing import CliRunner
 
+from glomedge.cases.labels import read_labels, read_split
 from glomedge.cli import app
 from glomedge.engine import providers
 from glomedge.engine.runner import SessionRequest
 from glomedge.errors import DatasetError, ProviderUnavailableError, UsageError
-from glomedge.runs.evaluate import evaluate_folder, read_labels, read_split
+from glomedge.runs.evaluate import evaluate_folder
 from glomedge.runs.folder import Options, infer_folder
 from helpers.builders import build_tiny_model
 from helpers.run_kit import write_crops

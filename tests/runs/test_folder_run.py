@@ -22,7 +22,7 @@ from glomedge.files.names import restore
 from glomedge.imaging import enhance, images
 from glomedge.pipeline.settings import Settings
 from glomedge.results.journal import read_journal
-from glomedge.results.rows import columns
+from glomedge.results.tables import columns
 from glomedge.runs.folder import Options, infer_folder
 from glomedge.system.cpu import usable_cpus
 from helpers.builders import build_tiny_model, tiny_logit

@@ -19,7 +19,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from glomedge import __version__
+from glomedge.about import __version__
 from glomedge.errors import OutputError
 from glomedge.imaging import images
 from glomedge.imaging.enhance import enhance

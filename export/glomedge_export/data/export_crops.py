@@ -21,8 +21,8 @@ from glomedge.imaging import images
 from glomedge.imaging.enhance import enhance
 from glomedge.model.spec import SIZE_PX, Recipe
 from glomedge_export.data.dataset import Dataset, Item, read_dataset
-from glomedge_export.proof.parity import Crops, Progress, nothing
 from glomedge_export.record import TrainingRecord
+from glomedge_export.stages import Progress, nothing
 
 MIN_CROPS = 64
 MIN_CALIBRATION_CROPS = 16
@@ -174,3 +174,25 @@ def drawn(recipe: Recipe, count: int = MIN_CROPS, seed: int = 0) -> Crops:
             tuple(item.name for item in dataset.items),
             f"drawn crops, seed {seed}",
         )
+
+
+@dataclass(frozen=True)
+class Crops:
+    """Enhanced crops to compare on, none of them seen by calibration.
+
+    Attributes:
+        images_nhwc: uint8 ``[N, 224, 224, 3]`` RGB.
+        labels: int ``[N]``, 1 for globally sclerotic.
+        cases: biopsy of each crop, ``N`` of them.
+        names: of each crop.
+        source: where they come from, in words.
+    """
+
+    images_nhwc: npt.NDArray[np.uint8]
+    labels: npt.NDArray[np.int64]
+    cases: tuple[str, ...]
+    names: tuple[str, ...]
+    source: str
+
+    def __len__(self) -> int:
+        return len(self.images_nhwc)

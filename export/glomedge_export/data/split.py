@@ -18,9 +18,10 @@ import numpy as np
 import numpy.typing as npt
 
 from glomedge.errors import DatasetError, UsageError
+from glomedge.files.writing import write_atomically
 from glomedge.model.spec import SplitCounts
 from glomedge_export.data.dataset import Dataset
-from glomedge_export.record import SplitName, write_atomically
+from glomedge_export.record import SplitName
 
 SplitMethod = Literal["case", "random", "file"]
 SIDES: tuple[SplitName, ...] = get_args(SplitName)

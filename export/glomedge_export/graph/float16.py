@@ -14,8 +14,9 @@ from onnx import TensorProto, helper
 from glomedge.errors import GateError, ModelError
 from glomedge_export.graph import surgery
 from glomedge_export.graph.ranges import extremes
+from glomedge_export.graph.run import Images
 from glomedge_export.graph.surgery import add_constant, attribute, constants
-from glomedge_export.proof.parity import Images, Progress, nothing
+from glomedge_export.stages import Progress, nothing
 
 FP16_MAX = 65_504.0
 # QuantizeLinear and DequantizeLinear take float16 scales from here on.

@@ -15,8 +15,9 @@ from glomedge_export.graph import float16, winograd
 from glomedge_export.graph import int8 as forms
 from glomedge_export.graph.convert import check
 from glomedge_export.graph.ranges import METHODS, Method, channel_means, observe
+from glomedge_export.graph.run import Images, OnnxRunner, OpenvinoRunner, Runner, onnx_answers
 from glomedge_export.graph.surgery import op_counts
-from glomedge_export.proof.parity import Images, OnnxRunner, OpenvinoRunner, Progress, Runner, nothing, onnx_answers
+from glomedge_export.stages import Progress, nothing
 
 # Measured in benchmarks/graph/int8_layouts.py: with 8-bit weights the 16-bit sums of a processor without VNNI saturate
 # and the answer depends on the machine; with 7 bits it does not, at the same speed. TensorRT sums in 32 bits.

@@ -18,7 +18,8 @@ import onnx
 from onnx import helper
 
 from glomedge_export.graph import surgery
-from glomedge_export.proof.parity import Images, Progress, nothing
+from glomedge_export.graph.run import Images
+from glomedge_export.stages import Progress, nothing
 
 Method = Literal["minmax", "entropy", "percentile"]
 METHODS: tuple[Method, ...] = ("minmax", "entropy", "percentile")

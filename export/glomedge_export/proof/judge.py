@@ -11,9 +11,11 @@ import onnx
 from glomedge.errors import GateError
 from glomedge.model.gate_table import table
 from glomedge.model.spec import BatchProfile, Parity, Precision
-from glomedge_export.data.export_crops import MIN_CROPS
+from glomedge_export.data.export_crops import MIN_CROPS, Crops
+from glomedge_export.graph.run import Answers, OnnxRunner, Runner, onnx_answers
 from glomedge_export.proof import gates, parity
-from glomedge_export.proof.parity import Answers, Crops, OnnxRunner, Progress, Runner
+from glomedge_export.proof.keras import keras_answers
+from glomedge_export.stages import Progress
 
 Overrides = dict[str, float | None]
 
@@ -37,9 +39,9 @@ def against_keras(
 
     if precision != "fp32":
         crops = first_biopsies(crops, MIN_CROPS)
-    reference = parity.keras_answers(keras_model, crops.images_nhwc, temperature, progress=progress)
+    reference = keras_answers(keras_model, crops.images_nhwc, temperature, progress=progress)
     runner = OnnxRunner(model.SerializeToString())
-    candidate = parity.onnx_answers(runner, crops.images_nhwc, what="float32 file", progress=progress)
+    candidate = onnx_answers(runner, crops.images_nhwc, what="float32 file", progress=progress)
     return parity.compare(
         reference,
         candidate,
@@ -64,8 +66,8 @@ def against_fp32(
 ) -> Parity:
     """A lowered file, on what judges it here, against its float32 graph."""
     images = crops.images_nhwc
-    reference = parity.onnx_answers(OnnxRunner(fp32.SerializeToString()), images, what="float32", progress=progress)
-    candidate = parity.onnx_answers(runner, images, what=f"{precision} file", progress=progress)
+    reference = onnx_answers(OnnxRunner(fp32.SerializeToString()), images, what="float32", progress=progress)
+    candidate = onnx_answers(runner, images, what=f"{precision} file", progress=progress)
     return parity.compare(
         reference,
         candidate,
@@ -100,7 +102,7 @@ def float32_rounding(model: onnx.ModelProto, crops: Crops) -> float:
     """
     images = first_biopsies(crops, MIN_CROPS).images_nhwc
     data = model.SerializeToString()
-    fused, plain = (parity.onnx_answers(OnnxRunner(data, fuse=fuse), images) for fuse in (True, False))
+    fused, plain = (onnx_answers(OnnxRunner(data, fuse=fuse), images) for fuse in (True, False))
     return float(np.abs(fused.probability.astype(np.float64) - plain.probability).max())
 
 

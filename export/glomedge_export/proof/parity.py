@@ -6,8 +6,7 @@ The reference is Keras for the float32 file, and the float32 graph for the other
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -15,149 +14,8 @@ import numpy.typing as npt
 
 from glomedge.errors import GateError
 from glomedge.model.spec import MAP_SIZE, GateLimits, Parity
-
-Images = npt.NDArray[np.uint8]
-Floats = npt.NDArray[np.float32]
-Progress = Callable[[str, int, int], None]
-BATCH = 8
-
-
-@dataclass(frozen=True)
-class Crops:
-    """Enhanced crops to compare on, none of them seen by calibration.
-
-    Attributes:
-        images_nhwc: uint8 ``[N, 224, 224, 3]`` RGB.
-        labels: int ``[N]``, 1 for globally sclerotic.
-        cases: biopsy of each crop, ``N`` of them.
-        names: of each crop.
-        source: where they come from, in words.
-    """
-
-    images_nhwc: Images
-    labels: npt.NDArray[np.int64]
-    cases: tuple[str, ...]
-    names: tuple[str, ...]
-    source: str
-
-    def __len__(self) -> int:
-        return len(self.images_nhwc)
-
-
-@dataclass(frozen=True)
-class Answers:
-    """What a model said.
-
-    Attributes:
-        probability: float32 ``[N]``.
-        activation: float32 ``[N, 7, 7]``; None where the runner gives no map (Keras).
-        logit: float64 ``[N]`` before temperature, measured apart from the map; None where not measured.
-    """
-
-    probability: Floats
-    activation: Floats | None = None
-    logit: npt.NDArray[np.float64] | None = None
-
-
-def nothing(_what: str, _done: int, _of: int) -> None:
-    """Progress that is not shown."""
-
-
-def keras_answers(
-    model: Any, images_nhwc: Images, temperature: float = 1.0, *, batch: int = 32, progress: Progress = nothing
-) -> Answers:
-    """Keras' own ``predict``: probability from the model itself, logit from its pooled features.
-
-    With a temperature other than 1 the reference probability is sigmoid(logit / temperature).
-    """
-    import keras
-
-    from glomedge_export.network.network import inference_parts
-
-    parts = inference_parts(model)
-    heads = [layer for layer in model.layers if isinstance(layer, keras.layers.Dense)]
-    # With the pooled features as a second output, one pass over the crops gives both.
-    both = keras.Model(model.inputs, [model.output, heads[0].input])
-    probabilities, pooled = [], []
-    for start in range(0, len(images_nhwc), batch):
-        p, features = both.predict(np.asarray(images_nhwc[start : start + batch], np.float32), verbose=0)
-        probabilities.append(p.reshape(-1))
-        pooled.append(features)
-        progress("Keras", min(start + batch, len(images_nhwc)), len(images_nhwc))
-    logit = np.concatenate(pooled).astype(np.float64) @ parts.kernel.astype(np.float64)[:, 0] + float(parts.bias[0])
-    probability = np.concatenate(probabilities).astype(np.float32)
-    if temperature != 1.0:
-        probability = (1.0 / (1.0 + np.exp(-logit / temperature))).astype(np.float32)
-    return Answers(probability, None, logit)
-
-
-class OnnxRunner:
-    """One ONNX file on onnxruntime's CPU provider.
-
-    Args:
-        model: serialised ModelProto.
-        literal: run QuantizeLinear and DequantizeLinear as written, fused into no integer kernel. That is how a
-            file for another runtime is judged here: the pairs round exactly, the arithmetic between is float32,
-            and the answer does not depend on which int8 instructions this processor has.
-        fuse: let onnxruntime rewrite the graph; without, every node runs as it stands.
-    """
-
-    def __init__(self, model: bytes, *, literal: bool = False, fuse: bool = True) -> None:
-        import onnxruntime as ort
-
-        options = ort.SessionOptions()
-        options.log_severity_level = 3
-        if not fuse:
-            options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-        if literal:
-            # Float fusions stay on (they only change the order of sums); no pair becomes an integer kernel.
-            options.add_session_config_entry("session.disable_quant_qdq", "1")
-        self._session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-        self.name = f"onnxruntime {ort.__version__} CPU" + (", quantisation as written" if literal else "")
-
-    def __call__(self, images_nhwc: Images) -> tuple[Floats, Floats]:
-        """``[N, 224, 224, 3]`` -> probability ``[N]``, activation ``[N, 7, 7]``."""
-        probability, activation = self._session.run(["probability", "activation"], {"images": images_nhwc})
-        return probability.reshape(-1), activation
-
-
-class OpenvinoRunner:
-    """One ONNX file on the OpenVINO CPU plugin, float32 where the file says float32 (no bf16)."""
-
-    def __init__(self, model: bytes) -> None:
-        import openvino
-
-        core = openvino.Core()
-        compiled = core.compile_model(
-            core.read_model(model, b""), "CPU", {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
-        )
-        self._request = compiled.create_infer_request()
-        self.name = f"openvino {openvino.__version__.split('-')[0]} CPU"
-
-    def __call__(self, images_nhwc: Images) -> tuple[Floats, Floats]:
-        """``[N, 224, 224, 3]`` -> probability ``[N]``, activation ``[N, 7, 7]``."""
-        self._request.infer({"images": images_nhwc})
-        probability = self._request.get_tensor("probability").data.copy()
-        return probability.reshape(-1), self._request.get_tensor("activation").data.copy()
-
-
-Runner = OnnxRunner | OpenvinoRunner
-
-
-def onnx_answers(
-    run: Callable[[Images], tuple[Floats, Floats]],
-    images_nhwc: Images,
-    *,
-    batch: int = BATCH,
-    what: str = "ONNX",
-    progress: Progress = nothing,
-) -> Answers:
-    """Run all crops through one runner."""
-    parts = []
-    for start in range(0, len(images_nhwc), batch):
-        parts.append(run(np.ascontiguousarray(images_nhwc[start : start + batch])))
-        progress(what, min(start + batch, len(images_nhwc)), len(images_nhwc))
-    return Answers(np.concatenate([p for p, _ in parts]), np.concatenate([a for _, a in parts]))
+from glomedge_export.data.export_crops import Crops
+from glomedge_export.graph.run import Answers, Floats
 
 
 def auroc(labels: npt.NDArray[np.int64], scores: npt.NDArray[Any]) -> float | None:

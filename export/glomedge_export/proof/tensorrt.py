@@ -17,9 +17,9 @@ import onnx
 
 from glomedge.about import RESEARCH_USE_NOTICE
 from glomedge.errors import GateError, MissingExtraError
+from glomedge.files.writing import write_atomically
 from glomedge.model.spec import SIZE_PX, BatchProfile, ModelSpec, Precision, Target
 from glomedge_export.graph.surgery import attribute, constants
-from glomedge_export.record import write_atomically
 
 
 @dataclass(frozen=True)

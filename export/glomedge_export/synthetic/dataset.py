@@ -18,8 +18,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from glomedge import __version__
-from glomedge.about import RESEARCH_USE_NOTICE
+from glomedge.about import RESEARCH_USE_NOTICE, __version__
 from glomedge.errors import OutputError, UsageError
 from glomedge_export.synthetic.crop import draw_crop, draw_size
 from glomedge_export.synthetic.optics import Stain

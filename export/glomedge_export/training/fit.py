@@ -10,54 +10,24 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
 from glomedge.errors import GlomedgeError
+from glomedge.model.spec import ComputeDtype
 from glomedge_export.network import network, weights
 from glomedge_export.training.batch_norm import CALIBRATION_CROPS, calibrate_batch_norms
 from glomedge_export.training.checkpoint import Checkpoint, Checkpoints, EpochRow, best_epoch
 from glomedge_export.training.decision import cross_entropy
+from glomedge_export.training.feed import Images, batches
 from glomedge_export.training.head_start import start_head
-from glomedge_export.training.options import ClassWeight, ComputeDtype, FitOptions
+from glomedge_export.training.listener import Listener, Silent
+from glomedge_export.training.optimizer import make_optimizer
+from glomedge_export.training.options import ClassWeight, FitOptions
 from glomedge_export.training.pretrain import pretrain
-
-Images = npt.NDArray[np.uint8]
-
-
-class Listener(Protocol):
-    """Told how the fit goes; for progress bars and logs."""
-
-    def step(self, epoch: int, done: int, steps: int) -> None:
-        """A step of an epoch is done."""
-
-    def epoch(self, row: EpochRow) -> None:
-        """An epoch is done."""
-
-    def preparing(self, what: str, done: int, total: int) -> None:
-        """Something before the first epoch goes on."""
-
-    def note(self, text: str) -> None:
-        """Something the user should know."""
-
-
-class Silent:
-    """A listener that does nothing."""
-
-    def step(self, epoch: int, done: int, steps: int) -> None:
-        """Ignore."""
-
-    def epoch(self, row: EpochRow) -> None:
-        """Ignore."""
-
-    def preparing(self, what: str, done: int, total: int) -> None:
-        """Ignore."""
-
-    def note(self, text: str) -> None:
-        """Ignore."""
 
 
 @dataclass(frozen=True)
@@ -92,32 +62,6 @@ def make_repeatable() -> None:
                 "TensorFlow has already run in this process with several operations at once, so training could not "
                 "be repeated. Start training in a process of its own."
             ) from error
-
-
-def batches(
-    crops: Images,
-    indices: npt.NDArray[np.int64],
-    batch_size: int,
-    targets: npt.NDArray[np.float32],
-) -> Any:
-    """A tf.data pipeline of ``(uint8 [n, 224, 224, 3], float32 [n, k])`` in the order of ``indices``, read ahead.
-
-    Args:
-        crops: memory map of all enhanced crops.
-        indices: which ones, in which order.
-        batch_size: the last batch may be smaller.
-        targets: float32 ``[len(indices), k]`` carried along.
-    """
-
-    def gather(positions: npt.NDArray[np.int64]) -> Images:
-        return np.asarray(crops[positions])
-
-    def load(positions: Any, carried: Any) -> tuple[Any, Any]:
-        images = tf.numpy_function(gather, [positions], tf.uint8, stateful=False)
-        return tf.ensure_shape(images, (None, *crops.shape[1:])), carried
-
-    data = tf.data.Dataset.from_tensor_slices((indices, targets)).batch(batch_size)
-    return data.map(load, num_parallel_calls=1, deterministic=True).prefetch(2)
 
 
 class Trainer:
@@ -309,7 +253,7 @@ def fit(
         )
     else:
         model = network.assemble(options.input_scaling, options.seed)
-    optimizer = network.make_optimizer(options.optimizer, options.learning_rate)
+    optimizer = make_optimizer(options.optimizer, options.learning_rate)
     trainer = Trainer(model, optimizer, options.compute_dtype)
     history: list[EpochRow] = []
     if saved is not None:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 from glomedge.errors import UsageError
-from glomedge.model.spec import InputScaling
+from glomedge.model.spec import ComputeDtype, InputScaling, Recipe
+from glomedge_export.data.split import SplitMethod
 
 OptimizerName = Literal["sgd", "adam"]
 ClassWeight = Literal["none", "balanced"]
-ComputeDtype = Literal["float32", "bfloat16"]
 
 
 @dataclass(frozen=True)
@@ -62,3 +63,30 @@ class FitOptions:
     def fixed(self) -> dict[str, Any]:
         """What a resumed run must have in common with the one it resumes."""
         return {key: value for key, value in asdict(self).items() if key not in ("epochs", "early_stopping")}
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """What ``glomedge train`` was asked for.
+
+    Attributes:
+        data: folder with public.csv.
+        output: folder for the results.
+        split: ``case`` or ``random``; not looked at where ``split_file`` is given.
+        threshold: rule, see ``decision.choose_threshold``.
+        calibrate: fit a temperature on validation; otherwise it is 1.
+        cache_dir: for the enhanced crops; ``output/cache`` where None.
+    """
+
+    data: Path
+    output: Path = Path("artifacts")
+    fit: FitOptions = field(default_factory=FitOptions)
+    recipe: Recipe = field(default_factory=Recipe)
+    case_pattern: str | None = None
+    split: SplitMethod = "case"
+    split_file: Path | None = None
+    threshold: str = "0.5"
+    calibrate: bool = True
+    resume: bool = False
+    tensorboard_dir: Path | None = None
+    cache_dir: Path | None = None

@@ -18,7 +18,7 @@ from glomedge.reports.overlay import logit_threshold, overlay, to_png
 from glomedge_export.training import plots
 
 if TYPE_CHECKING:
-    from glomedge_export.training.run import SideResult, TrainResult
+    from glomedge_export.training.result import SideResult, TrainResult
 
 WRONG_SHOWN = 12
 # Below, percentile intervals over biopsies are known to be too narrow, and the report says so.

@@ -170,7 +170,7 @@ def pretrain(
         OutputError: checkpoint not writable, damaged, or of another run.
         GlomedgeError: the loss is no longer a number.
     """
-    from glomedge_export.training.fit import batches
+    from glomedge_export.training.feed import batches
 
     epochs = options.pretrain_epochs
     checkpoints = Checkpoints(checkpoint_dir / PRETRAINING_FOLDER, keep_best=False)

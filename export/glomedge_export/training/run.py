@@ -13,28 +13,31 @@ import json
 import os
 import platform
 import subprocess
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-import glomedge
-from glomedge.about import RESEARCH_USE_NOTICE
+from glomedge.about import RESEARCH_USE_NOTICE, __version__
 from glomedge.cases.names import compile_case_pattern
 from glomedge.errors import ModelError, OutputError
 from glomedge.files.lock import OutputLock
-from glomedge.model.spec import Interval, Recipe, TrainingProvenance
+from glomedge.files.writing import sha256_of, write_atomically
+from glomedge.model.spec import TrainingProvenance
 from glomedge_export.data import enhanced
 from glomedge_export.data.dataset import MIN_CASES, Dataset, read_dataset
 from glomedge_export.data.split import Split, SplitMethod, make_split, write_split
-from glomedge_export.record import TrainingRecord, sha256_of, write_atomically, write_record
+from glomedge_export.record import TrainingRecord, write_record
 from glomedge_export.tensorflow_start import start_tensorflow
 from glomedge_export.training import decision
 from glomedge_export.training import metrics as evaluation
 from glomedge_export.training.checkpoint import PRETRAINING_FOLDER, Checkpoints, EpochRow
-from glomedge_export.training.options import FitOptions
+from glomedge_export.training.listener import RunListener
+from glomedge_export.training.optimizer import make_optimizer
+from glomedge_export.training.options import TrainOptions
+from glomedge_export.training.result import SideResult, TrainResult
 
 if TYPE_CHECKING:
     from glomedge_export.training.fit import Fitted, Trainer
@@ -42,93 +45,6 @@ if TYPE_CHECKING:
 MODEL_NAME = "model.keras"
 CHECKPOINT_FOLDER = "checkpoint"
 _PACKAGES = ("tensorflow", "keras", "numpy", "opencv-python-headless")
-
-
-@dataclass(frozen=True)
-class TrainOptions:
-    """What ``glomedge train`` was asked for.
-
-    Attributes:
-        data: folder with public.csv.
-        output: folder for the results.
-        split: ``case`` or ``random``; not looked at where ``split_file`` is given.
-        threshold: rule, see ``decision.choose_threshold``.
-        calibrate: fit a temperature on validation; otherwise it is 1.
-        cache_dir: for the enhanced crops; ``output/cache`` where None.
-    """
-
-    data: Path
-    output: Path = Path("artifacts")
-    fit: FitOptions = field(default_factory=FitOptions)
-    recipe: Recipe = field(default_factory=Recipe)
-    case_pattern: str | None = None
-    split: SplitMethod = "case"
-    split_file: Path | None = None
-    threshold: str = "0.5"
-    calibrate: bool = True
-    resume: bool = False
-    tensorboard_dir: Path | None = None
-    cache_dir: Path | None = None
-
-
-class RunListener(Protocol):
-    """Told how the whole run goes."""
-
-    def step(self, epoch: int, done: int, steps: int) -> None:
-        """A step of an epoch is done."""
-
-    def epoch(self, row: EpochRow) -> None:
-        """An epoch is done."""
-
-    def preparing(self, what: str, done: int, total: int) -> None:
-        """Something other than an epoch goes on."""
-
-    def note(self, text: str) -> None:
-        """Something the user should know."""
-
-
-@dataclass(frozen=True)
-class SideResult:
-    """The model's answers on one side of the split.
-
-    Attributes:
-        indices: positions in ``dataset.items``.
-        labels: int64 ``[n]``.
-        cases: ``[n]``.
-        logits: float64 ``[n]``, before temperature.
-        activations: float32 ``[n, 7, 7]``.
-        probabilities: float64 ``[n]``, after temperature.
-        metrics: figures with intervals, over biopsies.
-        per_case: figures per biopsy.
-    """
-
-    indices: npt.NDArray[np.int64]
-    labels: npt.NDArray[np.int64]
-    cases: npt.NDArray[np.str_]
-    logits: npt.NDArray[np.float64]
-    activations: npt.NDArray[np.float32]
-    probabilities: npt.NDArray[np.float64]
-    metrics: dict[str, Interval]
-    per_case: list[evaluation.CaseFigures]
-
-
-@dataclass(frozen=True)
-class TrainResult:
-    """Everything a report needs.
-
-    Attributes:
-        summary: what ``metrics.json`` holds.
-    """
-
-    options: TrainOptions
-    dataset: Dataset
-    split: Split
-    history: tuple[EpochRow, ...]
-    best_epoch: int
-    validation: SideResult
-    test: SideResult
-    record: TrainingRecord
-    summary: dict[str, Any]
 
 
 def train(options: TrainOptions, listener: RunListener) -> TrainResult:
@@ -192,7 +108,6 @@ def _fit_and_write(
     listener: RunListener,
 ) -> TrainResult:
     start_tensorflow()
-    from glomedge_export.network import network
     from glomedge_export.training import fit as training
     from glomedge_export.training import page, plots
 
@@ -221,7 +136,7 @@ def _fit_and_write(
             if fitted.resumed_after
             else "there was no epoch of the fit to go on from; started at epoch 1"
         )
-    trainer = training.Trainer(fitted.model, network.make_optimizer())
+    trainer = training.Trainer(fitted.model, make_optimizer())
     raw = {
         side: _answers(trainer, crops, split.indices(dataset, side), listener, side) for side in ("validation", "test")
     }
@@ -349,7 +264,7 @@ def _weights_name(weights: str) -> str:
 
 
 def _versions() -> dict[str, str]:
-    versions = {"glomedge": glomedge.__version__, "python": platform.python_version()}
+    versions = {"glomedge": __version__, "python": platform.python_version()}
     return versions | {name: importlib.metadata.version(name) for name in _PACKAGES}
 
 

@@ -16,7 +16,7 @@ from glomedge_export.data.export_crops import CalibrationCrops
 from glomedge_export.graph import convert, float16, int8, ranges, surgery
 from glomedge_export.graph.lower import WEIGHT_BITS, lower, runner_for
 from glomedge_export.graph.ranges import Observed
-from glomedge_export.proof import parity
+from glomedge_export.graph.run import OnnxRunner, OpenvinoRunner, Runner
 
 Head = tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]
 Crops = npt.NDArray[np.uint8]
@@ -27,7 +27,7 @@ def fp32(backbone: onnx.ModelProto, tiny_head: Head) -> onnx.ModelProto:
     return convert.assemble(backbone, "resnet", *tiny_head).model
 
 
-def logits(run: parity.Runner, crops: Crops) -> npt.NDArray[np.float64]:
+def logits(run: Runner, crops: Crops) -> npt.NDArray[np.float64]:
     return np.asarray(run(crops)[1].astype(np.float64).mean((1, 2)))
 
 
@@ -45,7 +45,7 @@ def test_fp16_is_strongly_typed_with_float_outputs(fp32: onnx.ModelProto) -> Non
 
 
 def test_fp16_answer_and_emulation(fp32: onnx.ModelProto, crops_nhwc: Crops) -> None:
-    reference = parity.OnnxRunner(fp32.SerializeToString())
+    reference = OnnxRunner(fp32.SerializeToString())
     emulated = runner_for(float16.to_fp16(fp32), "fp16", "tensorrt")
     difference = np.abs(emulated(crops_nhwc)[0] - reference(crops_nhwc)[0]).max()
     assert 0 < difference < 5e-3
@@ -55,7 +55,7 @@ def test_emulation_overflows_where_float16_does(fp32: onnx.ModelProto, crops_nhw
     """The file itself hides it on a CPU, where it is computed in float32."""
     halved = float16.to_fp16(fp32)
     surgery.add_constant(halved, "a.weight", surgery.constants(halved)["a.weight"] * np.float16(20_000))
-    on_cpu = parity.OnnxRunner(halved.SerializeToString())(crops_nhwc)[1]
+    on_cpu = OnnxRunner(halved.SerializeToString())(crops_nhwc)[1]
     emulated = runner_for(halved, "fp16", "tensorrt")(crops_nhwc)[1]
     assert np.isfinite(on_cpu).all()
     assert not np.isfinite(emulated).all()
@@ -75,7 +75,7 @@ def test_fp16_overflow_is_refused_by_layer_name(fp32: onnx.ModelProto, crops_nhw
 @pytest.mark.parametrize("target", ["onnxruntime", "tensorrt", "openvino"])
 @pytest.mark.parametrize("method", ["minmax", "entropy", "percentile"])
 def test_int8_answer(fp32: onnx.ModelProto, crops_nhwc: Crops, target: Target, method: str) -> None:
-    reference = logits(parity.OnnxRunner(fp32.SerializeToString()), crops_nhwc)
+    reference = logits(OnnxRunner(fp32.SerializeToString()), crops_nhwc)
     model = lowered(fp32, target, crops_nhwc, method)
     if target == "openvino":
         pytest.importorskip("openvino")
@@ -146,7 +146,7 @@ def test_tensorrt_int8_stays_float32_where_float16_would_overflow(fp32: onnx.Mod
     """A layer of 1e5 between convolutions, undone by the weights of the next ones."""
     for name, factor in (("bn1.sum.scale", 1e5), ("bn1.sum.shift", 1e5), ("short.weight", 1e-5), ("a.weight", 1e-5)):
         surgery.add_constant(fp32, name, surgery.constants(fp32)[name] * np.float32(factor))
-    reference = logits(parity.OnnxRunner(fp32.SerializeToString()), crops_nhwc)
+    reference = logits(OnnxRunner(fp32.SerializeToString()), crops_nhwc)
     calibration = CalibrationCrops(crops_nhwc, tuple(f"{i}.png" for i in range(len(crops_nhwc))), 2)
     result = lower(fp32, "int8", "tensorrt", "resnet", crops_nhwc, calibration, "minmax")
     assert result.notes["calibration"]["between_convolutions"] == "float32"
@@ -158,8 +158,8 @@ def test_tensorrt_int8_stays_float32_where_float16_would_overflow(fp32: onnx.Mod
 def test_int8_answers_alike_with_and_without_integer_kernels(fp32: onnx.ModelProto, crops_nhwc: Crops) -> None:
     """7-bit weights: this processor's integer kernels say what exact arithmetic says."""
     model = lowered(fp32, "onnxruntime", crops_nhwc).SerializeToString()
-    fused = logits(parity.OnnxRunner(model), crops_nhwc)
-    exact = logits(parity.OnnxRunner(model, literal=True), crops_nhwc)
+    fused = logits(OnnxRunner(model), crops_nhwc)
+    exact = logits(OnnxRunner(model, literal=True), crops_nhwc)
     np.testing.assert_allclose(fused, exact, atol=0.05)
     assert WEIGHT_BITS == {"onnxruntime": 7, "openvino": 7, "tensorrt": 8}
 
@@ -291,7 +291,7 @@ def test_openvino_takes_the_files_meant_for_it(fp32: onnx.ModelProto, crops_nhwc
         "fp16": lambda: float16.to_fp16(fp32),
         "int8": lambda: lowered(fp32, "openvino", crops_nhwc),
     }[kind]()
-    reference = logits(parity.OnnxRunner(fp32.SerializeToString()), crops_nhwc)
-    answer = logits(parity.OpenvinoRunner(model.SerializeToString()), crops_nhwc)
+    reference = logits(OnnxRunner(fp32.SerializeToString()), crops_nhwc)
+    answer = logits(OpenvinoRunner(model.SerializeToString()), crops_nhwc)
     tolerance = {"fp32": 1e-4, "fp16": 1e-2, "int8": 0.25 * float(np.ptp(reference))}[kind]
     np.testing.assert_allclose(answer, reference, atol=tolerance)

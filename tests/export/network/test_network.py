@@ -17,6 +17,7 @@ pytestmark = pytest.mark.keras
 
 from glomedge_export.network import network  # noqa: E402
 from glomedge_export.training import batch_norm  # noqa: E402
+from glomedge_export.training.optimizer import build, make_optimizer  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +31,7 @@ def images() -> npt.NDArray[np.uint8]:
 @pytest.fixture(scope="module")
 def model(images: npt.NDArray[np.uint8]) -> Any:
     """The network with statistics of these pictures; do not change its weights."""
-    built = network.build("none", "resnet", seed=5)
+    built = build("none", "resnet", seed=5)
     batch_norm.calibrate_batch_norms(built, [images])
     return built
 
@@ -187,4 +188,4 @@ def test_code_inside_a_model_file_is_not_run(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("optimizer", "rate"), [("rmsprop", 0.1), ("sgd", 0.0), ("adam", float("nan"))])
 def test_bad_optimizers_are_refused(optimizer: Any, rate: float) -> None:
     with pytest.raises(UsageError):
-        network.make_optimizer(optimizer, rate)
+        make_optimizer(optimizer, rate)

@@ -11,9 +11,10 @@ import pytest
 
 from glomedge.errors import GateError
 from glomedge.model.spec import BatchProfile
+from glomedge_export.data.export_crops import Crops
 from glomedge_export.graph import convert, surgery
+from glomedge_export.graph.run import Answers, OnnxRunner, onnx_answers
 from glomedge_export.proof import gates, judge, parity
-from glomedge_export.proof.parity import Crops
 
 Pixels = npt.NDArray[np.uint8]
 Head = tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]
@@ -68,7 +69,7 @@ def test_nan_or_inf_at_any_batch_of_the_profile_is_refused(
     answers_only: Callable[[int, float], onnx.ModelProto], crops_nhwc: Pixels, size: int, poison: float
 ) -> None:
     given = crops(crops_nhwc, "aabbccdd")
-    runner = parity.OnnxRunner(answers_only(size, poison).SerializeToString())
+    runner = OnnxRunner(answers_only(size, poison).SerializeToString())
     judge.check_profile(runner, given, BatchProfile(min=2, opt=3, max=8))
     with pytest.raises(GateError, match=f"at batch {size} is refused: {size} of {size} answers are NaN or Inf"):
         judge.check_profile(runner, given, BatchProfile(min=1, opt=4, max=9))
@@ -81,7 +82,7 @@ def test_float32_rounding_grows_with_the_head(backbone: onnx.ModelProto, tiny_he
     plain = judge.float32_rounding(convert.assemble(backbone, "resnet", kernel, bias).model, given)
     # The bias brings the huge logits back to 0, where the sigmoid shows every digit.
     huge = convert.assemble(backbone, "resnet", kernel * 1000, bias).model
-    logits = parity.OnnxRunner(huge.SerializeToString())(crops_nhwc)[1].mean((1, 2))
+    logits = OnnxRunner(huge.SerializeToString())(crops_nhwc)[1].mean((1, 2))
     centred = convert.assemble(backbone, "resnet", kernel * 1000, bias - np.float32(logits[0])).model
     assert plain <= 1e-6
     assert judge.float32_rounding(centred, given) > 10 * plain
@@ -92,8 +93,8 @@ def test_a_refused_float32_graph_is_told_from_rounding(
 ) -> None:
     model = convert.assemble(backbone, "resnet", *tiny_head).model
     given = crops(crops_nhwc, "aabbccdd")
-    said = parity.onnx_answers(parity.OnnxRunner(model.SerializeToString()), given.images_nhwc)
-    moved = parity.Answers(said.probability - np.float32(1e-3), said.activation)
+    said = onnx_answers(OnnxRunner(model.SerializeToString()), given.images_nhwc)
+    moved = Answers(said.probability - np.float32(1e-3), said.activation)
     limits = gates.limits_for("fp32")
     same, wrong = (
         parity.compare(reference, said, given, threshold=0.5, limits=limits, reference_name="Keras")

@@ -7,8 +7,9 @@ import numpy.typing as npt
 import pytest
 
 from glomedge.errors import GateError
+from glomedge_export.data.export_crops import Crops
+from glomedge_export.graph.run import Answers
 from glomedge_export.proof import gates, parity
-from glomedge_export.proof.parity import Answers, Crops
 
 RNG = np.random.default_rng(7)
 

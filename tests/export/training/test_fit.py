@@ -26,6 +26,9 @@ import tensorflow as tf  # noqa: E402
 from glomedge_export.network import network  # noqa: E402
 from glomedge_export.training import fit  # noqa: E402
 from glomedge_export.training.batch_norm import calibrate_batch_norms  # noqa: E402
+from glomedge_export.training.feed import batches  # noqa: E402
+from glomedge_export.training.listener import Silent  # noqa: E402
+from glomedge_export.training.optimizer import make_optimizer  # noqa: E402
 
 LABELS = np.array([0, 1, 0, 1, 0, 1], np.int64)
 TRAIN, VALIDATION = np.array([0, 1, 2, 3]), np.array([4, 5])
@@ -46,7 +49,7 @@ def snapshot(variables: Any) -> dict[str, npt.NDArray[Any]]:
 def test_one_step_changes_exactly_what_is_not_frozen(crops: npt.NDArray[np.uint8]) -> None:
     model = network.assemble("resnet", seed=1)
     calibrate_batch_norms(model, [crops])
-    trainer = fit.Trainer(model, network.make_optimizer("sgd", 0.01))
+    trainer = fit.Trainer(model, make_optimizer("sgd", 0.01))
     before = snapshot(model.variables)
     targets = np.stack([LABELS, np.ones(6)], 1).astype(np.float32)
     trainer.train_step(tf.constant(crops), tf.constant(targets))
@@ -72,7 +75,7 @@ def test_bfloat16_steps_leave_a_float32_model(crops: npt.NDArray[np.uint8]) -> N
         model = network.assemble("resnet_v2", seed=1)
         calibrate_batch_norms(model, [crops])
         before = snapshot(model.trainable_variables)
-        trainer = fit.Trainer(model, network.make_optimizer("sgd", 1.0), dtype)
+        trainer = fit.Trainer(model, make_optimizer("sgd", 1.0), dtype)
         trainer.reseed(5, 1)
         trainer.train_step(tf.constant(crops), tf.constant(np.stack([LABELS, np.ones(6)], 1).astype(np.float32)))
         after = snapshot(model.trainable_variables)
@@ -90,7 +93,7 @@ def test_bfloat16_steps_leave_a_float32_model(crops: npt.NDArray[np.uint8]) -> N
     assert np.linalg.norm(rounded) == pytest.approx(np.linalg.norm(exact), rel=0.1)
 
 
-class Recorder(fit.Silent):
+class Recorder(Silent):
     """Keeps the epochs; can kill the process in the middle of one."""
 
     def __init__(self, die_in_epoch: int | None = None) -> None:
@@ -162,7 +165,7 @@ def test_killed_run_resumes_to_the_same_bits(crops: npt.NDArray[np.uint8], tmp_p
 
 def test_inference_equals_the_model(crops: npt.NDArray[np.uint8]) -> None:
     model = network.assemble("resnet_v2", seed=2)
-    trainer = fit.Trainer(model, network.make_optimizer())
+    trainer = fit.Trainer(model, make_optimizer())
     logits, activations = trainer.infer(crops, np.array([4, 0, 2]), batch_size=2)
     expected = np.asarray(model(crops[[4, 0, 2]]))[:, 0]
     np.testing.assert_allclose(1 / (1 + np.exp(-logits)), expected, atol=1e-5)
@@ -173,7 +176,7 @@ def test_inference_equals_the_model(crops: npt.NDArray[np.uint8]) -> None:
 def test_batches_keep_order_and_every_crop(crops: npt.NDArray[np.uint8]) -> None:
     order = np.array([5, 0, 3, 1, 2])
     targets = np.arange(5, dtype=np.float32)[:, None]
-    got = list(fit.batches(crops, order, 2, targets))
+    got = list(batches(crops, order, 2, targets))
     assert [len(images) for images, _ in got] == [2, 2, 1]
     np.testing.assert_array_equal(np.concatenate([np.asarray(images) for images, _ in got]), crops[order])
     np.testing.assert_array_equal(np.concatenate([np.asarray(carried) for _, carried in got]), targets)

@@ -1,0 +1,55 @@
+"""Who is told how training goes."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from glomedge_export.training.checkpoint import EpochRow
+
+
+class Listener(Protocol):
+    """Told how the fit goes; for progress bars and logs."""
+
+    def step(self, epoch: int, done: int, steps: int) -> None:
+        """A step of an epoch is done."""
+
+    def epoch(self, row: EpochRow) -> None:
+        """An epoch is done."""
+
+    def preparing(self, what: str, done: int, total: int) -> None:
+        """Something before the first epoch goes on."""
+
+    def note(self, text: str) -> None:
+        """Something the user should know."""
+
+
+class Silent:
+    """A listener that does nothing."""
+
+    def step(self, epoch: int, done: int, steps: int) -> None:
+        """Ignore."""
+
+    def epoch(self, row: EpochRow) -> None:
+        """Ignore."""
+
+    def preparing(self, what: str, done: int, total: int) -> None:
+        """Ignore."""
+
+    def note(self, text: str) -> None:
+        """Ignore."""
+
+
+class RunListener(Protocol):
+    """Told how the whole run goes."""
+
+    def step(self, epoch: int, done: int, steps: int) -> None:
+        """A step of an epoch is done."""
+
+    def epoch(self, row: EpochRow) -> None:
+        """An epoch is done."""
+
+    def preparing(self, what: str, done: int, total: int) -> None:
+        """Something other than an epoch goes on."""
+
+    def note(self, text: str) -> None:
+        """Something the user should know."""
