@@ -10,7 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from glomedge.system.telemetry import silence_tensorflow
 from helpers.paths import ROOT
+
+# Before any test module is collected: some import Keras by themselves.
+silence_tensorflow()
 
 
 @pytest.fixture(scope="session")

@@ -25,6 +25,7 @@ import numpy.typing as npt
 
 from benchmarks.lib.common import log, markdown_table, parser, results_directory, set_results_directory, write_result
 from glomedge.model.spec import Interval
+from glomedge.system.telemetry import import_matplotlib
 
 DRAWS = 4096
 
@@ -177,10 +178,8 @@ def _write(arguments: argparse.Namespace, folds: list[dict[str, Any]]) -> None:
 
 def plot_cases(per_case: Any, path: Path) -> None:
     """%GS of every biopsy, true against predicted; the area of a dot is its number of crops."""
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    from matplotlib import pyplot as plt
+    import_matplotlib().use("Agg")
+    plt = import_matplotlib("pyplot")
 
     figure, axes = plt.subplots(figsize=(5, 5), layout="constrained")
     axes.plot([0, 100], [0, 100], color="#999999", linewidth=1)

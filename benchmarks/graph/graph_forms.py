@@ -26,6 +26,7 @@ from benchmarks.lib.common import (
 )
 from glomedge.engine.golden import draw_crop
 from glomedge.imaging.enhance import enhance
+from glomedge.system.telemetry import import_onnxruntime
 from glomedge_export.graph import convert, int8, ranges, surgery
 from glomedge_export.network.network import inference_parts, load_model
 
@@ -91,7 +92,7 @@ def _int8(fp32: onnx.ModelProto, images: Any, scaling: Any) -> dict[str, onnx.Mo
 
 
 def _session(model: onnx.ModelProto) -> Any:
-    import onnxruntime as ort
+    ort = import_onnxruntime()
 
     return ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
 

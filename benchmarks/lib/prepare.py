@@ -89,7 +89,8 @@ def _plain(folder: Path) -> None:
     log("converting with plain tf2onnx for the tutorial's loop ...")
     code = (
         "import sys; sys.path[:0] = sys.argv[3:];"
-        "import tensorflow as tf, tf2onnx; from glomedge_export.network.network import load_model;"
+        "from glomedge_export.frameworks import tf; import tf2onnx;"
+        "from glomedge_export.network.network import load_model;"
         "model = load_model(sys.argv[1]);"
         "signature = (tf.TensorSpec((None, 224, 224, 3), tf.float32, name='input'),);"
         "tf2onnx.convert.from_keras(model, input_signature=signature, opset=17, output_path=sys.argv[2])"

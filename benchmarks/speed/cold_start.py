@@ -17,7 +17,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from benchmarks.lib.common import log, markdown_table, parser, set_results_directory, write_result
+from benchmarks.lib.common import ROOT, log, markdown_table, parser, set_results_directory, write_result
 from benchmarks.lib.prepare import artifacts as prepared_artifacts
 from glomedge.bench import cold_start
 from glomedge.engine import golden
@@ -35,9 +35,8 @@ WAYS = (
 def import_seconds() -> float:
     """Wall-clock seconds of a whole process that does nothing but ``import glomedge.engine.engine``."""
     begin = time.perf_counter()
-    subprocess.run(
-        [sys.executable, "-c", "import glomedge.engine.engine"], check=True, env=cold_start.child_environment()
-    )
+    code = "import sys; sys.path.append(sys.argv[1]); import glomedge.engine.engine"
+    subprocess.run([sys.executable, "-P", "-c", code, str(ROOT)], check=True)
     return time.perf_counter() - begin
 
 

@@ -37,6 +37,7 @@ from benchmarks.lib.common import (
 from benchmarks.lib.prepare import artifacts as prepared_artifacts
 from benchmarks.ways import WAYS
 from glomedge.model.file import read_model_file
+from glomedge.system.telemetry import import_matplotlib
 
 BASELINE = {"engine": "Keras tf.function", "files": "published script"}
 REFERENCE = "glomedge fp32 cpu"
@@ -177,10 +178,8 @@ def compare(
 
 def plot(data: dict[str, Any], crops: int, path: Path, mode: str) -> None:
     """Throughput of every way: the median as a bar, each round as a dot."""
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    from matplotlib import pyplot as plt
+    import_matplotlib().use("Agg")
+    plt = import_matplotlib("pyplot")
 
     names = list(data["samples_s"])
     rates = [[crops / seconds for seconds in data["samples_s"][name]] for name in names]

@@ -13,7 +13,6 @@ import json
 import shlex
 import shutil
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from typing import Any
 from glomedge.about import RESEARCH_USE_NOTICE, __version__
 from glomedge.errors import GlomedgeError, MissingExtraError, OutputError, UsageError
 from glomedge.files.writing import write_atomically
+from glomedge.system.children import child_environment, python_command
 
 RECORD_FILE = "demo.json"
 MIN_AUROC = 0.9
@@ -174,7 +174,7 @@ def run_demo(
 
 def run_glomedge(arguments: Sequence[str], directory: Path) -> int:
     """Run ``glomedge`` with this interpreter in ``directory``; its output goes where ours goes."""
-    process = subprocess.Popen([sys.executable, "-m", "glomedge", *arguments], cwd=directory)
+    process = subprocess.Popen(python_command("glomedge", *arguments), cwd=directory, env=child_environment())
     try:
         return process.wait()
     except KeyboardInterrupt:

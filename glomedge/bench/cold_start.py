@@ -1,8 +1,8 @@
 """Cold start: seconds from starting a process to its first answer, and what they go into.
 
-The child (``python -m glomedge.bench.cold_start MODEL PROVIDER IMAGE CACHE ALLOW BF16``) imports glomedge,
-loads the model with its self-test, reads one image file and answers it, then prints a line; the parent's clock runs
-from before the child is started until that line is there.
+The child (``python -m glomedge.bench.cold_start MODEL PROVIDER IMAGE CACHE ALLOW BF16 DESCRIPTOR``) imports glomedge,
+loads the model with its self-test, reads one image file and answers it, then writes a line to the descriptor; the
+parent's clock runs from before the child is started until that line is there.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from pathlib import Path
 from glomedge.bench.record import ColdStart
 from glomedge.engine import loading
 from glomedge.errors import EngineError
+from glomedge.system.children import child_environment, python_command
 
 
 def measure(
@@ -35,10 +36,10 @@ def measure(
     scratch.mkdir(parents=True, exist_ok=True)
     cache = scratch / "engines"
     cache.mkdir(mode=0o700)
-    command = [
-        sys.executable, "-m", "glomedge.bench.cold_start", str(model), provider, str(image), str(cache),
-        str(int(allow_fallback)), str(int(bf16)),
-    ]  # fmt: skip
+    command = python_command(
+        "glomedge.bench.cold_start", str(model), provider, str(image), str(cache), str(int(allow_fallback)),
+        str(int(bf16)),
+    )  # fmt: skip
     first_s, first = _start(command)
     built = any(path.is_file() for path in cache.rglob("*"))
     later = [_start(command) for _ in range(repeats)]
@@ -59,25 +60,23 @@ def measure(
     )
 
 
-def child_environment() -> dict[str, str]:
-    """This environment, with the folder that holds glomedge importable: a checkout need not be installed."""
-    import glomedge
-
-    home = str(Path(glomedge.__file__).resolve().parent.parent)
-    rest = [part for part in os.environ.get("PYTHONPATH", "").split(os.pathsep) if part]
-    return {**os.environ, "PYTHONPATH": os.pathsep.join([home, *rest])}
-
-
 def _start(command: Sequence[str]) -> tuple[float, dict[str, float]]:
-    begin = time.perf_counter()
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, errors="replace", env=child_environment()
-    ) as process:
-        assert process.stdout is not None
-        assert process.stderr is not None
-        line = process.stdout.readline()
-        elapsed = time.perf_counter() - begin
-        message = process.stderr.read() if not line else ""
+    # A pipe of their own, for anything may print to standard output while Python starts.
+    reading, writing = os.pipe()
+    with os.fdopen(reading, encoding="utf-8", errors="replace") as answer:
+        begin = time.perf_counter()
+        try:
+            process = subprocess.Popen(
+                [*command, str(writing)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+                errors="replace", pass_fds=[writing], env=child_environment(),
+            )  # fmt: skip
+        finally:
+            os.close(writing)
+        with process:
+            assert process.stderr is not None
+            line = answer.readline()
+            elapsed = time.perf_counter() - begin
+            message = process.stderr.read() if not line else ""
     if not line:
         last = message.strip().splitlines()[-1:] or ["no message"]
         raise EngineError(f"A fresh process could not answer: {last[0]}. Run: glomedge doctor")
@@ -87,7 +86,7 @@ def _start(command: Sequence[str]) -> tuple[float, dict[str, float]]:
 
 def child(arguments: list[str]) -> None:
     """The measured process."""
-    model, provider, image, cache, allow_fallback, bf16 = arguments
+    model, provider, image, cache, allow_fallback, bf16, writing = arguments
     begin = time.perf_counter()
 
     imported = time.perf_counter()
@@ -100,8 +99,8 @@ def child(arguments: list[str]) -> None:
         if prediction.probability is None:
             raise EngineError(f"{image}: {prediction.status}. Name other crops with --images DIR.")
         steps = {"import": imported - begin, "load": loaded - imported, "first answer": answered - loaded}
-        sys.stdout.write(json.dumps(steps) + "\n")
-        sys.stdout.flush()
+        with os.fdopen(int(writing), "w", encoding="utf-8") as answer:
+            answer.write(json.dumps(steps) + "\n")
 
 
 if __name__ == "__main__":

@@ -38,6 +38,7 @@ from glomedge.results.journal import Journal
 from glomedge.results.sink import FolderSink
 from glomedge.results.thumbnails import Spool
 from glomedge.runs.outcome import THUMBNAIL_PX
+from glomedge.system.telemetry import import_onnxruntime
 
 if TYPE_CHECKING:
     from glomedge.engine.engine import Engine
@@ -282,6 +283,6 @@ def _walk(engine: Engine, paths: Sequence[Path], batch_size: int, sink: _Countin
 
 def _transfer(batch: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]) -> None:
     """Host to CUDA device 0, as onnxruntime does it; waits until it is there."""
-    import onnxruntime as ort
+    ort = import_onnxruntime()
 
     ort.OrtValue.ortvalue_from_numpy(batch, "cuda", 0)

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 from pathlib import Path
 
-from glomedge.bench.cold_start import child_environment
 from glomedge.bench.worker import Job, Result
 from glomedge.errors import (
     EngineError,
@@ -17,6 +15,7 @@ from glomedge.errors import (
     SelfTestError,
     UsageError,
 )
+from glomedge.system.children import child_environment, python_command
 
 _REPORTED: dict[str, type[GlomedgeError]] = {
     kind.__name__: kind
@@ -30,7 +29,7 @@ def run_job(job: Job, scratch: Path) -> Result:
     job_path, result_path = scratch / "job.json", scratch / "result.json"
     job_path.write_text(job.model_dump_json(), encoding="utf-8")
     done = subprocess.run(
-        [sys.executable, "-m", "glomedge.bench.worker", str(job_path), str(result_path)],
+        python_command("glomedge.bench.worker", str(job_path), str(result_path)),
         capture_output=True, text=True, errors="replace", check=False,
         env=child_environment(),
     )  # fmt: skip

@@ -17,13 +17,13 @@ import os
 import secrets
 import shutil
 import stat
-import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from glomedge.errors import OutputError, UsageError
+from glomedge.system.user_folders import cache_folder
 
 PASSPORT = "passport.json"
 KEPT_ENTRIES = 16
@@ -61,14 +61,19 @@ class EngineKey:
 
 
 def default_root() -> Path:
-    """The user's cache folder for glomedge by the platform's custom (XDG on Linux)."""
-    if sys.platform == "win32":
-        base = os.environ.get("LOCALAPPDATA") or str(Path.home() / "AppData" / "Local")
-    elif sys.platform == "darwin":
-        base = str(Path.home() / "Library" / "Caches")
-    else:
-        base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return Path(base) / "glomedge"
+    """The user's cache folder for glomedge by the platform's custom (XDG on Linux).
+
+    Raises:
+        OutputError: the user has no home folder, as in some containers.
+    """
+    folder = cache_folder()
+    if folder is None:
+        raise OutputError(
+            "There is no place for the engine cache: this user has no home folder (HOME is not set to one, and user id "
+            f"{os.getuid() if hasattr(os, 'getuid') else '?'} is not in the password database). Set HOME or "
+            "XDG_CACHE_HOME to a folder of yours, or name one with --cache-dir."
+        )
+    return folder
 
 
 def secure_root(given: Path | None = None) -> Path:
@@ -76,7 +81,7 @@ def secure_root(given: Path | None = None) -> Path:
 
     Raises:
         UsageError: it is a link, belongs to another user, or others may write to it.
-        OutputError: it cannot be created.
+        OutputError: it cannot be created, or there is no home folder to create it in.
     """
     root = given or default_root()
     try:

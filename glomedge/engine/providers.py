@@ -14,6 +14,7 @@ from glomedge.engine.runner import Runner, SessionRequest
 from glomedge.errors import ProviderUnavailableError, UsageError
 from glomedge.system import cpu, libraries
 from glomedge.system.gpu import find_gpus
+from glomedge.system.telemetry import import_onnxruntime
 
 CPU_BATCH = 4
 """Fastest for int8 with a run thread on each core."""
@@ -94,7 +95,7 @@ def builtin_unusable(name: str, ort_name: str, install: str, library: str | None
         return f"{name}: onnxruntime is not installed. Install it with: {install}"
     if len(packages) > 1:
         return f"{name}: {both_installed(packages)}"
-    import onnxruntime as ort
+    ort = import_onnxruntime()
 
     if ort_name not in ort.get_available_providers():
         lacking = f"{ort_name} ({library})" if library else ort_name

@@ -6,7 +6,8 @@ share, everything else through a pipe. A child that dies or is killed costs the 
 bytes these were it has left in a memory file before it decoded them.
 
 ``python -m glomedge.pipeline.decode_process`` is the child: requests and answers are pickles, each behind its length;
-both ends are this very program, and no one else holds the pipe.
+both ends are this very program, and no one else holds the pipes. Answers have a pipe of their own, for anything may
+print to standard output while Python starts.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ import numpy.typing as npt
 from glomedge.errors import GlomedgeError
 from glomedge.model.spec import SIZE_PX
 from glomedge.pipeline.prepare import Answer, Preparation, Stamp, default_decoder, prepare
+from glomedge.system.children import child_environment, python_command
 
 SLOT_BYTES = SIZE_PX * SIZE_PX * 3
 _LENGTH = struct.Struct("<Q")
@@ -112,8 +114,9 @@ class DecodeChild:
     def __init__(self, how: Preparation, buffers: SharedBuffers, command: Sequence[str] | None = None) -> None:
         self._how = how
         self._buffers = buffers
-        self._command = command or (sys.executable, "-m", "glomedge.pipeline.decode_process")
+        self._command = command or python_command("glomedge.pipeline.decode_process")
         self._process: subprocess.Popen[bytes] | None = None
+        self._answers: IO[bytes] | None = None
         self._seen = _memory_file("glomedge-seen")
         self._killed = False
 
@@ -131,13 +134,13 @@ class DecodeChild:
             if self._killed:
                 raise OSError("killed")
             self._process = self._spawn()
-            stdin, stdout = _pipes(self._process)
-            _send(stdin, self._how)
+            requests, answers = self._pipes(self._process)
+            _send(requests, self._how)
             with selectors.DefaultSelector() as selector:
-                selector.register(stdout, selectors.EVENT_READ)
+                selector.register(answers, selectors.EVENT_READ)
                 if not selector.select(_START_TIMEOUT_S):
                     raise TimeoutError(f"not ready after {_START_TIMEOUT_S:g} s")
-            _receive(stdout)
+            _receive(answers)
         except (OSError, EOFError, pickle.UnpicklingError) as error:
             self._reap()
             raise GlomedgeError(
@@ -146,13 +149,13 @@ class DecodeChild:
             ) from None
 
     def prepare(self, answer: Answer, offset: int) -> tuple[float, float]:
-        """As ``preparing.prepare``, into the shared memory at ``offset``; ``start`` comes first."""
+        """As ``prepare.prepare``, into the shared memory at ``offset``; ``start`` comes first."""
         assert self._process is not None
-        stdin, stdout = _pipes(self._process)
+        requests, answers = self._pipes(self._process)
         os.ftruncate(self._seen, 0)
         try:
-            _send(stdin, (answer, offset))
-            done, grey_shape, decode_s, enhance_s = _receive(stdout)
+            _send(requests, (answer, offset))
+            done, grey_shape, decode_s, enhance_s = _receive(answers)
         except (OSError, EOFError, pickle.UnpicklingError):
             self._reap()
             answer.stamped(self.seen()).fail("decoder", "this file ended the process that decoded it")
@@ -171,21 +174,33 @@ class DecodeChild:
             return Stamp()
 
     def _spawn(self) -> subprocess.Popen[bytes]:
-        descriptors = [self._buffers.descriptor, self._seen]
-        return subprocess.Popen(
-            [*self._command, *map(str, descriptors), str(self._buffers.size_bytes)],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, pass_fds=descriptors, start_new_session=True,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
-        )  # fmt: skip
+        reading, writing = os.pipe()
+        self._answers = os.fdopen(reading, "rb")
+        descriptors = [self._buffers.descriptor, self._seen, writing]
+        try:
+            return subprocess.Popen(
+                [*self._command, *map(str, descriptors), str(self._buffers.size_bytes)],
+                stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, pass_fds=descriptors, start_new_session=True,
+                env=child_environment(),
+            )  # fmt: skip
+        finally:
+            os.close(writing)  # the child's own end is the only one: it closes when the child ends
+
+    def _pipes(self, process: subprocess.Popen[bytes]) -> tuple[IO[bytes], IO[bytes]]:
+        assert process.stdin is not None
+        assert self._answers is not None
+        return process.stdin, self._answers
 
     def _reap(self) -> None:
         process, self._process = self._process, None
+        answers, self._answers = self._answers, None
         if process is not None:
             process.kill()
             process.wait()
-            for pipe in _pipes(process):
-                # What could not be sent to a dead child is lost with it.
-                with contextlib.suppress(OSError):
+        for pipe in (process and process.stdin, answers):
+            # What could not be sent to a dead child is lost with it.
+            with contextlib.suppress(OSError):
+                if pipe is not None:
                     pipe.close()
 
     def kill(self) -> None:
@@ -199,12 +214,6 @@ class DecodeChild:
         """End the child; called by the owner when it is done."""
         self._reap()
         os.close(self._seen)
-
-
-def _pipes(process: subprocess.Popen[bytes]) -> tuple[IO[bytes], IO[bytes]]:
-    assert process.stdin is not None
-    assert process.stdout is not None
-    return process.stdin, process.stdout
 
 
 def _send(pipe: IO[bytes], message: Any) -> None:
@@ -229,11 +238,9 @@ def main() -> None:
     import cv2
 
     cv2.setNumThreads(1)
-    descriptor, seen, size_bytes = map(int, sys.argv[1:])
+    descriptor, seen, writing, size_bytes = map(int, sys.argv[1:])
     memory = mmap.mmap(descriptor, size_bytes)
-    # Whatever a library prints must not get into the answers.
-    answers = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)
+    answers = os.fdopen(writing, "wb")
     requests = sys.stdin.buffer
     how: Preparation = _receive(requests)
     plain = default_decoder(follow_symlinks=how.follow_symlinks)

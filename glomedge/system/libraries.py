@@ -16,6 +16,8 @@ import struct
 from dataclasses import dataclass
 from pathlib import Path
 
+from glomedge.system.telemetry import import_onnxruntime
+
 _ELF_MAGIC = b"\x7fELF"
 _PT_LOAD, _PT_DYNAMIC = 1, 2
 _DT_NULL, _DT_NEEDED, _DT_STRTAB = 0, 1, 5
@@ -155,7 +157,7 @@ def module_folder(module: str) -> Path | None:
 
 def preload_cuda() -> None:
     """Let onnxruntime find the CUDA and cuDNN libraries that came as wheels. Says nothing where there are none."""
-    import onnxruntime as ort
+    ort = import_onnxruntime()
 
     # It prints what it did not find; what is missing is told better by missing_libraries.
     with contextlib.redirect_stdout(io.StringIO()):

@@ -17,6 +17,7 @@ from glomedge.bench import ceiling, crops, end_to_end, run, worker
 from glomedge.bench.energy import EnergyMeter
 from glomedge.errors import EngineError, OutputError, ProviderUnavailableError
 from glomedge.system.cpu import has_native_bf16
+from glomedge.system.telemetry import import_onnxruntime
 from helpers.builders import build_tiny_model
 
 
@@ -90,7 +91,7 @@ def test_output_that_cannot_be_written_is_found_before_measuring(tmp_path: Path)
 
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
 def test_ceiling_models_are_valid_onnx_and_multiply(precision: str) -> None:
-    import onnxruntime as ort
+    ort = import_onnxruntime()
 
     onnx = pytest.importorskip("onnx", reason="the checker is onnx's")
     model = onnx.load_from_string(ceiling.matmul_model(precision, 32))

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import onnxruntime as ort
 import pytest
 
 from glomedge.engine import loading, providers
@@ -16,7 +15,10 @@ from glomedge.engine.backends import nvidia, onnxrt
 from glomedge.engine.runner import Opened, OutOfMemoryError
 from glomedge.errors import EngineError
 from glomedge.system import gpu, libraries
+from glomedge.system.telemetry import import_onnxruntime
 from helpers import builders
+
+ort = import_onnxruntime()
 
 GPU_WHEEL = [package.name for package in libraries.onnxruntime_packages()] == ["onnxruntime-gpu"]
 HAS_GPU = bool(gpu.find_gpus().devices)

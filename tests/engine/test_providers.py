@@ -15,7 +15,6 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import onnxruntime as ort
 import pytest
 
 from glomedge.engine import loading, providers
@@ -26,7 +25,10 @@ from glomedge.errors import ModelError, ProviderUnavailableError, UsageError
 from glomedge.model.file import read_model_file
 from glomedge.model.spec import BatchProfile
 from glomedge.system import cpu, gpu, libraries
+from glomedge.system.telemetry import import_onnxruntime
 from helpers import builders
+
+ort = import_onnxruntime()
 
 GPU_WHEEL = [package.name for package in libraries.onnxruntime_packages()] == ["onnxruntime-gpu"]
 HAS_GPU = bool(gpu.find_gpus().devices)

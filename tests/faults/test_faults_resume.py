@@ -18,6 +18,7 @@ from glomedge.errors import OutputError
 from glomedge.pipeline.prepare import default_decoder
 from glomedge.runs.folder import Options, infer_folder
 from helpers.builders import build_tiny_model
+from helpers.needs import needs_openvino
 from helpers.run_kit import outputs, table, write_crops
 
 
@@ -57,7 +58,7 @@ def test_resume_with_another_recipe_is_refused(options: Options, tmp_path: Path)
 
 
 def test_resume_on_another_provider_is_refused(options: Options) -> None:
-    pytest.importorskip("openvino", reason="needs the openvino runtime")
+    needs_openvino()
     write_crops(options.folder, 40, broken=2)
     infer_folder(options)
     path = options.output / ".glomedge" / "journal"

@@ -20,6 +20,7 @@ from glomedge_export.graph.lower import lower
 from glomedge_export.graph.run import OnnxRunner, OpenvinoRunner, Runner
 from glomedge_export.proof import tensorrt
 from glomedge_export.proof.keras import keras_answers
+from helpers.needs import needs_openvino
 from helpers.parity_pair import Pair
 
 pytestmark = [pytest.mark.keras, pytest.mark.parametrize("pair", ["resnet"], indirect=True)]
@@ -79,7 +80,7 @@ def test_int8_runs_on_the_integer_kernels_it_was_made_for(
     pair: Pair, enhanced: Enhanced, lowered: Lower, target: Target
 ) -> None:
     if target == "openvino":
-        pytest.importorskip("openvino", reason="OpenVINO is not installed: pip install openvino")
+        needs_openvino()
     data = lowered("int8", target).SerializeToString()
     run = OpenvinoRunner(data) if target == "openvino" else OnnxRunner(data)
     # Weights that were never trained magnify every rounding: of logits with standard deviation 1, not a third.
@@ -88,7 +89,7 @@ def test_int8_runs_on_the_integer_kernels_it_was_made_for(
 
 @pytest.mark.openvino
 def test_fp16_runs_on_openvino_and_onnxruntime(pair: Pair, enhanced: Enhanced, lowered: Lower) -> None:
-    pytest.importorskip("openvino", reason="OpenVINO is not installed: pip install openvino")
+    needs_openvino()
     data = lowered("fp16", "openvino").SerializeToString()
     for run in (OpenvinoRunner(data), OnnxRunner(data)):
         assert error(pair, run, enhanced["seed"][1::8]) < 0.02

@@ -46,7 +46,7 @@ decode_process.main()
 _HANGING = """
 import os, sys, time
 from glomedge.pipeline.decode_process import _receive, _send
-answers = os.fdopen(os.dup(1), "wb")
+answers = os.fdopen(int(sys.argv[3]), "wb")
 how = _receive(sys.stdin.buffer)
 _send(answers, "ready")
 while True:
@@ -63,6 +63,10 @@ class MeanEngine:
         return Output(probability, np.zeros((len(images_nhwc), 7, 7), np.float32))
 
 
+def _python(code: str) -> list[str]:
+    return [sys.executable, "-c", f"import sys; sys.path += {sys.path!r}\n{code}"]
+
+
 def _run(
     folder: Path, names: list[str], *, processes: bool, timeout_s: float = 30.0, child: str | None = None
 ) -> MemorySink:
@@ -70,7 +74,7 @@ def _run(
     settings = Settings(
         Recipe(), decode_workers=3, decode_processes=processes, decode_timeout_s=timeout_s, thumbnail_px=64
     )
-    command = [sys.executable, "-c", child] if child is not None else None
+    command = _python(child) if child is not None else None
     pipeline = Pipeline(os.fsencode(folder), settings, MeanEngine, sink, child_command=command)
     inputs = [Found(name.encode()) for name in names]
     assert pipeline.run(inputs[begin : begin + 4] for begin in range(0, len(inputs), 4))
@@ -130,7 +134,7 @@ def test_stopping_ends_a_child_that_hangs(tmp_path: Path) -> None:
     settings = Settings(Recipe(), decode_workers=1, decode_processes=True)
     begin_s = time.monotonic()
     note = tmp_path / "pid"
-    command = [sys.executable, "-c", _HANGING]
+    command = _python(_HANGING)
     pipeline = Pipeline(os.fsencode(tmp_path), settings, MeanEngine, sink, stop=note.is_symlink, child_command=command)
     assert not pipeline.run([[Found(b"hang-told.png")]])
     assert time.monotonic() - begin_s < 8.0

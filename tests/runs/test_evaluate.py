@@ -4,7 +4,6 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-import onnxruntime as ort
 import pytest
 from typer.testing import CliRunner
 
@@ -15,8 +14,11 @@ from glomedge.engine.runner import SessionRequest
 from glomedge.errors import DatasetError, ProviderUnavailableError, UsageError
 from glomedge.runs.evaluate import evaluate_folder
 from glomedge.runs.folder import Options, infer_folder
+from glomedge.system.telemetry import import_onnxruntime
 from helpers.builders import build_tiny_model
 from helpers.run_kit import write_crops
+
+ort = import_onnxruntime()
 
 
 @pytest.fixture

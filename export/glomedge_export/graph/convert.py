@@ -54,8 +54,9 @@ def convert_backbone(backbone: Any) -> onnx.ModelProto:
     Raises:
         ModelError: tf2onnx gave something else than one input and one feature map.
     """
-    import tensorflow as tf
     import tf2onnx
+
+    from glomedge_export.frameworks import tf
 
     logging.getLogger("tf2onnx").setLevel(logging.ERROR)
     signature = [tf.TensorSpec((None, SIZE_PX, SIZE_PX, 3), tf.float32, name="scaled")]

@@ -17,6 +17,7 @@ import numpy.typing as npt
 import onnx
 from onnx import helper
 
+from glomedge.system.telemetry import import_onnxruntime
 from glomedge_export.graph import surgery
 from glomedge_export.graph.run import Images
 from glomedge_export.stages import Progress, nothing
@@ -79,7 +80,7 @@ def with_outputs(model: onnx.ModelProto, names: Sequence[str], *, extremes: bool
 
 
 def _session(model: onnx.ModelProto) -> object:
-    import onnxruntime as ort
+    ort = import_onnxruntime()
 
     options = ort.SessionOptions()
     options.log_severity_level = 3

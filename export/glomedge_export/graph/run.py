@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from glomedge.system.telemetry import import_onnxruntime, import_openvino
 from glomedge_export.stages import Progress, nothing
 
 Images = npt.NDArray[np.uint8]
@@ -46,7 +47,7 @@ class OnnxRunner:
     """
 
     def __init__(self, model: bytes, *, literal: bool = False, fuse: bool = True) -> None:
-        import onnxruntime as ort
+        ort = import_onnxruntime()
 
         options = ort.SessionOptions()
         options.log_severity_level = 3
@@ -68,7 +69,7 @@ class OpenvinoRunner:
     """One ONNX file on the OpenVINO CPU plugin, float32 where the file says float32 (no bf16)."""
 
     def __init__(self, model: bytes) -> None:
-        import openvino
+        openvino = import_openvino()
 
         core = openvino.Core()
         compiled = core.compile_model(

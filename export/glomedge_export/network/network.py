@@ -18,13 +18,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import keras
 import numpy as np
 import numpy.typing as npt
-from keras import layers, ops
 
 from glomedge.errors import ModelError
 from glomedge.model.spec import SIZE_PX, ComputeDtype, InputScaling
+from glomedge_export.frameworks import keras, layers, ops
 
 BACKBONE_NAME = "resnet50v2"
 BACKBONE_LAYERS = 190

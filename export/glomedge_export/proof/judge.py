@@ -35,7 +35,7 @@ def against_keras(
 
     Behind a lowered file (``precision`` not fp32) about 64 crops are enough: a wrong graph shows on any of them.
     """
-    import keras
+    from glomedge_export.frameworks import keras
 
     if precision != "fp32":
         crops = first_biopsies(crops, MIN_CROPS)

@@ -17,8 +17,7 @@ def keras_answers(
 
     With a temperature other than 1 the reference probability is sigmoid(logit / temperature).
     """
-    import keras
-
+    from glomedge_export.frameworks import keras
     from glomedge_export.network.network import inference_parts
 
     parts = inference_parts(model)

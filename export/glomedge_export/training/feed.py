@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import tensorflow as tf
+
+from glomedge_export.frameworks import tf
 
 Images = npt.NDArray[np.uint8]
 """uint8 ``[N, 224, 224, 3]``, RGB, enhanced."""

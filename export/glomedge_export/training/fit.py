@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import tensorflow as tf
 
 from glomedge.errors import GlomedgeError
 from glomedge.model.spec import ComputeDtype
+from glomedge_export.frameworks import tf
 from glomedge_export.network import network, weights
 from glomedge_export.training.batch_norm import CALIBRATION_CROPS, calibrate_batch_norms
 from glomedge_export.training.checkpoint import Checkpoint, Checkpoints, EpochRow, best_epoch

@@ -18,9 +18,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import tensorflow as tf
 
 from glomedge.model.spec import SIZE_PX
+from glomedge_export.frameworks import tf
 from glomedge_export.network import network
 from glomedge_export.training.decision import cross_entropy
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import keras
 import numpy as np
 
 from glomedge.errors import UsageError
 from glomedge.model.spec import InputScaling
+from glomedge_export.frameworks import keras
 from glomedge_export.network.network import assemble
 from glomedge_export.training.options import OptimizerName
 

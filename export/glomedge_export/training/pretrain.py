@@ -17,13 +17,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import keras
 import numpy as np
 import numpy.typing as npt
-import tensorflow as tf
 
 from glomedge.errors import GlomedgeError
 from glomedge.model.spec import SIZE_PX
+from glomedge_export.frameworks import keras, tf
 from glomedge_export.network import network
 from glomedge_export.training.batch_norm import calibrate_batch_norms
 from glomedge_export.training.checkpoint import PRETRAINING_FOLDER, Checkpoint, Checkpoints, EpochRow

@@ -16,6 +16,7 @@ from glomedge.engine.backends import onnxrt
 from glomedge.engine.runner import Opened, RawOutput, no_cache
 from glomedge.model.spec import MAP_SIZE, SIZE_PX
 from glomedge.system import libraries
+from glomedge.system.telemetry import import_onnxruntime
 
 CUDA_LIBRARY = "libonnxruntime_providers_cuda.so"
 
@@ -81,7 +82,7 @@ class DeviceRunner:
             self._pinned.release()
 
     def _make_slot(self, batch: int) -> _Slot:
-        import onnxruntime as ort
+        ort = import_onnxruntime()
 
         def on_device(shape: tuple[int, ...], dtype: type[np.generic]) -> Any:
             return ort.OrtValue.ortvalue_from_shape_and_type(list(shape), dtype, self._device, 0)

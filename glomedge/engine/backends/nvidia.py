@@ -17,6 +17,7 @@ from glomedge.errors import ProviderUnavailableError
 from glomedge.model.spec import SIZE_PX, ModelSpec
 from glomedge.system import libraries
 from glomedge.system.gpu import find_gpus, session_gpu
+from glomedge.system.telemetry import import_onnxruntime
 
 CUDA = "CUDAExecutionProvider"
 TENSORRT = "TensorrtExecutionProvider"
@@ -145,7 +146,7 @@ def _spec(request: SessionRequest) -> ModelSpec:
 
 def engine_key(request: SessionRequest, provider: str, runtime: str, options: Mapping[str, str]) -> EngineKey:
     """The cache key of an engine for the GPU that sessions run on (``device_id`` 0 of the options)."""
-    import onnxruntime as ort
+    ort = import_onnxruntime()
 
     device = session_gpu()
     profile = request.profile
@@ -212,7 +213,7 @@ def tensorrt_rtx_unusable() -> str | None:
         )
     if not libraries.onnxruntime_packages():
         return f"tensorrt-rtx: onnxruntime is not installed. Install it with: {INSTALL_RTX}"
-    import onnxruntime as ort
+    ort = import_onnxruntime()
 
     if not hasattr(ort, "register_execution_provider_library"):
         return f"tensorrt-rtx: onnxruntime {ort.__version__} takes no plugins. Upgrade to 1.24 or newer: {INSTALL_RTX}"
@@ -235,7 +236,7 @@ def open_tensorrt_rtx(request: SessionRequest) -> onnxrt.OrtRunner:
     Raises:
         ProviderUnavailableError: the plugin offers no device here (it takes RTX GPUs from Ampere on).
     """
-    import onnxruntime as ort
+    ort = import_onnxruntime()
 
     module = importlib.import_module(RTX_MODULE)
     with onnxrt.LOCK:
@@ -266,7 +267,7 @@ def open_tensorrt_rtx(request: SessionRequest) -> onnxrt.OrtRunner:
 
 
 def _rtx_devices() -> list[Any]:
-    import onnxruntime as ort
+    ort = import_onnxruntime()
 
     return [device for device in ort.get_ep_devices() if device.ep_name == TENSORRT_RTX]
 
@@ -279,7 +280,7 @@ def _opened(
     versions: Mapping[str, str],
     notes: tuple[str, ...],
 ) -> Opened:
-    import onnxruntime as ort
+    ort = import_onnxruntime()
 
     counts, strays = onnxrt.placement(session, ort_name) if request.record_placement else ({}, ())
     return Opened(

@@ -20,6 +20,7 @@ from glomedge.engine.cache import EngineKey, Entry, secure_root
 from glomedge.engine.runner import Opened, OutOfMemoryError, RawOutput, SessionRequest, TensorInfo, no_cache
 from glomedge.errors import EngineError, GlomedgeError, ModelError, ProviderUnavailableError
 from glomedge.system.cpu import cpu_features, cpu_name
+from glomedge.system.telemetry import import_onnxruntime
 
 CPU = "CPUExecutionProvider"
 OUTPUT_NAMES = ("probability", "activation")
@@ -45,7 +46,7 @@ def session_options(request: SessionRequest) -> Any:
     CPU from the other callers and from the decoders, so they are let spin only when a run has the machine to
     itself.
     """
-    import onnxruntime as ort
+    ort = import_onnxruntime()
 
     options = ort.SessionOptions()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
@@ -85,8 +86,8 @@ def create_session(
         ModelError: onnxruntime cannot read the graph.
         ProviderUnavailableError: a provider refused its options or its device.
     """
-    import onnxruntime as ort
-    from onnxruntime.capi import onnxruntime_pybind11_state as errors
+    ort = import_onnxruntime()
+    errors = ort.capi.onnxruntime_pybind11_state
 
     path = model or str(request.file.path)
     extra = {} if providers is None else {"providers": providers}
@@ -237,7 +238,7 @@ def _runner(
     notes: tuple[str, ...],
     forget: Callable[[], bool] = no_cache,
 ) -> OrtRunner:
-    import onnxruntime as ort
+    ort = import_onnxruntime()
 
     verify_provider(session, ort_name)
     counts, strays = placement(session, ort_name) if request.record_placement else ({}, ())
@@ -271,7 +272,7 @@ def open_cpu(request: SessionRequest) -> OrtRunner:
 
 def _open_copy(request: SessionRequest, root: Path) -> OrtRunner:
     """The optimised copy, or the file itself while making the copy."""
-    import onnxruntime as ort
+    ort = import_onnxruntime()
 
     options = session_options(request)
     with Entry(root, _graph_key(request)) as entry:
@@ -294,7 +295,7 @@ def _open_copy(request: SessionRequest, root: Path) -> OrtRunner:
 
 
 def _graph_key(request: SessionRequest) -> EngineKey:
-    import onnxruntime as ort
+    ort = import_onnxruntime()
 
     return EngineKey(
         provider="cpu",

@@ -21,6 +21,7 @@ from glomedge.engine.cache import EngineKey, Entry, cache_notes, secure_root
 from glomedge.engine.runner import Opened, OutOfMemoryError, RawOutput, SessionRequest, TensorInfo
 from glomedge.errors import EngineError, ProviderUnavailableError
 from glomedge.system.cpu import cpu_features, cpu_name, has_native_bf16
+from glomedge.system.telemetry import import_openvino
 
 _INSTALL = "pip install 'glomedge[openvino]'"
 _DTYPES = {"u8": "uint8", "f32": "float32", "f16": "float16", "i8": "int8"}
@@ -31,7 +32,7 @@ def unusable() -> str | None:
     if importlib.util.find_spec("openvino") is None:
         return f"openvino: the package 'openvino' is not installed. Install it with: {_INSTALL}"
     try:
-        import openvino
+        openvino = import_openvino()
     except (ImportError, OSError) as error:
         return f"openvino: its library does not load ({first_line(error)}). Reinstall it: {_INSTALL}"
     if "CPU" not in openvino.Core().available_devices:
@@ -60,7 +61,7 @@ def open_runner(request: SessionRequest) -> OpenVinoRunner:
     Raises:
         ProviderUnavailableError: OpenVINO cannot read the graph or refuses an option; bf16 on a processor without it.
     """
-    import openvino
+    openvino = import_openvino()
 
     if request.bf16 and not has_native_bf16():
         raise ProviderUnavailableError(

@@ -12,11 +12,13 @@ from hypothesis.extra import numpy as hnp
 
 from glomedge.errors import GateError
 from glomedge.model.spec import InputScaling, Target
+from glomedge.system.telemetry import import_onnxruntime
 from glomedge_export.data.export_crops import CalibrationCrops
 from glomedge_export.graph import convert, float16, int8, ranges, surgery
 from glomedge_export.graph.lower import WEIGHT_BITS, lower, runner_for
 from glomedge_export.graph.ranges import Observed
 from glomedge_export.graph.run import OnnxRunner, OpenvinoRunner, Runner
+from helpers.needs import needs_openvino
 
 Head = tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]
 Crops = npt.NDArray[np.uint8]
@@ -78,7 +80,7 @@ def test_int8_answer(fp32: onnx.ModelProto, crops_nhwc: Crops, target: Target, m
     reference = logits(OnnxRunner(fp32.SerializeToString()), crops_nhwc)
     model = lowered(fp32, target, crops_nhwc, method)
     if target == "openvino":
-        pytest.importorskip("openvino")
+        needs_openvino()
     answer = logits(runner_for(model, "int8", target), crops_nhwc)
     spread = np.ptp(reference)
     assert spread > 0.2
@@ -224,7 +226,7 @@ def test_entropy_cuts_a_lone_outlier_and_keeps_a_flat_histogram() -> None:
 
 
 def test_observe_against_naive(fp32: onnx.ModelProto, crops_nhwc: Crops) -> None:
-    import onnxruntime as ort
+    ort = import_onnxruntime()
 
     names = int8.quantised_tensors(fp32, "tensorrt")
     assert names
@@ -272,7 +274,7 @@ def test_corrected_bias_gives_the_mean_back(depthwise: bool) -> None:
 
 
 def test_channel_means_against_naive(fp32: onnx.ModelProto, crops_nhwc: Crops) -> None:
-    import onnxruntime as ort
+    ort = import_onnxruntime()
 
     means = ranges.channel_means(fp32, crops_nhwc)
     shown = ranges.with_outputs(fp32, list(means), extremes=False)
@@ -285,7 +287,7 @@ def test_channel_means_against_naive(fp32: onnx.ModelProto, crops_nhwc: Crops) -
 @pytest.mark.openvino
 @pytest.mark.parametrize("kind", ["fp32", "fp16", "int8"])
 def test_openvino_takes_the_files_meant_for_it(fp32: onnx.ModelProto, crops_nhwc: Crops, kind: str) -> None:
-    pytest.importorskip("openvino", reason="OpenVINO is not installed: pip install openvino")
+    needs_openvino()
     model = {
         "fp32": lambda: fp32,
         "fp16": lambda: float16.to_fp16(fp32),

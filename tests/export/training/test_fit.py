@@ -21,8 +21,7 @@ from glomedge_export.training.options import FitOptions
 keras = pytest.importorskip("keras", reason="needs TensorFlow: pip install 'glomedge[export]'")
 pytestmark = pytest.mark.keras
 
-import tensorflow as tf  # noqa: E402
-
+from glomedge_export.frameworks import tf  # noqa: E402
 from glomedge_export.network import network  # noqa: E402
 from glomedge_export.training import fit  # noqa: E402
 from glomedge_export.training.batch_norm import calibrate_batch_norms  # noqa: E402

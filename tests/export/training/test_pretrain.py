@@ -17,8 +17,7 @@ from glomedge_export.training.options import FitOptions
 keras = pytest.importorskip("keras", reason="needs TensorFlow: pip install 'glomedge[export]'")
 pytestmark = pytest.mark.keras
 
-import tensorflow as tf  # noqa: E402
-
+from glomedge_export.frameworks import tf  # noqa: E402
 from glomedge_export.network import network  # noqa: E402
 from glomedge_export.training import fit, pretrain  # noqa: E402
 
