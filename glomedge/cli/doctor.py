@@ -59,6 +59,7 @@ def print_diagnosis(found: Diagnosis) -> None:
     else:
         rows.append(("GPU", found.gpu_problem or "none"))
     rows.append(("packages", ", ".join(f"{name} {version}" for name, version in found.packages.items())))
+    rows.append(("telemetry", telemetry_line(found)))
     if found.model is not None:
         described = found.model.problem or (
             f"{found.model.path}: {found.model.precision} for target '{found.model.target}', whole"
@@ -85,6 +86,14 @@ def print_diagnosis(found: Diagnosis) -> None:
     elif not found.healthy:
         console.print("[red]Nothing can be run here as it stands; the reasons are above.[/red]")
     console.print(found.notice)
+
+
+def telemetry_line(found: Diagnosis) -> str:
+    """Whether anything would be sent from this machine, in one sentence."""
+    on = [f"{state.package}: {state.how}" for state in found.telemetry if not state.off]
+    if on:
+        return f"ON: {'; '.join(on)}"
+    return "off: " + "; ".join(f"{state.package} ({state.how})" for state in found.telemetry)
 
 
 def describe(report: ProviderReport) -> str:

@@ -16,6 +16,7 @@ from glomedge.errors import GlomedgeError, ModelError
 from glomedge.system import cpu as hardware
 from glomedge.system import gpu as gpus
 from glomedge.system import libraries
+from glomedge.system.telemetry import Silenced, telemetry
 
 _PACKAGES = (
     "numpy",
@@ -120,6 +121,7 @@ class Diagnosis:
     providers: tuple[ProviderReport, ...]
     recommendation: Recommendation | None
     healthy: bool
+    telemetry: tuple[Silenced, ...]
 
     def to_json_object(self) -> dict[str, Any]:
         """Plain dicts, lists and numbers."""
@@ -158,6 +160,7 @@ def diagnose(model: Path | None = None, *, cache_dir: Path | None = None) -> Dia
         providers=reports,
         recommendation=recommend(reports, model_report),
         healthy=any(report.usable for report in reports) and not broken_model,
+        telemetry=telemetry(),
     )
 
 
