@@ -119,6 +119,8 @@ def _from_os(error: OSError) -> ImageError:
             return ImageError(
                 "not_regular", "This is a folder, link, pipe or device, not a file. Give the file itself."
             )
+        case errno.ENOMEM:
+            return ImageError("io", "There is not enough memory to read this file. Free some, or use fewer workers.")
     return ImageError("io", f"The file cannot be read ({error.strerror}). Check the disk or the network share.")
 
 

@@ -193,6 +193,8 @@ def _why_unread(path: Path, error: OSError) -> str:
             return f"{path} cannot be read: permission denied. Change its mode or run as its owner."
         case errno.ELOOP:
             return f"{path} is a link that leads back to itself. Name the .onnx file with --model."
+    if error.errno == errno.ENOMEM:
+        return f"There is not enough memory to read {path}. Free some, or raise this process's limit (ulimit -v)."
     return f"{path} cannot be read ({error.strerror}). Check the disk or the network share, or copy the file again."
 
 

@@ -32,18 +32,24 @@ from glomedge.system.user_folders import cache_folder, home
 ONNXRUNTIME_OPT_OUTS = ("ORT_DISABLE_TELEMETRY", "ORT_TELEMETRY_DISABLED")
 """The first is read by onnxruntime 1.32; a change of July 2026 to onnxruntime's source reads the second."""
 
-_TRUE = ("1", "true", "yes", "on", "y")
 _LOCK = threading.Lock()
 
 
 def silence() -> None:
     """Set what dependencies read from the environment; child processes inherit it. A user's own setting is kept."""
-    if not any(name in os.environ for name in ONNXRUNTIME_OPT_OUTS):
-        os.environ.update(dict.fromkeys(ONNXRUNTIME_OPT_OUTS, "1"))
+    given = [os.environ[name] for name in ONNXRUNTIME_OPT_OUTS if name in os.environ]
+    if not given or any(_is_true(value) for value in given):
+        # Who opted out by one name has opted out, whichever this version reads.
+        for name in ONNXRUNTIME_OPT_OUTS:
+            os.environ.setdefault(name, "1")
     folder = cache_folder()
     if folder is not None:
         # NVIDIA's driver keeps the kernels that it compiles in ~/.nv otherwise.
         os.environ.setdefault("CUDA_CACHE_PATH", str(folder / "cuda"))
+
+
+def _is_true(value: str) -> bool:
+    return value.strip().lower() in ("1", "true", "yes", "on", "y")
 
 
 def import_onnxruntime() -> Any:
@@ -135,7 +141,7 @@ def telemetry() -> tuple[Silenced, ...]:
     """The state for ``glomedge doctor``, of every dependency that has telemetry. Changes nothing."""
     given = {name: os.environ[name] for name in ONNXRUNTIME_OPT_OUTS if name in os.environ}
     settings = given or dict.fromkeys(ONNXRUNTIME_OPT_OUTS, "1")
-    off = any(value.strip().lower() in _TRUE for value in settings.values())
+    off = any(_is_true(value) for value in settings.values())
     shown = ", ".join(f"{name}={value}" for name, value in settings.items())
     return (
         Silenced("onnxruntime", off, shown if off else f"on by your own setting {shown}"),

@@ -168,6 +168,56 @@ def test_a_containers_quota_is_respected(tmp_path: Path, files: dict[str, str], 
     assert hardware._cgroup_cpus(tmp_path) == expected
 
 
+@pytest.mark.parametrize(
+    ("membership", "files", "expected"),
+    [
+        ("0::/system.slice/scan.service", {"system.slice/scan.service/cpu.max": "200000 100000"}, 2),
+        # The tightest on the way down counts, and groups beside the own one do not.
+        (
+            "0::/system.slice/scan.service",
+            {
+                "system.slice/scan.service/cpu.max": "max 100000",
+                "system.slice/cpu.max": "300000 100000",
+                "user.slice/cpu.max": "100000 100000",
+            },
+            3,
+        ),
+        (
+            "5:memory:/lab\n4:cpu,cpuacct:/lab/night",
+            {
+                "cpu,cpuacct/lab/night/cpu.cfs_quota_us": "-1",
+                "cpu,cpuacct/lab/night/cpu.cfs_period_us": "100000",
+                "cpu,cpuacct/lab/cpu.cfs_quota_us": "250000",
+                "cpu,cpuacct/lab/cpu.cfs_period_us": "100000",
+            },
+            3,
+        ),
+        # Both versions at once: version 2 is mounted below.
+        ("1:cpu:/\n0::/job", {"unified/job/cpu.max": "400000 100000"}, 4),
+        # A container that sees the host's path but only its own group.
+        ("1:cpu:/docker/0abc", {"cpu/cpu.cfs_quota_us": "100000", "cpu/cpu.cfs_period_us": "100000"}, 1),
+        ("0::/../../other", {"cpu.max": "200000 100000"}, 2),
+        ("5:cpuset:/lab", {"cpuset/lab/cpu.max": "100000 100000"}, None),
+        ("no such format", {}, None),
+    ],
+)
+def test_a_services_own_quota_is_found(
+    tmp_path: Path, membership: str, files: dict[str, str], expected: int | None
+) -> None:
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text + "\n")
+    assert hardware._cgroup_cpus(tmp_path, membership) == expected
+
+
+def test_this_processs_groups_are_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(hardware, "_own_cgroups", lambda: "0::/a")
+    monkeypatch.setattr(hardware, "_cgroup_cpus", lambda root, membership: asked.append(membership))
+    hardware.usable_cpus()
+    assert asked == ["0::/a"]
+
+
 @pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="affinity is Linux's")
 def test_usable_cpus_never_exceed_the_affinity_mask() -> None:
     assert 1 <= hardware.usable_cpus() <= len(os.sched_getaffinity(0))

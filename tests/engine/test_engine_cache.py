@@ -221,6 +221,38 @@ def test_the_default_follows_xdg(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     assert default_root() == tmp_path / "glomedge"
 
 
+def test_a_relative_xdg_folder_is_ignored(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("sys.platform", "linux")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for named in ("cache", "./cache", ""):
+        monkeypatch.setenv("XDG_CACHE_HOME", named)
+        assert default_root() == tmp_path / ".cache" / "glomedge"
+
+
+def test_without_a_home_the_error_says_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.setattr("pwd.getpwuid", lambda uid: {}[uid])
+    with pytest.raises(OutputError, match=r"no home folder.*--cache-dir"):
+        default_root()
+
+
+@pytest.mark.openvino
+def test_without_a_writable_home_openvino_runs_all_the_same(
+    monkeypatch: pytest.MonkeyPatch, tiny_model: Path, tmp_path: Path
+) -> None:
+    if (reason := providers.named("openvino").unusable()) is not None:
+        pytest.skip(reason)
+    blocked = tmp_path / "file"
+    blocked.write_text("")
+    monkeypatch.setattr("glomedge.engine.cache.default_root", lambda: blocked / "cache")
+    with loading.load(tiny_model, "openvino") as model:
+        assert "compiled model not cached" in model.runtime.notes[0]
+        assert model.provider == "openvino"
+    with pytest.raises(OutputError, match="--cache-dir"):
+        loading.load(tiny_model, "openvino", cache_dir=blocked / "cache")
+
+
 @pytest.mark.openvino
 def test_openvino_builds_once_and_rebuilds_what_was_damaged(tiny_model: Path, tmp_path: Path) -> None:
     if (reason := providers.named("openvino").unusable()) is not None:

@@ -106,6 +106,13 @@ def test_a_users_own_choice_is_kept_and_said(unset: pytest.MonkeyPatch, name: st
     assert f"{name}=0" in onnxruntime.how
 
 
+@pytest.mark.parametrize("name", ONNXRUNTIME_OPT_OUTS)
+def test_an_opt_out_by_one_name_counts_for_both(unset: pytest.MonkeyPatch, name: str) -> None:
+    unset.setenv(name, "true")
+    telemetry.silence()
+    assert {os.environ[other] for other in ONNXRUNTIME_OPT_OUTS} == {"true", "1"}
+
+
 def test_telemetry_is_off_where_nothing_is_set(unset: pytest.MonkeyPatch) -> None:
     assert all(state.off for state in telemetry.telemetry())
     assert not any(name in os.environ for name in ONNXRUNTIME_OPT_OUTS)  # asking changes nothing

@@ -13,7 +13,7 @@ from glomedge.engine.backends import onnxrt
 from glomedge.engine.backends.gpu_memory import DeviceRunner
 from glomedge.engine.cache import EngineKey, Entry, WorkingCopy, cache_notes, problem, secure_root
 from glomedge.engine.runner import Opened, SessionRequest, no_cache
-from glomedge.errors import ProviderUnavailableError
+from glomedge.errors import OutputError, ProviderUnavailableError, UsageError
 from glomedge.model.spec import SIZE_PX, ModelSpec
 from glomedge.system import libraries
 from glomedge.system.gpu import find_gpus, session_gpu
@@ -135,7 +135,11 @@ def unsuited_tensorrt(request: SessionRequest) -> str | None:
     if reason is not None or _spec(request).target == "tensorrt":
         return reason
     key = engine_key(request, "tensorrt", tensorrt_version(), tensorrt_options(request, ""))
-    if problem(secure_root(request.cache_dir) / key.digest(), key):
+    try:
+        root = secure_root(request.cache_dir)
+    except (OutputError, UsageError) as error:
+        return f"its engine would be built anew in every run: {error}"
+    if problem(root / key.digest(), key):
         return "no engine is built for this model and these batch sizes yet; glomedge warm --provider tensorrt does it"
     return None
 

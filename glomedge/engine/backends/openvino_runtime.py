@@ -18,8 +18,8 @@ import numpy.typing as npt
 
 from glomedge.engine.backends.onnxrt import OUTPUT_NAMES, first_line, is_out_of_memory
 from glomedge.engine.cache import EngineKey, Entry, cache_notes, secure_root
-from glomedge.engine.runner import Opened, OutOfMemoryError, RawOutput, SessionRequest, TensorInfo
-from glomedge.errors import EngineError, ProviderUnavailableError
+from glomedge.engine.runner import Opened, OutOfMemoryError, RawOutput, SessionRequest, TensorInfo, no_cache
+from glomedge.errors import EngineError, OutputError, ProviderUnavailableError, UsageError
 from glomedge.system.cpu import cpu_features, cpu_name, has_native_bf16
 from glomedge.system.telemetry import import_openvino
 
@@ -61,29 +61,40 @@ def open_runner(request: SessionRequest) -> OpenVinoRunner:
     Raises:
         ProviderUnavailableError: OpenVINO cannot read the graph or refuses an option; bf16 on a processor without it.
     """
-    openvino = import_openvino()
-
     if request.bf16 and not has_native_bf16():
         raise ProviderUnavailableError(
             "openvino: this processor has no bfloat16 instructions, so bf16 would be slower than fp32. Leave bf16 off."
         )
     chosen = options(request)
-    key = _engine_key(request, chosen)
-    with Entry(secure_root(request.cache_dir), key) as entry:
-        core = openvino.Core()
-        core.set_property({"CACHE_DIR": str(entry.folder)})
-        try:
-            # By path: with a cached blob the ONNX file need not be parsed at all.
-            compiled = core.compile_model(str(request.file.path), "CPU", chosen)
-        except RuntimeError as error:
-            if is_out_of_memory(error):
-                raise OutOfMemoryError(f"Not enough memory to load {request.file.path}. Free some.") from error
-            raise ProviderUnavailableError(
-                f"openvino could not load {request.file.path}: {first_line(error)}. Use --provider cpu."
-            ) from error
-        runner = OpenVinoRunner(compiled, request, chosen, cache_notes(entry), entry.drop)
-        entry.commit()
-    return runner
+    try:
+        with Entry(secure_root(request.cache_dir), _engine_key(request, chosen)) as entry:
+            compiled = _compile(request, chosen | {"CACHE_DIR": str(entry.folder)})
+            runner = OpenVinoRunner(compiled, request, chosen, cache_notes(entry), entry.drop)
+            entry.commit()
+        return runner
+    except (OutputError, UsageError) as error:
+        if request.cache_dir is not None:
+            raise  # a folder that the user named must be fit to use
+        # The cache only saves time: without a home, or with a full disk, the model runs all the same.
+        note = f"compiled model not cached: {error}"
+        return OpenVinoRunner(_compile(request, chosen), request, chosen, (note,), no_cache)
+
+
+def _compile(request: SessionRequest, properties: Mapping[str, str]) -> Any:
+    openvino = import_openvino()
+    core = openvino.Core()
+    device = dict(properties)
+    if "CACHE_DIR" in device:
+        core.set_property({"CACHE_DIR": device.pop("CACHE_DIR")})
+    try:
+        # By path: with a cached blob the ONNX file need not be parsed at all.
+        return core.compile_model(str(request.file.path), "CPU", device)
+    except RuntimeError as error:
+        if is_out_of_memory(error):
+            raise OutOfMemoryError(f"Not enough memory to load {request.file.path}. Free some.") from error
+        raise ProviderUnavailableError(
+            f"openvino could not load {request.file.path}: {first_line(error)}. Use --provider cpu."
+        ) from error
 
 
 def _engine_key(request: SessionRequest, chosen: Mapping[str, str]) -> EngineKey:
