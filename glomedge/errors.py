@@ -7,10 +7,31 @@ Every message ends with what to do next. The command line prints it without a tr
 from __future__ import annotations
 
 
+MAX_MESSAGE_CHARACTERS = 2_000
+"""Room for what happened, its cause and the cure; what a library or a file adds to that is not read in full."""
+
+
+def shortened(text: str, limit: int = MAX_MESSAGE_CHARACTERS) -> str:
+    """The text, its middle left out where it is longer than ``limit`` characters: it ends with what to do.
+
+    A library may put a whole configuration into its message, a data set a whole column.
+    """
+    if len(text) <= limit:
+        return text
+    gap = f" [... {len(text) - limit:,} more characters ...] "
+    kept = limit - len(gap)
+    # The beginning says what and where, and the cure needs less.
+    head = kept * 2 // 3
+    return f"{text[:head]}{gap}{text[len(text) - (kept - head) :]}"
+
+
 class GlomedgeError(Exception):
-    """Base of every error that glomedge raises on purpose."""
+    """Base of every error that glomedge raises on purpose. Its message has at most 2,000 characters."""
 
     exit_code = 1
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(shortened(message))
 
 
 class UsageError(GlomedgeError):

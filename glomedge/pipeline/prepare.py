@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from glomedge.engine.views import fault_of, shortest
-from glomedge.errors import ImageError
+from glomedge.errors import ImageError, shortened
 from glomedge.model.spec import Recipe
 from glomedge.pipeline.inputs import Found
 
@@ -58,7 +58,7 @@ class Answer:
     def fail(self, code: str, message: str) -> Answer:
         """Turn into an error row."""
         # Messages of libraries may quote names that are no text; results are UTF-8.
-        self.message = message.encode("utf-8", "backslashreplace").decode("utf-8")
+        self.message = shortened(message.encode("utf-8", "backslashreplace").decode("utf-8"))
         self.status, self.probability, self.disagreement = f"error:{code}", None, None
         return self
 
