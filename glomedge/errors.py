@@ -6,7 +6,6 @@ Every message ends with what to do next. The command line prints it without a tr
 
 from __future__ import annotations
 
-
 MAX_MESSAGE_CHARACTERS = 2_000
 """Room for what happened, its cause and the cure; what a library or a file adds to that is not read in full."""
 
@@ -44,7 +43,7 @@ class ImageError(GlomedgeError):
     Attributes:
         code: short stable word that stands in the results as ``error:<code>`` (``truncated``, ``format``,
             ``corrupt``, ``colourspace``, ``multiframe``, ``too_large``, ``too_small``, ``decoder``,
-            ``permission``, ``vanished``, ``not_regular``, ``io``).
+            ``permission``, ``vanished``, ``not_regular``, ``io``; ``type`` in Python only).
     """
 
     def __init__(self, code: str, message: str) -> None:

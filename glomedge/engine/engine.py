@@ -7,16 +7,16 @@ with load("model.onnx", provider="cpu") as engine:
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from types import TracebackType
-from typing import Self
+from typing import NoReturn, Self
 
 import numpy as np
 import numpy.typing as npt
 
+from glomedge.engine.items import Item
 from glomedge.engine.predict import Prediction, predict_all
 from glomedge.engine.runner import OutOfMemoryError, Runner, padded
 from glomedge.errors import EngineError, UsageError
@@ -142,8 +142,16 @@ class Engine:
             start += count
         return Output(probability, activation)
 
-    def predict(self, items: Iterable[str | os.PathLike[str] | npt.NDArray[np.uint8]]) -> list[Prediction]:
-        """Decode, enhance and call each item: a path, or RGB pixels uint8 ``[H, W, 3]`` not yet enhanced.
+    def predict(self, items: Item | Iterable[Item]) -> list[Prediction]:
+        """Decode, enhance and call each crop; one crop by itself is answered by a list of one.
+
+        Args:
+            items: crops not yet enhanced, each of them
+                a path (str, bytes or ``os.PathLike``; links are followed),
+                RGB pixels, uint8 ``[H, W, 3]``,
+                a PIL image, or
+                the bytes of an image file (bytes, bytearray or memoryview).
+                An array ``[N, H, W, 3]`` is N crops.
 
         An item that cannot be read becomes a Prediction with status ``error:<code>``; it never stops the others.
         """
@@ -156,6 +164,12 @@ class Engine:
             runner, self._runner = self._runner, None
         if runner is not None:
             runner.close()
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            "An Engine holds a session on a device and cannot be pickled or copied. Hand over the path of the model, "
+            "and call glomedge.load in each process."
+        )
 
     def __enter__(self) -> Self:
         return self
@@ -180,7 +194,7 @@ class Engine:
         if smaller < 1:
             raise EngineError(
                 f"{error} A smaller batch is not possible. Free memory on the device (nvidia-smi shows who uses it), "
-                "load with a smaller --max-batch, or use --provider cpu."
+                "load with a smaller max_batch (--max-batch), or on the CPU (--provider cpu)."
             ) from error
         with self._lock:
             self._limit = min(self._limit, smaller)

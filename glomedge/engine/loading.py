@@ -21,7 +21,7 @@ from glomedge.model.spec import BatchProfile
 
 
 def load(
-    path: str | os.PathLike[str] | ModelFile,
+    path: str | bytes | os.PathLike[str] | os.PathLike[bytes] | ModelFile,
     provider: str = "auto",
     *,
     allow_fallback: bool = False,
@@ -32,7 +32,7 @@ def load(
     max_batch: int | None = None,
     fixed_batch: bool = False,
     bf16: bool = False,
-    cache_dir: Path | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
     self_test: bool = True,
 ) -> Engine:
     """Load a model that glomedge exported.
@@ -69,7 +69,7 @@ def load(
     if isinstance(path, ModelFile):
         file = path if path.unchanged() else read_model_file(path.path)
     else:
-        file = read_model_file(Path(path))
+        file = read_model_file(Path(os.fsdecode(path)))
     path = file.path
     from glomedge.model.graph import check_graph
 
@@ -83,7 +83,7 @@ def load(
         self_test=self_test,
         record_placement=strict_placement,
         bf16=bf16,
-        cache_dir=cache_dir,
+        cache_dir=Path(cache_dir) if cache_dir is not None else None,
     )
     name, runner, notes = _open(provider, request, allow_fallback)
     if fixed_batch and not providers.named(name).gpu:

@@ -106,7 +106,7 @@ def _refuse_by_header(descriptor: int) -> None:
     size = declared_size(part)
     os.lseek(descriptor, 0, os.SEEK_SET)
     if size is not None:
-        _refuse_large(*size)
+        refuse_large(*size)
 
 
 def _from_os(error: OSError) -> ImageError:
@@ -153,7 +153,7 @@ def decode(data: bytes) -> Decoded:
 
 def _check_size(header: Header) -> None:
     width_px, height_px = header.width_px, header.height_px
-    _refuse_large(width_px, height_px)
+    refuse_large(width_px, height_px)
     if min(width_px, height_px) < MIN_SIDE_PX:
         raise ImageError(
             "too_small",
@@ -161,7 +161,8 @@ def _check_size(header: Header) -> None:
         )
 
 
-def _refuse_large(width_px: int, height_px: int) -> None:
+def refuse_large(width_px: int, height_px: int) -> None:
+    """Raise ImageError ``too_large`` for a picture of more pixels than may be decoded."""
     if width_px * height_px > MAX_PIXELS or max(width_px, height_px) > MAX_SIDE_PX:
         raise ImageError(
             "too_large",
