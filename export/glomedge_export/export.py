@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from glomedge.about import RESEARCH_USE_NOTICE, __version__
+from glomedge.about import RESEARCH_USE_NOTICE, __version__, install_command
 from glomedge.engine import golden
 from glomedge.errors import GateError, MissingExtraError, ModelError, UsageError
 from glomedge.files.writing import write_atomically
@@ -385,7 +385,7 @@ def _tensorrt(request: Request, target: Target, data: bytes) -> tuple[tensorrt.T
     if unfit is not None:
         return unfit, None
     if not tensorrt.installed():
-        return "the package tensorrt-rtx is not installed (pip install 'glomedge[tensorrt-rtx]')", None
+        return f"the package tensorrt-rtx is not installed ({install_command('glomedge[tensorrt-rtx]')})", None
     found, engine = tensorrt.check(data, request.batch_profile)
     tensorrt.enforce(found)
     return found, engine if request.engine else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -94,6 +95,9 @@ def export(
         import tf2onnx  # noqa: F401
     except ModuleNotFoundError as error:
         raise MissingExtraError("glomedge export", str(error.name), "export") from error
+    if importlib.util.find_spec("onnxruntime") is None:
+        # The extra `export` leaves the choice between the CPU's and the GPU's wheel to the user.
+        raise MissingExtraError("glomedge export", "onnxruntime", "export,cpu")
     from glomedge_export.export import Request
     from glomedge_export.export import export as run
 

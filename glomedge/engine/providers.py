@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from glomedge.about import install_command
 from glomedge.engine.backends import gpu_memory, nvidia, onnxrt, openvino_runtime
 from glomedge.engine.runner import Runner, SessionRequest
 from glomedge.errors import ProviderUnavailableError, UsageError
@@ -31,7 +32,7 @@ class Provider:
 
     Attributes:
         name: what ``--provider`` takes.
-        install: the command that brings it.
+        install: what pip is asked for (``about.install_command``).
         unusable: why it cannot run on this machine, None when nothing speaks against it; ends with what to do.
         open: the session factory. Raises ProviderUnavailableError, ModelError, OutOfMemoryError.
         unsuited: why ``auto`` passes it over for this model although it would run; None when it does not.
@@ -64,7 +65,7 @@ def onnxruntime_provider(
         name: what ``--provider`` takes.
         ort_name: onnxruntime's name for it.
         options: the option builder, for the ordinary factory.
-        install: the command that brings it.
+        install: what pip is asked for (``about.install_command``).
         library: its own shared library beside onnxruntime's, read for what it links against.
         device_problem: why its device is not usable, None when it is.
         open_with: another factory than ``sessions.open_session``, for tensors that stay on the device.
@@ -89,9 +90,10 @@ def builtin_unusable(name: str, ort_name: str, install: str, library: str | None
 
     Looks at the installed package, then at what the provider's own library links against.
     """
+    cure = install_command(install)
     packages = libraries.onnxruntime_packages()
     if not packages:
-        return f"{name}: onnxruntime is not installed. Install it with: {install}"
+        return f"{name}: onnxruntime is not installed. Install it with: {cure}"
     if len(packages) > 1:
         return f"{name}: {both_installed(packages)}"
     import onnxruntime as ort
@@ -100,14 +102,14 @@ def builtin_unusable(name: str, ort_name: str, install: str, library: str | None
         lacking = f"{ort_name} ({library})" if library else ort_name
         return (
             f"{name}: the installed package {packages[0].name} {packages[0].version} is built without {lacking}. "
-            f"Replace it: pip uninstall {packages[0].name}, then {install}"
+            f"Replace it: pip uninstall {packages[0].name}, then {cure}"
         )
     folder = libraries.module_folder("onnxruntime")
     if library is None or folder is None:
         return None
     path = folder / "capi" / library
     if not path.is_file():
-        return f"{name}: the provider's library {library} is missing from {packages[0].name}. Reinstall: {install}"
+        return f"{name}: the provider's library {library} is missing from {packages[0].name}. Reinstall: {cure}"
     libraries.preload_cuda()
     missing = libraries.missing_libraries(path)
     if not missing:
@@ -130,7 +132,7 @@ def both_installed(packages: tuple[libraries.Package, ...]) -> str:
 PROVIDERS: dict[str, Provider] = {
     provider.name: provider
     for provider in (
-        onnxruntime_provider("cpu", onnxrt.CPU, install="pip install 'glomedge[cpu]'", open_with=onnxrt.open_cpu),
+        onnxruntime_provider("cpu", onnxrt.CPU, install="glomedge[cpu]", open_with=onnxrt.open_cpu),
         onnxruntime_provider(
             "cuda",
             nvidia.CUDA,
@@ -161,7 +163,7 @@ PROVIDERS: dict[str, Provider] = {
         ),
         Provider(
             "openvino",
-            install="pip install 'glomedge[openvino]'",
+            install="glomedge[openvino]",
             unusable=openvino_runtime.unusable,
             open=openvino_runtime.open_runner,
         ),

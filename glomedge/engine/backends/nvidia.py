@@ -9,6 +9,7 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from glomedge.about import install_command
 from glomedge.engine.backends import onnxrt
 from glomedge.engine.backends.gpu_memory import DeviceRunner
 from glomedge.engine.cache import EngineKey, Entry, WorkingCopy, cache_notes, problem, secure_root
@@ -25,8 +26,8 @@ TENSORRT_LIBRARY = "libonnxruntime_providers_tensorrt.so"
 RTX_MODULE = "onnxruntime_ep_nv_tensorrt_rtx"
 RTX_LIBRARY = "libonnxruntime_providers_nv_tensorrt_rtx.so"
 
-INSTALL_GPU = "pip install 'glomedge[gpu]'"
-INSTALL_RTX = "pip install 'glomedge[cpu,tensorrt-rtx-provider]'"
+INSTALL_GPU = "glomedge[gpu]"
+INSTALL_RTX = "glomedge[cpu,tensorrt-rtx-provider]"
 
 
 def cuda_options(request: SessionRequest) -> dict[str, str]:
@@ -204,22 +205,22 @@ def open_tensorrt(request: SessionRequest) -> DeviceRunner:
 
 def tensorrt_rtx_unusable() -> str | None:
     """Why the TensorRT-RTX plugin cannot run here."""
+    cure = install_command(INSTALL_RTX)
     folder = libraries.module_folder(RTX_MODULE)
     if folder is None:
         return (
-            "tensorrt-rtx: the package 'onnxruntime-ep-nv-tensorrt-rtx-cu13' is not installed. "
-            f"Install it with: {INSTALL_RTX}"
+            f"tensorrt-rtx: the package 'onnxruntime-ep-nv-tensorrt-rtx-cu13' is not installed. Install it with: {cure}"
         )
     if not libraries.onnxruntime_packages():
-        return f"tensorrt-rtx: onnxruntime is not installed. Install it with: {INSTALL_RTX}"
+        return f"tensorrt-rtx: onnxruntime is not installed. Install it with: {cure}"
     import onnxruntime as ort
 
     if not hasattr(ort, "register_execution_provider_library"):
-        return f"tensorrt-rtx: onnxruntime {ort.__version__} takes no plugins. Upgrade to 1.24 or newer: {INSTALL_RTX}"
+        return f"tensorrt-rtx: onnxruntime {ort.__version__} takes no plugins. Upgrade to 1.24 or newer: {cure}"
     try:
         importlib.import_module(RTX_MODULE)  # loads the TensorRT-RTX libraries that it brings along
     except (ImportError, OSError) as error:
-        return f"tensorrt-rtx: {RTX_MODULE} does not load ({onnxrt.first_line(error)}). Reinstall: {INSTALL_RTX}"
+        return f"tensorrt-rtx: {RTX_MODULE} does not load ({onnxrt.first_line(error)}). Reinstall: {cure}"
     path = folder / RTX_LIBRARY
     missing = libraries.missing_libraries(path) if path.is_file() else (RTX_LIBRARY,)
     if missing:

@@ -16,26 +16,28 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from glomedge.about import install_command
 from glomedge.engine.backends.onnxrt import OUTPUT_NAMES, first_line, is_out_of_memory
 from glomedge.engine.cache import EngineKey, Entry, cache_notes, secure_root
 from glomedge.engine.runner import Opened, OutOfMemoryError, RawOutput, SessionRequest, TensorInfo
 from glomedge.errors import EngineError, ProviderUnavailableError
 from glomedge.system.cpu import cpu_features, cpu_name, has_native_bf16
 
-_INSTALL = "pip install 'glomedge[openvino]'"
+_INSTALL = "glomedge[openvino]"
 _DTYPES = {"u8": "uint8", "f32": "float32", "f16": "float16", "i8": "int8"}
 
 
 def unusable() -> str | None:
     """Why OpenVINO cannot run here, None when nothing speaks against it."""
+    cure = install_command(_INSTALL)
     if importlib.util.find_spec("openvino") is None:
-        return f"openvino: the package 'openvino' is not installed. Install it with: {_INSTALL}"
+        return f"openvino: the package 'openvino' is not installed. Install it with: {cure}"
     try:
         import openvino
     except (ImportError, OSError) as error:
-        return f"openvino: its library does not load ({first_line(error)}). Reinstall it: {_INSTALL}"
+        return f"openvino: its library does not load ({first_line(error)}). Reinstall it: {cure}"
     if "CPU" not in openvino.Core().available_devices:
-        return f"openvino: it offers no CPU device on this machine. Use --provider cpu, or reinstall it: {_INSTALL}"
+        return f"openvino: it offers no CPU device on this machine. Use --provider cpu, or reinstall it: {cure}"
     return None
 
 
