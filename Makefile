@@ -36,8 +36,12 @@ help:  ## list what can be made
 demo: .venv/.installed  ## draw crops, train, export, infer, evaluate, bench: the whole way in one go
 	$(BIN)/glomedge demo
 
+# A worker that crashes is not replaced: pytest-xdist then ends with a failure that names the test, where a replaced
+# worker under --dist loadfile may be waited for without end. Its traceback of every thread is on standard error.
+PYTEST_PARALLEL := --numprocesses $(WORKERS) --dist loadfile --max-worker-restart 0
+
 test: .venv/.developer  ## the default test suite
-	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile
+	$(BIN)/python -X faulthandler -m pytest $(PYTEST_PARALLEL)
 
 test-slow: .venv/.fuzzer  ## the long tests: 500 kills, 100,000 crops, the demo, guided fuzzing
 	$(BIN)/python -m pytest -m slow --timeout 7200
