@@ -76,6 +76,11 @@ def _entry(key: str, value: str) -> bytes:
     return field(_METADATA_FIELD, field(1, key.encode()) + field(2, value.encode()))
 
 
+# How files begin that people name where the .onnx file is meant.
+_LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+_ZIP, _HDF5 = b"PK\x03\x04", b"\x89HDF\r\n\x1a\n"
+
+
 def _seal(sha256: str) -> bytes:
     return _entry(SEAL_KEY, sha256)
 
@@ -175,6 +180,8 @@ def mapped(path: Path) -> tuple[mmap.mmap, os.stat_result]:
 
 def _refuse_irregular(path: Path, status: os.stat_result) -> None:
     if stat.S_ISDIR(status.st_mode):
+        if (path / "saved_model.pb").is_file():
+            raise ModelError(f"{path} is a TensorFlow SavedModel. Export a model first: glomedge export MODEL.keras")
         raise ModelError(f"{path} is a folder, not a model file. Name the .onnx file with --model.")
     if not stat.S_ISREG(status.st_mode):
         raise ModelError(f"{path} is a pipe or a device, not a model file. Name the .onnx file with --model.")
@@ -214,6 +221,11 @@ def _check(path: Path, buffer: mmap.mmap, identity: tuple[int, int, int]) -> Mod
 
 def _why_refused(path: Path, buffer: mmap.mmap) -> str:
     """Tell a foreign file from a damaged one, for the message only."""
+    start = bytes(buffer[:64])
+    if start.startswith(_LFS_POINTER):
+        return f"{path} is a Git LFS pointer of {len(buffer)} bytes, not the model. Fetch the model with: git lfs pull"
+    if start.startswith((_ZIP, _HDF5)):
+        return f"{path} is a Keras file, not an ONNX file. Export it first: glomedge export {path}"
     try:
         entries = metadata(buffer)
     except (ValueError, IndexError, UnicodeDecodeError):
