@@ -13,6 +13,7 @@ import pytest
 from glomedge import about
 from glomedge.errors import MissingExtraError
 from helpers.paths import ROOT
+from tools.lowest_versions import lower_bounds
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 EXTRAS: dict[str, list[str]] = PROJECT["optional-dependencies"]
@@ -76,3 +77,16 @@ def test_export_names_the_pythons_it_has_wheels_for(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(sys, "version_info", (3, 14, 0))
     assert "no wheel for Python 3.14" in str(MissingExtraError("Training", "keras", "export"))
     assert "no wheel" not in str(MissingExtraError("--format parquet", "pyarrow", "parquet"))
+
+
+def test_every_dependency_has_a_lower_bound_to_test_with() -> None:
+    bounds = dict(line.split("==") for line in lower_bounds(ROOT / "pyproject.toml", ["cpu", "fast", "parquet"]))
+    # Before 0.19 typer refuses the Literal options of the commands.
+    assert tuple(map(int, bounds["typer"].split("."))) >= (0, 19)
+    assert {"numpy", "onnxruntime", "kornia-rs", "pyarrow"} <= set(bounds)
+
+
+def test_a_dependency_without_a_lower_bound_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "pyproject.toml").write_text('[project]\ndependencies = ["numpy"]\n')
+    with pytest.raises(ValueError, match=r"numpy.*no lower bound"):
+        lower_bounds(tmp_path / "pyproject.toml", [])
