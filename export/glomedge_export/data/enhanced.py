@@ -12,7 +12,6 @@ import json
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from pathlib import Path
 
 import cv2
@@ -21,6 +20,7 @@ import numpy.typing as npt
 
 from glomedge.about import __version__
 from glomedge.errors import OutputError
+from glomedge.files.writing import replacing
 from glomedge.imaging import images
 from glomedge.imaging.enhance import enhance
 from glomedge.model.spec import SIZE_PX, Recipe
@@ -59,22 +59,16 @@ def enhanced(
     cached = _open(path, shape)
     if cached is not None:
         return cached
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _fill(
-            np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=shape), dataset, recipe, on_progress
-        )
-        temporary.replace(path)
+        with replacing(path) as temporary:
+            array = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=shape)
+            _fill(array, dataset, recipe, on_progress)
     except OSError as error:
         raise OutputError(
             f"The cache of enhanced crops cannot be written to {path.parent} ({error.strerror}). Free "
             f"{np.prod(shape) / 1e6:.0f} MB there or name another place with --cache-dir."
         ) from error
-    finally:
-        # Where the folder could not even be made there is nothing to remove, and the first error is the one to tell.
-        with suppress(OSError):
-            temporary.unlink()
     reopened = _open(path, shape)
     if reopened is None:
         raise OutputError(f"The cache {path} vanished while it was made. Start again, with no other run clearing it.")

@@ -8,7 +8,6 @@ epoch and is renamed into place after that epoch's file, so a kill between the t
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from glomedge.errors import OutputError
+from glomedge.files.writing import TEMPORARY, replacing
 
 Arrays = list[npt.NDArray[Any]]
 
@@ -130,17 +130,13 @@ class Checkpoints:
 
     def clear(self) -> None:
         """Remove the checkpoint files (of an earlier run, or once the run is complete)."""
-        for path in [self._last, *self.directory.glob("best-*.npz"), *self.directory.glob(".*.tmp")]:
+        for path in [self._last, *self.directory.glob("best-*.npz"), *self.directory.glob(f".*{TEMPORARY}*")]:
             path.unlink(missing_ok=True)
 
 
 def _write(path: Path, arrays: dict[str, npt.NDArray[Any]]) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("wb") as handle:
+    with replacing(path) as temporary, temporary.open("wb") as handle:
         np.savez(handle, allow_pickle=False, **arrays)
-        handle.flush()
-        os.fsync(handle.fileno())
-    temporary.replace(path)
 
 
 def _read(path: Path) -> dict[str, npt.NDArray[Any]] | None:
