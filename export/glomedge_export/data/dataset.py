@@ -1,4 +1,4 @@
-"""The labelled data set in the users' layout, checked as a whole before anything is trained on it.
+"""The labelled data set, checked as a whole before anything is trained on it.
 
     DIR/public.csv                          columns `name`, `ground truth` (0 or 1)
     DIR/globally_sclerotic_glomeruli/       the crops labelled 1
@@ -30,9 +30,9 @@ from glomedge.imaging import images
 CSV_NAME = LABELS_NAME
 # Index is the label.
 FOLDERS = ("non_globally_sclerotic_glomeruli", "globally_sclerotic_glomeruli")
-# Each of train, validation and test must hold crops of both labels, from biopsies of its own.
+# Each of train, validation and test must hold crops of both labels, from biopsies that no other side has.
 MIN_CASES = 3
-# A message longer than this helps nobody; the count still says how many there are.
+# Longer lists do not help; the message still gives the total.
 MAX_LISTED = 200
 
 
@@ -41,8 +41,8 @@ class Item:
     """One labelled crop.
 
     Attributes:
-        name: file name as it stands in public.csv.
-        path: where it lies.
+        name: file name as in public.csv.
+        path: of the file.
         label: 1 globally sclerotic, 0 not.
         case: the biopsy.
         slide: the slide.
@@ -73,7 +73,7 @@ class Dataset:
 
     @cached_property
     def sha256(self) -> str:
-        """Hash of what was learned from: names, labels and file contents, not where they lie."""
+        """Hash of what was learned from: names, labels and file contents, not their location."""
         return _digest((item.name, item.label, item.sha256) for item in self.items)
 
     @cached_property
@@ -123,14 +123,14 @@ def read_dataset(
         if not places:
             problems.append(f"{name}: in {CSV_NAME} but in neither folder")
         elif len(places) > 1:
-            problems.append(f"{name}: the same name lies in both folders")
+            problems.append(f"{name}: the same name is in both folders")
         elif places[0] != label:
-            problems.append(f"{name}: labelled {label} in {CSV_NAME} but lies in {FOLDERS[places[0]]}")
+            problems.append(f"{name}: labelled {label} in {CSV_NAME} but is in {FOLDERS[places[0]]}")
         if places:
             chosen.append((name, directory / FOLDERS[places[0]] / name, label))
     if labels:
         strangers = sorted(found.keys() - labels.keys())
-        problems += [f"{name}: lies in {FOLDERS[found[name][0]]} but not in {CSV_NAME}" for name in strangers]
+        problems += [f"{name}: in {FOLDERS[found[name][0]]} but not in {CSV_NAME}" for name in strangers]
     items = _hash_and_decode(sorted(chosen), case_pattern, problems, known_good)
     problems += _too_few(items, labels, min_cases)
     if problems:
@@ -139,7 +139,7 @@ def read_dataset(
 
 
 def _scan(directory: Path, problems: list[str]) -> dict[str, list[int]]:
-    """File name -> the labels of the folders it lies in."""
+    """File name -> the labels of the folders it is in."""
     found: dict[str, list[int]] = {}
     if not directory.is_dir():
         problems.append(f"{directory} is not a folder")
@@ -151,7 +151,7 @@ def _scan(directory: Path, problems: list[str]) -> dict[str, list[int]]:
             problems.append(f"folder {folder}: {error.strerror}")
             continue
         if not names:
-            problems.append(f"folder {folder}: holds no image")
+            problems.append(f"folder {folder}: has no images")
         for name in names:
             found.setdefault(name, []).append(label)
     return found
@@ -169,7 +169,7 @@ def _read_csv(path: Path, problems: list[str]) -> dict[str, int]:
         problems.append(f"{CSV_NAME}: {error.reason}")
         return {}
     if not found.labels and not found.problems:
-        problems.append(f"{CSV_NAME}: holds no row")
+        problems.append(f"{CSV_NAME}: has no rows")
     problems += [f"{CSV_NAME} {problem}" for problem in found.problems]
     return found.labels
 

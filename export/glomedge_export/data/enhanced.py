@@ -2,7 +2,7 @@
 
 Decoding and enhancing a crop costs about as much as a hundredth of a training step on it, but every epoch needs
 every crop again; mapped from a file they cost a copy. The file's name is a hash of the data and of everything that
-shaped the pixels, so another data set, recipe or library version never meets an old cache.
+shaped the pixels, so an old cache is never used for another data set, recipe or library version.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from glomedge_export.data.dataset import Dataset
 
 
 def cache_path(cache_dir: Path | str, data_sha256: str, recipe: Recipe) -> Path:
-    """Where the enhanced crops of this data under this recipe lie, made by these versions."""
+    """Where the enhanced crops of this data and recipe are cached, for these versions."""
     key = json.dumps([data_sha256, recipe.model_dump(), __version__, cv2.__version__], sort_keys=True)
     return Path(cache_dir) / f"crops-{hashlib.sha256(key.encode()).hexdigest()[:32]}.npy"
 
@@ -71,7 +71,9 @@ def enhanced(
         ) from error
     reopened = _open(path, shape)
     if reopened is None:
-        raise OutputError(f"The cache {path} vanished while it was made. Start again, with no other run clearing it.")
+        raise OutputError(
+            f"The cache {path} disappeared while it was being written. Start again, and do not clear it meanwhile."
+        )
     return reopened
 
 

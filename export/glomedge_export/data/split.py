@@ -1,7 +1,7 @@
 """Train, validation and test: by biopsy, as published (at random), or as a file says.
 
-A crop resembles the other crops of its biopsy (same stain, same scanner, same kidney). Where crops of one biopsy
-stand on both sides, the test figures do not say how the next biopsy will fare; so the default keeps biopsies whole.
+A crop resembles the other crops of its biopsy (same stain, same scanner, same kidney). Where crops of one biopsy are
+on both sides, the test figures do not predict performance on the next biopsy; so the default keeps biopsies whole.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from glomedge.errors import DatasetError, UsageError
 from glomedge.files.writing import write_atomically
 from glomedge.model.spec import SplitCounts
 from glomedge_export.data.dataset import Dataset
-from glomedge_export.record import SplitName
+from glomedge_export.training_record import SplitName
 
 SplitMethod = Literal["case", "random", "file"]
 SIDES: tuple[SplitName, ...] = get_args(SplitName)
@@ -40,7 +40,7 @@ class Split:
 
     Attributes:
         sides: crop name -> train, validation or test.
-        method: how it came about.
+        method: how it was made.
         warnings: what a reader of the figures must know.
     """
 
@@ -126,8 +126,8 @@ def split_published(dataset: Dataset) -> Split:
     sides = {dataset.items[int(i)].name: side for side, indices in drawn.items() for i in indices}
     leaks = _shared_cases(dataset, sides)
     warnings = (
-        f"The split is at random, as published: crops of {leaks} of {len(set(dataset.cases))} biopsies stand on more "
-        "than one side, so the figures do not say how the model fares on the next biopsy.",
+        f"The split is at random, as published: crops of {leaks} of {len(set(dataset.cases))} biopsies are on more "
+        "than one side, so the figures do not predict performance on the next biopsy.",
     )
     return _checked(dataset, Split(sides, "random", warnings if leaks else ()))
 

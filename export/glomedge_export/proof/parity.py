@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -63,8 +64,21 @@ def check_finite(answers: Answers, what: str) -> None:
     if bad.any():
         raise GateError(
             f"{what} is refused: {int(bad.sum())} of {len(bad)} answers are NaN or Inf. Nothing was written. "
-            "Choose --precision fp32, or train the model anew."
+            "Choose --precision fp32, or train the model again."
         )
+
+
+@dataclass(frozen=True)
+class Decision:
+    """How a logit becomes a call.
+
+    Attributes:
+        threshold: label 1 where probability is at or above it.
+        temperature: probability is sigmoid(logit / temperature).
+    """
+
+    threshold: float
+    temperature: float = 1.0
 
 
 def compare(
@@ -72,28 +86,26 @@ def compare(
     candidate: Answers,
     crops: Crops,
     *,
-    threshold: float,
+    decision: Decision,
     limits: GateLimits,
     reference_name: str,
-    temperature: float = 1.0,
 ) -> Parity:
     """Measure everything the gates look at.
 
     Args:
-        reference: what the reference said on ``crops``.
-        candidate: what the file said on ``crops``; with its activation map.
+        reference: answers of the reference on ``crops``.
+        candidate: answers of the file on ``crops``; with its activation map.
         crops: the crops, with labels and biopsies.
-        threshold: label 1 where probability is at or above it.
+        decision: threshold and temperature of the model.
         limits: kept beside the figures.
         reference_name: in words.
-        temperature: probability is sigmoid(mean of activation / temperature).
 
     Raises:
         GateError: the candidate is NaN or Inf anywhere.
     """
     check_finite(candidate, "The exported file")
     difference = np.abs(candidate.probability.astype(np.float64) - reference.probability.astype(np.float64))
-    calls = reference.probability >= threshold, candidate.probability >= threshold
+    calls = reference.probability >= decision.threshold, candidate.probability >= decision.threshold
     shift, changed, cases = biopsy_shift(crops.cases, *calls)
     correlation = None
     logit_difference = None
@@ -104,7 +116,7 @@ def compare(
             logit_difference = float(np.max(np.abs(mean - reference.logit) / np.maximum(np.abs(reference.logit), 1.0)))
         else:
             # The file against itself: its map must average to the logit behind its own probability.
-            logit_difference = float(np.max(_logit_error(candidate.probability, mean, temperature)))
+            logit_difference = float(np.max(_logit_error(candidate.probability, mean, decision.temperature)))
         if reference.activation is not None:
             correlation = float(map_rank_correlations(reference.activation, candidate.activation).min())
     return Parity(

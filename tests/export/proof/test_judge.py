@@ -97,7 +97,7 @@ def test_a_refused_float32_graph_is_told_from_rounding(
     moved = Answers(said.probability - np.float32(1e-3), said.activation)
     limits = gates.limits_for("fp32")
     same, wrong = (
-        parity.compare(reference, said, given, threshold=0.5, limits=limits, reference_name="Keras")
+        parity.compare(reference, said, given, decision=parity.Decision(0.5), limits=limits, reference_name="Keras")
         for reference in (said, moved)
     )
     judge.enforce_float32(same, model, given, "model.onnx")
