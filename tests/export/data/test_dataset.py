@@ -111,14 +111,14 @@ def _binary_csv(directory: Path) -> None:
     ("damage", "expected"),
     [
         (_extra_row, "gone.png: in public.csv but in neither folder"),
-        (_unlisted_file, "stranger.png: lies in non_globally_sclerotic_glomeruli but not in public.csv"),
-        (_wrong_folder, f"{SIX_CROPS[0][0]}: labelled 1 in public.csv but lies in {FOLDERS[0]}"),
+        (_unlisted_file, "stranger.png: in non_globally_sclerotic_glomeruli but not in public.csv"),
+        (_wrong_folder, f"{SIX_CROPS[0][0]}: labelled 1 in public.csv but is in {FOLDERS[0]}"),
         (_twice, f"public.csv line 8: {SIX_CROPS[0][0]!r} is listed twice (first in line 2)"),
-        (_both_folders, f"{SIX_CROPS[0][0]}: the same name lies in both folders"),
+        (_both_folders, f"{SIX_CROPS[0][0]}: the same name is in both folders"),
         (_truncated, f"{SIX_CROPS[0][0]}: "),
         (_missing_column, "public.csv: there is no column 'ground truth'; it has name, label"),
         (_label_two, f"public.csv line 2: label '2' of {SIX_CROPS[0][0]!r} is neither 0 nor 1"),
-        (_empty_folder, f"folder {FOLDERS[1]}: holds no image"),
+        (_empty_folder, f"folder {FOLDERS[1]}: has no images"),
         (_one_class, "every crop is labelled 0; both labels are needed"),
         (_two_biopsies, "crops labelled 1 come from 2 biopsies, but 3 are needed"),
         (_no_csv, "public.csv: there is no such file"),
@@ -145,7 +145,7 @@ def test_all_problems_are_listed_at_once(tmp_path: Path) -> None:
     with pytest.raises(DatasetError) as caught:
         read_dataset(tmp_path)
     text = str(caught.value)
-    for part in ("gone.png: in", "label '2' of 'two.png'", "stranger.png: lies", f"{SIX_CROPS[0][0]}: labelled 1"):
+    for part in ("gone.png: in", "label '2' of 'two.png'", "stranger.png: in", f"{SIX_CROPS[0][0]}: labelled 1"):
         assert part in text
     assert f"{SIX_CROPS[1][0]}: " in text
     # The label that was changed takes one of three biopsies from label 0, which is said too.

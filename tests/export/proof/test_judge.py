@@ -101,5 +101,5 @@ def test_a_refused_float32_graph_is_told_from_rounding(
         for reference in (said, moved)
     )
     judge.enforce_float32(same, model, given, "model.onnx")
-    with pytest.raises(GateError, match=r"model\.onnx is refused.*so this is no rounding: report it"):
+    with pytest.raises(GateError, match=r"model\.onnx is refused.*so this is not rounding: report it"):
         judge.enforce_float32(wrong, model, given, "model.onnx")
