@@ -77,7 +77,7 @@ def export(
 ) -> None:
     """Turn a Keras model into one self-describing ONNX file, and prove that it still says what Keras said."""
     if list_devices:
-        from glomedge_export.devices import DEVICES
+        from glomedge_export.device_recipes import DEVICES
 
         for recipe_of in DEVICES.values():
             profile = recipe_of.profile
@@ -87,7 +87,7 @@ def export(
             )
         return
     try:
-        from glomedge_export.tensorflow_start import start_tensorflow
+        from glomedge_export.quiet_tensorflow import start_tensorflow
 
         # First: tf2onnx loads TensorFlow, too.
         start_tensorflow()
@@ -141,7 +141,7 @@ def _for_device(
     """Precision, target and batch profile: what was said, else what the device recipe says, else float32."""
     if name is None:
         return precision or "fp32", target, batch_profile or "1,8,32"
-    from glomedge_export.devices import device
+    from glomedge_export.device_recipes import device
 
     recipe = device(name)
     profile = recipe.profile

@@ -1,4 +1,4 @@
-"""Writing that survives: files appear whole or not at all, and a full disk costs only what is a convenience."""
+"""Writing that survives kills and full disks: files appear whole or not at all."""
 
 from __future__ import annotations
 
@@ -12,6 +12,10 @@ from pathlib import Path
 from typing import IO
 
 from glomedge.errors import OutputError
+from glomedge.files.names import escape_name
+
+TEMPORARY = ".tmp"
+"""In the name of every file that is not complete yet."""
 
 MakeRoom = Callable[[], object]
 """Gives back what it can."""
@@ -119,18 +123,52 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file so that a kill leaves the old content or the new, never a part: temporary file, fsync, rename."""
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Write a file so that a kill leaves the old content or the new, never a part: temporary file, fsync, rename.
+
+    Gives the path of an empty temporary file to be written by whatever means; it lies in the same folder and has the
+    same suffix, by which some libraries choose a format. It replaces ``path`` when the block ends, and is removed when
+    the block fails.
+
+    Raises:
+        OSError: the folder or the file cannot be written.
+    """
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}.", suffix=TEMPORARY + path.suffix)
+    os.close(descriptor)
+    temporary = Path(name)
     try:
-        with os.fdopen(descriptor, "wb") as handle:
-            handle.write(data)
-            handle.flush()
+        yield temporary
+        with temporary.open("rb") as handle:
             os.fsync(handle.fileno())
         umask = os.umask(0)
         os.umask(umask)
-        Path(temporary).chmod(0o666 & ~umask)
-        Path(temporary).replace(path)
+        temporary.chmod(0o666 & ~umask)
+        temporary.replace(path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write bytes as ``replacing`` does. Raises OSError."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(data)
+
+
+def check_writable(folder: Path, advice: str) -> None:
+    """Make a folder where it is missing and write into it, before any work is done for what it is to hold.
+
+    Args:
+        folder: where results will be written.
+        advice: what to do where that fails, as a sentence: ``Choose another --output.``
+
+    Raises:
+        OutputError: the folder cannot be made or written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as probe:
+            probe.write(b"glomedge")
+    except OSError as error:
+        raise OutputError(f"{escape_name(bytes(folder))} cannot be written: {error.strerror}. {advice}") from None
