@@ -145,8 +145,8 @@ def check(spec: ModelSpec, infer: Infer, *, min_tolerance: float = 0.0, where: s
         raise SelfTestError(
             f"Self-test failed: preprocessing (recipe '{spec.recipe.name}') gives different pixels here than at "
             f"export: {np.count_nonzero(difference > golden.pixel_tolerance)} of {difference.size} values differ by "
-            f"more than {golden.pixel_tolerance}, the worst by {worst}. Install the opencv version the model was exported "
-            "with (glomedge doctor prints yours), or export the model again with this version of glomedge."
+            f"more than {golden.pixel_tolerance}, the worst by {worst}. Install the opencv version the model was "
+            "exported with (glomedge doctor prints yours), or export the model again with this version of glomedge."
         )
     tolerance = max(golden.probability_tolerance, min_tolerance)
     probability = _scalar(infer(expected[np.newaxis]))

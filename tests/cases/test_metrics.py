@@ -68,7 +68,7 @@ def test_confusion_and_shares() -> None:
     assert confusion.sensitivity == Share(3, 4)
     assert confusion.specificity == Share(3, 4)
     assert confusion.precision == Share(3, 4)
-    # Wilson 95% of 5 in 25: 8.9 to 39.1% (FACTS)
+    # Wilson 95% of 5 in 25: 8.9 to 39.1%
     assert str(Share(5, 25)) == "0.2000 (0.0886-0.3913), 5 of 25"
     assert Share(0, 0).as_json() == {"value": None, "low": None, "high": None, "k": 0, "n": 0}
 

@@ -75,7 +75,7 @@ def crops(count: int) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float64]]:
 
 
 def counted_errors(monkeypatch: pytest.MonkeyPatch) -> list[EngineError]:
-    """Every failure of a run from here on, as the Engine is told of it."""
+    """Every failure of a run from here on, as reported to the Engine."""
     seen: list[EngineError] = []
     real = onnxrt.engine_error
 

@@ -200,7 +200,7 @@ def test_a_new_provider_is_one_entry_and_one_option_builder(monkeypatch: pytest.
 def test_a_provider_that_onnxruntime_would_silently_replace_is_an_error(
     monkeypatch: pytest.MonkeyPatch, tiny_model: Path
 ) -> None:
-    """onnxruntime itself only warns (FACTS, trap 7): the entry claims to be usable, so the session is really made."""
+    """onnxruntime itself only warns and uses the CPU. The entry claims to be usable, so the session is really made."""
     absent = next(name for name in ort.get_all_providers() if name not in ort.get_available_providers())
 
     def open_it(request: SessionRequest) -> onnxrt.OrtRunner:

@@ -22,7 +22,7 @@ EXIF = b"Exif\0\0" + image_files.exif(6)
 
 
 def more_kinds() -> dict[str, bytes]:
-    """Kinds whose header lies elsewhere than in the seeds of the fuzzer."""
+    """Kinds whose header is in another place than in the seeds of the fuzzer."""
     pixels = image_files.crop(40, 52)
     rows = b"".join(row[:, ::-1].tobytes() for row in pixels[::-1])
     return {

@@ -4,8 +4,8 @@ onnxruntime's documentation of the CUDA provider: "Multi-threaded usage is curre
 be invoked on the same InferenceSession object from multiple threads while using CUDA Graphs". Serial calls from several
 threads do not work either: the provider keeps a captured graph for each thread (PerThreadContext,
 cuda_execution_provider.h), and captures in a mode in which no other thread may allocate (cudaStreamCaptureModeGlobal,
-cuda_graph.cc; NVIDIA's TensorRT-RTX plugin does the same). So a dedicated thread opens, runs and closes the session, and
-callers queue.
+cuda_graph.cc; NVIDIA's TensorRT-RTX plugin does the same). So a dedicated thread opens, runs and closes the session,
+and callers queue.
 
 A captured shape cannot shrink: where memory runs out, the session is reopened for half the batch.
 """
