@@ -6,6 +6,9 @@ import re
 from pathlib import Path
 
 import pytest
+import typer
+
+from glomedge.cli import app
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted([ROOT / "README.md", ROOT / "benchmarks" / "README.md", *(ROOT / "docs").glob("*.md")])
@@ -43,9 +46,51 @@ def test_the_readme_is_short() -> None:
     assert any("Research use only" in line for line in lines[:10])
 
 
+def _options() -> dict[str, set[str]]:
+    """Every command's options, as its ``--help`` shows them."""
+    commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]  # the app is a click group
+    return {
+        name: {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
+        for name, command in commands.items()
+    }
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_command_lines_use_options_that_the_command_has(page: Path) -> None:
+    options = _options()
+    lines = [*re.findall(r"^ {4}(.*glomedge .*)$", text := page.read_text("utf-8"), re.MULTILINE)]
+    lines += re.findall(r"`(glomedge [^`]+)`", text)
+    for line in lines:
+        for part in re.split(r"[;|]|&&", line.split("#")[0]):
+            match = re.match(r"\s*(?:\$ )?(?:\.venv/bin/)?glomedge ([a-z]+)\b(.*)", part)
+            if match is None or match[1] not in options:
+                continue
+            used = set(re.findall(r"(?<![\w-])--[a-z][\w-]*", match[2]))
+            assert used <= options[match[1]] | {"--help"}, f"{page.name}: {line}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_options_in_the_text_exist(page: Path) -> None:
+    """An option at the beginning of a code span is glomedge's, unless the span names another program."""
+    known = {"--help", "--version"}.union(*_options().values())
+    scripts = "".join(path.read_text("utf-8") for path in (ROOT / "benchmarks").rglob("*.py"))
+    for option in re.findall(r"`(--[a-z][\w-]*)", page.read_text("utf-8")):
+        assert option in known or f'"{option}"' in scripts, f"{page.name}: {option}"
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_no_page_points_to_a_document_outside_the_repository(page: Path) -> None:
     assert OUTSIDE.findall(page.read_text("utf-8")) == []
+
+
+@pytest.mark.parametrize(
+    "folder",
+    [*(f"glomedge/{name}" for name in ("system", "files", "model", "imaging", "engine", "pipeline")), "tests"],
+)
+def test_no_module_points_to_a_document_outside_the_repository(folder: str) -> None:
+    for module in (ROOT / folder).rglob("*.py"):
+        if module != Path(__file__).resolve():
+            assert OUTSIDE.findall(module.read_text("utf-8")) == [], module
 
 
 def test_the_walks_of_the_architecture_page_name_files_and_functions_that_exist() -> None:
