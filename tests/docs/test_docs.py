@@ -13,7 +13,7 @@ from glomedge.cli import app
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted([ROOT / "README.md", ROOT / "benchmarks" / "README.md", *(ROOT / "docs").glob("*.md")])
 # Working papers that are not in this repository, and so must not be pointed to.
-OUTSIDE = re.compile(r"\b(?:FACTS|FAULTS|DESIGN|HOUSE)\b|users.? document")
+OUTSIDE = re.compile(r"\b(?:FACTS|FAULTS|DESIGN|HOUSE)\b|users.? document|\(rows? \d")
 _LINK = re.compile(r"\]\(([^)#]*)(#[^)]*)?\)")
 
 

@@ -1,4 +1,4 @@
-"""The engine cache: used when sound, rebuilt when anything it depends on moved, refused when others could write."""
+"""The engine cache: used when valid, rebuilt when anything it depends on changed, refused when others can write."""
 
 from __future__ import annotations
 

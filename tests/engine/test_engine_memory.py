@@ -1,4 +1,4 @@
-"""A device that runs out of memory: told by onnxruntime's own words, and by really running out (row 27)."""
+"""A device that runs out of memory: recognised by onnxruntime's messages, and by really running out."""
 
 from __future__ import annotations
 

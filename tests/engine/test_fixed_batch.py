@@ -33,7 +33,7 @@ from helpers.run_kit import write_crops
 
 @dataclass
 class Card:
-    """A GPU of so little memory, and what was done with it.
+    """A GPU with little memory, and what was done with it.
 
     Attributes:
         room: largest batch it runs; ``room_to_open``: largest it opens a session for.

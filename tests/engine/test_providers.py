@@ -1,4 +1,4 @@
-"""Providers: what is asked for runs, or the error says which library is missing and what brings it.
+"""Providers: the requested one runs, or the error says which library is missing and what provides it.
 
 Nothing here pretends to be onnxruntime. Where the installed wheel decides what is right (``onnxruntime`` or
 ``onnxruntime-gpu``), the expectation is worked out from the wheel itself by other means than the code under test.

@@ -29,7 +29,7 @@ Pixels = npt.NDArray[np.uint8]
 
 
 class MeanEngine:
-    """Answers with the mean of the red channel, so that a mixed-up slot is seen."""
+    """Answers with the mean of the red channel, so that a mixed-up slot is detected."""
 
     def __init__(self) -> None:
         self.batches: list[int] = []

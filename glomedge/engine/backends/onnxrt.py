@@ -218,7 +218,7 @@ def open_session(
         ProviderUnavailableError: the session runs on something other than ``ort_name``.
     """
     options = session_options(request)
-    # The CPU stands behind every provider for nodes it does not take; strict placement shows and forbids that.
+    # The CPU takes the nodes that a provider does not; strict placement detects and forbids that.
     chain = [(ort_name, dict(provider_options))]
     if ort_name != CPU:
         chain.append((CPU, {}))
