@@ -1,4 +1,4 @@
-"""Writing that survives kills and full disks: files appear whole or not at all."""
+"""Safe writing: files appear complete or not at all, and on a full disk only optional files are given up."""
 
 from __future__ import annotations
 
@@ -18,21 +18,20 @@ TEMPORARY = ".tmp"
 """In the name of every file that is not complete yet."""
 
 MakeRoom = Callable[[], object]
-"""Gives back what it can."""
+"""Frees the disk space it can."""
 
 
 def nothing_to_give() -> None:
-    """For files that have no one to ask."""
+    """A ``MakeRoom`` that frees nothing."""
 
 
 def write_all(write: Callable[[memoryview], int], data: bytes, make_room: MakeRoom) -> None:
-    """Write every byte; where the disk or the quota is full, ask for room and try once more.
+    """Write every byte; where the disk or the quota is full, free space and try once more.
 
-    Once whoever asks, and whatever the answer: another thread may have made the room between this one's failure and
-    its asking.
+    It tries again whether or not ``make_room`` freed anything: another thread may have freed space in the meantime.
 
     Args:
-        write: takes what is left and returns how many bytes of it were written.
+        write: takes the remaining bytes and returns how many of them were written.
         data: the bytes.
         make_room: called on a full disk.
 
@@ -54,10 +53,10 @@ class Staged:
     """A set of files that appear together: each is written under a temporary name, ``commit`` renames them all.
 
     Args:
-        folder: where they will stand.
-        staging: folder on the same disk for what is not complete yet; what a crash leaves there is written over.
-        owned: names that this program writes; those not written this time are removed by ``commit``, so that no file
-            of an earlier run stands beside those of another.
+        folder: where they will appear.
+        staging: folder on the same disk for incomplete files; leftovers of a crash are overwritten.
+        owned: names that this program writes; ``commit`` removes those not written this time, so that the files of two
+            runs are never mixed.
     """
 
     def __init__(self, folder: Path, staging: Path, owned: Iterable[str] = ()) -> None:
@@ -80,7 +79,7 @@ class Staged:
             self.discard()
             raise OutputError(
                 f"{self._folder / name} cannot be written: {error.strerror}. Make room or choose another --output; the "
-                "earlier result is untouched, and --resume makes the files without predicting again."
+                "earlier result is untouched, and --resume makes the files without classifying again."
             ) from None
 
     def sha256s(self) -> dict[str, str]:
@@ -92,7 +91,7 @@ class Staged:
         return digests
 
     def commit(self) -> list[Path]:
-        """Rename everything, in the order in which it was written, and put the folder itself on disk."""
+        """Rename everything, in the order in which it was written, and sync the folder itself."""
         done = []
         try:
             for name, temporary in self._written.items():

@@ -1,4 +1,4 @@
-"""The Engine on real sessions of a tiny model; only what needs a failing GPU has a runner of its own."""
+"""The Engine on real sessions of a tiny model; only what needs a failing GPU uses a runner made here."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Providers: what is asked for runs, or the error says which library is missing and what brings it.
+"""Providers: the requested one runs, or the error says which library is missing and what provides it.
 
 Nothing here pretends to be onnxruntime. Where the installed wheel decides what is right (``onnxruntime`` or
 ``onnxruntime-gpu``), the expectation is worked out from the wheel itself by other means than the code under test.
@@ -201,7 +201,7 @@ def test_a_new_provider_is_one_entry_and_one_option_builder(monkeypatch: pytest.
 def test_a_provider_that_onnxruntime_would_silently_replace_is_an_error(
     monkeypatch: pytest.MonkeyPatch, tiny_model: Path
 ) -> None:
-    """onnxruntime itself only warns (FACTS, trap 7): the entry claims to be usable, so the session is really made."""
+    """onnxruntime itself only warns and uses the CPU. The entry claims to be usable, so the session is really made."""
     absent = next(name for name in ort.get_all_providers() if name not in ort.get_available_providers())
 
     def open_it(request: SessionRequest) -> onnxrt.OrtRunner:

@@ -1,4 +1,4 @@
-"""The sealed file: any cut or flip is found before anything is loaded."""
+"""The sealed file: truncation and flipped bits are detected before anything is loaded."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_the_hash_changes_with_weights_and_with_spec(tmp_path: Path) -> None:
 
 
 def damaged(data: bytes, rng: random.Random) -> bytes:
-    """One cut or one to three flipped bits, anywhere."""
+    """One truncation or one to three flipped bits, anywhere."""
     if rng.random() < 0.4:
         return data[: rng.randrange(len(data))]
     out = bytearray(data)

@@ -130,7 +130,7 @@ def unsuited_parser(request: SessionRequest) -> str | None:
 
 
 def unsuited_tensorrt(request: SessionRequest) -> str | None:
-    """``auto`` does not start a build of minutes unasked, except for a file that was exported for TensorRT."""
+    """``auto`` does not start a build that takes minutes, except for a file exported for TensorRT."""
     reason = unsuited_parser(request)
     if reason is not None or _spec(request).target == "tensorrt":
         return reason
@@ -188,11 +188,11 @@ def open_cuda(request: SessionRequest) -> DeviceRunner:
 
 
 def open_tensorrt(request: SessionRequest) -> DeviceRunner:
-    """A TensorRT session; builds the engine when the cache holds none that is sound, which takes minutes."""
+    """A TensorRT session; builds the engine when the cache has no valid one, which takes minutes."""
     version = tensorrt_version()
     key = engine_key(request, "tensorrt", version, tensorrt_options(request, ""))
     with Entry(secure_root(request.cache_dir), key) as entry:
-        # What TensorRT leaves over goes to CUDA rather than to the CPU.
+        # Nodes that TensorRT does not take go to CUDA rather than to the CPU.
         chain = [
             (TENSORRT, tensorrt_options(request, str(entry.folder))),
             (CUDA, cuda_options(request) | {"enable_cuda_graph": "0"}),
@@ -225,7 +225,7 @@ def tensorrt_rtx_unusable() -> str | None:
     missing = libraries.missing_libraries(path) if path.is_file() else (RTX_LIBRARY,)
     if missing:
         cures = dict.fromkeys(libraries.brought_by(name) for name in missing)
-        return f"tensorrt-rtx: missing {', '.join(missing)}. What brings it: {'; '.join(cures)}"
+        return f"tensorrt-rtx: missing {', '.join(missing)}. Provided by: {'; '.join(cures)}"
     reason = no_gpu()
     return f"tensorrt-rtx: {reason}. Use --provider cpu." if reason else None
 
@@ -234,7 +234,7 @@ def open_tensorrt_rtx(request: SessionRequest) -> onnxrt.OrtRunner:
     """A session on NVIDIA's TensorRT-RTX plugin provider, registered with onnxruntime on first use.
 
     Raises:
-        ProviderUnavailableError: the plugin offers no device here (it takes RTX GPUs from Ampere on).
+        ProviderUnavailableError: the plugin offers no device here (it supports RTX GPUs from Ampere on).
     """
     import onnxruntime as ort
 
@@ -245,8 +245,8 @@ def open_tensorrt_rtx(request: SessionRequest) -> onnxrt.OrtRunner:
         devices = _rtx_devices()
     if not devices:
         raise ProviderUnavailableError(
-            "tensorrt-rtx: the plugin offers no device on this machine; it takes GeForce and RTX GPUs from Ampere on. "
-            "Use --provider cuda or tensorrt."
+            "tensorrt-rtx: the plugin offers no device on this machine; it supports GeForce and RTX GPUs from Ampere "
+            "on. Use --provider cuda or tensorrt."
         )
     version = str(module.__version__)
     key = engine_key(request, "tensorrt-rtx", version, tensorrt_rtx_options(request, ""))

@@ -1,7 +1,7 @@
 """OpenVINO's own runtime behind the Engine.
 
 onnxruntime's OpenVINO plugin offers only Intel devices; the ``openvino`` package runs the same file on any x86-64 or
-arm64 CPU, in bfloat16 where the processor multiplies it.
+arm64 CPU, in bfloat16 where the processor supports it.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ def options(request: SessionRequest) -> dict[str, str]:
     """Properties of the compiled model.
 
     Several callers at once: throughput hint, one stream each. One caller: latency hint, all threads in one stream.
-    The precision is stated, for OpenVINO would take bfloat16 by itself wherever the processor has it, and a file
-    would answer differently on two machines.
+    The precision is set explicitly: by default OpenVINO uses bfloat16 wherever the processor has it, and one file would
+    give different answers on two machines.
     """
     return {
         "PERFORMANCE_HINT": "LATENCY" if request.concurrency == 1 else "THROUGHPUT",
@@ -66,7 +66,7 @@ def open_runner(request: SessionRequest) -> OpenVinoRunner:
 
     if request.bf16 and not has_native_bf16():
         raise ProviderUnavailableError(
-            "openvino: this processor has no bfloat16 instructions, so bf16 would be slower than fp32. Leave bf16 off."
+            "openvino: this processor has no bfloat16 instructions, so bf16 would be slower than fp32. Omit bf16."
         )
     chosen = options(request)
     key = _engine_key(request, chosen)
@@ -102,7 +102,7 @@ def _engine_key(request: SessionRequest, chosen: Mapping[str, str]) -> EngineKey
 
 
 class OpenVinoRunner:
-    """A compiled model and one infer request for each thread that may call."""
+    """A compiled model and one infer request for each calling thread."""
 
     batch_sizes: tuple[int, ...] = ()
 
