@@ -6,6 +6,10 @@ Every message ends with what to do next. The command line prints it without a tr
 
 from __future__ import annotations
 
+import sys
+
+from glomedge.about import install_command
+
 MAX_MESSAGE_CHARACTERS = 2_000
 """Room for what happened, its cause and the cure; what a library or a file adds to that is not read in full."""
 
@@ -83,7 +87,10 @@ class MissingExtraError(GlomedgeError):
     """A part of glomedge was asked for whose packages are not installed."""
 
     def __init__(self, what: str, package: str, extra: str) -> None:
-        super().__init__(
-            f"{what} needs the package '{package}', which is not installed here. "
-            f"Install it with: pip install 'glomedge[{extra}]'"
-        )
+        cure = f"Install it with: {install_command(f'glomedge[{extra}]')}"
+        if "export" in extra.split(",") and sys.version_info >= (3, 14):
+            cure = (
+                f"TensorFlow 2.21 has no wheel for Python {sys.version_info[0]}.{sys.version_info[1]}: use Python 3.11 "
+                f"to 3.13 for it. There: {install_command(f'glomedge[{extra}]')}"
+            )
+        super().__init__(f"{what} needs the package '{package}', which is not installed here. {cure}")

@@ -1,12 +1,12 @@
-"""How the next biopsy would fare: every slide answered by a model that has seen none of its crops.
+"""Expected performance on a new biopsy: every slide is classified by a model that has seen none of its crops.
 
     python -m benchmarks.accuracy.cross_validation --data DIR [--folds 5] [--epochs 4]
         [--optimizer adam] [--threshold youden]
 
-One held-out side of a small data set holds a handful of biopsies, and its figures hang on which. Here the biopsies are
-dealt into folds with their fair shares of either label; for each fold ``glomedge train``'s own run trains on the others
-(the next fold is validation: it chooses epoch, temperature and threshold), and the held-out answers are pooled. Each
-fold is trained in a process of its own, so each could be repeated by ``glomedge train --split-file``.
+One held-out side of a small data set holds a handful of biopsies, and its figures depend on which ones. Here the
+biopsies are divided into folds with similar shares of either label. For each fold ``glomedge train`` trains on the
+others (the next fold is validation: it chooses epoch, temperature and threshold), and the held-out answers are pooled.
+Each fold is trained in its own process, so each could be repeated by ``glomedge train --split-file``.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def main() -> None:
     options.add_argument("--data", type=Path, required=True, help="labelled folder (public.csv and two folders)")
     options.add_argument("--folds", type=int, default=5)
     options.add_argument("--epochs", type=int, default=4)
-    options.add_argument("--pretrain-epochs", type=int, default=0, help="all layers first, for so many epochs")
+    options.add_argument("--pretrain-epochs", type=int, default=0, help="first train all layers for this many epochs")
     options.add_argument("--optimizer", default="adam", choices=["sgd", "adam"])
     options.add_argument("--learning-rate", type=float, default=1e-4)
     options.add_argument("--weights", default="none")

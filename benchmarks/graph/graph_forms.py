@@ -3,7 +3,7 @@
     .venv/bin/python -m benchmarks.graph.graph_forms --model artifacts/model.keras
 
 float32: the plain tf2onnx form (Mul + Add, Pad), BatchNormalization instead of Mul + Add, the border maximum instead
-of Pad. int8: BatchNormalization left in float against the depthwise form. The operator counts stand beside the times.
+of Pad. int8: BatchNormalization left in float against the depthwise form. Operator counts are given beside the times.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def _int8(fp32: onnx.ModelProto, images: Any, scaling: Any) -> dict[str, onnx.Mo
     ):
         tensors = int8.quantised_tensors(model, "onnxruntime")
         seen = ranges.observe(model, tensors, images)
-        made[name] = int8.to_int8(model, "onnxruntime", seen, "minmax", scaling, 7)
+        made[name] = int8.to_int8(model, "onnxruntime", int8.ActivationStatistics(seen, "minmax"), scaling, 7)
     return made
 
 

@@ -2,8 +2,8 @@
 
     python -m benchmarks.speed.cold_start [--artifacts artifacts]
 
-Warm disk; the first start of each pair also builds what the provider caches and is given apart. The goal is 1.5 s for
-int8 on two cores. The child's clock parts import, load (with the self-test) and answer.
+Warm disk; the first start of each pair also builds what the provider caches and is reported separately. The goal is
+1.5 s for int8 on two cores. The child's clock separates import, load (with the self-test) and answer.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -76,7 +77,7 @@ def export(
 ) -> None:
     """Turn a Keras model into one self-describing ONNX file, and prove that it still says what Keras said."""
     if list_devices:
-        from glomedge_export.devices import DEVICES
+        from glomedge_export.device_recipes import DEVICES
 
         for recipe_of in DEVICES.values():
             profile = recipe_of.profile
@@ -86,7 +87,7 @@ def export(
             )
         return
     try:
-        from glomedge_export.tensorflow_start import start_tensorflow
+        from glomedge_export.quiet_tensorflow import start_tensorflow
 
         # First: tf2onnx loads TensorFlow, too.
         start_tensorflow()
@@ -94,6 +95,9 @@ def export(
         import tf2onnx  # noqa: F401
     except ModuleNotFoundError as error:
         raise MissingExtraError("glomedge export", str(error.name), "export") from error
+    if importlib.util.find_spec("onnxruntime") is None:
+        # The extra `export` leaves the choice between the CPU's and the GPU's wheel to the user.
+        raise MissingExtraError("glomedge export", "onnxruntime", "export,cpu")
     from glomedge_export.export import Request
     from glomedge_export.export import export as run
 
@@ -137,7 +141,7 @@ def _for_device(
     """Precision, target and batch profile: what was said, else what the device recipe says, else float32."""
     if name is None:
         return precision or "fp32", target, batch_profile or "1,8,32"
-    from glomedge_export.devices import device
+    from glomedge_export.device_recipes import device
 
     recipe = device(name)
     profile = recipe.profile

@@ -82,7 +82,7 @@ def lossy_output() -> Iterator[LossyStream]:
     out = LossyStream(sys.stdout)
     if closed:
         out.lost = OSError("it is closed")
-    sys.stdout, sys.stderr = out, LossyStream(sys.stderr)  # type: ignore[assignment]
+    sys.stdout, sys.stderr = out, LossyStream(sys.stderr)
     try:
         yield out
     finally:

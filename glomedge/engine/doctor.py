@@ -1,7 +1,7 @@
-"""Examine this machine: what could run a model here, what keeps the rest from it, and what to do about that.
+"""Examine this machine: what can run a model here, why the rest cannot, and what to do about it.
 
-Every claim is tried rather than looked up: each usable provider loads the model, passes its golden self-test and is
-timed for a moment; the recommendation is the fastest of those that passed.
+Everything is tried rather than looked up: each usable provider loads the model, runs its golden self-test and is timed
+for about a second; the recommendation is the fastest of those that passed.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _TIMED_S = 1.0
 
 @dataclass(frozen=True)
 class Speed:
-    """Throughput of one batch size, measured for about a second; enough to choose by, not a benchmark."""
+    """Throughput of one batch size, measured for about a second; enough to choose a provider, not a benchmark."""
 
     batch: int
     crops_per_s: float
@@ -59,7 +59,7 @@ class ProviderReport:
         load_s: seconds to load the model and test it; None where not tried.
         speeds: measured throughput.
         versions: of the libraries that took part.
-        notes: what else it said.
+        notes: further messages.
     """
 
     name: str
@@ -73,7 +73,7 @@ class ProviderReport:
 
     @property
     def best(self) -> Speed | None:
-        """Its fastest batch; of batches within 3% of it the smallest, for memory's sake."""
+        """Its fastest batch; among batches within 3% of it the smallest, to save memory."""
         if not self.speeds:
             return None
         top = max(speed.crops_per_s for speed in self.speeds)
@@ -129,7 +129,7 @@ class Diagnosis:
 
 
 def diagnose(model: Path | None = None, *, cache_dir: Path | None = None) -> Diagnosis:
-    """Examine this machine, with a model where there is one. Never raises for what it finds."""
+    """Examine this machine, with a model where there is one. Problems are reported, not raised."""
     from glomedge.engine import providers
 
     found = gpus.find_gpus()
@@ -165,7 +165,7 @@ def diagnose(model: Path | None = None, *, cache_dir: Path | None = None) -> Dia
 
 
 def examine_model(path: Path) -> ModelReport:
-    """Whether a file is whole and ours, and its graph what its spec claims."""
+    """Whether a file is intact and from glomedge, and its graph matches its spec."""
     from glomedge.model.file import read_model_file
     from glomedge.model.graph import check_graph
 
@@ -190,7 +190,7 @@ def _examine(provider: Any, model: Path | None, cache_dir: Path | None) -> Provi
     batches = _GPU_BATCHES if provider.gpu else _BATCHES
     start = perf_counter()
     try:
-        # The batch sizes of infer: an engine that is built here is the one that infer finds in the cache.
+        # The batch sizes of infer, so that infer finds the engine built here in the cache.
         with load(model, provider.name, batch_size=usual_batch(provider.name), cache_dir=cache_dir) as engine:
             load_s = perf_counter() - start
             speeds = tuple(Speed(batch, _crops_per_s(engine, batch)) for batch in batches)
@@ -224,7 +224,7 @@ def _crops_per_s(engine: Any, batch: int) -> float:
 
 
 def recommend(reports: tuple[ProviderReport, ...], model: ModelReport | None) -> Recommendation | None:
-    """What to use: the fastest provider that passed; without a model, what the hardware is built for.
+    """What to use: the fastest provider that passed; without a model, what suits the hardware.
 
     None when nothing can run.
     """
@@ -238,7 +238,7 @@ def recommend(reports: tuple[ProviderReport, ...], model: ModelReport | None) ->
         better = preferred_precision(tuple(usable))
         why = f"the fastest here that passed the self-test, {rate:.1f} crops/s in a short trial"
         if better != model.precision:
-            why += f"; this processor is built for {better}, which is worth an export of its own"
+            why += f"; this machine is built for {better}, which is worth a separate export"
         return Recommendation(fastest.name, model.precision, fastest.best.batch, why)
     name = next((name for name in ("tensorrt", "cuda", "tensorrt-rtx", "cpu") if name in usable), next(iter(usable)))
     on_gpu = name in ("tensorrt", "cuda", "tensorrt-rtx")

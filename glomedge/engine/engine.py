@@ -28,7 +28,7 @@ __all__ = ["Engine", "Output", "Prediction", "Runtime"]
 
 @dataclass(frozen=True)
 class Output:
-    """What the network says of N crops.
+    """The network's answers for N crops.
 
     Attributes:
         probability: float32 ``[N]``, the chance of *globally sclerotic*; may hold NaN or Inf from broken weights.
@@ -46,7 +46,7 @@ class Output:
 
 @dataclass(frozen=True)
 class Runtime:
-    """What runs, for the record of a run.
+    """What runs the model, for the record of a run.
 
     Attributes:
         requested: the provider that was asked for (``auto`` included).
@@ -57,7 +57,7 @@ class Runtime:
         versions: of the libraries that take part.
         options: the session's settings.
         placement: nodes by provider; empty unless it was recorded.
-        notes: what ``auto`` passed over and why, and any fallback.
+        notes: what ``auto`` skipped and why, and any fallback.
     """
 
     requested: str
@@ -100,7 +100,7 @@ class Engine:
     def runtime(self) -> Runtime:
         """Versions, options and notes, for the record of a run."""
         runner = self._runner
-        # A session opened anew in the middle of a run has more to say than it had at first.
+        # A session reopened in the middle of a run has more notes than at first.
         late = runner.opened.notes if runner is not None else ()
         return replace(self._runtime, notes=tuple(dict.fromkeys((*self._runtime.notes, *late))))
 
@@ -130,7 +130,7 @@ class Engine:
         activation = np.empty((total, MAP_SIZE, MAP_SIZE), np.float32)
         start = 0
         while start < total:
-            # Read anew each round: another thread may have found that the device holds less.
+            # Read again each round: another thread may have lowered the limit.
             count = min(self._limit, total - start)
             try:
                 part = self._run(np.ascontiguousarray(images_nhwc[start : start + count]))
@@ -158,7 +158,7 @@ class Engine:
         return predict_all(self, self.spec, items)
 
     def close(self) -> None:
-        """Free the device. Calling it twice does no harm; ``infer`` raises afterwards."""
+        """Free the device. Calling it twice is harmless; ``infer`` raises afterwards."""
         with self._lock:
             self._runtime = self.runtime
             runner, self._runner = self._runner, None

@@ -31,7 +31,7 @@ def is_one_crop(items: object) -> bool:
     """
     if isinstance(items, np.ndarray):
         return items.ndim < 4
-    single = str | bytes | bytearray | memoryview | os.PathLike | dict
+    single = (str, bytes, bytearray, memoryview, os.PathLike, dict)
     return isinstance(items, single) or _is_pil(items) or not isinstance(items, Iterable)
 
 

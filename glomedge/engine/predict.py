@@ -1,4 +1,4 @@
-"""From paths and pixels to predictions, for programs that embed an Engine; folders go through ``pipeline``."""
+"""From paths and pixels to predictions, for programs that embed an Engine; folders use ``pipeline``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The table of providers: what each is called, what brings it, whether it can run here, and how it is opened.
+"""The table of providers: name, how to install it, whether it can run here, and how it is opened.
 
 To add a provider, write its option builder and add one ``Provider`` to ``PROVIDERS``; nothing else knows their names.
 """
@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from glomedge.about import install_command
 from glomedge.engine.backends import gpu_memory, nvidia, onnxrt, openvino_runtime
 from glomedge.engine.runner import Runner, SessionRequest
 from glomedge.errors import ProviderUnavailableError, UsageError
@@ -32,11 +33,11 @@ class Provider:
 
     Attributes:
         name: what ``--provider`` takes.
-        install: the command that brings it.
+        install: what pip is asked for (``about.install_command``).
         unusable: why it cannot run on this machine, None when nothing speaks against it; ends with what to do.
         open: the session factory. Raises ProviderUnavailableError, ModelError, OutOfMemoryError.
-        unsuited: why ``auto`` passes it over for this model although it would run; None when it does not.
-        gpu: whether it runs apart from the CPU, and so wants large batches.
+        unsuited: why ``auto`` skips it for this model although it would run; None when it does not.
+        gpu: whether it runs on a GPU, and so needs large batches.
     """
 
     name: str
@@ -65,10 +66,10 @@ def onnxruntime_provider(
         name: what ``--provider`` takes.
         ort_name: onnxruntime's name for it.
         options: the option builder, for the ordinary factory.
-        install: the command that brings it.
+        install: what pip is asked for (``about.install_command``).
         library: its own shared library beside onnxruntime's, read for what it links against.
         device_problem: why its device is not usable, None when it is.
-        open_with: another factory than ``sessions.open_session``, for tensors that stay on the device.
+        open_with: another factory than ``onnxrt.open_session``, for tensors that stay on the device.
         unsuited: see ``Provider``.
         gpu: see ``Provider``.
     """
@@ -90,9 +91,10 @@ def builtin_unusable(name: str, ort_name: str, install: str, library: str | None
 
     Looks at the installed package, then at what the provider's own library links against.
     """
+    cure = install_command(install)
     packages = libraries.onnxruntime_packages()
     if not packages:
-        return f"{name}: onnxruntime is not installed. Install it with: {install}"
+        return f"{name}: onnxruntime is not installed. Install it with: {cure}"
     if len(packages) > 1:
         return f"{name}: {both_installed(packages)}"
     ort = import_onnxruntime()
@@ -101,29 +103,29 @@ def builtin_unusable(name: str, ort_name: str, install: str, library: str | None
         lacking = f"{ort_name} ({library})" if library else ort_name
         return (
             f"{name}: the installed package {packages[0].name} {packages[0].version} is built without {lacking}. "
-            f"Replace it: pip uninstall {packages[0].name}, then {install}"
+            f"Replace it: pip uninstall {packages[0].name}, then {cure}"
         )
     folder = libraries.module_folder("onnxruntime")
     if library is None or folder is None:
         return None
     path = folder / "capi" / library
     if not path.is_file():
-        return f"{name}: the provider's library {library} is missing from {packages[0].name}. Reinstall: {install}"
+        return f"{name}: the provider's library {library} is missing from {packages[0].name}. Reinstall: {cure}"
     libraries.preload_cuda()
     missing = libraries.missing_libraries(path)
     if not missing:
         return None
     needed = libraries.needed_libraries(path)
     cures = dict.fromkeys(libraries.brought_by(library, needed) for library in missing)
-    return f"{name}: missing {', '.join(missing)}. What brings it: {'; '.join(cures)}"
+    return f"{name}: missing {', '.join(missing)}. Provided by: {'; '.join(cures)}"
 
 
 def both_installed(packages: tuple[libraries.Package, ...]) -> str:
-    """The known breakage of two onnxruntime packages in one environment, with its cure."""
+    """The message about two onnxruntime packages in one environment, with the fix."""
     names = " ".join(package.name for package in packages)
     return (
         f"{' and '.join(f'{package.name} {package.version}' for package in packages)} are both installed: they "
-        "overwrite each other's files, and the GPU is lost without a word. Remove all and install one: "
+        "overwrite each other's files, and the GPU is lost without any message. Remove all of them and install one: "
         f"pip uninstall -y {names}, then pip install {packages[-1].name}"
     )
 
@@ -131,7 +133,7 @@ def both_installed(packages: tuple[libraries.Package, ...]) -> str:
 PROVIDERS: dict[str, Provider] = {
     provider.name: provider
     for provider in (
-        onnxruntime_provider("cpu", onnxrt.CPU, install="pip install 'glomedge[cpu]'", open_with=onnxrt.open_cpu),
+        onnxruntime_provider("cpu", onnxrt.CPU, install="glomedge[cpu]", open_with=onnxrt.open_cpu),
         onnxruntime_provider(
             "cuda",
             nvidia.CUDA,
@@ -162,7 +164,7 @@ PROVIDERS: dict[str, Provider] = {
         ),
         Provider(
             "openvino",
-            install="pip install 'glomedge[openvino]'",
+            install="glomedge[openvino]",
             unusable=openvino_runtime.unusable,
             open=openvino_runtime.open_runner,
         ),
@@ -247,7 +249,7 @@ def require_usable(provider: Provider) -> None:
 
 
 def open_provider(provider: Provider, request: SessionRequest) -> Runner:
-    """Open it; on a GPU a session of one batch size on a thread of its own. Raises as ``Provider.open``."""
+    """Open it; a fixed-batch GPU session gets its own thread. Raises as ``Provider.open``."""
     if provider.gpu and request.fixed_batch:
         from glomedge.engine.backends.fixed_batch import FixedBatchRunner
 
@@ -269,9 +271,9 @@ def preference(request: SessionRequest) -> tuple[Provider, ...]:
 
 
 def reason_against(provider: Provider, request: SessionRequest) -> str | None:
-    """Why ``auto`` passes a provider over, None when it may be tried.
+    """Why ``auto`` skips a provider, None when it may be tried.
 
-    Ask only of providers that are reached: examining one can mean loading its library, half a second for OpenVINO.
+    Call it only for providers that are reached: it may load the provider's library, half a second for OpenVINO.
     """
     reason = provider.unusable()
     if reason is None and (unsuited := provider.unsuited(request)) is not None:

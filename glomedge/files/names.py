@@ -1,8 +1,8 @@
-"""File names as text that survives a CSV, a terminal and the way back.
+"""File names as text that survives a CSV or a terminal and can be turned back into bytes.
 
 A POSIX file name is bytes. Where the bytes are UTF-8 and printable they are shown as they are; everything else
-becomes ``\\xHH``, one per byte, and a backslash becomes two. The mapping is one to one: ``unescape_name`` gives the
-bytes back, so a row can always be traced to its file.
+becomes ``\\xHH``, one per byte, and a backslash is doubled. The mapping is one to one: ``unescape_name`` restores the
+bytes, so a row can always be traced to its file.
 
 Escaped are: bytes that are not UTF-8, control characters (newline and tab among them), line and paragraph
 separators, and the marks that change the direction of text (they can make ``gnp.exe`` read ``exe.png``).
@@ -17,7 +17,7 @@ _UNSAFE = re.compile(
 )
 _ESCAPE = re.compile(rb"\\(\\|x[0-9a-f]{2})")
 
-# What a spreadsheet may take for a formula (OWASP, "CSV Injection"), full-width forms included.
+# What a spreadsheet may read as a formula (OWASP, "CSV Injection"), full-width forms included.
 _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 
 
@@ -43,10 +43,10 @@ def unescape_name(text: str) -> bytes:
 
 
 def neutralise(cell: str) -> str:
-    """A CSV cell that no spreadsheet runs as a formula.
+    """A CSV cell that no spreadsheet executes as a formula.
 
-    A leading apostrophe is put before ``= + - @``, tab, carriage return and newline. A cell that begins with an
-    apostrophe gets one more, so that taking one away (``restore``) is always right.
+    Cells that begin with ``= + - @``, tab, carriage return or newline get a leading apostrophe. A cell that begins
+    with an apostrophe gets one more, so that removing one (``restore``) is always correct.
     """
     return f"'{cell}" if cell.startswith((*_FORMULA_STARTS, "'")) else cell
 

@@ -1,7 +1,7 @@
 """File bytes to RGB pixels: one rule for every format, in training and at the edge.
 
-``read`` opens regular files only; ``decode`` is a pure function of the bytes and raises nothing but ImageError. The
-name of a file is never looked at: its first bytes decide. The header is read before memory is spent.
+``read`` opens regular files only; ``decode`` is a pure function of the bytes and raises only ImageError. The file name
+is ignored: the first bytes decide. The header is read before memory is allocated.
 """
 
 from __future__ import annotations
@@ -25,21 +25,21 @@ ALLOWED_SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", 
 MAX_PIXELS = 64_000_000
 MAX_SIDE_PX = 1_000_000
 MIN_SIDE_PX = 32
-#: 64 MP of 16-bit RGBA and room for metadata: no file that passes MAX_PIXELS needs more.
+#: 64 MP of 16-bit RGBA plus metadata: no file within MAX_PIXELS needs more.
 MAX_FILE_BYTES = 640_000_000
 _BAND_PIXELS = 1 << 20
-# Up to here one read is cheaper than looking first.
+# Up to this size, reading everything is cheaper than checking the header first.
 _LOOK_FIRST_BYTES = 1 << 24
 
 
 @dataclass(frozen=True)
 class Decoded:
-    """One decoded picture.
+    """One decoded image.
 
     Attributes:
         pixels_hwc: uint8 [H, W, 3], RGB, upright (EXIF orientation applied), C-contiguous, writeable.
         format: ``png``, ``jpeg``, ``tiff``, ``bmp`` or ``webp``.
-        flags: what was changed on the way, sorted: ``grayscale``, ``palette``, ``sixteen_bit``, ``transparency``.
+        flags: what was converted, sorted: ``grayscale``, ``palette``, ``sixteen_bit``, ``transparency``.
     """
 
     pixels_hwc: npt.NDArray[np.uint8]
@@ -56,14 +56,14 @@ def read(path: str | bytes | os.PathLike[str] | os.PathLike[bytes], *, follow_sy
             than 64 MP), ``io``.
     """
     try:
-        # Looked at before opening: opening a device can already do something.
+        # Checked before opening: opening a device can have side effects.
         _refuse_irregular(os.stat(path, follow_symlinks=follow_symlinks))  # noqa: PTH116 (paths may be bytes)
         flags = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
         if not follow_symlinks:
             flags |= getattr(os, "O_NOFOLLOW", 0)
         descriptor = os.open(path, flags)
         try:
-            # And again on what was opened, since the name may stand for something else by now.
+            # Checked again on what was opened, because the name may refer to something else by now.
             status = os.fstat(descriptor)
             _refuse_irregular(status)
             return _read_all(descriptor, status.st_size)
@@ -85,7 +85,7 @@ def _refuse_irregular(status: os.stat_result) -> None:
 def _read_all(descriptor: int, expected_bytes: int) -> bytes:
     if expected_bytes > _LOOK_FIRST_BYTES:
         _refuse_by_header(descriptor)
-    # One call in the usual case; one more read sees the end. A file that grows is read up to the limit.
+    # Usually one call, plus one that sees the end. A file that grows is read up to the limit.
     parts = [os.read(descriptor, max(1, expected_bytes))]
     total = len(parts[0])
     while parts[-1]:
@@ -97,7 +97,7 @@ def _read_all(descriptor: int, expected_bytes: int) -> bytes:
 
 
 def _refuse_by_header(descriptor: int) -> None:
-    """Hundreds of MB are not read to find that the picture is too large. Leaves the descriptor at its beginning."""
+    """Avoid reading hundreds of MB only to find the image too large. Leaves the descriptor at the beginning."""
 
     def part(at: int, count: int) -> bytes:
         os.lseek(descriptor, min(at, MAX_FILE_BYTES), os.SEEK_SET)
@@ -114,7 +114,7 @@ def _from_os(error: OSError) -> ImageError:
         case errno.EACCES | errno.EPERM:
             return ImageError("permission", "No permission to read this file. Change its mode or owner.")
         case errno.ENOENT | errno.ENOTDIR | errno.ESTALE:
-            return ImageError("vanished", "The file is not there any more. Run again with --resume once it is back.")
+            return ImageError("vanished", "The file no longer exists. Run again with --resume once it is back.")
         case errno.ELOOP | errno.ENXIO | errno.EISDIR:
             return ImageError(
                 "not_regular", "This is a folder, link, pipe or device, not a file. Give the file itself."
@@ -125,7 +125,7 @@ def _from_os(error: OSError) -> ImageError:
 
 
 def decode(data: bytes) -> Decoded:
-    """Decode one picture.
+    """Decode one image.
 
     Colour profiles and gamma (iCCP, gAMA, cHRM, sRGB, ICC) are not applied: the network was trained on stored values.
 
@@ -146,7 +146,7 @@ def decode(data: bytes) -> Decoded:
     rgb, transparent = _without_alpha(_to_eight_bits(samples, header), alpha, header)
     if transparent:
         flags.add("transparency")
-    if header.format != "tiff":  # libtiff, inside both libraries, has turned it already
+    if header.format != "tiff":  # libtiff, used by both libraries, has already turned it
         rgb = _upright(rgb, header.orientation)
     return Decoded(np.require(rgb, np.uint8, ["C", "W"]), header.format, tuple(sorted(flags)))
 
@@ -171,7 +171,7 @@ def refuse_large(width_px: int, height_px: int) -> None:
 
 
 def _key_alpha(samples: decoders.Samples, header: Header) -> npt.NDArray[np.uint8] | None:
-    """Alpha of a gray PNG with one transparent value, which OpenCV leaves out: uint8 [H, W]."""
+    """Alpha of a gray PNG with one transparent value, which OpenCV omits: uint8 [H, W]."""
     key = header.transparent_gray
     if key is None or samples.ndim != 2:
         return None
@@ -184,8 +184,8 @@ def _to_eight_bits(samples: decoders.Samples, header: Header) -> npt.NDArray[np.
     """Rounded to 8 bits by the declared depth: v * 255 / (2^depth - 1).
 
     A PNG that declares (sBIT) fewer significant bits should hold samples scaled up to 16 (REC-png-3,
-    11.3.2.7), yet many writers store them unscaled. No tissue is that dark throughout: the samples tell which it is.
-    Alpha tells it for itself: where the colours are left unscaled, opaque may be the top of either range.
+    11.3.2.7), yet many writers store them unscaled. No tissue is that dark throughout, so the samples show which it is.
+    Alpha is judged separately: beside unscaled colours, opaque may be the top of either range.
     """
     if samples.dtype == np.uint8:
         return samples.view(np.uint8)
@@ -226,7 +226,7 @@ def _without_alpha(
 def _on_white(
     rgb: npt.NDArray[np.uint8], alpha: npt.NDArray[np.uint8], *, premultiplied: bool
 ) -> npt.NDArray[np.uint8]:
-    """round((c * a + 255 * (255 - a)) / 255), in bands so that a large picture needs no large temporary."""
+    """round((c * a + 255 * (255 - a)) / 255), in bands so that a large image needs no large temporary."""
     out = np.empty((*alpha.shape, 3), np.uint8)
     rows = max(1, _BAND_PIXELS // alpha.shape[1])
     for top in range(0, alpha.shape[0], rows):

@@ -197,7 +197,7 @@ class DecodeChild:
         if process is not None:
             process.kill()
             process.wait()
-        for pipe in (process and process.stdin, answers):
+        for pipe in (None if process is None else process.stdin, answers):
             # What could not be sent to a dead child is lost with it.
             with contextlib.suppress(OSError):
                 if pipe is not None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-import importlib.metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,10 +30,6 @@ def arguments(options: Options) -> dict[str, Any]:
         return list(item) if isinstance(item, tuple) else item
 
     return {field.name: value(getattr(options, field.name)) for field in dataclasses.fields(options)}
-
-
-def _writer_versions(options: Options) -> dict[str, str]:
-    return {"pyarrow": importlib.metadata.version("pyarrow")} if "parquet" in options.formats else {}
 
 
 def record(
@@ -86,7 +81,7 @@ def record(
         },
         "decoding": {"png_decoder": png_decoder(), **outcome.decoding} if outcome.decoding else None,
         "machine": cpu(),
-        "versions": versions() | _writer_versions(options),
+        "versions": versions(),
         "inputs": outcome.inputs,
         "rows": outcome.answered,
         "rows_of_this_run": outcome.predicted,

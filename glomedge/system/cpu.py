@@ -1,4 +1,4 @@
-"""What this machine is made of, as far as a runtime can use it. Reads only; nothing is probed at import."""
+"""The processor, as far as a runtime can use it. Read only; nothing is probed at import."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 def usable_cpus() -> int:
-    """How many CPUs this process may use: its affinity mask, cut down to its control group's CPU quota, at least 1."""
+    """How many CPUs this process may use: its affinity mask, limited by its control group's CPU quota, at least 1."""
     if hasattr(os, "sched_getaffinity"):
         count = len(os.sched_getaffinity(0))
     else:
@@ -71,7 +71,7 @@ def _quota_cpus(folder: Path) -> int | None:
     return max(1, -(-int(quota) // int(period)))
 
 
-# What decides the speed of a convolution, by the name the system gives it.
+# What determines the speed of a convolution, by the operating system's name for it.
 _X86_FLAGS = {
     "avx2": "AVX2",
     "fma": "FMA",

@@ -99,7 +99,7 @@ def test_a_whole_run_writes_what_it_promises(tmp_path: Path) -> None:
     assert all(name in events.read_bytes() for name in (b"val_loss", b"val_accuracy", b"scalars"))
 
     from glomedge_export.network.network import load_model
-    from glomedge_export.record import read_record
+    from glomedge_export.training_record import read_record
 
     record = read_record(out / "model.keras")
     assert record.threshold == summary["threshold"]

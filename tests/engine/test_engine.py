@@ -1,4 +1,4 @@
-"""The Engine on real sessions of a tiny model; only what needs a failing GPU has a runner of its own."""
+"""The Engine on real sessions of a tiny model; only what needs a failing GPU uses a runner made here."""
 
 from __future__ import annotations
 
@@ -282,7 +282,7 @@ def test_a_file_that_was_read_is_read_again_only_where_it_has_changed(
         reads.append(where)
         return read_model_file(where)
 
-    monkeypatch.setattr(engine, "read_model_file", counted)
+    monkeypatch.setattr(loading, "read_model_file", counted)
     with loading.load(known, "cpu") as model:
         assert model.file is known
     assert reads == []

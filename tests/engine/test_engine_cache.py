@@ -1,4 +1,4 @@
-"""The engine cache: used when sound, rebuilt when anything it depends on moved, refused when others could write."""
+"""The engine cache: used when valid, rebuilt when anything it depends on changed, refused when others can write."""
 
 from __future__ import annotations
 
@@ -191,7 +191,7 @@ def test_a_folder_that_others_may_write_to_is_refused(tmp_path: Path, mode: int)
     root = tmp_path / "shared"
     root.mkdir()
     root.chmod(mode)
-    with pytest.raises(UsageError, match=r"Others may write.*chmod 700"):
+    with pytest.raises(UsageError, match=r"Other users can write.*chmod 700"):
         secure_root(root)
 
 
@@ -200,7 +200,7 @@ def test_a_link_or_a_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(tmp_path / "real")
     (tmp_path / "file").write_text("")
     for name in ("link", "file"):
-        with pytest.raises(UsageError, match="not a folder of its own"):
+        with pytest.raises(UsageError, match="not a folder"):
             secure_root(tmp_path / name)
     with pytest.raises(OutputError, match="--cache-dir"):
         secure_root(tmp_path / "file" / "cache")
@@ -268,7 +268,7 @@ def test_openvino_builds_once_and_rebuilds_what_was_damaged(tiny_model: Path, tm
     blob = next(cache.rglob("*.blob"))
     blob.chmod(0o600)
     flip(blob)
-    assert "has changed; built anew" in notes()
+    assert "has changed; rebuilt" in notes()
     assert "taken from the cache" in notes()
 
 
@@ -288,7 +288,7 @@ def test_the_cpus_optimised_graph_is_kept_checked_and_gives_the_same_answers(
     assert second[0] == "optimised graph taken from the cache"
     flip(next(cache.rglob("optimised.onnx")))
     third = run()
-    assert third[0] == "optimised graph cached anew: optimised.onnx has changed"
+    assert third[0] == "optimised graph cached again: optimised.onnx has changed"
     np.testing.assert_array_equal(first[1], second[1])
     np.testing.assert_array_equal(first[1], third[1])
 

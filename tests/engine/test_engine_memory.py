@@ -1,4 +1,4 @@
-"""A device that runs out of memory: told by onnxruntime's own words, and by really running out (row 27)."""
+"""A device that runs out of memory: recognised by onnxruntime's messages, and by really running out."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def crops(count: int) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float64]]:
 
 
 def counted_errors(monkeypatch: pytest.MonkeyPatch) -> list[EngineError]:
-    """Every failure of a run from here on, as the Engine is told of it."""
+    """Every failure of a run from here on, as reported to the Engine."""
     seen: list[EngineError] = []
     real = onnxrt.engine_error
 

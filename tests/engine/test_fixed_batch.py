@@ -33,7 +33,7 @@ from helpers.run_kit import write_crops
 
 @dataclass
 class Card:
-    """A GPU of so little memory, and what was done with it.
+    """A GPU with little memory, and what was done with it.
 
     Attributes:
         room: largest batch it runs; ``room_to_open``: largest it opens a session for.
@@ -170,8 +170,8 @@ def test_out_of_memory_opens_a_session_for_half_the_batch_once_the_old_one_is_go
         "open 4", golden, "run 4", "run 4", "run 4", "freed 4",
     ]  # fmt: skip
     assert notes[-2:] == (
-        "out of memory at a fixed batch of 16: opened anew for 8",
-        "out of memory at a fixed batch of 8: opened anew for 4",
+        "out of memory at a fixed batch of 16: reopened for 8",
+        "out of memory at a fixed batch of 8: reopened for 4",
     )
     assert model.runtime.notes == notes
 
@@ -193,7 +193,7 @@ def test_a_session_that_does_not_fit_is_opened_for_half(tiny_model: Path, insert
     insert(card)
     with loading.load(tiny_model, "card", fixed_batch=True, max_batch=8) as model:
         check(crops(5), model.infer(crops(5)))
-        assert "out of memory at a fixed batch of 4: opened anew for 2" in model.runtime.notes
+        assert "out of memory at a fixed batch of 4: reopened for 2" in model.runtime.notes
     assert [profile.max for profile in card.profiles] == [8, 4, 2]
 
 
@@ -297,5 +297,5 @@ def test_a_run_on_a_card_that_shrinks_gives_the_same_rows_and_can_be_resumed(
     assert resumed.complete
     assert 0 < resumed.predicted < usual.answered
     assert (tmp_path / "usual" / "predictions.csv").read_text() == (tmp_path / "fixed" / "predictions.csv").read_text()
-    assert any("opened anew for 4" in note for note in resumed.notes)
+    assert any("reopened for 4" in note for note in resumed.notes)
     assert usual.counts == resumed.counts

@@ -1,4 +1,4 @@
-"""Providers: what is asked for runs, or the error says which library is missing and what brings it.
+"""Providers: the requested one runs, or the error says which library is missing and what provides it.
 
 Nothing here pretends to be onnxruntime. Where the installed wheel decides what is right (``onnxruntime`` or
 ``onnxruntime-gpu``), the expectation is worked out from the wheel itself by other means than the code under test.
@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from glomedge.about import install_command
 from glomedge.engine import loading, providers
 from glomedge.engine.backends import nvidia, onnxrt
 from glomedge.engine.backends.gpu_memory import CUDA_LIBRARY
@@ -60,7 +61,7 @@ def test_the_cpu_wheel_names_the_package_to_install(tiny_model: Path, name: str,
     text = str(caught.value)
     assert f"onnxruntime {ort.__version__} is built without {ort_name}" in text
     assert "pip uninstall onnxruntime" in text
-    assert "pip install 'glomedge[gpu]'" in text
+    assert install_command("glomedge[gpu]") in text
     assert "--allow-fallback" in text
 
 
@@ -87,7 +88,7 @@ def test_tensorrt_rtx_says_what_is_missing(tiny_model: Path) -> None:
         loading.load(tiny_model, "tensorrt-rtx")
     if libraries.module_folder(nvidia.RTX_MODULE) is None:
         assert "'onnxruntime-ep-nv-tensorrt-rtx-cu13' is not installed" in str(caught.value)
-        assert "pip install 'glomedge[cpu,tensorrt-rtx-provider]'" in str(caught.value)
+        assert install_command("glomedge[cpu,tensorrt-rtx-provider]") in str(caught.value)
     else:
         assert "libcuda.so.1" in str(caught.value)
 
@@ -107,7 +108,7 @@ def no_openvino(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("no_openvino")
 def test_openvino_absent_names_its_package(tiny_model: Path) -> None:
-    with pytest.raises(ProviderUnavailableError, match=r"'openvino' is not installed.*glomedge\[openvino\]") as caught:
+    with pytest.raises(ProviderUnavailableError, match=r"'openvino' is not installed.*\[openvino\]") as caught:
         loading.load(tiny_model, "openvino")
     assert str(caught.value).endswith("add --allow-fallback.")
 
@@ -124,7 +125,7 @@ def test_openvino_absent_falls_back_only_where_that_is_allowed(tmp_path: Path) -
         assert model.runtime.requested == "openvino"
         (why,) = (note for note in model.runtime.notes if note.startswith("--allow-fallback: openvino was asked for"))
         assert "'openvino' is not installed" in why
-        assert "pip install 'glomedge[openvino]'" in why
+        assert install_command("glomedge[openvino]") in why
         assert model.runtime.notes[-1] == "--allow-fallback chose cpu"
         expected = 1 / (1 + np.exp(-builders.tiny_logit(images)))
         np.testing.assert_allclose(model.infer(images).probability, expected, atol=1e-5)
@@ -188,7 +189,7 @@ def test_a_new_provider_is_one_entry_and_one_option_builder(monkeypatch: pytest.
         seen.append(request)
         return {"use_arena": "0"}
 
-    entry = providers.onnxruntime_provider("frugal", "CPUExecutionProvider", options, install="pip install onnxruntime")
+    entry = providers.onnxruntime_provider("frugal", "CPUExecutionProvider", options, install="onnxruntime")
     monkeypatch.setitem(providers.PROVIDERS, "frugal", entry)
     with loading.load(tiny_model, "frugal", max_batch=5) as model:
         assert model.provider == "frugal"
@@ -202,7 +203,7 @@ def test_a_new_provider_is_one_entry_and_one_option_builder(monkeypatch: pytest.
 def test_a_provider_that_onnxruntime_would_silently_replace_is_an_error(
     monkeypatch: pytest.MonkeyPatch, tiny_model: Path
 ) -> None:
-    """onnxruntime itself only warns (FACTS, trap 7): the entry claims to be usable, so the session is really made."""
+    """onnxruntime itself only warns and uses the CPU. The entry claims to be usable, so the session is really made."""
     absent = next(name for name in ort.get_all_providers() if name not in ort.get_available_providers())
 
     def open_it(request: SessionRequest) -> onnxrt.OrtRunner:

@@ -1,4 +1,4 @@
-"""A decoder that really aborts or hangs (FAULTS 13), in the real command: its file's row, and no other's, says so."""
+"""A decoder that really aborts or hangs, in the real command: only the row of its file is an error."""
 
 from __future__ import annotations
 

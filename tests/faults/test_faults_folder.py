@@ -1,4 +1,4 @@
-"""A folder that is closed, crowded or changed by others while a run goes through it (FAULTS 16, 19, 20)."""
+"""A folder that is unreadable, crowded or changed by others during a run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""SIGKILL and ``--resume`` (FAULTS 23): nothing lost, nothing doubled, nothing different."""
+"""SIGKILL and ``--resume``: nothing lost, nothing duplicated, nothing different."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Memory stays flat over 100,000 crops (FAULTS 35)."""
+"""Memory stays flat over 100,000 crops."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM (FAULTS 22): the batch is finished, the run ends in time and goes on where it was."""
+"""SIGINT and SIGTERM: the batch is finished, the run ends in time and can be resumed."""
 
 from __future__ import annotations
 

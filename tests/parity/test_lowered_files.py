@@ -16,7 +16,7 @@ import pytest
 from glomedge.model.spec import BatchProfile, Precision, RecipeName, Target
 from glomedge_export.data.export_crops import CalibrationCrops
 from glomedge_export.graph import float16, surgery
-from glomedge_export.graph.lower import lower
+from glomedge_export.graph.lower import LoweringInputs, lower
 from glomedge_export.graph.run import OnnxRunner, OpenvinoRunner, Runner
 from glomedge_export.proof import tensorrt
 from glomedge_export.proof.keras import keras_answers
@@ -34,7 +34,9 @@ def lowered(pair: Pair, enhanced: Enhanced) -> Lower:
     calibration = CalibrationCrops(images, tuple(f"{i}.png" for i in range(len(images))), 2)
 
     def make(precision: Precision, target: Target) -> onnx.ModelProto:
-        return lower(pair.onnx_model, precision, target, pair.scaling, images, calibration, "minmax").model
+        return lower(
+            pair.onnx_model, precision, target, LoweringInputs(pair.scaling, images, calibration, "minmax")
+        ).model
 
     return make
 

@@ -132,7 +132,7 @@ def test_keras_folder_of_the_users_stays_in_use(unset: pytest.MonkeyPatch, tmp_p
 def test_without_a_home_keras_writes_into_a_temporary_folder(unset: pytest.MonkeyPatch, tmp_path: Path) -> None:
     unset.setattr(telemetry, "cache_folder", lambda: None)
     unset.setattr(telemetry, "home", lambda: None)
-    unset.setattr(telemetry.tempfile, "mkdtemp", lambda prefix: str(tmp_path / prefix))
+    unset.setattr("tempfile.mkdtemp", lambda prefix: str(tmp_path / prefix))
     telemetry.silence_tensorflow()
     assert os.environ["KERAS_HOME"] == str(tmp_path / "glomedge-" / "keras")
 

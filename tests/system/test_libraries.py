@@ -1,4 +1,4 @@
-"""libraries.py: what is missing is read from the library itself, and said with the package that brings it."""
+"""libraries.py: what is missing is read from the library itself and reported with the package that provides it."""
 
 from __future__ import annotations
 

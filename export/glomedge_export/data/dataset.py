@@ -1,4 +1,4 @@
-"""The labelled data set in the users' layout, checked as a whole before anything is trained on it.
+"""The labelled data set, checked as a whole before anything is trained on it.
 
     DIR/public.csv                          columns `name`, `ground truth` (0 or 1)
     DIR/globally_sclerotic_glomeruli/       the crops labelled 1
@@ -9,7 +9,6 @@ Every problem is found and listed at once. Nothing here imports TensorFlow, so t
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
 import os
@@ -23,18 +22,17 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from glomedge.cases.labels import LABELS_NAME, TableError, parse_labels
 from glomedge.cases.summary import case_of
 from glomedge.errors import DatasetError, ImageError
 from glomedge.imaging import images
 
-CSV_NAME = "public.csv"
-NAME_COLUMN = "name"
-LABEL_COLUMN = "ground truth"
+CSV_NAME = LABELS_NAME
 # Index is the label.
 FOLDERS = ("non_globally_sclerotic_glomeruli", "globally_sclerotic_glomeruli")
-# Each of train, validation and test must hold crops of both labels, from biopsies of its own.
+# Each of train, validation and test must hold crops of both labels, from biopsies that no other side has.
 MIN_CASES = 3
-# A message longer than this helps nobody; the count still says how many there are.
+# Longer lists do not help; the message still gives the total.
 MAX_LISTED = 200
 
 
@@ -43,8 +41,8 @@ class Item:
     """One labelled crop.
 
     Attributes:
-        name: file name as it stands in public.csv.
-        path: where it lies.
+        name: file name as in public.csv.
+        path: of the file.
         label: 1 globally sclerotic, 0 not.
         case: the biopsy.
         slide: the slide.
@@ -75,7 +73,7 @@ class Dataset:
 
     @cached_property
     def sha256(self) -> str:
-        """Hash of what was learned from: names, labels and file contents, not where they lie."""
+        """Hash of what was learned from: names, labels and file contents, not their location."""
         return _digest((item.name, item.label, item.sha256) for item in self.items)
 
     @cached_property
@@ -125,14 +123,14 @@ def read_dataset(
         if not places:
             problems.append(f"{name}: in {CSV_NAME} but in neither folder")
         elif len(places) > 1:
-            problems.append(f"{name}: the same name lies in both folders")
+            problems.append(f"{name}: the same name is in both folders")
         elif places[0] != label:
-            problems.append(f"{name}: labelled {label} in {CSV_NAME} but lies in {FOLDERS[places[0]]}")
+            problems.append(f"{name}: labelled {label} in {CSV_NAME} but is in {FOLDERS[places[0]]}")
         if places:
             chosen.append((name, directory / FOLDERS[places[0]] / name, label))
     if labels:
         strangers = sorted(found.keys() - labels.keys())
-        problems += [f"{name}: lies in {FOLDERS[found[name][0]]} but not in {CSV_NAME}" for name in strangers]
+        problems += [f"{name}: in {FOLDERS[found[name][0]]} but not in {CSV_NAME}" for name in strangers]
     items = _hash_and_decode(sorted(chosen), case_pattern, problems, known_good)
     problems += _too_few(items, labels, min_cases)
     if problems:
@@ -141,7 +139,7 @@ def read_dataset(
 
 
 def _scan(directory: Path, problems: list[str]) -> dict[str, list[int]]:
-    """File name -> the labels of the folders it lies in."""
+    """File name -> the labels of the folders it is in."""
     found: dict[str, list[int]] = {}
     if not directory.is_dir():
         problems.append(f"{directory} is not a folder")
@@ -153,7 +151,7 @@ def _scan(directory: Path, problems: list[str]) -> dict[str, list[int]]:
             problems.append(f"folder {folder}: {error.strerror}")
             continue
         if not names:
-            problems.append(f"folder {folder}: holds no image")
+            problems.append(f"folder {folder}: has no images")
         for name in names:
             found.setdefault(name, []).append(label)
     return found
@@ -165,37 +163,15 @@ def _is_candidate(name: str) -> bool:
 
 def _read_csv(path: Path, problems: list[str]) -> dict[str, int]:
     """Name -> label of every usable row."""
-    labels: dict[str, int] = {}
     try:
-        # utf-8-sig: spreadsheets write a byte order mark.
-        with path.open(encoding="utf-8-sig", newline="") as handle:
-            reader = csv.DictReader(handle)
-            rows = list(reader)
-            columns = list(reader.fieldnames or [])
-    except FileNotFoundError:
-        problems.append(f"{CSV_NAME}: there is none")
-        return labels
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        problems.append(f"{CSV_NAME}: cannot be read as a CSV file ({error})")
-        return labels
-    missing = [column for column in (NAME_COLUMN, LABEL_COLUMN) if column not in columns]
-    if missing:
-        wanted = " and ".join(f"'{column}'" for column in missing)
-        problems.append(f"{CSV_NAME}: column {wanted} is missing; it has {', '.join(columns) or 'none'}")
-        return labels
-    if not rows:
-        problems.append(f"{CSV_NAME}: holds no row")
-    for number, row in enumerate(rows, start=2):
-        name, value = (row[NAME_COLUMN] or "").strip(), (row[LABEL_COLUMN] or "").strip()
-        if not name or Path(name).name != name:
-            problems.append(f"{CSV_NAME} line {number}: {name!r} is not a file name")
-        elif name in labels:
-            problems.append(f"{name}: stands twice in {CSV_NAME}")
-        elif value not in ("0", "1"):
-            problems.append(f"{name}: label {value!r} is neither 0 nor 1")
-        else:
-            labels[name] = int(value)
-    return labels
+        found = parse_labels(path)
+    except TableError as error:
+        problems.append(f"{CSV_NAME}: {error.reason}")
+        return {}
+    if not found.labels and not found.problems:
+        problems.append(f"{CSV_NAME}: has no rows")
+    problems += [f"{CSV_NAME} {problem}" for problem in found.problems]
+    return found.labels
 
 
 def _hash_and_decode(
@@ -257,4 +233,4 @@ def _message(directory: Path, problems: Sequence[str]) -> str:
         listed.append(f"  ... and {len(problems) - MAX_LISTED} more")
     count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
     body = "\n".join(listed)
-    return f"The data set {directory} has {count}:\n{body}\nMend the files or {CSV_NAME}, then start again."
+    return f"The data set {directory} has {count}:\n{body}\nFix the files or {CSV_NAME}, then start again."

@@ -1,4 +1,4 @@
-"""Running a graph that is being made: by onnxruntime or OpenVINO, for calibration and for proof."""
+"""Run a graph under construction with onnxruntime or OpenVINO, for calibration and checks."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from glomedge.system.telemetry import import_onnxruntime, import_openvino
-from glomedge_export.stages import Progress, nothing
+from glomedge_export.progress import Progress, silent
 
 Images = npt.NDArray[np.uint8]
 
@@ -22,7 +22,7 @@ BATCH = 8
 
 @dataclass(frozen=True)
 class Answers:
-    """What a model said.
+    """Answers of a model.
 
     Attributes:
         probability: float32 ``[N]``.
@@ -43,7 +43,7 @@ class OnnxRunner:
         literal: run QuantizeLinear and DequantizeLinear as written, fused into no integer kernel. That is how a
             file for another runtime is judged here: the pairs round exactly, the arithmetic between is float32,
             and the answer does not depend on which int8 instructions this processor has.
-        fuse: let onnxruntime rewrite the graph; without, every node runs as it stands.
+        fuse: let onnxruntime rewrite the graph; without, every node runs as written.
     """
 
     def __init__(self, model: bytes, *, literal: bool = False, fuse: bool = True) -> None:
@@ -94,7 +94,7 @@ def onnx_answers(
     *,
     batch: int = BATCH,
     what: str = "ONNX",
-    progress: Progress = nothing,
+    progress: Progress = silent,
 ) -> Answers:
     """Run all crops through one runner."""
     parts = []

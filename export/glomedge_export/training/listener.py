@@ -1,55 +1,21 @@
-"""Who is told how training goes."""
+"""How training reports its progress."""
 
 from __future__ import annotations
-
-from typing import Protocol
 
 from glomedge_export.training.checkpoint import EpochRow
 
 
-class Listener(Protocol):
-    """Told how the fit goes; for progress bars and logs."""
+class Listener:
+    """Told how a training run goes, for progress bars and logs. This one ignores everything; override what you need."""
 
     def step(self, epoch: int, done: int, steps: int) -> None:
-        """A step of an epoch is done."""
+        """A step of an epoch of the fit is done."""
 
     def epoch(self, row: EpochRow) -> None:
-        """An epoch is done."""
+        """An epoch of the fit is done."""
 
     def preparing(self, what: str, done: int, total: int) -> None:
-        """Something before the first epoch goes on."""
-
-    def note(self, text: str) -> None:
-        """Something the user should know."""
-
-
-class Silent:
-    """A listener that does nothing."""
-
-    def step(self, epoch: int, done: int, steps: int) -> None:
-        """Ignore."""
-
-    def epoch(self, row: EpochRow) -> None:
-        """Ignore."""
-
-    def preparing(self, what: str, done: int, total: int) -> None:
-        """Ignore."""
-
-    def note(self, text: str) -> None:
-        """Ignore."""
-
-
-class RunListener(Protocol):
-    """Told how the whole run goes."""
-
-    def step(self, epoch: int, done: int, steps: int) -> None:
-        """A step of an epoch is done."""
-
-    def epoch(self, row: EpochRow) -> None:
-        """An epoch is done."""
-
-    def preparing(self, what: str, done: int, total: int) -> None:
-        """Something other than an epoch goes on."""
+        """Something other than an epoch of the fit is under way."""
 
     def note(self, text: str) -> None:
         """Something the user should know."""

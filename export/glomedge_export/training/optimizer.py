@@ -1,4 +1,4 @@
-"""The optimiser that a model is trained with."""
+"""The optimizer, and the compiled model."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def build(
         keras.Model, uint8 or float ``[N, 224, 224, 3]`` RGB 0..255 -> float32 ``[N, 1]``.
 
     Raises:
-        ModelError: the weights cannot be had or do not fit.
+        ModelError: the weights are not available or do not match.
         UsageError: unknown optimizer, learning rate not above 0.
     """
     from glomedge_export.network.weights import load_into

@@ -1,4 +1,4 @@
-"""``training-report.html``: one file, no links outside, that says how far the figures can be trusted."""
+"""``training-report.html``: one self-contained file that shows how far the figures can be trusted."""
 
 from __future__ import annotations
 
@@ -220,7 +220,7 @@ def _wrong(result: TrainResult, called: npt.NDArray[np.bool_]) -> str:
 
 
 def _probability(value: float) -> str:
-    """Three decimals, but never 0 or 1 for what is neither."""
+    """Three decimals, but never 0 or 1 for a value that is neither."""
     if 0.0 < value < 0.0005:
         return "below 0.001"
     return "above 0.999" if 0.9995 < value < 1.0 else f"{value:.3f}"

@@ -1,4 +1,4 @@
-"""What a person sees while training: a bar with the time left on a terminal, one line an epoch elsewhere."""
+"""Progress of training on standard error: a bar with the time left on a terminal, one line per epoch elsewhere."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ from rich.progress import (
 )
 
 from glomedge_export.training.checkpoint import EpochRow
+from glomedge_export.training.listener import Listener
 
 
-class TrainingProgress:
+class TrainingProgress(Listener):
     """Prints to standard error, so that standard output stays for results.
 
     Use as a context manager; the bars are gone at its end.
@@ -73,7 +74,7 @@ class TrainingProgress:
             self._bar.remove_task(self._tasks.pop(what))
 
     def note(self, text: str) -> None:
-        """A line of its own."""
+        """Print a line."""
         self._console.print(text, markup=False, soft_wrap=True)
 
     def _move(self, text: str, key: str, done: int, total: int) -> None:

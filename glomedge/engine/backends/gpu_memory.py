@@ -33,9 +33,9 @@ class _Slot:
 
 
 class DeviceRunner:
-    """A session whose tensors live on the GPU; one run at a time, for they share buffers.
+    """A session whose tensors live on the GPU; one run at a time, because runs share buffers.
 
-    Crops are gathered in page-locked memory, which the GPU reads by itself while the next batch is prepared.
+    Crops are gathered in page-locked memory, which the GPU reads directly while the next batch is prepared.
     """
 
     def __init__(
@@ -104,7 +104,7 @@ class DeviceRunner:
 
 
 class PinnedMemory:
-    """Page-locked arrays (cudaHostRegister); ordinary ones where the CUDA runtime cannot lock."""
+    """Page-locked arrays (cudaHostRegister); ordinary ones where the CUDA runtime cannot lock memory."""
 
     def __init__(self) -> None:
         self._runtime = _cuda_runtime()

@@ -1,8 +1,7 @@
-"""What an image file says of itself, read without decoding a pixel.
+"""What an image file declares, read without decoding a pixel.
 
-The header decides everything that must be known before memory is spent: the real format, the size, the kind of
-colour, how often the file holds a picture, and the orientation. One module a format; ``header.Header`` is what
-they all return.
+The header gives everything that must be known before memory is allocated: the real format, the size, the kind of
+colour, the number of pictures, and the orientation. One module per format; all return ``header.Header``.
 """
 
 from __future__ import annotations
@@ -52,9 +51,9 @@ def read_header(data: bytes) -> Header:
 
 
 def declared_size(part: Part) -> tuple[int, int] | None:
-    """Width and height, for refusing a large file before it is read; None where it takes ``read_header`` to tell.
+    """Width and height, for refusing a large file before it is read; None where only ``read_header`` can tell.
 
-    Says nothing of whether the file is sound.
+    Does not check that the file is valid.
     """
     try:
         return _SIZES[sniff(part(0, 16))](part)

@@ -1,4 +1,4 @@
-"""The facts of one picture, common to all formats."""
+"""What the header of an image tells, common to all formats."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from glomedge.errors import ImageError
 
 Format = Literal["png", "jpeg", "tiff", "bmp", "webp"]
 Colour = Literal["gray", "palette", "rgb"]
-#: The bytes from a position on, so many of them or as many as there are.
+#: ``part(position, count)``: up to ``count`` bytes from a position on.
 Part = Callable[[int, int], bytes]
 Alpha = Literal["none", "straight", "premultiplied", "ignored"]
 
 
 @dataclass(frozen=True)
 class Header:
-    """One picture's facts, as its file states them.
+    """One image's properties, as its file declares them.
 
     ``width_px``/``height_px`` are as stored, before ``orientation`` (1 to 8, EXIF) is applied. ``bits`` is per
-    sample as stored, ``significant_bits`` what the file declares to be used of them (PNG ``sBIT``).
+    sample as stored, ``significant_bits`` how many of them the file declares as used (PNG ``sBIT``).
     """
 
     format: Format

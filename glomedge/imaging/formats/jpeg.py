@@ -8,9 +8,9 @@ from glomedge.errors import ImageError
 from glomedge.imaging.formats.header import Header, Part, truncated
 from glomedge.imaging.formats.tiff import exif_orientation
 
-# libjpeg-turbo's own fuzzers stop here: a progressive file of thousands of scans costs minutes, not milliseconds.
+# libjpeg-turbo's own fuzzers use this limit: a progressive file of thousands of scans costs minutes, not milliseconds.
 _MAX_SCANS = 500
-# Metadata of a few MB comes in segments of 64 kB; past so many the whole file is read instead.
+# Metadata of a few MB comes in segments of 64 kB; beyond this many the whole file is read instead.
 _MAX_STEPS = 1000
 _AGAIN = "Write the file again from its source."
 
@@ -34,7 +34,7 @@ def read(data: bytes) -> Header:
             raise truncated("the JPEG's pixels begin")
         code = data[at]
         if code == 0xD9:
-            raise ImageError("corrupt", f"The JPEG holds no picture. {_AGAIN}")
+            raise ImageError("corrupt", f"The JPEG contains no image. {_AGAIN}")
         if code == 0x01 or 0xD0 <= code <= 0xD8:
             at += 1
             continue
@@ -51,7 +51,7 @@ def read(data: bytes) -> Header:
         elif code == 0xE1 and body.startswith(b"Exif\0\0"):
             orientation = exif_orientation(body)
         elif code == 0xE2 and body.startswith(b"MPF\0"):
-            raise ImageError("multiframe", "The JPEG holds several pictures (MPO). Save one of them by itself.")
+            raise ImageError("multiframe", "The JPEG contains several images (MPO). Save one as a separate file.")
         at += 1 + length
         if code == 0xDA:
             break
@@ -63,7 +63,7 @@ def read(data: bytes) -> Header:
             "colourspace", f"The JPEG has {components} colour components (CMYK?). Convert it to RGB and save as PNG."
         )
     if bits != 8:
-        raise ImageError("colourspace", f"The JPEG has {bits} bits a sample. Save the crop as 8-bit PNG.")
+        raise ImageError("colourspace", f"The JPEG has {bits} bits per sample. Save the crop as 8-bit PNG.")
     # Within compressed data 0xFF is always followed by 0x00 or a restart code, so this cannot match by chance.
     if data.find(b"\xff\xd9", at) < 0:
         raise truncated("the JPEG's end mark")
@@ -78,7 +78,7 @@ def _is_frame(code: int) -> bool:
 
 
 def declared_size(part: Part) -> tuple[int, int] | None:
-    """Width and height by the frame header, going from segment to segment."""
+    """Width and height from the frame header, found by walking the segments."""
     at = 2
     for _ in range(_MAX_STEPS):
         start = part(at, 9)

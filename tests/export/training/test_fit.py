@@ -14,7 +14,7 @@ import numpy.typing as npt
 import pytest
 
 from glomedge.errors import OutputError, UsageError
-from glomedge_export.training.checkpoint import EpochRow
+from glomedge_export.training.checkpoint import Checkpointing, EpochRow
 from glomedge_export.training.decision import sigmoid
 from glomedge_export.training.options import FitOptions
 
@@ -25,8 +25,8 @@ from glomedge_export.frameworks import tf  # noqa: E402
 from glomedge_export.network import network  # noqa: E402
 from glomedge_export.training import fit  # noqa: E402
 from glomedge_export.training.batch_norm import calibrate_batch_norms  # noqa: E402
-from glomedge_export.training.feed import batches  # noqa: E402
-from glomedge_export.training.listener import Silent  # noqa: E402
+from glomedge_export.training.feed import TrainingData, batches  # noqa: E402
+from glomedge_export.training.listener import Listener  # noqa: E402
 from glomedge_export.training.optimizer import make_optimizer  # noqa: E402
 
 LABELS = np.array([0, 1, 0, 1, 0, 1], np.int64)
@@ -92,7 +92,7 @@ def test_bfloat16_steps_leave_a_float32_model(crops: npt.NDArray[np.uint8]) -> N
     assert np.linalg.norm(rounded) == pytest.approx(np.linalg.norm(exact), rel=0.1)
 
 
-class Recorder(Silent):
+class Recorder(Listener):
     """Keeps the epochs; can kill the process in the middle of one."""
 
     def __init__(self, die_in_epoch: int | None = None) -> None:
@@ -112,13 +112,9 @@ OPTIONS = FitOptions(weights="none", epochs=2, batch_size=3, optimizer="adam", l
 
 def run(crops: npt.NDArray[np.uint8], directory: Path, **kwargs: Any) -> fit.Fitted:
     return fit.fit(
-        crops,
-        LABELS,
-        TRAIN,
-        VALIDATION,
+        TrainingData(crops, LABELS, TRAIN, VALIDATION),
         kwargs.pop("options", OPTIONS),
-        checkpoint_dir=directory,
-        settings={"data": "drawn"},
+        Checkpointing(directory, {"data": "drawn"}, kwargs.pop("resume", False)),
         **kwargs,
     )
 
