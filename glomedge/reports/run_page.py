@@ -1,17 +1,15 @@
 """``report.html``: one file that needs nothing else, for a phone, a screen and a printer.
 
-Cases first, then what to look at first, the crops of each case, the errors and the facts of the run. Crops beyond
-``MAX_THUMBNAILS`` are left out, the least telling ones, and the report says how many; so many also are the pictures
-and lines of what to look at first (``MAX_REVIEWED``, ``MAX_LISTED``).
+Cases first, then what to look at first, the crops of each case, the errors and the facts of the run. Which crops are
+shown, and how many at most, is decided in ``run_page_data``; the report says how many were left out.
 """
 
 from __future__ import annotations
 
 import base64
-import heapq
 import html
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from string import Template
 from typing import IO, TYPE_CHECKING, Any
@@ -23,15 +21,12 @@ from glomedge.about import RESEARCH_USE_NOTICE
 from glomedge.reports import colour_scale
 from glomedge.reports.case_table import corrected_text
 from glomedge.reports.interval_bar import interval_svg
+from glomedge.reports.run_page_data import MAX_REVIEWED, RunPageData
 from glomedge.results.rows import Row
-from glomedge.results.thumbnails import Spool, shared_limits
 
 if TYPE_CHECKING:
     from glomedge.cases.summary import CaseSummary
 
-MAX_THUMBNAILS = 2000
-MAX_LISTED = 500
-MAX_REVIEWED = 60
 _MARK = "@@glomedge-body@@"
 
 
@@ -40,10 +35,8 @@ class Report:
 
     Args:
         record: the run's facts (``runinfo.record``).
-        rows: gives all rows, in order, each time it is called.
-        thumbnails: where rows' thumbnails and maps are.
+        data: the rows that are shown, and their pictures.
         review_band: probabilities between which a crop is to be looked at first.
-        max_thumbnails: pictures to show at most.
         card: the model card (``card.fragment``), shown folded up at the end.
     """
 
@@ -51,18 +44,14 @@ class Report:
         self,
         record: dict[str, Any],
         cases: Sequence[CaseSummary],
-        rows: Callable[[], Iterator[Row]],
-        thumbnails: Spool,
+        data: RunPageData,
         review_band: tuple[float, float],
-        max_thumbnails: int = MAX_THUMBNAILS,
         card: str = "",
     ) -> None:
         self._record = record
         self._cases = cases
-        self._rows = rows
-        self._thumbnails = thumbnails
+        self._data = data
         self._low, self._high = review_band
-        self._max = max_thumbnails
         self._card = card
         self._excludes_flagged = bool(record["arguments"].get("exclude_flagged"))
         self._views = int(record["arguments"].get("tta", 1))
@@ -92,10 +81,8 @@ class Report:
             yield "<p class=warn>Flagged crops are left out of the counts per case (--exclude-flagged).</p>"
         for number, summary in enumerate(self._cases):
             yield _case(summary, number)
-        shown = heapq.nsmallest(self._max, (row for row in self._rows() if not row.failed), key=self._rank)
-        limits = shared_limits(shown, self._thumbnails) or (0.0, 1.0)
-        yield from self._review(limits)
-        yield from self._galleries(shown, limits)
+        yield from self._review(self._data.limits)
+        yield from self._galleries(self._data.pictured, self._data.limits)
         yield from self._errors()
         yield self._facts()
         yield self._card
@@ -127,13 +114,6 @@ class Report:
         )
         return f"<ul class=tiles>{''.join(f'<li><b>{number}</b>{name}</li>' for name, number in tiles)}</ul>"
 
-    def _rank(self, row: Row) -> tuple[int, float, str]:
-        """Smallest first: uncertain, flagged, positive, the rest; among equals the nearest to the threshold."""
-        assert row.probability is not None
-        distance = abs(row.probability - row.threshold)
-        kind = 0 if row.review else 1 if row.flags else 2 if row.label else 3
-        return kind, distance, row.path
-
     def _review(self, limits: tuple[float, float]) -> Iterator[str]:
         total = self._record["counts"]["uncertain"]
         have = f"{_many(total, 'crop')} {'has' if total == 1 else 'have'}"
@@ -141,7 +121,7 @@ class Report:
         if not total:
             yield ".</p>"
             return
-        nearest = heapq.nsmallest(MAX_LISTED, (row for row in self._rows() if row.review), key=self._rank)
+        nearest = self._data.to_review
         pictured = nearest[:MAX_REVIEWED]
         some = f" The {len(pictured)} nearest to the threshold:" if total > len(pictured) else ""
         yield f", nearest to the threshold first.{some}</p>{_scale(limits)}"
@@ -196,7 +176,7 @@ class Report:
         return " Spread: the largest minus the smallest probability over the eight views of a crop (--tta 8)."
 
     def _figure(self, row: Row, limits: tuple[float, float], *, with_case: bool = False) -> str:
-        kept = self._thumbnails.read(row.attachment)
+        kept = self._data.thumbnails.read(row.attachment)
         name = html.escape(row.path.rpartition("/")[2])
         picture = "<span class=soft>no picture kept</span>"
         if kept is not None and kept[1]:
@@ -226,7 +206,7 @@ class Report:
         if not total:
             yield "<p>Every file was read and predicted on.</p>"
             return
-        listed = heapq.nsmallest(MAX_LISTED, (row for row in self._rows() if row.failed), key=lambda row: row.path)
+        listed = self._data.errors
         if len(listed) < total:
             yield f"<p>The first {len(listed)} of {total}; predictions.csv has all.</p>"
         yield "<table><thead><tr><th>error<th>file<th>why</tr></thead>"

@@ -86,7 +86,7 @@ def write_heatmaps(
     from glomedge.system.cpu import usable_cpus
 
     assert options.heatmaps is not None
-    limits = shared_limits((row for row in rows() if chosen(row.probability, options, row.threshold)), spool)
+    limits = shared_limits((row.attachment for row in rows() if chosen(row.probability, options, row.threshold)), spool)
     draw = partial(_draw, options, found, spool, kept, limits, threshold_logit)
     workers = options.workers or usable_cpus()
     drawn, failures = 0, list[str]()

@@ -101,12 +101,14 @@ class Publication:
             if options.report and self._spool is not None:
                 from glomedge.reports.model_card import fragment
                 from glomedge.reports.run_page import Report
+                from glomedge.reports.run_page_data import RunPageSelection
 
                 card = fragment(self._model.spec, self._model.path.name, self._model.sha256)
+                selection = RunPageSelection()
+                selection.add(rows())
+                data = selection.data(self._spool)
                 with staged.open("report.html") as handle:
-                    Report(outcome.record, outcome.cases, rows, self._spool, options.review_band, card=card).write(
-                        handle
-                    )
+                    Report(outcome.record, outcome.cases, data, options.review_band, card=card).write(handle)
             self._record_files(staged)
             outcome.files = staged.commit()
         finally:

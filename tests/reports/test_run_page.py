@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import csv
 import re
 from collections.abc import Iterator
@@ -15,7 +16,8 @@ from glomedge.cases.summary import CaseSummary, CropCall, case_of, summarise
 from glomedge.model.spec import OperatingPoint
 from glomedge.reports.case_table import case_tables, percent_text
 from glomedge.reports.interval_bar import interval_svg
-from glomedge.reports.run_page import MAX_LISTED, MAX_REVIEWED, Report, map_png
+from glomedge.reports.run_page import Report, map_png
+from glomedge.reports.run_page_data import MAX_LISTED, MAX_REVIEWED, RunPageData, RunPageSelection, importance
 from glomedge.results.journal import Attachment
 from glomedge.results.rows import Row
 from glomedge.results.thumbnails import Spool
@@ -182,13 +184,36 @@ def _record(rows: Rows) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def _data(rows: Rows, spool: Spool) -> RunPageData:
+    selection = RunPageSelection()
+    selection.add(rows())
+    return selection.data(spool)
+
+
+def test_the_selection_is_that_of_sorting_everything(tmp_path: Path) -> None:
+    rows = list(Rows(10_000, Attachment(0, 0, 0))())
+    rows += [replace(row, probability=None, review=None, status="error:io") for row in rows[::7]]
+    selection = RunPageSelection(max_thumbnails=300)
+    for begin in range(0, len(rows), 997):
+        selection.add(rows[begin : begin + 997])
+    with contextlib.closing(Spool(tmp_path / "spool", fresh=True)) as spool:
+        data = selection.data(spool)
+    answered = sorted((row for row in rows if row.probability is not None), key=importance)
+    assert data.pictured == answered[:300]
+    assert data.to_review == [row for row in answered if row.review][:MAX_LISTED]
+    assert (
+        data.errors == sorted((row for row in rows if row.probability is None), key=lambda row: row.path)[:MAX_LISTED]
+    )
+    assert data.limits == (0.0, 1.0)  # no maps at all
+
+
 def test_10000_crops_are_bounded_the_most_telling_first(tmp_path: Path) -> None:
     spool = Spool(tmp_path / "spool", fresh=True)
     rows = Rows(10_000, spool.append(np.zeros((7, 7), np.float32), b"\xff\xd8" + bytes(2500) + b"\xff\xd9"))
     record = _record(rows)
     cases = summarise((CropCall(row.path, row.probability, row.label, row.status) for row in rows()), None)
     with (tmp_path / "report.html").open("wb") as handle:
-        Report(record, cases, rows, spool, (0.45, 0.55)).write(handle)
+        Report(record, cases, _data(rows, spool), (0.45, 0.55)).write(handle)
     spool.close()
     text = (tmp_path / "report.html").read_text("utf-8")
     assert len(text) < 12_000_000
