@@ -11,7 +11,7 @@ from operator import itemgetter
 from typing import Any
 
 from glomedge.results.rows import Row
-from glomedge.results.thumbnails import Spool, shared_limits
+from glomedge.results.thumbnails import ThumbnailFile, shared_limits
 
 MAX_THUMBNAILS = 2000
 MAX_LISTED = 500
@@ -34,7 +34,7 @@ class RunPageData:
     to_review: list[Row]
     errors: list[Row]
     limits: tuple[float, float]
-    thumbnails: Spool
+    thumbnails: ThumbnailFile
 
 
 def importance(row: Row) -> tuple[int, float, str]:
@@ -67,7 +67,7 @@ class RunPageSelection:
                 if row.review:
                     self._to_review.add(rank, row)
 
-    def data(self, thumbnails: Spool) -> RunPageData:
+    def data(self, thumbnails: ThumbnailFile) -> RunPageData:
         """What was kept; the maps are read once for the scale that they share."""
         pictured = self._pictured.rows()
         return RunPageData(
@@ -91,7 +91,7 @@ class _Smallest:
         if self._bound is not None and key >= self._bound:
             return
         self._kept.append((key, row))
-        if len(self._kept) >= 2 * self._limit + 64:
+        if len(self._kept) >= self._limit + self._limit // 8 + 64:
             self._shorten()
 
     def _shorten(self) -> None:

@@ -18,9 +18,8 @@ from glomedge.reports.case_table import case_tables, percent_text
 from glomedge.reports.interval_bar import interval_svg
 from glomedge.reports.run_page import Report, map_png
 from glomedge.reports.run_page_data import MAX_LISTED, MAX_REVIEWED, RunPageData, RunPageSelection, importance
-from glomedge.results.journal import Attachment
-from glomedge.results.rows import Row
-from glomedge.results.thumbnails import Spool
+from glomedge.results.rows import Attachment, Row
+from glomedge.results.thumbnails import ThumbnailFile
 from glomedge.runs.folder import Options, infer_folder
 from helpers.builders import build_tiny_model
 from helpers.run_kit import write_crops
@@ -184,20 +183,20 @@ def _record(rows: Rows) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _data(rows: Rows, spool: Spool) -> RunPageData:
+def _data(rows: Rows, thumbnails: ThumbnailFile) -> RunPageData:
     selection = RunPageSelection()
     selection.add(rows())
-    return selection.data(spool)
+    return selection.data(thumbnails)
 
 
 def test_the_selection_is_that_of_sorting_everything(tmp_path: Path) -> None:
     rows = list(Rows(10_000, Attachment(0, 0, 0))())
-    rows += [replace(row, probability=None, review=None, status="error:io") for row in rows[::7]]
+    rows += [row._replace(probability=None, review=None, status="error:io") for row in rows[::7]]
     selection = RunPageSelection(max_thumbnails=300)
     for begin in range(0, len(rows), 997):
         selection.add(rows[begin : begin + 997])
-    with contextlib.closing(Spool(tmp_path / "spool", fresh=True)) as spool:
-        data = selection.data(spool)
+    with contextlib.closing(ThumbnailFile(tmp_path / "thumbnails", fresh=True)) as thumbnails:
+        data = selection.data(thumbnails)
     answered = sorted((row for row in rows if row.probability is not None), key=importance)
     assert data.pictured == answered[:300]
     assert data.to_review == [row for row in answered if row.review][:MAX_LISTED]
@@ -208,13 +207,13 @@ def test_the_selection_is_that_of_sorting_everything(tmp_path: Path) -> None:
 
 
 def test_10000_crops_are_bounded_the_most_telling_first(tmp_path: Path) -> None:
-    spool = Spool(tmp_path / "spool", fresh=True)
-    rows = Rows(10_000, spool.append(np.zeros((7, 7), np.float32), b"\xff\xd8" + bytes(2500) + b"\xff\xd9"))
+    thumbnails = ThumbnailFile(tmp_path / "thumbnails", fresh=True)
+    rows = Rows(10_000, thumbnails.append(np.zeros((7, 7), np.float32), b"\xff\xd8" + bytes(2500) + b"\xff\xd9"))
     record = _record(rows)
-    cases = summarise((CropCall(row.path, row.probability, row.label, row.status) for row in rows()), None)
+    cases = summarise(rows(), None)
     with (tmp_path / "report.html").open("wb") as handle:
-        Report(record, cases, _data(rows, spool), (0.45, 0.55)).write(handle)
-    spool.close()
+        Report(record, cases, _data(rows, thumbnails), (0.45, 0.55)).write(handle)
+    thumbnails.close()
     text = (tmp_path / "report.html").read_text("utf-8")
     assert len(text) < 12_000_000
     page = Page(text)
@@ -230,8 +229,8 @@ def test_10000_crops_are_bounded_the_most_telling_first(tmp_path: Path) -> None:
 
 def test_lost_thumbnails_are_said_and_nothing_else_is_lost(run: tuple[Options, Page, dict[str, Any]]) -> None:
     options, _, _ = run
-    spool = options.output / ".glomedge" / "thumbnails"
-    spool.write_bytes(spool.read_bytes()[: spool.stat().st_size // 2])
+    thumbnails = options.output / ".glomedge" / "thumbnails"
+    thumbnails.write_bytes(thumbnails.read_bytes()[: thumbnails.stat().st_size // 2])
     infer_folder(replace(options, resume=True))
     page = Page((options.output / "report.html").read_text("utf-8"))
     assert page.section("crops").tags["figure"] == 38
@@ -239,21 +238,21 @@ def test_lost_thumbnails_are_said_and_nothing_else_is_lost(run: tuple[Options, P
 
 
 def test_spool_refuses_what_was_torn_or_altered(tmp_path: Path) -> None:
-    spool = Spool(tmp_path / "spool", fresh=True)
+    thumbnails = ThumbnailFile(tmp_path / "thumbnails", fresh=True)
     activation = np.arange(49, dtype=np.float32).reshape(7, 7)
-    places = [spool.append(activation + i, bytes([i]) * 100) for i in range(3)]
-    kept = spool.read(places[1])
+    places = [thumbnails.append(activation + i, bytes([i]) * 100) for i in range(3)]
+    kept = thumbnails.read(places[1])
     assert kept is not None
     np.testing.assert_array_equal(kept[0], activation + 1)
     assert kept[1] == bytes([1]) * 100
-    data = bytearray((tmp_path / "spool").read_bytes())
+    data = bytearray((tmp_path / "thumbnails").read_bytes())
     data[places[1].offset + 5] ^= 1
-    (tmp_path / "spool").write_bytes(data[:-1])
-    assert spool.read(places[0]) is not None
-    assert spool.read(places[1]) is None
-    assert spool.read(places[2]) is None
-    assert spool.read(None) is None
-    spool.close()
+    (tmp_path / "thumbnails").write_bytes(data[:-1])
+    assert thumbnails.read(places[0]) is not None
+    assert thumbnails.read(places[1]) is None
+    assert thumbnails.read(places[2]) is None
+    assert thumbnails.read(None) is None
+    thumbnails.close()
 
 
 def test_bars_stand_where_the_numbers_say() -> None:
