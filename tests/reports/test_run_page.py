@@ -2,12 +2,13 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import io
 import re
 from collections.abc import Iterator
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from glomedge.results.rows import Attachment, Row
 from glomedge.results.thumbnails import ThumbnailFile
 from glomedge.runs.folder import Options, infer_folder
 from helpers.builders import build_tiny_model
+from helpers.page_checks import HOSTILE, check_page, text_of
 from helpers.run_kit import write_crops
 
 
@@ -50,7 +52,7 @@ class Page(HTMLParser):
 
     def section(self, name: str) -> Page:
         """From the heading of that id to the next heading."""
-        return Page(self.html.split(f"<h2 id={name}>")[1].split("<h2 ")[0])
+        return Page(self.html.split(f'<h2 id="{name}">')[1].split("<h2 ")[0])
 
     def handle_data(self, data: str) -> None:
         self.text.append(data)
@@ -91,7 +93,7 @@ def test_counts_are_those_of_the_run(run: tuple[Options, Page, dict[str, Any]]) 
     assert page.section("errors").tags["tr"] == 1 + counts["error"]
     with (options.output / "cases.csv").open(encoding="utf-8", newline="") as handle:
         cases = list(csv.DictReader(handle))
-    sections = page.html.split("<section class=case ")[1:]
+    sections = page.html.split('<section class="case" ')[1:]
     assert len(sections) == len(cases)
     for section, row in zip(sections, cases, strict=True):
         words = " ".join(Page("<section " + section.split("</section>")[0]).text)
@@ -128,6 +130,82 @@ def test_it_needs_nothing_else(run: tuple[Options, Page, dict[str, Any]]) -> Non
     assert "link" not in page.tags
     text = (options.output / "report.html").read_text("utf-8")
     assert not re.search(r"https?:|//[a-z]|@import|url\(", text.split("<body>")[0].replace("base64,", ""))
+
+
+def test_the_page_is_sound(run: tuple[Options, Page, dict[str, Any]]) -> None:
+    _, page, _ = run
+    check_page(page.html)
+
+
+def test_hostile_text_stays_text_wherever_it_comes_from(tmp_path: Path) -> None:
+    spool = Spool(tmp_path / "spool", fresh=True)
+    attachment = spool.append(np.zeros((7, 7), np.float32), b"\xff\xd8")
+    flagged = f"flagged:{HOSTILE}"
+    row = Row(f"in/{HOSTILE}", HOSTILE, "s", 0.5, 1, "", 0.5, flagged, "cpu", "0" * 64, None, "", attachment, 1)
+    failed = replace(
+        row, probability=None, label=None, review=None, status="error:io", message=HOSTILE, attachment=None
+    )
+    rows = [row, *(replace(row, path=f"{number}{HOSTILE}") for number in range(MAX_REVIEWED)), failed]
+    selection = RunPageSelection()
+    selection.add(rows)
+    (summary,) = summarise([CropCall(f"x-{i}.png", r.probability, r.label, r.status) for i, r in enumerate(rows)], None)
+    summary = replace(summary, case=HOSTILE)
+    every = Rows(1, attachment)
+    record = _record(every) | {"notes": [HOSTILE], "provider": HOSTILE, "versions": {HOSTILE: HOSTILE}}
+    record["arguments"] |= {"folder": HOSTILE, "case_pattern": HOSTILE}
+    record["model"] |= {"path": HOSTILE}
+    record["counts"] |= {"uncertain": len(rows) - 1, "positive": len(rows) - 1, "negative": 0, "error": 1}
+    with (tmp_path / "report.html").open("wb") as handle:
+        Report(record, [summary], selection.data(spool), (0.45, 0.55)).write(handle)
+    spool.close()
+    text = (tmp_path / "report.html").read_text("utf-8")
+    check_page(text)
+    figures, lines = 2 * MAX_REVIEWED + 1, MAX_REVIEWED + 1
+    # A figure shows name and flag, in the review the case too; a line has case, path and flag.
+    assert (
+        text_of(text).count(HOSTILE)
+        == 2 * figures
+        + MAX_REVIEWED
+        + 3 * lines
+        + (
+            2 + 2  # subtitle: folder, provider; the case, above its bar and its crops
+        )
+        + 2
+        + 6
+    )  # the error; note, provider, two of a version, pattern, model
+
+
+class Reads:
+    """Counts how many pictures were read."""
+
+    def __init__(self, spool: Spool) -> None:
+        self.spool = spool
+        self.count = 0
+
+    def read(self, attachment: Attachment | None) -> Any:
+        self.count += 1
+        return self.spool.read(attachment)
+
+
+def test_pictures_are_read_as_they_are_written(tmp_path: Path) -> None:
+    spool = Spool(tmp_path / "spool", fresh=True)
+    rows = Rows(1000, spool.append(np.zeros((7, 7), np.float32), b"\xff\xd8" + bytes(2500)))
+    cases = summarise((CropCall(row.path, row.probability, row.label, row.status) for row in rows()), None)
+    data = _data(rows, spool)
+    reads = Reads(spool)
+    most_waiting = written = 0
+
+    class Handle(io.BytesIO):
+        def write(self, part: Any) -> int:
+            nonlocal most_waiting, written
+            written += bytes(part).count(b"<figure ")
+            most_waiting = max(most_waiting, reads.count - written)
+            return len(part)
+
+    Report(_record(rows), cases, replace(data, thumbnails=cast("Spool", reads)), (0.45, 0.55)).write(Handle())
+    spool.close()
+    assert written == reads.count == 1000 + MAX_REVIEWED
+    assert most_waiting < 200
 
 
 def test_names_cannot_become_markup(run: tuple[Options, Page, dict[str, Any]]) -> None:
