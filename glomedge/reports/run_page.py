@@ -27,6 +27,11 @@ if TYPE_CHECKING:
 NO_CARD = Markup()
 
 
+def prepare() -> None:
+    """Make the templates of the report and its model card ready, beside other work."""
+    html.prepare("base.html", "style.css", "run_report.html", "model_card.html")
+
+
 class Report:
     """Everything that the report shows; ``write`` streams it.
 
@@ -61,34 +66,24 @@ class Report:
     def _context(self) -> dict[str, Any]:
         record, counts, data = self._record, self._record["counts"], self._data
         made_by = f"glomedge {record['glomedge']} on {record['provider']}"
-        reviewed = data.to_review[:MAX_REVIEWED]
         return {
             "title": "Globally sclerotic glomeruli",
             "subtitle": f"{record['arguments']['folder']} · {_date(record['started_utc'])} · {made_by}",
             "links": self._links(),
             "tiles": self._tiles(),
-            "cases": self._cases,
+            "cases": [_case(summary, number) for number, summary in enumerate(self._cases)],
             "excludes_flagged": self._excludes_flagged,
-            "band": (self._low, self._high),
-            "limits": data.limits,
-            "views": self._views,
+            "limits": [f"{limit:+.1f}" for limit in data.limits],
+            "spread_note": self._spread_note(),
             "map_class": "map" if self._views == 1 else "map views",
-            "review": {
-                "total": counts["uncertain"],
-                "nearest": data.to_review,
-                "pictured": len(reviewed),
-                "crops": (self._crop(row, with_case=True) for row in reviewed),
-            },
+            "review": self._review(),
             "shown": len(data.pictured),
             "classified": counts["positive"] + counts["negative"],
             "galleries": self._galleries(),
             "errors": {"total": counts["error"], "rows": data.errors},
             "facts": self._facts(),
             "card": self._card,
-            "many": _many,
             "probability_text": _probability,
-            "corrected_text": corrected_text,
-            "interval_svg": interval_svg,
         }
 
     def _links(self) -> list[tuple[str, str]]:
@@ -116,6 +111,27 @@ class Report:
             ("errors", counts["error"]),
         ]
 
+    def _review(self) -> dict[str, Any]:
+        total, nearest = self._record["counts"]["uncertain"], self._data.to_review
+        have = f"{_many(total, 'crop')} {'has' if total == 1 else 'have'}"
+        summary = f"{have} a probability from {self._low:g} to {self._high:g}"
+        pictured = nearest[:MAX_REVIEWED]
+        list_of = ""
+        if not total:
+            summary += "."
+        elif total == len(pictured):
+            summary += ", nearest to the threshold first."
+        else:
+            summary += f", nearest to the threshold first. The {len(pictured)} nearest to the threshold:"
+            list_of = f"the {len(nearest)} nearest" if total > len(nearest) else f"all {total}"
+        crops = (self._crop(row, with_case=True) for row in pictured)
+        return {"summary": summary, "nearest": nearest, "crops": crops, "list_of": list_of}
+
+    def _spread_note(self) -> str:
+        if self._views == 1:
+            return ""
+        return " Spread: the largest minus the smallest probability over the eight views of a crop (--tta 8)."
+
     def _galleries(self) -> Iterator[_Gallery]:
         by_case: dict[str, list[Row]] = {}
         for row in self._data.pictured:
@@ -139,11 +155,21 @@ class Report:
             picture = html.data_uri("jpeg", jpeg)
             heatmap = html.data_uri("png", map_png(activation, self._data.limits, self._views))
         name = row.path.rpartition("/")[2]
+        lines = [("name", name)]
+        if with_case and not name.startswith(row.case):
+            lines.insert(0, ("", row.case))
+        if row.tta_disagreement is not None:
+            lines.append(("", f"spread {row.tta_disagreement:.3f}"))
+        if row.flags:
+            lines.append(("flag", ", ".join(row.flags)))
+            if self._excludes_flagged:
+                lines.append(("", "not counted"))
         return _Crop(
-            row=row,
+            path=row.path,
             name=name,
-            case=row.case if with_case and not name.startswith(row.case) else "",
             probability=_probability(row),
+            call="GS" if row.label else "not GS",
+            lines=lines,
             classes=" ".join(name for name, wanted in (("gs", row.label), ("review", row.review)) if wanted),
             picture=picture,
             heatmap=heatmap,
@@ -181,13 +207,72 @@ class Report:
         return "; ".join(words)
 
 
-class _Crop(NamedTuple):
-    """One figure. ``case`` is empty where the name tells it; pictures are None where none were kept."""
+_Lines = list[tuple[str, str]]
+"""Texts, each with its class in the style sheet."""
 
-    row: Row
+
+class _Case(NamedTuple):
+    """One case: counts on the left, its bar, percentages and tags on the right. ``gallery`` is a link, or empty."""
+
     name: str
-    case: str
+    gallery: str
+    counts: str
+    warnings: _Lines
+    bar: Markup
+    percent: str
+    interval: str
+    lines: list[str]
+    tags: _Lines
+
+
+def _case(summary: CaseSummary, number: int) -> _Case:
+    counts = [_many(summary.crops, "crop"), _many(summary.slides, "slide")]
+    if summary.classified != summary.crops:
+        counts.append(f"{summary.classified} classified")
+    warned = ((summary.flagged, "flagged"), (summary.errors, "without an answer"))
+    percent = interval = ""
+    lines = []
+    if summary.percent_gs is not None:
+        percent = f"{summary.percent_gs:.1f}%"
+        interval = f"({summary.interval_low:.1f} to {summary.interval_high:.1f})"
+        lines.append(f"{summary.globally_sclerotic} of {summary.classified} GS, {summary.expected_count:.1f} expected")
+        if summary.corrected_percent_gs is not None:
+            lines.append(f"corrected {corrected_text(summary)}")
+    return _Case(
+        name=summary.case,
+        gallery=f"#crops-{number}" if summary.crops > summary.errors else "",
+        counts=", ".join(counts),
+        warnings=[("warn", f", {count} {what}") for count, what in warned if count],
+        bar=interval_svg(summary),
+        percent=percent,
+        interval=interval,
+        lines=lines,
+        tags=_tags(summary),
+    )
+
+
+def _tags(summary: CaseSummary) -> _Lines:
+    if summary.band is None:
+        tags = [("tag warn", "nothing classified")]
+    elif summary.band == "undetermined":
+        tags = [("tag open", "band undetermined")]
+    else:
+        tags = [("tag", f"band {summary.band}")]
+    if summary.remuzzi_glomerular_score is not None:
+        tags.append(("tag", f"Remuzzi glomerular {summary.remuzzi_glomerular_score}"))
+    if summary.band is not None and not summary.adequate:
+        tags.append(("tag warn", "under 25 glomeruli"))
+    return tags
+
+
+class _Crop(NamedTuple):
+    """One figure; the pictures are None where none were kept."""
+
+    path: str
+    name: str
     probability: str
+    call: str
+    lines: _Lines
     classes: str
     picture: Markup | None
     heatmap: Markup | None

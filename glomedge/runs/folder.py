@@ -299,6 +299,10 @@ class _FolderRun:
             if self._engine.file.sha256 != self._model.sha256:
                 raise OutputError(f"{options.model} was replaced while the run began. Start again.")
             journal.engine(self._engine.provider)
+            if options.report:
+                from glomedge.reports import run_page
+
+                run_page.prepare()  # while the first batches are computed
             return self._engine
 
         total = len(self._found.inputs)

@@ -9,6 +9,7 @@ import tomllib
 from collections.abc import Iterator
 
 import jinja2
+import jinja2.meta
 import pytest
 
 from glomedge.bench.page import html as bench_page
@@ -105,3 +106,23 @@ def test_jinja_is_loaded_by_the_first_page_and_not_before() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_templates_prepared_beside_other_work_are_those_that_the_report_uses() -> None:
+    code = (
+        "import threading\n"
+        "from glomedge.reports import html, run_page\n"
+        "run_page.prepare()\n"
+        "[thread.join() for thread in threading.enumerate() if thread.name == 'templates']\n"
+        "print(*sorted(name for _, name in html._environment().cache.keys()))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    used, waiting = set(), ["run_report.html", "model_card.html"]
+    while waiting:
+        name = waiting.pop()
+        used.add(name)
+        environment = html._environment()
+        assert environment.loader is not None
+        source = environment.loader.get_source(environment, name)[0]
+        waiting += [other for other in jinja2.meta.find_referenced_templates(environment.parse(source)) if other]
+    assert set(done.stdout.split()) == used
