@@ -138,14 +138,13 @@ def test_the_page_is_sound(run: tuple[Options, Page, dict[str, Any]]) -> None:
 
 
 def test_hostile_text_stays_text_wherever_it_comes_from(tmp_path: Path) -> None:
-    spool = Spool(tmp_path / "spool", fresh=True)
-    attachment = spool.append(np.zeros((7, 7), np.float32), b"\xff\xd8")
+    thumbnails = ThumbnailFile(tmp_path / "thumbnails", fresh=True)
+    attachment = thumbnails.append(np.zeros((7, 7), np.float32), b"\xff\xd8")
     flagged = f"flagged:{HOSTILE}"
     row = Row(f"in/{HOSTILE}", HOSTILE, "s", 0.5, 1, "", 0.5, flagged, "cpu", "0" * 64, None, "", attachment, 1)
-    failed = replace(
-        row, probability=None, label=None, review=None, status="error:io", message=HOSTILE, attachment=None
-    )
-    rows = [row, *(replace(row, path=f"{number}{HOSTILE}") for number in range(MAX_REVIEWED)), failed]
+    failed = row._replace(probability=None, label=None, review=None, attachment=None)
+    failed = failed._replace(status="error:io", message=HOSTILE)
+    rows = [row, *(row._replace(path=f"{number}{HOSTILE}") for number in range(MAX_REVIEWED)), failed]
     selection = RunPageSelection()
     selection.add(rows)
     (summary,) = summarise([CropCall(f"x-{i}.png", r.probability, r.label, r.status) for i, r in enumerate(rows)], None)
@@ -156,43 +155,35 @@ def test_hostile_text_stays_text_wherever_it_comes_from(tmp_path: Path) -> None:
     record["model"] |= {"path": HOSTILE}
     record["counts"] |= {"uncertain": len(rows) - 1, "positive": len(rows) - 1, "negative": 0, "error": 1}
     with (tmp_path / "report.html").open("wb") as handle:
-        Report(record, [summary], selection.data(spool), (0.45, 0.55)).write(handle)
-    spool.close()
+        Report(record, [summary], selection.data(thumbnails), (0.45, 0.55)).write(handle)
+    thumbnails.close()
     text = (tmp_path / "report.html").read_text("utf-8")
     check_page(text)
-    figures, lines = 2 * MAX_REVIEWED + 1, MAX_REVIEWED + 1
-    # A figure shows name and flag, in the review the case too; a line has case, path and flag.
-    assert (
-        text_of(text).count(HOSTILE)
-        == 2 * figures
-        + MAX_REVIEWED
-        + 3 * lines
-        + (
-            2 + 2  # subtitle: folder, provider; the case, above its bar and its crops
-        )
-        + 2
-        + 6
-    )  # the error; note, provider, two of a version, pattern, model
+    figures = MAX_REVIEWED * len(("case", "name", "flag")) + (MAX_REVIEWED + 1) * len(("name", "flag"))
+    lines = (MAX_REVIEWED + 1) * len(("case", "path", "flag"))
+    others = len(("folder", "provider", "case", "its crops", "path of the error", "why"))
+    facts = len(("model", "pattern", "provider", "version", "of what", "note"))
+    assert text_of(text).count(HOSTILE) == figures + lines + others + facts
 
 
 class Reads:
     """Counts how many pictures were read."""
 
-    def __init__(self, spool: Spool) -> None:
-        self.spool = spool
+    def __init__(self, thumbnails: ThumbnailFile) -> None:
+        self.thumbnails = thumbnails
         self.count = 0
 
     def read(self, attachment: Attachment | None) -> Any:
         self.count += 1
-        return self.spool.read(attachment)
+        return self.thumbnails.read(attachment)
 
 
 def test_pictures_are_read_as_they_are_written(tmp_path: Path) -> None:
-    spool = Spool(tmp_path / "spool", fresh=True)
-    rows = Rows(1000, spool.append(np.zeros((7, 7), np.float32), b"\xff\xd8" + bytes(2500)))
-    cases = summarise((CropCall(row.path, row.probability, row.label, row.status) for row in rows()), None)
-    data = _data(rows, spool)
-    reads = Reads(spool)
+    thumbnails = ThumbnailFile(tmp_path / "thumbnails", fresh=True)
+    rows = Rows(1000, thumbnails.append(np.zeros((7, 7), np.float32), b"\xff\xd8" + bytes(2500)))
+    cases = summarise(rows(), None)
+    data = _data(rows, thumbnails)
+    reads = Reads(thumbnails)
     most_waiting = written = 0
 
     class Handle(io.BytesIO):
@@ -202,8 +193,8 @@ def test_pictures_are_read_as_they_are_written(tmp_path: Path) -> None:
             most_waiting = max(most_waiting, reads.count - written)
             return len(part)
 
-    Report(_record(rows), cases, replace(data, thumbnails=cast("Spool", reads)), (0.45, 0.55)).write(Handle())
-    spool.close()
+    Report(_record(rows), cases, replace(data, thumbnails=cast("ThumbnailFile", reads)), (0.45, 0.55)).write(Handle())
+    thumbnails.close()
     assert written == reads.count == 1000 + MAX_REVIEWED
     assert most_waiting < 200
 
