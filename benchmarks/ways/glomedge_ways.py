@@ -23,7 +23,7 @@ from glomedge.pipeline.prepare import Answer
 from glomedge.pipeline.settings import Settings
 from glomedge.results.journal import Journal
 from glomedge.results.sink import FolderSink
-from glomedge.results.thumbnails import Spool
+from glomedge.results.thumbnails import ThumbnailFile
 from glomedge.runs.outcome import THUMBNAIL_PX
 from glomedge.system.cpu import usable_cpus
 
@@ -117,8 +117,8 @@ def _engine_run(engine: engines.Engine, context: Context, threads: int) -> Run:
 class _CollectingSink(FolderSink):
     """The sink of ``glomedge infer``, which also keeps the probabilities for the comparison of answers."""
 
-    def __init__(self, journal: Journal, spool: Spool) -> None:
-        super().__init__(journal, spool)
+    def __init__(self, journal: Journal, thumbnails: ThumbnailFile) -> None:
+        super().__init__(journal, thumbnails)
         self.probabilities: dict[bytes, float] = {}
 
     def rows(self, answers: Sequence[Answer]) -> None:
@@ -149,15 +149,15 @@ def _files_run(engine: engines.Engine, context: Context, threads: int) -> Run:
         passes += 1
         found = scan(context.folder, ALLOWED_SUFFIXES)
         journal = Journal(context.scratch / f"journal-{passes}")
-        spool = Spool(context.scratch / f"spool-{passes}", fresh=True)
+        thumbnails = ThumbnailFile(context.scratch / f"thumbnails-{passes}", fresh=True)
         try:
-            sink = _CollectingSink(journal, spool)
+            sink = _CollectingSink(journal, thumbnails)
             pipeline = Pipeline(found.root, settings, lambda: engine, sink)
             pipeline.run(batches(found.inputs, found.inputs, (), size, taper=not runs_on_gpu(engine.provider)))
             journal.sync()
         finally:
             journal.close()
-            spool.close()
+            thumbnails.close()
         return [sink.probabilities[os.fsencode(path.relative_to(context.folder))] for path in context.files()]
 
     return run

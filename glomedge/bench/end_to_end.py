@@ -36,7 +36,7 @@ from glomedge.pipeline.prepare import Answer, thumbnail
 from glomedge.pipeline.settings import Settings
 from glomedge.results.journal import Journal
 from glomedge.results.sink import FolderSink
-from glomedge.results.thumbnails import Spool
+from glomedge.results.thumbnails import ThumbnailFile
 from glomedge.runs.outcome import THUMBNAIL_PX
 
 if TYPE_CHECKING:
@@ -161,11 +161,11 @@ def _sink(scratch: Path) -> Iterator[_CountingSink]:
     folder = scratch / f"pass-{time.monotonic_ns()}"
     folder.mkdir()
     journal = Journal(folder / "journal")
-    spool = Spool(folder / "thumbnails", fresh=True)
+    thumbnails = ThumbnailFile(folder / "thumbnails", fresh=True)
     try:
-        yield _CountingSink(journal, spool)
+        yield _CountingSink(journal, thumbnails)
     finally:
-        spool.close()
+        thumbnails.close()
         journal.close()
 
 

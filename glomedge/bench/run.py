@@ -16,7 +16,7 @@ import numpy as np
 
 from glomedge.bench.answers import compare_answers, fp32_of
 from glomedge.bench.jobs import run_job
-from glomedge.bench.output import check_output, write
+from glomedge.bench.page import check_output, write
 from glomedge.bench.plan import DEFAULT_MODEL, SCENARIOS, Settings, Target, plan
 from glomedge.bench.record import (
     BenchRecord,

@@ -120,7 +120,7 @@ def test_the_command_ends_with_the_code_of_its_signal(options: Options, number: 
         _, said = process.communicate(timeout=60.0)
         assert time.monotonic() - begin_s < 10.0
     assert process.returncode == 128 + number, said
-    answered = len(read_journal(options.output / ".glomedge" / "journal").where)
+    answered = len(read_journal(options.output / ".glomedge" / "journal").answers)
     assert 10 <= answered < total
     assert said == f"Stopped. {answered} of {total} crops are answered and kept; go on with --resume.\n"
     assert not (options.output / "predictions.csv").exists()

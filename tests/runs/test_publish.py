@@ -163,7 +163,7 @@ def test_excluded_crops_are_said(options: Options) -> None:
     assert sum(summary.classified for summary in outcome.cases) == outcome.counts["ok"]
     assert any(note.startswith(f"{flagged} flagged crops were predicted on and left out") for note in outcome.notes)
     page = (options.output / "report.html").read_text("utf-8")
-    assert page.split("<h2 id=crops>")[1].count("not counted") == flagged
+    assert page.split('<h2 id="crops">')[1].count("not counted") == flagged
     assert "left out of the counts per case" in page
     counted = sum(summary.globally_sclerotic for summary in outcome.cases)
     assert f"<li><b>{counted}</b>globally sclerotic</li>" in page
