@@ -34,7 +34,7 @@ from glomedge_export.tensorflow_start import start_tensorflow
 from glomedge_export.training import decision
 from glomedge_export.training import metrics as evaluation
 from glomedge_export.training.checkpoint import PRETRAINING_FOLDER, Checkpoints, EpochRow
-from glomedge_export.training.listener import RunListener
+from glomedge_export.training.listener import Listener
 from glomedge_export.training.optimizer import make_optimizer
 from glomedge_export.training.options import TrainOptions
 from glomedge_export.training.result import SideResult, TrainResult
@@ -47,7 +47,7 @@ CHECKPOINT_FOLDER = "checkpoint"
 _PACKAGES = ("tensorflow", "keras", "numpy", "opencv-python-headless")
 
 
-def train(options: TrainOptions, listener: RunListener) -> TrainResult:
+def train(options: TrainOptions, listener: Listener) -> TrainResult:
     """Check, split, enhance, fit, evaluate, and write everything into ``options.output``.
 
     Writes model.keras, model.keras.json, history.csv, split.csv, metrics.json, curves.png, training-report.html.
@@ -105,7 +105,7 @@ def _fit_and_write(
     split: Split,
     crops: npt.NDArray[np.uint8],
     output: Path,
-    listener: RunListener,
+    listener: Listener,
 ) -> TrainResult:
     start_tensorflow()
     from glomedge_export.training import fit as training
@@ -188,7 +188,7 @@ def _answers(
     trainer: Trainer,
     crops: npt.NDArray[np.uint8],
     indices: npt.NDArray[np.int64],
-    listener: RunListener,
+    listener: Listener,
     side: str,
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float32]]:
     listener.preparing(f"Evaluating on {side}", 0, 1)
