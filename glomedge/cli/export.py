@@ -90,6 +90,7 @@ def export(
                 f"{profile.max}, opset {recipe_of.opset}: {recipe_of.why}"
             )
         return
+    keras_model = one_model(model_path, model, DEFAULT_KERAS)
     try:
         from glomedge_export.tensorflow_start import start_tensorflow
 
@@ -104,7 +105,7 @@ def export(
 
     chosen, layout, batches = _for_device(device, precision, target, batch_profile)
     request = Request(
-        model=one_model(model_path, model, DEFAULT_KERAS),
+        model=keras_model,
         output=output,
         precision=_choice("--precision", chosen, ("fp32", "fp16", "int8")),
         target=_choice("--target", layout, ("any", "onnxruntime", "tensorrt", "openvino")) if layout else None,

@@ -1,4 +1,4 @@
-"""Writing that survives: files that appear whole or not at all, and a full disk that costs only what is a convenience."""
+"""Writing that survives: files appear whole or not at all, and a full disk costs only what is a convenience."""
 
 from __future__ import annotations
 

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -16,22 +14,25 @@ from helpers.paths import ROOT
 
 
 @pytest.fixture
-def run_all(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
-    """The script as a module; its neighbours are imported by their bare names."""
-    before = set(sys.modules)
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-    import importlib
+def run_all() -> ModuleType:
+    """The script as a module, told to look for its scripts below ``tmp_path`` by ``in_folder``."""
+    from benchmarks import run_all as module
 
-    yield importlib.import_module("run_all")
-    for name in set(sys.modules) - before:
-        if name in ("run_all", "common", "prepare"):
-            del sys.modules[name]
+    return module
+
+
+def in_folder(module: ModuleType, monkeypatch: pytest.MonkeyPatch, folder: Path) -> Path:
+    """A package of scripts of the test's own, where the module starts them from."""
+    monkeypatch.setattr(module, "ROOT", folder)
+    scripts = folder / "benchmarks" / "speed"
+    scripts.mkdir(parents=True)
+    return scripts
 
 
 def test_a_script_that_fails_is_named(run_all: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(run_all, "HERE", tmp_path)
-    (tmp_path / "bad.py").write_text("raise SystemExit(3)")
-    (tmp_path / "good.py").write_text("import sys; assert sys.argv[1:] == ['--x', '--results', sys.argv[3]]")
+    scripts = in_folder(run_all, monkeypatch, tmp_path)
+    (scripts / "bad.py").write_text("raise SystemExit(3)")
+    (scripts / "good.py").write_text("import sys; assert sys.argv[1:] == ['--x', '--results', sys.argv[3]]")
     assert run_all.run(run_all.Script("bad", "bad"), tmp_path, 99.0, quick=False) == "exit code 3"
     assert run_all.run(run_all.Script("good", "good", ("--x",)), tmp_path, 99.0, quick=False) == ""
 
@@ -39,8 +40,8 @@ def test_a_script_that_fails_is_named(run_all: ModuleType, monkeypatch: pytest.M
 def test_a_script_that_runs_over_is_ended_with_what_it_started(
     run_all: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(run_all, "HERE", tmp_path)
-    (tmp_path / "slow.py").write_text(
+    scripts = in_folder(run_all, monkeypatch, tmp_path)
+    (scripts / "slow.py").write_text(
         "import pathlib, subprocess, sys\n"
         "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'])\n"
         f"pathlib.Path({str(tmp_path / 'pid')!r}).write_text(str(child.pid))\n"
@@ -58,8 +59,8 @@ def test_a_script_that_runs_over_is_ended_with_what_it_started(
 def test_the_last_script_is_told_what_is_left(
     run_all: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(run_all, "HERE", tmp_path)
-    (tmp_path / "rest.py").write_text("import sys; assert sys.argv[3:] == ['--budget', '123', '--quick'], sys.argv")
+    scripts = in_folder(run_all, monkeypatch, tmp_path)
+    (scripts / "rest.py").write_text("import sys; assert sys.argv[3:] == ['--budget', '123', '--quick'], sys.argv")
     script = run_all.Script("rest", "rest", takes_the_rest=True)
     assert run_all.run(script, tmp_path, 123.4, quick=True) == ""
 
@@ -104,5 +105,5 @@ def test_goals_take_in_the_scripts_run_by_hand(run_all: ModuleType, tmp_path: Pa
 
 def test_every_script_is_there(run_all: ModuleType) -> None:
     for script in run_all.SCRIPTS:
-        assert os.access(ROOT / "benchmarks" / f"{script.name}.py", os.R_OK), script.name
+        assert os.access(ROOT / "benchmarks" / "speed" / f"{script.name}.py", os.R_OK), script.name
     assert [script.takes_the_rest for script in run_all.SCRIPTS].index(True) == len(run_all.SCRIPTS) - 1

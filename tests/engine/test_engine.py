@@ -283,7 +283,7 @@ def test_a_file_that_was_read_is_read_again_only_where_it_has_changed(
         reads.append(where)
         return read_model_file(where)
 
-    monkeypatch.setattr(engine, "read_model_file", counted)
+    monkeypatch.setattr(loading, "read_model_file", counted)
     with loading.load(known, "cpu") as model:
         assert model.file is known
     assert reads == []

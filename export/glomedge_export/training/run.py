@@ -35,7 +35,6 @@ from glomedge_export.training import decision
 from glomedge_export.training import metrics as evaluation
 from glomedge_export.training.checkpoint import PRETRAINING_FOLDER, Checkpoints, EpochRow
 from glomedge_export.training.listener import Listener
-from glomedge_export.training.optimizer import make_optimizer
 from glomedge_export.training.options import TrainOptions
 from glomedge_export.training.result import SideResult, TrainResult
 
@@ -110,6 +109,7 @@ def _fit_and_write(
     start_tensorflow()
     from glomedge_export.training import fit as training
     from glomedge_export.training import page, plots
+    from glomedge_export.training.optimizer import make_optimizer
 
     training.make_repeatable()
     checkpoint_dir = output / CHECKPOINT_FOLDER
