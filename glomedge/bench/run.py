@@ -10,7 +10,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -88,21 +88,26 @@ def run(
             created_utc=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             command=command,
             environment=environment(),
-            settings={
-                "batch_sizes": list(settings.batch_sizes),
-                "scenarios": list(settings.scenarios),
-                "duration_s": settings.duration_s,
-                "latency_bound_ms": settings.latency_bound_ms,
-                "allow_fallback": settings.engine.allow_fallback,
-                "strict_placement": settings.engine.strict_placement,
-                "max_batch": settings.engine.max_batch,
-                "fixed_batch": settings.engine.fixed_batch,
-            },
+            settings=_settings(settings),
             crops=source,
             configurations=tuple(configurations),
             failures=tuple(failures),
             notes=tuple(bench.notes),
         )
+
+
+def _settings(settings: Settings) -> dict[str, Any]:
+    """What the record says was asked for; no folder of this machine, for it may be published."""
+    return {
+        "batch_sizes": list(settings.batch_sizes),
+        "scenarios": list(settings.scenarios),
+        "duration_s": settings.duration_s,
+        "latency_bound_ms": settings.latency_bound_ms,
+        "allow_fallback": settings.engine.allow_fallback,
+        "strict_placement": settings.engine.strict_placement,
+        "max_batch": settings.engine.max_batch,
+        "fixed_batch": settings.engine.fixed_batch,
+    }
 
 
 class _Bench:

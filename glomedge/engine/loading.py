@@ -35,7 +35,7 @@ def load(
     bf16: bool = False,
     cache_dir: Path | None = None,
     self_test: bool = True,
-) -> Engine:
+) -> Engine:  # the Python contract: one keyword each, so more of them than usual
     """Load a model that glomedge exported; ``open_engine`` for those who have the options in one object.
 
     Args:
