@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from glomedge.cases.summary import CaseSummary, CropCall, case_of, summarise
+from glomedge.engine.options import EngineOptions
 from glomedge.model.spec import OperatingPoint
 from glomedge.reports.case_table import case_tables, percent_text
 from glomedge.reports.interval_bar import interval_svg
@@ -64,7 +65,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Options, Page, dict[s
     write_crops(folder / "crops", 40, broken=3)
     (folder / "crops" / "<b>&'\".png").write_bytes(next((folder / "crops").rglob("case2-5.png")).read_bytes())
     build_tiny_model(folder / "model.onnx")
-    options = Options(folder / "crops", folder / "model.onnx", folder / "out", provider="cpu")
+    options = Options(folder / "crops", folder / "model.onnx", folder / "out", engine=EngineOptions("cpu"))
     outcome = infer_folder(options)
     return options, Page((folder / "out" / "report.html").read_text("utf-8")), outcome.record
 
