@@ -33,7 +33,6 @@ from glomedge_export.training import decision
 from glomedge_export.training import metrics as evaluation
 from glomedge_export.training.checkpoint import PRETRAINING_FOLDER, Checkpointing, Checkpoints, EpochRow
 from glomedge_export.training.listener import Listener
-from glomedge_export.training.optimizer import make_optimizer
 from glomedge_export.training.options import TrainOptions
 from glomedge_export.training.result import SideResult, TrainResult
 from glomedge_export.training_record import TrainingRecord, write_record
@@ -92,6 +91,7 @@ def _fit_and_write(
 ) -> TrainResult:
     start_tensorflow()
     from glomedge_export.training import fit as training
+    from glomedge_export.training.optimizer import make_optimizer
 
     training.make_repeatable()
     fitted = _fit(options, dataset, split, crops, listener)
