@@ -89,7 +89,7 @@ def record(
         },
         "decoding": {"png_decoder": png_decoder(), **outcome.decoding} if outcome.decoding else None,
         "machine": cpu(),
-        "versions": versions(),
+        "versions": versions(also=("pyarrow",) if "parquet" in options.formats else ()),
         "inputs": outcome.inputs,
         "rows": outcome.answered,
         "rows_of_this_run": outcome.predicted,
