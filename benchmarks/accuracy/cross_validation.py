@@ -106,8 +106,8 @@ def _write_split(path: Path, items: Any, fold_of_case: dict[str, int], test: int
 
 def _train_one(arguments: argparse.Namespace, folder: Path) -> None:
     """In the child: train one fold, write the answers to its held-out crops."""
+    from glomedge.cli.progress import TrainingProgress
     from glomedge_export.training.options import FitOptions, TrainOptions
-    from glomedge_export.training.progress import TrainingProgress
     from glomedge_export.training.run import train
 
     fit = FitOptions(

@@ -21,6 +21,7 @@ from benchmarks.lib.common import ROOT, log, markdown_table, parser, set_results
 from benchmarks.lib.prepare import artifacts as prepared_artifacts
 from glomedge.bench import cold_start
 from glomedge.engine import golden
+from glomedge.engine.options import EngineOptions
 from glomedge.errors import GlomedgeError
 
 GOAL_S = 1.5
@@ -63,7 +64,9 @@ def main() -> None:
                 log(f"  {name}: no {file}")
                 continue
             try:
-                found = cold_start.measure(model, provider, image, scratch=Path(scratch) / str(index), repeats=starts)
+                found = cold_start.measure(
+                    model, EngineOptions(provider), image, scratch=Path(scratch) / str(index), repeats=starts
+                )
             except GlomedgeError as error:
                 measured[name] = {"refused": str(error)}
                 log(f"  {name}: {error}")

@@ -12,7 +12,8 @@ import numpy as np
 from benchmarks.ways import Context, Run
 from glomedge.engine import engine as engines
 from glomedge.engine import loading
-from glomedge.engine.providers import runs_on_gpu, usual_batch
+from glomedge.engine.options import EngineOptions
+from glomedge.engine.providers import named, usual_batch
 from glomedge.errors import ModelError
 from glomedge.imaging.images import ALLOWED_SUFFIXES
 from glomedge.pipeline.batching import batches
@@ -23,7 +24,7 @@ from glomedge.pipeline.prepare import Answer
 from glomedge.pipeline.settings import Settings
 from glomedge.results.journal import Journal
 from glomedge.results.sink import FolderSink
-from glomedge.results.thumbnails import Spool
+from glomedge.results.thumbnails import ThumbnailFile
 from glomedge.runs.outcome import THUMBNAIL_PX
 from glomedge.system.cpu import usable_cpus
 
@@ -103,7 +104,7 @@ def find(artifacts: Path, model: str) -> Path:
 
 def _engine_run(engine: engines.Engine, context: Context, threads: int) -> Run:
     images = context.images()
-    size = usual_batch(engine.provider)
+    size = usual_batch(EngineOptions(engine.provider))
     batches = [np.ascontiguousarray(images[i : i + size]) for i in range(0, len(images), size)]
     pool = ThreadPoolExecutor(threads)
 
@@ -117,8 +118,8 @@ def _engine_run(engine: engines.Engine, context: Context, threads: int) -> Run:
 class _CollectingSink(FolderSink):
     """The sink of ``glomedge infer``, which also keeps the probabilities for the comparison of answers."""
 
-    def __init__(self, journal: Journal, spool: Spool) -> None:
-        super().__init__(journal, spool)
+    def __init__(self, journal: Journal, thumbnails: ThumbnailFile) -> None:
+        super().__init__(journal, thumbnails)
         self.probabilities: dict[bytes, float] = {}
 
     def rows(self, answers: Sequence[Answer]) -> None:
@@ -133,12 +134,12 @@ def _files_run(engine: engines.Engine, context: Context, threads: int) -> Run:
     import cv2
 
     cv2.setNumThreads(1)
-    size = usual_batch(engine.provider)
+    size = usual_batch(EngineOptions(engine.provider))
     settings = Settings(
         recipe=engine.spec.recipe,
         batch_size=size,
         decode_workers=usable_cpus(),
-        decode_processes=processes_pay(usable_cpus(), gpu=runs_on_gpu(engine.provider)),
+        decode_processes=processes_pay(usable_cpus(), gpu=named(engine.provider).gpu),
         run_threads=threads,
         thumbnail_px=THUMBNAIL_PX,
     )
@@ -149,15 +150,15 @@ def _files_run(engine: engines.Engine, context: Context, threads: int) -> Run:
         passes += 1
         found = scan(context.folder, ALLOWED_SUFFIXES)
         journal = Journal(context.scratch / f"journal-{passes}")
-        spool = Spool(context.scratch / f"spool-{passes}", fresh=True)
+        thumbnails = ThumbnailFile(context.scratch / f"thumbnails-{passes}", fresh=True)
         try:
-            sink = _CollectingSink(journal, spool)
+            sink = _CollectingSink(journal, thumbnails)
             pipeline = Pipeline(found.root, settings, lambda: engine, sink)
-            pipeline.run(batches(found.inputs, found.inputs, (), size, taper=not runs_on_gpu(engine.provider)))
+            pipeline.run(batches(found.inputs, found.inputs, (), size, taper=not named(engine.provider).gpu))
             journal.sync()
         finally:
             journal.close()
-            spool.close()
+            thumbnails.close()
         return [sink.probabilities[os.fsencode(path.relative_to(context.folder))] for path in context.files()]
 
     return run

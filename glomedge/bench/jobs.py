@@ -37,7 +37,7 @@ def run_job(job: Job, scratch: Path) -> Result:
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]
         how = f"signal {-done.returncode}" if done.returncode < 0 else f"exit code {done.returncode}"
         raise EngineError(
-            f"Measuring {job.model.name} on {job.provider} ended with {how}: {last}. Run: glomedge doctor"
+            f"Measuring {job.model.name} on {job.engine.provider} ended with {how}: {last}. Run: glomedge doctor"
         )
     result = Result.model_validate_json(result_path.read_bytes())
     if result.error is not None:

@@ -6,9 +6,10 @@ Counts and intervals only. Nothing here says, or may ever say, what to do with a
 from __future__ import annotations
 
 import math
+from array import array
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
-from typing import Literal
+from typing import Literal, Protocol
 
 from glomedge.about import RESEARCH_USE_NOTICE
 from glomedge.cases.names import CaseName, case_of, compile_case_pattern
@@ -28,7 +29,9 @@ __all__ = [
     "CASE_COLUMNS",
     "CaseName",
     "CaseSummary",
+    "CaseTally",
     "CropCall",
+    "CropResult",
     "called",
     "case_of",
     "compile_case_pattern",
@@ -65,6 +68,19 @@ class CropCall:
                 raise ValueError(f"{self.name!r} has an error and a label")
         elif self.label not in (0, 1) or self.probability is None or not 0.0 <= self.probability <= 1.0:
             raise ValueError(f"{self.name!r}: label {self.label} with probability {self.probability} is no answer")
+
+
+class CropResult(Protocol):
+    """What is counted: a ``CropCall``, a row of the results, or whatever else has these; see ``CropCall``."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def probability(self) -> float | None: ...
+    @property
+    def label(self) -> int | None: ...
+    @property
+    def status(self) -> str: ...
 
 
 @dataclass(frozen=True)
@@ -117,7 +133,7 @@ class CaseSummary:
 
 
 def summarise(
-    items: Iterable[CropCall],
+    items: Iterable[CropResult],
     operating_point: OperatingPoint | None,
     exclude_flagged: bool = False,
     *,
@@ -137,11 +153,33 @@ def summarise(
     Raises:
         UsageError: ``case_pattern`` is not usable.
     """
-    cases: dict[str, _Tally] = {}
+    tally = CaseTally(exclude_flagged=exclude_flagged)
     for item in items:
-        name = case_of(item.name, case_pattern)
-        cases.setdefault(name.case, _Tally()).add(item, name.slide, exclude_flagged)
-    return [cases[case].summary(case, operating_point) for case in sorted(cases)]
+        tally.add(item, case_of(item.name, case_pattern))
+    return tally.summaries(operating_point)
+
+
+class CaseTally:
+    """Running counts of every biopsy; a crop costs 8 bytes.
+
+    Args:
+        exclude_flagged: leave flagged crops out of ``classified`` and everything computed from it.
+    """
+
+    def __init__(self, *, exclude_flagged: bool = False) -> None:
+        self._exclude_flagged = exclude_flagged
+        self._cases: dict[str, _Tally] = {}
+
+    def add(self, item: CropResult, name: CaseName) -> None:
+        """Count one crop of that biopsy and slide."""
+        tally = self._cases.get(name.case)
+        if tally is None:
+            tally = self._cases[name.case] = _Tally()
+        tally.add(item, name.slide, self._exclude_flagged)
+
+    def summaries(self, operating_point: OperatingPoint | None) -> list[CaseSummary]:
+        """One per biopsy, sorted by its id; ``operating_point`` is the model's, for the corrected figures."""
+        return [self._cases[case].summary(case, operating_point) for case in sorted(self._cases)]
 
 
 def called(cases: Iterable[CaseSummary]) -> tuple[int, int]:
@@ -156,9 +194,9 @@ class _Tally:
     def __init__(self) -> None:
         self.slides: set[str] = set()
         self.crops = self.flagged = self.errors = self.positive = 0
-        self.probabilities: list[float] = []
+        self.probabilities = array("d")
 
-    def add(self, item: CropCall, slide: str, exclude_flagged: bool) -> None:
+    def add(self, item: CropResult, slide: str, exclude_flagged: bool) -> None:
         self.slides.add(slide)
         self.crops += 1
         flagged = item.status.startswith("flagged")

@@ -6,12 +6,13 @@ for about a second; the recommendation is the fastest of those that passed.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
 from glomedge.about import RESEARCH_USE_NOTICE, __version__
+from glomedge.engine.options import EngineOptions
 from glomedge.errors import GlomedgeError, ModelError
 from glomedge.system import cpu as hardware
 from glomedge.system import gpu as gpus
@@ -128,10 +129,21 @@ class Diagnosis:
         return asdict(self)
 
 
-def diagnose(model: Path | None = None, *, cache_dir: Path | None = None) -> Diagnosis:
-    """Examine this machine, with a model where there is one. Problems are reported, not raised."""
+def diagnose(model: Path | None = None, options: EngineOptions = EngineOptions()) -> Diagnosis:  # noqa: B008 - frozen
+    """Examine this machine, with a model where there is one. Never raises for what it finds.
+
+    Args:
+        model: to load on each provider that can run here.
+        options: to load it with. With provider ``auto`` every provider is examined, otherwise that one only; each is
+            examined by itself, so ``allow_fallback`` has no part in it.
+
+    Raises:
+        UsageError: an option out of range, or no such provider.
+    """
     from glomedge.engine import providers
 
+    options.check()
+    examined = providers.PROVIDERS.values() if options.provider == "auto" else [providers.named(options.provider)]
     found = gpus.find_gpus()
     problems: list[str] = []
     runtimes = libraries.onnxruntime_packages()
@@ -141,7 +153,7 @@ def diagnose(model: Path | None = None, *, cache_dir: Path | None = None) -> Dia
     if model_report is not None and model_report.problem:
         problems.append(model_report.problem)
         model = None
-    reports = tuple(_examine(provider, model, cache_dir) for provider in providers.PROVIDERS.values())
+    reports = tuple(_examine(provider, model, options) for provider in examined)
     broken_model = model_report is not None and bool(model_report.problem)
     return Diagnosis(
         notice=RESEARCH_USE_NOTICE,
@@ -177,9 +189,9 @@ def examine_model(path: Path) -> ModelReport:
     return ModelReport(str(path), sha256=file.sha256, precision=file.spec.precision, target=file.spec.target)
 
 
-def _examine(provider: Any, model: Path | None, cache_dir: Path | None) -> ProviderReport:
-    from glomedge.engine.loading import load
-    from glomedge.engine.providers import usual_batch
+def _examine(provider: Any, model: Path | None, options: EngineOptions) -> ProviderReport:
+    from glomedge.engine.loading import open_engine, require_bf16
+    from glomedge.engine.providers import batch_of
     from glomedge.errors import SelfTestError
 
     reason = provider.unusable()
@@ -187,13 +199,15 @@ def _examine(provider: Any, model: Path | None, cache_dir: Path | None) -> Provi
         return ProviderReport(provider.name, usable=False, reason=reason)
     if model is None:
         return ProviderReport(provider.name, usable=True)
-    batches = _GPU_BATCHES if provider.gpu else _BATCHES
+    options = replace(options, provider=provider.name, allow_fallback=False)
+    # The batch sizes of infer: an engine that is built here is the one that infer finds in the cache.
+    options = replace(options, batch_size=batch_of(options))
     start = perf_counter()
     try:
-        # The batch sizes of infer, so that infer finds the engine built here in the cache.
-        with load(model, provider.name, batch_size=usual_batch(provider.name), cache_dir=cache_dir) as engine:
+        with open_engine(model, options) as engine:
+            require_bf16(engine, options)
             load_s = perf_counter() - start
-            speeds = tuple(Speed(batch, _crops_per_s(engine, batch)) for batch in batches)
+            speeds = tuple(Speed(batch, _crops_per_s(engine, batch)) for batch in _batches(provider.gpu, options))
             runtime = engine.runtime
     except SelfTestError as error:
         return ProviderReport(provider.name, usable=False, reason=str(error), self_test="failed")
@@ -208,6 +222,15 @@ def _examine(provider: Any, model: Path | None, cache_dir: Path | None) -> Provi
         versions=dict(runtime.versions),
         notes=runtime.notes,
     )
+
+
+def _batches(gpu: bool, options: EngineOptions) -> list[int]:
+    """What to time: some usual sizes and the one asked for, as far as the device is to be given them."""
+    asked = options.batch_size or 1
+    if options.fixed_batch:
+        return [asked]
+    sizes = {*(_GPU_BATCHES if gpu else _BATCHES), asked}
+    return sorted(size for size in sizes if size <= (options.max_batch or size))
 
 
 def _crops_per_s(engine: Any, batch: int) -> float:

@@ -11,6 +11,7 @@ from typing import Literal
 
 from glomedge.about import install_command
 from glomedge.engine.backends import gpu_memory, nvidia, onnxrt, openvino_runtime
+from glomedge.engine.options import EngineOptions
 from glomedge.engine.runner import Runner, SessionRequest
 from glomedge.errors import ProviderUnavailableError, UsageError
 from glomedge.system import cpu, libraries
@@ -184,58 +185,46 @@ def named(name: str) -> Provider:
     return PROVIDERS[name]
 
 
-def runs_on_gpu(name: str, allow_fallback: bool = False) -> bool:
-    """Whether that provider works on a GPU; for ``auto``: whether a GPU provider can run here.
+def runs_on_gpu(options: EngineOptions) -> bool:
+    """Whether the provider asked for works on a GPU; for ``auto``: whether a GPU provider can run here.
 
     With ``allow_fallback`` a provider that cannot run here stands for whichever takes its place. Asked before anything
     is opened, so one that can run and then does not open is still counted.
 
     Raises UsageError on an unknown name.
     """
-    if name != "auto":
-        provider = named(name)
-        if not allow_fallback or provider.unusable() is None:
+    if options.provider != "auto":
+        provider = named(options.provider)
+        if not options.allow_fallback or provider.unusable() is None:
             return provider.gpu
     # The driver is asked first: it costs nothing where there is none.
     return bool(find_gpus().devices) and any(p.gpu and p.unusable() is None for p in PROVIDERS.values())
 
 
-def usual_batch(name: str, allow_fallback: bool = False) -> int:
+def usual_batch(options: EngineOptions) -> int:
     """Crops a call where the user does not say."""
-    return GPU_BATCH if runs_on_gpu(name, allow_fallback) else CPU_BATCH
+    return GPU_BATCH if runs_on_gpu(options) else CPU_BATCH
 
 
-def batch_of(
-    name: str,
-    batch_size: int | None,
-    max_batch: int | None,
-    *,
-    fixed_batch: bool = False,
-    allow_fallback: bool = False,
-) -> int:
-    """Crops a call by what the user gave; ``infer`` and ``warm`` agree by it, or one would build what the other misses.
+def batch_of(options: EngineOptions) -> int:
+    """Crops a call by what the user gave; every command agrees by it, or one would build what the other misses.
 
-    Args:
-        name: what ``--provider`` was given.
-        batch_size: ``--batch-size``.
-        max_batch: ``--max-batch``; with ``fixed_batch`` it names the batch as well as ``batch_size`` does.
-        fixed_batch: ``--fixed-batch``.
-        allow_fallback: ``--allow-fallback``.
+    With ``fixed_batch`` ``max_batch`` names the batch as well as ``batch_size`` does.
     """
-    if batch_size is not None:
-        return batch_size
-    if fixed_batch and max_batch is not None:
-        return max_batch
-    usual = usual_batch(name, allow_fallback)
-    return min(usual, max_batch or usual)
+    if options.batch_size is not None:
+        return options.batch_size
+    if options.fixed_batch and options.max_batch is not None:
+        return options.max_batch
+    usual = usual_batch(options)
+    return min(usual, options.max_batch or usual)
 
 
-def run_threads(name: str, allow_fallback: bool = False) -> int:
+def run_threads(options: EngineOptions) -> int:
     """How many threads should call ``infer`` at once: two for a GPU, one for each core of a CPU, at most eight.
 
     On a CPU, one thread a core on one session is faster than one thread with all cores.
     """
-    return GPU_RUN_THREADS if runs_on_gpu(name, allow_fallback) else min(cpu.usable_cpus(), MOST_RUN_THREADS)
+    return GPU_RUN_THREADS if runs_on_gpu(options) else min(cpu.usable_cpus(), MOST_RUN_THREADS)
 
 
 ACCEPT_ANOTHER = " To accept another provider, add --allow-fallback."

@@ -19,6 +19,7 @@ _ESCAPE = re.compile(rb"\\(\\|x[0-9a-f]{2})")
 
 # What a spreadsheet may read as a formula (OWASP, "CSV Injection"), full-width forms included.
 _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
+_NEUTRALISED_STARTS = (*_FORMULA_STARTS, "'")
 
 
 def _escape_match(match: re.Match[str]) -> str:
@@ -30,7 +31,10 @@ def _escape_match(match: re.Match[str]) -> str:
 
 def escape_name(name: bytes) -> str:
     """The name as printable text; ``unescape_name`` reverses it exactly."""
-    return _UNSAFE.sub(_escape_match, name.decode("utf-8", "surrogateescape"))
+    text = name.decode("utf-8", "surrogateescape")
+    if text.isascii() and text.isprintable() and "\\" not in text:  # nearly every name, and many times faster
+        return text
+    return _UNSAFE.sub(_escape_match, text)
 
 
 def unescape_name(text: str) -> bytes:
@@ -48,7 +52,7 @@ def neutralise(cell: str) -> str:
     Cells that begin with ``= + - @``, tab, carriage return or newline get a leading apostrophe. A cell that begins
     with an apostrophe gets one more, so that removing one (``restore``) is always correct.
     """
-    return f"'{cell}" if cell.startswith((*_FORMULA_STARTS, "'")) else cell
+    return f"'{cell}" if cell.startswith(_NEUTRALISED_STARTS) else cell
 
 
 def restore(cell: str) -> str:

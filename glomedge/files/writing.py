@@ -69,12 +69,17 @@ class Staged:
     def open(self, name: str) -> Iterator[IO[bytes]]:
         """A file to write; on disk when the block ends. Raises OutputError where it cannot be written."""
         temporary = self._staging / f"{name}.tmp"
+        with self.naming(name), temporary.open("wb") as handle:
+            self._written[name] = temporary
+            yield handle
+            handle.flush()
+            os.fsync(handle.fileno())
+
+    @contextmanager
+    def naming(self, name: str) -> Iterator[None]:
+        """Of several files that are open at once, the one that is written now. Raises OutputError that names it."""
         try:
-            with temporary.open("wb") as handle:
-                self._written[name] = temporary
-                yield handle
-                handle.flush()
-                os.fsync(handle.fileno())
+            yield
         except OSError as error:
             self.discard()
             raise OutputError(

@@ -53,7 +53,7 @@ class OutputFolder:
         return self.work / JOURNAL
 
     @property
-    def spool_path(self) -> Path:
+    def thumbnails_path(self) -> Path:
         """The thumbnails' file."""
         return self.work / "thumbnails"
 

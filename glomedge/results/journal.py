@@ -14,8 +14,8 @@ The CRC of every line but the first goes on from that of the head, so that a lin
 is none of this one.
 
 A batch is one line, so a torn write can only lose a whole batch; what is done again on resume is then the same
-batches of the same crops, and gives the same bytes. Reading stops at the first line that is not whole: everything
-from there on is a bad tail, to be cut off, and said.
+batches of the same crops, and gives the same bytes. Reading stops at the first line that is not whole: a damaged tail
+is truncated and reported.
 """
 
 from __future__ import annotations
@@ -25,51 +25,22 @@ import json
 import os
 import threading
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any
 
 from glomedge.errors import OutputError
 from glomedge.files.writing import MakeRoom, nothing_to_give, write_all
+from glomedge.pipeline.inputs import Found
+from glomedge.pipeline.prepare import Answer
+from glomedge.results.answer_table import AnswerTable
+from glomedge.results.rows import Attachment
 
 FORMAT = 2
 # A batch of 1,024 rows with long names stays far below; more is not ours.
 MAX_LINE_BYTES = 16 << 20
-
-
-class Attachment(NamedTuple):
-    """Where a row's thumbnail lies in the spool file (``spool.py``)."""
-
-    offset: int
-    length: int
-    crc32: int
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """One row as the journal holds it.
-
-    Attributes:
-        key: escaped relative path.
-        status: ``ok``, ``flagged:<a+b>`` or ``error:<code>``.
-        probability: shortest decimal of the float32 answer; None for an error.
-        sha256: of the bytes that were read, in hex; None where there were none.
-        size_bytes, mtime_ns: of the file when it was read: a resumed run notices that it has changed.
-        message: why, for an error.
-        disagreement: largest minus smallest probability over the views, with ``--tta``.
-        attachment: the thumbnail and heatmap, if kept.
-    """
-
-    key: str
-    status: str
-    probability: float | None = None
-    sha256: str | None = None
-    size_bytes: int | None = None
-    mtime_ns: int | None = None
-    message: str = ""
-    disagreement: float | None = None
-    attachment: Attachment | None = None
+_READ_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -104,33 +75,24 @@ class Contents:
     Attributes:
         identity: of its first line; None where even that is not whole.
         provider: short name of the provider that gave the rows so far.
-        where: key of each row -> (offset of its line, position in it); the last one counts.
-        retry: keys whose fault may have passed (``RETRIED``).
+        answers: the last row of each input.
         suspects: keys that were started and never finished, in order.
         complete: whether the run came to its end.
         good_bytes: length of the part that is whole.
         bad_bytes: length of the tail that is not.
         damaged: whether that tail holds whole lines: no write was torn there, something else happened to the file.
+        head_crc: what the CRC of every line but the first goes on from.
     """
 
     identity: Identity | None = None
     provider: str | None = None
-    where: dict[str, tuple[int, int]] = field(default_factory=dict)
-    stamps: dict[str, tuple[int | None, int | None]] = field(default_factory=dict)
-    retry: set[str] = field(default_factory=set)
+    answers: AnswerTable = field(default_factory=AnswerTable)
     suspects: dict[str, None] = field(default_factory=dict)
     complete: bool = False
     good_bytes: int = 0
     bad_bytes: int = 0
     damaged: bool = False
-
-
-RETRIED = frozenset({"error:permission", "error:vanished", "error:io", "error:not_regular"})
-
-
-def _may_pass(entry: Entry) -> bool:
-    """Whether a fault may be gone next time. Given up before its bytes were there: the disk's fault, not the file's."""
-    return entry.status in RETRIED or (entry.status == "error:decoder" and entry.sha256 is None)
+    head_crc: int = 0
 
 
 def _line(payload: Mapping[str, Any], seed: int) -> bytes:
@@ -140,6 +102,9 @@ def _line(payload: Mapping[str, Any], seed: int) -> bytes:
 
 def _no_constant(text: str) -> float:
     raise ValueError(f"{text} is no answer")
+
+
+_DECODER = json.JSONDecoder(parse_constant=_no_constant)
 
 
 def _head_crc(line: bytes) -> int:
@@ -155,62 +120,32 @@ def _payload(line: bytes, seed: int) -> dict[str, Any] | None:
     if line[:8] != b"%08x" % zlib.crc32(body, seed):
         return None
     try:
-        value = json.loads(body, parse_constant=_no_constant)
+        value = _DECODER.decode(body.decode("utf-8"))
     except (ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None
 
 
-def _optional(value: Any, kind: type) -> Any:
-    if value is None or (isinstance(value, kind) and not isinstance(value, bool)):
-        return value
-    raise TypeError(f"{value!r} is no {kind.__name__}")
+def _pack(answer: Answer, attachment: Attachment | None) -> list[Any]:
+    """A row as the journal holds it; ``AnswerTable.put`` takes it in again.
 
-
-def _pack(entry: Entry) -> list[Any]:
+    The probability is the shortest decimal of the float32 answer; the size and time of the file when it was read let a
+    resumed run notice that it has changed.
+    """
     return [
-        entry.key,
-        entry.status,
-        entry.probability,
-        entry.sha256,
-        entry.size_bytes,
-        entry.mtime_ns,
-        entry.message,
-        entry.disagreement,
-        list(entry.attachment) if entry.attachment else None,
+        answer.found.key,
+        answer.status,
+        answer.probability,
+        answer.sha256,
+        answer.size_bytes,
+        answer.mtime_ns,
+        answer.message,
+        answer.disagreement,
+        list(attachment) if attachment else None,
     ]
 
 
-def _unpack(row: Any) -> Entry:
-    """Raises TypeError or ValueError where the list is not a row."""
-    key, status, probability, sha256, size, mtime, message, disagreement, attachment = row
-    if not (isinstance(key, str) and isinstance(status, str) and isinstance(message, str)):
-        raise TypeError("a row without key, status or message")
-    key.encode("utf-8")  # a lone surrogate is no name that ``escape_name`` gives
-    kind = status.partition(":")[0]
-    if kind not in ("ok", "flagged", "error") or (probability is None) != (kind == "error"):
-        raise ValueError(f"status {status!r} with probability {probability!r}")
-    if not all(value is None or 0.0 <= value <= 1.0 for value in (probability, disagreement)):
-        raise ValueError(f"probability {probability!r}, disagreement {disagreement!r}")
-    if attachment is not None:
-        offset, length, crc32 = attachment
-        if not all(isinstance(number, int) and number >= 0 for number in (offset, length, crc32)):
-            raise TypeError("attachment")
-        attachment = Attachment(offset, length, crc32)
-    return Entry(
-        key=key,
-        status=status,
-        probability=_optional(probability, float),
-        sha256=_optional(sha256, str),
-        size_bytes=_optional(size, int),
-        mtime_ns=_optional(mtime, int),
-        message=message,
-        disagreement=_optional(disagreement, float),
-        attachment=attachment,
-    )
-
-
-def _take(contents: Contents, payload: dict[str, Any], offset: int) -> None:
+def _take(contents: Contents, payload: dict[str, Any]) -> None:
     """Add one line. Raises KeyError, TypeError or ValueError where it is not one of ours."""
     kind = payload["kind"]
     if kind == "head":
@@ -235,62 +170,64 @@ def _take(contents: Contents, payload: dict[str, Any], offset: int) -> None:
     elif kind == "stop":
         contents.suspects.clear()
     elif kind == "rows":
-        entries = [_unpack(row) for row in payload["rows"]]
-        for position, entry in enumerate(entries):
-            contents.where[entry.key] = (offset, position)
-            contents.stamps[entry.key] = (entry.size_bytes, entry.mtime_ns)
-            contents.suspects.pop(entry.key, None)
-            (contents.retry.add if _may_pass(entry) else contents.retry.discard)(entry.key)
+        for key in contents.answers.put(payload["rows"]):
+            contents.suspects.pop(key, None)
     elif kind == "done":
         contents.complete = True
     else:
         raise ValueError("another kind")
 
 
-def read_journal(path: Path) -> Contents:
+def read_journal(path: Path, inputs: Sequence[Found] = ()) -> Contents:
     """Read a journal, whatever state it is in; a file that is missing or empty gives empty contents.
+
+    Args:
+        path: the file.
+        inputs: those of the run, sorted; others cost more memory (``AnswerTable``).
 
     Raises:
         OutputError: the file cannot be read at all.
     """
-    contents, seed = Contents(), 0
+    return read_on(path, Contents(answers=AnswerTable(inputs)))
+
+
+def read_on(path: Path, contents: Contents) -> Contents:
+    """Read what was appended since ``contents`` was read, and add it; the whole file where it has become shorter.
+
+    Raises:
+        OutputError: the file cannot be read at all.
+    """
     try:
-        with path.open("rb") as handle:
-            for line in iter(lambda: handle.readline(MAX_LINE_BYTES), b""):
-                payload = _payload(line, seed)
-                if payload is None:
-                    break
-                try:
-                    _take(contents, payload, contents.good_bytes)
-                except (KeyError, TypeError, ValueError):
-                    break
-                if contents.good_bytes == 0:
-                    seed = _head_crc(line)
-                contents.good_bytes += len(line)
+        with path.open("rb", buffering=_READ_BYTES) as handle:
+            if contents.good_bytes > os.fstat(handle.fileno()).st_size:
+                contents = Contents(answers=AnswerTable(contents.answers.inputs))
             handle.seek(contents.good_bytes)
-            for part in iter(lambda: handle.read(1 << 20), b""):
+            _take_lines(contents, handle)
+            handle.seek(contents.good_bytes)
+            contents.bad_bytes, contents.damaged = 0, False
+            for part in iter(lambda: handle.read(_READ_BYTES), b""):
                 contents.bad_bytes += len(part)
                 contents.damaged = contents.damaged or b"\n" in part
     except FileNotFoundError:
-        return contents
+        return Contents(answers=AnswerTable(contents.answers.inputs))
     except OSError as error:
         raise OutputError(f"The journal {path} cannot be read: {error.strerror}. Choose another --output.") from None
     return contents
 
 
-def read_entries(path: Path, where: Iterable[tuple[int, int]]) -> Iterator[Entry]:
-    """The rows at those places (``Contents.where``), in the order asked for, one line of the file at a time."""
-    with path.open("rb") as handle:
-        seed = _head_crc(handle.readline(MAX_LINE_BYTES))
-        loaded, entries = -1, list[Entry]()
-        for offset, position in where:
-            if offset != loaded:
-                handle.seek(offset)
-                payload = _payload(handle.readline(MAX_LINE_BYTES), seed)
-                if payload is None:
-                    raise OutputError(f"The journal {path} was changed while it was read. Run again with --resume.")
-                loaded, entries = offset, [_unpack(row) for row in payload["rows"]]
-            yield entries[position]
+def _take_lines(contents: Contents, handle: IO[bytes]) -> None:
+    """Add lines as far as they are whole and ours."""
+    for line in iter(lambda: handle.readline(MAX_LINE_BYTES), b""):
+        payload = _payload(line, contents.head_crc)
+        if payload is None:
+            break
+        try:
+            _take(contents, payload)
+        except (KeyError, TypeError, ValueError):
+            break
+        if contents.good_bytes == 0:
+            contents.head_crc = _head_crc(line)
+        contents.good_bytes += len(line)
 
 
 class Journal:
@@ -353,9 +290,9 @@ class Journal:
         """The run was stopped and no decoder took it down: nothing that was started is a suspect."""
         self._append({"kind": "stop"})
 
-    def rows(self, entries: Sequence[Entry]) -> None:
-        """The results of one batch."""
-        self._append({"kind": "rows", "rows": [_pack(entry) for entry in entries]})
+    def rows(self, answers: Iterable[tuple[Answer, Attachment | None]]) -> None:
+        """The results of one batch, each with the place of its thumbnail, if one was kept."""
+        self._append({"kind": "rows", "rows": [_pack(*answer) for answer in answers]})
 
     def done(self, rows: int) -> None:
         """The run came to its end; on disk when this returns."""

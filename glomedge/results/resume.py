@@ -9,7 +9,8 @@ from pathlib import Path
 
 from glomedge.errors import OutputError
 from glomedge.pipeline.inputs import Found
-from glomedge.results.journal import Contents, Identity, read_journal
+from glomedge.results.answer_table import AnswerTable, Fingerprint
+from glomedge.results.journal import Contents, Identity, read_journal, read_on
 
 
 @dataclass
@@ -27,17 +28,25 @@ class Plan:
     notes: list[str]
 
 
-def plan(path: Path, identity: Identity, *, resume: bool, overwrite: bool) -> Plan:
+def plan(path: Path, identity: Identity, inputs: Sequence[Found] = (), *, resume: bool, overwrite: bool) -> Plan:
     """Decide between starting and going on.
+
+    Args:
+        path: the journal.
+        identity: of this run.
+        inputs: of this run, sorted.
+        resume: go on with an unfinished run.
+        overwrite: drop it.
 
     Raises:
         OutputError: an unfinished run is there and neither ``resume`` nor ``overwrite`` was asked for; or it is to be
             resumed with another model, recipe, threshold ...; or there are answers of a run that cannot be told.
     """
-    contents = read_journal(path)
+    fresh = Contents(answers=AnswerTable(inputs))
     if overwrite:
-        return Plan(identity, Contents(), [])
-    answered, folder = len(contents.where), path.parent.parent
+        return Plan(identity, fresh, [])
+    contents = read_journal(path, inputs)
+    answered, folder = len(contents.answers), path.parent.parent
     # A run killed at its very first write leaves less than a line: nothing that anyone could miss.
     if contents.identity is None and contents.damaged:
         raise OutputError(
@@ -51,9 +60,9 @@ def plan(path: Path, identity: Identity, *, resume: bool, overwrite: bool) -> Pl
                 f"An unfinished run with {answered} answers lies in {folder}. Go on with it: --resume. "
                 "Or start over: --overwrite."
             )
-        return Plan(identity, Contents(), [])
+        return Plan(identity, fresh, [])
     if contents.identity is None:
-        return Plan(identity, Contents(), ["There was no run to resume; started a new one."])
+        return Plan(identity, fresh, ["There was no run to resume; started a new one."])
     differences = contents.identity.differences(identity)
     if differences:
         raise OutputError(
@@ -78,31 +87,27 @@ def unanswered(root: bytes, inputs: Iterable[Found], contents: Contents) -> tupl
     """
     new, again = [], []
     for found in inputs:
-        key = found.key
-        if key not in contents.where or _changed(root, found, contents.stamps[key]):
+        before = contents.answers.fingerprint(found.relative)
+        if before is None or _changed(root, found, before):
             new.append(found)
-        elif key in contents.retry:
+        elif before.may_pass:
             again.append(found)
     return new, again
 
 
-def _changed(root: bytes, found: Found, stamp: tuple[int | None, int | None]) -> bool:
-    """Whether a file is another one than when it was answered; one that is gone keeps its answer.
-
-    A file that was not read to its end (too large, the decoder hung) has a time and no size: the time decides.
-    """
-    size_bytes, mtime_ns = stamp
-    if mtime_ns is None:
+def _changed(root: bytes, found: Found, before: Fingerprint) -> bool:
+    """Whether a file is another one than when it was answered; one that is gone keeps its answer."""
+    if before.mtime_ns is None:
         return False
     try:
         status = os.stat(os.path.join(root, found.relative))  # noqa: PTH116, PTH118 (bytes)
     except OSError:
         return False
-    return status.st_mtime_ns != mtime_ns or size_bytes not in (None, status.st_size)
+    return before.differs(status.st_size, status.st_mtime_ns)
 
 
-def publishable(path: Path, inputs: Sequence[Found]) -> Contents:
-    """What the journal of a run that came to its end says, read back from disk.
+def publishable(path: Path, inputs: Sequence[Found], contents: Contents) -> Contents:
+    """What the journal of a run that came to its end says: what was written since ``contents`` is read back from disk.
 
     A folder that can be listed by now is no input any more, and its row of an earlier run is left out.
 
@@ -110,14 +115,12 @@ def publishable(path: Path, inputs: Sequence[Found]) -> Contents:
         OutputError: an input has no answer, or there is more than can be read. A shorter table must never pass for the
             whole one.
     """
-    contents = read_journal(path)
-    keys = {found.key for found in inputs}
-    for key in [key for key in contents.where if key.endswith("/") and key not in keys]:
-        del contents.where[key]
-    missing = len(keys - contents.where.keys())
+    contents = read_on(path, contents)
+    contents.answers.drop_folders()
+    missing = contents.answers.missing()
     if missing or contents.bad_bytes:
         raise OutputError(
-            f"The journal {path} does not hold all that was written to it: {missing} of {len(keys)} inputs have no "
+            f"The journal {path} does not hold all that was written to it: {missing} of {len(inputs)} inputs have no "
             f"answer, its last {contents.bad_bytes} bytes cannot be read. No file was made. Check the disk; then run "
             "again with --resume, which predicts on what is missing."
         )

@@ -1,23 +1,24 @@
-"""The rows of the results, and the CSV, JSON Lines and Parquet files made from them.
-
-Every file is written under a temporary name, put on disk, and only then given its name: whoever looks sees the earlier
-result or the new one, whole. The bytes depend on the rows alone.
-"""
+"""One row of the results: what tables, cases and report say of one input."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-from glomedge.results.journal import Attachment
+from typing import NamedTuple
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One input in the results.
+class Attachment(NamedTuple):
+    """Where a row's map and thumbnail lie in the thumbnails file (``thumbnails.py``)."""
+
+    offset: int
+    length: int
+    crc32: int
+
+
+class Row(NamedTuple):
+    """One input in the results; a tuple, because millions are made.
 
     ``probability``, ``label`` and ``class_name`` are None where ``status`` begins with ``error:``. ``path`` is escaped
-    (``escape.escape_name``) and relative; ``sha256`` is of the bytes predicted on; ``review`` is 1 where the
-    probability lies in the review band, 0 where not, None for an error.
+    (``files.names.escape_name``) and relative; ``sha256`` is of the bytes that were classified; ``review`` is 1 where
+    the probability lies in the review band, 0 where not, None for an error.
     """
 
     path: str
@@ -34,6 +35,11 @@ class Row:
     message: str
     attachment: Attachment | None = None
     review: int | None = None
+
+    @property
+    def name(self) -> str:
+        """The path, under the name by which the cases ask for it (``cases.summary.CropResult``)."""
+        return self.path
 
     @property
     def failed(self) -> bool:

@@ -9,22 +9,23 @@ from collections.abc import Sequence
 from glomedge.pipeline.inputs import Found
 from glomedge.pipeline.prepare import Answer
 from glomedge.results.grey_crops import GreyStore
-from glomedge.results.journal import Entry, Journal
-from glomedge.results.thumbnails import Spool
+from glomedge.results.journal import Journal
+from glomedge.results.rows import Attachment
+from glomedge.results.thumbnails import ThumbnailFile
 
 _SYNC_EVERY_S = 1.0
 
 
 class FolderSink:
-    """Takes answers into the journal, thumbnails into the spool, crops to draw on aside; ``answered`` counts them.
+    """Takes answers into the journal, thumbnails into their file, crops to draw on aside; ``answered`` counts them.
 
     Raises OutputError where the disk is full.
     """
 
-    def __init__(self, journal: Journal, spool: Spool | None, kept: GreyStore | None = None) -> None:
+    def __init__(self, journal: Journal, thumbnails: ThumbnailFile | None, grey_crops: GreyStore | None = None) -> None:
         self._journal = journal
-        self._spool = spool
-        self._kept = kept
+        self._thumbnails = thumbnails
+        self._grey_crops = grey_crops
         self._synced_s = time.monotonic()
         self._lock = threading.Lock()
         self.answered = 0
@@ -35,29 +36,20 @@ class FolderSink:
 
     def rows(self, answers: Sequence[Answer]) -> None:
         """Keep one batch."""
-        self._journal.rows([self._entry(answer) for answer in answers])
+        self._journal.rows([(answer, self._kept(answer)) for answer in answers])
         with self._lock:
             self.answered += len(answers)
 
-    def _entry(self, answer: Answer) -> Entry:
+    def _kept(self, answer: Answer) -> Attachment | None:
+        """Put away what is kept of a crop beside its row; returns where the thumbnail is."""
         attachment = None
-        if self._spool is not None and answer.activation is not None:
-            attachment = self._spool.append(answer.activation, answer.thumbnail or b"")
-        if self._kept is not None and answer.grey is not None and answer.probability is not None:
-            if self._kept.wanted(answer.probability):
-                self._kept.put(answer.found.key, answer.grey)
+        if self._thumbnails is not None and answer.activation is not None:
+            attachment = self._thumbnails.append(answer.activation, answer.thumbnail or b"")
+        if self._grey_crops is not None and answer.grey is not None and answer.probability is not None:
+            if self._grey_crops.wanted(answer.probability):
+                self._grey_crops.put(answer.found.key, answer.grey)
             answer.grey = None
-        return Entry(
-            key=answer.found.key,
-            status=answer.status,
-            probability=answer.probability,
-            sha256=answer.sha256,
-            size_bytes=answer.size_bytes,
-            mtime_ns=answer.mtime_ns,
-            message=answer.message,
-            disagreement=answer.disagreement,
-            attachment=attachment,
-        )
+        return attachment
 
     def sync(self) -> None:
         """Put the journal on disk, at most once a second: a power cut costs that much work, a kill costs none."""

@@ -5,8 +5,11 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Callable, Iterable
-from typing import IO, Any
+from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache
+from itertools import repeat
+from operator import itemgetter
+from typing import IO, Any, Protocol
 
 from glomedge.about import RESEARCH_USE_NOTICE
 from glomedge.errors import MissingExtraError
@@ -15,6 +18,8 @@ from glomedge.results.rows import Row
 
 FORMATS = ("csv", "jsonl", "parquet")
 
+ROW_GROUP = 8192
+"""Rows of a Parquet file that are compressed together."""
 
 COLUMNS = (
     "path",
@@ -38,72 +43,129 @@ def columns(*, tta: bool) -> tuple[str, ...]:
     return (*(name for name in COLUMNS if tta or name != "tta_disagreement"), "notice")
 
 
-def _values(row: Row, names: tuple[str, ...]) -> list[Any]:
-    return [RESEARCH_USE_NOTICE if name == "notice" else getattr(row, name) for name in names]
+class TableWriter(Protocol):
+    """Writes the rows of one file, part by part."""
+
+    def write(self, rows: Sequence[Row]) -> None:
+        """Add rows."""
+
+    def close(self) -> None:
+        """Write what is still owed; the handle stays open. Once is enough, twice does no harm."""
 
 
-def _cell(value: Any) -> str:
-    if value is None:
-        return ""
+def _getter(names: tuple[str, ...]) -> Callable[[Row], tuple[Any, ...]]:
+    """Gives the values of those columns, without the notice."""
+    return itemgetter(*(Row._fields.index(name) for name in names if name != "notice"))
+
+
+def _plain_cell(text: str) -> str:
     # A bare carriage return would not be quoted (the line ends with a newline only) and would end the line.
-    return repr(value) if isinstance(value, float) else neutralise(str(value).replace("\r", "\\x0d"))
+    return neutralise(text.replace("\r", "\\x0d"))
 
 
-def write_csv(handle: IO[bytes], rows: Iterable[Row], *, tta: bool) -> None:
-    """UTF-8, comma, newline, header first. No cell can be taken for a formula (``escape.neutralise``)."""
-    names = columns(tta=tta)
-    text = io.TextIOWrapper(handle, "utf-8", newline="", write_through=False)
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(names)
-    for row in rows:
-        writer.writerow([_cell(value) for value in _values(row, names)])
-    text.flush()
-    text.detach()
+_repeated_cell = lru_cache(maxsize=4096)(_plain_cell)
+_CELLS: dict[str, Callable[[str], str]] = {
+    "path": _plain_cell,
+    "message": _plain_cell,
+    **dict.fromkeys(("case", "slide", "class_name", "status", "provider"), _repeated_cell),
+}
+"""Columns of text that a spreadsheet could take for a formula; the ``csv`` module writes numbers as they are."""
 
 
-def write_jsonl(handle: IO[bytes], rows: Iterable[Row], *, tta: bool) -> None:
+def _csv_column(name: str, values: Sequence[Any]) -> Sequence[Any]:
+    cell = _CELLS.get(name)
+    return values if cell is None else ["" if value is None else cell(value) for value in values]
+
+
+class CsvWriter:
+    """UTF-8, comma, newline, header first. No cell can be taken for a formula (``files.names.neutralise``)."""
+
+    def __init__(self, handle: IO[bytes], *, tta: bool) -> None:
+        self._handle = handle
+        self._names = columns(tta=tta)
+        self._values = _getter(self._names)
+        self._lines([self._names])
+
+    def write(self, rows: Sequence[Row]) -> None:
+        """Add rows."""
+        # By columns: a function call for every cell would take most of the time.
+        values = zip(*map(self._values, rows), strict=True)
+        cells = [_csv_column(name, column) for name, column in zip(self._names, values, strict=False)]
+        self._lines(zip(*cells, repeat(RESEARCH_USE_NOTICE)))
+
+    def _lines(self, lines: Iterable[Iterable[Any]]) -> None:
+        text = io.StringIO(newline="")
+        csv.writer(text, lineterminator="\n").writerows(lines)
+        self._handle.write(text.getvalue().encode("utf-8"))
+
+    def close(self) -> None:
+        """Nothing is owed."""
+
+
+class JsonLinesWriter:
     """One JSON object a line, values as they are (nothing neutralised)."""
-    names = columns(tta=tta)
-    for row in rows:
-        record = dict(zip(names, _values(row, names), strict=True))
-        handle.write(json.dumps(record, ensure_ascii=False, allow_nan=False).encode("utf-8") + b"\n")
+
+    def __init__(self, handle: IO[bytes], *, tta: bool) -> None:
+        self._handle = handle
+        self._names = columns(tta=tta)
+        self._values = _getter(self._names)
+        self._encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
+
+    def write(self, rows: Sequence[Row]) -> None:
+        """Add rows."""
+        names, values, encode = self._names, self._values, self._encode
+        lines = [encode(dict(zip(names, (*values(row), RESEARCH_USE_NOTICE), strict=True))) for row in rows]
+        self._handle.write("".join(f"{line}\n" for line in lines).encode("utf-8"))
+
+    def close(self) -> None:
+        """Nothing is owed."""
 
 
-def write_parquet(handle: IO[bytes], rows: Iterable[Row], *, tta: bool) -> None:
+class ParquetWriter:
     """Parquet with fixed column types, zstd. Raises MissingExtraError where pyarrow is not installed."""
-    try:
+
+    def __init__(self, handle: IO[bytes], *, tta: bool) -> None:
+        try:
+            import pyarrow
+            import pyarrow.parquet
+        except ImportError:
+            raise MissingExtraError("--format parquet", "pyarrow", "parquet") from None
+        names = columns(tta=tta)
+        kinds = {
+            "probability": pyarrow.float32(),
+            "tta_disagreement": pyarrow.float32(),
+            "threshold": pyarrow.float64(),
+            "label": pyarrow.int8(),
+            "review": pyarrow.int8(),
+        }
+        self._schema = pyarrow.schema(
+            [(name, kinds.get(name, pyarrow.string())) for name in names], metadata={"notice": RESEARCH_USE_NOTICE}
+        )
+        self._values = _getter(names)
+        self._owed: list[Row] = []
+        self._writer = pyarrow.parquet.ParquetWriter(handle, self._schema, compression="zstd")
+
+    def write(self, rows: Sequence[Row]) -> None:
+        """Add rows."""
+        self._owed += rows
+        # Row groups of one size, whatever the size of the parts: the bytes depend on the rows alone.
+        while len(self._owed) >= ROW_GROUP:
+            self._flush(self._owed[:ROW_GROUP])
+            del self._owed[:ROW_GROUP]
+
+    def _flush(self, rows: Sequence[Row]) -> None:
         import pyarrow
-        import pyarrow.parquet
-    except ImportError:
-        raise MissingExtraError("--format parquet", "pyarrow", "parquet") from None
-    names = columns(tta=tta)
-    kinds = {
-        "probability": pyarrow.float32(),
-        "tta_disagreement": pyarrow.float32(),
-        "threshold": pyarrow.float64(),
-        "label": pyarrow.int8(),
-        "review": pyarrow.int8(),
-    }
-    schema = pyarrow.schema(
-        [(name, kinds.get(name, pyarrow.string())) for name in names], metadata={"notice": RESEARCH_USE_NOTICE}
-    )
-    with pyarrow.parquet.ParquetWriter(handle, schema, compression="zstd") as writer:
-        chunk: list[list[Any]] = []
 
-        def flush() -> None:
-            if chunk:
-                arrays = [
-                    pyarrow.array(column, schema.field(index).type)
-                    for index, column in enumerate(zip(*chunk, strict=True))
-                ]
-                writer.write_table(pyarrow.Table.from_arrays(arrays, schema=schema))
-                chunk.clear()
+        if rows:
+            columns_of = [*zip(*map(self._values, rows), strict=True), (RESEARCH_USE_NOTICE,) * len(rows)]
+            arrays = [pyarrow.array(column, self._schema.field(index).type) for index, column in enumerate(columns_of)]
+            self._writer.write_table(pyarrow.Table.from_arrays(arrays, schema=self._schema))
 
-        for row in rows:
-            chunk.append(_values(row, names))
-            if len(chunk) == 8192:
-                flush()
-        flush()
+    def close(self) -> None:
+        """Write the last rows and the footer."""
+        self._flush(self._owed)
+        self._owed = []
+        self._writer.close()
 
 
-WRITERS: dict[str, Callable[..., None]] = {"csv": write_csv, "jsonl": write_jsonl, "parquet": write_parquet}
+WRITERS: dict[str, Callable[..., TableWriter]] = {"csv": CsvWriter, "jsonl": JsonLinesWriter, "parquet": ParquetWriter}

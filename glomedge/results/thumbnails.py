@@ -20,13 +20,12 @@ import numpy.typing as npt
 from glomedge.errors import OutputError
 from glomedge.files.writing import MakeRoom, nothing_to_give, write_all
 from glomedge.model.spec import MAP_SIZE
-from glomedge.results.journal import Attachment
-from glomedge.results.rows import Row
+from glomedge.results.rows import Attachment
 
 _MAP_BYTES = MAP_SIZE * MAP_SIZE * 4
 
 
-class Spool:
+class ThumbnailFile:
     """The file; thread-safe. ``fresh`` empties it first. ``make_room`` is called on a full disk."""
 
     def __init__(self, path: Path, *, fresh: bool) -> None:
@@ -74,11 +73,11 @@ class Spool:
         os.close(self._descriptor)
 
 
-def shared_limits(rows: Iterable[Row], spool: Spool) -> tuple[float, float] | None:
+def shared_limits(attachments: Iterable[Attachment | None], thumbnails: ThumbnailFile) -> tuple[float, float] | None:
     """One scale for many maps: the 2nd percentile of their minima to the 98th of their maxima; None for no maps."""
     lows, highs = array("f"), array("f")
-    for row in rows:
-        if (kept := spool.read(row.attachment)) is not None:
+    for attachment in attachments:
+        if (kept := thumbnails.read(attachment)) is not None:
             lows.append(kept[0].min())
             highs.append(kept[0].max())
     if not lows:

@@ -5,23 +5,24 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from glomedge.about import RESEARCH_USE_NOTICE
 from glomedge.cases.labels import LABELS_NAME, read_labels, read_split
 from glomedge.cases.metrics import CaseError, Confusion, auroc, average_precision, case_errors
-from glomedge.engine import loading
-from glomedge.errors import DatasetError, UsageError
+from glomedge.errors import DatasetError
 from glomedge.files.names import escape_name
-from glomedge.model.file import read_model_file
-from glomedge.pipeline.batching import batches
+from glomedge.model.file import ModelFile, read_model_file
 from glomedge.pipeline.inputs import Found, scan
-from glomedge.pipeline.pipeline import Pipeline
 from glomedge.pipeline.prepare import Answer
 from glomedge.pipeline.settings import Settings
+from glomedge.runs.options import EvaluateOptions
+from glomedge.runs.pipeline_run import PipelineRun
+
+if TYPE_CHECKING:
+    from glomedge.engine.engine import Runtime
 
 
 @dataclass(frozen=True)
@@ -119,19 +120,8 @@ class MemorySink:
 
 
 def evaluate_folder(
-    data: Path,
-    model: Path,
+    options: EvaluateOptions,
     *,
-    provider: str = "auto",
-    allow_fallback: bool = False,
-    strict_placement: bool = False,
-    labels_file: Path | None = None,
-    split_file: Path | None = None,
-    split: str | None = None,
-    threshold: float | None = None,
-    case_pattern: str | None = None,
-    batch_size: int | None = None,
-    workers: int | None = None,
     stop: Callable[[], bool] = lambda: False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Evaluation | None:
@@ -142,90 +132,83 @@ def evaluate_folder(
         UsageError: an option out of range.
         GlomedgeError: the model cannot be loaded or run.
     """
-    import cv2
-
-    from glomedge.cases.summary import case_of
-    from glomedge.engine import engine
-    from glomedge.engine.providers import run_threads, runs_on_gpu, usual_batch
+    from glomedge.engine.providers import batch_of, run_threads
     from glomedge.imaging.images import ALLOWED_SUFFIXES
     from glomedge.system.cpu import usable_cpus
 
-    if (split_file is None) != (split is None):
-        raise UsageError("--split-file and --split go together. Example: --split-file artifacts/split.csv --split test")
-    if threshold is not None and not 0.0 < threshold < 1.0:
-        raise UsageError(f"--threshold must lie between 0 and 1, not {threshold:g}.")
-    labels = read_labels(labels_file or data / LABELS_NAME)
-    notes: list[str] = []
-    if split_file is not None and split is not None:
-        side = read_split(split_file, split)
-        labels = {name: label for name, label in labels.items() if name in side}
-        if not labels:
-            raise DatasetError(
-                f"No crop of {data} is in split {split!r} of {split_file}. Name the matching split file."
-            )
-    crops = find_crops(scan(data, ALLOWED_SUFFIXES).inputs, labels)
-    file = read_model_file(model)
-    if split is None and file.spec.training is not None:
-        notes.append(
-            "All labelled crops were used. If the model was trained on some of them these figures flatter it: give "
-            "--split-file and --split test."
-        )
-    size = batch_size or usual_batch(provider, allow_fallback)
-    callers = run_threads(provider, allow_fallback)
-    settings = Settings(file.spec.recipe, size, decode_workers=workers or usable_cpus(), run_threads=callers)
+    options.check()
+    labels = _labels(options)
+    crops = find_crops(scan(options.data, ALLOWED_SUFFIXES).inputs, labels)
+    file = read_model_file(options.model)
+    settings = Settings(
+        file.spec.recipe,
+        batch_of(options.engine),
+        decode_workers=options.workers or usable_cpus(),
+        run_threads=run_threads(options.engine),
+    )
     sink = MemorySink()
-    loaded: list[engine.Engine] = []
-
-    def load() -> engine.Engine:
-        loaded.append(
-            loading.load(
-                model,
-                provider,
-                allow_fallback=allow_fallback,
-                strict_placement=strict_placement,
-                concurrency=callers,
-                batch_size=size,
-            )
-        )
-        return loaded[0]
-
-    threads_before = cv2.getNumThreads()
-    cv2.setNumThreads(1)
+    run = PipelineRun(
+        file,
+        options.engine,
+        settings,
+        stop=stop,
+        progress=None if progress is None else lambda done: progress(done, len(crops)),
+    )
+    inputs = [found for found, _ in crops]
     try:
-        pipeline = Pipeline(
-            os.fsencode(data),
-            settings,
-            load,
-            sink,
-            stop=stop,
-            progress=None if progress is None else lambda done: progress(done, len(crops)),
-        )
-        inputs = [found for found, _ in crops]
-        if not pipeline.run(batches(inputs, inputs, (), size, taper=not runs_on_gpu(provider, allow_fallback))):
+        if not run.run(os.fsencode(options.data), inputs, sink, new=inputs):
             return None
-        notes += loaded[0].runtime.notes
-        ran = loaded[0].provider
+        assert run.engine is not None
+        runtime = run.engine.runtime
     finally:
-        cv2.setNumThreads(threads_before)
-        for held in loaded:
-            held.close()
-    limit = threshold if threshold is not None else file.spec.threshold
-    good = [(found, label, sink.answers[found]) for found, label in crops]
-    answered = [(found, label, a.probability) for found, label, a in good if a.probability is not None]
+        run.close()
+    return _compare(options, file, [(found, label, sink.answers[found]) for found, label in crops], runtime)
+
+
+def _labels(options: EvaluateOptions) -> dict[str, int]:
+    """The labels asked for, those of one side where a split is given. Raises DatasetError."""
+    labels = read_labels(options.labels_file or options.data / LABELS_NAME)
+    if options.split_file is None or options.split is None:
+        return labels
+    side = read_split(options.split_file, options.split)
+    labels = {name: label for name, label in labels.items() if name in side}
+    if not labels:
+        raise DatasetError(
+            f"No crop of {options.data} is in split {options.split!r} of {options.split_file}. Name the matching split "
+            "file."
+        )
+    return labels
+
+
+def _compare(
+    options: EvaluateOptions, file: ModelFile, answers: Sequence[tuple[Found, int, Answer]], runtime: Runtime
+) -> Evaluation:
+    """The figures from each crop's file, label and answer."""
+    from glomedge.cases.summary import case_of
+
+    notes = list(runtime.notes)
+    if options.split is None and file.spec.training is not None:
+        notes.insert(
+            0,
+            "All labelled crops were used. If the model was trained on some of them these figures flatter it: give "
+            "--split-file and --split test.",
+        )
+    limit = options.threshold if options.threshold is not None else file.spec.threshold
+    answered = [(found, label, a.probability) for found, label, a in answers if a.probability is not None]
     truth = np.array([label for _, label, _ in answered], np.int64)
     scores = np.array([probability for _, _, probability in answered], np.float64)
     calls = (scores >= limit).astype(np.int64)
     return Evaluation(
-        crops=len(crops),
+        crops=len(answers),
         answered=len(answered),
-        errors={found.key: a.status.partition(":")[2] for found, _, a in good if a.probability is None},
+        errors={found.key: a.status.partition(":")[2] for found, _, a in answers if a.probability is None},
         threshold=limit,
-        provider=ran,
+        provider=runtime.provider,
         model_sha256=file.sha256,
-        split=split,
+        split=options.split,
         confusion=Confusion.of(truth, calls),
         auroc=auroc(truth, scores),
         average_precision=average_precision(truth, scores),
-        cases=case_errors([case_of(found.key, case_pattern).case for found, _, _ in answered], truth, calls),
+        cases=case_errors([case_of(found.key, options.case_pattern).case for found, _, _ in answered], truth, calls),
         notes=notes,
     )

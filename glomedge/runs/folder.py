@@ -4,29 +4,28 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from glomedge.engine import loading
 from glomedge.errors import OutputError, UsageError
-from glomedge.files.names import escape_name, unescape_name
+from glomedge.files.names import escape_name
 from glomedge.model.file import ModelFile, read_model_file
-from glomedge.pipeline.batching import batches
 from glomedge.pipeline.decode_process import processes_pay
 from glomedge.pipeline.inputs import Found, Scan, scan
-from glomedge.pipeline.pipeline import Pipeline, StageTimes
+from glomedge.pipeline.pipeline import StageTimes
 from glomedge.pipeline.prepare import Decoder
 from glomedge.pipeline.settings import Settings
 from glomedge.results.folder import JOURNAL, WORK_FOLDER, OutputFolder
-from glomedge.results.grey_crops import MAX_GREY_PX, GreyStore
-from glomedge.results.journal import Contents, Identity, Journal, read_entries, read_journal
+from glomedge.results.grey_crops import MAX_GREY_PX
+from glomedge.results.journal import Contents, Identity, Journal, read_journal, read_on
+from glomedge.results.published_rows import PublishedRows
 from glomedge.results.resume import Plan, plan, publishable, unanswered
-from glomedge.results.rows import Row
 from glomedge.results.sink import FolderSink
-from glomedge.results.thumbnails import Spool
 from glomedge.runs.options import Options
 from glomedge.runs.outcome import THUMBNAIL_PX, Outcome
+from glomedge.runs.pipeline_run import PipelineRun
+from glomedge.runs.stores import RunStores
 from glomedge.system.stopping import StoppedError, unless_stopped
 
 if TYPE_CHECKING:
@@ -66,7 +65,7 @@ def infer_folder(
             stop=stop,
         )
     except StoppedError:
-        kept = len(read_journal(options.output / WORK_FOLDER / JOURNAL).where)
+        kept = len(read_journal(options.output / WORK_FOLDER / JOURNAL).answers)
         return Outcome(complete=False, inputs=kept, answered=kept, predicted=0, provider="none")
     if not found.inputs:
         raise UsageError(
@@ -117,27 +116,17 @@ class _FolderRun:
 
     def run(self) -> Outcome:
         plan_ = plan(
-            self._output.journal_path, self._identity(), resume=self._options.resume, overwrite=self._options.overwrite
+            self._output.journal_path,
+            self._identity(),
+            self._found.inputs,
+            resume=self._options.resume,
+            overwrite=self._options.overwrite,
         )
-        journal = Journal(self._output.journal_path, plan_.contents.good_bytes)
+        self._notes += plan_.notes
         with contextlib.ExitStack() as open_:
-            open_.callback(journal.close)
-            spool = kept = None
-            if self._options.report or self._options.heatmaps is not None:
-                spool = Spool(self._output.spool_path, fresh=plan_.contents.good_bytes == 0)
-                open_.callback(spool.close)
-            if spool is not None and self._options.heatmaps is not None:
-                kept = self._grey_store()
-                open_.callback(kept.close)
-                journal.make_room = spool.make_room = kept.drop
+            stores = open_.enter_context(RunStores(self._options, self._output, plan_, self._threshold))
             open_.callback(self._close_engine)
-            return self._run(plan_, journal, spool, kept)
-
-    def _grey_store(self) -> GreyStore:
-        from glomedge.runs.heatmaps import chosen
-
-        options, threshold = self._options, self._threshold
-        return GreyStore(self._output.work, lambda probability: chosen(probability, options, threshold))
+            return self._run(plan_, stores)
 
     def _close_engine(self) -> None:
         if self._engine is not None:
@@ -153,54 +142,67 @@ class _FolderRun:
             recipe=self._model.spec.recipe.model_dump_json(),
             threshold=self._threshold,
             tta=options.tta,
-            batch_size=batch_of(
-                options.provider,
-                options.batch_size,
-                options.max_batch,
-                fixed_batch=options.fixed_batch,
-                allow_fallback=options.allow_fallback,
-            ),
-            bf16=options.bf16,
+            batch_size=batch_of(options.engine),
+            bf16=options.engine.bf16,
         )
 
-    def _run(self, plan_: Plan, journal: Journal, spool: Spool | None, kept: GreyStore | None) -> Outcome:
-        if plan_.contents.identity is None:
-            journal.head(plan_.identity)
-        self._notes += plan_.notes
-        sink = FolderSink(journal, spool, kept)
+    def _run(self, plan_: Plan, stores: RunStores) -> Outcome:
+        sink = stores.sink()
         complete = False
         with contextlib.suppress(StoppedError):
-            complete = self._predict(plan_, journal, sink)
-        journal.sync()
+            complete = self._predict(plan_, stores.journal, sink)
+        stores.journal.sync()
         path = self._output.journal_path
-        contents = publishable(path, self._found.inputs) if complete else read_journal(path)
-        outcome = Outcome(
+        if complete:
+            contents = publishable(path, self._found.inputs, plan_.contents)
+        else:
+            contents = read_on(path, plan_.contents)
+        outcome = self._outcome(contents, complete=complete, predicted=sink.answered)
+        if complete:
+            try:
+                self._publish(outcome, contents, stores, plan_.identity.batch_size)
+                stores.journal.done(len(contents.answers))
+            except StoppedError:
+                # Nothing is half written, and ``--resume`` makes the files.
+                outcome.complete = False
+        outcome.wall_s = time.perf_counter() - self._begin_s
+        return outcome
+
+    def _outcome(self, contents: Contents, *, complete: bool, predicted: int) -> Outcome:
+        return Outcome(
             complete=complete,
             inputs=len(self._found.inputs),
-            answered=len(contents.where),
-            predicted=sink.answered,
+            answered=len(contents.answers),
+            predicted=predicted,
             provider=contents.provider or "none",
             notes=self._notes,
             decoding=self._decoding,
             times=self._times,
             hung=self._hung,
         )
-        if complete:
-            from glomedge.runs.publish import Publication
 
-            publication = Publication(
-                self._options, self._model, self._threshold, outcome, self._found, self._engine, spool, kept
-            )
-            try:
-                publication.write(
-                    lambda: self._rows(contents, outcome.provider), plan_.identity.batch_size, self._begin_s
-                )
-                journal.done(len(contents.where))
-            except StoppedError:
-                # Nothing is half written, and ``--resume`` makes the files.
-                outcome.complete = False
-        outcome.wall_s = time.perf_counter() - self._begin_s
-        return outcome
+    def _publish(self, outcome: Outcome, contents: Contents, stores: RunStores, batch_size: int) -> None:
+        from glomedge.runs.publish import Publication
+
+        rows = PublishedRows(
+            answers=contents.answers,
+            threshold=self._threshold,
+            class_names=self._model.spec.class_names,
+            provider=outcome.provider,
+            review_band=self._options.review_band,
+            case_pattern=self._options.case_pattern,
+        )
+        publication = Publication(
+            self._options,
+            self._model,
+            self._found,
+            rows,
+            stores.thumbnails,
+            stores.grey_crops,
+            self._engine,
+            self._stop,
+        )
+        publication.write(outcome, batch_size, self._begin_s)
 
     def _predict(self, plan_: Plan, journal: Journal, sink: FolderSink) -> bool:
         """Predict on what has no answer yet; False, or StoppedError, when it was stopped."""
@@ -234,7 +236,7 @@ class _FolderRun:
             batch_size=batch_size,
             decode_workers=workers,
             decode_processes=in_processes,
-            run_threads=run_threads(options.provider, options.allow_fallback),
+            run_threads=run_threads(options.engine),
             decode_timeout_s=options.decode_timeout_s,
             views=options.tta,
             thumbnail_px=THUMBNAIL_PX if options.report else 0,
@@ -254,89 +256,38 @@ class _FolderRun:
     def _on_gpu(self) -> bool:
         from glomedge.engine.providers import runs_on_gpu
 
-        return runs_on_gpu(self._options.provider, self._options.allow_fallback)
+        return runs_on_gpu(self._options.engine)
 
     def _answer(
         self, plan_: Plan, journal: Journal, sink: FolderSink, new: list[Found], again: list[Found], settings: Settings
     ) -> bool:
-        import cv2
+        options, progress, total = self._options, self._progress, len(self._found.inputs)
+        already = total - len(new) - len(again)
 
-        options, size = self._options, settings.batch_size
-
-        def load() -> Engine:
-            self._engine = loading.load(
-                self._model,
-                options.provider,
-                allow_fallback=options.allow_fallback,
-                strict_placement=options.strict_placement,
-                concurrency=settings.run_threads,
-                batch_size=size,
-                max_batch=options.max_batch,
-                fixed_batch=options.fixed_batch,
-                bf16=options.bf16,
-                cache_dir=options.cache_dir,
-            )
+        def opened(engine: Engine) -> None:
+            self._engine = engine
             before = plan_.contents.provider
-            if before is not None and before != self._engine.provider:
+            if before is not None and before != engine.provider:
                 raise OutputError(
                     f"The run in {options.output} cannot be resumed with another provider: {before} in the unfinished "
-                    f"run, {self._engine.provider} now. Use --provider {before}, or start over with --overwrite."
+                    f"run, {engine.provider} now. Use --provider {before}, or start over with --overwrite."
                 )
-            if options.bf16 and self._engine.runtime.precision != "bf16":
-                raise UsageError(
-                    f"--bf16: {self._engine.provider} computes this model in {self._engine.runtime.precision}. Use "
-                    "--provider openvino on a processor with bfloat16, or leave the option off."
-                )
-            if self._engine.file.sha256 != self._model.sha256:
-                raise OutputError(f"{options.model} was replaced while the run began. Start again.")
-            journal.engine(self._engine.provider)
-            return self._engine
+            journal.engine(engine.provider)
+            if options.report:
+                from glomedge.reports import run_page
 
-        total = len(self._found.inputs)
-        already = total - len(new) - len(again)
-        progress = self._progress
-        pipeline = Pipeline(
-            self._found.root,
+                run_page.prepare()  # while the first batches are computed
+
+        run = PipelineRun(
+            self._model,
+            options.engine,
             settings,
-            load,
-            sink,
             stop=self._stop,
             progress=None if progress is None else lambda done: progress(already + done, total),
             decoder=self._decoder,
+            opened=opened,
         )
-        self._times = pipeline.times
-        # Many decoders at once are faster than one decoder with many threads.
-        threads_before = cv2.getNumThreads()
-        cv2.setNumThreads(1)
         try:
-            return pipeline.run(batches(self._found.inputs, new, again, size, taper=not self._on_gpu()))
+            return run.run(self._found.root, self._found.inputs, sink, new=new, again=again)
         finally:
-            cv2.setNumThreads(threads_before)
-            self._hung = pipeline.hung
-
-    def _rows(self, contents: Contents, provider: str) -> Iterator[Row]:
-        """Every row, sorted by the bytes of the path, straight from the journal on disk."""
-        from glomedge.cases.summary import case_of
-
-        names = self._model.spec.class_names
-        keys = sorted(contents.where, key=unescape_name)
-        entries = read_entries(self._output.journal_path, (contents.where[key] for key in keys))
-        for entry in unless_stopped(entries, self._stop):
-            label = None if entry.probability is None else int(entry.probability >= self._threshold)
-            case, slide = case_of(entry.key, self._options.case_pattern)
-            yield Row(
-                path=entry.key,
-                case=case,
-                slide=slide,
-                probability=entry.probability,
-                label=label,
-                class_name=None if label is None else names[label],
-                threshold=self._threshold,
-                status=entry.status,
-                provider=provider,
-                sha256=entry.sha256,
-                tta_disagreement=entry.disagreement,
-                message=entry.message,
-                review=None if entry.probability is None else int(self._options.to_review(entry.probability)),
-                attachment=entry.attachment,
-            )
+            self._times, self._hung = run.times, run.hung

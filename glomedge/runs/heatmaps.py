@@ -1,7 +1,7 @@
-"""``--heatmaps DIR``: the overlays of a finished run, made from the maps in the spool and the crops in grey.
+"""``--heatmaps DIR``: the overlays of a finished run, made from the maps in the thumbnails file and the crops in grey.
 
 Drawn on threads, after the answers are safe. The crops that are chosen were kept in grey while the run went on
-(``greystore.py``), or are read again where they were not: a run that asks for the uncertain ones hardly notices.
+(``grey_crops.py``), or are read again where they were not: a run that asks for the uncertain ones hardly notices.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from glomedge.pipeline.inputs import HEATMAP_SUFFIX, Scan
 from glomedge.pipeline.prepare import Pixels
 from glomedge.results.grey_crops import GreyStore
 from glomedge.results.rows import Row
-from glomedge.results.thumbnails import Spool, shared_limits
+from glomedge.results.thumbnails import ThumbnailFile, shared_limits
 from glomedge.runs.options import Options
 
 # A fault of one name, not of the folder: such a crop goes without.
@@ -58,15 +58,16 @@ def write_heatmaps(
     options: Options,
     found: Scan,
     rows: Callable[[], Iterator[Row]],
-    spool: Spool,
-    kept: GreyStore | None,
+    thumbnails: ThumbnailFile,
+    grey_crops: GreyStore | None,
     threshold_logit: float,
 ) -> list[str]:
     """Write one JPEG for each chosen crop, at its own size, under the same relative path plus ``.heatmap.jpg``.
 
     Args:
-        rows: gives all rows, in order, each time it is called; they are never all in memory.
-        kept: crops of this run in grey; those that are missing are read and decoded again.
+        rows: gives the rows that were chosen, in order, each time it is called; they are never all in memory.
+        thumbnails: holds their maps.
+        grey_crops: crops of this run in grey; those that are missing are read and decoded again.
         threshold_logit: where the decision turns.
 
     Returns:
@@ -80,8 +81,8 @@ def write_heatmaps(
     from glomedge.system.cpu import usable_cpus
 
     assert options.heatmaps is not None
-    limits = shared_limits((row for row in rows() if chosen(row.probability, options, row.threshold)), spool)
-    draw = partial(_draw, options, found, spool, kept, limits, threshold_logit)
+    limits = shared_limits((row.attachment for row in rows()), thumbnails)
+    draw = partial(_draw, options, found, thumbnails, grey_crops, limits, threshold_logit)
     workers = options.workers or usable_cpus()
     drawn, failures = 0, list[str]()
     waiting: deque[Future[str | None]] = deque()
@@ -99,10 +100,9 @@ def write_heatmaps(
     try:
         with ThreadPoolExecutor(workers) as pool:
             for row in rows():
-                if chosen(row.probability, options, row.threshold):
-                    waiting.append(pool.submit(draw, row))
-                    if len(waiting) > 4 * workers:
-                        take()
+                waiting.append(pool.submit(draw, row))
+                if len(waiting) > 4 * workers:
+                    take()
             while waiting:
                 take()
     finally:
@@ -127,8 +127,8 @@ def _others(folder: Path, drawn: int) -> int:
 def _draw(
     options: Options,
     found: Scan,
-    spool: Spool,
-    kept: GreyStore | None,
+    thumbnails: ThumbnailFile,
+    grey_crops: GreyStore | None,
     limits: tuple[float, float] | None,
     threshold_logit: float,
     row: Row,
@@ -136,11 +136,11 @@ def _draw(
     """Draw one; returns why not, if so."""
     from glomedge.reports import overlay
 
-    spooled = spool.read(row.attachment)
-    if spooled is None:
+    kept = thumbnails.read(row.attachment)
+    if kept is None:
         return f"No heatmap for {row.path}: its map was lost in a crash. --overwrite predicts on it again."
     relative = unescape_name(row.path)
-    pixels = None if kept is None else kept.get(row.path)
+    pixels = None if grey_crops is None else grey_crops.get(row.path)
     if pixels is None:
         path = os.path.join(found.root, relative)  # noqa: PTH118 (bytes)
         try:
@@ -148,7 +148,7 @@ def _draw(
         except ImageError as error:
             return f"No heatmap for {row.path}: {error}"
     picture = overlay.overlay(
-        pixels, spooled[0], limits=limits, threshold_logit=threshold_logit, bgr=True, views=options.tta
+        pixels, kept[0], limits=limits, threshold_logit=threshold_logit, bgr=True, views=options.tta
     )
     folder = os.fsencode(options.heatmaps or Path())
     target = Path(os.fsdecode(os.path.join(folder, relative + HEATMAP_SUFFIX)))  # noqa: PTH118 (bytes)
@@ -158,7 +158,7 @@ def _draw(
         target.parent.mkdir(parents=True, exist_ok=True)
         data = overlay.to_jpeg(picture, bgr=True)
         with temporary.open("wb", buffering=0) as file:
-            write_all(file.write, data, nothing_to_give if kept is None else kept.drop)
+            write_all(file.write, data, nothing_to_give if grey_crops is None else grey_crops.drop)
         temporary.replace(target)
     except UsageError as error:  # too large for a JPEG
         return f"No heatmap for {row.path}: {error}"

@@ -1,113 +1,100 @@
-"""From the rows of a finished run to the files a person opens: tables, cases, heatmaps, report, run record."""
+"""From the rows of a finished run to the files a person opens: tables, cases, heatmaps, report, run record.
+
+All rows go by once, and everything that is made of them takes what it needs: tables, counts, cases, report.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
+import json
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING
 
+from glomedge.cases.names import UNKNOWN_CASE, CaseName
 from glomedge.errors import OutputError
 from glomedge.files.names import neutralise
 from glomedge.files.writing import Staged
 from glomedge.model.file import ModelFile
 from glomedge.pipeline.inputs import Scan
 from glomedge.results.folder import WORK_FOLDER
+from glomedge.results.published_rows import PublishedRows
 from glomedge.results.rows import Row
-from glomedge.results.tables import WRITERS
-from glomedge.results.thumbnails import Spool
+from glomedge.results.tables import WRITERS, TableWriter
+from glomedge.results.thumbnails import ThumbnailFile
 from glomedge.runs.options import Options
 from glomedge.runs.outcome import OWNED, Outcome
+from glomedge.system.stopping import unless_stopped
 
 if TYPE_CHECKING:
-    from glomedge.cases.summary import CaseSummary, CropCall
+    from glomedge.cases.summary import CaseSummary, CaseTally
     from glomedge.engine.engine import Engine
     from glomedge.model.spec import OperatingPoint
+    from glomedge.reports.run_page_data import RunPageSelection
     from glomedge.results.grey_crops import GreyStore
 
-Rows = Callable[[], Iterator[Row]]
+
+_PART = 1024
+"""Rows that are handled together: few enough to be held, enough for each step to be one call for many of them."""
 
 
+@dataclass(frozen=True)
 class Publication:
-    """Everything that is written once a run is complete; ``write`` fills the outcome."""
+    """Everything that is written once a run is complete.
 
-    def __init__(
-        self,
-        options: Options,
-        model: ModelFile,
-        threshold: float,
-        outcome: Outcome,
-        found: Scan,
-        engine: Engine | None,
-        spool: Spool | None,
-        kept: GreyStore | None,
-    ) -> None:
-        self._options = options
-        self._model = model
-        self._threshold = threshold
-        self._outcome = outcome
-        self._found = found
-        self._engine = engine
-        self._spool = spool
-        self._kept = kept
+    Attributes:
+        options: of the run.
+        model: that classified.
+        found: the inputs.
+        rows: of all inputs.
+        thumbnails: None where neither report nor heatmaps are wanted.
+        grey_crops: crops of this run that heatmaps are laid over.
+        engine: None where nothing was left to classify.
+        stop: asked at every row; once true, StoppedError is raised and nothing has changed.
+    """
 
-    def write(self, rows: Rows, batch_size: int, begin_s: float) -> None:
+    options: Options
+    model: ModelFile
+    found: Scan
+    rows: PublishedRows
+    thumbnails: ThumbnailFile | None
+    grey_crops: GreyStore | None
+    engine: Engine | None
+    stop: Callable[[], bool]
+
+    def write(self, outcome: Outcome, batch_size: int, begin_s: float) -> None:
         """Make every file and let them appear together; the run record comes last and names the others' SHA-256.
 
         Args:
-            rows: gives all rows, in order, each time it is called; they are never all in memory.
+            outcome: is filled.
+            batch_size: of the run.
             begin_s: ``perf_counter`` at the run's start.
 
         Raises:
             OutputError: a file cannot be written; those of an earlier run are then still there. Or a heatmap could not:
                 then everything else is written.
             MissingExtraError: Parquet without pyarrow.
+            StoppedError: ``stop`` said so.
         """
-        from glomedge.cases.names import UNKNOWN_CASE
-        from glomedge.cases.summary import summarise
-
-        options, outcome = self._options, self._outcome
-        self._count(rows())
-        outcome.cases = summarise(
-            _calls(rows()), self._operating_point(), options.exclude_flagged, case_pattern=options.case_pattern
-        )
-        for pooled in outcome.cases:
-            if pooled.case == UNKNOWN_CASE:
-                # Pooling several biopsies into one percentage must never pass for an answer.
-                outcome.notes.append(
-                    f"{pooled.crops} crops have names that tell no biopsy. They stand together as '{UNKNOWN_CASE}', "
-                    "and their percentage is not one biopsy's. Give --case-pattern with a group 'case' that fits "
-                    "their names."
-                )
-        if options.exclude_flagged and outcome.counts["flagged"]:
-            outcome.notes.append(
-                f"{outcome.counts['flagged']} flagged crops were predicted on and left out of the case counts "
-                "(--exclude-flagged)."
-            )
-        undrawn = self._heatmaps(rows)
-        if self._kept is not None:
-            self._kept.drop()  # its room is the report's now
-        staged = Staged(options.output, options.output / WORK_FOLDER, OWNED)
+        undrawn, heatmap_notes = self._heatmaps()
+        if self.grey_crops is not None:
+            self.grey_crops.drop()  # its room is the tables' now
+        staged = Staged(self.options.output, self.options.output / WORK_FOLDER, OWNED)
         try:
-            for name in dict.fromkeys(("csv", *options.formats)):
-                with staged.open(f"predictions.{name}") as handle:
-                    WRITERS[name](handle, rows(), tta=options.tta > 1)
+            collected = self._tables(staged)
+            self._fill(outcome, collected)
+            outcome.notes += heatmap_notes
             with staged.open("cases.csv") as handle:
                 handle.write(cases_csv(outcome.cases))
             outcome.wall_s = time.perf_counter() - begin_s
-            self._record(staged, batch_size)
-            if options.report and self._spool is not None:
-                from glomedge.reports.model_card import fragment
-                from glomedge.reports.run_page import Report
-
-                card = fragment(self._model.spec, self._model.path.name, self._model.sha256)
-                with staged.open("report.html") as handle:
-                    Report(outcome.record, outcome.cases, rows, self._spool, options.review_band, card=card).write(
-                        handle
-                    )
-            self._record_files(staged)
+            self._record(outcome, batch_size)
+            self._report(staged, outcome, collected.report)
+            self._record_files(staged, outcome)
             outcome.files = staged.commit()
         finally:
             staged.discard()
@@ -116,78 +103,162 @@ class Publication:
                 f"{undrawn} The tables and the report are written; --resume draws without predicting again."
             )
 
-    def _operating_point(self) -> OperatingPoint | None:
+    def _tables(self, staged: Staged) -> Collected:
+        """Write the tables; on the way, collect what else is made of the rows."""
+        options = self.options
+        collected = Collected(options, self.rows.answers.copies())
+        names = [f"predictions.{name}" for name in dict.fromkeys(("csv", *options.formats))]
+        with contextlib.ExitStack() as open_:
+            writers: list[tuple[str, TableWriter]] = []
+            for name in names:
+                handle = open_.enter_context(staged.open(name))
+                with staged.naming(name):
+                    writer = WRITERS[name.rpartition(".")[2]](handle, tta=options.tta > 1)
+                writers.append((name, writer))
+                open_.callback(_closed_quietly, writer)
+            for part in _parts(unless_stopped(self.rows, self.stop)):
+                collected.add(part)
+                for name, writer in writers:
+                    with staged.naming(name):
+                        writer.write(part)
+            for name, writer in writers:
+                with staged.naming(name):
+                    writer.close()
+        return collected
+
+    def _fill(self, outcome: Outcome, collected: Collected) -> None:
+        """Counts, cases, and what is to be said of them."""
+        counts = collected.counts
+        if collected.copies is not None:
+            counts["copies"] = collected.copies
+        if collected.copies:
+            outcome.notes.append(
+                f"Byte for byte copies of other files: {collected.copies}. Each counts as a crop of its own."
+            )
+        outcome.counts, outcome.errors = dict(counts), dict(sorted(collected.errors.items()))
+        outcome.cases = collected.cases.summaries(self._operating_point(outcome))
+        for pooled in outcome.cases:
+            if pooled.case == UNKNOWN_CASE:
+                # Pooling several biopsies into one percentage must never pass for an answer.
+                outcome.notes.append(
+                    f"{pooled.crops} crops have names that tell no biopsy. They stand together as '{UNKNOWN_CASE}', "
+                    "and their percentage is not one biopsy's. Give --case-pattern with a group 'case' that fits "
+                    "their names."
+                )
+        if self.options.exclude_flagged and counts["flagged"]:
+            outcome.notes.append(
+                f"{counts['flagged']} flagged crops were predicted on and left out of the case counts "
+                "(--exclude-flagged)."
+            )
+
+    def _operating_point(self, outcome: Outcome) -> OperatingPoint | None:
         """The model's, which holds at the model's threshold, and for one view of each crop, only."""
-        point, threshold = self._model.spec.operating_point, self._model.spec.threshold
+        point, threshold = self.model.spec.operating_point, self.model.spec.threshold
         if point is None:
             return None
-        if self._threshold != threshold:
-            other = f"at its threshold {threshold:g}, not at {self._threshold:g}"
-        elif self._options.tta > 1:
-            other = f"on single views, not on the mean over {self._options.tta}"
+        if self.rows.threshold != threshold:
+            other = f"at its threshold {threshold:g}, not at {self.rows.threshold:g}"
+        elif self.options.tta > 1:
+            other = f"on single views, not on the mean over {self.options.tta}"
         else:
             return point
-        self._outcome.notes.append(
+        outcome.notes.append(
             f"The corrected percentages are left out: the model's sensitivity and specificity were measured {other}."
         )
         return None
 
-    def _heatmaps(self, rows: Rows) -> OutputError | None:
+    def _heatmaps(self) -> tuple[OutputError | None, list[str]]:
         """Draw; a folder that cannot be written must not cost the tables, so what it raised is handed back."""
-        if self._options.heatmaps is None or self._spool is None:
-            return None
+        if self.options.heatmaps is None or self.thumbnails is None:
+            return None, []
         from glomedge.reports.overlay import logit_threshold
-        from glomedge.runs.heatmaps import write_heatmaps
+        from glomedge.runs.heatmaps import chosen, write_heatmaps
 
-        turn = logit_threshold(self._threshold, self._model.spec.temperature)
+        def rows() -> Iterator[Row]:
+            wanted = self.rows.where(lambda probability: chosen(probability, self.options, self.rows.threshold))
+            return unless_stopped(wanted, self.stop)
+
+        turn = logit_threshold(self.rows.threshold, self.model.spec.temperature)
         try:
-            self._outcome.notes += write_heatmaps(self._options, self._found, rows, self._spool, self._kept, turn)
+            return None, write_heatmaps(self.options, self.found, rows, self.thumbnails, self.grey_crops, turn)
         except OutputError as error:
-            self._outcome.notes.append(f"The heatmaps are not complete: {error}")
-            return error
-        return None
+            return error, [f"The heatmaps are not complete: {error}"]
 
-    def _count(self, rows: Iterator[Row]) -> None:
-        counts: Counter[str] = Counter(ok=0, flagged=0, error=0, positive=0, negative=0, uncertain=0)
-        errors: Counter[str] = Counter()
-        seen: set[str] = set()
-        for row in rows:
-            kind, _, code = row.status.partition(":")
-            counts[kind] += 1
-            if kind == "error":
-                errors[code] += 1
-            else:
-                counts["positive" if row.label else "negative"] += 1
-                counts["uncertain"] += row.review or 0
-            if row.sha256 is not None:
-                counts["copies"] += row.sha256 in seen
-                seen.add(row.sha256)
-        self._outcome.counts, self._outcome.errors = dict(counts), dict(sorted(errors.items()))
-        if counts["copies"]:
-            self._outcome.notes.append(
-                f"Byte for byte copies of other files: {counts['copies']}. Each counts as a crop of its own."
-            )
-
-    def _record(self, staged: Staged, batch_size: int) -> None:
+    def _record(self, outcome: Outcome, batch_size: int) -> None:
         from glomedge.runs.record import record
 
-        self._outcome.record = record(
-            self._options, self._model, self._threshold, self._outcome, self._engine, batch_size
-        )
+        outcome.record = record(self.options, self.model, self.rows.threshold, outcome, self.engine, batch_size)
 
-    def _record_files(self, staged: Staged) -> None:
-        import json
+    def _report(self, staged: Staged, outcome: Outcome, selection: RunPageSelection | None) -> None:
+        if selection is None or self.thumbnails is None:
+            return
+        from glomedge.reports.model_card import fragment
+        from glomedge.reports.run_page import Report
 
-        self._outcome.record["files_sha256"] = staged.sha256s()
+        card = fragment(self.model.spec, self.model.path.name, self.model.sha256)
+        data = selection.data(self.thumbnails)
+        with staged.open("report.html") as handle:
+            Report(outcome.record, outcome.cases, data, self.options.review_band, card=card).write(handle)
+
+    def _record_files(self, staged: Staged, outcome: Outcome) -> None:
+        outcome.record["files_sha256"] = staged.sha256s()
         with staged.open("run.json") as handle:
-            handle.write(json.dumps(self._outcome.record, indent=2, ensure_ascii=False).encode("utf-8") + b"\n")
+            handle.write(json.dumps(outcome.record, indent=2, ensure_ascii=False).encode("utf-8") + b"\n")
 
 
-def _calls(rows: Iterator[Row]) -> Iterator[CropCall]:
-    from glomedge.cases.summary import CropCall
+class Collected:
+    """What is made of the rows beside the tables, part by part.
 
-    for row in rows:
-        yield CropCall(row.path, row.probability, row.label, row.status)
+    Attributes:
+        counts: rows by kind (``Outcome.counts``).
+        errors: rows by error code.
+        copies: rows whose file is byte for byte that of another row; None where no file could be read.
+        cases: the biopsies.
+        report: the rows that the report shows; None without a report.
+    """
+
+    def __init__(self, options: Options, copies: int | None) -> None:
+        from glomedge.cases.summary import CaseTally
+
+        self.copies = copies
+
+        self.counts: Counter[str] = Counter(ok=0, flagged=0, error=0, positive=0, negative=0, uncertain=0)
+        self.errors: Counter[str] = Counter()
+        self.cases: CaseTally = CaseTally(exclude_flagged=options.exclude_flagged)
+        self.report: RunPageSelection | None = None
+        if options.report:
+            from glomedge.reports.run_page_data import RunPageSelection
+
+            self.report = RunPageSelection()
+
+    def add(self, rows: Sequence[Row]) -> None:
+        """Take rows, in order."""
+        counts = self.counts
+        for status, number in Counter(row.status for row in rows).items():
+            kind, _, code = status.partition(":")
+            counts[kind] += number
+            if kind == "error":
+                self.errors[code] += number
+        counts["positive"] += sum(row.label == 1 for row in rows)
+        counts["negative"] += sum(row.label == 0 for row in rows)
+        counts["uncertain"] += sum(row.review == 1 for row in rows)
+        for row in rows:
+            self.cases.add(row, CaseName(row.case, row.slide))
+        if self.report is not None:
+            self.report.add(rows)
+
+
+def _closed_quietly(writer: TableWriter) -> None:
+    """Of no effect where all went well; else the file will be discarded, and a second error would hide the first."""
+    with contextlib.suppress(Exception):
+        writer.close()
+
+
+def _parts(rows: Iterable[Row]) -> Iterator[list[Row]]:
+    """The rows in lists."""
+    iterator = iter(rows)
+    while part := list(islice(iterator, _PART)):
+        yield part
 
 
 def cases_csv(cases: list[CaseSummary]) -> bytes:

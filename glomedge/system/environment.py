@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import platform
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from glomedge.system.gpu import Nvml, NvmlUnavailableError
 from glomedge.system.libraries import installed
 
 PACKAGES = (
-    "numpy", "opencv-python-headless", "pillow", "kornia-rs", "imagecodecs", "pyarrow", "onnxruntime",
+    "numpy", "opencv-python-headless", "pillow", "kornia-rs", "imagecodecs", "onnxruntime",
     "onnxruntime-gpu", "onnxruntime-ep-openvino", "onnxruntime-ep-nv-tensorrt-rtx-cu13", "openvino", "tensorrt",
     "tensorrt-rtx", "tensorflow", "keras", "tf2onnx", "onnx", "scikit-learn",
 )  # fmt: skip
@@ -45,12 +46,13 @@ def environment() -> dict[str, Any]:
     }
 
 
-def versions() -> dict[str, str]:
+def versions(also: Iterable[str] = ()) -> dict[str, str]:
     """Installed versions of the packages that decide pixels, answers or speed, by distribution name.
 
-    The one list for every record: ``run.json``, ``bench.json``, the training record and the export record.
+    The one list for every record: ``run.json``, ``bench.json``, the training record and the export record. ``also``
+    names packages that matter to one record only.
     """
-    return {"glomedge": __version__} | {package.name: package.version for package in installed(*PACKAGES)}
+    return {"glomedge": __version__} | {package.name: package.version for package in installed(*PACKAGES, *also)}
 
 
 def usable_cores() -> int:

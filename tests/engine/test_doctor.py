@@ -11,13 +11,15 @@ import pytest
 from glomedge.about import RESEARCH_USE_NOTICE
 from glomedge.engine import doctor, providers
 from glomedge.engine.doctor import ModelReport, ProviderReport, Speed
+from glomedge.engine.options import EngineOptions
+from glomedge.errors import UsageError
 from glomedge.system import cpu as hardware
 from glomedge.system import gpu as gpus
 from glomedge.system import libraries
 
 
 def test_every_provider_is_reported_with_a_reason_or_a_passed_self_test(tiny_model: Path, tmp_path: Path) -> None:
-    found = doctor.diagnose(tiny_model, cache_dir=tmp_path / "cache")
+    found = doctor.diagnose(tiny_model, EngineOptions(cache_dir=tmp_path / "cache"))
     assert found.healthy
     assert found.notice == RESEARCH_USE_NOTICE
     assert [report.name for report in found.providers] == list(providers.PROVIDERS)
@@ -36,6 +38,28 @@ def test_every_provider_is_reported_with_a_reason_or_a_passed_self_test(tiny_mod
     assert chosen.best is not None
     assert chosen.best.crops_per_s == max(rates)
     json.dumps(found.to_json_object())
+
+
+def test_one_provider_with_options_of_its_own(tiny_model: Path) -> None:
+    found = doctor.diagnose(tiny_model, EngineOptions("cpu", batch_size=3, max_batch=8))
+    (cpu,) = found.providers
+    assert [speed.batch for speed in cpu.speeds] == [1, 3, 4]
+    assert found.healthy
+
+
+def test_a_provider_that_cannot_do_what_is_asked_is_not_usable(tiny_model: Path) -> None:
+    found = doctor.diagnose(tiny_model, EngineOptions("cpu", bf16=True))
+    (cpu,) = found.providers
+    assert not cpu.usable
+    assert "--bf16: cpu computes this model in fp32" in cpu.reason
+    assert not found.healthy
+
+
+def test_options_are_checked(tiny_model: Path) -> None:
+    with pytest.raises(UsageError, match="There is no provider 'gpu'"):
+        doctor.diagnose(tiny_model, EngineOptions("gpu"))
+    with pytest.raises(UsageError, match="--batch-size must be 1 to 1024, not 0"):
+        doctor.diagnose(tiny_model, EngineOptions(batch_size=0))
 
 
 def test_without_a_model_it_says_what_could_run() -> None:
@@ -65,7 +89,7 @@ def test_a_model_that_fails_its_self_test_is_not_usable(tmp_path: Path, tiny_mod
 
     path = tmp_path / "moved.onnx"
     path.write_bytes(sealed(builders.tiny_graph(bias=-3.0).SerializeToString(), read_model_file(tiny_model).spec))
-    found = doctor.diagnose(path, cache_dir=tmp_path / "cache")
+    found = doctor.diagnose(path, EngineOptions(cache_dir=tmp_path / "cache"))
     assert not found.healthy
     assert found.recommendation is None
     cpu = next(report for report in found.providers if report.name == "cpu")

@@ -23,6 +23,7 @@ from glomedge.cli import app
 from glomedge.engine import engine, loading, providers
 from glomedge.engine.backends import onnxrt
 from glomedge.engine.backends.gpu_memory import DeviceRunner
+from glomedge.engine.options import EngineOptions
 from glomedge.engine.runner import Opened, OutOfMemoryError, RawOutput, Runner, SessionRequest
 from glomedge.errors import EngineError, SelfTestError, UsageError
 from glomedge.model.spec import BatchProfile
@@ -270,10 +271,10 @@ def test_warm_builds_what_infer_will_open(
 
 def test_two_sizes_that_differ_are_refused(tiny_model: Path, tmp_path: Path, insert: Insert) -> None:
     insert(Card())
-    options = Options(tmp_path, tiny_model, provider="card", fixed_batch=True, batch_size=4, max_batch=8)
+    options = Options(tmp_path, tiny_model, engine=EngineOptions("card", fixed_batch=True, batch_size=4, max_batch=8))
     with pytest.raises(UsageError, match=r"--fixed-batch runs one batch size.*--batch-size 4 is not --max-batch 8"):
         options.check()
-    replace(options, fixed_batch=False).check()
+    replace(options, engine=replace(options.engine, fixed_batch=False)).check()
     sizes = ["--batch-size", "4", "--max-batch", "8"]
     result = CliRunner().invoke(app, ["warm", str(tiny_model), "--provider", "card", "--fixed-batch", *sizes])
     assert isinstance(result.exception, UsageError)
@@ -284,10 +285,12 @@ def test_a_run_on_a_card_that_shrinks_gives_the_same_rows_and_can_be_resumed(
     tiny_model: Path, tmp_path: Path, insert: Insert
 ) -> None:
     write_crops(tmp_path / "crops", 40)
-    options = Options(tmp_path / "crops", tiny_model, tmp_path / "usual", provider="card", batch_size=8, report=False)
+    options = Options(
+        tmp_path / "crops", tiny_model, tmp_path / "usual", report=False, engine=EngineOptions("card", batch_size=8)
+    )
     insert(Card())
     usual = infer_folder(options)
-    fixed = replace(options, output=tmp_path / "fixed", fixed_batch=True)
+    fixed = replace(options, output=tmp_path / "fixed", engine=replace(options.engine, fixed_batch=True))
     insert(Card(dies_after=3))
     with pytest.raises(EngineError, match="lost"):
         infer_folder(fixed)

@@ -21,6 +21,7 @@ from glomedge.about import install_command
 from glomedge.engine import loading, providers
 from glomedge.engine.backends import nvidia, onnxrt
 from glomedge.engine.backends.gpu_memory import CUDA_LIBRARY
+from glomedge.engine.options import EngineOptions
 from glomedge.engine.runner import SessionRequest
 from glomedge.errors import ModelError, ProviderUnavailableError, UsageError
 from glomedge.model.file import read_model_file
@@ -244,7 +245,7 @@ def test_strict_placement_passes_where_every_node_is_at_home(tiny_model: Path) -
     ("name", "batch"), [("auto", 4), ("cpu", 4), ("openvino", 4), ("cuda", 32), ("tensorrt", 32), ("tensorrt-rtx", 32)]
 )
 def test_the_usual_batch_is_the_devices(name: str, batch: int) -> None:
-    assert providers.usual_batch(name) == batch
+    assert providers.usual_batch(EngineOptions(name)) == batch
 
 
 @pytest.mark.parametrize("usable", [True, False])
@@ -260,7 +261,7 @@ def test_auto_takes_the_gpus_batch_only_where_a_gpu_provider_can_run(
     for name, provider in providers.PROVIDERS.items():
         if provider.gpu:
             monkeypatch.setitem(providers.PROVIDERS, name, dataclasses.replace(provider, unusable=unusable))
-    assert providers.usual_batch("auto") == (32 if usable else 4)
+    assert providers.usual_batch(EngineOptions()) == (32 if usable else 4)
 
 
 @pytest.mark.parametrize(
@@ -279,8 +280,12 @@ def test_what_may_fall_back_takes_the_batch_of_what_takes_its_place(
         says = (lambda: None) if name in (*usable, "cpu") else (lambda: "no library")
         monkeypatch.setitem(providers.PROVIDERS, name, dataclasses.replace(provider, unusable=says))
     for name, (exactly, allowed) in batches.items():
-        assert (providers.usual_batch(name), providers.usual_batch(name, allow_fallback=True)) == (exactly, allowed)
-    assert providers.run_threads("cuda", allow_fallback=True) == (2 if usable else min(cpu.usable_cpus(), 8))
+        options = EngineOptions(name)
+        assert providers.usual_batch(options) == exactly
+        assert providers.usual_batch(dataclasses.replace(options, allow_fallback=True)) == allowed
+    assert providers.run_threads(EngineOptions("cuda", allow_fallback=True)) == (
+        2 if usable else min(cpu.usable_cpus(), 8)
+    )
 
 
 def padded_pool_model(path: Path) -> npt.NDArray[np.float32]:

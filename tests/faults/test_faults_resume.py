@@ -14,6 +14,7 @@ import numpy.typing as npt
 import pytest
 
 from glomedge.engine import engine, loading
+from glomedge.engine.options import EngineOptions
 from glomedge.errors import OutputError
 from glomedge.pipeline.prepare import default_decoder
 from glomedge.runs.folder import Options, infer_folder
@@ -26,7 +27,7 @@ from helpers.run_kit import outputs, table, write_crops
 def options(tmp_path: Path) -> Options:
     write_crops(tmp_path / "crops", 30, broken=2)
     build_tiny_model(tmp_path / "model.onnx")
-    return Options(tmp_path / "crops", tmp_path / "model.onnx", tmp_path / "out", provider="cpu")
+    return Options(tmp_path / "crops", tmp_path / "model.onnx", tmp_path / "out", engine=EngineOptions("cpu"))
 
 
 @pytest.mark.parametrize(
@@ -65,7 +66,7 @@ def test_resume_on_another_provider_is_refused(options: Options) -> None:
     lines = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(b"".join(lines[:-4]))
     with pytest.raises(OutputError, match="cpu in the unfinished run, openvino now"):
-        infer_folder(replace(options, provider="openvino", resume=True))
+        infer_folder(replace(options, resume=True, engine=replace(options.engine, provider="openvino")))
 
 
 def test_new_and_changed_files_are_taken_up_by_resume(options: Options) -> None:
@@ -128,7 +129,7 @@ def test_an_unfinished_run_is_not_dropped_for_one_flipped_bit(options: Options) 
 
 
 def test_what_is_no_probability_is_the_error_of_its_crop(options: Options, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = loading.load
+    real = loading.open_engine
 
     def load(*arguments: Any, **options: Any) -> engine.Engine:
         loaded = real(*arguments, **options)
@@ -144,7 +145,7 @@ def test_what_is_no_probability_is_the_error_of_its_crop(options: Options, monke
         return loaded
 
     bad = itertools.cycle([np.float32(1.0000001), np.float32(2e38)])
-    monkeypatch.setattr(loading, "load", load)
+    monkeypatch.setattr(loading, "open_engine", load)
     outcome = infer_folder(options)
     rows = table(options.output)
     assert len(rows) == 30

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from glomedge.engine.options import EngineOptions
 from glomedge.results.journal import read_journal
 from glomedge.runs.folder import Options, infer_folder
 from helpers.builders import build_tiny_model
@@ -31,7 +32,9 @@ _MARGIN = 15
 def options(tmp_path: Path) -> Options:
     write_crops(tmp_path / "crops", _CROPS, broken=2)
     build_tiny_model(tmp_path / "model.onnx")
-    return Options(tmp_path / "crops", tmp_path / "model.onnx", tmp_path / "out", provider="cpu", batch_size=2)
+    return Options(
+        tmp_path / "crops", tmp_path / "model.onnx", tmp_path / "out", engine=EngineOptions("cpu", batch_size=2)
+    )
 
 
 def _signal_points() -> list[object]:
@@ -120,7 +123,7 @@ def test_the_command_ends_with_the_code_of_its_signal(options: Options, number: 
         _, said = process.communicate(timeout=60.0)
         assert time.monotonic() - begin_s < 10.0
     assert process.returncode == 128 + number, said
-    answered = len(read_journal(options.output / ".glomedge" / "journal").where)
+    answered = len(read_journal(options.output / ".glomedge" / "journal").answers)
     assert 10 <= answered < total
     assert said == f"Stopped. {answered} of {total} crops are answered and kept; go on with --resume.\n"
     assert not (options.output / "predictions.csv").exists()

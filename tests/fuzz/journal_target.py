@@ -12,7 +12,8 @@ import tempfile
 import zlib
 from pathlib import Path
 
-from glomedge.results.journal import read_entries, read_journal
+from glomedge.results.answer_table import Stored
+from glomedge.results.journal import Contents, read_journal
 
 
 def repaired(data: bytes) -> bytes:
@@ -32,12 +33,19 @@ def one_input(path: Path, data: bytes) -> int:
     path.write_bytes(data)
     contents = read_journal(path)
     assert contents.good_bytes + contents.bad_bytes == len(data)
-    entries = list(read_entries(path, contents.where.values()))
-    assert [entry.key for entry in entries] == list(contents.where)
+    rows = _rows(contents)
+    assert len(rows) == len(contents.answers)
+    assert all(contents.answers.fingerprint(name) is not None for name, _ in rows)
+    contents.answers.copies()
     path.write_bytes(data[: contents.good_bytes])
     again = read_journal(path)
-    assert (again.where, again.bad_bytes) == (contents.where, 0)
-    return len(entries)
+    assert (_rows(again), again.bad_bytes) == (rows, 0)
+    return len(rows)
+
+
+def _rows(contents: Contents) -> list[tuple[bytes, Stored]]:
+    table = contents.answers
+    return [(table.name(number), table.stored(number)) for number in table.numbers()]
 
 
 def main() -> None:

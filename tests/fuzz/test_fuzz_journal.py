@@ -7,7 +7,10 @@ from pathlib import Path
 import numpy as np
 
 from fuzz.journal_target import one_input, repaired
-from glomedge.results.journal import Attachment, Entry, Identity, Journal
+from glomedge.pipeline.inputs import Found
+from glomedge.pipeline.prepare import Answer
+from glomedge.results.journal import Identity, Journal
+from glomedge.results.rows import Attachment
 
 
 def journal_bytes(path: Path) -> bytes:
@@ -17,7 +20,8 @@ def journal_bytes(path: Path) -> bytes:
     journal.engine("cpu")
     for batch in range(3):
         journal.start([f"{batch}.png"])
-        journal.rows([Entry(f"{batch}.png", "ok", 0.25, "b" * 64, 10, 20, attachment=Attachment(0, 300, 1))])
+        answer = Answer(Found(f"{batch}.png".encode()), "ok", 0.25, "b" * 64, 10, 20)
+        journal.rows([(answer, Attachment(0, 300, 1))])
     journal.done(3)
     journal.close()
     return path.read_bytes()

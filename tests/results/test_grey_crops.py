@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 
 from glomedge.engine.engine import Output
+from glomedge.engine.options import EngineOptions
 from glomedge.errors import GlomedgeError, OutputError
 from glomedge.files import writing as room
 from glomedge.imaging import images
@@ -30,7 +31,7 @@ from glomedge.reports.overlay import overlay
 from glomedge.results import grey_crops
 from glomedge.results.grey_crops import Grey, GreyStore
 from glomedge.results.journal import Identity, Journal, read_journal
-from glomedge.results.thumbnails import Spool
+from glomedge.results.thumbnails import ThumbnailFile
 from glomedge.runs import folder, heatmaps
 from glomedge.runs.folder import Options, infer_folder
 from helpers.builders import build_tiny_model
@@ -142,7 +143,7 @@ def test_what_runs_out_of_room_gets_that_of_the_crops(tmp_path: Path, monkeypatc
             disk.free_bytes += 60_000
             store.drop()
 
-        with contextlib.closing(Spool(tmp_path / "spool", fresh=True)) as spool:
+        with contextlib.closing(ThumbnailFile(tmp_path / "spool", fresh=True)) as spool:
             spool.make_room = make_room
             activation = np.arange(49, dtype=np.float32).reshape(7, 7)
             kept = spool.read(spool.append(activation, b"thumbnail" * 100))
@@ -151,7 +152,7 @@ def test_what_runs_out_of_room_gets_that_of_the_crops(tmp_path: Path, monkeypatc
             assert kept[1] == b"thumbnail" * 100
             disk.free_bytes = 0
             with pytest.raises(OutputError, match="No space left"):  # there was nothing more to give
-                Spool(tmp_path / "other", fresh=True).append(activation, b"")
+                ThumbnailFile(tmp_path / "other", fresh=True).append(activation, b"")
 
 
 def test_a_journal_that_was_given_room_is_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -178,7 +179,7 @@ def test_a_journal_that_was_given_room_is_whole(tmp_path: Path, monkeypatch: pyt
 
 def test_room_that_another_thread_made_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     disk = _Disk(0, monkeypatch)
-    with contextlib.closing(Spool(tmp_path / "spool", fresh=True)) as spool:
+    with contextlib.closing(ThumbnailFile(tmp_path / "spool", fresh=True)) as spool:
         # There is nothing left to give when it asks, but by then there is room.
         spool.make_room = lambda: setattr(disk, "free_bytes", 1000)
         assert spool.read(spool.append(np.zeros((7, 7), np.float32), b"thumbnail")) is not None
@@ -286,7 +287,7 @@ def options(tmp_path: Path) -> Options:
     write_crops(tmp_path / "crops", 30, broken=2)
     build_tiny_model(tmp_path / "model.onnx")
     out = tmp_path / "out"
-    return Options(tmp_path / "crops", tmp_path / "model.onnx", out, provider="cpu", heatmaps=out / "heat")
+    return Options(tmp_path / "crops", tmp_path / "model.onnx", out, heatmaps=out / "heat", engine=EngineOptions("cpu"))
 
 
 @pytest.fixture

@@ -11,20 +11,37 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from glomedge.errors import OutputError
-from glomedge.files.names import unescape_name
 from glomedge.pipeline.inputs import Found
-from glomedge.results.journal import Attachment, Contents, Entry, Identity, Journal, read_entries, read_journal
+from glomedge.pipeline.prepare import Answer
+from glomedge.results.answer_table import Fingerprint, Stored
+from glomedge.results.journal import Contents, Identity, Journal, read_journal, read_on
 from glomedge.results.resume import plan, publishable
+from glomedge.results.rows import Attachment
 
 IDENTITY = Identity(folder="/crops", model_sha256="a" * 64, recipe="{}", threshold=0.5, tta=1, batch_size=4)
 
 
-def _entries(batch: int) -> list[Entry]:
+def _answers(batch: int) -> list[tuple[Answer, Attachment | None]]:
+    first, second, third, fourth = (Found(f"b{batch}/{rest}".encode()) for rest in _NAMES)
     return [
-        Entry(f"b{batch}/0 =ü\\x0a.png", "ok", 0.1234567, "ab" * 32, 123, 456, attachment=Attachment(1, 2, 3)),
-        Entry(f"b{batch}/1.png", "flagged:blank+blurred", 1.0, "cd" * 32, 5, 6, disagreement=0.25),
-        Entry(f"b{batch}/2.png", "error:truncated", None, "ef" * 32, 7, 8, message="cut short"),
-        Entry(f"b{batch}/3.png", "error:vanished", message="gone"),
+        (Answer(first, "ok", 0.1234567, "ab" * 32, 123, 456), Attachment(1, 2, 3)),
+        (Answer(second, "flagged:blank+blurred", 1.0, "cd" * 32, 5, 6, disagreement=0.25), None),
+        (Answer(third, "error:truncated", None, "ef" * 32, 7, 8, message="cut short"), None),
+        (Answer(fourth, "error:vanished", message="gone"), None),
+    ]
+
+
+_NAMES = ("0 =ü\n.png", "1.png", "2.png", "3.png")
+INPUTS = [answer.found for batch in range(5) for answer, _ in _answers(batch)]
+
+
+def _stored(batch: int) -> list[tuple[bytes, Stored]]:
+    return [
+        (
+            answer.found.relative,
+            Stored(answer.status, answer.probability, answer.sha256, answer.disagreement, answer.message, attachment),
+        )
+        for answer, attachment in _answers(batch)
     ]
 
 
@@ -33,27 +50,54 @@ def _write(path: Path, batches: int = 5, identity: Identity = IDENTITY) -> bytes
     journal.head(identity)
     journal.engine("cpu")
     for batch in range(batches):
-        entries = _entries(batch)
-        journal.start([entry.key for entry in entries])
-        journal.rows(entries)
+        answers = _answers(batch)
+        journal.start([answer.found.key for answer, _ in answers])
+        journal.rows(answers)
     journal.sync()
     journal.close()
     return path.read_bytes()
 
 
-def _all(path: Path, contents: Contents) -> list[Entry]:
-    return list(read_entries(path, contents.where.values()))
+def _all(contents: Contents) -> list[tuple[bytes, Stored]]:
+    table = contents.answers
+    return [(table.name(number), table.stored(number)) for number in table.numbers()]
 
 
-def test_what_is_written_is_read(tmp_path: Path) -> None:
+@pytest.mark.parametrize("inputs", [[], INPUTS, INPUTS[3:9]])
+def test_what_is_written_is_read(tmp_path: Path, inputs: list[Found]) -> None:
     path = tmp_path / "journal"
     data = _write(path)
-    contents = read_journal(path)
-    assert _all(path, contents) == [entry for batch in range(5) for entry in _entries(batch)]
+    contents = read_journal(path, inputs)
+    assert _all(contents) == [stored for batch in range(5) for stored in _stored(batch)]
+    assert len(contents.answers) == 20
     assert contents.identity == IDENTITY
     assert contents.provider == "cpu"
     assert (contents.good_bytes, contents.bad_bytes, contents.suspects, contents.complete) == (len(data), 0, {}, False)
-    assert contents.retry == {f"b{batch}/3.png" for batch in range(5)}
+    assert [found for found in INPUTS if _before(contents, found.relative).may_pass] == INPUTS[3::4]
+
+
+def _before(contents: Contents, name: bytes) -> Fingerprint:
+    before = contents.answers.fingerprint(name)
+    assert before is not None
+    return before
+
+
+@pytest.mark.parametrize("cut", range(0, 12))
+def test_reading_on_is_reading_everything(tmp_path: Path, cut: int) -> None:
+    path = tmp_path / "journal"
+    data = _write(path)
+    lines = data.splitlines(keepends=True)
+    path.write_bytes(b"".join(lines[:cut]) + b"torn")
+    contents = read_journal(path, INPUTS)
+    path.write_bytes(data)
+    contents = read_on(path, contents)
+    assert (contents.good_bytes, contents.bad_bytes, contents.damaged) == (len(data), 0, False)
+    assert _all(contents) == _all(read_journal(path))
+    # What has become shorter since is not what was read.
+    path.write_bytes(b"".join(lines[:4]))
+    assert len(read_on(path, contents).answers) == 4
+    path.unlink()
+    assert len(read_on(path, contents).answers) == 0
 
 
 def test_started_and_never_finished_are_suspects(tmp_path: Path) -> None:
@@ -83,22 +127,23 @@ def test_whose_fault_may_have_passed(tmp_path: Path, status: str, sha256: str | 
     path = tmp_path / "journal"
     _write(path, 0)
     journal = Journal(path, path.stat().st_size)
-    journal.rows([Entry("x.png", status, None, sha256, message="why")])
+    journal.rows([(Answer(Found(b"x.png"), status, None, sha256, message="why"), None)])
     journal.close()
-    assert read_journal(path).retry == ({"x.png"} if again else set())
+    assert _before(read_journal(path), b"x.png").may_pass is again
 
 
 def test_the_last_answer_counts(tmp_path: Path) -> None:
     path = tmp_path / "journal"
     _write(path)
     journal = Journal(path, path.stat().st_size)
-    journal.rows([Entry("b0/3.png", "ok", 0.5, "00" * 32, 1, 2)])
+    journal.rows([(Answer(Found(b"b0/3.png"), "ok", 0.5, "00" * 32, 1, 2), None)])
     journal.done(20)
     journal.close()
     contents = read_journal(path)
     assert contents.complete
-    assert "b0/3.png" not in contents.retry
-    assert [entry.status for entry in read_entries(path, [contents.where["b0/3.png"]])] == ["ok"]
+    assert _before(contents, b"b0/3.png") == (1, 2, False)
+    assert len(contents.answers) == 20
+    assert [stored.status for name, stored in _all(contents) if name == b"b0/3.png"] == ["ok"]
 
 
 def test_1000_torn_and_foreign_tails(tmp_path: Path) -> None:
@@ -136,11 +181,11 @@ def test_1000_torn_and_foreign_tails(tmp_path: Path) -> None:
         journal = Journal(path, contents.good_bytes)
         if contents.identity is None:
             journal.head(IDENTITY)
-        journal.rows(_entries(9))
+        journal.rows(_answers(9))
         journal.close()
         again = read_journal(path)
         assert again.bad_bytes == 0
-        assert _all(path, again)[-4:] == _entries(9)
+        assert _all(again)[-4:] == _stored(9)
 
 
 def test_every_flipped_bit_of_a_line_is_found(tmp_path: Path) -> None:
@@ -189,8 +234,8 @@ def test_fuzz_only_whole_lines_of_ours_are_taken(
     path.write_bytes((_line(_HEAD) if head else b"") + b"".join(parts))
     contents = read_journal(path)
     assert contents.good_bytes + contents.bad_bytes == path.stat().st_size
-    for entry in _all(path, contents):
-        assert isinstance(entry.key, str)
+    for name, entry in _all(contents):
+        assert contents.answers.fingerprint(name) is not None
         assert entry.probability is None or 0.0 <= entry.probability <= 1.0
         assert entry.disagreement is None or 0.0 <= entry.disagreement <= 1.0
 
@@ -223,7 +268,7 @@ def test_an_unfinished_run_is_not_dropped_by_accident(tmp_path: Path) -> None:
         plan(path, IDENTITY, resume=False, overwrite=False)
     assert plan(path, IDENTITY, resume=False, overwrite=True).contents.good_bytes == 0
     resumed = plan(path, IDENTITY, resume=True, overwrite=False)
-    assert len(resumed.contents.where) == 20
+    assert len(resumed.contents.answers) == 20
     assert plan(path.parent / "none", IDENTITY, resume=True, overwrite=False).notes == [
         "There was no run to resume; started a new one."
     ]
@@ -262,13 +307,17 @@ def test_a_run_that_was_killed_at_its_first_write_is_none(tmp_path: Path, resume
 def test_only_what_holds_an_answer_for_every_input_is_published(tmp_path: Path) -> None:
     path = tmp_path / "journal"
     data = _write(path)
-    inputs = [Found(unescape_name(entry.key)) for batch in range(5) for entry in _entries(batch)]
-    assert len(publishable(path, inputs).where) == 20
+    assert len(publishable(path, INPUTS, read_journal(path, INPUTS)).answers) == 20
+    more = [*INPUTS, Found(b"new.png")]
     with pytest.raises(OutputError, match=r"1 of 21 inputs have no answer.*--resume"):
-        publishable(path, [*inputs, Found(b"new.png")])
+        publishable(path, more, read_journal(path, more))
+    contents = read_journal(path, INPUTS)
     path.write_bytes(data + b"torn")
     with pytest.raises(OutputError, match=r"its last 4 bytes cannot be read.*--resume"):
-        publishable(path, inputs)
+        publishable(path, INPUTS, contents)
+    path.unlink()
+    with pytest.raises(OutputError, match=r"20 of 20 inputs have no answer.*--resume"):
+        publishable(path, INPUTS, contents)
 
 
 def test_torn_tail_is_said(tmp_path: Path) -> None:

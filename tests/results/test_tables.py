@@ -8,7 +8,7 @@ import pytest
 from glomedge.errors import GlomedgeError
 from glomedge.files.writing import Staged
 from glomedge.results.rows import Row
-from glomedge.results.tables import write_csv
+from glomedge.results.tables import CsvWriter
 
 
 def test_staged_files_appear_together_or_not_at_all(tmp_path: Path) -> None:
@@ -33,7 +33,7 @@ def test_staged_files_appear_together_or_not_at_all(tmp_path: Path) -> None:
 def test_csv_quotes_what_it_must(tmp_path: Path) -> None:
     row = Row('a,"b".png', "=c", "s", 0.5, 1, "globally sclerotic", 0.5, "ok", "cpu", None, None, "line\nline\rline")
     with (tmp_path / "t.csv").open("wb") as handle:
-        write_csv(handle, [row], tta=False)
+        CsvWriter(handle, tta=False).write([row])
     with (tmp_path / "t.csv").open(encoding="utf-8", newline="") as text:
         (read,) = csv.DictReader(text)
     assert (read["path"], read["case"], read["message"]) == ('a,"b".png', "'=c", "line\nline\\x0dline")

@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
@@ -10,10 +12,12 @@ from typer.testing import CliRunner
 from glomedge.cases.labels import read_labels, read_split
 from glomedge.cli import app
 from glomedge.engine import providers
+from glomedge.engine.options import EngineOptions
 from glomedge.engine.runner import SessionRequest
 from glomedge.errors import DatasetError, ProviderUnavailableError, UsageError
 from glomedge.runs.evaluate import evaluate_folder
 from glomedge.runs.folder import Options, infer_folder
+from glomedge.runs.options import EvaluateOptions
 from glomedge.system.telemetry import import_onnxruntime
 from helpers.builders import build_tiny_model
 from helpers.run_kit import write_crops
@@ -37,9 +41,9 @@ def test_evaluate_agrees_with_infer(data: Path) -> None:
     import csv
 
     model = data.parent / "model.onnx"
-    found = evaluate_folder(data, model, provider="cpu")
+    found = evaluate_folder(EvaluateOptions(data, model, EngineOptions("cpu")))
     assert found is not None
-    infer_folder(Options(data, model, data.parent / "out", provider="cpu"))
+    infer_folder(Options(data, model, data.parent / "out", engine=EngineOptions("cpu")))
     with (data.parent / "out" / "predictions.csv").open(encoding="utf-8", newline="") as handle:
         rows = {Path(row["path"]).name: row for row in csv.DictReader(handle)}
     labels = read_labels(data / "public.csv")
@@ -68,15 +72,71 @@ def test_evaluate_and_infer_call_the_model_from_as_many_threads(
     monkeypatch.setitem(providers.PROVIDERS, "card", entry)
     monkeypatch.setattr("glomedge.system.cpu.usable_cpus", lambda: 12)
     model = data.parent / "model.onnx"
-    evaluate_folder(data, model, provider="card", workers=2)
-    infer_folder(Options(data, model, data.parent / "out", provider="card", workers=2))
+    evaluate_folder(EvaluateOptions(data, model, EngineOptions("card"), workers=2))
+    infer_folder(Options(data, model, data.parent / "out", workers=2, engine=EngineOptions("card")))
     assert asked == [callers, callers]
+
+
+def test_evaluate_takes_every_engine_option_that_infer_takes(
+    monkeypatch: pytest.MonkeyPatch, data: Path, tmp_path: Path
+) -> None:
+    """Both ask for the same session, option by option."""
+    asked: list[SessionRequest] = []
+
+    def options(request: SessionRequest) -> Mapping[str, str]:
+        asked.append(request)
+        return {}
+
+    entry = providers.onnxruntime_provider("card", "CPUExecutionProvider", options, install="")
+    monkeypatch.setitem(providers.PROVIDERS, "card", entry)
+    model = ["--model", str(data.parent / "model.onnx"), "--provider", "card"]
+    for given in (
+        [],
+        ["--batch-size", "3"],
+        ["--max-batch", "2"],
+        ["--batch-size", "5", "--max-batch", "9"],
+        ["--fixed-batch", "--max-batch", "6"],
+        ["--cache-dir", str(tmp_path / "cache")],
+        ["--strict-placement"],
+        ["--allow-fallback"],
+    ):
+        asked.clear()
+        evaluated = CliRunner().invoke(app, ["evaluate", str(data), *model, *given])
+        inferred = CliRunner().invoke(app, ["infer", str(data), *model, "-o", str(tmp_path / "out"), *given])
+        assert (evaluated.exit_code, inferred.exit_code) == (2, 2), (given, evaluated.output, inferred.output)
+        first, second = asked
+        assert first == second, given
+    assert asked[0].record_placement is False
+
+
+@pytest.mark.parametrize("command", ["evaluate", "warm"])
+def test_bfloat16_that_would_not_be_is_refused_as_in_infer(data: Path, command: str) -> None:
+    where = [str(data)] if command == "evaluate" else []
+    arguments = [command, *where, "-m", str(data.parent / "model.onnx"), "--provider", "cpu", "--bf16"]
+    refused = CliRunner().invoke(app, arguments)
+    assert isinstance(refused.exception, UsageError)
+    assert "--bf16: cpu computes this model in fp32" in str(refused.exception)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"engine": EngineOptions(batch_size=0)}, "--batch-size must be 1 to 1024, not 0"),
+        ({"engine": EngineOptions(batch_size=8, max_batch=4)}, "--batch-size 8 is more than --max-batch 4"),
+        ({"workers": 0}, "--workers must be 1 to 512, not 0"),
+        ({"case_pattern": "("}, "--case-pattern"),
+    ],
+)
+def test_options_are_checked_before_any_file_is_opened(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        evaluate_folder(EvaluateOptions(Path("nowhere"), Path("nowhere.onnx"), **options))
 
 
 def test_a_split_restricts_the_crops(data: Path) -> None:
     model = data.parent / "model.onnx"
-    test = evaluate_folder(data, model, provider="cpu", split_file=data.parent / "split.csv", split="test")
-    train = evaluate_folder(data, model, provider="cpu", split_file=data.parent / "split.csv", split="train")
+    options = EvaluateOptions(data, model, EngineOptions("cpu"), split_file=data.parent / "split.csv")
+    test = evaluate_folder(replace(options, split="test"))
+    train = evaluate_folder(replace(options, split="train"))
     assert test is not None
     assert train is not None
     assert (test.crops, train.crops) == (8, 16)
@@ -104,14 +164,14 @@ def test_missing_and_doubled_files_are_all_listed(data: Path) -> None:
     with pytest.raises(
         DatasetError, match=r"2 labelled crops have no file: gone-1.png, gone-2.png; 1 labelled.*case1-10"
     ):
-        evaluate_folder(data, data.parent / "model.onnx")
+        evaluate_folder(EvaluateOptions(data, data.parent / "model.onnx"))
 
 
 def test_bad_options_are_refused(data: Path) -> None:
     with pytest.raises(UsageError, match="go together"):
-        evaluate_folder(data, data.parent / "model.onnx", split="test")
+        evaluate_folder(EvaluateOptions(data, data.parent / "model.onnx", split="test"))
     with pytest.raises(UsageError, match="threshold"):
-        evaluate_folder(data, data.parent / "model.onnx", threshold=1.5)
+        evaluate_folder(EvaluateOptions(data, data.parent / "model.onnx", threshold=1.5))
     with pytest.raises(DatasetError, match="no split 'dev'; it has: test, train"):
         read_split(data.parent / "split.csv", "dev")
     with pytest.raises(DatasetError, match="cannot be read"):
@@ -132,7 +192,7 @@ def test_command_prints_figures_and_json(data: Path) -> None:
 
 def test_real_crops(real_data: Path, tmp_path: Path) -> None:
     build_tiny_model(tmp_path / "model.onnx")
-    outcome = infer_folder(Options(real_data, tmp_path / "model.onnx", tmp_path / "out", provider="cpu"))
+    outcome = infer_folder(Options(real_data, tmp_path / "model.onnx", tmp_path / "out", engine=EngineOptions("cpu")))
     assert len(outcome.cases) == 21
     assert sum(case.crops for case in outcome.cases) == 830
     assert outcome.counts["error"] == 0

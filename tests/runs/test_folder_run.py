@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 from glomedge.about import RESEARCH_USE_NOTICE
+from glomedge.engine.options import EngineOptions
 from glomedge.errors import ModelError, OutputError, UsageError
 from glomedge.files.names import restore
 from glomedge.imaging import enhance, images
@@ -33,7 +34,7 @@ from helpers.run_kit import outputs, run_in_child, table, write_crops
 def options(tmp_path: Path) -> Options:
     write_crops(tmp_path / "crops", 30, broken=2)
     build_tiny_model(tmp_path / "model.onnx")
-    return Options(tmp_path / "crops", tmp_path / "model.onnx", tmp_path / "out", provider="cpu")
+    return Options(tmp_path / "crops", tmp_path / "model.onnx", tmp_path / "out", engine=EngineOptions("cpu"))
 
 
 def test_every_input_has_one_row_and_the_right_answer(options: Options) -> None:
@@ -133,7 +134,7 @@ def test_where_it_is_decoded(
         chosen.append(settings)
         raise SeenError
 
-    monkeypatch.setattr("glomedge.runs.folder.Pipeline", pipeline)
+    monkeypatch.setattr("glomedge.runs.pipeline_run.Pipeline", pipeline)
     with pytest.raises(SeenError):
         infer_folder(replace(options, decode_in=decode_in, workers=workers))
     assert ("processes" if chosen[0].decode_processes else "threads") == expected
@@ -145,9 +146,9 @@ def test_where_it_is_decoded(
 def test_batch_and_workers_change_nothing(options: Options, batch: int, workers: int) -> None:
     every = ("csv", "jsonl", *(["parquet"] if importlib.util.find_spec("pyarrow") else []))
     options = replace(options, formats=every)
-    infer_folder(replace(options, batch_size=4, workers=2))
+    infer_folder(replace(options, workers=2, engine=replace(options.engine, batch_size=4)))
     first, expected = table(options.output), outputs(options.output)
-    infer_folder(replace(options, batch_size=batch, workers=workers))
+    infer_folder(replace(options, workers=workers, engine=replace(options.engine, batch_size=batch)))
     second = table(options.output)
     for one, other in zip(first, second, strict=True):
         assert {k: v for k, v in one.items() if k != "probability"} == {
@@ -155,7 +156,7 @@ def test_batch_and_workers_change_nothing(options: Options, batch: int, workers:
         }
         if one["probability"]:
             assert float(one["probability"]) == pytest.approx(float(other["probability"]), abs=1e-5)
-    infer_folder(replace(options, batch_size=4, workers=workers))
+    infer_folder(replace(options, workers=workers, engine=replace(options.engine, batch_size=4)))
     assert outputs(options.output) == expected
     assert set(expected) == {*(f"predictions.{name}" for name in every), "cases.csv"}
 
@@ -298,7 +299,7 @@ def test_a_full_disk_is_fatal_and_resumable(options: Options) -> None:
     assert re.match(r"OutputError: .*cannot be written: File too large.*--resume", said.read_text())
     small = options.output.parent / "small"
     assert not (small / "predictions.csv").exists()
-    assert 0 < len(read_journal(small / ".glomedge" / "journal").where) < 30
+    assert 0 < len(read_journal(small / ".glomedge" / "journal").answers) < 30
     infer_folder(replace(options, output=small, resume=True))
     assert outputs(small) == expected
 

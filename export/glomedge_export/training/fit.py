@@ -24,7 +24,7 @@ from glomedge_export.training.checkpoint import Checkpoint, Checkpointing, Check
 from glomedge_export.training.decision import cross_entropy
 from glomedge_export.training.feed import Images, TrainingData, batches
 from glomedge_export.training.head_start import start_head
-from glomedge_export.training.listener import Listener
+from glomedge_export.training.listener import Listener, Silent
 from glomedge_export.training.optimizer import make_optimizer
 from glomedge_export.training.options import ClassWeight, FitOptions
 from glomedge_export.training.pretrain import pretrain
@@ -162,7 +162,7 @@ def start_model(
     For ``none``: all layers trained for ``pretrain_epochs``; where that is 0, BatchNormalization measured on training
     crops, then the last layer fitted to the features of the random network.
     """
-    listener = listener or Listener()
+    listener = listener or Silent()
     model = network.assemble(options.input_scaling, options.seed)
     weights.load_into(model, options.weights)
     if options.pretrain_epochs:
@@ -204,7 +204,7 @@ def fit(
         OutputError: checkpoint not writable, damaged, or of another run.
         GlomedgeError: the loss is not finite.
     """
-    listener = listener or Listener()
+    listener = listener or Silent()
     checkpointing = replace(checkpointing, settings={**checkpointing.settings, **options.fixed()})
     checkpoints = Checkpoints(checkpointing.folder)
     saved = checkpoints.load(checkpointing.settings) if checkpointing.resume else None

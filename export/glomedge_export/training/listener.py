@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
 from glomedge_export.training.checkpoint import EpochRow
 
 
-class Listener:
-    """Told how a training run goes, for progress bars and logs. This one ignores everything; override what you need."""
+class Listener(Protocol):
+    """Told how a training goes; for progress bars and logs (``glomedge.cli.progress``)."""
 
     def step(self, epoch: int, done: int, steps: int) -> None:
         """A step of an epoch of the fit is done."""
@@ -15,7 +17,23 @@ class Listener:
         """An epoch of the fit is done."""
 
     def preparing(self, what: str, done: int, total: int) -> None:
-        """Something other than an epoch of the fit is under way."""
+        """Something other than an epoch goes on."""
 
     def note(self, text: str) -> None:
         """Something the user should know."""
+
+
+class Silent:
+    """A listener that does nothing."""
+
+    def step(self, epoch: int, done: int, steps: int) -> None:
+        """Ignore."""
+
+    def epoch(self, row: EpochRow) -> None:
+        """Ignore."""
+
+    def preparing(self, what: str, done: int, total: int) -> None:
+        """Ignore."""
+
+    def note(self, text: str) -> None:
+        """Ignore."""

@@ -24,7 +24,7 @@ from glomedge_export.network import network
 from glomedge_export.training.batch_norm import calibrate_batch_norms
 from glomedge_export.training.checkpoint import PRETRAINING_FOLDER, Checkpoint, Checkpointing, Checkpoints, EpochRow
 from glomedge_export.training.feed import TrainingData, batches
-from glomedge_export.training.listener import Listener
+from glomedge_export.training.listener import Listener, Silent
 from glomedge_export.training.options import FitOptions
 
 PEAK_LEARNING_RATE = 1e-3
@@ -163,7 +163,7 @@ def pretrain(
         OutputError: checkpoint not writable, damaged, or of another run.
         GlomedgeError: the loss is not finite.
     """
-    listener = listener or Listener()
+    listener = listener or Silent()
     epochs = options.pretrain_epochs
     checkpoints = Checkpoints(checkpointing.folder / PRETRAINING_FOLDER, keep_best=False)
     saved = checkpoints.load(checkpointing.settings) if checkpointing.resume else None

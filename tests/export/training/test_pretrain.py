@@ -22,7 +22,7 @@ from glomedge_export.frameworks import tf  # noqa: E402
 from glomedge_export.network import network  # noqa: E402
 from glomedge_export.training import fit, pretrain  # noqa: E402
 from glomedge_export.training.feed import TrainingData  # noqa: E402
-from glomedge_export.training.listener import Listener  # noqa: E402
+from glomedge_export.training.listener import Silent  # noqa: E402
 
 LABELS = np.array([0, 1, 0, 1, 0, 1], np.int64)
 TRAIN = np.array([0, 1, 2, 3])
@@ -87,7 +87,7 @@ class KilledError(Exception):
     """Stands for the end of the process between two epochs."""
 
 
-class Recorder(Listener):
+class Recorder(Silent):
     """Keeps steps and notes; can end the run after the first epoch."""
 
     def __init__(self, *, dies: bool = False) -> None:

@@ -1,0 +1,109 @@
+"""Which rows the run report shows, chosen while all rows go by once.
+
+However many rows there are, only those that are shown are kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from operator import itemgetter
+from typing import Any
+
+from glomedge.results.rows import Row
+from glomedge.results.thumbnails import ThumbnailFile, shared_limits
+
+MAX_THUMBNAILS = 2000
+MAX_LISTED = 500
+MAX_REVIEWED = 60
+
+
+@dataclass(frozen=True)
+class RunPageData:
+    """The rows that the run report shows.
+
+    Attributes:
+        pictured: rows of the galleries, in order of importance (``importance``).
+        to_review: rows to be reviewed first, nearest to the threshold first.
+        errors: rows without an answer, sorted by path.
+        limits: least and greatest activation of the colour scale that all maps share.
+        thumbnails: holds the pictures and maps of these rows (``Row.attachment``).
+    """
+
+    pictured: list[Row]
+    to_review: list[Row]
+    errors: list[Row]
+    limits: tuple[float, float]
+    thumbnails: ThumbnailFile
+
+
+def importance(row: Row) -> tuple[int, float, str]:
+    """Smallest first: uncertain, flagged, positive, the rest; among equals the nearest to the threshold."""
+    assert row.probability is not None
+    kind = 0 if row.review else 1 if row.flags else 2 if row.label else 3
+    return kind, abs(row.probability - row.threshold), row.path
+
+
+class RunPageSelection:
+    """Takes every row once (``add``) and keeps those that the report shows.
+
+    Args:
+        max_thumbnails: pictures to show at most.
+    """
+
+    def __init__(self, max_thumbnails: int = MAX_THUMBNAILS) -> None:
+        self._pictured = _Smallest(max_thumbnails)
+        self._to_review = _Smallest(MAX_LISTED)
+        self._errors = _Smallest(MAX_LISTED)
+
+    def add(self, rows: Iterable[Row]) -> None:
+        """Take rows, in any order."""
+        for row in rows:
+            if row.probability is None:
+                self._errors.add(row.path, row)
+            else:
+                rank = importance(row)
+                self._pictured.add(rank, row)
+                if row.review:
+                    self._to_review.add(rank, row)
+
+    def data(self, thumbnails: ThumbnailFile) -> RunPageData:
+        """What was kept; the maps are read once for the scale that they share."""
+        pictured = self._pictured.rows()
+        return RunPageData(
+            pictured=pictured,
+            to_review=self._to_review.rows(),
+            errors=self._errors.rows(),
+            limits=shared_limits((row.attachment for row in pictured), thumbnails) or (0.0, 1.0),
+            thumbnails=thumbnails,
+        )
+
+
+class _Smallest:
+    """The ``limit`` rows with the smallest keys among all that were added; ``heapq.nsmallest``, fed bit by bit."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._kept: list[tuple[Any, Row]] = []
+        self._bound: Any = None  # once so many are kept, larger keys are of no use
+
+    def add(self, key: Any, row: Row) -> None:
+        if self._bound is not None and key >= self._bound:
+            return
+        self._kept.append((key, row))
+        if len(self._kept) >= self._limit + self._limit // 8 + 64:
+            self._shorten()
+
+    def _shorten(self) -> None:
+        self._kept.sort(key=_KEY)  # stable: of equal keys the first one stays
+        del self._kept[self._limit :]
+        if self._kept and len(self._kept) == self._limit:
+            self._bound = self._kept[-1][0]
+
+    def rows(self) -> list[Row]:
+        """In ascending order of their keys."""
+        self._shorten()
+        return [row for _, row in self._kept]
+
+
+_KEY: Callable[[tuple[Any, Row]], Any] = itemgetter(0)

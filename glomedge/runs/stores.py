@@ -1,0 +1,70 @@
+"""The files that a run fills while it goes on: the journal, and what the report and the heatmaps will need."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+from types import TracebackType
+
+from glomedge.results.folder import OutputFolder
+from glomedge.results.grey_crops import GreyStore
+from glomedge.results.journal import Journal
+from glomedge.results.resume import Plan
+from glomedge.results.sink import FolderSink
+from glomedge.results.thumbnails import ThumbnailFile
+from glomedge.runs.options import Options
+
+
+class RunStores:
+    """Opened together, closed together; a context manager.
+
+    Args:
+        options: whether there will be a report or heatmaps.
+        output: where the files lie.
+        plan: whether the run starts or goes on.
+        threshold: of the run; it decides which crops will have a heatmap.
+
+    Attributes:
+        journal: the answers.
+        thumbnails: pictures and maps; None where neither report nor heatmaps are wanted.
+        grey_crops: the crops that heatmaps will be laid over; None where none are wanted.
+
+    Raises:
+        OutputError: one of them cannot be written.
+    """
+
+    def __init__(self, options: Options, output: OutputFolder, plan: Plan, threshold: float) -> None:
+        self.thumbnails: ThumbnailFile | None = None
+        self.grey_crops: GreyStore | None = None
+        with contextlib.ExitStack() as opened:
+            self.journal = Journal(output.journal_path, plan.contents.good_bytes)
+            opened.callback(self.journal.close)
+            if options.report or options.heatmaps is not None:
+                self.thumbnails = ThumbnailFile(output.thumbnails_path, fresh=plan.contents.good_bytes == 0)
+                opened.callback(self.thumbnails.close)
+            if self.thumbnails is not None and options.heatmaps is not None:
+                self.grey_crops = _grey_store(options, output.work, threshold)
+                opened.callback(self.grey_crops.close)
+                # They are a convenience, and the first to go on a full disk.
+                self.journal.make_room = self.thumbnails.make_room = self.grey_crops.drop
+            if plan.contents.identity is None:
+                self.journal.head(plan.identity)
+            self._opened = opened.pop_all()
+
+    def sink(self) -> FolderSink:
+        """Where the pipeline's answers go."""
+        return FolderSink(self.journal, self.thumbnails, self.grey_crops)
+
+    def __enter__(self) -> RunStores:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._opened.close()
+
+
+def _grey_store(options: Options, folder: Path, threshold: float) -> GreyStore:
+    from glomedge.runs.heatmaps import chosen
+
+    return GreyStore(folder, lambda probability: chosen(probability, options, threshold))
