@@ -347,7 +347,7 @@ def test_an_engine_that_answers_wrongly_leaves_the_cache_although_its_passport_a
     with Entry(cache, key) as entry:
         (entry.folder / "optimised.onnx").write_bytes(builders.tiny_graph(**changes).SerializeToString())
         assert entry.commit()
-    with pytest.raises(error, match=f"{words}.*came from the cache and was removed from it: start again"):
+    with pytest.raises(error, match=f"{words}.*came from the cache and was removed from it. Start again"):
         loading.load(tiny_model, "cpu", cache_dir=cache)
     assert list(cache.iterdir()) == []
     notes = []

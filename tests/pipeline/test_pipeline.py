@@ -176,7 +176,7 @@ def test_nonfinite_answers_are_errors_of_their_own_crops() -> None:
     assert all(answers[number].probability is None for number in bad)
     assert (answers[15].probability, answers[16].probability) == (1.0, 0.0)
     assert "returned 1.0000001, which is not a probability" in answers[12].message
-    assert "answered 2e+38" in answers[13].message
+    assert "returned 2e+38" in answers[13].message
 
 
 def test_views_that_lie_too_far_apart_are_an_error() -> None:
