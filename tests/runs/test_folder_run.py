@@ -357,8 +357,9 @@ def test_a_second_run_into_the_same_folder_is_refused(options: Options) -> None:
 
 def test_bad_options_are_refused(options: Options, tmp_path: Path) -> None:
     bad: list[dict[str, object]] = [
-        {"threshold": 0.0}, {"threshold": 1.0}, {"review_band": (0.8, 0.2)}, {"tta": 4}, {"batch_size": 0},
-        {"workers": 0}, {"decode_timeout_s": 0.0}, {"resume": True, "overwrite": True}, {"heatmaps_for": "none"},
+        {"threshold": 0.0}, {"threshold": 1.0}, {"review_band": (0.8, 0.2)}, {"tta": 4},
+        {"engine": EngineOptions(batch_size=0)}, {"workers": 0}, {"decode_timeout_s": 0.0},
+        {"resume": True, "overwrite": True}, {"heatmaps_for": "none"},
         {"formats": ("xlsx",)}, {"case_pattern": "(no group)"},
     ]  # fmt: skip
     for changes in bad:
