@@ -57,7 +57,8 @@ class Runtime:
         versions: of the libraries that take part.
         options: the session's settings.
         placement: nodes by provider; empty unless it was recorded.
-        notes: what ``auto`` skipped and why, and any fallback.
+        notes: what its user should know: the choice of ``auto``, any fallback.
+        passed_over: why ``auto`` or a fallback took none of the providers before and after.
     """
 
     requested: str
@@ -69,6 +70,7 @@ class Runtime:
     options: Mapping[str, str]
     placement: Mapping[str, int]
     notes: tuple[str, ...]
+    passed_over: tuple[str, ...] = ()
 
 
 class Engine:

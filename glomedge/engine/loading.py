@@ -7,6 +7,7 @@ runs the golden self-test on it before anything is served.
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -108,21 +109,29 @@ def open_engine(
         bf16=options.bf16,
         cache_dir=options.cache_dir,
     )
-    name, runner, notes = _open(options, request)
-    if options.fixed_batch and not providers.named(name).gpu:
-        notes = (*notes, f"--fixed-batch is for GPUs and changes nothing on {name}")
+    choice = _open(options, request)
+    if options.fixed_batch and not providers.named(choice.name).gpu:
+        choice.notes.append(f"--fixed-batch is for GPUs and changes nothing on {choice.name}")
     try:
-        return _tested(name, runner, options, request, notes)
+        return _tested(choice, options, request)
     except BaseException:
-        runner.close()
+        choice.runner.close()
         raise
 
 
-def _tested(
-    name: str, runner: Runner, options: EngineOptions, request: SessionRequest, notes: tuple[str, ...]
-) -> Engine:
+@dataclass
+class _Choice:
+    """The provider that runs, what its user should know of the choice, and why each other one was passed over."""
+
+    name: str
+    runner: Runner
+    notes: list[str]
+    passed_over: list[str]
+
+
+def _tested(choice: _Choice, options: EngineOptions, request: SessionRequest) -> Engine:
     """The engine on an open runner, once contract, placement and golden self-test have been held against it."""
-    file = request.file
+    file, name, runner = request.file, choice.name, choice.runner
     if not file.unchanged():
         raise ModelError(f"{file.path} was replaced while it was being loaded. Start again.")
     selftest.contract_test(file.spec, runner, file.path)
@@ -137,7 +146,8 @@ def _tested(
         versions=runner.opened.versions,
         options=runner.opened.options,
         placement=runner.opened.placement,
-        notes=(*notes, *runner.opened.notes),
+        notes=(*choice.notes, *runner.opened.notes),
+        passed_over=tuple(choice.passed_over),
     )
     engine = Engine(file, runner, runtime, request.profile.max)
     if request.self_test:
@@ -176,16 +186,18 @@ def batch_profile(default: BatchProfile, options: EngineOptions) -> BatchProfile
     return BatchProfile(min=1, opt=usual, max=largest)
 
 
-def _open(options: EngineOptions, request: SessionRequest) -> tuple[str, Runner, tuple[str, ...]]:
+def _open(options: EngineOptions, request: SessionRequest) -> _Choice:
     from glomedge.engine import providers
+    from glomedge.system import gpu
 
     name = options.provider
     notes: list[str] = []
+    passed_over: list[str] = []
     if name != "auto":
         wanted = providers.named(name)
         try:
             providers.require_usable(wanted)
-            return name, providers.open_provider(wanted, request), ()
+            return _Choice(name, providers.open_provider(wanted, request), [], [])
         except ProviderUnavailableError as error:
             if not options.allow_fallback:
                 raise
@@ -195,23 +207,27 @@ def _open(options: EngineOptions, request: SessionRequest) -> tuple[str, Runner,
     for position, provider in enumerate(order):
         reason = providers.reason_against(provider, request)
         if reason is not None:
-            notes.append(reason)
+            passed_over.append(reason)
             continue
         try:
             runner = providers.open_provider(provider, request)
         except ProviderUnavailableError as error:
-            notes.append(str(error))
+            passed_over.append(str(error))
             continue
+        if name == "auto" and any(other.gpu for other in order[:position]) and gpu.find_gpus().devices:
+            # Advice on a GPU's software helps only where there is the GPU.
+            notes += passed_over
         if name == "auto":
             target = request.file.spec.target
-            notes += [
+            passed_over += [
                 f"{other.name}: not tried, {provider.name} comes first for target '{target}'"
                 for other in order[position + 1 :]
             ]
-        notes.append(f"{'auto' if name == 'auto' else '--allow-fallback'} chose {provider.name}")
-        return provider.name, runner, tuple(notes)
+        asked = "auto" if name == "auto" else "--allow-fallback"
+        notes.append(f"{asked} chose {provider.name}; glomedge doctor explains why not another provider")
+        return _Choice(provider.name, runner, notes, passed_over)
     raise ProviderUnavailableError(
-        f"No provider can run {request.file.path} here: {' | '.join(notes)}. Run: glomedge doctor"
+        f"No provider can run {request.file.path} here: {' | '.join((*notes, *passed_over))}. Run: glomedge doctor"
     )
 
 

@@ -86,6 +86,7 @@ def record(
             "versions": dict(runtime.versions),
             "options": dict(runtime.options),
             "placement": dict(runtime.placement),
+            "passed_over": list(runtime.passed_over),
         },
         "decoding": {"png_decoder": png_decoder(), **outcome.decoding} if outcome.decoding else None,
         "machine": cpu(),

@@ -127,7 +127,7 @@ def test_openvino_absent_falls_back_only_where_that_is_allowed(tmp_path: Path) -
         (why,) = (note for note in model.runtime.notes if note.startswith("--allow-fallback: openvino was asked for"))
         assert "'openvino' is not installed" in why
         assert install_command("glomedge[openvino]") in why
-        assert model.runtime.notes[-1] == "--allow-fallback chose cpu"
+        assert model.runtime.notes[-1].startswith("--allow-fallback chose cpu; glomedge doctor")
         expected = 1 / (1 + np.exp(-builders.tiny_logit(images)))
         np.testing.assert_allclose(model.infer(images).probability, expected, atol=1e-5)
 
@@ -139,7 +139,7 @@ def test_with_allow_fallback_another_provider_runs_and_is_named(tiny_model: Path
         assert model.provider == "cpu"
         assert model.runtime.requested == name
         assert any(f"{name} was asked for and cannot run" in note for note in model.runtime.notes)
-        assert model.runtime.notes[-1] == "--allow-fallback chose cpu"
+        assert model.runtime.notes[-1].startswith("--allow-fallback chose cpu; glomedge doctor")
         images = np.full((2, 224, 224, 3), 130, np.uint8)
         expected = 1 / (1 + np.exp(-builders.tiny_logit(images)))
         np.testing.assert_allclose(model.infer(images).probability, expected, atol=1e-5)
@@ -151,12 +151,24 @@ def test_a_misspelt_provider_lists_the_names(tiny_model: Path) -> None:
 
 
 @cpu_only
-def test_auto_says_what_it_chose_and_why_it_dropped_each_other(tiny_model: Path) -> None:
+def test_auto_says_what_it_chose_in_one_line_and_records_why_not_the_others(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gpu, "find_gpus", lambda: gpu.Gpus("", (), "no driver"))
+    with loading.load(tiny_model, "auto") as model:
+        runtime = model.runtime
+    assert runtime.notes == (f"auto chose {model.provider}; glomedge doctor explains why not another provider",)
+    for name in set(providers.PROVIDERS) - {model.provider}:
+        assert any(reason.startswith(f"{name}: ") for reason in runtime.passed_over), name
+
+
+@cpu_only
+def test_auto_tells_of_a_gpu_that_is_there_and_not_used(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    card = gpu.Gpu("A card", "8.9", 16 << 30)
+    monkeypatch.setattr(gpu, "find_gpus", lambda: gpu.Gpus("580.1", (card,)))
     with loading.load(tiny_model, "auto") as model:
         notes = model.runtime.notes
-        assert notes[-1] == f"auto chose {model.provider}"
-    for name in set(providers.PROVIDERS) - {model.provider}:
-        assert any(note.startswith(f"{name}: ") for note in notes), name
+    assert any(note.startswith("cuda: ") for note in notes)
 
 
 @pytest.mark.openvino
