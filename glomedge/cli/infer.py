@@ -62,8 +62,14 @@ def infer(
         bool, typer.Option("--report/--no-report", help="Write report.html.", rich_help_panel=RESULTS)
     ] = True,
     review_band: Annotated[
-        str, typer.Option(help="Probabilities of crops to review first.", rich_help_panel=RESULTS)
-    ] = "0.2..0.8",
+        str | None,
+        typer.Option(
+            help="Calibrated probabilities of crops to review first, such as 0.2..0.8. Default: odds within a factor "
+            "of four of the threshold's (0.2..0.8 at a threshold of 0.5).",
+            show_default=False,
+            rich_help_panel=RESULTS,
+        ),
+    ] = None,
     heatmaps: Annotated[
         Path | None,
         typer.Option(help="Folder for class-activation overlays.", show_default=False, rich_help_panel=RESULTS),
@@ -132,7 +138,7 @@ def infer(
         follow_symlinks=follow_symlinks,
         case_pattern=case_pattern,
         exclude_flagged=exclude_flagged,
-        review_band=parse_band(review_band),
+        review_band=None if review_band is None else parse_band(review_band),
         tta=tta,
         heatmaps=output / "heatmaps" if heatmaps is None and heatmaps_for is not None else heatmaps,
         heatmaps_for=heatmaps_for or "positives",

@@ -189,7 +189,7 @@ class _FolderRun:
             threshold=self._threshold,
             class_names=self._model.spec.class_names,
             provider=outcome.provider,
-            review_band=self._options.review_band,
+            review_band=self._options.band(self._threshold),
             case_pattern=self._options.case_pattern,
         )
         publication = Publication(

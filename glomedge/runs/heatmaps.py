@@ -39,7 +39,7 @@ def chosen(probability: float | None, options: Options, threshold: float) -> boo
         return True
     if options.heatmaps_for == "positives":
         return probability >= threshold
-    return options.to_review(probability)
+    return options.to_review(probability, threshold)
 
 
 _ADVICE = "Make room, or choose another --heatmaps folder."

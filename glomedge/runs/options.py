@@ -13,6 +13,8 @@ from glomedge.files.names import escape_name
 from glomedge.results.tables import FORMATS
 
 HEATMAP_CHOICES = ("positives", "uncertain", "all")
+REVIEW_ODDS = 4.0
+"""How far the odds of an uncertain crop may be from the threshold's, as a factor."""
 DECODE_CHOICES = ("auto", "threads", "processes")
 
 
@@ -32,7 +34,7 @@ class Options:
     follow_symlinks: bool = False
     case_pattern: str | None = None
     exclude_flagged: bool = False
-    review_band: tuple[float, float] = (0.2, 0.8)
+    review_band: tuple[float, float] | None = None
     tta: int = 1
     heatmaps: Path | None = None
     heatmaps_for: str = "positives"
@@ -40,9 +42,22 @@ class Options:
     decode_in: str = "auto"
     report: bool = True
 
-    def to_review(self, probability: float) -> bool:
+    def band(self, threshold: float) -> tuple[float, float]:
+        """The least and the greatest probability of a crop that counts as uncertain.
+
+        What was asked for; else the probabilities whose odds are within a factor of four of the threshold's: 0.2 to 0.8
+        at a threshold of 0.5, 0.06 to 0.5 at 0.2. A band that stayed where it is would hold nearly every crop of a
+        model whose threshold lies low.
+        """
+        if self.review_band is not None:
+            return self.review_band
+        odds = threshold / (1.0 - threshold)
+        low, high = (round(factor * odds / (1.0 + factor * odds), 4) for factor in (1 / REVIEW_ODDS, REVIEW_ODDS))
+        return low, high
+
+    def to_review(self, probability: float, threshold: float) -> bool:
         """Whether a crop of that probability is uncertain."""
-        low, high = self.review_band
+        low, high = self.band(threshold)
         return low <= probability <= high
 
     def check(self) -> None:
@@ -54,7 +69,7 @@ class Options:
         """
         self.engine.check()
         _check_shared(self.model, self.threshold, self.workers, self.case_pattern)
-        low, high = self.review_band
+        low, high = self.review_band or (0.0, 1.0)
         problems = [
             (not 0.0 <= low <= high <= 1.0, "--review-band must be two probabilities, such as 0.2..0.8"),
             (self.tta not in (1, 8), "--tta must be 1 or 8"),

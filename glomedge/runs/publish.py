@@ -198,7 +198,7 @@ class Publication:
         card = fragment(self.model.spec, self.model.path.name, self.model.sha256)
         data = selection.data(self.thumbnails)
         with staged.open("report.html") as handle:
-            Report(outcome.record, outcome.cases, data, self.options.review_band, card=card).write(handle)
+            Report(outcome.record, outcome.cases, data, self.rows.review_band, card=card).write(handle)
 
     def _record_files(self, staged: Staged, outcome: Outcome) -> None:
         outcome.record["files_sha256"] = staged.sha256s()

@@ -96,6 +96,14 @@ def test_faults_that_may_pass_are_tried_again(options: Options) -> None:
     assert [row["status"] for row in table(options.output) if "case1-10" in row["path"]] != ["error:vanished"]
 
 
+def test_resuming_a_finished_run_says_that_it_had_finished(options: Options) -> None:
+    before = infer_folder(options)
+    again = infer_folder(replace(options, resume=True))
+    assert again.predicted == 0
+    assert again.counts == before.counts
+    assert any(note.startswith("The earlier run had finished, with 30 answers") for note in again.notes)
+
+
 def test_a_journal_that_others_wrote_into_is_never_published_short(options: Options) -> None:
     expected = infer_folder(replace(options, output=options.output.with_name("whole")))
     inner = default_decoder()

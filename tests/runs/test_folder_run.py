@@ -369,3 +369,21 @@ def test_bad_options_are_refused(options: Options, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(UsageError, match="There is no image"):
         infer_folder(replace(options, folder=tmp_path / "empty"))
+
+
+@pytest.mark.parametrize(
+    ("threshold", "asked", "expected"),
+    [
+        (0.5, None, (0.2, 0.8)),
+        (0.2, None, (0.0588, 0.5)),
+        (0.9, None, (0.6923, 0.973)),
+        (0.2, (0.4, 0.6), (0.4, 0.6)),
+    ],
+)
+def test_the_review_band_follows_the_threshold(
+    tmp_path: Path, threshold: float, asked: tuple[float, float] | None, expected: tuple[float, float]
+) -> None:
+    options = Options(tmp_path, review_band=asked)
+    assert options.band(threshold) == expected
+    assert options.to_review(expected[0], threshold)
+    assert not options.to_review(expected[1] + 0.001, threshold)

@@ -110,7 +110,7 @@ def _peak_bytes(folder: Path, model: Path, rows: int) -> int:
     tracemalloc.start()
     try:
         answers = read_journal(folder / "journal", found.inputs).answers
-        published = PublishedRows(answers, 0.5, file.spec.class_names, "cpu", options.review_band)
+        published = PublishedRows(answers, 0.5, file.spec.class_names, "cpu", options.band(0.5))
         outcome = Outcome(complete=True, inputs=rows, answered=len(answers), predicted=0, provider="cpu")
         Publication(options, file, found, published, thumbnails, None, None, lambda: False).write(
             outcome, 32, time.perf_counter()
