@@ -72,8 +72,8 @@ def plan(path: Path, identity: Identity, inputs: Sequence[Found] = (), *, resume
     notes = [f"Resumed: {answered} answers were there already."]
     if contents.complete:
         notes = [
-            f"The earlier run had finished, with {answered} answers: only new or modified files are classified, and the "
-            "result files are written again."
+            f"The earlier run had finished, with {answered} answers: only new or modified files are classified, and "
+            "the result files are written again."
         ]
     if contents.damaged:
         notes.append(
