@@ -20,7 +20,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from glomedge.about import RESEARCH_USE_NOTICE, __version__
+from glomedge.cases.labels import read_labels
+from glomedge.cases.metrics import auroc
 from glomedge.errors import GlomedgeError, MissingExtraError, OutputError, UsageError
 from glomedge.files.writing import write_atomically
 
@@ -160,16 +164,16 @@ def run_demo(
                 )
             done[step.command] = round(time.perf_counter() - started, 2)
             _write_record(directory, done)
-        auroc, crops = auroc_of(directory / "predictions" / "predictions.csv", directory / "night" / "public.csv")
-        _write_record(directory, done, auroc=auroc, crops=crops)
+        area, crops = auroc_of(directory / "predictions" / "predictions.csv", directory / "night" / "public.csv")
+        _write_record(directory, done, auroc=area, crops=crops)
     except OSError as error:
         raise OutputError(f"The demo cannot use {directory}: {error}. Choose a folder you can write to.") from error
-    if not auroc >= MIN_AUROC:
+    if not area >= MIN_AUROC:
         raise GlomedgeError(
-            f"The demo ran, but its model did not learn: AUROC {auroc:.3f} on {crops} drawn crops it had not seen, "
+            f"The demo ran, but its model did not learn: AUROC {area:.3f} on {crops} drawn crops it had not seen, "
             f"below {MIN_AUROC}. Run it again with --fresh; if it repeats, report it with {directory / RECORD_FILE}."
         )
-    return DemoResult(directory, auroc, crops, done)
+    return DemoResult(directory, area, crops, done)
 
 
 def run_glomedge(arguments: Sequence[str], directory: Path) -> int:
@@ -191,14 +195,11 @@ def run_glomedge(arguments: Sequence[str], directory: Path) -> int:
 def auroc_of(predictions: Path, labels: Path) -> tuple[float, int]:
     """AUROC of ``predictions.csv`` against ``public.csv``, and the number of crops compared.
 
-    The Mann-Whitney statistic: the share of (positive, negative) pairs in which the positive has the higher
-    probability, ties counting half. Computed here, apart from ``glomedge evaluate``, as a check on it.
-
     Raises:
+        DatasetError: the labels cannot be read.
         GlomedgeError: a labelled crop has no probability, or a class is missing.
     """
-    with labels.open(newline="", encoding="utf-8") as file:
-        truth = {row["name"]: int(row["ground truth"]) for row in csv.DictReader(file)}
+    truth = read_labels(labels)
     with predictions.open(newline="", encoding="utf-8") as file:
         probability = {Path(row["path"]).name: row["probability"] for row in csv.DictReader(file)}
     missing = sorted(name for name in truth if not probability.get(name))
@@ -207,12 +208,11 @@ def auroc_of(predictions: Path, labels: Path) -> tuple[float, int]:
             f"{predictions} has no probability for {len(missing)} labelled crops, {missing[0]} among them. "
             "Run the demo again with --fresh."
         )
-    positive = [float(probability[name]) for name, label in truth.items() if label == 1]
-    negative = [float(probability[name]) for name, label in truth.items() if label == 0]
-    if not positive or not negative:
+    scores = np.array([float(probability[name]) for name in truth])
+    area = auroc(np.array(list(truth.values()), np.int64), scores)
+    if area is None:
         raise GlomedgeError(f"{labels} holds one class only. Run the demo again with --fresh.")
-    wins = sum((p > n) + 0.5 * (p == n) for p in positive for n in negative)
-    return wins / (len(positive) * len(negative)), len(truth)
+    return area, len(truth)
 
 
 def _before(steps: Sequence[Step], step: Step) -> set[str]:

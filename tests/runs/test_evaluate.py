@@ -83,9 +83,9 @@ def test_a_split_restricts_the_crops(data: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ("name,label\na.png,1\n", "no column ground truth"),
+        ("name,label\na.png,1\n", "no column 'ground truth'; it has name, label"),
         ("name,ground truth\na.png,2\nb.png,x\n", "line 2.*line 3"),
-        ("name,ground truth\na.png,1\na.png,0\n", "twice"),
+        ("name,ground truth\na.png,1\na.png,0\n", "line 3: 'a.png' is listed twice .first in line 2."),
         ("name,ground truth\n", "holds no label"),
     ],
 )

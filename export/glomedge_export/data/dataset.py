@@ -9,7 +9,6 @@ Every problem is found and listed at once. Nothing here imports TensorFlow, so t
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
 import os
@@ -23,13 +22,12 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from glomedge.cases.labels import LABELS_NAME, TableError, parse_labels
 from glomedge.cases.summary import case_of
 from glomedge.errors import DatasetError, ImageError
 from glomedge.imaging import images
 
-CSV_NAME = "public.csv"
-NAME_COLUMN = "name"
-LABEL_COLUMN = "ground truth"
+CSV_NAME = LABELS_NAME
 # Index is the label.
 FOLDERS = ("non_globally_sclerotic_glomeruli", "globally_sclerotic_glomeruli")
 # Each of train, validation and test must hold crops of both labels, from biopsies of its own.
@@ -165,37 +163,15 @@ def _is_candidate(name: str) -> bool:
 
 def _read_csv(path: Path, problems: list[str]) -> dict[str, int]:
     """Name -> label of every usable row."""
-    labels: dict[str, int] = {}
     try:
-        # utf-8-sig: spreadsheets write a byte order mark.
-        with path.open(encoding="utf-8-sig", newline="") as handle:
-            reader = csv.DictReader(handle)
-            rows = list(reader)
-            columns = list(reader.fieldnames or [])
-    except FileNotFoundError:
-        problems.append(f"{CSV_NAME}: there is none")
-        return labels
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        problems.append(f"{CSV_NAME}: cannot be read as a CSV file ({error})")
-        return labels
-    missing = [column for column in (NAME_COLUMN, LABEL_COLUMN) if column not in columns]
-    if missing:
-        wanted = " and ".join(f"'{column}'" for column in missing)
-        problems.append(f"{CSV_NAME}: column {wanted} is missing; it has {', '.join(columns) or 'none'}")
-        return labels
-    if not rows:
+        found = parse_labels(path)
+    except TableError as error:
+        problems.append(f"{CSV_NAME}: {error.reason}")
+        return {}
+    if not found.labels and not found.problems:
         problems.append(f"{CSV_NAME}: holds no row")
-    for number, row in enumerate(rows, start=2):
-        name, value = (row[NAME_COLUMN] or "").strip(), (row[LABEL_COLUMN] or "").strip()
-        if not name or Path(name).name != name:
-            problems.append(f"{CSV_NAME} line {number}: {name!r} is not a file name")
-        elif name in labels:
-            problems.append(f"{name}: stands twice in {CSV_NAME}")
-        elif value not in ("0", "1"):
-            problems.append(f"{name}: label {value!r} is neither 0 nor 1")
-        else:
-            labels[name] = int(value)
-    return labels
+    problems += [f"{CSV_NAME} {problem}" for problem in found.problems]
+    return found.labels
 
 
 def _hash_and_decode(
@@ -257,4 +233,4 @@ def _message(directory: Path, problems: Sequence[str]) -> str:
         listed.append(f"  ... and {len(problems) - MAX_LISTED} more")
     count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
     body = "\n".join(listed)
-    return f"The data set {directory} has {count}:\n{body}\nMend the files or {CSV_NAME}, then start again."
+    return f"The data set {directory} has {count}:\n{body}\nFix the files or {CSV_NAME}, then start again."

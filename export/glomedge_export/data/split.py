@@ -17,6 +17,7 @@ from typing import Literal, cast, get_args
 import numpy as np
 import numpy.typing as npt
 
+from glomedge.cases.labels import SPLIT_COLUMN, TableError, named_values
 from glomedge.errors import DatasetError, UsageError
 from glomedge.files.writing import write_atomically
 from glomedge.model.spec import SplitCounts
@@ -139,38 +140,28 @@ def read_split(path: Path | str, dataset: Dataset) -> Split:
     """
     path = Path(path)
     try:
-        with path.open(encoding="utf-8-sig", newline="") as handle:
-            reader = csv.DictReader(handle)
-            rows = list(reader)
-            columns = reader.fieldnames or []
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        found = named_values(path, SPLIT_COLUMN)
+    except TableError as error:
         raise DatasetError(
-            f"The split file {path} cannot be read ({error}). Name another with --split-file."
+            f"The split file {path} cannot be read: {error.reason}. Name a split.csv that glomedge train wrote "
+            "with --split-file."
         ) from error
-    if "name" not in columns or "split" not in columns:
-        raise DatasetError(
-            f"The split file {path} lacks the columns 'name' and 'split'; it has {', '.join(columns) or 'none'}. "
-            "Give back a split.csv that glomedge train wrote."
-        )
     known = {item.name for item in dataset.items}
     sides: dict[str, SplitName] = {}
-    problems: list[str] = []
-    for row in rows:
-        name, side = (row["name"] or "").strip(), (row["split"] or "").strip()
+    problems = found.listed()
+    for name, side in found.values.items():
         if name not in known:
             problems.append(f"{name}: not in the data set")
-        elif name in sides:
-            problems.append(f"{name}: stands twice")
         elif side not in SIDES:
             problems.append(f"{name}: {side!r} is not train, validation or test")
         else:
-            sides[name] = cast("SplitName", side)
-    problems += [f"{name}: not in the split file" for name in sorted(known - {(r["name"] or "").strip() for r in rows})]
+            sides[name] = side
+    problems += [f"{name}: not in the split file" for name in sorted(known - found.values.keys())]
     if problems:
         listed = "\n".join(f"  {problem}" for problem in problems[:200])
         raise DatasetError(
             f"The split file {path} does not fit the data set ({len(problems)} problems):\n{listed}\n"
-            "Mend it, or leave --split-file away to split anew."
+            "Fix the file, or omit --split-file to draw a new split."
         )
     leaks = _shared_cases(dataset, sides)
     warnings = (

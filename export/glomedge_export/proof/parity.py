@@ -12,20 +12,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from glomedge.cases.metrics import auroc
 from glomedge.errors import GateError
 from glomedge.model.spec import MAP_SIZE, GateLimits, Parity
 from glomedge_export.data.export_crops import Crops
 from glomedge_export.graph.run import Answers, Floats
-
-
-def auroc(labels: npt.NDArray[np.int64], scores: npt.NDArray[Any]) -> float | None:
-    """Area under the ROC curve by ranks (Mann-Whitney U, ties count half); None with one class only."""
-    positive, negative = scores[labels == 1], scores[labels != 1]
-    if not len(positive) or not len(negative):
-        return None
-    ranks = _ranks(np.concatenate([positive, negative]))
-    u = ranks[: len(positive)].sum() - len(positive) * (len(positive) + 1) / 2
-    return float(u / (len(positive) * len(negative)))
 
 
 def _ranks(values: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
@@ -126,8 +117,8 @@ def compare(
         probability_spread=float(np.ptp(reference.probability)),
         flips=int(np.count_nonzero(calls[0] != calls[1])),
         max_logit_relative_difference=logit_difference,
-        auroc_reference=auroc(crops.labels, reference.probability),
-        auroc=auroc(crops.labels, candidate.probability),
+        auroc_reference=auroc(crops.labels, reference.probability.astype(np.float64)),
+        auroc=auroc(crops.labels, candidate.probability.astype(np.float64)),
         max_percent_gs_shift=shift,
         grades_changed=changed,
         min_map_rank_correlation=correlation,

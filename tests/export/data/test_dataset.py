@@ -113,18 +113,18 @@ def _binary_csv(directory: Path) -> None:
         (_extra_row, "gone.png: in public.csv but in neither folder"),
         (_unlisted_file, "stranger.png: lies in non_globally_sclerotic_glomeruli but not in public.csv"),
         (_wrong_folder, f"{SIX_CROPS[0][0]}: labelled 1 in public.csv but lies in {FOLDERS[0]}"),
-        (_twice, f"{SIX_CROPS[0][0]}: stands twice in public.csv"),
+        (_twice, f"public.csv line 8: {SIX_CROPS[0][0]!r} is listed twice (first in line 2)"),
         (_both_folders, f"{SIX_CROPS[0][0]}: the same name lies in both folders"),
         (_truncated, f"{SIX_CROPS[0][0]}: "),
-        (_missing_column, "column 'ground truth' is missing; it has name, label"),
-        (_label_two, f"{SIX_CROPS[0][0]}: label '2' is neither 0 nor 1"),
+        (_missing_column, "public.csv: there is no column 'ground truth'; it has name, label"),
+        (_label_two, f"public.csv line 2: label '2' of {SIX_CROPS[0][0]!r} is neither 0 nor 1"),
         (_empty_folder, f"folder {FOLDERS[1]}: holds no image"),
         (_one_class, "every crop is labelled 0; both labels are needed"),
         (_two_biopsies, "crops labelled 1 come from 2 biopsies, but 3 are needed"),
-        (_no_csv, "public.csv: there is none"),
+        (_no_csv, "public.csv: there is no such file"),
         (_path_as_name, "public.csv line 8: '../x.png' is not a file name"),
-        (_empty_csv, "column 'name' and 'ground truth' is missing; it has none"),
-        (_binary_csv, "public.csv: cannot be read as a CSV file"),
+        (_empty_csv, "public.csv: there is no column 'name' and 'ground truth'; it has none"),
+        (_binary_csv, "public.csv: it is not a CSV file"),
     ],
 )
 def test_each_problem_is_named(tmp_path: Path, damage: Callable[[Path], None], expected: str) -> None:
@@ -132,7 +132,7 @@ def test_each_problem_is_named(tmp_path: Path, damage: Callable[[Path], None], e
     with pytest.raises(DatasetError) as caught:
         read_dataset(tmp_path)
     assert expected in str(caught.value)
-    assert str(caught.value).endswith("Mend the files or public.csv, then start again.")
+    assert str(caught.value).endswith("Fix the files or public.csv, then start again.")
 
 
 def test_all_problems_are_listed_at_once(tmp_path: Path) -> None:
@@ -145,7 +145,7 @@ def test_all_problems_are_listed_at_once(tmp_path: Path) -> None:
     with pytest.raises(DatasetError) as caught:
         read_dataset(tmp_path)
     text = str(caught.value)
-    for part in ("gone.png: in", "two.png: label", "stranger.png: lies", f"{SIX_CROPS[0][0]}: labelled 1"):
+    for part in ("gone.png: in", "label '2' of 'two.png'", "stranger.png: lies", f"{SIX_CROPS[0][0]}: labelled 1"):
         assert part in text
     assert f"{SIX_CROPS[1][0]}: " in text
     # The label that was changed takes one of three biopsies from label 0, which is said too.
