@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields
 from typing import Literal
 
 from glomedge.about import RESEARCH_USE_NOTICE
-from glomedge.cases.names import CaseName, case_of, compile_case_pattern
+from glomedge.cases.names import CaseFinder, CaseName, case_of, compile_case_pattern
 from glomedge.cases.prevalence import (
     ADEQUATE_GLOMERULI,
     BANFF_GLOMERULI,
@@ -122,6 +122,7 @@ def summarise(
     exclude_flagged: bool = False,
     *,
     case_pattern: str | None = None,
+    finder: CaseFinder | None = None,
 ) -> list[CaseSummary]:
     """Count crops by biopsy.
 
@@ -130,16 +131,20 @@ def summarise(
         operating_point: the model's held-out confusion counts (``spec.operating_point``), for the corrected figures.
         exclude_flagged: leave flagged crops out of ``classified`` and everything computed from it.
         case_pattern: as for ``case_of``.
+        finder: one that has seen all names of the run; without it, one is made of the names of ``items``.
 
     Returns:
         One summary per biopsy, sorted by its id.
 
     Raises:
-        UsageError: ``case_pattern`` is not usable.
+        UsageError: ``case_pattern`` is not usable, or fits no name.
     """
+    if finder is None:
+        items = list(items)
+        finder = CaseFinder([item.name for item in items], case_pattern)
     cases: dict[str, _Tally] = {}
     for item in items:
-        name = case_of(item.name, case_pattern)
+        name = finder.case_of(item.name)
         cases.setdefault(name.case, _Tally()).add(item, name.slide, exclude_flagged)
     return [cases[case].summary(case, operating_point) for case in sorted(cases)]
 

@@ -87,6 +87,9 @@ class Report:
 
     def _parts(self) -> Iterator[str]:
         yield self._tiles()
+        if found := self._record.get("biopsies_found"):
+            yield f"<p class=soft>{html.escape(found['summary'])}</p>"
+            yield from (f"<p class=warn>{html.escape(warning)}</p>" for warning in found["warnings"])
         yield "<h2 id=cases>Cases</h2>" + _CASES_LEGEND
         if self._excludes_flagged:
             yield "<p class=warn>Flagged crops are left out of the counts per case (--exclude-flagged).</p>"

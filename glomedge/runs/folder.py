@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from glomedge.cases.names import CaseFinder
 from glomedge.engine import loading
 from glomedge.errors import OutputError, UsageError
 from glomedge.files.names import escape_name, unescape_name
@@ -110,6 +111,7 @@ class _FolderRun:
         self._model: ModelFile = read_model_file(options.model)
         self._threshold = options.threshold if options.threshold is not None else self._model.spec.threshold
         self._engine: Engine | None = None
+        self._finder = CaseFinder([item.key for item in found.inputs], options.case_pattern)
         self._notes = found.notes()
         self._times = StageTimes()
         self._decoding: dict[str, Any] = {}
@@ -184,12 +186,21 @@ class _FolderRun:
             decoding=self._decoding,
             times=self._times,
             hung=self._hung,
+            biopsies_found=self._finder.as_json(),
         )
         if complete:
             from glomedge.runs.publish import Publication
 
             publication = Publication(
-                self._options, self._model, self._threshold, outcome, self._found, self._engine, spool, kept
+                self._options,
+                self._model,
+                self._threshold,
+                outcome,
+                self._found,
+                self._engine,
+                spool,
+                kept,
+                self._finder,
             )
             try:
                 publication.write(
@@ -316,14 +327,12 @@ class _FolderRun:
 
     def _rows(self, contents: Contents, provider: str) -> Iterator[Row]:
         """Every row, sorted by the bytes of the path, straight from the journal on disk."""
-        from glomedge.cases.summary import case_of
-
         names = self._model.spec.class_names
         keys = sorted(contents.where, key=unescape_name)
         entries = read_entries(self._output.journal_path, (contents.where[key] for key in keys))
         for entry in unless_stopped(entries, self._stop):
             label = None if entry.probability is None else int(entry.probability >= self._threshold)
-            case, slide = case_of(entry.key, self._options.case_pattern)
+            case, slide = self._finder.case_of(entry.key)
             yield Row(
                 path=entry.key,
                 case=case,
