@@ -45,7 +45,11 @@ def infer(
     ] = None,
     workers: Annotated[int | None, typer.Option(help="Decode threads. Default: one per core.")] = None,
     formats: Annotated[
-        list[str] | None, typer.Option("--format", help="Besides CSV: jsonl, parquet. May be given several times.")
+        list[str] | None,
+        typer.Option(
+            "--format",
+            help="Besides CSV: jsonl, parquet; csv-bom: CSV whose accents Excel shows. May be given several times.",
+        ),
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the unfinished run in --output.")] = False,
     overwrite: Annotated[
@@ -177,6 +181,9 @@ def print_summary(outcome: Outcome, output: Path) -> None:
     )
     for code, number in outcome.errors.items():
         console.print(f"  error:{code}: {number}")
+    found = outcome.biopsies_found
+    for line in (found["summary"], *found["warnings"]) if found else ():
+        console.print(line, soft_wrap=True)
     for note in outcome.notes:
         console.print(f"Note: {note}", soft_wrap=True)
     console.print(

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import io
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import IO, Any
 
 from glomedge.about import RESEARCH_USE_NOTICE
 from glomedge.errors import MissingExtraError
-from glomedge.files.names import neutralise
+from glomedge.files.names import guard, neutralise
 from glomedge.results.rows import Row
 
-FORMATS = ("csv", "jsonl", "parquet")
+FORMATS = ("csv", "csv-bom", "jsonl", "parquet")
+_IDS = ("case", "slide")
+
+
+def byte_order_mark(formats: Collection[str]) -> bytes:
+    """What the CSV files begin with: the mark by which Excel knows UTF-8, where ``csv-bom`` is asked for."""
+    return codecs.BOM_UTF8 if "csv-bom" in formats else b""
 
 
 COLUMNS = (
@@ -42,21 +49,27 @@ def _values(row: Row, names: tuple[str, ...]) -> list[Any]:
     return [RESEARCH_USE_NOTICE if name == "notice" else getattr(row, name) for name in names]
 
 
+def _line(value: Any) -> str:
+    # A bare carriage return would not be quoted (the line ends with a newline only) and would end the line.
+    return str(value).replace("\r", "\\x0d")
+
+
 def _cell(value: Any) -> str:
     if value is None:
         return ""
-    # A bare carriage return would not be quoted (the line ends with a newline only) and would end the line.
-    return repr(value) if isinstance(value, float) else neutralise(str(value).replace("\r", "\\x0d"))
+    return repr(value) if isinstance(value, float) else neutralise(_line(value))
 
 
 def write_csv(handle: IO[bytes], rows: Iterable[Row], *, tta: bool) -> None:
-    """UTF-8, comma, newline, header first. No cell can be taken for a formula (``escape.neutralise``)."""
+    """UTF-8, comma, newline, header first. No cell can be taken for a formula (``names.neutralise``),
+    no biopsy or slide for a number or date (``names.guard``)."""
     names = columns(tta=tta)
     text = io.TextIOWrapper(handle, "utf-8", newline="", write_through=False)
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(names)
     for row in rows:
-        writer.writerow([_cell(value) for value in _values(row, names)])
+        cells = zip(names, _values(row, names), strict=True)
+        writer.writerow([guard(_line(value)) if name in _IDS else _cell(value) for name, value in cells])
     text.flush()
     text.detach()
 

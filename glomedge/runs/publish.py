@@ -10,18 +10,19 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from glomedge.errors import OutputError
-from glomedge.files.names import neutralise
+from glomedge.files.names import guard, neutralise
 from glomedge.files.writing import Staged
 from glomedge.model.file import ModelFile
 from glomedge.pipeline.inputs import Scan
 from glomedge.results.folder import WORK_FOLDER
 from glomedge.results.rows import Row
-from glomedge.results.tables import WRITERS
+from glomedge.results.tables import WRITERS, byte_order_mark
 from glomedge.results.thumbnails import Spool
 from glomedge.runs.options import Options
 from glomedge.runs.outcome import OWNED, Outcome
 
 if TYPE_CHECKING:
+    from glomedge.cases.names import CaseFinder
     from glomedge.cases.summary import CaseSummary, CropCall
     from glomedge.engine.engine import Engine
     from glomedge.model.spec import OperatingPoint
@@ -43,6 +44,7 @@ class Publication:
         engine: Engine | None,
         spool: Spool | None,
         kept: GreyStore | None,
+        finder: CaseFinder,
     ) -> None:
         self._options = options
         self._model = model
@@ -52,6 +54,7 @@ class Publication:
         self._engine = engine
         self._spool = spool
         self._kept = kept
+        self._finder = finder
 
     def write(self, rows: Rows, batch_size: int, begin_s: float) -> None:
         """Make every file and let them appear together; the run record comes last and names the others' SHA-256.
@@ -70,9 +73,7 @@ class Publication:
 
         options, outcome = self._options, self._outcome
         self._count(rows())
-        outcome.cases = summarise(
-            _calls(rows()), self._operating_point(), options.exclude_flagged, case_pattern=options.case_pattern
-        )
+        outcome.cases = summarise(_calls(rows()), self._operating_point(), options.exclude_flagged, finder=self._finder)
         for pooled in outcome.cases:
             if pooled.case == UNKNOWN_CASE:
                 # Pooling several biopsies into one percentage must never pass for an answer.
@@ -91,11 +92,14 @@ class Publication:
             self._kept.drop()  # its room is the report's now
         staged = Staged(options.output, options.output / WORK_FOLDER, OWNED)
         try:
-            for name in dict.fromkeys(("csv", *options.formats)):
+            mark = byte_order_mark(options.formats)
+            for name in dict.fromkeys(("csv", *(name for name in options.formats if name in WRITERS))):
                 with staged.open(f"predictions.{name}") as handle:
+                    if name == "csv":
+                        handle.write(mark)
                     WRITERS[name](handle, rows(), tta=options.tta > 1)
             with staged.open("cases.csv") as handle:
-                handle.write(cases_csv(outcome.cases))
+                handle.write(mark + cases_csv(outcome.cases))
             outcome.wall_s = time.perf_counter() - begin_s
             self._record(staged, batch_size)
             if options.report and self._spool is not None:
@@ -199,5 +203,5 @@ def cases_csv(cases: list[CaseSummary]) -> bytes:
     writer.writerow(CASE_COLUMNS)
     for summary in cases:
         row = to_row(summary)
-        writer.writerow([neutralise(row[name]) for name in CASE_COLUMNS])
+        writer.writerow([guard(row[name]) if name == "case" else neutralise(row[name]) for name in CASE_COLUMNS])
     return text.getvalue().encode("utf-8")
