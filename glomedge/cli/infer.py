@@ -53,7 +53,7 @@ def infer(
         list[str] | None,
         typer.Option(
             "--format",
-            help="Besides CSV: jsonl, parquet. May be given several times.",
+            help="Besides CSV: jsonl, parquet; csv-bom: CSV whose accents Excel shows. May be given several times.",
             show_default=False,
             rich_help_panel=RESULTS,
         ),
@@ -203,6 +203,9 @@ def print_summary(outcome: Outcome, output: Path) -> None:
     )
     for code, number in outcome.errors.items():
         console.print(f"  error:{code}: {number}")
+    found = outcome.biopsies_found
+    for line in (found["summary"], *found["warnings"]) if found else ():
+        console.print(line, soft_wrap=True)
     for note in outcome.notes:
         console.print(f"Note: {note}", soft_wrap=True)
     console.print(

@@ -71,6 +71,7 @@ class Report:
             "subtitle": f"{record['arguments']['folder']} · {_date(record['started_utc'])} · {made_by}",
             "links": self._links(),
             "tiles": self._tiles(),
+            "biopsies_found": record.get("biopsies_found"),
             "cases": [_case(summary, number) for number, summary in enumerate(self._cases)],
             "excludes_flagged": self._excludes_flagged,
             "limits": [f"{limit:+.1f}" for limit in data.limits],

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from glomedge.cases.names import case_of
+from glomedge.cases.names import CaseFinder
 from glomedge.files.names import escape_name
 from glomedge.results.answer_table import AnswerTable
 from glomedge.results.rows import Row
@@ -21,7 +21,7 @@ class PublishedRows:
         class_names: of label 0 and label 1.
         provider: that gave the answers.
         review_band: least and greatest probability to be reviewed.
-        case_pattern: as for ``case_of``.
+        cases: knows the biopsy of each crop, having seen all names.
     """
 
     answers: AnswerTable
@@ -29,7 +29,7 @@ class PublishedRows:
     class_names: tuple[str, str]
     provider: str
     review_band: tuple[float, float]
-    case_pattern: str | None = None
+    cases: CaseFinder
 
     def __len__(self) -> int:
         return len(self.answers)
@@ -45,7 +45,7 @@ class PublishedRows:
     def _row(self, number: int) -> Row:
         stored = self.answers.stored(number)
         path = escape_name(self.answers.name(number))
-        case, slide = case_of(path, self.case_pattern)
+        case, slide = self.cases.case_of(path)
         label = class_name = review = None
         if stored.probability is not None:
             label = int(stored.probability >= self.threshold)

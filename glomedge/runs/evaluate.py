@@ -10,8 +10,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from glomedge.about import RESEARCH_USE_NOTICE
-from glomedge.cases.labels import LABELS_NAME, read_labels, read_split
+from glomedge.cases.labels import LABELS_NAME, read_split, usable_labels
+from glomedge.cases.matching import contradictions, copies, match_files
 from glomedge.cases.metrics import CaseError, Confusion, auroc, average_precision, case_errors
+from glomedge.cases.names import CaseFinder
+from glomedge.cases.text import problem_report, some
 from glomedge.errors import DatasetError
 from glomedge.files.names import escape_name
 from glomedge.model.file import ModelFile, read_model_file
@@ -22,7 +25,7 @@ from glomedge.runs.options import EvaluateOptions
 from glomedge.runs.pipeline_run import PipelineRun
 
 if TYPE_CHECKING:
-    from glomedge.engine.engine import Runtime
+    pass
 
 
 @dataclass(frozen=True)
@@ -81,25 +84,45 @@ class Evaluation:
         }
 
 
-def find_crops(inputs: Sequence[Found], labels: dict[str, int]) -> list[tuple[Found, int]]:
-    """Each labelled crop with its file, in the files' order. Raises DatasetError listing missing and doubled names."""
-    by_name: dict[str, list[Found]] = {}
-    for found in inputs:
-        by_name.setdefault(os.fsdecode(found.relative.rpartition(b"/")[2]), []).append(found)
-    missing = [name for name in labels if name not in by_name]
-    doubled = [name for name in labels if len(by_name.get(name, ())) > 1]
-    problems = [f"{len(missing)} labelled crops have no file: {_some(missing)}"] if missing else []
-    if doubled:
-        problems.append(f"{len(doubled)} labelled names belong to several files: {_some(doubled)}")
-    if problems:
-        raise DatasetError(f"{'; '.join(problems)}. Put them right in the folder or in {LABELS_NAME}.")
-    chosen = [(by_name[name][0], label) for name, label in labels.items()]
-    return sorted(chosen, key=lambda pair: pair[0].relative)
+def find_crops(
+    inputs: Sequence[Found], labels: dict[str, int], side: set[str] | None = None
+) -> tuple[list[tuple[Found, int]], list[str]]:
+    """Each labelled crop with its file, in the files' order, and notes on how the names had to be read.
 
+    Args:
+        side: names of the split that is asked for; the others are left out.
 
-def _some(names: list[str]) -> str:
-    shown = ", ".join(escape_name(os.fsencode(name)) for name in names[:10])
-    return shown + (f" and {len(names) - 10} more" if len(names) > 10 else "")
+    Raises:
+        DatasetError: names without a file, that mean several, that mean the same one, or whose label contradicts the
+            class folder of their file; lists them.
+    """
+    paths = [os.fsdecode(found.relative) for found in inputs]
+    matches = match_files(labels, paths)
+    chosen = dict(matches.file_of)
+    wanted = set(labels)
+    if side is not None:
+        on_side = match_files(side, paths)
+        places = set(on_side.file_of.values())
+        chosen = {name: place for name, place in chosen.items() if place in places}
+        wanted = (wanted & side) | set(chosen)
+    shown = {name: escape_name(os.fsencode(name)) for name in wanted}
+    by_name = {name: paths[place] for name, place in chosen.items()}
+    problems = {
+        "labelled crops have no file": [shown[name] for name in matches.missing if name in wanted],
+        "labelled names belong to several files": [shown[name] for name in matches.ambiguous if name in wanted],
+        "files are listed under several names": [
+            " = ".join(shown[name] for name in names) for names in matches.shared.values() if set(names) <= wanted
+        ],
+        "labels contradict the class folder of their crop": [
+            escape_name(os.fsencode(row)) for row in contradictions(labels, by_name, list(by_name))
+        ],
+    }
+    if any(problems.values()):
+        raise DatasetError(
+            problem_report("The labels and the files do not fit", problems, f"Correct the folder or {LABELS_NAME}.")
+        )
+    pairs = [(inputs[place], labels[name]) for name, place in chosen.items()]
+    return sorted(pairs, key=lambda pair: pair[0].relative), matches.notes(LABELS_NAME)
 
 
 class MemorySink:
@@ -119,6 +142,19 @@ class MemorySink:
         """Nothing to put on disk."""
 
 
+def _copies(crops: Sequence[tuple[str, str, int, str]]) -> list[str]:
+    """What to know of crops with the same bytes: they count twice, or contradict each other."""
+    under_two_labels, in_two_biopsies = copies(crops)
+    return [
+        f"CHECK: the same picture {how} ({len(rows)} times): {some(rows, 5, '; ')}."
+        for how, rows in (
+            ("stands under both labels", under_two_labels),
+            ("stands in two biopsies", in_two_biopsies),
+        )
+        if rows
+    ]
+
+
 def evaluate_folder(
     options: EvaluateOptions,
     *,
@@ -133,12 +169,12 @@ def evaluate_folder(
         GlomedgeError: the model cannot be loaded or run.
     """
     from glomedge.engine.providers import batch_of, run_threads
-    from glomedge.imaging.images import ALLOWED_SUFFIXES
     from glomedge.system.cpu import usable_cpus
 
     options.check()
-    labels = _labels(options)
-    crops = find_crops(scan(options.data, ALLOWED_SUFFIXES).inputs, labels)
+    crops, notes = _labelled_crops(options)
+    finder = CaseFinder([found.key for found, _ in crops], options.case_pattern)
+    notes += finder.sentences()
     file = read_model_file(options.model)
     settings = Settings(
         file.spec.recipe,
@@ -162,31 +198,43 @@ def evaluate_folder(
         runtime = run.engine.runtime
     finally:
         run.close()
-    return _compare(options, file, [(found, label, sink.answers[found]) for found, label in crops], runtime)
+    answers = [(found, label, sink.answers[found]) for found, label in crops]
+    return _compare(options, file, answers, finder, (*notes, *runtime.notes), runtime.provider)
 
 
-def _labels(options: EvaluateOptions) -> dict[str, int]:
-    """The labels asked for, those of one side where a split is given. Raises DatasetError."""
-    labels = read_labels(options.labels_file or options.data / LABELS_NAME)
-    if options.split_file is None or options.split is None:
-        return labels
-    side = read_split(options.split_file, options.split)
-    labels = {name: label for name, label in labels.items() if name in side}
-    if not labels:
+def _labelled_crops(options: EvaluateOptions) -> tuple[list[tuple[Found, int]], list[str]]:
+    """The crops asked for with their labels, and how table and folder were read. Raises DatasetError."""
+    from glomedge.imaging.images import ALLOWED_SUFFIXES
+
+    side = None
+    if options.split_file is not None and options.split is not None:
+        side = read_split(options.split_file, options.split)
+    listed = usable_labels(options.labels_file or options.data / LABELS_NAME)
+    found_in = scan(options.data, ALLOWED_SUFFIXES)
+    crops, notes = find_crops(found_in.inputs, listed.labels, side)
+    if not crops:
         raise DatasetError(
             f"No crop of {options.data} is in split {options.split!r} of {options.split_file}. Name the matching split "
             "file."
         )
-    return labels
+    return crops, [*listed.notes, *found_in.notes(), *notes]
 
 
 def _compare(
-    options: EvaluateOptions, file: ModelFile, answers: Sequence[tuple[Found, int, Answer]], runtime: Runtime
+    options: EvaluateOptions,
+    file: ModelFile,
+    answers: Sequence[tuple[Found, int, Answer]],
+    finder: CaseFinder,
+    said: Sequence[str],
+    provider: str,
 ) -> Evaluation:
     """The figures from each crop's file, label and answer."""
-    from glomedge.cases.summary import case_of
-
-    notes = list(runtime.notes)
+    notes = [
+        *said,
+        *_copies(
+            [(found.key, a.sha256 or found.key, label, finder.case_of(found.key).case) for found, label, a in answers]
+        ),
+    ]
     if options.split is None and file.spec.training is not None:
         notes.insert(
             0,
@@ -203,12 +251,12 @@ def _compare(
         answered=len(answered),
         errors={found.key: a.status.partition(":")[2] for found, _, a in answers if a.probability is None},
         threshold=limit,
-        provider=runtime.provider,
+        provider=provider,
         model_sha256=file.sha256,
         split=options.split,
         confusion=Confusion.of(truth, calls),
         auroc=auroc(truth, scores),
         average_precision=average_precision(truth, scores),
-        cases=case_errors([case_of(found.key, options.case_pattern).case for found, _, _ in answered], truth, calls),
+        cases=case_errors([finder.case_of(found.key).case for found, _, _ in answered], truth, calls),
         notes=notes,
     )

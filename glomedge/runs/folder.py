@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from glomedge.cases.names import CaseFinder
 from glomedge.errors import OutputError, UsageError
 from glomedge.files.names import escape_name
 from glomedge.model.file import ModelFile, read_model_file
@@ -109,6 +110,7 @@ class _FolderRun:
         self._model: ModelFile = read_model_file(options.model)
         self._threshold = options.threshold if options.threshold is not None else self._model.spec.threshold
         self._engine: Engine | None = None
+        self._finder = CaseFinder([item.key for item in found.inputs], options.case_pattern)
         self._notes = found.notes()
         self._times = StageTimes()
         self._decoding: dict[str, Any] = {}
@@ -179,6 +181,7 @@ class _FolderRun:
             decoding=self._decoding,
             times=self._times,
             hung=self._hung,
+            biopsies_found=self._finder.as_json(),
         )
 
     def _publish(self, outcome: Outcome, contents: Contents, stores: RunStores, batch_size: int) -> None:
@@ -190,7 +193,7 @@ class _FolderRun:
             class_names=self._model.spec.class_names,
             provider=outcome.provider,
             review_band=self._options.band(self._threshold),
-            case_pattern=self._options.case_pattern,
+            cases=self._finder,
         )
         publication = Publication(
             self._options,

@@ -79,7 +79,8 @@ class Options:
             (self.heatmaps_for not in HEATMAP_CHOICES, f"--heatmaps-for must be one of {', '.join(HEATMAP_CHOICES)}"),
         ]
         problems += [
-            (name not in FORMATS, f"--format {name!r} is unknown: use csv, jsonl or parquet") for name in self.formats
+            (name not in FORMATS, f"--format {name!r} is unknown: use csv, csv-bom, jsonl or parquet")
+            for name in self.formats
         ]
         for wrong, message in problems:
             if wrong:

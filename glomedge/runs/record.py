@@ -97,6 +97,7 @@ def record(
         "counts": outcome.counts,
         "errors": outcome.errors,
         "cases": len(outcome.cases),
+        "biopsies_found": outcome.biopsies_found,
         "times": {
             "wall_s": round(outcome.wall_s, 4),
             "rows_per_s": round(outcome.predicted / outcome.wall_s, 3) if outcome.wall_s > 0 else None,

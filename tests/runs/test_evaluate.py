@@ -210,3 +210,62 @@ def test_strict_placement_is_held_to(data: Path, monkeypatch: pytest.MonkeyPatch
     refused = CliRunner().invoke(app, [*arguments, "--strict-placement"])
     assert isinstance(refused.exception, ProviderUnavailableError)
     assert "nodes would not run on azure" in str(refused.exception)
+
+
+def _class_folders(data: Path, folders: dict[int, str]) -> None:
+    """Move every labelled crop into the class folder of its label, below a folder for its slide."""
+    for name, label in read_labels(data / "public.csv").items():
+        (path,) = data.rglob(name)
+        target = data / folders[label] / name.partition("-")[0]
+        target.mkdir(parents=True, exist_ok=True)
+        path.rename(target / name)
+
+
+GS, NGS = "globally_sclerotic_glomeruli", "non_globally_sclerotic_glomeruli"
+
+
+def test_labels_that_contradict_the_class_folders_are_refused(data: Path) -> None:
+    model = data.parent / "model.onnx"
+    _class_folders(data, {0: NGS, 1: GS})
+    found = evaluate_folder(EvaluateOptions(data, model, engine=EngineOptions("cpu")))
+    assert found is not None
+    assert found.crops == 24
+    table = data / "public.csv"
+    table.write_text(table.read_text("utf-8").replace("case0-0.png,0", "case0-0.png,1"), "utf-8")
+    with pytest.raises(DatasetError, match=rf"1 label.* contradict.*case0-0\.png: labelled 1, lies in {NGS}"):
+        evaluate_folder(EvaluateOptions(data, model, engine=EngineOptions("cpu")))
+    swapped = [f"{line[:-1]}{1 - int(line[-1])}" for line in table.read_text("utf-8").splitlines()[1:]]
+    table.write_text("name,ground truth\n" + "\n".join(swapped) + "\n", "utf-8")
+    with pytest.raises(DatasetError, match=r"and 3 more\. Correct the folder") as caught:
+        evaluate_folder(EvaluateOptions(data, model, engine=EngineOptions("cpu")))
+    assert len(str(caught.value)) <= 2000
+
+
+def test_a_table_from_a_spreadsheet_is_read_and_said(data: Path) -> None:
+    table = data / "public.csv"
+    plain = evaluate_folder(EvaluateOptions(data, data.parent / "model.onnx", engine=EngineOptions("cpu")))
+    rows = table.read_text("utf-8").replace("ground truth", "Ground_Truth").replace(".png", "").replace(",", "\t")
+    table.write_bytes((rows.replace("\n", "\r\n") + "\t\r\n").encode("utf-16"))
+    found = evaluate_folder(EvaluateOptions(data, data.parent / "model.onnx", engine=EngineOptions("cpu")))
+    assert found is not None
+    assert plain is not None
+    assert found.confusion == plain.confusion
+    assert "public.csv was read as UTF-16, tab-separated." in found.notes
+    assert "24 names in public.csv were found without their suffix." in found.notes
+    assert any(note.startswith("How the 3 biopsies were found: 24 crops: by name") for note in found.notes)
+
+
+def test_two_columns_of_labels_are_refused(data: Path) -> None:
+    table = data / "public.csv"
+    rows = [f"{line},{1 - int(line[-1])}" for line in table.read_text("utf-8").splitlines()[1:]]
+    table.write_text("name,ground truth,Ground truth\n" + "\n".join(rows) + "\n", "utf-8")
+    with pytest.raises(DatasetError, match="columns 2 and 3 are both 'ground truth'"):
+        evaluate_folder(EvaluateOptions(data, data.parent / "model.onnx", engine=EngineOptions("cpu")))
+
+
+def test_the_same_picture_under_both_labels_is_listed(data: Path) -> None:
+    (first,), (second,) = data.rglob("case1-10.png"), data.rglob("case2-5.png")
+    second.write_bytes(first.read_bytes())
+    found = evaluate_folder(EvaluateOptions(data, data.parent / "model.onnx", engine=EngineOptions("cpu")))
+    assert found is not None
+    assert [note for note in found.notes if "same picture stands under both labels (1 times): a/case1-10.png" in note]

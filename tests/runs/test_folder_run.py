@@ -71,11 +71,12 @@ def test_crops_pooled_for_want_of_a_biopsy_are_said(options: Options) -> None:
     flat.mkdir()
     for number, path in enumerate(sorted(options.folder.rglob("*.png"))):
         shutil.copy(path, flat / path.name if number else flat / "loose.png")
-    run = replace(
-        options, folder=flat, output=options.output.with_name("flat-out"), case_pattern=r"(?P<case>nothing)_.*"
-    )
+    run = replace(options, folder=flat, output=options.output.with_name("flat-out"), case_pattern=r"(?P<case>loose)")
     outcome = infer_folder(run)
-    total = len(list(flat.iterdir()))
+    total = len(list(flat.iterdir())) - 1
+    assert outcome.biopsies_found["counts"] == {"pattern": 1, "unknown": total}
+    (warning,) = outcome.biopsies_found["warnings"]
+    assert f"does not fit {total} of {total + 1} names: case0-12.png" in warning
     assert [note for note in outcome.notes if note.startswith(f"{total} crops have names that tell no biopsy")]
     assert "tell no biopsy" in (run.output / "run.json").read_text("utf-8")
 

@@ -76,6 +76,8 @@ def train(options: TrainOptions, listener: Listener) -> TrainResult:
             min_cases=MIN_CASES if method == "case" else 0,
             known_good=lambda sha256: enhanced.cache_path(cache_dir, sha256, options.recipe).is_file(),
         )
+        for note in dataset.notes:
+            listener.note(note)
         split = make_split(dataset, method, seed=options.fit.seed, file=options.split_file)
         for warning in split.warnings:
             listener.note(f"warning: {warning}")
