@@ -17,9 +17,9 @@ from helpers.paths import ROOT
 
 GUARDED = ("onnxruntime", "openvino", "keras", "tensorflow", "matplotlib")
 THE_PLACES = ("glomedge/system/telemetry.py", "export/glomedge_export/frameworks.py")
-# Called with a module's name; tests may skip by it where TensorFlow is silenced already (tests/conftest.py).
+# Called with a module's name; tests may skip by it what tests/conftest.py has silenced.
 _BY_NAME = ("import_module", "__import__", "importorskip")
-_SKIPPED_BY = ("keras", "tensorflow")
+_SKIPPED_BY = ("keras", "tensorflow", "matplotlib")
 
 
 def _sources() -> list[Path]:
