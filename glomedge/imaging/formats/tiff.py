@@ -169,7 +169,7 @@ def declared_size(part: Part) -> tuple[int, int] | None:
     return (sizes[256], sizes[257]) if len(sizes) == 2 else None
 
 
-_WANTED = frozenset((256, 257, 258, 259, 262, 266, 273, 274, 277, 278, 279, 284, 322, 323, 324, 325, 338, 339, 530))
+_WANTED = frozenset((256, 257, 258, 259, 262, 266, 273, 274, 277, 278, 279, 284, 317, 322, 323, 324, 325, 338, 339, 530))
 _JPEG_TABLES = 347
 # A pyramid halves from page to page; a file with more pages than this is something else.
 _MAX_PAGES = 64
@@ -225,7 +225,10 @@ def _blocks(tags: dict[int, tuple[int, ...]], header: Header, jpeg_tables: bytes
     )
 
 
-def _check_compression(compression: int) -> None:
+def _check_compression(compression: int, predictor: int) -> None:
+    if compression == tiff_blocks.PACKBITS and predictor != 1:
+        # libtiff leaves the differences as they are.
+        raise ImageError("format", f"The TIFF's compression (PackBits with a predictor) is not read. {_SAVE_AS_PNG}")
     if compression in tiff_blocks.READABLE:
         return
     name = tiff_blocks.NAMES.get(compression)
@@ -235,7 +238,7 @@ def _check_compression(compression: int) -> None:
 
 def _header(tags: dict[int, tuple[int, ...]], *, big_endian_big: bool) -> Header:
     # First, since some compressions come with colour codes of their own and that would say less.
-    _check_compression(_one(tags, 259, 1))
+    _check_compression(_one(tags, 259, 1), _one(tags, 317, 1))
     photometric = _one(tags, 262, -1)
     colour = _COLOUR.get(photometric)
     if colour is None:

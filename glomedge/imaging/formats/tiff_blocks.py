@@ -26,10 +26,10 @@ NAMES = {
     2: "CCITT modified Huffman", 3: "CCITT Group 3 fax", 4: "CCITT Group 4 fax", 6: "old-style JPEG", 9: "JBIG (T.85)",
     10: "JBIG (T.43)", 32766: "NeXT RLE", 32771: "CCITT RLE with word alignment", 32809: "ThunderScan RLE",
     32895: "IT8 raster", 32908: "Pixar film", 32909: "Pixar log", 33003: "JPEG 2000 (Aperio, YCbCr)",
-    33004: "JPEG 2000 (Aperio)", 33005: "JPEG 2000 (Aperio, RGB)", 33007: "JPEG (alternative code)",
+    33004: "lossy JPEG 2000", 33005: "JPEG 2000 (Aperio, RGB)", 33007: "JPEG (alternative code)",
     34661: "JBIG", 34676: "SGI LogLuv", 34677: "SGI LogLuv 24", 34712: "JPEG 2000", 34713: "Nikon NEF",
     34887: "LERC", 34892: "lossy JPEG (DNG)", 34925: "LZMA", 34926: "Zstandard (old code)", 34927: "WebP (old code)",
-    34933: "PNG", 34934: "JPEG XR", 50000: "Zstandard", 50001: "WebP", 50002: "JPEG XL", 52546: "JPEG XL (DNG)",
+    34933: "PNG", 34934: "JPEG XR", 50000: "Zstandard", 50001: "WebP", 50002: "JPEG XL", 50013: "Pixtiff", 52546: "JPEG XL (DNG)",
     65000: "Kodak DCR", 65535: "Pentax PEF",
 }  # fmt: skip
 

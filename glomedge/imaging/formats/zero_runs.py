@@ -113,7 +113,8 @@ def _missing_tiles(zero: Sequence[Flags], first: int, across: int, visible: Flag
         return False
     row, column = divmod(first, across)
     beside = []
-    if column:
+    # Where the hole began within the tile before, that one's edge is partly zero for this reason.
+    if column and not zero[first - 1][-1, -1]:
         beside.append(zero[first - 1][:height_px, -1])
     if row:
         beside.append(zero[first - across][-1, :width_px])
