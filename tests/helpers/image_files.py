@@ -103,7 +103,9 @@ def packbits(raw: bytes) -> bytes:
     """PackBits of literal runs, and of one repeat where the data begin with one."""
     same = len(raw) - len(raw.lstrip(raw[:1]))
     head, rest = (bytes([257 - min(same, 128)]) + raw[:1], raw[min(same, 128) :]) if same > 1 else (b"", raw)
-    return head + b"".join(bytes([len(rest[at : at + 128]) - 1]) + rest[at : at + 128] for at in range(0, len(rest), 128))
+    return head + b"".join(
+        bytes([len(rest[at : at + 128]) - 1]) + rest[at : at + 128] for at in range(0, len(rest), 128)
+    )
 
 
 COMPRESS: dict[int, Callable[[bytes], bytes]] = {
@@ -253,6 +255,14 @@ def saved(pixels: npt.NDArray[np.uint8], image_format: str, mode: str | None = N
     if mode is not None:
         image = image.convert(mode)
     image.save(buffer, image_format, **options)
+    return buffer.getvalue()
+
+
+def mpo(pixels: npt.NDArray[np.uint8], sizes: Sequence[tuple[int, int]]) -> bytes:
+    """A multi-picture JPEG: these pixels and, behind them, pictures of these sizes (width, height)."""
+    buffer = io.BytesIO()
+    image = Image.fromarray(pixels)
+    image.save(buffer, "MPO", save_all=True, append_images=[image.resize(size) for size in sizes])
     return buffer.getvalue()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping
+from typing import Any
 
 import cv2
 import numpy as np
@@ -16,7 +17,7 @@ from glomedge.imaging import images
 from glomedge.imaging.formats import read_header, tiff_blocks
 from helpers import image_files
 
-RGB = image_files.crop(96, 120) | 1  # no zero samples: what is zero afterwards was made so
+RGB = np.maximum(image_files.crop(96, 120), 1).astype(np.uint8)  # no zero samples: what is zero afterwards was made so
 RGB16 = RGB.astype(np.uint16) * 257
 LAYOUTS: dict[str, tuple[npt.NDArray[np.integer], Mapping[str, object]]] = {
     "one strip": (RGB, {}),
@@ -127,7 +128,7 @@ def test_a_hole_in_jpeg_within_tiff(mode: str, part: str, capfd: pytest.CaptureF
 
 
 @pytest.mark.parametrize("options", [{}, {"optimize": True}, {"subsampling": 0}, {"restart_marker_blocks": 5}])
-def test_a_hole_in_a_jpeg(options: dict[str, object], capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_hole_in_a_jpeg(options: dict[str, Any], capfd: pytest.CaptureFixture[str]) -> None:
     data = image_files.saved(RGB.repeat(3, 0).repeat(3, 1), "JPEG", quality=90, **options)
     images.decode(data)
     middle = len(data) // 2
@@ -242,3 +243,23 @@ def test_reduced_copies_behind_the_picture_are_left_out() -> None:
 @pytest.mark.parametrize("sizes", [[(120, 96)], [(60, 96)], [(60, 48), (120, 96)], [(240, 192)], [(0, 0)]])
 def test_other_pages_are_several_pictures(sizes: list[tuple[int, int]]) -> None:
     assert error_of(image_files.tiff(RGB, page_sizes=sizes)).code == "multiframe"
+
+
+def test_reduced_copies_behind_a_jpeg_are_left_out() -> None:
+    data = image_files.mpo(RGB, [(60, 48), (30, 24)])
+    decoded = images.decode(data)
+    np.testing.assert_array_equal(decoded.pixels_hwc, images.decode(image_files.saved(RGB, "JPEG")).pixels_hwc)
+    assert decoded.flags == ("first_of_several",)
+
+
+@pytest.mark.parametrize("sizes", [[(120, 96)], [(60, 60)], [(60, 48), (240, 192)]])
+def test_other_pictures_behind_a_jpeg_are_several(sizes: list[tuple[int, int]]) -> None:
+    assert error_of(image_files.mpo(RGB, sizes)).code == "multiframe"
+
+
+def test_the_first_of_several_jpegs_must_end_by_itself() -> None:
+    data = bytearray(image_files.mpo(RGB, [(60, 48)]))
+    second = data.index(b"\xff\xd8\xff", 2)
+    end = data.rindex(b"\xff\xd9", 0, second)
+    data[end : end + 2] = b"\0\0"
+    assert error_of(bytes(data)).code == "truncated"

@@ -93,6 +93,24 @@ def exif_orientation(block: bytes) -> int:
     return 1
 
 
+def multi_picture_entries(block: bytes) -> list[tuple[int, int]]:
+    """(bytes, offset from the block) of every picture that the index of a multi-picture JPEG names, the first included.
+
+    CIPA DC-007: the index is a TIFF structure with a table of 16 bytes a picture. Empty where it is broken.
+    """
+    try:
+        reader = _Reader.over(block)
+        for tag, _, count, at in reader.entries(reader.first_directory()):
+            if tag == 0xB002 and at + count <= len(block):
+                return [
+                    (reader.number(start + 4, "I"), reader.number(start + 8, "I"))
+                    for start in range(at, at + count // 16 * 16, 16)
+                ]
+    except _BrokenError:
+        pass
+    return []
+
+
 def read(data: bytes) -> Header:
     """The header of a TIFF: of its first page, where the other pages are reduced copies of it.
 
@@ -169,7 +187,9 @@ def declared_size(part: Part) -> tuple[int, int] | None:
     return (sizes[256], sizes[257]) if len(sizes) == 2 else None
 
 
-_WANTED = frozenset((256, 257, 258, 259, 262, 266, 273, 274, 277, 278, 279, 284, 317, 322, 323, 324, 325, 338, 339, 530))
+_WANTED = frozenset(
+    (256, 257, 258, 259, 262, 266, 273, 274, 277, 278, 279, 284, 317, 322, 323, 324, 325, 338, 339, 530)
+)
 _JPEG_TABLES = 347
 # A pyramid halves from page to page; a file with more pages than this is something else.
 _MAX_PAGES = 64

@@ -29,8 +29,8 @@ NAMES = {
     33004: "lossy JPEG 2000", 33005: "JPEG 2000 (Aperio, RGB)", 33007: "JPEG (alternative code)",
     34661: "JBIG", 34676: "SGI LogLuv", 34677: "SGI LogLuv 24", 34712: "JPEG 2000", 34713: "Nikon NEF",
     34887: "LERC", 34892: "lossy JPEG (DNG)", 34925: "LZMA", 34926: "Zstandard (old code)", 34927: "WebP (old code)",
-    34933: "PNG", 34934: "JPEG XR", 50000: "Zstandard", 50001: "WebP", 50002: "JPEG XL", 50013: "Pixtiff", 52546: "JPEG XL (DNG)",
-    65000: "Kodak DCR", 65535: "Pentax PEF",
+    34933: "PNG", 34934: "JPEG XR", 50000: "Zstandard", 50001: "WebP", 50002: "JPEG XL", 50013: "Pixtiff",
+    52546: "JPEG XL (DNG)", 65000: "Kodak DCR", 65535: "Pentax PEF",
 }  # fmt: skip
 
 _AGAIN = "Copy it again from its source."

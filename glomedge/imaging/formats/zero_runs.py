@@ -62,7 +62,9 @@ def hole_in_tiles(zero: Sequence[Flags], across: int, size_px: tuple[int, int], 
         else:
             # What lies beyond the picture is padding, often zero, and tells nothing.
             for begin, end in _runs(visible.ravel(), min(visible.shape[1], least_px)):
-                if _goes_on(zero, number, begin, visible.size - end) and _cut_within_rows(visible, begin, end, _LEAST_BESIDE_PX):
+                if _goes_on(zero, number, begin, visible.size - end) and _cut_within_rows(
+                    visible, begin, end, _LEAST_BESIDE_PX
+                ):
                     return True
     return False
 
