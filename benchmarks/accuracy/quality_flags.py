@@ -26,7 +26,7 @@ from glomedge.imaging import images
 from glomedge.imaging.quality import assess, measure
 
 Pixels = npt.NDArray[np.uint8]
-FLAGS = ("blank", "blurred", "stain", "too_small")
+FLAGS = ("blank", "blurred", "masked", "stain", "too_small")
 FOLDERS = {0: "non_globally_sclerotic_glomeruli", 1: "globally_sclerotic_glomeruli"}
 
 
@@ -98,6 +98,32 @@ def chained(*steps: Callable[[Pixels], Pixels]) -> Callable[[Pixels], Pixels]:
     return run
 
 
+def painted(colour: tuple[int, int, int], axes: float = 1.0) -> Callable[[Pixels], Pixels]:
+    """One colour outside an ellipse whose axes are this many times the picture's sides."""
+
+    def run(rgb: Pixels) -> Pixels:
+        height_px, width_px = rgb.shape[:2]
+        inside = np.zeros((height_px, width_px), np.uint8)
+        half = (round(width_px * axes / 2), round(height_px * axes / 2))
+        cv2.ellipse(inside, (width_px // 2, height_px // 2), half, 0, 0, 360, 1, -1)
+        return np.where(inside[..., None] == 1, rgb, np.array(colour, np.uint8))
+
+    return run
+
+
+def padded(colour: tuple[int, int, int]) -> Callable[[Pixels], Pixels]:
+    """The lower fifth in one colour, as beyond the edge of a slide."""
+
+    def run(rgb: Pixels) -> Pixels:
+        out = rgb.copy()
+        out[-(rgb.shape[0] // 5) :] = colour
+        return out
+
+    return run
+
+
+BLACK, WHITE, GLASS = (0, 0, 0), (255, 255, 255), (244, 244, 244)
+
 # (what was done, the flag it should raise, how)
 DEGRADED: list[tuple[str, str, Callable[[Pixels], Pixels]]] = [
     *[(f"Gaussian blur, sigma {s:g} px of 224", "blurred", blurred(s)) for s in (1.0, 1.5, 2.0, 3.0, 4.0, 6.0)],
@@ -113,6 +139,16 @@ DEGRADED: list[tuple[str, str, Callable[[Pixels], Pixels]]] = [
     ("red and blue swapped", "stain", lambda rgb: np.ascontiguousarray(rgb[..., ::-1])),
     ("brightness x 0.2", "stain", levels(0.2, 0.0)),
     ("contrast x 0.2 towards white", "stain", levels(0.2, 204.0)),
+    ("black outside an ellipse", "masked", painted(BLACK)),
+    ("white outside an ellipse", "masked", painted(WHITE)),
+    ("black outside an ellipse of 1.3 times the sides", "masked", painted(BLACK, 1.3)),
+    ("white outside an ellipse of 1.3 times the sides", "masked", painted(WHITE, 1.3)),
+    ("black outside an ellipse, then JPEG 75", "masked", chained(painted(BLACK), jpeg(75))),
+    ("white outside an ellipse, then JPEG 75", "masked", chained(painted(WHITE), jpeg(75))),
+    ("green outside an ellipse", "masked", painted((0, 255, 0))),
+    ("the gray of glass outside an ellipse", "masked", painted(GLASS)),
+    ("lower fifth black", "masked", padded(BLACK)),
+    ("lower fifth white", "masked", padded(WHITE)),
     ("40 px a side", "too_small", shrunk(40)),
     ("63 px a side", "too_small", shrunk(63)),
 ]

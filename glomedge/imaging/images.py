@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from glomedge.errors import ImageError
 from glomedge.imaging import decoders
-from glomedge.imaging.formats import declared_size, read_header
+from glomedge.imaging.formats import check_pixel_data, declared_size, read_header
 from glomedge.imaging.formats.header import Format, Header
 
 #: Endings (lower case) of files worth opening when a folder is searched; the real format is what the bytes say.
@@ -39,7 +39,8 @@ class Decoded:
     Attributes:
         pixels_hwc: uint8 [H, W, 3], RGB, upright (EXIF orientation applied), C-contiguous, writeable.
         format: ``png``, ``jpeg``, ``tiff``, ``bmp`` or ``webp``.
-        flags: what was converted, sorted: ``grayscale``, ``palette``, ``sixteen_bit``, ``transparency``.
+        flags: what was changed or left out on the way, sorted: ``first_of_several`` (reduced copies follow it in the
+            file), ``grayscale``, ``palette``, ``sixteen_bit``, ``transparency``.
     """
 
     pixels_hwc: npt.NDArray[np.uint8]
@@ -135,11 +136,14 @@ def decode(data: bytes) -> Decoded:
     """
     header = read_header(data)
     _check_size(header)
+    check_pixel_data(data, header)
     samples = decoders.DECODERS[header.decoder](data, header)
     turned = header.format == "tiff" and header.orientation >= 5
     if samples.shape[:2] != ((header.width_px, header.height_px) if turned else (header.height_px, header.width_px)):
         raise decoders.unreadable(header.format)
     flags = {"gray": {"grayscale"}, "palette": {"palette"}, "rgb": set[str]()}[header.colour]
+    if header.first_of_several:
+        flags.add("first_of_several")
     alpha = _key_alpha(samples, header)
     if samples.dtype == np.uint16:
         flags.add("sixteen_bit")

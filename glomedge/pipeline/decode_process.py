@@ -29,6 +29,7 @@ import numpy as np
 import numpy.typing as npt
 
 from glomedge.errors import GlomedgeError
+from glomedge.files.names import escape_name
 from glomedge.model.spec import SIZE_PX
 from glomedge.pipeline.prepare import Answer, Preparation, Stamp, default_decoder, prepare
 from glomedge.system.children import child_environment, python_command
@@ -36,6 +37,8 @@ from glomedge.system.children import child_environment, python_command
 SLOT_BYTES = SIZE_PX * SIZE_PX * 3
 _LENGTH = struct.Struct("<Q")
 _START_TIMEOUT_S = 60.0
+# A broken file can make libtiff or libpng write a line a row.
+_MAX_LINES_BYTES = 2000
 
 
 def processes_pay(workers: int, *, gpu: bool) -> bool:
@@ -118,6 +121,7 @@ class DecodeChild:
         self._process: subprocess.Popen[bytes] | None = None
         self._answers: IO[bytes] | None = None
         self._seen = _memory_file("glomedge-seen")
+        self._lines = _memory_file("glomedge-stderr")
         self._killed = False
 
     def start(self) -> None:
@@ -158,6 +162,8 @@ class DecodeChild:
             done, grey_shape, decode_s, enhance_s = _receive(answers)
         except (OSError, EOFError, pickle.UnpicklingError):
             self._reap()
+            # Its last words, too: an abort says why.
+            _pass_on(self._lines, 2, answer.found.relative)
             answer.stamped(self.seen()).fail("decoder", "this file ended the process that decoded it")
             return 0.0, 0.0
         for name in Answer.__slots__:
@@ -176,7 +182,7 @@ class DecodeChild:
     def _spawn(self) -> subprocess.Popen[bytes]:
         reading, writing = os.pipe()
         self._answers = os.fdopen(reading, "rb")
-        descriptors = [self._buffers.descriptor, self._seen, writing]
+        descriptors = [self._buffers.descriptor, self._seen, writing, self._lines]
         try:
             return subprocess.Popen(
                 [*self._command, *map(str, descriptors), str(self._buffers.size_bytes)],
@@ -214,6 +220,7 @@ class DecodeChild:
         """End the child; called by the owner when it is done."""
         self._reap()
         os.close(self._seen)
+        os.close(self._lines)
 
 
 def _send(pipe: IO[bytes], message: Any) -> None:
@@ -233,14 +240,39 @@ def _receive(pipe: IO[bytes]) -> Any:
     return pickle.loads(data)
 
 
+def _keep_library_lines(held: int) -> int:
+    """Send what C libraries write to descriptor 2 into ``held``; returns where it went before.
+
+    Sound only in a process that decodes one file at a time: afterwards it is known which file the lines are about.
+    Python's own stderr, tracebacks with it, goes where it went before.
+    """
+    log = os.dup(2)
+    sys.stderr = os.fdopen(os.dup(log), "w", buffering=1, errors="backslashreplace")
+    os.dup2(held, 2)
+    return log
+
+
+def _pass_on(held: int, log: int, name: bytes) -> None:
+    """Write what is held to the log, each line behind the name of its file, and forget it."""
+    if not os.fstat(held).st_size:
+        return
+    text = os.pread(held, _MAX_LINES_BYTES, 0)
+    os.ftruncate(held, 0)
+    os.lseek(held, 0, os.SEEK_SET)  # of both processes: they share the file's position
+    shown = escape_name(name).encode("utf-8", "backslashreplace")
+    with contextlib.suppress(OSError):  # a log that is full or closed costs no crop
+        os.write(log, b"".join(shown + b": " + line.rstrip() + b"\n" for line in text.splitlines() if line.strip()))
+
+
 def main() -> None:
     """The child: ends when its standard input does."""
     import cv2
 
     cv2.setNumThreads(1)
-    descriptor, seen, writing, size_bytes = map(int, sys.argv[1:])
+    descriptor, seen, writing, held, size_bytes = map(int, sys.argv[1:])
     memory = mmap.mmap(descriptor, size_bytes)
     answers = os.fdopen(writing, "wb")
+    log = _keep_library_lines(held)
     requests = sys.stdin.buffer
     how: Preparation = _receive(requests)
     plain = default_decoder(follow_symlinks=how.follow_symlinks)
@@ -259,6 +291,7 @@ def main() -> None:
             return
         out = np.frombuffer(memory, np.uint8, SLOT_BYTES, offset).reshape(SIZE_PX, SIZE_PX, 3)
         decode_s, enhance_s = prepare(answer, how, decoder, out)
+        _pass_on(held, log, answer.found.relative)
         grey, answer.grey = answer.grey, None
         if grey is not None:  # through the pipe it would cost what it saves
             _grey_area(memory, offset, how.grey_px)[: grey.size] = grey.ravel()

@@ -142,3 +142,37 @@ def test_stopping_ends_a_child_that_hangs(tmp_path: Path) -> None:
     assert not sink.answers
     with pytest.raises(ProcessLookupError):
         os.kill(int(note.readlink().name), 0)
+
+
+_TALKING = """
+import os, sys
+from glomedge.pipeline import decode_process
+real = decode_process.prepare
+def prepare(answer, how, decoder, out):
+    name = answer.found.relative
+    if b"talks" in name: os.write(2, b"Corrupt data: 5 bytes\\nand more\\n")
+    if b"python" in name: print("of Python itself", file=sys.stderr)
+    if b"dies" in name:
+        os.write(2, b"free(): invalid pointer\\n")
+        os.abort()
+    return real(answer, how, decoder, out)
+decode_process.prepare = prepare
+decode_process.main()
+"""
+
+
+def test_lines_of_a_decoder_reach_the_log_with_the_name_of_their_file(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    names = write_crops(tmp_path, 6, broken=0)
+    for position, new in zip((0, 2, 4), ("talks\n1.png", "python.png", "dies.png"), strict=True):
+        (tmp_path / names[position]).rename(tmp_path / new)
+        names[position] = new
+    _run(tmp_path, names, processes=True, child=_TALKING)
+    lines = capfd.readouterr().err.splitlines()
+    assert sorted(lines) == [
+        "dies.png: free(): invalid pointer",
+        "of Python itself",
+        r"talks\x0a1.png: Corrupt data: 5 bytes",
+        r"talks\x0a1.png: and more",
+    ]

@@ -7,7 +7,7 @@ colour, the number of pictures, and the orientation. One module per format; all 
 from __future__ import annotations
 
 from glomedge.errors import ImageError
-from glomedge.imaging.formats import bmp, jpeg, png, tiff, webp
+from glomedge.imaging.formats import bmp, jpeg, jpeg_scan, png, tiff, tiff_blocks, webp
 from glomedge.imaging.formats.header import Format, Header, Part
 
 _SIZES = {
@@ -48,6 +48,20 @@ def read_header(data: bytes) -> Header:
         ImageError: ``format``, ``truncated``, ``corrupt``, ``colourspace`` or ``multiframe``.
     """
     return _READERS[sniff(data)](data)
+
+
+def check_pixel_data(data: bytes, header: Header) -> None:
+    """Refuse compressed pixels that a decoder would fill in without an error. Call after the size limits.
+
+    Raises:
+        ImageError: ``corrupt``.
+    """
+    if header.blocks is not None:
+        tiff_blocks.check(data, header.blocks)
+    elif header.format == "jpeg" and jpeg_scan.complete(data) is False:
+        raise ImageError(
+            "corrupt", "The JPEG is damaged: a part of its pixels is missing or zero. Copy it again from its source."
+        )
 
 
 def declared_size(part: Part) -> tuple[int, int] | None:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from glomedge.errors import ImageError
+
+if TYPE_CHECKING:
+    from glomedge.imaging.formats.tiff_blocks import Blocks
 
 Format = Literal["png", "jpeg", "tiff", "bmp", "webp"]
 Colour = Literal["gray", "palette", "rgb"]
@@ -20,7 +23,8 @@ class Header:
     """One image's properties, as its file declares them.
 
     ``width_px``/``height_px`` are as stored, before ``orientation`` (1 to 8, EXIF) is applied. ``bits`` is per
-    sample as stored, ``significant_bits`` how many of them the file declares as used (PNG ``sBIT``).
+    sample as stored, ``significant_bits`` what the file declares to be used of them (PNG ``sBIT``). ``blocks`` says
+    where a TIFF's pixels lie. ``first_of_several``: reduced copies of the picture follow in the file.
     """
 
     format: Format
@@ -34,6 +38,8 @@ class Header:
     transparent_gray: int | None = None
     inverted: bool = False
     decoder: Literal["opencv", "pillow", "fast"] = "opencv"
+    blocks: Blocks | None = None
+    first_of_several: bool = False
 
 
 def truncated(what: str) -> ImageError:
