@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import json
 import time
@@ -108,6 +109,10 @@ def _peak_bytes(folder: Path, model: Path, rows: int) -> int:
     options = Options(folder, model, output)
     file = read_model_file(model)
     thumbnails = ThumbnailFile(folder / "thumbnails", fresh=True)
+    # When garbage is collected must not depend on what other tests have loaded.
+    gc.collect()
+    gc.freeze()
+    gc.collect()
     tracemalloc.start()
     try:
         answers = read_journal(folder / "journal", found.inputs).answers
@@ -126,6 +131,7 @@ def _peak_bytes(folder: Path, model: Path, rows: int) -> int:
         return tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
+        gc.unfreeze()
         thumbnails.close()
 
 
