@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import struct
 
 from glomedge.errors import ImageError
@@ -98,11 +99,14 @@ def _first_of_several(data: bytes, index_at: int, size_px: tuple[int, int]) -> t
     entries = multi_picture_entries(data[index_at:])
     sizes = [size_px]
     for _, offset in entries[1:]:
-        following = memoryview(data)[index_at + offset :]
-        sizes.append(declared_size(lambda at, count, part=following: bytes(part[at : at + count])) or (0, 0))
+        sizes.append(declared_size(functools.partial(_part, data, index_at + offset)) or (0, 0))
     if not entries or not is_pyramid(sizes):
         raise ImageError("multiframe", "The JPEG holds several pictures (MPO). Save one of them by itself.")
     return len(entries) > 1, min([len(data), *(index_at + offset for _, offset in entries[1:])])
+
+
+def _part(data: bytes, begin: int, at: int, count: int) -> bytes:
+    return data[begin + at : begin + at + count]
 
 
 def _is_frame(code: int) -> bool:

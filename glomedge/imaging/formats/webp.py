@@ -45,7 +45,7 @@ def read(data: bytes) -> Header:
     if size is None:
         raise ImageError("corrupt", f"The WebP holds no picture. {_AGAIN}")
     if canvas is not None and canvas != size:
-        raise ImageError("corrupt", f"The WebP contradicts itself about its size. {_AGAIN}")
+        raise ImageError("corrupt", f"The WebP states two different sizes. {_AGAIN}")
     return Header("webp", *size, alpha="straight" if alpha else "none", orientation=orientation)
 
 
