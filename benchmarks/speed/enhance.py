@@ -4,7 +4,7 @@
 
 One thread (cv2.setNumThreads(1), as the pipeline has it: its own threads take a crop each). The scripts' way is cv2 for
 the resize and the histogram, Pillow for the saturation, cv2's HSV there and back for the hue, a new array each step.
-Crops are smoothed noise of the users' sizes; the cost does not depend on what they show.
+Crops are full-size smoothed noise; the cost does not depend on what they show.
 """
 
 from __future__ import annotations

@@ -107,7 +107,7 @@ class Evidence:
         self.same_last_pair &= (first, second) == self._last_pair
 
     def join(self, other: Evidence) -> None:
-        """Take the names of another one into account, too."""
+        """Also take the names of another kind into account."""
         if self._first is None or other._first is None:
             if other._first is not None:
                 vars(self).update(vars(other) | {"first_values": set(other.first_values)})
@@ -127,7 +127,7 @@ class Evidence:
         """Running number (one number dropped), coordinates (two) or a box (four)."""
         separators, numbers = kind
         mixed = separators[0] not in ("", separators[-1])  # VUHSK_1992-40: most likely an id and a running number
-        alone = len(self.first_values) * 3 > self.names * 2  # nearly each first number stands in one name only
+        alone = len(self.first_values) * 3 > self.names * 2  # nearly every first number is in one name only
         if self._is_box(numbers):
             return Decision(4, self.names >= _ENOUGH_NAMES)
         if self.first_padded and not self.second_padded:

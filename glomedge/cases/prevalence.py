@@ -1,4 +1,4 @@
-"""Proportions and what can be said of them: intervals, correction for an imperfect classifier, clinical classes.
+"""Proportions: confidence intervals, correction for an imperfect classifier, clinical classes.
 
 Pure Python and ``math``: the edge device needs no SciPy. Proportions are fractions from 0 to 1 here; percentages are
 made where people read them (``cases.py``). Every formula names its source; docs/cases.md lists them.

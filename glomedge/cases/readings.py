@@ -40,7 +40,7 @@ _SUFFIXES = frozenset(
     ]
 )
 
-# What must stand in the name (looked for first, in lower case: it is cheap), and the whole name's pattern.
+# Text that the name must contain (checked first, in lower case, because it is cheap), and the pattern of the name.
 _REGIONS = tuple(
     (token, re.compile(pattern, re.DOTALL))
     for token, pattern in (

@@ -45,7 +45,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class CropCall:
-    """What was said of one crop.
+    """The result of one crop.
 
     Attributes:
         name: path relative to the folder that was read, ``/`` between folders.
@@ -251,7 +251,7 @@ def to_row(summary: CaseSummary) -> dict[str, str]:
     """One row of cases.csv as plain text, in the order of ``CASE_COLUMNS``.
 
     Percentages and ``expected_count`` have two decimals, booleans are ``yes`` and ``no``, what is not known is empty.
-    The case stands as it is: the writer neutralises spreadsheet formulas.
+    The case is not escaped: the writer neutralises spreadsheet formulas.
     """
     row = {field.name: _text(getattr(summary, field.name)) for field in fields(summary)}
     return {**row, "notice": RESEARCH_USE_NOTICE}

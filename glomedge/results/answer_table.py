@@ -59,7 +59,7 @@ class Fingerprint(NamedTuple):
     Attributes:
         size_bytes: None where the file was not read to its end (too large, the decoder hung).
         mtime_ns: when the file was last written to; None where that is not known.
-        may_pass: whether there is no answer but a fault that may be gone next time.
+        may_pass: whether the input has an error that may be gone next time.
     """
 
     size_bytes: int | None
@@ -156,7 +156,7 @@ class AnswerTable:
         return number
 
     def drop_folders(self) -> None:
-        """Forget folders that could not be listed and are no input any more: their files have rows by now."""
+        """Forget folders that could not be listed and are no longer inputs: their files have rows now."""
         for name in [name for name in self._others if name.endswith(b"/")]:
             begin = self._others[name] * _RECORD.size
             if any(self._records[begin : begin + 4]):
@@ -181,7 +181,7 @@ class AnswerTable:
         return inputs[number].relative if number < len(inputs) else self._other_names[number - len(inputs)]
 
     def fingerprint(self, name: bytes) -> Fingerprint | None:
-        """Of the file of that name when it was answered; None where it has no answer."""
+        """Fingerprint of the file of that name when it was answered; None if it has no answer."""
         number = self.find(name) if self._records else None
         if number is None:
             return None

@@ -1,4 +1,4 @@
-"""What came of a run of a folder."""
+"""The outcome of a run over a folder."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ THUMBNAIL_PX = 112
 
 @dataclass
 class Outcome:
-    """What came of a run.
+    """The outcome of a run.
 
     Attributes:
-        complete: False when it was stopped; then there are no files but the journal, for ``--resume``.
+        complete: False if the run was stopped; only the journal exists then, for ``--resume``.
         inputs: how many were found (where it was stopped while it still searched: those that have a row from before);
             ``answered`` of them have a row by now, ``predicted`` more than when it began.
         counts: rows by kind (``ok``, ``flagged``, ``error``, ``positive``, ``negative``, ``uncertain``).
@@ -33,7 +33,7 @@ class Outcome:
         record: the content of ``run.json``.
         decoding: how many workers decoded, and in what; empty where nothing was left to decode.
         biopsies_found: how each crop's biopsy was found: ``counts`` by rule, ``summary``, ``warnings``.
-        hung: threads that sit in a library and do not come back.
+        hung: threads that are blocked in a library and do not return.
     """
 
     complete: bool
@@ -55,5 +55,5 @@ class Outcome:
 
     @property
     def exit_code(self) -> int:
-        """0 all predicted on, 2 some errors (FAULTS)."""
+        """0: every image was classified; 2: some inputs have an error row."""
         return 2 if self.errors else 0

@@ -232,7 +232,7 @@ def test_labels_that_contradict_the_class_folders_are_refused(data: Path) -> Non
     assert found.crops == 24
     table = data / "public.csv"
     table.write_text(table.read_text("utf-8").replace("case0-0.png,0", "case0-0.png,1"), "utf-8")
-    with pytest.raises(DatasetError, match=rf"1 label.* contradict.*case0-0\.png: labelled 1, lies in {NGS}"):
+    with pytest.raises(DatasetError, match=rf"1 label.* contradict.*case0-0\.png: labelled 1, but is in {NGS}"):
         evaluate_folder(EvaluateOptions(data, model, engine=EngineOptions("cpu")))
     swapped = [f"{line[:-1]}{1 - int(line[-1])}" for line in table.read_text("utf-8").splitlines()[1:]]
     table.write_text("name,ground truth\n" + "\n".join(swapped) + "\n", "utf-8")

@@ -77,7 +77,7 @@ def test_crops_pooled_for_want_of_a_biopsy_are_said(options: Options) -> None:
     assert outcome.biopsies_found["counts"] == {"pattern": 1, "unknown": total}
     (warning,) = outcome.biopsies_found["warnings"]
     assert f"does not fit {total} of {total + 1} names: case0-12.png" in warning
-    assert [note for note in outcome.notes if note.startswith(f"{total} crops have names that tell no biopsy")]
+    assert [note for note in outcome.notes if note.startswith(f"The names of {total} crops do not identify a biopsy")]
     assert "tell no biopsy" in (run.output / "run.json").read_text("utf-8")
 
 
@@ -333,7 +333,7 @@ def test_no_room_is_found_before_the_model_is_read(options: Options, monkeypatch
         return os.statvfs_result((*real(path)[:3], 10, 10, *real(path)[5:]))
 
     monkeypatch.setattr(os, "statvfs", nearly_full)
-    with pytest.raises(OutputError, match="There is no room"):
+    with pytest.raises(OutputError, match="There is not enough space"):
         infer_folder(replace(options, model=Path("none.onnx")))
 
 

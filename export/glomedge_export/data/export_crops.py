@@ -112,7 +112,7 @@ def calibration_crops(
     if record is None:
         raise UsageError(
             "Calibration takes crops of the training split only, and this model has no training record to tell which "
-            "those are. Copy MODEL.keras.json from where the model was trained, beside MODEL.keras."
+            "those are. Copy MODEL.keras.json from where the model was trained and place it next to MODEL.keras."
         )
     chosen = [item for item in dataset.items if record.split.get(item.name) == "train"]
     if len(chosen) < min(count, MIN_CALIBRATION_CROPS):

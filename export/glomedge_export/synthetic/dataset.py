@@ -290,7 +290,7 @@ def _check_free(directory: Path, force: bool) -> None:
     if present - set(_OWN_ENTRIES) and not earlier and not force:
         raise UsageError(
             f"{directory} is not empty ({min(present - set(_OWN_ENTRIES))}): "
-            "name a new folder, or add --force to draw beside what is there."
+            "name a new folder, or add --force to draw into it anyway."
         )
 
 

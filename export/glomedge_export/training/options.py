@@ -45,7 +45,7 @@ class FitOptions:
                 f"({self.early_stopping}) at least 0. Change the option."
             )
         if not 0 < self.learning_rate < float("inf"):
-            raise UsageError(f"The learning rate {self.learning_rate} is not above 0. Choose one such as 0.001.")
+            raise UsageError(f"The learning rate {self.learning_rate} is not above 0. Use, for example, 0.001.")
         if self.pretrain_epochs < 0 or (self.pretrain_epochs and self.weights != "none"):
             raise UsageError(
                 f"--pretrain-epochs {self.pretrain_epochs} trains all layers from random weights. Use it with "
@@ -67,7 +67,7 @@ class FitOptions:
 
 @dataclass(frozen=True)
 class TrainOptions:
-    """What ``glomedge train`` was asked for.
+    """The options of ``glomedge train``.
 
     Attributes:
         data: folder with public.csv.
