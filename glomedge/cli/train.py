@@ -65,7 +65,12 @@ def train(
     calibrate: Annotated[
         bool, typer.Option("--calibrate/--no-calibrate", help="Fit a temperature on validation crops.")
     ] = True,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue after the last complete epoch.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue after the last complete epoch in --output.")
+    ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace the finished model or the stopped run in --output.")
+    ] = False,
     tensorboard: Annotated[Path | None, typer.Option(help="Folder for TensorBoard logs.")] = None,
     cache_dir: Annotated[
         Path | None,
@@ -105,6 +110,7 @@ def train(
             threshold=threshold,
             calibrate=calibrate,
             resume=resume,
+            overwrite=overwrite,
             tensorboard_dir=tensorboard,
             cache_dir=cache_dir,
         )

@@ -75,6 +75,8 @@ class TrainOptions:
         split: ``case`` or ``random``; ignored where ``split_file`` is given.
         threshold: rule, see ``decision.choose_threshold``.
         calibrate: fit a temperature on validation; otherwise it is 1.
+        resume: continue the stopped run in ``output``.
+        overwrite: replace the finished model or the stopped run in ``output``.
         cache_dir: for the enhanced crops; ``output/cache`` where None.
     """
 
@@ -88,5 +90,10 @@ class TrainOptions:
     threshold: str = "0.5"
     calibrate: bool = True
     resume: bool = False
+    overwrite: bool = False
     tensorboard_dir: Path | None = None
     cache_dir: Path | None = None
+
+    def __post_init__(self) -> None:
+        if self.resume and self.overwrite:
+            raise UsageError("--resume and --overwrite exclude each other. See: glomedge train --help")
