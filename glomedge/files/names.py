@@ -98,7 +98,9 @@ def guard(cell: str) -> str:
     For ids (biopsies, slides), which come back from a spreadsheet as ``Dec 3``, ``100000`` and ``12`` otherwise.
     ``restore`` takes it away.
     """
-    return f"'{cell}" if cell.startswith((*_FORMULA_STARTS, "'")) or _is_converted(cell) else cell
+    # Blanks around a number are lost with it.
+    at_risk = cell.startswith((*_FORMULA_STARTS, "'")) or cell != cell.strip() or _is_converted(cell)
+    return f"'{cell}" if at_risk else cell
 
 
 def restore(cell: str) -> str:

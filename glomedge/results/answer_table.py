@@ -7,10 +7,10 @@ in path order without sorting, and without reading the file again.
 from __future__ import annotations
 
 import heapq
-import math
 import struct
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
+from math import isnan, nan
 from operator import itemgetter
 from typing import Any, NamedTuple
 
@@ -211,7 +211,8 @@ class AnswerTable:
 
     def probability(self, number: int) -> float | None:
         """Of one row."""
-        return _number(_RECORD.unpack_from(self._records, number * _RECORD.size)[7])
+        probability: float = _RECORD.unpack_from(self._records, number * _RECORD.size)[7]
+        return None if isnan(probability) else probability
 
     def stored(self, number: int) -> Stored:
         """One row."""
@@ -220,9 +221,9 @@ class AnswerTable:
         )
         return Stored(
             self._statuses[status],
-            _number(probability),
+            None if isnan(probability) else probability,
             digest.hex() if known & _HAS_SHA256 else None,
-            _number(disagreement),
+            None if isnan(disagreement) else disagreement,
             self._messages[message],
             Attachment(offset, length, crc32) if known & _HAS_ATTACHMENT else None,
         )
@@ -263,13 +264,9 @@ def _interned(text: str, texts: list[str], numbers: dict[str, int]) -> int:
     return number
 
 
-def _number(value: float) -> float | None:
-    return None if math.isnan(value) else value
-
-
 def _fraction(value: Any) -> float:
     if value is None:
-        return math.nan
+        return nan
     if not isinstance(value, float):
         raise TypeError(f"{value!r} is no float")
     if not 0.0 <= value <= 1.0:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from glomedge.cases.names import CaseFinder
@@ -35,35 +35,28 @@ class PublishedRows:
         return len(self.answers)
 
     def __iter__(self) -> Iterator[Row]:
-        return map(self._row, self.answers.numbers())
+        return self._rows(self.answers.numbers())
 
     def where(self, wanted: Callable[[float | None], bool]) -> Iterator[Row]:
         """Those rows whose probability is wanted, in order; the others are not even made."""
         probability = self.answers.probability
-        return (self._row(number) for number in self.answers.numbers() if wanted(probability(number)))
+        return self._rows(number for number in self.answers.numbers() if wanted(probability(number)))
 
-    def _row(self, number: int) -> Row:
-        stored = self.answers.stored(number)
-        path = escape_name(self.answers.name(number))
-        case, slide = self.cases.case_of(path)
-        label = class_name = review = None
-        if stored.probability is not None:
-            label = int(stored.probability >= self.threshold)
-            class_name = self.class_names[label]
-            review = int(self.review_band[0] <= stored.probability <= self.review_band[1])
-        return Row(
-            path,
-            case,
-            slide,
-            stored.probability,
-            label,
-            class_name,
-            self.threshold,
-            stored.status,
-            self.provider,
-            stored.sha256,
-            stored.disagreement,
-            stored.message,
-            stored.attachment,
-            review,
-        )
+    def _rows(self, numbers: Iterable[int]) -> Iterator[Row]:
+        # Names are looked up once, not for each of a million rows.
+        stored, name, case_of = self.answers.stored, self.answers.name, self.cases.case_of
+        threshold, provider, class_names = self.threshold, self.provider, self.class_names
+        low, high = self.review_band
+        for number in numbers:
+            status, probability, sha256, disagreement, message, attachment = stored(number)
+            path = escape_name(name(number))
+            case, slide = case_of(path)
+            label = class_name = review = None
+            if probability is not None:
+                label = int(probability >= threshold)
+                class_name = class_names[label]
+                review = int(low <= probability <= high)
+            yield Row(
+                path, case, slide, probability, label, class_name, threshold, status, provider, sha256, disagreement,
+                message, attachment, review,
+            )  # fmt: skip

@@ -8,7 +8,6 @@ import io
 import json
 from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import lru_cache
-from itertools import repeat
 from operator import itemgetter
 from typing import IO, Any, Protocol
 
@@ -86,9 +85,9 @@ _CELLS: dict[str, Callable[[str], str]] = {
 """Text columns that a spreadsheet could read as a formula; the ``csv`` module writes numbers as they are."""
 
 
-def _csv_column(name: str, values: Sequence[Any]) -> Sequence[Any]:
-    cell = _CELLS.get(name)
-    return values if cell is None else ["" if value is None else cell(value) for value in values]
+def _csv_column(name: str, values: Sequence[Any]) -> list[str]:
+    cell = _CELLS.get(name, str)
+    return ["" if value is None else cell(value) for value in values]
 
 
 class CsvWriter:
@@ -99,19 +98,37 @@ class CsvWriter:
         self._handle = handle
         self._names = columns(tta=tta)
         self._values = _getter(self._names)
-        self._lines([self._names])
+        self._handle.write((",".join(self._names) + "\n").encode("utf-8"))
 
     def write(self, rows: Sequence[Row]) -> None:
         """Add rows."""
         # By columns: a function call for every cell would take most of the time.
         values = zip(*map(self._values, rows), strict=True)
         cells = [_csv_column(name, column) for name, column in zip(self._names, values, strict=False)]
-        self._lines(zip(*cells, repeat(RESEARCH_USE_NOTICE)))
+        cells.append([RESEARCH_USE_NOTICE] * len(rows))
+        lines = [",".join(line) for line in zip(*cells, strict=True)]
+        if not lines:
+            return
+        text = "\n".join(lines)
+        if '"' in text or text.count("\n") != len(lines) - 1 or text.count(",") != len(lines) * (len(self._names) - 1):
+            text = self._quoted(lines, zip(*cells, strict=True))
+        self._handle.write((text + "\n").encode("utf-8"))
 
-    def _lines(self, lines: Iterable[Iterable[Any]]) -> None:
+    def _quoted(self, lines: Sequence[str], cells: Iterable[tuple[str, ...]]) -> str:
+        """The lines, those in which something is to be quoted (few have any) as the ``csv`` module writes them."""
+        commas = len(self._names) - 1
         text = io.StringIO(newline="")
-        csv.writer(text, lineterminator="\n").writerows(lines)
-        self._handle.write(text.getvalue().encode("utf-8"))
+        writer = csv.writer(text, lineterminator="\n")
+        parts = []
+        for line, row in zip(lines, cells, strict=True):
+            if '"' in line or "\n" in line or line.count(",") != commas:
+                text.seek(0)
+                text.truncate()
+                writer.writerow(row)
+                parts.append(text.getvalue()[:-1])
+            else:
+                parts.append(line)
+        return "\n".join(parts)
 
     def close(self) -> None:
         """Nothing is owed."""

@@ -13,7 +13,7 @@ import pytest
 from helpers.builders import build_tiny_model
 from helpers.run_kit import write_crops
 
-# The folder's list and the journal's index grow with the folder, some 300 bytes a crop; nothing else may, neither in
+# The folder's list and the table of answers grow with the folder, some 300 bytes a crop; nothing else may, neither in
 # the run's own process nor in those that decode for it.
 _SCRIPT = """
 import json, sys, time

@@ -307,7 +307,7 @@ def test_lost_thumbnails_are_said_and_nothing_else_is_lost(run: tuple[Options, P
     assert 0 < "".join(page.section("crops").text).count("no picture kept") < 38
 
 
-def test_spool_refuses_what_was_torn_or_altered(tmp_path: Path) -> None:
+def test_the_thumbnails_file_refuses_what_was_torn_or_altered(tmp_path: Path) -> None:
     thumbnails = ThumbnailFile(tmp_path / "thumbnails", fresh=True)
     activation = np.arange(49, dtype=np.float32).reshape(7, 7)
     places = [thumbnails.append(activation + i, bytes([i]) * 100) for i in range(3)]

@@ -143,10 +143,10 @@ def test_what_runs_out_of_room_gets_that_of_the_crops(tmp_path: Path, monkeypatc
             disk.free_bytes += 60_000
             store.drop()
 
-        with contextlib.closing(ThumbnailFile(tmp_path / "spool", fresh=True)) as spool:
-            spool.make_room = make_room
+        with contextlib.closing(ThumbnailFile(tmp_path / "thumbnails", fresh=True)) as thumbnails:
+            thumbnails.make_room = make_room
             activation = np.arange(49, dtype=np.float32).reshape(7, 7)
-            kept = spool.read(spool.append(activation, b"thumbnail" * 100))
+            kept = thumbnails.read(thumbnails.append(activation, b"thumbnail" * 100))
             assert kept is not None
             np.testing.assert_array_equal(kept[0], activation)
             assert kept[1] == b"thumbnail" * 100
@@ -179,10 +179,10 @@ def test_a_journal_that_was_given_room_is_whole(tmp_path: Path, monkeypatch: pyt
 
 def test_room_that_another_thread_made_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     disk = _Disk(0, monkeypatch)
-    with contextlib.closing(ThumbnailFile(tmp_path / "spool", fresh=True)) as spool:
+    with contextlib.closing(ThumbnailFile(tmp_path / "thumbnails", fresh=True)) as thumbnails:
         # There is nothing left to give when it asks, but by then there is room.
-        spool.make_room = lambda: setattr(disk, "free_bytes", 1000)
-        assert spool.read(spool.append(np.zeros((7, 7), np.float32), b"thumbnail")) is not None
+        thumbnails.make_room = lambda: setattr(disk, "free_bytes", 1000)
+        assert thumbnails.read(thumbnails.append(np.zeros((7, 7), np.float32), b"thumbnail")) is not None
 
 
 def test_a_heatmap_takes_the_room_of_the_crops(options: Options, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,14 +1,19 @@
 from __future__ import annotations
 
 import csv
+import io
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from glomedge.about import RESEARCH_USE_NOTICE
 from glomedge.errors import GlomedgeError
+from glomedge.files.names import neutralise
 from glomedge.files.writing import Staged
 from glomedge.results.rows import Row
-from glomedge.results.tables import CsvWriter
+from glomedge.results.tables import CsvWriter, columns
 
 
 def test_staged_files_appear_together_or_not_at_all(tmp_path: Path) -> None:
@@ -28,6 +33,35 @@ def test_staged_files_appear_together_or_not_at_all(tmp_path: Path) -> None:
     staged.commit()
     assert (tmp_path / "a").read_bytes() == b"new"
     assert not (tmp_path / "gone").exists()
+
+
+_TEXT = st.text(st.sampled_from("ab,\"'=\n\r ü"), max_size=4)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.tuples(_TEXT, _TEXT, _TEXT, st.none() | st.floats(0, 1), st.booleans()), max_size=6), st.booleans())
+def test_csv_is_that_of_the_csv_module(texts: list[tuple[str, str, str, float | None, bool]], tta: bool) -> None:
+    rows = [
+        Row(path, case, "s", probability, None if probability is None else 1, None, 0.5, "ok", "cpu",
+            "ab" * 32 if known else None, probability, message, None, 0)
+        for path, case, message, probability, known in texts
+    ]  # fmt: skip
+    written = io.BytesIO()
+    writer = CsvWriter(written, tta=tta)
+    writer.write(rows[:4])
+    if rows[4:]:
+        writer.write(rows[4:])
+    writer.close()
+    names = columns(tta=tta)
+    expected = io.StringIO(newline="")
+    plain = csv.writer(expected, lineterminator="\n")
+    plain.writerow(names)
+    for row in rows:
+        values = [getattr(row, name, RESEARCH_USE_NOTICE) for name in names]
+        plain.writerow(
+            [neutralise(value.replace("\r", "\\x0d")) if isinstance(value, str) else value for value in values]
+        )
+    assert written.getvalue().decode("utf-8") == expected.getvalue()
 
 
 def test_csv_quotes_what_it_must(tmp_path: Path) -> None:
