@@ -123,7 +123,7 @@ def overlay(
         limits: activation at the two ends of the colours; the map's own least and greatest when None. Give the same
             limits to all crops that are to be compared.
         threshold_logit: where the decision turns (``logit_threshold``): drawn as a line on the crop and on the scale.
-        legend: put the scale beside the crop.
+        legend: put the scale next to the crop.
         bgr: answer with blue first, as ``to_jpeg(..., bgr=True)`` takes it: spares a copy.
         views: how many views of the crop the map is the mean of: 1, or 8 with ``--tta 8``.
 

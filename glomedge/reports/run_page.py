@@ -267,7 +267,7 @@ def _tags(summary: CaseSummary) -> _Lines:
 
 
 class _Crop(NamedTuple):
-    """One figure; the pictures are None where none were kept."""
+    """One figure; the pictures are None if none were kept."""
 
     path: str
     name: str

@@ -52,9 +52,9 @@ class Publication:
         model: that classified.
         found: the inputs.
         rows: of all inputs.
-        thumbnails: None where neither report nor heatmaps are wanted.
+        thumbnails: None if neither report nor heatmaps are wanted.
         grey_crops: crops of this run that heatmaps are laid over.
-        engine: None where nothing was left to classify.
+        engine: None if nothing was left to classify.
         stop: asked at every row; once true, StoppedError is raised and nothing has changed.
     """
 
@@ -215,7 +215,7 @@ class Collected:
     Attributes:
         counts: rows by kind (``Outcome.counts``).
         errors: rows by error code.
-        copies: rows whose file is byte for byte that of another row; None where no file could be read.
+        copies: rows whose file is byte for byte that of another row; None if no file could be read.
         cases: the biopsies.
         report: the rows that the report shows; None without a report.
     """
