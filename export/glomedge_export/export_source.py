@@ -93,8 +93,8 @@ class ExportCrops:
 
     Attributes:
         compared: to compare answers on.
-        calibration: to calibrate int8 on, of the training split; None if not asked for.
-        drawn_because: why drawn crops stand in for held-out ones; None if they do not.
+        calibration: crops of the training split to calibrate int8 on; None if not requested.
+        drawn_because: why drawn crops are used instead of held-out ones; None if they are not.
     """
 
     compared: Crops

@@ -72,7 +72,7 @@ class Progress:
             self._bars.remove_task(self._tasks.pop(stage))
 
     def line(self, text: str) -> None:
-        """A line of its own on standard error, terminal or not."""
+        """Print a line on standard error, terminal or not."""
         self._terminal().print(text, markup=False, soft_wrap=True)
 
     def pause(self, show: Callable[[], None]) -> None:
