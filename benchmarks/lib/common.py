@@ -173,7 +173,7 @@ def user_crops(count: int, *, seed: int = 7) -> Path:
 
     Drawn once by ``glomedge synth``'s generator and kept under ``build/benchmarks``; above 200 crops the drawn
     ones are repeated under new names by hard links (the page cache then holds fewer distinct bytes than a real
-    folder of that size would need, which is noted beside the figures).
+    folder of that size would need, which is noted with the figures).
     """
     drawn_count = min(count, 200)
     # Crops drawn by an earlier version of the generator are not these crops.

@@ -1,4 +1,4 @@
-"""What colour enhancement costs a crop, recipe by recipe, beside the same steps as a script would write them.
+"""The cost of colour enhancement per crop and recipe, compared with the same steps as in a plain script.
 
     python -m benchmarks.speed.enhance
 

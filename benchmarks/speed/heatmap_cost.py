@@ -1,9 +1,9 @@
-"""What ``--heatmaps`` for the uncertain crops costs a run: whole commands with and without, alternating.
+"""The cost of ``--heatmaps`` for the uncertain crops: complete commands with and without, alternating.
 
     .venv/bin/python -m benchmarks.speed.heatmap_cost --run DATA artifacts/model.int8.onnxruntime.onnx --run drawn MODEL
 
 Goal: under 5%. The cost grows with the share of uncertain crops, so that share is reported too; an untrained model
-calls everything uncertain and is of no use here. ``drawn`` means ``--crops`` drawn full-size crops. ``--pieces``
+calls everything uncertain and cannot be used here. ``drawn`` means ``--crops`` drawn full-size crops. ``--pieces``
 measures only what one heatmap takes of one core, step by step, without a model; the machine need not be idle for that.
 """
 

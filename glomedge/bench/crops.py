@@ -119,7 +119,7 @@ def _files(folder: Path) -> tuple[Path, ...]:
 
 
 def _training_folder(model: Path) -> Path | None:
-    """The data directory of the training record beside the model; None where it is absent or no longer there."""
+    """The data directory of the training record next to the model; None if it is absent or no longer there."""
     record = model.with_name("model.keras.json")
     try:
         named = json.loads(record.read_text(encoding="utf-8")).get("data_directory")

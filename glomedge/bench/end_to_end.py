@@ -2,7 +2,7 @@
 
 Two measurements. *Rounds*: the real pipeline over a folder, wall clock, the engine already loaded. *Stages*: the
 same steps one after another, one copy on every core at once (so that they share caches and memory as in a real run),
-in processor seconds (of the thread; of the process for ``infer``, which a runtime may do on threads of its own), so
+in processor seconds (of the thread; of the process for ``infer``, which a runtime may do on its own threads), so
 that a stage's time contains no waiting. From the stages follows the core-second limit: cores / processor seconds of all
 stages for one crop, the throughput of a CPU whose cores are always busy. On a GPU the limit is the slower of the CPU
 stages over the cores and the device stages.

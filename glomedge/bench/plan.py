@@ -77,7 +77,7 @@ class Target:
 
 
 def plan(settings: Settings) -> list[Target]:
-    """Models x providers; ``--precision`` picks among the files beside the models, ``bf16`` the fp32 one's.
+    """Models x providers; ``--precision`` picks among the files next to the models, ``bf16`` the fp32 one's.
 
     Raises:
         ModelError: a file is missing or not made by glomedge, or no file has a requested precision.

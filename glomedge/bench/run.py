@@ -52,7 +52,7 @@ def run(
 
     Args:
         say: called with one line before each step.
-        command: how this run was asked for, for the record.
+        command: the command line, for the record.
 
     Raises:
         UsageError: settings or crops that cannot be carried out.
@@ -197,7 +197,7 @@ class _Bench:
         return self._enhanced[key]
 
     def _reference(self, file: ModelFile) -> tuple[str, list[float | None]] | None:
-        """Answers of the fp32 file of the same weights on the CPU; None where there is no such file."""
+        """Answers of the fp32 file of the same weights on the CPU; None if there is no such file."""
         key = (file.spec.weights_sha256, file.spec.recipe.model_dump_json())
         if key not in self._references:
             reference = fp32_of(file, self._settings.models)

@@ -50,7 +50,7 @@ class TableError(DatasetError):
 
 @dataclass(frozen=True)
 class Line:
-    """One row: its line in the file (where it ends, from 1), and the cells of the columns asked for."""
+    """One row: its line in the file (where it ends, from 1), and the cells of the requested columns."""
 
     number: int
     cells: tuple[str, ...]
@@ -58,7 +58,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Table:
-    """The columns that were asked for.
+    """The requested columns.
 
     Attributes:
         lines: every row that is not blank.
@@ -162,7 +162,7 @@ def _without_declaration(text: str) -> tuple[str, str | None]:
 def _rows(text: str, delimiter: str) -> list[tuple[int, list[str]]] | str:
     """Every row that is not blank, with its line; or why they cannot be read."""
     problem = ""
-    # Strictly, or a quote that is never closed swallows the rows behind it; but blanks may stand behind a closed one.
+    # Strict, because an unclosed quote would swallow the rows after it; but blanks may follow a closing quote.
     for strict in (True, False):
         reader = csv.reader(
             io.StringIO(text, newline=""), delimiter=delimiter, strict=strict, skipinitialspace=delimiter != "\t"

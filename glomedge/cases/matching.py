@@ -130,7 +130,7 @@ def _agree(listed: Sequence[str], found: Sequence[str]) -> bool:
 
 
 def class_folder_label(path: str) -> int | None:
-    """The label that the nearest class folder of a path says; None where there is none."""
+    """The label that the nearest class folder of a path says; None if there is none."""
     for folder in reversed(path.split("/")[:-1]):
         if folder in CLASS_FOLDERS:
             return int(folder == POSITIVE_FOLDER)

@@ -38,7 +38,7 @@ class CaseName(NamedTuple):
 
 
 def case_of(name: str, pattern: str | None = None) -> CaseName:
-    """The biopsy and the slide of one crop; where there is a folder of them, ``CaseFinder`` knows more.
+    """The biopsy and the slide of one crop; for a folder of crops, ``CaseFinder`` is more reliable.
 
     Args:
         name: file name, or path relative to the folder that was read, with ``/`` between folders.
@@ -59,12 +59,12 @@ def case_of(name: str, pattern: str | None = None) -> CaseName:
 
 
 _Kind = tuple[tuple[str, ...], int]
-# Of the names that begin alike, where there are enough of them, else of all of that kind.
+# Of the names with the same prefix if there are enough of them, else of all of that kind.
 _Decisions = Mapping[tuple[_Kind, str | None], Decision]
 
 
 def _read(name: str, pattern: str | None, decisions: _Decisions) -> tuple[Reading, bool]:
-    """The reading of a name, and whether it leaves no doubt."""
+    """The reading of a name, and whether it is unambiguous."""
     *folders, base = tidy(name).split("/")
     if pattern is not None:
         reading = _by_pattern("/".join([*folders, base]), base, pattern)
@@ -101,7 +101,7 @@ def _by_numbers(ending: Ending, stem: str, folders: list[str], decisions: _Decis
 
 
 def _alone(ending: Ending) -> Decision:
-    """What the numbers of one name are, without others to compare it with."""
+    """The meaning of the numbers of one name, without other names to compare."""
     evidence = Evidence()
     evidence.add(ending)
     decision = evidence.decide(ending.kind)
@@ -161,7 +161,7 @@ class CaseFinder:
             )
 
     def case_of(self, name: str) -> CaseName:
-        """The biopsy and the slide of one crop, as all names together say."""
+        """The biopsy and the slide of one crop, decided from all names."""
         reading, _ = _read(name, self._pattern, self._decisions)
         return CaseName(reading.case, reading.slide)
 
@@ -269,7 +269,7 @@ def _crops(count: int) -> str:
 
 
 def _decisions(names: Iterable[str]) -> dict[tuple[_Kind, str | None], Decision]:
-    """What the numbers at the end of the names are: by how the names begin where that is often enough, else by kind."""
+    """The meaning of the numbers at the end: by prefix if enough names share it, else by kind."""
     enough = 5
     alike: dict[tuple[_Kind, str], Evidence] = defaultdict(Evidence)
     for name in names:

@@ -1,7 +1,7 @@
 """Names that end in numbers: a running number, or the place on the slide.
 
 ``VUHSK_1992-40`` is crop 40; ``S21-1234-100-456`` is a crop at x 100, y 456 of slide S21-1234, and must not make a
-biopsy of each x. Which it is, all names of a folder say together.
+biopsy of each x. Which it is, is decided from all names of a folder.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ _SEPARATORS = ("-", "_")
 # A biopsy has tens of glomeruli, seldom a hundred, never a thousand; a slide has tens of thousands of pixels a side.
 _RUNNING_NUMBERS_END = 100
 _PIXELS_BEGIN = 1000
-# Tiles lie on a grid of at least that many pixels.
+# Tiles are on a grid of at least that many pixels.
 _LEAST_TILE_PX = 16
 _ENOUGH_NAMES = 5
 
@@ -24,8 +24,8 @@ class Ending:
     """The numbers at the end of a name: ``S21-1234-100-456`` is ``S21``, ``-`` and (1234, 100, 456).
 
     Attributes:
-        start: what stands before them.
-        separators: what stands before each number; the last two may differ, the others not.
+        start: the text before them.
+        separators: the text before each number; only the last two may differ.
         numbers: as they are written.
     """
 
@@ -45,7 +45,7 @@ class Ending:
 
 
 def ending_of(stem: str) -> Ending | None:
-    """The numbers at the end of a name, None where it ends in none after ``-`` or ``_``."""
+    """The numbers at the end of a name, None if it ends in none after ``-`` or ``_``."""
     separators: list[str] = []
     numbers: list[str] = []
     rest = stem

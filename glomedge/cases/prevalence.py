@@ -80,7 +80,7 @@ def rogan_gladen(
         confidence: of the interval; the authors checked it from 0.90 to 0.99.
 
     Returns:
-        None where it is undefined: no crops, no held-out positives or negatives, a classifier no better than chance
+        None if it is undefined: no crops, no held-out positives or negatives, a classifier no better than chance
         (sensitivity + specificity <= 1), or an interval wholly outside 0..1.
 
     Raises:

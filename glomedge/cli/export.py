@@ -27,7 +27,7 @@ def export(
     ] = None,
     model: Annotated[Path | None, model_option()] = None,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="The .onnx file to write [default: beside the model]")
+        Path | None, typer.Option("--output", "-o", help="The .onnx file to write [default: next to the model]")
     ] = None,
     precision: Annotated[str | None, typer.Option(help="fp32, fp16 or int8 [default: fp32]")] = None,
     target: Annotated[

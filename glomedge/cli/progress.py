@@ -61,7 +61,7 @@ class Progress:
         self._bars.update(self._tasks[stage], description=text or stage, completed=done, total=total)
 
     def stage(self, name: str) -> Callable[[int, int], None] | None:
-        """Called with done and total, moves the bar of that stage; None where there is no terminal to show it on."""
+        """Called with done and total, moves the bar of that stage; None if there is no terminal to show it on."""
         if self._bars is None:
             return None
         return lambda done, total: self(name, done, total)
@@ -72,7 +72,7 @@ class Progress:
             self._bars.remove_task(self._tasks.pop(stage))
 
     def line(self, text: str) -> None:
-        """A line of its own on standard error, terminal or not."""
+        """Print a line on standard error, terminal or not."""
         self._terminal().print(text, markup=False, soft_wrap=True)
 
     def pause(self, show: Callable[[], None]) -> None:

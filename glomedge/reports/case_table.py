@@ -25,7 +25,7 @@ def percent_text(summary: CaseSummary) -> str:
 
 
 def corrected_text(summary: CaseSummary) -> str:
-    """The same, corrected for sensitivity and specificity; a dash where they are not known."""
+    """The same, corrected for sensitivity and specificity; a dash if they are unknown."""
     return _interval(summary.corrected_percent_gs, summary.corrected_low, summary.corrected_high)
 
 

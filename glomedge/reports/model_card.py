@@ -147,7 +147,7 @@ def _metrics(spec: ModelSpec) -> list[_Block]:
     parts: list[_Block] = []
     if spec.training is not None and spec.training.metrics:
         rows = [(name.replace("_", " "), _interval(value)) for name, value in spec.training.metrics.items()]
-        parts.append("On the test split, with 95% intervals where they were computed:")
+        parts.append("On the test split, with 95% intervals if computed:")
         parts.append(_Table(("metric", "value"), tuple(rows)))
     if spec.operating_point is not None:
         point = spec.operating_point

@@ -40,7 +40,7 @@ def logit_threshold(threshold: float, temperature: float = 1.0) -> float:
 
 
 def first_cell_px(views: int) -> float:
-    """Where the centre of a map's first cell stands, in network pixels; the others follow every ``CELL_PX``.
+    """The centre of a map's first cell, in network pixels; the others follow every ``CELL_PX``.
 
     In ResNet50V2 every stride is taken by a padded odd kernel centred on even positions, so cell i looks at network
     pixel 32 i (0, 32 ... 192), not at 32 i + 15.5 as resizing a picture would have it; a test measures it on the
@@ -123,7 +123,7 @@ def overlay(
         limits: activation at the two ends of the colours; the map's own least and greatest when None. Give the same
             limits to all crops that are to be compared.
         threshold_logit: where the decision turns (``logit_threshold``): drawn as a line on the crop and on the scale.
-        legend: put the scale beside the crop.
+        legend: put the scale next to the crop.
         bgr: answer with blue first, as ``to_jpeg(..., bgr=True)`` takes it: spares a copy.
         views: how many views of the crop the map is the mean of: 1, or 8 with ``--tta 8``.
 
@@ -149,7 +149,7 @@ def overlay(
     field = upsample(activation, -(-height_px // step), -(-width_px // step), views=views)
     line = [] if threshold_logit is None else _line(field, threshold_logit, height_px, width_px)
     if activation.min() < low:
-        # convertScaleAbs takes the magnitude, so what lies below the limits is cut off first; above, it saturates.
+        # convertScaleAbs takes the magnitude, so values below the limits are clipped first; above, it saturates.
         np.maximum(field, low, out=field)
     gain = 255.0 / (high - low)
     levels = cv2.convertScaleAbs(field, alpha=gain, beta=-low * gain)
@@ -259,7 +259,7 @@ def _line(field: npt.NDArray[np.float32], turn: float, height_px: int, width_px:
 
 
 def _draw(image: Pixels, lines: list[npt.NDArray[np.int32]]) -> None:
-    """White lines with a black edge where the decision turns: seen on any colour below them."""
+    """White lines with a black edge at the decision threshold: visible on any colour."""
     width_px = _line_px(*image.shape[:2])
     for thickness, colour in ((width_px + 2, (0, 0, 0)), (width_px, (255, 255, 255))):
         cv2.polylines(image, lines, True, colour, thickness, cv2.LINE_AA, _LINE_SHIFT)

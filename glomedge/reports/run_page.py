@@ -1,7 +1,7 @@
 """``report.html``: one self-contained file, for phone, screen and print.
 
 Cases first, then what to look at first, the crops of each case, the errors and the facts of the run. Which crops are
-shown, and how many at most, is decided in ``run_page_data``; the report says how many were left out. What the page
+shown, and how many at most, is decided in ``run_page_data``; the report says how many are omitted. What the page
 looks like is defined in ``templates/run_report.html``.
 """
 
@@ -267,7 +267,7 @@ def _tags(summary: CaseSummary) -> _Lines:
 
 
 class _Crop(NamedTuple):
-    """One figure; the pictures are None where none were kept."""
+    """One figure; the pictures are None if none were kept."""
 
     path: str
     name: str

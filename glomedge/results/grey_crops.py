@@ -73,7 +73,7 @@ class GreyStore:
         self.drop()  # again, where another thread has: the file is longer by what was written since
 
     def get(self, key: str) -> Grey | None:
-        """The crop, uint8 ``[H, W]``, not writeable; None where it was not kept."""
+        """The crop, uint8 ``[H, W]``, not writeable; None if it was not kept."""
         place = self._places.get(key)
         if place is None or self._file is None:
             return None

@@ -39,7 +39,7 @@ def plan(path: Path, identity: Identity, inputs: Sequence[Found] = (), *, resume
         overwrite: discard it.
 
     Raises:
-        OutputError: an unfinished run is there and neither ``resume`` nor ``overwrite`` was asked for; or it is to be
+        OutputError: an unfinished run is there and neither ``resume`` nor ``overwrite`` is set; or it is to be
             resumed with another model, recipe, threshold ...; or the journal's run cannot be identified.
     """
     fresh = Contents(answers=AnswerTable(inputs))

@@ -16,7 +16,7 @@ class Attachment(NamedTuple):
 class Row(NamedTuple):
     """One input in the results; a tuple, because millions are made.
 
-    ``probability``, ``label`` and ``class_name`` are None where ``status`` begins with ``error:``. ``path`` is escaped
+    ``probability``, ``label`` and ``class_name`` are None if ``status`` begins with ``error:``. ``path`` is escaped
     (``files.names.escape_name``) and relative; ``sha256`` is of the bytes that were classified; ``review`` is 1 where
     the probability is in the review band, 0 if not, None for an error.
     """

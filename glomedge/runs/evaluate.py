@@ -33,9 +33,9 @@ class Evaluation:
     """The result of an evaluation.
 
     Attributes:
-        crops: labelled crops asked for; ``answered`` of them have a probability.
+        crops: requested labelled crops; ``answered`` of them have a probability.
         errors: relative path -> error code of the other crops, which are excluded from all figures.
-        auroc, average_precision: None where a class is missing.
+        auroc, average_precision: None if a class is missing.
         cases: %GS by labels and by calls.
     """
 

@@ -42,7 +42,7 @@ def infer_folder(
     progress: Callable[[int, int], None] | None = None,
     decoder: Decoder | None = None,
 ) -> Outcome:
-    """Run a folder.
+    """Classify a folder of crops and write the results.
 
     Args:
         stop: polled many times a second from the search on; once true, the run ends early and can be resumed.
@@ -55,7 +55,7 @@ def infer_folder(
     options.check()
     begin_s = time.perf_counter()
     if options.folder.is_symlink() and options.folder.is_file():
-        # A linked image that was named itself is meant.
+        # A link to an image that was given explicitly is followed.
         options = replace(options, follow_symlinks=True)
     try:
         found = scan(

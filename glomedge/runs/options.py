@@ -65,7 +65,7 @@ class Options:
 
         Raises:
             UsageError: a value is out of its range.
-            MissingExtraError: Parquet is asked for and pyarrow is not installed.
+            MissingExtraError: Parquet is requested and pyarrow is not installed.
         """
         self.engine.check()
         _check_shared(self.model, self.threshold, self.workers, self.case_pattern)

@@ -24,14 +24,14 @@ class Outcome:
 
     Attributes:
         complete: False if the run was stopped; only the journal exists then, for ``--resume``.
-        inputs: how many were found (where it was stopped while it still searched: those that have a row from before);
-            ``answered`` of them have a row by now, ``predicted`` more than when it began.
+        inputs: number of inputs found (if stopped during the search: those with a row from an earlier run);
+            ``answered`` of them have a row now, ``predicted`` of these are new.
         counts: rows by kind (``ok``, ``flagged``, ``error``, ``positive``, ``negative``, ``uncertain``).
         errors: rows by error code.
         cases: the summaries of the biopsies.
-        files: what was written.
+        files: the files written.
         record: the content of ``run.json``.
-        decoding: how many workers decoded, and in what; empty where nothing was left to decode.
+        decoding: the number of decode workers and their kind; empty if nothing was left to decode.
         biopsies_found: how each crop's biopsy was found: ``counts`` by rule, ``summary``, ``warnings``.
         hung: threads that are blocked in a library and do not return.
     """

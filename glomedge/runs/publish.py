@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 
 _PART = 1024
-"""Rows that are handled together: few enough to be held, enough for each step to be one call for many of them."""
+"""Rows per block: few enough to hold in memory, enough to amortise the calls per block."""
 
 
 @dataclass(frozen=True)
@@ -49,13 +49,13 @@ class Publication:
 
     Attributes:
         options: of the run.
-        model: that classified.
+        model: the model used.
         found: the inputs.
         rows: of all inputs.
-        thumbnails: None where neither report nor heatmaps are wanted.
-        grey_crops: crops of this run that heatmaps are laid over.
-        engine: None where nothing was left to classify.
-        stop: asked at every row; once true, StoppedError is raised and nothing has changed.
+        thumbnails: None if neither report nor heatmaps are wanted.
+        grey_crops: crops of this run that heatmaps are drawn over.
+        engine: None if nothing was left to classify.
+        stop: polled at every row; once true, StoppedError is raised and no file has changed.
     """
 
     options: Options
@@ -71,19 +71,19 @@ class Publication:
         """Make every file and publish them together; the run record comes last and holds the SHA-256 of the others.
 
         Args:
-            outcome: is filled.
+            outcome: filled in by this call.
             batch_size: of the run.
             begin_s: ``perf_counter`` at the run's start.
 
         Raises:
-            OutputError: a file cannot be written; those of an earlier run are then still there. Or a heatmap could not:
-                then everything else is written.
+            OutputError: a file cannot be written, and the files of an earlier run are kept; or a heatmap cannot be
+                written, and all other files are.
             MissingExtraError: Parquet without pyarrow.
             StoppedError: ``stop`` returned true.
         """
         undrawn, heatmap_notes = self._heatmaps()
         if self.grey_crops is not None:
-            self.grey_crops.drop()  # its room is the tables' now
+            self.grey_crops.drop()  # free its space for the tables
         staged = Staged(self.options.output, self.options.output / WORK_FOLDER, OWNED)
         try:
             collected = self._tables(staged)
@@ -215,7 +215,7 @@ class Collected:
     Attributes:
         counts: rows by kind (``Outcome.counts``).
         errors: rows by error code.
-        copies: rows whose file is byte for byte that of another row; None where no file could be read.
+        copies: rows whose file is byte for byte that of another row; None if no file could be read.
         cases: the biopsies.
         report: the rows that the report shows; None without a report.
     """

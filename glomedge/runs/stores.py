@@ -26,8 +26,8 @@ class RunStores:
 
     Attributes:
         journal: the answers.
-        thumbnails: pictures and maps; None where neither report nor heatmaps are wanted.
-        grey_crops: the crops that heatmaps will be laid over; None where none are wanted.
+        thumbnails: pictures and maps; None if neither report nor heatmaps are wanted.
+        grey_crops: the crops that heatmaps are drawn over; None if none are wanted.
 
     Raises:
         OutputError: one of them cannot be written.

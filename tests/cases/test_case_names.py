@@ -159,7 +159,7 @@ def test_a_pattern_that_fits_no_name_or_only_some() -> None:
     finder = CaseFinder(names, r"^(?P<case>B\d)_")
     assert finder.found_by() == {"pattern": 3, "unknown": 7}
     (warning,) = finder.warnings()
-    assert "does not fit 7 of 10 names: odd0.png, odd1.png, odd2.png, odd3.png, odd4.png ..." in warning
+    assert "does not match 7 of 10 names: odd0.png, odd1.png, odd2.png, odd3.png, odd4.png ..." in warning
     assert CaseFinder([], r"^(?P<case>B\d)_").found_by() == {}
     assert CaseFinder(["Mu\u0308-1.png"], "^(?P<case>Mu\u0308)").case_of("M\u00fc-1.png").case == "M\u00fc"
 

@@ -290,7 +290,7 @@ def test_answers_that_cannot_be_told_are_not_dropped_unasked(tmp_path: Path, lin
         else:
             # The head is whole, all answers after it are lost: asked to resume, it says so and predicts anew.
             notes = plan(path, IDENTITY, resume=True, overwrite=False).notes
-            assert f"its last {len(data) - begin} bytes were dropped" in notes[-1]
+            assert f"its last {len(data) - begin} bytes were discarded" in notes[-1]
         assert path.read_bytes() == flipped
         assert plan(path, IDENTITY, resume=False, overwrite=True).contents.good_bytes == 0
 

@@ -148,7 +148,7 @@ def test_a_split_restricts_the_crops(data: Path) -> None:
         ("name,label\na.png,1\n", "no column 'ground truth'; it has name, label"),
         ("name,ground truth\na.png,2\nb.png,x\n", "line 2.*line 3"),
         ("name,ground truth\na.png,1\na.png,0\n", "line 3: 'a.png' is listed twice .first in line 2."),
-        ("name,ground truth\n", "holds no label"),
+        ("name,ground truth\n", "contains no label"),
     ],
 )
 def test_bad_labels_are_refused(tmp_path: Path, text: str, problem: str) -> None:
@@ -268,4 +268,4 @@ def test_the_same_picture_under_both_labels_is_listed(data: Path) -> None:
     second.write_bytes(first.read_bytes())
     found = evaluate_folder(EvaluateOptions(data, data.parent / "model.onnx", engine=EngineOptions("cpu")))
     assert found is not None
-    assert [note for note in found.notes if "same picture stands under both labels (1 times): a/case1-10.png" in note]
+    assert [note for note in found.notes if "same image is listed under both labels (1 times): a/case1-10.png" in note]

@@ -66,7 +66,7 @@ def test_every_input_has_one_row_and_the_right_answer(options: Options) -> None:
 
 
 def test_crops_pooled_for_want_of_a_biopsy_are_said(options: Options) -> None:
-    assert not any("tell no biopsy" in note for note in infer_folder(options).notes)
+    assert not any("do not identify a biopsy" in note for note in infer_folder(options).notes)
     flat = options.folder.parent / "flat"
     flat.mkdir()
     for number, path in enumerate(sorted(options.folder.rglob("*.png"))):
@@ -76,9 +76,9 @@ def test_crops_pooled_for_want_of_a_biopsy_are_said(options: Options) -> None:
     total = len(list(flat.iterdir())) - 1
     assert outcome.biopsies_found["counts"] == {"pattern": 1, "unknown": total}
     (warning,) = outcome.biopsies_found["warnings"]
-    assert f"does not fit {total} of {total + 1} names: case0-12.png" in warning
+    assert f"does not match {total} of {total + 1} names: case0-12.png" in warning
     assert [note for note in outcome.notes if note.startswith(f"The names of {total} crops do not identify a biopsy")]
-    assert "tell no biopsy" in (run.output / "run.json").read_text("utf-8")
+    assert "do not identify a biopsy" in (run.output / "run.json").read_text("utf-8")
 
 
 def test_the_run_record_says_what_was_done(options: Options) -> None:

@@ -33,7 +33,7 @@ from glomedge.pipeline.inputs import scan
 CSV_NAME = LABELS_NAME
 # Index is the label.
 FOLDERS = ("non_globally_sclerotic_glomeruli", "globally_sclerotic_glomeruli")
-# Each of train, validation and test must hold crops of both labels, from biopsies of its own.
+# Each of train, validation and test must contain crops of both labels, from separate biopsies.
 MIN_CASES = 3
 
 
@@ -76,7 +76,7 @@ class Dataset:
 
     @cached_property
     def sha256(self) -> str:
-        """Hash of what was learned from: names, labels and file contents, not where they lie."""
+        """Hash of the training data: names, labels and file contents, but not their location."""
         return _digest((item.name, item.label, item.sha256) for item in self.items)
 
     @cached_property
@@ -143,7 +143,7 @@ def _scan(directory: Path, problems: Problems, notes: list[str]) -> list[str]:
         return files
     for folder in FOLDERS:
         try:
-            # Data sets are often folders of links to where the crops lie.
+            # Data sets are often folders of links to the crops.
             found = scan(directory / folder, images.ALLOWED_SUFFIXES, follow_symlinks=True)
         except UsageError:
             reason = "No such file or directory" if not (directory / folder).exists() else "it cannot be listed"

@@ -129,7 +129,7 @@ def calibration_crops(
 def held_out(
     dataset: Dataset, record: TrainingRecord, recipe: Recipe, count: int, progress: Progress = silent
 ) -> Crops | None:
-    """Up to about ``count`` crops of the test, then the validation split, in whole biopsies; None where under 64.
+    """Up to about ``count`` crops of the test, then the validation split, in whole biopsies; None if under 64.
 
     Whole biopsies, because %GS and Remuzzi grade are those of a biopsy, not of the part of it that was drawn.
     """

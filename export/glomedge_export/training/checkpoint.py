@@ -76,7 +76,7 @@ def best_epoch(history: Sequence[EpochRow]) -> int:
 
 
 class Checkpoints:
-    """Reads and writes the checkpoint folder of one run; ``keep_best`` keeps the weights of the best epoch, too."""
+    """Reads and writes the checkpoint folder of one run; ``keep_best`` also keeps the weights of the best epoch."""
 
     def __init__(self, directory: Path, *, keep_best: bool = True) -> None:
         self.directory = directory
@@ -119,7 +119,7 @@ class Checkpoints:
                 old.unlink(missing_ok=True)
 
     def load(self, settings: dict[str, Any]) -> Checkpoint | None:
-        """The last complete epoch's state, None where there is none.
+        """The last complete epoch's state, None if there is none.
 
         Raises:
             OutputError: the checkpoint is damaged, or of a run with other settings (which are named).

@@ -179,7 +179,7 @@ def _fit(options: TrainOptions, dataset: Dataset, split: Split, crops: Images, l
 
 
 def _write(result: TrainResult, model_path: Path) -> None:
-    """Everything beside the model; then the checkpoints, which are no longer needed, are removed."""
+    """Everything in addition to the model; then the checkpoints, which are no longer needed, are removed."""
     from glomedge_export.training import page, plots
 
     output = model_path.parent
@@ -267,7 +267,7 @@ def _weights_name(weights: str) -> str:
 
 
 def _git_commit() -> str | None:
-    """The commit of the checkout this code runs from; None where it is installed."""
+    """The commit of the checkout this code runs from; None if it is installed."""
     root = Path(__file__).resolve().parents[3]
     if not (root / ".git").exists():
         return None

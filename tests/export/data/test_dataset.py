@@ -118,7 +118,7 @@ def _binary_csv(directory: Path) -> None:
         (_truncated, f"{SIX_CROPS[0][0]}: "),
         (_missing_column, "public.csv: there is no column 'ground truth'; it has name, label"),
         (_label_two, f"public.csv line 2: label '2' of {SIX_CROPS[0][0]!r} is neither 0 nor 1"),
-        (_empty_folder, f"folder {FOLDERS[1]}: holds no image"),
+        (_empty_folder, f"folder {FOLDERS[1]}: contains no image"),
         (_one_class, "every crop is labelled 0; both labels are needed"),
         (_two_biopsies, "crops labelled 1 come from 2 biopsies, but 3 are needed"),
         (_no_csv, "public.csv: there is no such file"),
