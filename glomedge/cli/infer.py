@@ -113,7 +113,9 @@ def infer(
     overwrite: Annotated[
         bool,
         typer.Option(
-            "--overwrite", help="Discard the unfinished run in --output and start over.", rich_help_panel=CONTINUING
+            "--overwrite",
+            help="Replace what is in --output: an unfinished run, or files of another program.",
+            rich_help_panel=CONTINUING,
         ),
     ] = False,
 ) -> None:
