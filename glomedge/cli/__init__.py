@@ -61,7 +61,8 @@ def _root(
 # Commands, in the order in which a user meets them.
 app.command("train")(train)
 app.command("export")(export)
-app.command("infer")(infer)
+# Further arguments are what a shell makes of night/*.png; infer says what to type instead.
+app.command("infer", context_settings={"allow_extra_args": True})(infer)
 app.command("evaluate")(evaluate)
 app.command("bench")(bench)
 app.command("info")(info)

@@ -53,6 +53,8 @@ def print_diagnosis(found: Diagnosis) -> None:
         ("glomedge", f"{found.glomedge} on Python {found.python}, {found.system}"),
         ("processor", f"{found.cpu}, {found.usable_cpus} usable CPUs, {' '.join(found.cpu_features) or 'no AVX2'}"),
     ]
+    if found.jetson:
+        rows.append(("board", f"{found.jetson}; see docs/jetson.md"))
     if found.gpus:
         rows += [
             ("GPU", f"{gpu.name}, compute {gpu.compute_capability}, {gpu.memory_bytes / 2**30:.1f} GiB")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 
 @takes_engine_options()
 def infer(
+    context: typer.Context,
     folder: Annotated[Path, typer.Argument(help="Folder of glomerulus crops (searched recursively), or one image.")],
     *,
     model: Model = DEFAULT_MODEL,
@@ -113,7 +115,9 @@ def infer(
     overwrite: Annotated[
         bool,
         typer.Option(
-            "--overwrite", help="Discard the unfinished run in --output and start over.", rich_help_panel=CONTINUING
+            "--overwrite",
+            help="Replace what is in --output: an unfinished run, or files of another program.",
+            rich_help_panel=CONTINUING,
         ),
     ] = False,
 ) -> None:
@@ -125,6 +129,7 @@ def infer(
     from glomedge.runs.folder import Options, infer_folder
     from glomedge.system.stopping import StopOnSignals
 
+    require_one_folder([folder, *map(Path, context.args)])
     options = Options(
         folder=folder,
         model=model,
@@ -160,6 +165,21 @@ def infer(
     else:
         print_summary(outcome, output)
     leave(outcome, outcome.exit_code)
+
+
+def require_one_folder(named: list[Path]) -> None:
+    """Refuse several names, which is what a shell makes of ``night/*.png``. Raises UsageError."""
+    if len(named) == 1:
+        return
+    parents = {path.parent for path in named}
+    many = "infer reads one folder or one image"
+    some = ", ".join(escape_name(bytes(path)) for path in named[:2])
+    listed = f"{len(named)} names were given ({some}{', ...' if len(named) > 2 else ''})"
+    if len(parents) == 1 and not any(path.is_dir() for path in named):
+        cure = f"Give the folder: glomedge infer {shlex.quote(escape_name(bytes(parents.pop())))}"
+    else:
+        cure = "Give the folder that holds them all; it is searched at any depth"
+    raise UsageError(f"{many}, and {listed}. {cure}")
 
 
 def leave(outcome: Outcome, code: int) -> NoReturn:

@@ -28,7 +28,15 @@ class Plan:
     notes: list[str]
 
 
-def plan(path: Path, identity: Identity, inputs: Sequence[Found] = (), *, resume: bool, overwrite: bool) -> Plan:
+def plan(
+    path: Path,
+    identity: Identity,
+    inputs: Sequence[Found] = (),
+    *,
+    resume: bool,
+    overwrite: bool,
+    results: Sequence[str] = (),
+) -> Plan:
     """Decide between starting and resuming.
 
     Args:
@@ -37,10 +45,12 @@ def plan(path: Path, identity: Identity, inputs: Sequence[Found] = (), *, resume
         inputs: of this run, sorted.
         resume: continue an unfinished run.
         overwrite: discard it.
+        results: names of the files that the run will replace in the output folder.
 
     Raises:
         OutputError: an unfinished run is there and neither ``resume`` nor ``overwrite`` is set; or it is to be
-            resumed with another model, recipe, threshold ...; or the journal's run cannot be identified.
+            resumed with another model, recipe, threshold ...; or the journal's run cannot be identified; or
+            result files lie there without a journal, so they are not glomedge's to replace.
     """
     fresh = Contents(answers=AnswerTable(inputs))
     if overwrite:
@@ -53,6 +63,13 @@ def plan(path: Path, identity: Identity, inputs: Sequence[Found] = (), *, resume
             f"The journal of an earlier run in {folder} is damaged or of another version of glomedge: its first line "
             f"cannot be read, so none of its {contents.bad_bytes} bytes can be used. Choose another --output, or start "
             "over with --overwrite."
+        )
+    foreign = [name for name in results if os.path.lexists(folder / name)]
+    if contents.identity is None and foreign:
+        raise OutputError(
+            f"{folder} holds {', '.join(foreign)}, and no journal that says that glomedge wrote "
+            f"{'it' if len(foreign) == 1 else 'them'}. Choose another --output, or replace "
+            f"{'it' if len(foreign) == 1 else 'them'} with --overwrite."
         )
     if not resume:
         if not contents.complete and (answered or contents.damaged):

@@ -24,7 +24,7 @@ from glomedge.results.published_rows import PublishedRows
 from glomedge.results.resume import Plan, plan, publishable, unanswered
 from glomedge.results.sink import FolderSink
 from glomedge.runs.options import Options
-from glomedge.runs.outcome import THUMBNAIL_PX, Outcome
+from glomedge.runs.outcome import OWNED, THUMBNAIL_PX, Outcome
 from glomedge.runs.pipeline_run import PipelineRun
 from glomedge.runs.stores import RunStores
 from glomedge.system.stopping import StoppedError, unless_stopped
@@ -124,6 +124,7 @@ class _FolderRun:
             self._found.inputs,
             resume=self._options.resume,
             overwrite=self._options.overwrite,
+            results=OWNED,
         )
         self._notes += plan_.notes
         with contextlib.ExitStack() as open_:

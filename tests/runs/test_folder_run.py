@@ -37,6 +37,32 @@ def options(tmp_path: Path) -> Options:
     return Options(tmp_path / "crops", tmp_path / "model.onnx", tmp_path / "out", engine=EngineOptions("cpu"))
 
 
+@pytest.mark.parametrize("name", ["predictions.csv", "predictions.parquet", "cases.csv", "report.html", "run.json"])
+def test_files_of_another_program_are_not_replaced_unasked(options: Options, name: str) -> None:
+    """Only a journal of glomedge beside them makes result files its own; a mere folder ``.glomedge`` does not."""
+    (options.output / ".glomedge").mkdir(parents=True)
+    foreign = options.output / name
+    foreign.write_text("months of somebody's work\n")
+    for again in (options, replace(options, resume=True), options):
+        with pytest.raises(OutputError, match=rf"holds {re.escape(name)}, and no journal.*--output.*--overwrite"):
+            infer_folder(again)
+        assert foreign.read_text() == "months of somebody's work\n"
+        assert [path.name for path in options.output.iterdir() if path.name != ".glomedge"] == [name]
+    infer_folder(replace(options, overwrite=True))
+    assert len(table(options.output)) == 30
+    # From now on they are its own.
+    infer_folder(options)
+
+
+def test_a_journal_that_is_not_of_glomedge_makes_nothing_its_own(options: Options) -> None:
+    (options.output / ".glomedge").mkdir(parents=True)
+    (options.output / ".glomedge" / "journal").write_bytes(b"")
+    (options.output / "cases.csv").symlink_to("moved away")
+    with pytest.raises(OutputError, match=r"holds cases\.csv.*--overwrite"):
+        infer_folder(options)
+    assert (options.output / "cases.csv").is_symlink()
+
+
 def test_every_input_has_one_row_and_the_right_answer(options: Options) -> None:
     outcome = infer_folder(options)
     rows = table(options.output)
