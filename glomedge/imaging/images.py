@@ -57,14 +57,14 @@ def read(path: str | bytes | os.PathLike[str] | os.PathLike[bytes], *, follow_sy
             than 64 MP), ``io``.
     """
     try:
-        # Looked at before opening: opening a device can already do something.
+        # Checked before opening, since opening a device can have effects.
         _refuse_irregular(os.stat(path, follow_symlinks=follow_symlinks))  # noqa: PTH116 (paths may be bytes)
         flags = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
         if not follow_symlinks:
             flags |= getattr(os, "O_NOFOLLOW", 0)
         descriptor = os.open(path, flags)
         try:
-            # And again on what was opened, since the name may stand for something else by now.
+            # And again once open, since the name may refer to another file by now.
             status = os.fstat(descriptor)
             _refuse_irregular(status)
             return _read_all(descriptor, status.st_size)
