@@ -110,7 +110,7 @@ def measure(pixels_hwc: npt.NDArray[np.uint8]) -> Measures:
         chroma=math.hypot(lab[1], lab[2]),
         lightness=lab[0],
         structure=coarse,
-        # The offsets keep flat pictures finite and matter to no other: real crops measure 60 and more.
+        # The offsets avoid a division by zero in flat pictures; real crops measure 60 and more.
         fine=fine / (middle + 1e-3),
         coarse=middle / (coarse + 1e-3),
     )
@@ -154,7 +154,7 @@ def _within(value: float, limits: tuple[float, float]) -> bool:
 
 
 def _tissue_colour(pixels_hwc: npt.NDArray[np.uint8]) -> tuple[float, tuple[float, float, float]]:
-    """Share of tissue and its mean L*a*b*, on a grid of pixels: means need no more, and it costs nothing."""
+    """Share of tissue and its mean L*a*b*, on a subsampled grid, which is enough for means."""
     steps = [max(1, side // _COLOUR_SIDE_PX) for side in pixels_hwc.shape[:2]]
     grid = np.ascontiguousarray(pixels_hwc[:: steps[0], :: steps[1]])
     lab = cv2.cvtColor(grid.astype(np.float32) / np.float32(255.0), cv2.COLOR_RGB2LAB).reshape(-1, 3)
