@@ -1,6 +1,6 @@
 """The NVIDIA providers against the CPU: agreement, and throughput from batch 1 to 1,024. For anyone with a card.
 
-    pip install 'glomedge[gpu]'                  CUDA; for TensorRT also the version that `glomedge doctor` names
+    pip install '.[gpu]'                  CUDA; for TensorRT also the version that `glomedge doctor` names
     python -m benchmarks.gpu --artifacts artifacts [--data CROPS]
 
 Agreement is held to 1e-4 in probability for fp32 and 5e-3 for fp16, every crop, against the CPU's answer to the same

@@ -1,4 +1,4 @@
-"""Whether this is an NVIDIA Jetson: an arm64 board whose CUDA comes with its system, so pip wheels do not fit."""
+"""Whether this is an NVIDIA Jetson: an arm64 board whose CUDA comes with its system, not with pip's wheels."""
 
 from __future__ import annotations
 
