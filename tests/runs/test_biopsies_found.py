@@ -56,9 +56,9 @@ def test_how_biopsies_were_found_is_on_screen_in_the_record_and_atop_the_report(
     )
     record = json.loads((options.output / "run.json").read_text("utf-8"))
     report = html.unescape((options.output / "report.html").read_text("utf-8"))
-    for text in (shown, record["biopsies_found"]["summary"], report[: report.index("id=cases")]):
+    for text in (shown, record["biopsies_found"]["summary"], report[: report.index('id="cases"')]):
         assert summary in text
-    for text in (shown, *record["biopsies_found"]["warnings"], report[: report.index("id=cases")]):
+    for text in (shown, *record["biopsies_found"]["warnings"], report[: report.index('id="cases"')]):
         assert warning in text
     assert record["biopsies_found"]["counts"] == {"folder": 1, "region": 2, "running number": 30}
     assert {row["case"] for row in table(options.output)} == {"case0", "case1", "case2", "S21-1234", "B7"}

@@ -168,7 +168,7 @@ def test_missing_and_doubled_files_are_all_listed(data: Path) -> None:
 
 
 def test_bad_options_are_refused(data: Path) -> None:
-    with pytest.raises(UsageError, match="go together"):
+    with pytest.raises(UsageError, match="must be given together"):
         evaluate_folder(EvaluateOptions(data, data.parent / "model.onnx", split="test"))
     with pytest.raises(UsageError, match="threshold"):
         evaluate_folder(EvaluateOptions(data, data.parent / "model.onnx", threshold=1.5))

@@ -145,7 +145,7 @@ def test_all_problems_are_listed_at_once(tmp_path: Path) -> None:
     with pytest.raises(DatasetError) as caught:
         read_dataset(tmp_path)
     text = str(caught.value)
-    for part in ("gone.png: in", "label '2' of 'two.png'", "stranger.png: lies", f"{SIX_CROPS[0][0]}: labelled 1"):
+    for part in ("gone.png: in", "label '2' of 'two.png'", "stranger.png: is in", f"{SIX_CROPS[0][0]}: labelled 1"):
         assert part in text
     assert f"{SIX_CROPS[1][0]}: " in text
     # The label that was changed takes one of three biopsies from label 0, which is said too.
