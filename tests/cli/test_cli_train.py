@@ -38,8 +38,8 @@ def glomedge(
 @pytest.mark.parametrize(
     ("rows", "header", "expected"),
     [
-        (SIX_CROPS, ("name", "class"), "column 'ground truth' is missing"),
-        ([(SIX_CROPS[0][0], 2), *SIX_CROPS[1:]], ("name", "ground truth"), "label '2' is neither 0 nor 1"),
+        (SIX_CROPS, ("name", "class"), "no column 'ground truth'; it has name, class"),
+        ([(SIX_CROPS[0][0], 2), *SIX_CROPS[1:]], ("name", "ground truth"), "label '2' of '"),
         ([*SIX_CROPS, ("gone.png", 1)], ("name", "ground truth"), "gone.png: in public.csv but in neither folder"),
     ],
 )
