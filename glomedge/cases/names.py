@@ -10,7 +10,7 @@ import functools
 import re
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from glomedge.cases.numbers import Decision, Ending, Evidence, ending_of
@@ -128,7 +128,7 @@ class CaseFinder:
     """The biopsy of every crop of a folder, judged with all its names in view, and how it was found.
 
     Args:
-        names: all names, relative to the folder that was read, ``/`` between folders.
+        names: all names, relative to the folder that was read, ``/`` between folders; gone through twice and not kept.
         pattern: as for ``case_of``.
 
     Raises:
@@ -137,7 +137,7 @@ class CaseFinder:
 
     def __init__(self, names: Iterable[str], pattern: str | None = None) -> None:
         self._pattern = pattern
-        names = names if isinstance(names, (list, tuple)) else list(names)
+        names = names if isinstance(names, Sequence) else list(names)
         self._decisions = {} if pattern is not None else _decisions(names)
         self._found: Counter[Rule] = Counter()
         self._doubtful: Counter[Rule] = Counter()

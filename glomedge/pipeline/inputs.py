@@ -16,10 +16,10 @@ from __future__ import annotations
 import os
 import stat
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, overload
 
 from glomedge.errors import UsageError
 from glomedge.files.names import escape_name
@@ -62,6 +62,28 @@ class Found(NamedTuple):
     def key(self) -> str:
         """The relative path as written to every output (``files.names.escape_name``)."""
         return escape_name(self.relative)
+
+
+class Keys(Sequence[str]):
+    """The keys of many inputs, made as they are asked for: a list of them would take more room than all answers."""
+
+    def __init__(self, inputs: Sequence[Found]) -> None:
+        self._inputs = inputs
+
+    def __len__(self) -> int:
+        return len(self._inputs)
+
+    @overload
+    def __getitem__(self, place: int) -> str: ...
+    @overload
+    def __getitem__(self, place: slice) -> list[str]: ...
+    def __getitem__(self, place: int | slice) -> str | list[str]:
+        if isinstance(place, slice):
+            return [found.key for found in self._inputs[place]]
+        return self._inputs[place].key
+
+    def __iter__(self) -> Iterator[str]:
+        return (found.key for found in self._inputs)
 
 
 @dataclass

@@ -13,7 +13,7 @@ from glomedge.errors import OutputError, UsageError
 from glomedge.files.names import escape_name
 from glomedge.model.file import ModelFile, read_model_file
 from glomedge.pipeline.decode_process import processes_pay
-from glomedge.pipeline.inputs import Found, Scan, scan
+from glomedge.pipeline.inputs import Found, Keys, Scan, scan
 from glomedge.pipeline.pipeline import StageTimes
 from glomedge.pipeline.prepare import Decoder
 from glomedge.pipeline.settings import Settings
@@ -111,7 +111,7 @@ class _FolderRun:
         self._model: ModelFile = read_model_file(options.model)
         self._threshold = options.threshold if options.threshold is not None else self._model.spec.threshold
         self._engine: Engine | None = None
-        self._finder = CaseFinder([item.key for item in found.inputs], options.case_pattern)
+        self._finder = CaseFinder(Keys(found.inputs), options.case_pattern)
         self._notes = found.notes()
         self._times = StageTimes()
         self._decoding: dict[str, Any] = {}

@@ -14,7 +14,7 @@ import pytest
 
 from glomedge.cases.names import CaseFinder
 from glomedge.model.file import read_model_file
-from glomedge.pipeline.inputs import Found, Scan
+from glomedge.pipeline.inputs import Found, Keys, Scan
 from glomedge.results.journal import read_journal
 from glomedge.results.published_rows import PublishedRows
 from glomedge.results.thumbnails import ThumbnailFile
@@ -24,7 +24,8 @@ from glomedge.runs.publish import Publication
 from helpers import finished_journal
 
 GOLDEN = Path(__file__).parent / "golden"
-"""Made from the journal of ``finished_journal`` by the code before publishing read it once (commit 88ac869)."""
+"""Made from the journal of ``finished_journal`` by the code before publishing read it once (commit 88ac869); since then
+biopsies and slides are guarded against spreadsheets, and a finished run is called so: nothing else has changed."""
 
 
 def _finished(tmp_path: Path, model: Path, *, rows: int, shuffled: bool = True) -> Options:
@@ -122,7 +123,7 @@ def _peak_bytes(folder: Path, model: Path, rows: int) -> int:
             file.spec.class_names,
             "cpu",
             options.band(0.5),
-            CaseFinder([found_.key for found_ in found.inputs]),
+            CaseFinder(Keys(found.inputs)),
         )
         outcome = Outcome(complete=True, inputs=rows, answered=len(answers), predicted=0, provider="cpu")
         Publication(options, file, found, published, thumbnails, None, None, lambda: False).write(
