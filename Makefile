@@ -6,7 +6,7 @@ SOURCES := glomedge export/glomedge_export tests benchmarks
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-gpu-wheel lint format bench clean
+.PHONY: help demo test test-slow test-gpu-wheel test-lowest lint format bench clean
 
 help:  ## list what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -20,12 +20,12 @@ help:  ## list what can be made
 
 # What a user needs: both sides of glomedge, on the CPU.
 .venv/.installed: .venv/.created pyproject.toml constraints.txt
-	$(PIP) --editable '.[export,fast,parquet]'
+	$(PIP) --editable '.[export,cpu,fast,parquet]'
 	@touch $@
 
 # What a developer needs on top, NVIDIA's parser and OpenVINO among it: both work without their hardware.
 .venv/.developer: .venv/.installed
-	$(PIP) --editable '.[export,fast,parquet,openvino,tensorrt-rtx,dev]'
+	$(PIP) --editable '.[export,cpu,fast,parquet,openvino,tensorrt-rtx,dev]'
 	@touch $@
 
 # Without the fuzzer the guided fuzz runs skip, and say so: it has no wheel for every machine and Python.
@@ -36,8 +36,12 @@ help:  ## list what can be made
 demo: .venv/.installed  ## draw crops, train, export, infer, evaluate, bench: the whole way in one go
 	$(BIN)/glomedge demo
 
+# A worker that crashes is not replaced: pytest-xdist then ends with a failure that names the test, where a replaced
+# worker under --dist loadfile may be waited for without end. Its traceback of every thread is on standard error.
+PYTEST_PARALLEL := --numprocesses $(WORKERS) --dist loadfile --max-worker-restart 0
+
 test: .venv/.developer  ## the default test suite
-	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile
+	$(BIN)/python -X faulthandler -m pytest $(PYTEST_PARALLEL)
 
 test-slow: .venv/.fuzzer  ## the long tests: 500 kills, 100,000 crops, the demo, guided fuzzing
 	$(BIN)/python -m pytest -m slow --timeout 7200
@@ -52,11 +56,23 @@ test-slow: .venv/.fuzzer  ## the long tests: 500 kills, 100,000 crops, the demo,
 GPU_WHEEL_PACKAGES := numpy opencv-python-headless pillow pydantic rich typer openvino onnx psutil \
   pytest pytest-timeout hypothesis
 # All but the workstation's commands, which need TensorFlow.
-GPU_WHEEL_TESTS := $(filter-out tests/cli/test_cli_train.py tests/cli/test_cli_export.py tests/cli/test_cli_synth.py \
+EDGE_TESTS := $(filter-out tests/cli/test_cli_train.py tests/cli/test_cli_export.py tests/cli/test_cli_synth.py \
   tests/cli/test_cli_demo.py, $(filter-out tests/export/% tests/fuzz/% tests/parity/%, $(wildcard tests/*/test_*.py)))
 
 test-gpu-wheel: .venv-gpu/.installed  ## the engine's tests with the onnxruntime-gpu wheel, GPU or not
-	.venv-gpu/bin/python -m pytest $(GPU_WHEEL_TESTS)
+	.venv-gpu/bin/python -m pytest $(EDGE_TESTS)
+
+# The lower bounds of pyproject.toml, installed as they stand there; the tools of the tests are the pinned ones.
+.venv-lowest/.installed: pyproject.toml constraints.txt tests/tools/lowest_versions.py
+	$(PYTHON) -m venv .venv-lowest
+	.venv-lowest/bin/python tests/tools/lowest_versions.py cpu fast parquet > .venv-lowest/lowest.txt
+	.venv-lowest/bin/python -m pip install --quiet --constraint .venv-lowest/lowest.txt --editable '.[cpu,fast,parquet]'
+	grep -E '^(hypothesis|pytest|pytest-timeout|psutil|onnx)==' constraints.txt > .venv-lowest/tools.txt
+	.venv-lowest/bin/python -m pip install --quiet --constraint .venv-lowest/lowest.txt -r .venv-lowest/tools.txt
+	@touch $@
+
+test-lowest: .venv-lowest/.installed  ## the edge's tests with the lowest versions that pyproject.toml allows
+	.venv-lowest/bin/python -m pytest $(EDGE_TESTS)
 
 lint: .venv/.developer  ## ruff, strict mypy, and who may import whom
 	$(BIN)/ruff check $(SOURCES)
@@ -72,4 +88,4 @@ bench: .venv/.developer  ## measure and rewrite benchmarks/results/
 	$(BIN)/python -m benchmarks.run_all
 
 clean:  ## remove the environment and caches, never results
-	rm -rf .venv build .pytest_cache .mypy_cache .ruff_cache *.egg-info
+	rm -rf .venv .venv-lowest .venv-gpu build .pytest_cache .mypy_cache .ruff_cache *.egg-info

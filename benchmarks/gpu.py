@@ -5,8 +5,8 @@
 
 Agreement is held to 1e-4 in probability for fp32 and 5e-3 for fp16, every crop, against the CPU's answer to the same
 file: once with the batch sizes of `infer`, once as `infer --fixed-batch` runs (one captured CUDA graph, two callers).
-Each batch size is a session of its own with that one fixed shape, captured as well and fed from host memory, so the
-figures hold the copies. Exit code 1 where no GPU provider runs, naming why, or where one disagrees.
+Each batch size has its own session with that one fixed shape, captured as well and fed from host memory, so the
+figures include the copies. Exit code 1 where no GPU provider runs, naming why, or where one disagrees.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def throughput(model: Path, provider: str, batch: int, crops: Images, seconds: f
 
 
 def fixed_probabilities(model: Path, provider: str, crops: Images) -> npt.NDArray[np.float32]:
-    """Float32 ``[N]``, as ``infer --fixed-batch`` comes by them: two threads call, the last batch is not full."""
+    """Float32 ``[N]``, as ``infer --fixed-batch`` computes them: two threads call, the last batch is not full."""
     batches = [crops[i : i + providers.GPU_BATCH] for i in range(0, len(crops), providers.GPU_BATCH)]
     size, callers = providers.GPU_BATCH, providers.GPU_RUN_THREADS
     with (

@@ -2,7 +2,7 @@
 
 Rewrites ``benchmarks/results/<host-kind>/``. Runs the scripts one after another, each in a process of its own, and then
 writes ``README.md`` of that folder: the goals with what was reached, every table, and the plots. A script that fails is
-named there and the rest goes on; the exit code is then 1. Nothing in that folder is written by hand.
+named there, the others still run, and the exit code is 1. Nothing in that folder is written by hand.
 
     .venv/bin/python -m benchmarks.run_all [--quick] [--only NAME ...]
     .venv/bin/python -m benchmarks.run_all --page        # measures nothing, takes in results of scripts run by hand
@@ -35,9 +35,11 @@ from benchmarks.lib.common import (
 from benchmarks.lib.prepare import artifacts
 from glomedge.about import RESEARCH_USE_NOTICE
 
+PACKAGE = "benchmarks.speed"
+"""Where the scripts are."""
 BUDGET_S = 15 * 60.0
 LEAST_S = 30.0
-"""What the last scripts are given even where the earlier ones have used everything up."""
+"""What the last scripts get even if the earlier ones have used up the budget."""
 
 
 @dataclass(frozen=True)
@@ -48,8 +50,8 @@ class Script:
         name: of the file.
         result: name of its ``.json``.
         arguments: beside ``--results`` and ``--quick``.
-        limit_s: it is ended after so long.
-        takes_the_rest: it is told by ``--budget`` how much of the fifteen minutes is left, and fits itself into that.
+        limit_s: time limit, in seconds.
+        takes_the_rest: it is told by ``--budget`` how much of the fifteen minutes is left, and limits itself to that.
     """
 
     name: str
@@ -115,8 +117,8 @@ def main() -> int:
 
 
 def run(script: Script, folder: Path, left_s: float, *, quick: bool) -> str:
-    """Run one script in a process group of its own; why it failed, empty when it did not."""
-    command = [sys.executable, "-m", f"benchmarks.speed.{script.name}", *script.arguments, "--results", str(folder)]
+    """Run one script in its own process group; why it failed, empty when it did not."""
+    command = [sys.executable, "-m", f"{PACKAGE}.{script.name}", *script.arguments, "--results", str(folder)]
     limit_s = script.limit_s
     if script.takes_the_rest:
         command += ["--budget", f"{left_s:.0f}"]
@@ -153,7 +155,7 @@ def reached(folder: Path, without: Set[str] = frozenset()) -> list[Goal]:
         for name in ("ways", "time_to_case", "pipeline_overlap", "cold_start", "published_script", "heatmap_cost")
     )
     if overlap:
-        # A longer look at one model has a record of its own; its rounds count as well.
+        # A longer run of one model has its own record; its rounds count as well.
         for path in sorted(folder.glob("pipeline_overlap_*.json")):
             overlap["runs"] += _load(path)["runs"]
     engine: dict[str, Any] = ways.get("engine", {})

@@ -10,12 +10,16 @@ from pathlib import Path
 
 import pytest
 
+from glomedge.system.telemetry import silence_tensorflow
 from helpers.paths import ROOT
+
+# Before any test module is collected: some import Keras by themselves.
+silence_tensorflow()
 
 
 @pytest.fixture(scope="session")
 def real_data() -> Path:
-    """The 830 labelled crops of FACTS (``GLOMEDGE_DATA``, else beside the checkout); skips where absent."""
+    """The 830 labelled real crops (``GLOMEDGE_DATA``, else beside the checkout); skips where absent."""
     path = Path(os.environ.get("GLOMEDGE_DATA", ROOT.parent / "shared" / "data" / "glomeruli"))
     if not (path / "public.csv").is_file():
         pytest.skip(f"real crops not found at {path}: set GLOMEDGE_DATA to a folder with public.csv")

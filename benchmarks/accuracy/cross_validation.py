@@ -1,12 +1,12 @@
-"""How the next biopsy would fare: every slide answered by a model that has seen none of its crops.
+"""Expected performance on a new biopsy: every slide is classified by a model that has seen none of its crops.
 
     python -m benchmarks.accuracy.cross_validation --data DIR [--folds 5] [--epochs 4]
         [--optimizer adam] [--threshold youden]
 
-One held-out side of a small data set holds a handful of biopsies, and its figures hang on which. Here the biopsies are
-dealt into folds with their fair shares of either label; for each fold ``glomedge train``'s own run trains on the others
-(the next fold is validation: it chooses epoch, temperature and threshold), and the held-out answers are pooled. Each
-fold is trained in a process of its own, so each could be repeated by ``glomedge train --split-file``.
+One held-out side of a small data set holds a handful of biopsies, and its figures depend on which ones. Here the
+biopsies are divided into folds with similar shares of either label. For each fold ``glomedge train`` trains on the
+others (the next fold is validation: it chooses epoch, temperature and threshold), and the held-out answers are pooled.
+Each fold is trained in its own process, so each could be repeated by ``glomedge train --split-file``.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ import numpy.typing as npt
 
 from benchmarks.lib.common import log, markdown_table, parser, results_directory, set_results_directory, write_result
 from glomedge.model.spec import Interval
+from glomedge.system.telemetry import import_matplotlib
 
 DRAWS = 4096
 
@@ -35,7 +36,7 @@ def main() -> None:
     options.add_argument("--data", type=Path, required=True, help="labelled folder (public.csv and two folders)")
     options.add_argument("--folds", type=int, default=5)
     options.add_argument("--epochs", type=int, default=4)
-    options.add_argument("--pretrain-epochs", type=int, default=0, help="all layers first, for so many epochs")
+    options.add_argument("--pretrain-epochs", type=int, default=0, help="first train all layers for this many epochs")
     options.add_argument("--optimizer", default="adam", choices=["sgd", "adam"])
     options.add_argument("--learning-rate", type=float, default=1e-4)
     options.add_argument("--weights", default="none")
@@ -105,8 +106,8 @@ def _write_split(path: Path, items: Any, fold_of_case: dict[str, int], test: int
 
 def _train_one(arguments: argparse.Namespace, folder: Path) -> None:
     """In the child: train one fold, write the answers to its held-out crops."""
+    from glomedge.cli.progress import TrainingProgress
     from glomedge_export.training.options import FitOptions, TrainOptions
-    from glomedge_export.training.progress import TrainingProgress
     from glomedge_export.training.run import train
 
     fit = FitOptions(
@@ -177,10 +178,8 @@ def _write(arguments: argparse.Namespace, folds: list[dict[str, Any]]) -> None:
 
 def plot_cases(per_case: Any, path: Path) -> None:
     """%GS of every biopsy, true against predicted; the area of a dot is its number of crops."""
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    from matplotlib import pyplot as plt
+    import_matplotlib().use("Agg")
+    plt = import_matplotlib("pyplot")
 
     figure, axes = plt.subplots(figsize=(5, 5), layout="constrained")
     axes.plot([0, 100], [0, 100], color="#999999", linewidth=1)

@@ -26,7 +26,7 @@ from glomedge.imaging import images
 from glomedge.imaging.quality import assess, measure
 
 Pixels = npt.NDArray[np.uint8]
-FLAGS = ("blank", "blurred", "stain", "too_small")
+FLAGS = ("blank", "blurred", "masked", "stain", "too_small")
 FOLDERS = {0: "non_globally_sclerotic_glomeruli", 1: "globally_sclerotic_glomeruli"}
 
 
@@ -36,7 +36,7 @@ def blurred(sigma_px: float) -> Callable[[Pixels], Pixels]:
 
 
 def hue_turned(degrees: int) -> Callable[[Pixels], Pixels]:
-    """All hues moved round the circle."""
+    """All hues rotated."""
 
     def run(rgb: Pixels) -> Pixels:
         hsv: Pixels = cv2.cvtColor(rgb, cv2.COLOR_RGB2HSV)
@@ -88,7 +88,7 @@ def jpeg(quality: int) -> Callable[[Pixels], Pixels]:
 
 
 def chained(*steps: Callable[[Pixels], Pixels]) -> Callable[[Pixels], Pixels]:
-    """One after the other."""
+    """The changes applied in order."""
 
     def run(rgb: Pixels) -> Pixels:
         for step in steps:
@@ -97,6 +97,32 @@ def chained(*steps: Callable[[Pixels], Pixels]) -> Callable[[Pixels], Pixels]:
 
     return run
 
+
+def painted(colour: tuple[int, int, int], axes: float = 1.0) -> Callable[[Pixels], Pixels]:
+    """One colour outside an ellipse whose axes are this many times the picture's sides."""
+
+    def run(rgb: Pixels) -> Pixels:
+        height_px, width_px = rgb.shape[:2]
+        inside = np.zeros((height_px, width_px), np.uint8)
+        half = (round(width_px * axes / 2), round(height_px * axes / 2))
+        cv2.ellipse(inside, (width_px // 2, height_px // 2), half, 0, 0, 360, 1, -1)
+        return np.where(inside[..., None] == 1, rgb, np.array(colour, np.uint8))
+
+    return run
+
+
+def padded(colour: tuple[int, int, int]) -> Callable[[Pixels], Pixels]:
+    """The lower fifth in one colour, as beyond the edge of a slide."""
+
+    def run(rgb: Pixels) -> Pixels:
+        out = rgb.copy()
+        out[-(rgb.shape[0] // 5) :] = colour
+        return out
+
+    return run
+
+
+BLACK, WHITE, GLASS = (0, 0, 0), (255, 255, 255), (244, 244, 244)
 
 # (what was done, the flag it should raise, how)
 DEGRADED: list[tuple[str, str, Callable[[Pixels], Pixels]]] = [
@@ -113,6 +139,16 @@ DEGRADED: list[tuple[str, str, Callable[[Pixels], Pixels]]] = [
     ("red and blue swapped", "stain", lambda rgb: np.ascontiguousarray(rgb[..., ::-1])),
     ("brightness x 0.2", "stain", levels(0.2, 0.0)),
     ("contrast x 0.2 towards white", "stain", levels(0.2, 204.0)),
+    ("black outside an ellipse", "masked", painted(BLACK)),
+    ("white outside an ellipse", "masked", painted(WHITE)),
+    ("black outside an ellipse of 1.3 times the sides", "masked", painted(BLACK, 1.3)),
+    ("white outside an ellipse of 1.3 times the sides", "masked", painted(WHITE, 1.3)),
+    ("black outside an ellipse, then JPEG 75", "masked", chained(painted(BLACK), jpeg(75))),
+    ("white outside an ellipse, then JPEG 75", "masked", chained(painted(WHITE), jpeg(75))),
+    ("green outside an ellipse", "masked", painted((0, 255, 0))),
+    ("the gray of glass outside an ellipse", "masked", painted(GLASS)),
+    ("lower fifth black", "masked", padded(BLACK)),
+    ("lower fifth white", "masked", padded(WHITE)),
     ("40 px a side", "too_small", shrunk(40)),
     ("63 px a side", "too_small", shrunk(63)),
 ]
@@ -173,6 +209,44 @@ def rate(crops: list[Pixels], change: Callable[[Pixels], Pixels] | None, wanted:
         return sum(pool.map(one, crops)), len(crops)
 
 
+Named = tuple[str, Pixels]
+
+
+def _flags_of(kind: str, crops: list[Pixels]) -> list[object]:
+    """A row: how many crops raise each flag, and what share raises any."""
+    return [kind, len(crops), *(rate(crops, None, flag)[0] for flag in FLAGS), percent(*rate(crops, None, None))]
+
+
+def _false_flags(real: dict[int, list[Named]]) -> list[list[object]]:
+    rows = [
+        _flags_of("globally sclerotic" if label else "not globally sclerotic", [rgb for _, rgb in crops])
+        for label, crops in real.items()
+    ]
+    return [*rows, _flags_of("all real crops", [rgb for crops in real.values() for _, rgb in crops])]
+
+
+def _worst_slide(real: dict[int, list[Named]]) -> tuple[int, str]:
+    """How many slides there are, and the share of flagged crops on the worst of them."""
+    by_slide: dict[str, list[Pixels]] = {}
+    for crops in real.values():
+        for name, rgb in crops:
+            by_slide.setdefault(case_of(name).slide, []).append(rgb)
+    flagged = [rate(crops, None, None) for _, crops in sorted(by_slide.items())]
+    return len(by_slide), percent(*max(flagged, key=lambda counts: counts[0] / counts[1]))
+
+
+def _detection(crops: list[Pixels]) -> tuple[list[list[object]], list[str], int]:
+    """A row for each degradation, the blank fields that were missed, and how many blank fields there are."""
+    rows: list[list[object]] = [
+        [name, flag, percent(*rate(crops, change, flag)), percent(*rate(crops, change, None))]
+        for name, flag, change in DEGRADED
+    ]
+    fields = list(blanks())
+    missed = [name for name, rgb in fields if "blank" not in assess(rgb)]
+    hits = percent(len(fields) - len(missed), len(fields))
+    return [*rows, ["fields without tissue", "blank", hits, hits]], missed, len(fields)
+
+
 def main() -> int:
     """Measure, print, and write the result."""
     options = parser(__doc__)
@@ -184,37 +258,14 @@ def main() -> int:
     if arguments.quick:
         real = {label: crops[::10] for label, crops in real.items()}
     everything = [rgb for crops in real.values() for _, rgb in crops]
-    slides = sorted({case_of(name).slide for crops in real.values() for name, _ in crops})
-
-    false_rows: list[list[object]] = []
-    for label, crops in real.items():
-        kept = [rgb for _, rgb in crops]
-        counts = [rate(kept, None, flag)[0] for flag in FLAGS]
-        kind = "globally sclerotic" if label else "not globally sclerotic"
-        false_rows.append([kind, len(kept), *counts, percent(*rate(kept, None, None))])
-    flagged_on = {
-        slide: rate([rgb for crops in real.values() for name, rgb in crops if case_of(name).slide == slide], None, None)
-        for slide in slides
-    }
-    worst = max(flagged_on, key=lambda slide: flagged_on[slide][0] / flagged_on[slide][1])
-    counts = [rate(everything, None, flag)[0] for flag in FLAGS]
-    false_rows.append(["all real crops", len(everything), *counts, percent(*rate(everything, None, None))])
+    false_rows = _false_flags(real)
     if arguments.synthetic:
         drawn = [rgb for _, rgb in load(arguments.synthetic)]
-        counts = [rate(drawn, None, flag)[0] for flag in FLAGS]
-        false_rows.append(["crops drawn by glomedge synth", len(drawn), *counts, percent(*rate(drawn, None, None))])
+        false_rows.append(_flags_of("crops drawn by glomedge synth", drawn))
+    slides, worst = _worst_slide(real)
 
     harmless_rows = [[name, percent(*rate(everything, change, None))] for name, change in HARMLESS]
-    detection_rows: list[list[object]] = []
-    for name, flag, change in DEGRADED:
-        detection_rows.append(
-            [name, flag, percent(*rate(everything, change, flag)), percent(*rate(everything, change, None))]
-        )
-    fields = list(blanks())
-    hits = sum("blank" in assess(rgb) for _, rgb in fields)
-    detection_rows.append(["fields without tissue", "blank", percent(hits, len(fields)), percent(hits, len(fields))])
-    missed = [name for name, rgb in fields if "blank" not in assess(rgb)]
-
+    detection_rows, missed, blank_fields = _detection(everything)
     measures = {
         name: [float(getattr(measure(rgb), name)) for rgb in everything]
         for name in ("tissue_fraction", "hue_degrees", "chroma", "lightness", "structure", "fine", "coarse")
@@ -233,7 +284,7 @@ def main() -> int:
         [
             "False flags (each column counts crops; the last one is any flag, with its 95% Wilson interval):\n",
             markdown_table(["crops", "n", *FLAGS, "any flag"], false_rows),
-            f"Worst of {len(slides)} slides: {percent(*flagged_on[worst])}.\n",
+            f"Worst of {slides} slides: {worst}.\n",
             "Any flag after a change that a good crop may undergo:\n",
             markdown_table(["change", "any flag"], harmless_rows),
             "Detection:\n",
@@ -247,7 +298,7 @@ def main() -> int:
     write_result(
         "quality_flags",
         {"false_flags": false_rows, "harmless": harmless_rows, "detection": detection_rows, "ranges": range_rows,
-         "blank_fields": len(fields), "cost_s": costs},
+         "blank_fields": blank_fields, "cost_s": costs},
         text,
         title="Quality flags",
     )  # fmt: skip

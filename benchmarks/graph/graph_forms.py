@@ -3,7 +3,7 @@
     .venv/bin/python -m benchmarks.graph.graph_forms --model artifacts/model.keras
 
 float32: the plain tf2onnx form (Mul + Add, Pad), BatchNormalization instead of Mul + Add, the border maximum instead
-of Pad. int8: BatchNormalization left in float against the depthwise form. The operator counts stand beside the times.
+of Pad. int8: BatchNormalization left in float against the depthwise form. Operator counts are given beside the times.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from benchmarks.lib.common import (
 )
 from glomedge.engine.golden import draw_crop
 from glomedge.imaging.enhance import enhance
+from glomedge.system.telemetry import import_onnxruntime
 from glomedge_export.graph import convert, int8, ranges, surgery
 from glomedge_export.network.network import inference_parts, load_model
 
@@ -86,12 +87,12 @@ def _int8(fp32: onnx.ModelProto, images: Any, scaling: Any) -> dict[str, onnx.Mo
     ):
         tensors = int8.quantised_tensors(model, "onnxruntime")
         seen = ranges.observe(model, tensors, images)
-        made[name] = int8.to_int8(model, "onnxruntime", seen, "minmax", scaling, 7)
+        made[name] = int8.to_int8(model, "onnxruntime", int8.ActivationStatistics(seen, "minmax"), scaling, 7)
     return made
 
 
 def _session(model: onnx.ModelProto) -> Any:
-    import onnxruntime as ort
+    ort = import_onnxruntime()
 
     return ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
 

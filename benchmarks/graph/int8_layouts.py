@@ -1,11 +1,11 @@
-"""int8 layouts against each other: does a runtime on this processor say what the file says, and how fast?
+"""int8 layouts against each other: does a runtime on this processor give the answers of the file, and how fast?
 
     .venv/bin/python -m benchmarks.graph.int8_layouts --model artifacts/model.keras --data DATA
 
 For each layout (uint8 activations with zero points; symmetric int8) and weight width (8 and 7 bits): mean error of
 the logit when the file is executed as written (exact sums), and in onnxruntime's and OpenVINO's integer kernels here.
 Where the two differ by much more than rounding, 16-bit sums saturate: processors without VNNI add two products of
-8-bit numbers in 16 bits. The int8 ceiling of this machine stands beside the speeds.
+8-bit numbers in 16 bits. The int8 ceiling of this machine is given beside the speeds.
 """
 
 from __future__ import annotations
@@ -14,19 +14,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 
 from benchmarks.lib.common import ROOT, alternate, log, markdown_table, parser, set_results_directory, write_result
 from glomedge.bench.ceiling import measure_cpu
 from glomedge.model.spec import Target
 from glomedge_export.data.export_crops import calibration_crops, held_out, read_recorded
 from glomedge_export.graph import convert, int8, ranges, surgery
-from glomedge_export.graph.ranges import Method
-from glomedge_export.graph.run import OnnxRunner, OpenvinoRunner, onnx_answers
+from glomedge_export.graph.run import OnnxRunner, OpenvinoRunner, Runner, onnx_answers
 from glomedge_export.network.network import load_model
-from glomedge_export.record import read_record
+from glomedge_export.training_record import read_record
 
 LAYOUTS: tuple[Target, ...] = ("onnxruntime", "tensorrt")
 BATCH = 4
+COLUMNS = ("layout", "weight_bits", "runtime", "error_as_written", "error_here", "here_against_as_written")
 
 
 def main() -> None:
@@ -48,31 +49,18 @@ def main() -> None:
     fp32 = converted.model
     images = crops.images_nhwc[: 16 if arguments.quick else 64]
     reference = _logits(OnnxRunner(fp32.SerializeToString()), images)
-    rows, runners = [], {}
+    rows: list[dict[str, Any]] = []
+    runners: dict[str, Runner] = {}
     for target in LAYOUTS:
         prepared = int8.prepare_int8(fp32, target)
         seen = ranges.observe(prepared, int8.quantised_tensors(prepared, target), calibration.images_nhwc)
+        statistics = int8.ActivationStatistics(seen, arguments.method)
         for bits in (8, 7):
             log(f"{target} {bits} bits")
-            method: Method = arguments.method
-            model = int8.to_int8(prepared, target, seen, method, converted.input_scaling, bits)
-            data = model.SerializeToString()
-            exact = _logits(OnnxRunner(data, literal=True), images)
-            layout = "uint8, zero points" if target == "onnxruntime" else "int8, symmetric"
-            for name, runner in (("onnxruntime", OnnxRunner(data)), ("openvino", OpenvinoRunner(data))):
-                answer = _logits(runner, images)
-                runners[f"{layout}, {bits}-bit weights, {name}"] = runner
-                rows.append(
-                    {
-                        "layout": layout,
-                        "weight_bits": bits,
-                        "runtime": name,
-                        "error_as_written": float(np.abs(exact - reference).mean()),
-                        "error_here": float(np.abs(answer - reference).mean()),
-                        "here_against_as_written": float(np.abs(answer - exact).mean()),
-                        "operators": surgery.op_counts(model),
-                    }
-                )
+            model = int8.to_int8(prepared, target, statistics, converted.input_scaling, bits)
+            found, ran = _errors(model, target, bits, images, reference)
+            rows += found
+            runners |= ran
     batch = np.ascontiguousarray(images[:BATCH])
     ways = {name: (lambda r=runner: r(batch)) for name, runner in runners.items()}
     samples = alternate(ways, rounds=3 if arguments.quick else 15, warmup=2)
@@ -83,18 +71,7 @@ def main() -> None:
         rate = BATCH / float(np.median(seconds))
         share = rate * multiply_adds / 1e9 / ceiling.rate_gmac_per_s if ceiling is not None else float("nan")
         row |= {"name": name, "crops_per_s": rate, "share_of_ceiling": share}
-        table.append(
-            [
-                row["layout"],
-                row["weight_bits"],
-                row["runtime"],
-                row["error_as_written"],
-                row["error_here"],
-                row["here_against_as_written"],
-                round(rate, 1),
-                f"{100 * share:.0f}%",
-            ]
-        )
+        table.append([*(row[key] for key in COLUMNS), round(rate, 1), f"{100 * share:.0f}%"])
     header = ["layout", "weight bits", "runtime", "logit error as written", "logit error here", "here - as written"]
     write_result(
         "int8_layouts",
@@ -108,6 +85,32 @@ def main() -> None:
         markdown_table([*header, "crops/s", "of the int8 ceiling here"], table),
         title="int8 layouts, this processor",
     )
+
+
+def _errors(
+    model: onnx.ModelProto, target: Target, bits: int, images: Any, reference: Any
+) -> tuple[list[dict[str, Any]], dict[str, Runner]]:
+    """What quantisation costs in each runtime, as mean |error| of the logit; and the runners, by name."""
+    data = model.SerializeToString()
+    exact = _logits(OnnxRunner(data, literal=True), images)
+    layout = "uint8, zero points" if target == "onnxruntime" else "int8, symmetric"
+    rows: list[dict[str, Any]] = []
+    runners: dict[str, Runner] = {}
+    for name, runner in (("onnxruntime", OnnxRunner(data)), ("openvino", OpenvinoRunner(data))):
+        answer = _logits(runner, images)
+        runners[f"{layout}, {bits}-bit weights, {name}"] = runner
+        rows.append(
+            {
+                "layout": layout,
+                "weight_bits": bits,
+                "runtime": name,
+                "error_as_written": float(np.abs(exact - reference).mean()),
+                "error_here": float(np.abs(answer - reference).mean()),
+                "here_against_as_written": float(np.abs(answer - exact).mean()),
+                "operators": surgery.op_counts(model),
+            }
+        )
+    return rows, runners
 
 
 def _logits(run: Any, images: Any) -> Any:

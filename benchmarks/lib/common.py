@@ -88,8 +88,8 @@ def alternate(
 ) -> dict[str, list[float]]:
     """Run every way once per round, in rotating order, and keep the seconds of each round.
 
-    Rounds pair the ways: what slows the machine for a while slows all of them, and the ratio within a round
-    stands. A way that returns a float has timed itself (a ``Worker``); otherwise the call is timed here.
+    Rounds pair the ways: what slows the machine for a while slows all of them, so ratios within a round
+    hold. A way that returns a float has timed itself (a ``Worker``); otherwise the call is timed here.
 
     Args:
         ways: name -> callable.
@@ -119,7 +119,7 @@ def alternate(
 
 
 class Worker:
-    """A way that lives in a process of its own and times itself there: its threads, its memory, no neighbours.
+    """A way that runs in its own process and times itself there: with its own threads and memory.
 
     The process runs ``command``; it prints one JSON line when it is ready, then answers every line it is sent
     with one JSON line ``{"seconds": ..., ...}``. Calling the worker sends ``go`` and returns the seconds.
@@ -173,7 +173,7 @@ def user_crops(count: int, *, seed: int = 7) -> Path:
 
     Drawn once by ``glomedge synth``'s generator and kept under ``build/benchmarks``; above 200 crops the drawn
     ones are repeated under new names by hard links (the page cache then holds fewer distinct bytes than a real
-    folder of that size would need, which is said beside the figures).
+    folder of that size would need, which is noted beside the figures).
     """
     drawn_count = min(count, 200)
     # Crops drawn by an earlier version of the generator are not these crops.
@@ -241,7 +241,7 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> s
 def write_result(name: str, data: Mapping[str, Any], markdown: str, *, title: str | None = None) -> Path:
     """Write ``<name>.json`` (data, environment, command) and ``<name>.md`` (table with its caption); returns the json.
 
-    The caption names the machine, the versions and the command, so that a table can be lifted as it is.
+    The caption names the machine, the versions and the command, so that a table can be quoted on its own.
     """
     record = environment()
     directory = results_directory()

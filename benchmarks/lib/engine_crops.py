@@ -25,7 +25,7 @@ def enhanced_crops(data: Path | None, recipe: Recipe, limit: int | None = None) 
     Args:
         data: any folder of crops, searched at any depth; None draws 256 schematic ones.
         recipe: the model's preprocessing.
-        limit: at most so many.
+        limit: at most this many.
     """
     if data is None:
         count = min(limit or 256, 256)

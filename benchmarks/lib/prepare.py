@@ -1,7 +1,7 @@
 """What the comparisons need, made once under ``build/benchmarks``: crops, and every file of one model.
 
 The model is the demo's (``glomedge-demo/artifacts``) or ``artifacts/``, else one trained here for two epochs on drawn
-crops: speed does not depend on how well it was trained, and parity is held against that same model.
+crops: speed does not depend on how well it was trained, and parity is measured against that same model.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def artifacts() -> Path:
     source = next((place for place in places if (place / "model.onnx").is_file()), None)
     kept = folder / "model.onnx"
     if source is not None and kept.is_file() and file_sha256(kept) != file_sha256(source / "model.onnx"):
-        log("the model has changed since the last run: its files are made anew")
+        log("the model has changed since the last run: its files are exported again")
         shutil.rmtree(folder)
         folder.mkdir()
     if not kept.is_file():
@@ -69,7 +69,7 @@ def _export(folder: Path, precision: str, target: str) -> None:
     wanted = ("--precision", precision, "--target", target, "--output", str(path))
     done = run("export", str(folder / "model.keras"), *wanted, check=False)
     if done.returncode != 0:
-        # A file that fails its gates must not be deployed, but it runs as fast: its flips stand beside its speed.
+        # A file that fails its gates must not be deployed, but it runs as fast; its flips are reported with its speed.
         log(f"  the gates refused it ({last_line(done)}); made without them, for timing only")
         off = [
             part for gate in ("probability", "flips", "auroc", "grades", "map") for part in (f"--gate-{gate}", "off")
@@ -80,16 +80,17 @@ def _export(folder: Path, precision: str, target: str) -> None:
 
 
 def last_line(done: subprocess.CompletedProcess[str]) -> str:
-    """The last thing a command said on standard error."""
+    """The last line of a command's standard error."""
     return (done.stderr.strip().splitlines() or ["no message"])[-1]
 
 
 def _plain(folder: Path) -> None:
-    """tf2onnx's conversion without any of glomedge's care, as a tutorial does it, in a process of its own."""
+    """tf2onnx's plain conversion, as a tutorial does it, in its own process."""
     log("converting with plain tf2onnx for the tutorial's loop ...")
     code = (
         "import sys; sys.path[:0] = sys.argv[3:];"
-        "import tensorflow as tf, tf2onnx; from glomedge_export.network.network import load_model;"
+        "from glomedge_export.frameworks import tf; import tf2onnx;"
+        "from glomedge_export.network.network import load_model;"
         "model = load_model(sys.argv[1]);"
         "signature = (tf.TensorSpec((None, 224, 224, 3), tf.float32, name='input'),);"
         "tf2onnx.convert.from_keras(model, input_signature=signature, opset=17, output_path=sys.argv[2])"

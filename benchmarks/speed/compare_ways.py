@@ -1,6 +1,6 @@
 """glomedge against what a user would run instead: Keras, the published script, a tutorial's loop, benchmark_app.
 
-Each way lives in a process of its own, loaded and warm. Per round every way answers the same crops once, in rotating
+Each way runs in its own process, loaded and warm. Per round every way answers the same crops once, in rotating
 order (A B C, B C A, ...), so that a slow moment of the machine hits all of them; a ratio is the median of the ratios
 within rounds. Two tables: *engine* (enhanced crops in memory) and *files* (from image files to answers).
 
@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,7 @@ from benchmarks.lib.common import (
 from benchmarks.lib.prepare import artifacts as prepared_artifacts
 from benchmarks.ways import WAYS
 from glomedge.model.file import read_model_file
+from glomedge.system.telemetry import import_matplotlib
 
 BASELINE = {"engine": "Keras tf.function", "files": "published script"}
 REFERENCE = "glomedge fp32 cpu"
@@ -81,63 +83,62 @@ def main() -> None:
     names = arguments.way or [name for name in WAYS if gpu or not name.endswith(("cuda", "tensorrt"))]
     document: dict[str, Any] = {"crops": crops, "rounds": rounds, "folder": _describe(folder)}
     texts = []
+    setting = Setting(folder, artifacts, enhanced, crops, rounds, arguments.budget)
     for mode in arguments.mode or ["engine", "files"]:
-        data, text = compare(mode, names, folder, artifacts, enhanced, crops, rounds, arguments.budget)
+        data, text = compare(mode, names, setting)
         document[mode] = data
         plot(data, crops, results_directory() / f"ways_{mode}.png", mode)
         texts.append(text)
     write_result("ways", document, "\n\n".join(texts), title="glomedge against other ways")
 
 
-def compare(
-    mode: str,
-    names: list[str],
-    folder: Path,
-    artifacts: Path,
-    enhanced: Path,
-    crops: int,
-    rounds: int,
-    budget_s: float | None = None,
-) -> tuple[dict[str, Any], str]:
+@dataclass(frozen=True)
+class Setting:
+    """What every way is given.
+
+    Attributes:
+        folder: image files.
+        artifacts: exported models.
+        enhanced: the same crops, enhanced.
+        crops: how many there are.
+        rounds: alternating rounds.
+        budget_s: rounds end early after so long; None for never.
+    """
+
+    folder: Path
+    artifacts: Path
+    enhanced: Path
+    crops: int
+    rounds: int
+    budget_s: float | None = None
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Of one mode, by way.
+
+    Attributes:
+        samples_s: seconds of each round.
+        answers: probability of each crop.
+        peak_rss_bytes: of the worker.
+        missing: why a way could not run.
+    """
+
+    samples_s: dict[str, list[float]]
+    answers: dict[str, list[float]]
+    peak_rss_bytes: dict[str, int]
+    missing: dict[str, str]
+
+
+def compare(mode: str, names: list[str], setting: Setting) -> tuple[dict[str, Any], str]:
     """One mode: samples, ratios and answers of every way, and its Markdown table."""
-    log(f"{mode}: starting {len(names)} ways ...")
-    missing: dict[str, str] = {}
-    with ExitStack() as stack:
-        ways: dict[str, Callable[[], float]] = {}
-        workers: dict[str, Worker] = {}
-        for name in names:
-            command = [
-                sys.executable, "-m", "benchmarks.ways.worker", name, mode, str(folder),
-                str(artifacts), str(enhanced),
-            ]  # fmt: skip
-            try:
-                worker = Worker(command)
-            except RuntimeError as error:
-                missing[name] = str(error)
-                log(f"  {name}: {error}")
-                continue
-            stack.callback(worker.close)
-            workers[name] = ways[name] = worker
-        if mode == "engine":
-            ways.update(_benchmark_apps(artifacts, crops))
-        # Spinning threads of ways just loaded go to sleep.
-        time.sleep(1.0)
-        # Workers have answered once already; a program that cannot run here must not take the others with it.
-        for name in ways.keys() - workers.keys():
-            try:
-                ways[name]()
-            except RuntimeError as error:
-                missing[name] = str(error)
-                log(f"  {name}: {error}")
-                del ways[name]
-        samples = alternate(ways, rounds=rounds, warmup=0, budget_s=budget_s)
-        answers = {name: [float(p) for p in worker.last["probabilities"]] for name, worker in workers.items()}
-        memory = {name: int(worker.last["peak_rss_bytes"]) for name, worker in workers.items()}
-    spec = read_model_file(artifacts / "model.onnx").spec
+    found = _measure(mode, names, setting)
+    samples = found.samples_s
+    spec = read_model_file(setting.artifacts / "model.onnx").spec
     # The graph divides the logit by the fitted temperature; Keras and the plain conversion know nothing of it.
     answers = {
         name: values if name.startswith("glomedge") else calibrated(values, spec.temperature)
-        for name, values in answers.items()
+        for name, values in found.answers.items()
     }
     parity = {name: _parity(answers.get(REFERENCE), values, spec.threshold) for name, values in answers.items()}
     baseline = BASELINE[mode] if BASELINE[mode] in samples else next(iter(samples))
@@ -148,39 +149,75 @@ def compare(
         rows.append(
             (
                 name,
-                round(crops / float(np.median(values)), 1),
+                round(setting.crops / float(np.median(values)), 1),
                 f"{ratio.value:.2f} ({ratio.low:.2f}-{ratio.high:.2f})",
-                f"{memory[name] / 2**20:.0f}" if name in memory else "-",
-                f"{agreement[0]} of {crops}, {agreement[1]:.1e}" if agreement else "-",
+                f"{found.peak_rss_bytes[name] / 2**20:.0f}" if name in found.peak_rss_bytes else "-",
+                f"{agreement[0]} of {setting.crops}, {agreement[1]:.1e}" if agreement else "-",
             )
         )
     what = "Engine alone: enhanced crops in memory" if mode == "engine" else "From image files to answers"
     header = (
         "way", "crops/s", f"times {baseline} (95% interval)", "peak RSS, MB", "flips and largest difference from fp32",
     )  # fmt: skip
-    text = f"**{what}**, {crops} crops, {len(next(iter(samples.values())))} alternating rounds\n\n"
+    text = f"**{what}**, {setting.crops} crops, {len(next(iter(samples.values())))} alternating rounds\n\n"
     text += markdown_table(header, rows)
     if any(name.startswith("OpenVINO benchmark_app") for name in samples):
         text += "\nbenchmark_app leaves the precision to OpenVINO: bfloat16 for float files where there is bfloat16.\n"
-    for name, why in missing.items():
+    for name, why in found.missing.items():
         text += f"\nNot here: {name} ({why})"
     data = {
         "samples_s": samples,
         "baseline": baseline,
         "ratios": {name: vars(ratio) for name, ratio in ratios.items()},
         "parity": {name: {"flips": p[0], "max_difference": p[1]} for name, p in parity.items() if p},
-        "peak_rss_bytes": memory,
-        "missing": sorted(missing),
+        "peak_rss_bytes": found.peak_rss_bytes,
+        "missing": sorted(found.missing),
     }
     return data, text
 
 
+def _measure(mode: str, names: list[str], setting: Setting) -> Measured:
+    """Start every way in its own process and time them in turn."""
+    log(f"{mode}: starting {len(names)} ways ...")
+    missing: dict[str, str] = {}
+    with ExitStack() as stack:
+        ways: dict[str, Callable[[], float]] = {}
+        workers: dict[str, Worker] = {}
+        for name in names:
+            command = [
+                sys.executable, "-m", "benchmarks.ways.worker", name, mode, str(setting.folder),
+                str(setting.artifacts), str(setting.enhanced),
+            ]  # fmt: skip
+            try:
+                worker = Worker(command)
+            except RuntimeError as error:
+                missing[name] = str(error)
+                log(f"  {name}: {error}")
+                continue
+            stack.callback(worker.close)
+            workers[name] = ways[name] = worker
+        if mode == "engine":
+            ways.update(_benchmark_apps(setting.artifacts, setting.crops))
+        # Spinning threads of ways just loaded go to sleep.
+        time.sleep(1.0)
+        # Workers have answered once already; a program that cannot run here must not take the others with it.
+        for name in ways.keys() - workers.keys():
+            try:
+                ways[name]()
+            except RuntimeError as error:
+                missing[name] = str(error)
+                log(f"  {name}: {error}")
+                del ways[name]
+        samples = alternate(ways, rounds=setting.rounds, warmup=0, budget_s=setting.budget_s)
+        answers = {name: [float(p) for p in worker.last["probabilities"]] for name, worker in workers.items()}
+        memory = {name: int(worker.last["peak_rss_bytes"]) for name, worker in workers.items()}
+    return Measured(samples, answers, memory, missing)
+
+
 def plot(data: dict[str, Any], crops: int, path: Path, mode: str) -> None:
     """Throughput of every way: the median as a bar, each round as a dot."""
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    from matplotlib import pyplot as plt
+    import_matplotlib().use("Agg")
+    plt = import_matplotlib("pyplot")
 
     names = list(data["samples_s"])
     rates = [[crops / seconds for seconds in data["samples_s"][name]] for name in names]

@@ -1,11 +1,11 @@
 """What decoding one crop costs, by decoder: alone, on two threads, and as the pipeline does it.
 
     python -m benchmarks.speed.decoders                   72 drawn RGBA crops of the users' size
-    python -m benchmarks.speed.decoders --images DIR      PNG files of your own
+    python -m benchmarks.speed.decoders --images DIR      your PNG files
 
 Every decoder must give the same RGB pixels on every file, or the script stops. Three tables' worth of figures each:
 milliseconds a crop on one thread; how many times faster two threads are (1 means that the GIL is held, 2 that it is
-not); and crops/s of two threads that read, decode, assess and enhance, which is what the choice was made by.
+not); and crops/s of two threads that read, decode, assess and enhance, which is what the choice was based on.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def with_opencv(data: bytes) -> Pixels:
 
 
 def with_glomedge(data: bytes) -> Pixels:
-    """The whole of ``images.decode``: header, limits, decoder, alpha, orientation."""
+    """All of ``images.decode``: header, limits, decoder, alpha, orientation."""
     return images.decode(data).pixels_hwc
 
 
@@ -88,7 +88,7 @@ def available() -> dict[str, Decode]:
 
 
 def on_threads(work: Callable[[bytes], object], files: list[bytes], threads: int) -> Callable[[], None]:
-    """A run of ``work`` over all files on so many threads."""
+    """A run of ``work`` over all files on the given number of threads."""
 
     def run() -> None:
         if threads == 1:

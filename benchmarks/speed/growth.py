@@ -30,6 +30,7 @@ from benchmarks.lib.common import (
     write_result,
 )
 from benchmarks.lib.prepare import artifacts as prepared_artifacts
+from glomedge.system.telemetry import import_matplotlib
 
 SIZES = (100, 1000, 10_000)
 
@@ -111,11 +112,9 @@ def infer(folder: Path, model: Path, provider: str, cores: list[int]) -> dict[st
 
 def plot(runs: list[dict[str, Any]], path: Path) -> None:
     """Seconds and peak memory against crops, a line for each number of cores."""
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    from matplotlib import pyplot as plt
-    from matplotlib import ticker
+    import_matplotlib().use("Agg")
+    plt = import_matplotlib("pyplot")
+    ticker = import_matplotlib("ticker")
 
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
     looks = (("#0072B2", "o"), ("#E69F00", "s"), ("#009E73", "^"))

@@ -2,8 +2,8 @@
 
     .venv/bin/python -m benchmarks.speed.heatmap_cost --run DATA artifacts/model.int8.onnxruntime.onnx --run drawn MODEL
 
-Goal: under 5%. The cost grows with the share of uncertain crops, so that share stands beside it; an untrained model
-calls everything uncertain and says nothing here. ``drawn`` are ``--crops`` crops of the users' size. ``--pieces``
+Goal: under 5%. The cost grows with the share of uncertain crops, so that share is reported too; an untrained model
+calls everything uncertain and is of no use here. ``drawn`` are ``--crops`` crops of the users' size. ``--pieces``
 measures only what one heatmap takes of one core, step by step, without a model; the machine need not be idle for that.
 """
 

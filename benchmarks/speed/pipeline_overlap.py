@@ -2,14 +2,14 @@
 
 The limit: if every core were busy all the time, N crops would take (decode + enhance + infer) core-seconds / cores. The
 stages run alone, on all cores, with the pipeline's own threads: decode and enhance with an engine that answers at once,
-infer with the run threads on crops already enhanced. What counts of them is the processor time they use, not how long
-they take: threads that wait for each other alone would lower the limit and flatter the pipeline. The share is limit /
-measured time. Loading the model and writing the files are apart. A folder of several thousand crops takes minutes and
-is its own average: it is run twice, without a warm-up.
+infer with the run threads on crops already enhanced. Their processor time counts, not their wall-clock time:
+threads that wait for each other would lower the limit and flatter the pipeline. The share is limit / measured time.
+Loading the model and writing the files are not counted. A folder of several thousand crops takes minutes, enough to
+average out disturbances: it is run twice, without a warm-up.
 
     .venv/bin/python -m benchmarks.speed.pipeline_overlap [--quick] [--rounds 5] [--crops 72 300 10000]
 
-``--only int8`` measures that model and writes ``pipeline_overlap_int8``, a record of its own beside the whole one.
+``--only int8`` measures that model and writes ``pipeline_overlap_int8``, a separate record.
 """
 
 from __future__ import annotations
@@ -62,13 +62,13 @@ class Nothing:
         return engine.Output(np.zeros(len(images_nhwc), np.float32), np.zeros((len(images_nhwc), 7, 7), np.float32))
 
     def start(self, batch: Sequence[Found]) -> None:
-        """Nothing."""
+        """Nothing to do."""
 
     def rows(self, answers: Sequence[Answer]) -> None:
-        """Nothing."""
+        """Nothing to do."""
 
     def sync(self) -> None:
-        """Nothing."""
+        """Nothing to do."""
 
 
 def at_best(run: Callable[[], object]) -> float:
@@ -106,6 +106,36 @@ def infer_alone(answering: Infer, crops: int, batch: int, threads: int) -> None:
         runner.join()
 
 
+def measure(loaded: engine.Engine, settings: Settings, count: int, rounds: int) -> dict[str, Any]:
+    """Both stages alone and the pipeline, in turn, on ``count`` crops: seconds of each, and the shares of the limit."""
+    cores, batch = settings.run_threads, settings.batch_size
+    found = scan(user_crops(count), ALLOWED_SUFFIXES)
+    ways: dict[str, Callable[[], object]] = {
+        "decode and enhance": partial(at_best, partial(through_pipeline, found, settings, Nothing())),
+        "infer": partial(at_best, partial(infer_alone, loaded, count, batch, cores)),
+        "pipeline": partial(through_pipeline, found, settings, loaded),
+    }
+    begin_s, begin_cpu_s = time.perf_counter(), os.times()
+    long = count >= LONG_CROPS
+    samples = alternate(ways, rounds=LONG_ROUNDS if long else rounds, warmup=0 if long else 1)
+    spent_s, used = time.perf_counter() - begin_s, os.times()
+    shares = [
+        (decode + infer) / whole
+        for decode, infer, whole in zip(
+            samples["decode and enhance"], samples["infer"], samples["pipeline"], strict=True
+        )
+    ]
+    busy = (used.user + used.system - begin_cpu_s.user - begin_cpu_s.system) / (spent_s * cores)
+    return {"crops": count, "samples_s": samples, "shares": shares, "cpu_busy_share": busy}
+
+
+def _row(run: dict[str, Any]) -> tuple[object, ...]:
+    count, samples, shares = run["crops"], run["samples_s"], run["shares"]
+    limit = count / (median(samples["decode and enhance"]) + median(samples["infer"]))
+    reached = count / median(samples["pipeline"])
+    return count, round(limit, 1), round(reached, 1), f"{100 * median(shares):.1f}%", len(shares)
+
+
 def main() -> None:
     """Measure and write ``pipeline_overlap.json`` and ``.md``."""
     files = {
@@ -138,31 +168,9 @@ def main() -> None:
         settings = Settings(spec.recipe, arguments.batch, cores, cores, thumbnail_px=THUMBNAIL_PX)
         with loading.load(models / file, "cpu", concurrency=cores) as loaded:
             for count in counts:
-                found = scan(user_crops(count), ALLOWED_SUFFIXES)
-                ways: dict[str, Callable[[], object]] = {
-                    "decode and enhance": partial(at_best, partial(through_pipeline, found, settings, Nothing())),
-                    "infer": partial(at_best, partial(infer_alone, loaded, count, arguments.batch, cores)),
-                    "pipeline": partial(through_pipeline, found, settings, loaded),
-                }
-                begin_s, begin_cpu_s = time.perf_counter(), os.times()
-                long = count >= LONG_CROPS
-                samples = alternate(ways, rounds=LONG_ROUNDS if long else rounds, warmup=0 if long else 1)
-                spent_s, used = time.perf_counter() - begin_s, os.times()
-                shares = [
-                    (decode + infer) / whole
-                    for decode, infer, whole in zip(
-                        samples["decode and enhance"], samples["infer"], samples["pipeline"], strict=True
-                    )
-                ]
-                limit = count / (median(samples["decode and enhance"]) + median(samples["infer"]))
-                reached = count / median(samples["pipeline"])
-                rows.append(
-                    (name, count, round(limit, 1), round(reached, 1), f"{100 * median(shares):.1f}%", len(shares))
-                )
-                busy = (used.user + used.system - begin_cpu_s.user - begin_cpu_s.system) / (spent_s * cores)
-                document["runs"].append(
-                    {"model": name, "crops": count, "samples_s": samples, "shares": shares, "cpu_busy_share": busy}
-                )
+                run = measure(loaded, settings, count, rounds)
+                document["runs"].append({"model": name, **run})
+                rows.append((name, *_row(run)))
                 log(f"  {name} {count} crops: {rows[-1][4]}")
     header = ("model", "crops", "limit, crops/s", "reached, crops/s", "share of the limit", "rounds")
     text = f"{cores} cores, batch {arguments.batch}.\n\n{markdown_table(header, rows)}"

@@ -1,8 +1,8 @@
-"""onnxruntime's CPU provider against OpenVINO, paired, in fp32, bf16 and int8; and whether they decide alike.
+"""onnxruntime's CPU provider against OpenVINO, paired, in fp32, bf16 and int8; and whether decisions agree.
 
     python -m benchmarks.speed.providers --artifacts artifacts --data DATA
 
-Each way is an Engine in a process of its own with all usable CPUs (as many callers as CPUs, each on one thread); the
+Each way is an Engine in its own process with all usable CPUs (as many callers as CPUs, each on one thread); the
 ways take turns, so that a slow minute slows all of them. A way that cannot run here is listed with its reason.
 """
 
@@ -113,6 +113,23 @@ def parity(artifacts: Path, data: Path | None, limit: int | None) -> dict[str, A
     return found
 
 
+def _row(name: str, samples: dict[str, list[float]], crops: int, agreed: dict[str, dict[str, Any]]) -> list[object]:
+    """A way's line of the table; ``crops`` are those of one round."""
+    seconds = samples[name]
+    rate = crops / sorted(seconds)[len(seconds) // 2]
+    base = next((a for a, b in PAIRS if b == name and a in samples), None)
+    ratio = paired_ratio(samples[base], seconds) if base else None
+    paired = f"{ratio.value:.2f} ({ratio.low:.2f}-{ratio.high:.2f}) of {base}" if ratio else ""
+    match agreed.get(name):
+        case {"max_probability_difference": worst, "flips": flips, "crops": compared}:
+            said = f"{worst:.1e}, {flips} flips of {compared}"
+        case {"refused": reason}:
+            said = str(reason)
+        case _:
+            said = "the reference of its file"
+    return [name, f"{rate:.1f}", paired, said]
+
+
 def main() -> None:
     """Parse, measure, write."""
     if sys.argv[1:2] == ["--worker"]:
@@ -149,20 +166,7 @@ def main() -> None:
     log("parity ...")
     agreed = parity(artifacts, arguments.data, 64 if arguments.quick else None)
 
-    rows = []
-    for name, seconds in samples.items():
-        rate = crops_a_go / sorted(seconds)[len(seconds) // 2]
-        base = next((a for a, b in PAIRS if b == name and a in samples), None)
-        ratio = paired_ratio(samples[base], seconds) if base else None
-        paired = f"{ratio.value:.2f} ({ratio.low:.2f}-{ratio.high:.2f}) of {base}" if ratio else ""
-        match agreed.get(name):
-            case {"max_probability_difference": worst, "flips": flips, "crops": compared}:
-                said = f"{worst:.1e}, {flips} flips of {compared}"
-            case {"refused": reason}:
-                said = str(reason)
-            case _:
-                said = "the reference of its file"
-        rows.append([name, f"{rate:.1f}", paired, said])
+    rows = [_row(name, samples, crops_a_go, agreed) for name in samples]
     rows += [[name, "", "", f"not run: {reason}"] for name, reason in absent.items()]
     write_result(
         "providers",

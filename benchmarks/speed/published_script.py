@@ -33,7 +33,7 @@ from benchmarks.lib.prepare import artifacts as prepared_artifacts
 
 PUBLISHED = "published script"
 
-# Kept as one piece of text, so that it runs in a process of its own as the notebook's cell would.
+# Kept as one piece of text, so that it runs in its own process as the notebook's cell would.
 SCRIPT = """
 import os, sys
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
@@ -70,7 +70,7 @@ def published(folder: Path, keras_file: Path, crops: int) -> None:
 
 
 def glomedge(folder: Path, model: Path, crops: int) -> None:
-    """``glomedge infer`` with its defaults on the CPU, once: CSV, cases, report and all."""
+    """``glomedge infer`` with its defaults on the CPU, once: with CSV, cases and report."""
     scratch = Path(tempfile.mkdtemp())
     try:
         command = [sys.executable, "-m", "glomedge", "infer", str(folder), "--model", str(model), "--provider", "cpu"]

@@ -2,28 +2,28 @@
 
     .venv/bin/python -m benchmarks.speed.report_browser [--crops 830 10000] [--model M] [--screenshots DIR]
 
-Needs Chromium and ChromeDriver (Debian: ``chromium chromium-driver``), driven by the WebDriver protocol alone. For each
-size one run of ``glomedge infer`` on drawn crops of the users' size, then the page at the width of a desk and of a
-phone, in a fresh browser each time; the median of the rounds. ``--screenshots`` keeps what was seen, and the A4 print.
+Needs Chromium and ChromeDriver (Debian: ``chromium chromium-driver``), driven by selenium. For each size one run of
+``glomedge infer`` on drawn crops of the users' size, then the page at the width of a desk and of a phone, in a fresh
+browser each time; the median of the rounds. ``--screenshots`` keeps the screenshots and the page printed on A4.
 """
 
 from __future__ import annotations
 
 import base64
-import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
-import time
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
 from typing import Any
+
+from selenium import webdriver
+from selenium.webdriver.chrome.service import Service
+from selenium.webdriver.common.print_page_options import PrintOptions
 
 from benchmarks.lib.common import (
     ROOT,
@@ -59,79 +59,29 @@ requestAnimationFrame(now => { last = now; requestAnimationFrame(step); });
 """
 
 
-class Browser:
-    """One headless Chromium behind ChromeDriver (W3C WebDriver, JSON over HTTP)."""
-
-    def __init__(self, address: str, size_px: tuple[int, int], profile: Path) -> None:
-        self._address = address
-        arguments = [
-            "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
-            "--disable-background-networking", "--disable-component-update", "--hide-scrollbars",
-            f"--user-data-dir={profile}", f"--window-size={size_px[0]},{size_px[1]}",
-        ]  # fmt: skip
-        options: dict[str, Any] = {"args": arguments}
-        if size_px[0] < 500:  # narrower than Chromium lets a window be
-            metrics = {"width": size_px[0], "height": size_px[1], "pixelRatio": 2.0, "touch": True, "mobile": True}
-            options["mobileEmulation"] = {"deviceMetrics": metrics}
-        wanted = {"browserName": "chrome", "goog:chromeOptions": options, "timeouts": {"script": 120_000}}
-        self._session = self._call("POST", "/session", {"capabilities": {"alwaysMatch": wanted}})["sessionId"]
-
-    def open(self, page: Path) -> None:
-        """Load a file; returns when it has loaded."""
-        self._call("POST", f"/session/{self._session}/url", {"url": page.as_uri()})
-
-    def run(self, script: str, *, wait: bool = False) -> dict[str, Any]:
-        """What the script returns, or with ``wait`` what it hands to its callback."""
-        kind = "async" if wait else "sync"
-        answer: dict[str, Any] = self._call(
-            "POST", f"/session/{self._session}/execute/{kind}", {"script": script, "args": []}
-        )
-        return answer
-
-    def screenshot(self, path: Path) -> None:
-        """What is on the screen."""
-        path.write_bytes(base64.b64decode(self._call("GET", f"/session/{self._session}/screenshot")))
-
-    def print_a4(self, path: Path) -> None:
-        """As a PDF."""
-        wanted = {"page": {"width": 21.0, "height": 29.7}, "background": True}
-        path.write_bytes(base64.b64decode(self._call("POST", f"/session/{self._session}/print", wanted)))
-
-    def close(self) -> None:
-        """End the browser."""
-        self._call("DELETE", f"/session/{self._session}")
-
-    def _call(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
-        data = None if body is None else json.dumps(body).encode()
-        headers = {"Content-Type": "application/json"}
-        request = urllib.request.Request(self._address + path, data, headers, method=method)
-        with urllib.request.urlopen(request, timeout=180) as answer:
-            return json.load(answer)["value"]
-
-
 @contextmanager
-def driver() -> Iterator[str]:
-    """ChromeDriver on a free port of this machine; gives its address."""
-    found = shutil.which("chromedriver")
-    if found is None:
+def browser(size_px: tuple[int, int], profile: Path) -> Iterator[webdriver.Chrome]:
+    """One headless Chromium with an empty profile and a window (or phone screen) of that size."""
+    driver = shutil.which("chromedriver")
+    if driver is None:
+        # Without a path selenium would download a driver.
         raise SystemExit("no chromedriver here: install Chromium and ChromeDriver (Debian: chromium chromium-driver)")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    process = subprocess.Popen([found, f"--port={port}"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    options = webdriver.ChromeOptions()
+    for argument in (
+        "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
+        "--disable-background-networking", "--disable-component-update", "--hide-scrollbars",
+        f"--user-data-dir={profile}", f"--window-size={size_px[0]},{size_px[1]}",
+    ):  # fmt: skip
+        options.add_argument(argument)
+    if size_px[0] < 500:  # narrower than Chromium lets a window be
+        metrics = {"width": size_px[0], "height": size_px[1], "pixelRatio": 2.0, "touch": True, "mobile": True}
+        options.add_experimental_option("mobileEmulation", {"deviceMetrics": metrics})
+    chrome = webdriver.Chrome(options=options, service=Service(driver))
     try:
-        deadline = time.monotonic() + 20
-        while True:
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", port)) == 0:
-                    break
-            if time.monotonic() > deadline:
-                raise SystemExit("chromedriver does not answer")
-            time.sleep(0.1)
-        yield f"http://127.0.0.1:{port}"
+        chrome.set_script_timeout(120)
+        yield chrome
     finally:
-        process.terminate()
-        process.wait()
+        chrome.quit()
 
 
 def report_of(crops: int, model: Path, output: Path) -> Path:
@@ -144,22 +94,21 @@ def report_of(crops: int, model: Path, output: Path) -> Path:
     return output / "report.html"
 
 
-def seen(address: str, page: Path, name: str, pictures: Path | None) -> dict[str, Any]:
+def seen(page: Path, name: str, pictures: Path | None) -> dict[str, Any]:
     """One fresh browser, one look."""
-    with tempfile.TemporaryDirectory() as profile:
-        browser = Browser(address, WIDTHS_PX[name], Path(profile))
-        try:
-            browser.open(page)
-            found = browser.run(_PAINT)
-            if pictures is not None:
-                browser.screenshot(pictures / f"{page.parent.name}-{name}.png")
-            found |= browser.run(_SCROLL, wait=True)
-            if pictures is not None:
-                browser.screenshot(pictures / f"{page.parent.name}-{name}-end.png")
-                if name == "desk" and page.stat().st_size < 8e6:
-                    browser.print_a4(pictures / f"{page.parent.name}.pdf")
-        finally:
-            browser.close()
+    with tempfile.TemporaryDirectory() as profile, browser(WIDTHS_PX[name], Path(profile)) as chrome:
+        chrome.get(page.as_uri())
+        found: dict[str, Any] = chrome.execute_script(_PAINT)
+        if pictures is not None:
+            chrome.save_screenshot(str(pictures / f"{page.parent.name}-{name}.png"))
+        found |= chrome.execute_async_script(_SCROLL)
+        if pictures is not None:
+            chrome.save_screenshot(str(pictures / f"{page.parent.name}-{name}-end.png"))
+            if name == "desk" and page.stat().st_size < 8e6:
+                a4 = PrintOptions()
+                a4.set_page_size(PrintOptions.A4)
+                a4.background = True
+                (pictures / f"{page.parent.name}.pdf").write_bytes(base64.b64decode(chrome.print_page(a4)))
     if found["wide_px"] > found["seen_px"]:
         raise SystemExit(f"the page is {found['wide_px']} px wide on a screen of {found['seen_px']}")
     return found
@@ -179,14 +128,12 @@ def main() -> None:
     pages, rows = [], []
     if arguments.screenshots is not None:
         arguments.screenshots.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory() as scratch, driver() as address:
+    with tempfile.TemporaryDirectory() as scratch:
         for crops in [96] if arguments.quick else arguments.crops:
             page = report_of(crops, model, Path(scratch) / str(crops))
             size_mb = page.stat().st_size / 1e6
             for name in WIDTHS_PX:
-                looks = [
-                    seen(address, page, name, arguments.screenshots if index == 0 else None) for index in range(rounds)
-                ]
+                looks = [seen(page, name, arguments.screenshots if index == 0 else None) for index in range(rounds)]
                 medians = {
                     key: median(look[key] for look in looks) for key in ("paint_ms", "load_ms", "worst_frame_ms")
                 }

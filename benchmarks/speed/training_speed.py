@@ -6,8 +6,8 @@ Plain: the compiled network as it is, Keras' own training step, fed by a Python 
 and enhances every crop of every batch in every epoch. Ours: memory-mapped enhanced crops, tf.data, and a step that
 differentiates the trained tail alone, in float32 and in bfloat16. All train the same layers from the same start with
 SGD, in one process (so with the same deterministic kernels and threads); all are traced before the clock starts. Ratios
-are paired by round. Plain, no files: Keras' own step on crops that lie enhanced in memory, so that what the cache gives
-and what the step gives can be told apart.
+are paired by round. Plain, no files: Keras' own step on enhanced crops in memory, so that what the cache gives
+and what the step gives can be distinguished.
 
 The profile: seconds of an epoch in which the training loop waits for the next batch, over all its seconds.
 """
@@ -40,6 +40,7 @@ from glomedge_export.training.optimizer import build, make_optimizer
 
 if TYPE_CHECKING:
     from glomedge.model.spec import ComputeDtype
+    from glomedge_export.data.dataset import Dataset
 
 BATCH = 32
 PLAIN = "plain Keras from files"
@@ -69,7 +70,6 @@ def _drawn(directory: Path) -> Path:
 def _measure(data: Path, scratch: Path, steps: int, rounds: int) -> None:
     from glomedge_export.data import enhanced
     from glomedge_export.data.dataset import read_dataset
-    from glomedge_export.network import network
     from glomedge_export.training import fit
 
     fit.make_repeatable()
@@ -79,18 +79,54 @@ def _measure(data: Path, scratch: Path, steps: int, rounds: int) -> None:
     cache_s = time.perf_counter() - begin
     rng = np.random.default_rng(0)
     indices = rng.choice(len(dataset.items), steps * BATCH, replace=len(dataset.items) < steps * BATCH)
+    waits: dict[str, list[float]] = {}
+    samples = alternate(_trainers(dataset, crops, indices, waits), rounds=rounds)
+    images = steps * BATCH
+    ratios = {name: paired_ratio(samples[PLAIN], seconds) for name, seconds in samples.items()}
+    shares = {dtype: float(np.median(values[1:])) for dtype, values in waits.items()}
+    rows = [
+        [name, f"{images / float(np.median(seconds)):.2f}", f"{r.value:.2f} ({r.low:.2f}-{r.high:.2f})"]
+        for (name, seconds), r in zip(samples.items(), ratios.values(), strict=True)
+    ]
+    for row in rows:
+        log(f"  {row}")
+    pixels = np.mean([_pixels(dataset.items[int(index)].path) for index in set(indices)])
+    waiting = ", ".join(f"{100 * share:.2f}% ({dtype})" for dtype, share in shares.items())
+    write_result(
+        "training_speed",
+        {
+            "batch": BATCH,
+            "images_a_round": images,
+            "samples_s": samples,
+            "ratios": {name: vars(ratio) for name, ratio in ratios.items()},
+            "waiting_share": waits,
+            "cache_s": cache_s,
+            "cache_crops": len(dataset.items),
+            "mean_pixels": float(pixels),
+        },
+        f"{markdown_table(['trainer', 'images/s', f'times {PLAIN} (95% interval)'], rows)}\n\n"
+        f"Crops of {pixels / 1e3:.0f} thousand pixels on average. Share of an epoch's training steps that waits for "
+        f"data: {waiting}. Making the cache once: {cache_s:.1f} s for {len(dataset.items)} crops.\n",
+        title="Training steps",
+    )
+
+
+def _trainers(
+    dataset: Dataset, crops: npt.NDArray[np.uint8], indices: npt.NDArray[np.int64], waits: dict[str, list[float]]
+) -> dict[str, Callable[[], object]]:
+    """What is compared; each call trains on ``indices`` once. ``waits`` is given the shares spent waiting for data."""
+    from glomedge_export.network import network
+    from glomedge_export.training import fit
+
     labels = dataset.labels[indices].astype(np.float32)
     targets = np.stack([labels, np.ones_like(labels)], axis=1)
-
     plain = build("none")
     paths = [dataset.items[int(index)].path for index in indices]
-    waits: dict[str, list[float]] = {}
+    in_memory = [(crops[indices[i : i + BATCH]].astype(np.float32), labels[i : i + BATCH]) for i in _starts(indices)]
 
     def run_plain() -> None:
         for images, answers in _from_files(paths, labels):
             plain.train_on_batch(images, answers)
-
-    in_memory = [(crops[indices[i : i + BATCH]].astype(np.float32), labels[i : i + BATCH]) for i in _starts(indices)]
 
     def run_memory() -> None:
         for images, answers in in_memory:
@@ -115,41 +151,12 @@ def _measure(data: Path, scratch: Path, steps: int, rounds: int) -> None:
 
         return go
 
-    ways: dict[str, Callable[[], object]] = {
+    return {
         PLAIN: run_plain,
         "plain Keras, crops in memory": run_memory,
         "glomedge": ours("float32"),
         "glomedge --compute-dtype bfloat16": ours("bfloat16"),
     }
-    samples = alternate(ways, rounds=rounds)
-    images = steps * BATCH
-    ratios = {name: paired_ratio(samples[PLAIN], seconds) for name, seconds in samples.items()}
-    shares = {dtype: float(np.median(values[1:])) for dtype, values in waits.items()}
-    rows = [
-        [name, f"{images / float(np.median(seconds)):.2f}", f"{r.value:.2f} ({r.low:.2f}-{r.high:.2f})"]
-        for (name, seconds), r in zip(samples.items(), ratios.values(), strict=True)
-    ]
-    for row in rows:
-        log(f"  {row}")
-    pixels = np.mean([_pixels(path) for path in set(paths)])
-    waiting = ", ".join(f"{100 * share:.2f}% ({dtype})" for dtype, share in shares.items())
-    write_result(
-        "training_speed",
-        {
-            "batch": BATCH,
-            "images_a_round": images,
-            "samples_s": samples,
-            "ratios": {name: vars(ratio) for name, ratio in ratios.items()},
-            "waiting_share": waits,
-            "cache_s": cache_s,
-            "cache_crops": len(dataset.items),
-            "mean_pixels": float(pixels),
-        },
-        f"{markdown_table(['trainer', 'images/s', f'times {PLAIN} (95% interval)'], rows)}\n\n"
-        f"Crops of {pixels / 1e3:.0f} thousand pixels on average. Share of an epoch's training steps that waits for "
-        f"data: {waiting}. Making the cache once: {cache_s:.1f} s for {len(dataset.items)} crops.\n",
-        title="Training steps",
-    )
 
 
 def _starts(indices: npt.NDArray[np.int64]) -> range:

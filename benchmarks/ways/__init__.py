@@ -1,7 +1,7 @@
 """Ways from crops to answers that a user could take instead of glomedge, and glomedge itself.
 
 Each way is a function ``make(context) -> run``: it loads what it needs, and ``run()`` answers every crop once. In mode
-``engine`` the crops lie in memory, already enhanced; in mode ``files`` the way starts from the image files. All of them
+``engine`` the crops are in memory, already enhanced; in mode ``files`` the way starts from the image files. All of them
 enhance with the model's own recipe (``glomedge.enhance``), so that all answer the same question.
 """
 
@@ -29,7 +29,7 @@ class Context:
         folder: the crops.
         artifacts: folder with ``model.keras``, ``model.onnx``, ``plain.onnx`` (bare tf2onnx), the int8 files.
         enhanced: ``.npy`` of the enhanced crops, uint8 ``[N, 224, 224, 3]``.
-        scratch: an empty folder of this way's own.
+        scratch: an empty folder for this way only.
     """
 
     mode: Mode

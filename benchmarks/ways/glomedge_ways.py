@@ -12,7 +12,8 @@ import numpy as np
 from benchmarks.ways import Context, Run
 from glomedge.engine import engine as engines
 from glomedge.engine import loading
-from glomedge.engine.providers import runs_on_gpu, usual_batch
+from glomedge.engine.options import EngineOptions
+from glomedge.engine.providers import named, usual_batch
 from glomedge.errors import ModelError
 from glomedge.imaging.images import ALLOWED_SUFFIXES
 from glomedge.pipeline.batching import batches
@@ -103,7 +104,7 @@ def find(artifacts: Path, model: str) -> Path:
 
 def _engine_run(engine: engines.Engine, context: Context, threads: int) -> Run:
     images = context.images()
-    size = usual_batch(engine.provider)
+    size = usual_batch(EngineOptions(engine.provider))
     batches = [np.ascontiguousarray(images[i : i + size]) for i in range(0, len(images), size)]
     pool = ThreadPoolExecutor(threads)
 
@@ -133,12 +134,12 @@ def _files_run(engine: engines.Engine, context: Context, threads: int) -> Run:
     import cv2
 
     cv2.setNumThreads(1)
-    size = usual_batch(engine.provider)
+    size = usual_batch(EngineOptions(engine.provider))
     settings = Settings(
         recipe=engine.spec.recipe,
         batch_size=size,
         decode_workers=usable_cpus(),
-        decode_processes=processes_pay(usable_cpus(), gpu=runs_on_gpu(engine.provider)),
+        decode_processes=processes_pay(usable_cpus(), gpu=named(engine.provider).gpu),
         run_threads=threads,
         thumbnail_px=THUMBNAIL_PX,
     )
@@ -153,7 +154,7 @@ def _files_run(engine: engines.Engine, context: Context, threads: int) -> Run:
         try:
             sink = _CollectingSink(journal, thumbnails)
             pipeline = Pipeline(found.root, settings, lambda: engine, sink)
-            pipeline.run(batches(found.inputs, found.inputs, (), size, taper=not runs_on_gpu(engine.provider)))
+            pipeline.run(batches(found.inputs, found.inputs, (), size, taper=not named(engine.provider).gpu))
             journal.sync()
         finally:
             journal.close()

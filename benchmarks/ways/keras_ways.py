@@ -43,7 +43,7 @@ def predict(context: Context) -> Run:
 
 def function(context: Context) -> Run:
     """The model in a ``tf.function``, in batches of 32: Keras without predict's machinery."""
-    import tensorflow as tf
+    from glomedge_export.frameworks import tf
 
     model, recipe = _model(context)
     images = context.images()

@@ -8,11 +8,12 @@ from PIL import Image
 from benchmarks.ways import Context, Run
 from glomedge.imaging.enhance import enhance
 from glomedge.model.file import read_model_file
+from glomedge.system.telemetry import import_onnxruntime
 
 
 def loop(context: Context) -> Run:
     """Pillow, enhance, ``session.run`` on a batch of one, in one loop."""
-    import onnxruntime as ort
+    ort = import_onnxruntime()
 
     session = ort.InferenceSession(str(context.artifacts / "plain.onnx"), providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name

@@ -1,4 +1,4 @@
-"""The process that one way lives in: ``python benchmarks/ways/worker.py WAY MODE FOLDER ARTIFACTS ENHANCED``.
+"""The process that one way runs in: ``python -m benchmarks.ways.worker WAY MODE FOLDER ARTIFACTS ENHANCED``.
 
 It loads the way, answers the crops once unmeasured, says ``{"ready": ...}``, and then answers all of them on each
 line ``go``, timing itself. See ``common.Worker`` for the other side.

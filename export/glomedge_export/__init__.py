@@ -1,1 +1,1 @@
-"""The workstation side of glomedge: data, training, export. TensorFlow lives here and nowhere else."""
+"""The workstation side of glomedge: data, training, export. Only this package uses TensorFlow."""

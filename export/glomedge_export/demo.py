@@ -1,7 +1,7 @@
-"""The whole way in one go: draw crops, train, export, infer, evaluate, bench.
+"""The whole workflow in one command: draw crops, train, export, infer, evaluate, bench.
 
 Every step is the command that a user would type, run as its own process in the demo folder, so what the demo shows
-is what the commands do. Finished steps are noted in ``demo.json``: a demo that was broken off goes on where it stopped.
+is what the commands do. Finished steps are noted in ``demo.json``: an interrupted demo continues where it stopped.
 """
 
 from __future__ import annotations
@@ -13,16 +13,20 @@ import json
 import shlex
 import shutil
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from glomedge.about import RESEARCH_USE_NOTICE, __version__
+from glomedge.cases.labels import read_labels
+from glomedge.cases.metrics import auroc
 from glomedge.errors import GlomedgeError, MissingExtraError, OutputError, UsageError
-from glomedge.files.writing import write_atomically
+from glomedge.files.writing import check_writable, write_atomically
+from glomedge.system.children import child_environment, python_command
 
 RECORD_FILE = "demo.json"
 MIN_AUROC = 0.9
@@ -36,7 +40,8 @@ class Step:
 
     Attributes:
         arguments: what follows ``glomedge`` on the command line.
-        makes: what it leaves in the demo folder; removed before the step runs: a broken-off try may have left half.
+        makes: what it leaves in the demo folder; removed before the step runs, because an
+            interrupted attempt may have left half of it.
         says: the line printed above the command.
     """
 
@@ -55,7 +60,7 @@ def _step(says: str, command: str, *makes: str) -> Step:
 
 
 # Adam at a small rate: the last layer starts fitted to the random network's features, and larger steps of the layers
-# below it (SGD at the users' 0.001 among them) undo that faster than two epochs can mend it.
+# below it (such as SGD at 0.001) undo that faster than two epochs can repair it.
 STEPS = (
     _step("Draw crops to train on", "synth data --crops 240 --cases 12 --positive-fraction 0.4 --seed 1", "data"),
     _step("Draw tonight's biopsies, which training never sees", "synth night --crops 120 --cases 6 --seed 2", "night"),
@@ -67,7 +72,7 @@ STEPS = (
     ),
     _step("Export to one ONNX file and prove it equal to Keras", "export", "artifacts/model.onnx"),
     _step("Call tonight's crops", "infer night", "predictions"),
-    _step("Hold the calls against the labels", "evaluate night"),
+    _step("Compare the calls with the labels", "evaluate night"),
     _step("Measure", "bench --images night --duration 1 --batch-size 1,8", "bench"),
 )
 
@@ -76,7 +81,7 @@ _PLACES = (
     ("predictions/predictions.csv", "one row a crop"),
     ("predictions/cases.csv", "one row a biopsy: percentage of globally sclerotic glomeruli, interval, grade"),
     ("predictions/report.html", "the same for reading, in a browser"),
-    ("artifacts/training-report.html", "how the training went and how far to trust it"),
+    ("artifacts/training-report.html", "training curves, test figures and how far to trust them"),
     ("artifacts/model.onnx", "the model, all that an edge device needs: glomedge info shows what is in it"),
     ("bench/bench.html", "latency and throughput on this machine"),
     (RECORD_FILE, "how long each command took"),
@@ -105,7 +110,7 @@ class DemoResult:
         return sum(self.seconds.values())
 
     def places(self) -> list[tuple[Path, str]]:
-        """What was made and is worth a look, only what is there."""
+        """The results worth looking at, of those that exist."""
         found = [(self.directory / path, what) for path, what in _PLACES if (self.directory / path).exists()]
         width = max((len(str(path)) for path, _ in found), default=0)
         return [(path, what.rjust(len(what) + width - len(str(path)))) for path, what in found]
@@ -122,10 +127,10 @@ def run_demo(
     say: Callable[[str], None] = print,
     runner: Runner | None = None,
 ) -> DemoResult:
-    """Run the demo in ``directory`` and hold it to its promise.
+    """Run the demo in ``directory`` and check that the model learned.
 
     Args:
-        directory: new, empty, or of an earlier demo (which is then gone on with).
+        directory: new, empty, or of an earlier demo (which is then continued).
         fresh: remove what an earlier demo left in ``directory`` and start again.
         steps: the commands, in order.
         say: prints one line.
@@ -156,25 +161,25 @@ def run_demo(
             if code:
                 raise GlomedgeError(
                     f"The demo stopped: '{step.command}' ended with exit code {code}, see above. "
-                    f"Mend that and run 'glomedge demo {shlex.quote(str(directory))}' again: it goes on from here."
+                    f"Fix that and run 'glomedge demo {shlex.quote(str(directory))}' again: it continues from here."
                 )
             done[step.command] = round(time.perf_counter() - started, 2)
             _write_record(directory, done)
-        auroc, crops = auroc_of(directory / "predictions" / "predictions.csv", directory / "night" / "public.csv")
-        _write_record(directory, done, auroc=auroc, crops=crops)
+        area, crops = auroc_of(directory / "predictions" / "predictions.csv", directory / "night" / "public.csv")
+        _write_record(directory, done, auroc=area, crops=crops)
     except OSError as error:
         raise OutputError(f"The demo cannot use {directory}: {error}. Choose a folder you can write to.") from error
-    if not auroc >= MIN_AUROC:
+    if not area >= MIN_AUROC:
         raise GlomedgeError(
-            f"The demo ran, but its model did not learn: AUROC {auroc:.3f} on {crops} drawn crops it had not seen, "
+            f"The demo ran, but its model did not learn: AUROC {area:.3f} on {crops} drawn crops it had not seen, "
             f"below {MIN_AUROC}. Run it again with --fresh; if it repeats, report it with {directory / RECORD_FILE}."
         )
-    return DemoResult(directory, auroc, crops, done)
+    return DemoResult(directory, area, crops, done)
 
 
 def run_glomedge(arguments: Sequence[str], directory: Path) -> int:
-    """Run ``glomedge`` with this interpreter in ``directory``; its output goes where ours goes."""
-    process = subprocess.Popen([sys.executable, "-m", "glomedge", *arguments], cwd=directory)
+    """Run ``glomedge`` with this interpreter in ``directory``; its output goes to the same place as ours."""
+    process = subprocess.Popen(python_command("glomedge", *arguments), cwd=directory, env=child_environment())
     try:
         return process.wait()
     except KeyboardInterrupt:
@@ -191,14 +196,11 @@ def run_glomedge(arguments: Sequence[str], directory: Path) -> int:
 def auroc_of(predictions: Path, labels: Path) -> tuple[float, int]:
     """AUROC of ``predictions.csv`` against ``public.csv``, and the number of crops compared.
 
-    The Mann-Whitney statistic: the share of (positive, negative) pairs in which the positive has the higher
-    probability, ties counting half. Computed here, apart from ``glomedge evaluate``, as a check on it.
-
     Raises:
+        DatasetError: the labels cannot be read.
         GlomedgeError: a labelled crop has no probability, or a class is missing.
     """
-    with labels.open(newline="", encoding="utf-8") as file:
-        truth = {row["name"]: int(row["ground truth"]) for row in csv.DictReader(file)}
+    truth = read_labels(labels)
     with predictions.open(newline="", encoding="utf-8") as file:
         probability = {Path(row["path"]).name: row["probability"] for row in csv.DictReader(file)}
     missing = sorted(name for name in truth if not probability.get(name))
@@ -207,12 +209,11 @@ def auroc_of(predictions: Path, labels: Path) -> tuple[float, int]:
             f"{predictions} has no probability for {len(missing)} labelled crops, {missing[0]} among them. "
             "Run the demo again with --fresh."
         )
-    positive = [float(probability[name]) for name, label in truth.items() if label == 1]
-    negative = [float(probability[name]) for name, label in truth.items() if label == 0]
-    if not positive or not negative:
-        raise GlomedgeError(f"{labels} holds one class only. Run the demo again with --fresh.")
-    wins = sum((p > n) + 0.5 * (p == n) for p in positive for n in negative)
-    return wins / (len(positive) * len(negative)), len(truth)
+    scores = np.array([float(probability[name]) for name in truth])
+    area = auroc(np.array(list(truth.values()), np.int64), scores)
+    if area is None:
+        raise GlomedgeError(f"{labels} has one class only. Run the demo again with --fresh.")
+    return area, len(truth)
 
 
 def _before(steps: Sequence[Step], step: Step) -> set[str]:
@@ -224,10 +225,10 @@ def _prepare(directory: Path, fresh: bool) -> dict[str, float]:
     """Check or make the demo folder; returns the commands that an earlier run finished, with their seconds."""
     if directory.exists() and not directory.is_dir():
         raise UsageError(f"{directory} is a file: name a folder for the demo.")
-    directory.mkdir(parents=True, exist_ok=True)
+    check_writable(directory, "Choose a folder you can write to.")
     record = _read_record(directory)
     if record is None and any(directory.iterdir()):
-        raise UsageError(f"{directory} is not empty and no demo folder: name a new one, glomedge demo NEW_FOLDER.")
+        raise UsageError(f"{directory} is not empty and not a demo folder: name a new one, glomedge demo NEW_FOLDER.")
     if record is None or fresh or record.get("version") != __version__:
         # Only what the demo itself makes: notes that somebody added stay.
         _remove(directory, tuple(made for step in STEPS for made in step.makes))

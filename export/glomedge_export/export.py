@@ -1,7 +1,7 @@
-"""``glomedge export``: convert, measure, hold to the gates, and only then let a file appear at its path.
+"""``glomedge export``: convert, measure, apply the gates, and only then write the file to its path.
 
 Order of things: Keras -> float32 graph -> (fp16 or int8) -> checker -> gates -> golden self-test -> spec -> seal ->
-temporary file -> NVIDIA's parser -> rename. Parity stands inside the spec, so it is measured on the graph before
+temporary file -> NVIDIA's parser -> rename. Parity is part of the spec, so it is measured on the graph before
 sealing; sealing appends metadata and does not touch the graph.
 """
 
@@ -16,33 +16,25 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-
-from glomedge.about import RESEARCH_USE_NOTICE, __version__
+from glomedge.about import RESEARCH_USE_NOTICE, __version__, install_command
 from glomedge.engine import golden
-from glomedge.errors import GateError, MissingExtraError, ModelError, UsageError
-from glomedge.files.writing import write_atomically
+from glomedge.errors import GateError, MissingExtraError, UsageError
+from glomedge.files.writing import check_writable, write_atomically
 from glomedge.model.file import SEAL_BYTES, read_model_file, sealed
 from glomedge.model.gate_table import GateRow, table
-from glomedge.model.spec import BatchProfile, ModelSpec, Precision, Recipe, Target
+from glomedge.model.spec import BatchProfile, ModelSpec, Parity, Precision, Recipe, Target
 from glomedge.reports import model_card
-from glomedge_export.data.export_crops import (
-    MIN_CROPS,
-    CalibrationCrops,
-    Crops,
-    calibration_crops,
-    drawn,
-    held_out,
-    read_recorded,
-)
+from glomedge.system.environment import versions
+from glomedge_export.export_source import ExportCrops, Source, crops_for, load_source, weights_sha256
 from glomedge_export.graph import surgery
 from glomedge_export.graph.convert import Converted, convert
-from glomedge_export.graph.lower import lower, runner_for
+from glomedge_export.graph.lower import Lowered, LoweringInputs, lower, runner_for
+from glomedge_export.graph.run import Runner
+from glomedge_export.progress import Progress, silent
 from glomedge_export.proof import gates, judge, tensorrt
-from glomedge_export.record import TrainingRecord, read_record, record_path
-from glomedge_export.stages import Progress, nothing
+from glomedge_export.proof.parity import Decision
 
-# Enough for the float32 gates, which look for a wrong graph and not for a rare flip, within the minute.
+# Enough for the float32 gates, which look for a wrong graph and not for a rare flip; takes less than a minute.
 FP32_GATE_CROPS = 96
 GATE_CROPS = 512
 TARGETS: dict[Precision, tuple[Target, ...]] = {
@@ -50,20 +42,19 @@ TARGETS: dict[Precision, tuple[Target, ...]] = {
     "fp16": ("tensorrt", "onnxruntime", "openvino"),
     "int8": ("onnxruntime", "tensorrt", "openvino"),
 }
-PACKAGES = ("glomedge", "tensorflow", "keras", "tf2onnx", "onnx", "onnxruntime", "openvino", "tensorrt-rtx", "numpy")
 CalibrationMethod = Literal["auto", "minmax", "entropy", "percentile"]
 
 
 @dataclass(frozen=True)
 class Request:
-    """What is asked of one export.
+    """What one export is asked to do.
 
     Attributes:
-        model: the ``.keras`` file; its record lies beside it.
+        model: the ``.keras`` file; its record is beside it.
         output: final path; None for the default beside the model.
         precision: of the file.
         target: runtime that the file is laid out for; None for the precision's first.
-        data: labelled data set for calibration and gates; None for the one in the record, where it still lies.
+        data: labelled data set for calibration and gates; None for the one in the record, if it is still there.
         recipe: colour enhancement, only for a model without a record.
         threshold: decision threshold, only for a model without a record.
         calibration_crops: how many training crops int8 is calibrated on.
@@ -99,7 +90,7 @@ class Result:
 
     Attributes:
         path: the model file.
-        spec: as it stands inside the file.
+        spec: as written inside the file.
         rows: the gate table, all passed.
         report: what ``<model>.export.json`` holds.
         written: every file written, the model first.
@@ -131,109 +122,38 @@ def default_output(model: Path, precision: Precision, target: Target) -> Path:
     return model.with_name(model.stem + suffix)
 
 
-@dataclass(frozen=True)
-class _Source:
-    """The Keras model and everything known about it."""
-
-    keras_model: Any
-    record: TrainingRecord | None
-    recipe: Recipe
-    threshold: float
-    temperature: float
-
-
-def _load(request: Request) -> _Source:
-    from glomedge_export.network.network import load_model
-
-    if not request.model.is_file():
-        raise ModelError(f"There is no Keras model at {request.model}. Train one with: glomedge train DATA")
-    record = read_record(request.model) if record_path(request.model).is_file() else None
-    if record is None and request.recipe is None:
-        raise ModelError(
-            f"There is no training record at {record_path(request.model)}: how the crops were enhanced is unknown. "
-            "Copy it from where the model was trained, or say --recipe seed, published or plain if you know."
-        )
-    if record is not None and (request.recipe not in (None, record.recipe) or request.threshold is not None):
-        raise UsageError(
-            "Recipe and threshold of this model are in its training record and are not changed at export. "
-            "Leave out --recipe and --threshold; glomedge infer takes a --threshold of its own."
-        )
-    recipe = record.recipe if record is not None else request.recipe
-    assert recipe is not None
-    return _Source(
-        load_model(request.model),
-        record,
-        recipe,
-        record.threshold if record is not None else request.threshold or 0.5,
-        record.temperature if record is not None else 1.0,
-    )
-
-
-def weights_sha256(keras_model: Any) -> str:
-    """SHA-256 of backbone and dense weights, shapes and bytes in layer order: the same for every precision."""
-    from glomedge_export.network.network import inference_parts
-
-    parts = inference_parts(keras_model)
-    digest = hashlib.sha256()
-    for value in [*parts.backbone.get_weights(), parts.kernel, parts.bias]:
-        digest.update(str(value.shape).encode())
-        digest.update(np.ascontiguousarray(value, np.float32).tobytes())
-    return digest.hexdigest()
-
-
-def _crops(request: Request, source: _Source, progress: Progress) -> tuple[Crops, CalibrationCrops | None, str | None]:
-    """Crops to compare on, crops to calibrate on (int8), and why drawn crops were used, if they were."""
-    count = request.gate_crops or (FP32_GATE_CROPS if request.precision == "fp32" else GATE_CROPS)
-    directory = request.data
-    if directory is None and source.record is not None and Path(source.record.data_directory).is_dir():
-        directory = Path(source.record.data_directory)
-    if directory is None:
-        if request.precision == "int8":
-            raise UsageError(
-                "int8 is calibrated on crops of the training split, and the folder that the model was trained on is "
-                "not known here. Give it with --calibration DATA."
-            )
-        return drawn(source.recipe), None, "the data set that the model was trained on is not here"
-    dataset = read_recorded(directory, source.record)
-    calibration = None
-    if request.precision == "int8":
-        calibration = calibration_crops(dataset, source.record, source.recipe, request.calibration_crops, progress)
-    found = held_out(dataset, source.record, source.recipe, count, progress) if source.record is not None else None
-    if found is not None:
-        return found, calibration, None
-    return drawn(source.recipe), calibration, f"fewer than {MIN_CROPS} held-out crops are known"
-
-
 def export(
     request: Request,
-    progress: Progress = nothing,
+    progress: Progress = silent,
     on_gates: Callable[[list[GateRow]], None] | None = None,
     conversions: dict[str, Converted] | None = None,
 ) -> Result:
     """Run one export.
 
     Args:
-        request: what is asked.
+        request: what to export, and how.
         progress: called with (stage, done, of).
         on_gates: called with the gate table before it is enforced, so that it can be shown when it refuses too.
         conversions: kept by the caller between exports of one model in several precisions, so that tf2onnx, the
             slowest step, runs once.
 
     Raises:
-        GateError: the file does not say what its reference says; nothing is written. A file of an earlier export at
-            the final path is left as it is, and the message says so.
+        GateError: the answers of the file differ from those of its reference; nothing is written. A file of an
+            earlier export at the final path is left as it is, and the message says so.
         ModelError, DatasetError, UsageError: the model, data or options cannot be used.
         MissingExtraError: a package of the extra ``export`` is not installed.
     """
     # What can be refused at once is refused before a minute of converting.
     target = resolved_target(request.precision, request.target)
     gates.limits_for(request.precision, request.gate_overrides)
-    _check_tensorrt_wish(request, target)
+    _check_tensorrt_options(request, target)
     output = request.output or default_output(request.model, request.precision, target)
     if not output.parent.is_dir():
-        raise UsageError(f"The folder {output.parent} does not exist. Make it, or give another --output.")
+        raise UsageError(f"The folder {output.parent} does not exist. Create it, or give another --output.")
+    check_writable(output.parent, "Choose another --output.")
+    job = _Job(request, target, output, progress, on_gates)
     try:
-        return _export(request, target, output, progress, on_gates, conversions if conversions is not None else {})
+        return _export(job, conversions if conversions is not None else {})
     except GateError as error:
         if not output.exists():
             raise
@@ -242,28 +162,58 @@ def export(
         ) from error
 
 
-def _export(
-    request: Request,
-    target: Target,
-    output: Path,
-    progress: Progress,
-    on_gates: Callable[[list[GateRow]], None] | None,
-    conversions: dict[str, Converted],
-) -> Result:
-    started = time.perf_counter()
-    seconds: dict[str, float] = {}
+@dataclass(frozen=True)
+class _Job:
+    """A request with what has been decided about it."""
 
-    def lap(name: str) -> None:
-        nonlocal started
-        now = time.perf_counter()
-        seconds[name] = round(now - started, 3)
-        started = now
+    request: Request
+    target: Target
+    output: Path
+    progress: Progress
+    on_gates: Callable[[list[GateRow]], None] | None
 
+
+@dataclass(frozen=True)
+class _Proven:
+    """A graph that has passed its gates.
+
+    Attributes:
+        lowered: the graph in its final precision.
+        runner: what judged it.
+        parity: measured against its reference, and kept in the spec.
+        float32_parity: of the float32 graph behind it against Keras; the same for a float32 file.
+        rows: the gate table.
+    """
+
+    lowered: Lowered
+    runner: Runner
+    parity: Parity
+    float32_parity: Parity
+    rows: list[GateRow]
+
+
+class _Laps:
+    """Seconds of each step, by name."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._started_s = time.perf_counter()
+
+    def __call__(self, name: str) -> None:
+        now_s = time.perf_counter()
+        self.seconds[name] = round(now_s - self._started_s, 3)
+        self._started_s = now_s
+
+
+def _export(job: _Job, conversions: dict[str, Converted]) -> Result:
+    request, progress, lap = job.request, job.progress, _Laps()
     progress("loading", 0, 1)
-    source = _load(request)
+    source = load_source(request.model, request.recipe, request.threshold)
     progress("loading", 1, 1)
     lap("load")
-    crops, calibration_set, stand_in = _crops(request, source, progress)
+    count = request.gate_crops or (FP32_GATE_CROPS if request.precision == "fp32" else GATE_CROPS)
+    calibrated = request.calibration_crops if request.precision == "int8" else 0
+    crops = crops_for(source, request.data, count, calibrated, progress)
     lap("crops")
     progress("converting", 0, 1)
     weights = weights_sha256(source.keras_model)
@@ -273,132 +223,131 @@ def _export(
     converted = conversions[key]
     progress("converting", 1, 1)
     lap("convert")
-    common: dict[str, Any] = {
-        "precision": request.precision,
-        "threshold": source.threshold,
-        "temperature": source.temperature,
-        "overrides": request.gate_overrides,
-        "progress": progress,
-    }
-    how = (converted.input_scaling, crops.images_nhwc, calibration_set, request.calibration_method, progress)
-    lowered = lower(converted.model, "fp32", target if request.precision == "fp32" else "any", *how)
-    fp32_parity = judge.against_keras(source.keras_model, lowered.model, crops, **common)
+    proven = _prove(job, source, converted, crops, lap)
+    spec = _spec(job, source, converted, proven, weights)
+    data = sealed(proven.lowered.model.SerializeToString(), spec)
+    progress("NVIDIA's parser", 0, 1)
+    checked, engine = _tensorrt(request, job.target, data)
+    progress("NVIDIA's parser", 1, 1)
+    lap("tensorrt check")
+    report = _report(job, data, converted, proven)
+    report["drawn_crops_because"] = crops.drawn_because
+    report["tensorrt"] = asdict(checked) if isinstance(checked, tensorrt.TensorRtCheck) else {"not_checked": checked}
+    report["seconds"] = lap.seconds
+    write_atomically(job.output, data)
+    sha256 = read_model_file(job.output).sha256
+    report_path, card_path = job.output.with_suffix(".export.json"), job.output.with_suffix(".card.md")
+    written = [job.output, report_path, card_path]
+    if engine is not None and isinstance(checked, tensorrt.TensorRtCheck):
+        written += tensorrt.write_engine(job.output, engine, spec, sha256, checked)
+    write_atomically(card_path, model_card.markdown(spec, job.output.name, sha256).encode())
+    write_atomically(report_path, json.dumps(report, indent=1).encode())
+    return Result(job.output, spec, proven.rows, report, tuple(written))
+
+
+def _prove(job: _Job, source: Source, converted: Converted, crops: ExportCrops, lap: _Laps) -> _Proven:
+    """Lower the graph and compare float32 with Keras, then the file with float32. Raises GateError."""
+    request, target, compared = job.request, job.target, crops.compared
+    decision = Decision(source.threshold, source.temperature)
+    criteria = judge.Criteria(request.precision, decision, request.gate_overrides, job.progress)
+    images = compared.images_nhwc
+    inputs = LoweringInputs(converted.input_scaling, images, crops.calibration, request.calibration_method)
+    is_float32 = request.precision == "fp32"
+    lowered = lower(converted.model, "fp32", target if is_float32 else "any", inputs, job.progress)
+    float32_parity = judge.against_keras(source.keras_model, lowered.model, compared, criteria)
     lap("fp32 gates")
-    if request.precision != "fp32":
-        judge.enforce_float32(fp32_parity, lowered.model, crops, "The float32 graph behind this file")
-        lowered = lower(converted.model, request.precision, target, *how)
+    if not is_float32:
+        judge.enforce_float32(float32_parity, lowered.model, compared, "The float32 graph behind this file")
+        lowered = lower(converted.model, request.precision, target, inputs, job.progress)
     lap(f"lower to {request.precision}")
-    model = lowered.model
-    runner = runner_for(model, request.precision, target)
-    measured = fp32_parity
-    if request.precision != "fp32":
-        measured = judge.against_fp32(converted.model, runner, crops, **common)
-    rows = table(measured)
-    if on_gates is not None:
-        on_gates(rows)
-    what = f"{output.name} ({request.precision}, {target})"
-    if request.precision == "fp32":
-        judge.enforce_float32(measured, model, crops, what)
+    runner = runner_for(lowered.model, request.precision, target)
+    parity = float32_parity if is_float32 else judge.against_fp32(converted.model, runner, compared, criteria)
+    rows = table(parity)
+    if job.on_gates is not None:
+        job.on_gates(rows)
+    what = f"{job.output.name} ({request.precision}, {target})"
+    if is_float32:
+        judge.enforce_float32(parity, lowered.model, compared, what)
     else:
-        gates.enforce(measured, what, gates.advice(request.precision))
-    judge.check_profile(runner, crops, request.batch_profile)
+        gates.enforce(parity, what, gates.advice(request.precision))
+    judge.check_profile(runner, compared, request.batch_profile)
     lap("gates")
-    self_test = golden.make(source.recipe, lambda images: runner(images)[0], request.precision)
-    spec = ModelSpec(
+    return _Proven(lowered, runner, parity, float32_parity, rows)
+
+
+def _spec(job: _Job, source: Source, converted: Converted, proven: _Proven, weights: str) -> ModelSpec:
+    precision, record = job.request.precision, source.record
+    return ModelSpec(
         producer=f"glomedge {__version__}",
         created_utc=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         threshold=source.threshold,
         temperature=source.temperature,
         recipe=source.recipe,
         input_scaling=converted.input_scaling,
-        precision=request.precision,
-        target=target,
-        opset=model.opset_import[0].version,
-        batch_profile=request.batch_profile,
+        precision=precision,
+        target=job.target,
+        opset=proven.lowered.model.opset_import[0].version,
+        batch_profile=job.request.batch_profile,
         weights_sha256=weights,
         multiply_adds=surgery.multiply_adds(converted.model),
-        training=source.record.training if source.record is not None else None,
-        operating_point=source.record.operating_point if source.record is not None else None,
-        calibration=lowered.calibration,
-        parity=measured,
-        golden=self_test,
+        training=record.training if record is not None else None,
+        operating_point=record.operating_point if record is not None else None,
+        calibration=proven.lowered.calibration,
+        parity=proven.parity,
+        golden=golden.make(source.recipe, lambda images: proven.runner(images)[0], precision),
     )
-    data = sealed(model.SerializeToString(), spec)
-    progress("NVIDIA's parser", 0, 1)
-    checked, engine = _tensorrt(request, target, data)
-    progress("NVIDIA's parser", 1, 1)
-    lap("tensorrt check")
-    report = {
+
+
+def _report(job: _Job, data: bytes, converted: Converted, proven: _Proven) -> dict[str, Any]:
+    """What ``<model>.export.json`` holds, except what only ``_export`` knows."""
+    profile, model = job.request.batch_profile, proven.lowered.model
+    notes = dict(proven.lowered.notes)
+    return {
         "notice": RESEARCH_USE_NOTICE,
-        "model": output.name,
+        "model": job.output.name,
         # As runners name the model: of everything before the seal. sha256sum gives the other one.
         "sha256": hashlib.sha256(data[:-SEAL_BYTES]).hexdigest(),
         "file_sha256": hashlib.sha256(data).hexdigest(),
         "size_bytes": len(data),
-        "precision": request.precision,
-        "target": target,
-        "device": request.device,
-        "judged_on": runner.name,
-        "parity": measured.model_dump(),
-        "float32_against_keras": fp32_parity.model_dump(),
-        "drawn_crops_because": stand_in,
-        "gates": [asdict(row) for row in rows],
-        "steps": [*[asdict(step) for step in converted.steps], *lowered.notes.pop("steps", [])],
-        **lowered.notes,
-        "tensorrt": asdict(checked) if isinstance(checked, tensorrt.TensorRtCheck) else {"not_checked": checked},
+        "precision": job.request.precision,
+        "target": job.target,
+        "device": job.request.device,
+        "judged_on": proven.runner.name,
+        "parity": proven.parity.model_dump(),
+        "float32_against_keras": proven.float32_parity.model_dump(),
+        "gates": [asdict(row) for row in proven.rows],
+        "steps": [*[asdict(step) for step in converted.steps], *notes.pop("steps", [])],
+        **notes,
         "peak_activation_bytes": {
             str(size): surgery.peak_activation_bytes(model, size)
-            for size in sorted({request.batch_profile.min, request.batch_profile.opt, request.batch_profile.max})
+            for size in sorted({profile.min, profile.opt, profile.max})
         },
         "operators": surgery.op_counts(model),
-        "multiply_adds": spec.multiply_adds,
+        "multiply_adds": surgery.multiply_adds(converted.model),
         "versions": versions(),
-        "seconds": seconds,
     }
-    write_atomically(output, data)
-    sha256 = read_model_file(output).sha256
-    report_path, card_path = output.with_suffix(".export.json"), output.with_suffix(".card.md")
-    written = [output, report_path, card_path]
-    if engine is not None and isinstance(checked, tensorrt.TensorRtCheck):
-        written += tensorrt.write_engine(output, engine, spec, sha256, checked)
-    write_atomically(card_path, model_card.markdown(spec, output.name, sha256).encode())
-    write_atomically(report_path, json.dumps(report, indent=1).encode())
-    return Result(output, spec, rows, report, tuple(written))
 
 
-def _check_tensorrt_wish(request: Request, target: Target) -> None:
+def _check_tensorrt_options(request: Request, target: Target) -> None:
     """``--require-tensorrt-check`` and ``--engine`` can be refused before a minute of converting."""
     if not (request.require_tensorrt_check or request.engine):
         return
     unfit = tensorrt.unfit(request.precision, target)
     if unfit is not None:
         raise UsageError(
-            f"This file is {unfit}. Export with --target tensorrt, or leave out --engine and --require-tensorrt-check."
+            f"This file is {unfit}. Export with --target tensorrt, or omit --engine and --require-tensorrt-check."
         )
     if not tensorrt.installed():
         raise MissingExtraError("NVIDIA's parser", "tensorrt-rtx", "tensorrt-rtx")
 
 
 def _tensorrt(request: Request, target: Target, data: bytes) -> tuple[tensorrt.TensorRtCheck | str, bytes | None]:
-    """NVIDIA's word on the file, or why it was not asked; the engine only where one was ordered."""
+    """What NVIDIA's parser reports on the file, or why it was not asked; the engine only where one was requested."""
     unfit = tensorrt.unfit(request.precision, target)
     if unfit is not None:
         return unfit, None
     if not tensorrt.installed():
-        return "the package tensorrt-rtx is not installed (pip install 'glomedge[tensorrt-rtx]')", None
+        return f"the package tensorrt-rtx is not installed ({install_command('glomedge[tensorrt-rtx]')})", None
     found, engine = tensorrt.check(data, request.batch_profile)
     tensorrt.enforce(found)
     return found, engine if request.engine else None
-
-
-def versions() -> dict[str, str]:
-    """The packages that made the file, by distribution name."""
-    from importlib.metadata import PackageNotFoundError, version
-
-    found = {}
-    for name in PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found

@@ -27,6 +27,7 @@ import numpy as np
 
 from glomedge.system.cpu import has_native_bf16
 from glomedge.system.environment import usable_cores
+from glomedge.system.telemetry import import_onnxruntime, import_openvino
 
 SIDE = 1024
 ROUNDS = 3
@@ -101,14 +102,14 @@ def _product(precision: str) -> Callable[[], object]:
     """One matrix product on the calling thread."""
     feed = {"a": _activations(precision)}
     if precision == "bf16":
-        import openvino
+        openvino = import_openvino()
 
         core = openvino.Core()
         properties = {"INFERENCE_NUM_THREADS": "1", "NUM_STREAMS": "1", "INFERENCE_PRECISION_HINT": "bf16"}
         request = core.compile_model(core.read_model(matmul_model("fp32"), b""), "CPU", properties)
         infer = request.create_infer_request()
         return lambda: infer.infer(feed, share_inputs=True)
-    import onnxruntime as ort
+    ort = import_onnxruntime()
 
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1

@@ -1,8 +1,8 @@
 """Cold start: seconds from starting a process to its first answer, and what they go into.
 
-The child (``python -m glomedge.bench.cold_start MODEL PROVIDER IMAGE CACHE ALLOW BF16``) imports glomedge,
-loads the model with its self-test, reads one image file and answers it, then prints a line; the parent's clock runs
-from before the child is started until that line is there.
+The child (``python -m glomedge.bench.cold_start MODEL IMAGE ENGINE_OPTIONS_JSON DESCRIPTOR``) imports glomedge, loads
+the model with its self-test, reads one image file and answers it, then writes a line to the descriptor; the parent's
+clock runs from before the child is started until that line is there.
 """
 
 from __future__ import annotations
@@ -14,31 +14,32 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from glomedge.bench.record import ColdStart
-from glomedge.engine import loading
+from glomedge.engine.options import EngineOptions
 from glomedge.errors import EngineError
+from glomedge.system.children import child_environment, python_command
 
 
 def measure(
     model: Path,
-    provider: str,
+    engine: EngineOptions,
     image: Path,
     *,
     scratch: Path,
-    allow_fallback: bool = False,
-    bf16: bool = False,
     repeats: int = 4,
 ) -> ColdStart:
-    """Start ``repeats`` + 1 processes, the first with an empty engine cache. Raises EngineError when one fails."""
+    """Start ``repeats`` + 1 processes, the first with an empty engine cache (below ``scratch``).
+
+    Raises EngineError when one fails.
+    """
     scratch.mkdir(parents=True, exist_ok=True)
     cache = scratch / "engines"
     cache.mkdir(mode=0o700)
-    command = [
-        sys.executable, "-m", "glomedge.bench.cold_start", str(model), provider, str(image), str(cache),
-        str(int(allow_fallback)), str(int(bf16)),
-    ]  # fmt: skip
+    asked = json.dumps({**asdict(engine), "cache_dir": str(cache)})
+    command = python_command("glomedge.bench.cold_start", str(model), str(image), asked)
     first_s, first = _start(command)
     built = any(path.is_file() for path in cache.rglob("*"))
     later = [_start(command) for _ in range(repeats)]
@@ -59,25 +60,23 @@ def measure(
     )
 
 
-def child_environment() -> dict[str, str]:
-    """This environment, with the folder that holds glomedge importable: a checkout need not be installed."""
-    import glomedge
-
-    home = str(Path(glomedge.__file__).resolve().parent.parent)
-    rest = [part for part in os.environ.get("PYTHONPATH", "").split(os.pathsep) if part]
-    return {**os.environ, "PYTHONPATH": os.pathsep.join([home, *rest])}
-
-
 def _start(command: Sequence[str]) -> tuple[float, dict[str, float]]:
-    begin = time.perf_counter()
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, errors="replace", env=child_environment()
-    ) as process:
-        assert process.stdout is not None
-        assert process.stderr is not None
-        line = process.stdout.readline()
-        elapsed = time.perf_counter() - begin
-        message = process.stderr.read() if not line else ""
+    # A pipe of their own, for anything may print to standard output while Python starts.
+    reading, writing = os.pipe()
+    with os.fdopen(reading, encoding="utf-8", errors="replace") as answer:
+        begin = time.perf_counter()
+        try:
+            process = subprocess.Popen(
+                [*command, str(writing)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+                errors="replace", pass_fds=[writing], env=child_environment(),
+            )  # fmt: skip
+        finally:
+            os.close(writing)
+        with process:
+            assert process.stderr is not None
+            line = answer.readline()
+            elapsed = time.perf_counter() - begin
+            message = process.stderr.read() if not line else ""
     if not line:
         last = message.strip().splitlines()[-1:] or ["no message"]
         raise EngineError(f"A fresh process could not answer: {last[0]}. Run: glomedge doctor")
@@ -87,21 +86,22 @@ def _start(command: Sequence[str]) -> tuple[float, dict[str, float]]:
 
 def child(arguments: list[str]) -> None:
     """The measured process."""
-    model, provider, image, cache, allow_fallback, bf16 = arguments
+    model, image, asked, writing = arguments
     begin = time.perf_counter()
+    # Here, for the time it takes is one of the steps.
+    from glomedge.engine.loading import open_engine
 
     imported = time.perf_counter()
-    with loading.load(
-        Path(model), provider, allow_fallback=allow_fallback == "1", bf16=bf16 == "1", cache_dir=Path(cache)
-    ) as engine:
+    options = EngineOptions(**json.loads(asked))
+    with open_engine(model, replace(options, cache_dir=Path(str(options.cache_dir)))) as engine:
         loaded = time.perf_counter()
         prediction = engine.predict([Path(image)])[0]
         answered = time.perf_counter()
         if prediction.probability is None:
             raise EngineError(f"{image}: {prediction.status}. Name other crops with --images DIR.")
         steps = {"import": imported - begin, "load": loaded - imported, "first answer": answered - loaded}
-        sys.stdout.write(json.dumps(steps) + "\n")
-        sys.stdout.flush()
+        with os.fdopen(int(writing), "w", encoding="utf-8") as answer:
+            answer.write(json.dumps(steps) + "\n")
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ import numpy.typing as npt
 from glomedge.bench.crops import folder_of
 from glomedge.bench.record import STAGES, EndToEnd, Figure, StageRound
 from glomedge.bench.statistics import bootstrap_median
-from glomedge.engine.providers import runs_on_gpu, usual_batch
+from glomedge.engine import providers
 from glomedge.errors import EngineError, ImageError
 from glomedge.model.spec import SIZE_PX
 from glomedge.pipeline.batching import batches
@@ -38,6 +38,9 @@ from glomedge.results.journal import Journal
 from glomedge.results.sink import FolderSink
 from glomedge.results.thumbnails import ThumbnailFile
 from glomedge.runs.outcome import THUMBNAIL_PX
+from glomedge.runs.pipeline_run import one_opencv_thread
+from glomedge.system.cpu import usable_cpus
+from glomedge.system.telemetry import import_onnxruntime
 
 if TYPE_CHECKING:
     from glomedge.engine.engine import Engine
@@ -63,27 +66,24 @@ def measure(
     files: tuple[Path, ...],
     scratch: Path,
     *,
+    batch_size: int,
     duration_s: float,
     expected_per_s: float,
-    gpu: bool,
-    threads: int,
-    cores: int,
 ) -> EndToEnd:
     """Time ``ROUNDS`` passes over as many of ``files`` as fit the duration, and the stages of some of them.
 
     Args:
-        engine: loaded for ``threads`` callers at once.
+        engine: loaded for as many callers as are to use it at once.
         files: image files; on a GPU a small folder is gone round more than once, which ``how`` says.
+        batch_size: crops per call of the engine.
         expected_per_s: throughput of the engine alone, from which the number of crops is taken.
-        gpu: whether the device is apart from the cores that decode.
-        cores: that decode.
 
     Raises:
         EngineError: no crop could be answered.
     """
     from glomedge.imaging.images import ALLOWED_SUFFIXES
 
-    batch_size = usual_batch(engine.provider)
+    gpu, cores, threads = providers.named(engine.provider).gpu, usable_cpus(), engine.runtime.concurrency
     wanted = int(np.clip(expected_per_s * duration_s / ROUNDS, 4 * batch_size, 4000))
     count = wanted if gpu else min(wanted, len(files))
     found = scan(folder_of(files, count, scratch / "end-to-end"), ALLOWED_SUFFIXES)
@@ -95,7 +95,7 @@ def measure(
         run_threads=threads,
         thumbnail_px=THUMBNAIL_PX,
     )
-    with _one_opencv_thread():
+    with one_opencv_thread():
         # The first pass warms the page cache and the threads, and is not counted.
         rounds = [_pass(engine, found.root, found.inputs, settings, scratch) for _ in range(ROUNDS + 1)][1:]
         paths = [Path(os.fsdecode(found.path(item))) for item in found.inputs[:STAGE_CROPS]]
@@ -140,7 +140,7 @@ def limits(stages_s: dict[str, float], *, cores: int, gpu: bool) -> tuple[float,
 def _pass(engine: Engine, root: bytes, inputs: Sequence[Found], settings: Settings, scratch: Path) -> StageRound:
     with _sink(scratch) as sink:
         pipeline = Pipeline(root, settings, lambda: engine, sink)
-        taper = not runs_on_gpu(engine.provider)
+        taper = not providers.named(engine.provider).gpu
         begin = time.perf_counter()
         pipeline.run(batches(inputs, inputs, (), settings.batch_size, taper=taper))
         wall_s = time.perf_counter() - begin
@@ -167,18 +167,6 @@ def _sink(scratch: Path) -> Iterator[_CountingSink]:
     finally:
         thumbnails.close()
         journal.close()
-
-
-@contextmanager
-def _one_opencv_thread() -> Iterator[None]:
-    import cv2
-
-    before = cv2.getNumThreads()
-    cv2.setNumThreads(1)
-    try:
-        yield
-    finally:
-        cv2.setNumThreads(before)
 
 
 def stage_seconds(
@@ -282,6 +270,6 @@ def _walk(engine: Engine, paths: Sequence[Path], batch_size: int, sink: _Countin
 
 def _transfer(batch: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]) -> None:
     """Host to CUDA device 0, as onnxruntime does it; waits until it is there."""
-    import onnxruntime as ort
+    ort = import_onnxruntime()
 
     ort.OrtValue.ortvalue_from_numpy(batch, "cuda", 0)

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
+from glomedge.system.gpu import Nvml, NvmlUnavailableError
+
 POWERCAP = Path("/sys/class/powercap")
 
 
@@ -26,13 +28,15 @@ class EnergyMeter:
     def __init__(self, powercap: Path = POWERCAP) -> None:
         self.joules: dict[str, float] = {}
         self._counters = _rapl_packages(powercap)
-        self._gpus = _nvml_handles()
+        # Held open: connecting takes a while, and a GPU uses energy meanwhile.
+        self._nvml = _open_nvml()
+        self._has_gpus = self._nvml is not None and bool(self._nvml.gpus())
         self._begin: dict[str, int] = {}
 
     @property
     def source(self) -> str:
         """Which counters are read: ``RAPL``, ``NVML``, ``RAPL + NVML`` or nothing."""
-        return " + ".join(n for n, there in (("RAPL", bool(self._counters)), ("NVML", bool(self._gpus))) if there)
+        return " + ".join(n for n, there in (("RAPL", bool(self._counters)), ("NVML", self._has_gpus)) if there)
 
     def __enter__(self) -> EnergyMeter:
         self._begin = self._read()
@@ -55,8 +59,7 @@ class EnergyMeter:
             value = _read_int(counter.path / "energy_uj")
             if value is not None:
                 values[counter.name] = value
-        for index, handle in enumerate(self._gpus):
-            millijoules = _nvml_energy_mj(handle)
+        for index, millijoules in enumerate([] if self._nvml is None else self._nvml.energy_mj()):
             if millijoules is not None:
                 values[f"gpu-{index}"] = millijoules * 1000
         return values
@@ -81,40 +84,17 @@ def _read_int(path: Path) -> int | None:
         return None
 
 
-def _nvml_handles() -> list[object]:
+def _open_nvml() -> Nvml | None:
     try:
-        import pynvml
-    except ImportError:
-        return []
-    try:
-        pynvml.nvmlInit()
-        return [pynvml.nvmlDeviceGetHandleByIndex(i) for i in range(pynvml.nvmlDeviceGetCount())]
-    except pynvml.NVMLError:
-        return []
-
-
-def _nvml_energy_mj(handle: object) -> int | None:
-    import pynvml
-
-    try:
-        return int(pynvml.nvmlDeviceGetTotalEnergyConsumption(handle))
-    except pynvml.NVMLError:
+        return Nvml()
+    except NvmlUnavailableError:
         return None
 
 
 def gpu_memory_bytes(pid: int) -> int | None:
-    """GPU memory that NVML counts to a process, bytes; None where NVML is absent or does not say."""
-    try:
-        import pynvml
-    except ImportError:
+    """GPU memory that NVML attributes to a process, bytes; None where NVML is absent or does not say."""
+    nvml = _open_nvml()
+    if nvml is None:
         return None
-    total = 0
-    try:
-        for handle in _nvml_handles():
-            for process in pynvml.nvmlDeviceGetComputeRunningProcesses(handle):
-                # usedGpuMemory is None where the driver hides it (containers, WDDM).
-                if process.pid == pid and process.usedGpuMemory is not None:
-                    total += int(process.usedGpuMemory)
-    except pynvml.NVMLError:
-        return None
-    return total or None
+    with nvml:
+        return nvml.process_memory_bytes(pid)

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 from pathlib import Path
 
-from glomedge.bench.cold_start import child_environment
 from glomedge.bench.worker import Job, Result
 from glomedge.errors import (
     EngineError,
@@ -17,6 +15,7 @@ from glomedge.errors import (
     SelfTestError,
     UsageError,
 )
+from glomedge.system.children import child_environment, python_command
 
 _REPORTED: dict[str, type[GlomedgeError]] = {
     kind.__name__: kind
@@ -30,7 +29,7 @@ def run_job(job: Job, scratch: Path) -> Result:
     job_path, result_path = scratch / "job.json", scratch / "result.json"
     job_path.write_text(job.model_dump_json(), encoding="utf-8")
     done = subprocess.run(
-        [sys.executable, "-m", "glomedge.bench.worker", str(job_path), str(result_path)],
+        python_command("glomedge.bench.worker", str(job_path), str(result_path)),
         capture_output=True, text=True, errors="replace", check=False,
         env=child_environment(),
     )  # fmt: skip
@@ -38,7 +37,7 @@ def run_job(job: Job, scratch: Path) -> Result:
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]
         how = f"signal {-done.returncode}" if done.returncode < 0 else f"exit code {done.returncode}"
         raise EngineError(
-            f"Measuring {job.model.name} on {job.provider} ended with {how}: {last}. Run: glomedge doctor"
+            f"Measuring {job.model.name} on {job.engine.provider} ended with {how}: {last}. Run: glomedge doctor"
         )
     result = Result.model_validate_json(result_path.read_bytes())
     if result.error is not None:

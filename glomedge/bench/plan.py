@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from glomedge.bench.record import ScenarioName
+from glomedge.engine.options import DEFAULT_MODEL, EngineOptions
 from glomedge.errors import ModelError, UsageError
 from glomedge.model.file import ModelFile, read_model_file
 
-DEFAULT_MODEL = Path("artifacts/model.onnx")
 SCENARIOS: tuple[ScenarioName, ...] = ("single-stream", "offline", "server")
 PRECISIONS = ("fp32", "fp16", "int8", "bf16")
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What to measure; see ``glomedge bench --help``."""
+    """What to measure; see ``glomedge bench --help``.
+
+    ``engine`` holds for every configuration, but for its provider and its ``batch_size``: those are ``providers`` and
+    ``batch_sizes``, of which there may be several.
+    """
 
     models: tuple[Path, ...] = (DEFAULT_MODEL,)
     providers: tuple[str, ...] = ("auto",)
@@ -26,19 +30,30 @@ class Settings:
     duration_s: float = 5.0
     latency_bound_ms: float = 200.0
     images: Path | None = None
-    allow_fallback: bool = False
-    strict_placement: bool = False
+    engine: EngineOptions = field(default_factory=EngineOptions)
     cold_start: bool = True
     end_to_end: bool = True
 
     def check(self) -> None:
         """Raises UsageError on a value that cannot be carried out."""
+        self.engine.check()
         if not self.batch_sizes or min(self.batch_sizes) < 1 or max(self.batch_sizes) > 1024:
             raise UsageError("--batch-size takes sizes from 1 to 1024, such as 1,8,32.")
         if not 0.1 <= self.duration_s <= 3600:
             raise UsageError("--duration takes seconds from 0.1 to 3600.")
         if self.latency_bound_ms <= 0:
             raise UsageError("--latency-bound-ms must be positive, such as 200.")
+        largest = max(self.batch_sizes)
+        if self.engine.max_batch is not None and self.engine.max_batch < largest:
+            raise UsageError(
+                f"--batch-size {largest} is more than --max-batch {self.engine.max_batch}. Raise --max-batch."
+            )
+        if self.engine.fixed_batch and {*self.batch_sizes, self.engine.max_batch or largest} != {largest}:
+            raise UsageError("--fixed-batch runs one batch size. Give one with --batch-size, such as --batch-size 32.")
+        if self.engine.bf16 and self.precisions:
+            raise UsageError(
+                "--bf16 and --precision exclude each other. --precision bf16 measures the fp32 file in bfloat16."
+            )
         for name, values, allowed in (
             ("--scenario", self.scenarios, SCENARIOS),
             ("--precision", self.precisions, PRECISIONS),
@@ -53,13 +68,12 @@ class Target:
     """One configuration to measure."""
 
     file: ModelFile
-    provider: str
-    bf16: bool = False
+    engine: EngineOptions
 
     @property
     def label(self) -> str:
         """For progress messages."""
-        return f"{self.file.path.name} on {self.provider}" + (" in bf16" if self.bf16 else "")
+        return f"{self.file.path.name} on {self.engine.provider}" + (" in bf16" if self.engine.bf16 else "")
 
 
 def plan(settings: Settings) -> list[Target]:
@@ -67,10 +81,18 @@ def plan(settings: Settings) -> list[Target]:
 
     Raises:
         ModelError: a file is missing or not ours, or no file has a precision that was asked for.
+        UsageError: ``--bf16`` for a file that is not fp32.
     """
     files = [read_model_file(path) for path in dict.fromkeys(settings.models)]
+    engines = [_engine(settings, provider) for provider in settings.providers]
     if not settings.precisions:
-        return [Target(file, provider) for file in files for provider in settings.providers]
+        for file in files:
+            if settings.engine.bf16 and file.spec.precision != "fp32":
+                raise UsageError(
+                    f"--bf16 computes an fp32 file in bfloat16, and {file.path} is {file.spec.precision}. Name the "
+                    "fp32 file with --model."
+                )
+        return [Target(file, engine) for file in files for engine in engines]
     beside: dict[Path, ModelFile] = {file.path.resolve(): file for file in files}
     for folder in dict.fromkeys(file.path.parent for file in files):
         for path in sorted(folder.glob("*.onnx")):
@@ -88,7 +110,11 @@ def plan(settings: Settings) -> list[Target]:
                 f"There is no {precision} model beside {files[0].path}. Make one with: "
                 f"glomedge export --precision {wanted}, or name it with --model."
             )
-        targets += [
-            Target(file, provider, bf16=precision == "bf16") for file in chosen for provider in settings.providers
-        ]
+        targets += [Target(file, replace(engine, bf16=precision == "bf16")) for file in chosen for engine in engines]
     return targets
+
+
+def _engine(settings: Settings, provider: str) -> EngineOptions:
+    """The options of one provider's engine; it is told of a batch size only where it can run no other."""
+    only = settings.batch_sizes[0] if settings.engine.fixed_batch else None
+    return replace(settings.engine, provider=provider, batch_size=only)

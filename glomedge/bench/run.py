@@ -10,14 +10,14 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from glomedge.bench.answers import compare_answers, fp32_of
 from glomedge.bench.jobs import run_job
-from glomedge.bench.output import check_output, write
-from glomedge.bench.plan import DEFAULT_MODEL, SCENARIOS, Settings, Target, plan
+from glomedge.bench.page import check_output, write
+from glomedge.bench.plan import SCENARIOS, Settings, Target, plan
 from glomedge.bench.record import (
     BenchRecord,
     CeilingShare,
@@ -28,6 +28,7 @@ from glomedge.bench.record import (
     ScenarioName,
 )
 from glomedge.bench.worker import Job, Result
+from glomedge.engine.options import EngineOptions
 from glomedge.errors import GlomedgeError
 from glomedge.model.file import ModelFile
 
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from glomedge.bench.crops import Crops
 
 __all__ = [
-    "DEFAULT_MODEL", "SCENARIOS", "Settings", "Target", "check_output", "compare_answers", "plan", "run", "run_job",
+    "SCENARIOS", "Settings", "Target", "check_output", "compare_answers", "plan", "run", "run_job",
     "write",
 ]  # fmt: skip
 
@@ -78,7 +79,7 @@ def run(
                 failures.append(
                     Failure(
                         model=target.file.path.name,
-                        provider_asked=target.provider,
+                        provider_asked=target.engine.provider,
                         error=type(error).__name__,
                         message=str(error),
                     )
@@ -87,19 +88,26 @@ def run(
             created_utc=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             command=command,
             environment=environment(),
-            settings={
-                "batch_sizes": list(settings.batch_sizes),
-                "scenarios": list(settings.scenarios),
-                "duration_s": settings.duration_s,
-                "latency_bound_ms": settings.latency_bound_ms,
-                "allow_fallback": settings.allow_fallback,
-                "strict_placement": settings.strict_placement,
-            },
+            settings=_settings(settings),
             crops=source,
             configurations=tuple(configurations),
             failures=tuple(failures),
             notes=tuple(bench.notes),
         )
+
+
+def _settings(settings: Settings) -> dict[str, Any]:
+    """What the record says was asked for; no folder of this machine, for it may be published."""
+    return {
+        "batch_sizes": list(settings.batch_sizes),
+        "scenarios": list(settings.scenarios),
+        "duration_s": settings.duration_s,
+        "latency_bound_ms": settings.latency_bound_ms,
+        "allow_fallback": settings.engine.allow_fallback,
+        "strict_placement": settings.engine.strict_placement,
+        "max_batch": settings.engine.max_batch,
+        "fixed_batch": settings.engine.fixed_batch,
+    }
 
 
 class _Bench:
@@ -128,12 +136,12 @@ class _Bench:
 
             self._say(f"{target.label}: cold start ...")
             cold_start = measure_cold_start(
-                file.path, target.provider, self._crops.files[0], scratch=self._scratch / f"cold-{self._jobs}",
-                allow_fallback=settings.allow_fallback, bf16=target.bf16,
-            )  # fmt: skip
+                file.path, target.engine, self._crops.files[0], scratch=self._scratch / f"cold-{self._jobs}"
+            )
         assert result.memory is not None
-        fell_back = target.provider not in ("auto", result.provider)
-        if target.provider != result.provider:
+        asked = target.engine.provider
+        fell_back = asked not in ("auto", result.provider)
+        if asked != result.provider:
             why = "; ".join(str(note) for note in result.runtime.get("notes", ()))
             self.notes.append(f"{target.label}: ran on {result.provider}: {why}")
         return Configuration(
@@ -141,7 +149,7 @@ class _Bench:
             model_sha256=file.sha256,
             precision=precision,
             target=file.spec.target,
-            provider_asked=target.provider,
+            provider_asked=asked,
             provider=result.provider,
             fell_back=fell_back,
             runtime=result.runtime,
@@ -161,9 +169,7 @@ class _Bench:
         scratch = self._job_folder()
         job = Job(
             model=target.file.path,
-            provider=target.provider,
-            allow_fallback=self._settings.allow_fallback,
-            strict_placement=self._settings.strict_placement,
+            engine=target.engine,
             batch_sizes=self._settings.batch_sizes,
             scenarios=scenarios,
             duration_s=duration_s,
@@ -171,7 +177,6 @@ class _Bench:
             crops=self._crops_for(target.file),
             files=self._crops.files if end_to_end else (),
             scratch=scratch,
-            bf16=target.bf16,
         )
         return run_job(job, scratch)
 
@@ -205,7 +210,7 @@ class _Bench:
                 self._say(f"reference answers: {reference.path.name} fp32 on cpu ...")
                 scratch = self._job_folder()
                 job = Job(
-                    model=reference.path, provider="cpu", allow_fallback=False, batch_sizes=(8,), scenarios=(),
+                    model=reference.path, engine=EngineOptions("cpu"), batch_sizes=(8,), scenarios=(),
                     duration_s=0.1, latency_bound_ms=1.0, crops=self._crops_for(file), files=(), scratch=scratch,
                     answers_only=True,
                 )  # fmt: skip

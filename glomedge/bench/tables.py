@@ -1,4 +1,4 @@
-"""The words and tables of a bench: rows shared by the console and ``bench.html``, and the page itself."""
+"""The words and tables of a bench: rows shared by the console and ``bench.html``."""
 
 from __future__ import annotations
 
@@ -20,11 +20,12 @@ class Cell(NamedTuple):
 
 
 class Table(NamedTuple):
-    """A table with a title; every row has as many cells as the header."""
+    """A table with a title; every row has as many cells as the header. Columns but those of text hold figures."""
 
     title: str
     header: tuple[str, ...]
     rows: Sequence[tuple[Cell, ...]]
+    text_columns: frozenset[int] = frozenset({0})
 
 
 def tables(record: BenchRecord) -> list[Table]:
@@ -132,7 +133,8 @@ def _scenarios(record: BenchRecord) -> Table:
             value = Cell(f"{s.value:.1f} {s.unit}") if s.valid else Cell("bound missed at every rate", "wrong")
             rows.append((Cell(names[c.name]), Cell(s.name), Cell(s.metric), value, Cell(details)))
     header = ("", "scenario", "measure", "value", "how")
-    return Table("Scenarios, after MLPerf Inference's definitions (not MLPerf results)", header, rows)
+    title = "Scenarios, after MLPerf Inference's definitions (not MLPerf results)"
+    return Table(title, header, rows, text_columns=frozenset({0, 1, 2, 4}))
 
 
 def _stages(record: BenchRecord) -> Table:

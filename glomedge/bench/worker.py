@@ -18,9 +18,9 @@ from glomedge.bench.energy import EnergyMeter, gpu_memory_bytes
 from glomedge.bench.record import EndToEnd, Energy, Latency, Memory, Scenario, ScenarioName
 from glomedge.bench.scenarios import Images, latency_by_batch, offline, server, single_stream
 from glomedge.engine import loading
+from glomedge.engine.options import EngineOptions
 from glomedge.errors import GlomedgeError
 from glomedge.model.spec import Frozen
-from glomedge.system.cpu import usable_cpus
 
 if TYPE_CHECKING:
     from glomedge.engine.engine import Engine
@@ -30,8 +30,7 @@ class Job(Frozen):
     """What to measure. ``crops`` is an ``.npy`` of enhanced crops, uint8 ``[N, 224, 224, 3]``."""
 
     model: Path
-    provider: str
-    allow_fallback: bool
+    engine: EngineOptions
     batch_sizes: tuple[int, ...]
     scenarios: tuple[ScenarioName, ...]
     duration_s: float
@@ -39,9 +38,6 @@ class Job(Frozen):
     crops: Path
     files: tuple[Path, ...]
     scratch: Path
-    bf16: bool = False
-    strict_placement: bool = False
-    cache_dir: Path | None = None
     answers_only: bool = False
 
 
@@ -83,10 +79,8 @@ def measure(job: Job) -> Result:
 
     images = np.load(job.crops, allow_pickle=False)
     largest = max(job.batch_sizes)
-    with loading.load(
-        job.model, job.provider, allow_fallback=job.allow_fallback, concurrency=1, max_batch=largest,
-        bf16=job.bf16, cache_dir=job.cache_dir, strict_placement=job.strict_placement,
-    ) as engine:  # fmt: skip
+    options = dataclasses.replace(job.engine, max_batch=job.engine.max_batch or largest)
+    with loading.open_engine(job.model, options) as engine:
         provider = engine.provider
         runtime = runtime_record(engine)
         rss_after_load = rss_bytes()
@@ -99,12 +93,9 @@ def measure(job: Job) -> Result:
         if "single-stream" in job.scenarios:
             done.append(single_stream(engine.infer, images, duration_s=job.duration_s))
         gpu_bytes = gpu_memory_bytes(os.getpid())
-    gpu = providers.named(provider).gpu
-    threads = providers.run_threads(provider)
-    with loading.load(
-        job.model, job.provider, allow_fallback=job.allow_fallback, concurrency=threads, max_batch=largest,
-        bf16=job.bf16, cache_dir=job.cache_dir, self_test=False,
-    ) as engine:  # fmt: skip
+    threads = providers.run_threads(EngineOptions(provider))
+    again = dataclasses.replace(options, strict_placement=False)  # recording it costs time, and it was seen to hold
+    with loading.open_engine(job.model, again, concurrency=threads, self_test=False) as engine:
         throughput, energy = _offline(engine, images, job, _best_batch(latency), threads)
         if "offline" in job.scenarios:
             done.append(throughput)
@@ -119,9 +110,11 @@ def measure(job: Job) -> Result:
         if job.files:
             from glomedge.bench.end_to_end import measure as measure_end_to_end
 
+            # What infer would take with these options, on the provider that runs.
+            batch_size = providers.batch_of(dataclasses.replace(job.engine, provider=provider))
             end_to_end = measure_end_to_end(
-                engine, job.files, job.scratch, duration_s=job.duration_s, expected_per_s=throughput.value,
-                gpu=gpu, threads=threads, cores=usable_cpus(),
+                engine, job.files, job.scratch, batch_size=batch_size, duration_s=job.duration_s,
+                expected_per_s=throughput.value,
             )  # fmt: skip
         gpu_bytes = max(filter(None, (gpu_bytes, gpu_memory_bytes(os.getpid()))), default=None)
     return Result(

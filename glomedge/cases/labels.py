@@ -1,61 +1,154 @@
-"""Labels as a data set holds them: public.csv, and the split of a training run."""
+"""Tables of labelled crops: ``public.csv`` (name and label) and ``split.csv`` (name and split of a training run).
+
+Train, evaluate and everything else that takes labels read them here, by one rule; ``csv_text`` reads the file itself.
+"""
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from glomedge.cases.csv_text import TableError, read_table
+from glomedge.cases.text import problem_report, some
 from glomedge.errors import DatasetError
 
+__all__ = [
+    "LABELS_NAME",
+    "LABEL_COLUMN",
+    "NAME_COLUMN",
+    "SPLIT_COLUMN",
+    "LabelledNames",
+    "NamedValues",
+    "TableError",
+    "named_values",
+    "parse_labels",
+    "read_labels",
+    "read_rows",
+    "read_split",
+    "usable_labels",
+]
+
 LABELS_NAME = "public.csv"
+NAME_COLUMN = "name"
 LABEL_COLUMN = "ground truth"
+SPLIT_COLUMN = "split"
+
+# What programs make of 0 and 1: pandas and spreadsheets write 1.0, in other countries 1,0.
+_LABELS = {"0": 0, "1": 1, "0.0": 0, "1.0": 1, "0,0": 0, "1,0": 1}
+
+
+@dataclass
+class NamedValues:
+    """One column of a table by the file name in each row.
+
+    Attributes:
+        values: file name -> value, of every usable row, in their order.
+        lines: file name -> line number in the file, from 1 (the header).
+        problems: line number -> what is wrong with the row there.
+        notes: how the file was read, where not as plain UTF-8 with commas.
+    """
+
+    values: dict[str, str] = field(default_factory=dict)
+    lines: dict[str, int] = field(default_factory=dict)
+    problems: dict[int, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    def listed(self) -> list[str]:
+        """The problems in the order of the file: ``line 3: ...``."""
+        return [f"line {line}: {problem}" for line, problem in sorted(self.problems.items())]
+
+
+@dataclass(frozen=True)
+class LabelledNames:
+    """What a ``public.csv`` says.
+
+    Attributes:
+        labels: file name -> label, 1 globally sclerotic and 0 not, of every usable row, in their order.
+        lines: file name -> line number in the file, from 1 (the header).
+        problems: one clause for each unusable row, with its line number; empty where all are usable.
+        notes: how the file was read, where not as plain UTF-8 with commas.
+    """
+
+    labels: dict[str, int]
+    lines: dict[str, int]
+    problems: list[str]
+    notes: list[str] = field(default_factory=list)
+
+
+def parse_labels(path: Path) -> LabelledNames:
+    """Every row of a ``public.csv``: columns ``name`` and ``ground truth``, others are ignored.
+
+    A usable row has a name that no earlier row has (folders before it are taken; ``matching`` finds its file) and the
+    label 0 or 1. Names come in Unicode form NFC, without blanks around them.
+
+    Raises:
+        TableError: no such file, not a CSV file, or without these columns.
+    """
+    found = named_values(path, LABEL_COLUMN)
+    labels = {}
+    for name, value in found.values.items():
+        if value in _LABELS:
+            labels[name] = _LABELS[value]
+        else:
+            found.problems[found.lines[name]] = f"label {value!r} of {name!r} is neither 0 nor 1"
+    return LabelledNames(labels, {name: found.lines[name] for name in labels}, found.listed(), found.notes)
 
 
 def read_labels(path: Path) -> dict[str, int]:
-    """File name -> label (1 globally sclerotic) from a ``public.csv``: columns ``name`` and ``ground truth``.
+    """File name -> label (1 globally sclerotic) from a ``public.csv``, read as ``parse_labels`` does.
 
     Raises:
-        DatasetError: missing, without these columns, a label other than 0 or 1, a name twice; lists every bad line.
+        DatasetError: the table cannot be read, has no row, or has unusable rows; lists them.
     """
-    labels: dict[str, int] = {}
-    problems: list[str] = []
-    for number, row in _lines(path, ("name", LABEL_COLUMN)):
-        name, label = row["name"], row[LABEL_COLUMN].strip()
-        if label not in ("0", "1"):
-            problems.append(f"line {number}: label {label!r} of {name!r} is neither 0 nor 1")
-        elif name in labels:
-            problems.append(f"line {number}: {name!r} stands there twice")
-        else:
-            labels[name] = int(label)
-    if problems:
-        raise DatasetError(f"{path}: {'; '.join(problems)}. Correct these lines.")
-    if not labels:
-        raise DatasetError(f"{path} holds no label. Its columns are: name,{LABEL_COLUMN}")
-    return labels
+    return usable_labels(path).labels
+
+
+def usable_labels(path: Path) -> LabelledNames:
+    """As ``parse_labels``, where every row must be usable. Raises DatasetError as ``read_labels``."""
+    found = parse_labels(path)
+    _refuse(path, found.problems)
+    if not found.labels:
+        raise DatasetError(f"{path} holds no label. Its columns are: {NAME_COLUMN},{LABEL_COLUMN}")
+    return found
 
 
 def read_split(path: Path, wanted: str) -> set[str]:
     """Names that a ``split.csv`` (columns ``name`` and ``split``) puts on that side. Raises DatasetError."""
-    sides: dict[str, set[str]] = {}
-    for _, row in _lines(path, ("name", "split")):
-        sides.setdefault(row["split"].strip(), set()).add(row["name"])
+    found = named_values(path, SPLIT_COLUMN)
+    _refuse(path, found.listed())
+    sides = set(found.values.values())
     if wanted not in sides:
-        raise DatasetError(
-            f"{path} has no split {wanted!r}; it has: {', '.join(sorted(sides))}. Name one with --split."
-        )
-    return sides[wanted]
+        raise DatasetError(f"{path} has no split {wanted!r}; it has: {some(sorted(sides), 20)}. Name one with --split.")
+    return {name for name, side in found.values.items() if side == wanted}
 
 
-def _lines(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as handle:
-            reader = csv.DictReader(handle, restval="")
-            missing = [name for name in columns if name not in (reader.fieldnames or ())]
-            if missing:
-                raise DatasetError(f"{path} has no column {', '.join(missing)}. Its columns are: {','.join(columns)}")
-            for row in reader:
-                yield reader.line_num, row
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise DatasetError(f"{path} cannot be read: {reason}. Name a data set folder with a {LABELS_NAME}.") from None
+def _refuse(path: Path, problems: Sequence[str]) -> None:
+    if problems:
+        rows = "rows cannot be used" if len(problems) > 1 else "row cannot be used"
+        raise DatasetError(problem_report(str(path), {rows: problems}, "Correct these lines.", "; "))
+
+
+def named_values(path: Path, column: str) -> NamedValues:
+    """One column of a table whose rows are named by the column ``name``, blanks removed. Raises TableError."""
+    table = read_table(path, (NAME_COLUMN, column))
+    found = NamedValues(notes=table.notes)
+    for line in table.lines:
+        name, value = line.cells
+        if not name or name.endswith(("/", "\\")) or ".." in name.replace("\\", "/").split("/"):
+            found.problems[line.number] = f"{name!r} is not a file name"
+        elif name in found.values:
+            found.problems[line.number] = f"{name!r} is listed twice (first in line {found.lines[name]})"
+        else:
+            found.values[name], found.lines[name] = value, line.number
+    return found
+
+
+def read_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:
+    """The number of the line each row ends in (the header is line 1), and the row by column.
+
+    Raises:
+        TableError: no such file, not a CSV file, or without one of ``columns``.
+    """
+    for line in read_table(path, columns).lines:
+        yield line.number, dict(zip(columns, line.cells, strict=True))

@@ -15,35 +15,48 @@ Scores = npt.NDArray[np.float64]
 
 
 def auroc(labels: Labels, scores: Scores) -> float | None:
-    """Area under the ROC curve: the chance that a positive scores above a negative, ties counting half.
-
-    The Mann-Whitney form on mid-ranks (Hanley & McNeil, Radiology 1982;143:29). None where one class is missing.
-    """
-    positives = int(labels.sum())
-    negatives = len(labels) - positives
-    if not positives or not negatives:
+    """Area under the ROC curve, see ``ranking_areas``. None where one class is missing."""
+    if not 0 < np.count_nonzero(labels == 1) < len(labels):
         return None
-    _, inverse, counts = np.unique(scores, return_inverse=True, return_counts=True)
-    mid_ranks = np.cumsum(counts) - (counts - 1) / 2.0
-    rank_sum = float(mid_ranks[inverse][labels == 1].sum())
-    return (rank_sum - positives * (positives + 1) / 2.0) / (positives * negatives)
+    return float(ranking_areas(labels, scores, np.ones((1, len(labels))))[0][0])
 
 
 def average_precision(labels: Labels, scores: Scores) -> float | None:
-    """Area under the precision-recall curve by steps: sum of precision times gained recall over distinct scores.
-
-    No interpolation, which would flatter (Davis & Goadrich, ICML 2006). None where there is no positive.
-    """
-    positives = int(labels.sum())
-    if not positives:
+    """Area under the precision-recall curve, see ``ranking_areas``. None where there is no positive."""
+    if not np.any(labels == 1):
         return None
+    return float(ranking_areas(labels, scores, np.ones((1, len(labels))))[1][0])
+
+
+def ranking_areas(labels: Labels, scores: Scores, weights: Scores) -> tuple[Scores, Scores]:
+    """Areas under the ROC and the precision-recall curve for each row of crop weights.
+
+    The area under the ROC curve is the chance that a positive scores above a negative, ties counting half
+    (Mann-Whitney; Hanley & McNeil, Radiology 1982;143:29). The other is average precision: the sum over distinct
+    scores of precision times gained recall, without interpolation, which would flatter (Davis & Goadrich, ICML 2006).
+
+    Args:
+        labels: ``[N]``, 0 or 1.
+        scores: ``[N]``.
+        weights: ``[B, N]``, not negative; ones for the plain areas, counts for bootstrap draws.
+
+    Returns:
+        Both ``[B]``; NaN where a class has no weight.
+    """
+    positive_label = labels == 1
     order = np.argsort(-scores, kind="stable")
-    ranked, hits = scores[order], np.cumsum(labels[order])
+    ranked = scores[order]
     # Crops of one score are taken together: their order among themselves is arbitrary.
-    last = np.flatnonzero(np.append(ranked[1:] != ranked[:-1], True))
-    precision = hits[last] / (last + 1.0)
-    gained = np.diff(hits[last], prepend=0)
-    return float((precision * gained).sum() / positives)
+    starts = np.flatnonzero(np.r_[True, ranked[1:] != ranked[:-1]])
+    positive = np.add.reduceat(weights[:, order] * positive_label[order], starts, axis=1)
+    negative = np.add.reduceat(weights[:, order] * ~positive_label[order], starts, axis=1)
+    true_positive, false_positive = positive.cumsum(1), negative.cumsum(1)
+    positives, negatives = true_positive[:, -1], false_positive[:, -1]
+    # A positive beats every negative ranked after its tie group, and half of those inside it.
+    wins = (positive * (negatives[:, None] - false_positive + negative / 2)).sum(1)
+    precision = true_positive / np.maximum(true_positive + false_positive, 1e-300)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return wins / (positives * negatives), (positive * precision).sum(1) / positives
 
 
 @dataclass(frozen=True)

@@ -1,31 +1,33 @@
 """Which biopsy (case) and which slide a crop belongs to, read from its file name.
 
-Training splits, parity gates and the answer per biopsy all ask this one function, so a crop can never count for one
-biopsy in training and for another in the results. docs/cases.md shows the rules with examples.
+Training splits, parity gates and the answer per biopsy all ask this one place, so a crop can never count for one biopsy
+in training and for another in the results. docs/cases.md shows the rules with examples.
 """
 
 from __future__ import annotations
 
 import functools
-import posixpath
 import re
-from typing import NamedTuple
+import unicodedata
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
 
+from glomedge.cases.numbers import Decision, Ending, Evidence, ending_of
+from glomedge.cases.readings import CLASS_FOLDERS, Reading, Rule, by_folder, by_shape, of_slide, stem_of
+from glomedge.cases.text import some, tidy
 from glomedge.errors import UsageError
+
+__all__ = ["CLASS_FOLDERS", "UNKNOWN_CASE", "CaseFinder", "CaseName", "case_of", "compile_case_pattern"]
 
 UNKNOWN_CASE = "unknown"
 """The case of a crop whose name and folders say nothing about it."""
 
-CLASS_FOLDERS = frozenset({"globally_sclerotic_glomeruli", "non_globally_sclerotic_glomeruli"})
-"""Folders that say what a crop shows, not whose it is: never taken for a case."""
-
-DEFAULT_PATTERNS = (
-    # <biopsy>_<stain>_<i>of<n>_<id>: the biopsy may hold hyphens and underscores, the stain no underscore.
-    r"(?P<slide>(?P<case>.+?)_[^_]+_[0-9]+of[0-9]+)_.+",
-    # <slide>-<k>: everything before the last hyphen, when digits follow it.
-    r"(?P<slide>(?P<case>.+))-[0-9]+",
-)
-"""Tried in this order against the whole base name without its suffix; the first that fits decides."""
+_EXAMPLES = 5
+_MOST_FOLDERS_NAMED = 3
+_WINDOWS_NUMBER = re.compile(r"(?P<slide>.+?) ?\((?P<number>[0-9]+)\)", re.DOTALL)
+# S21_7: only where no folder says more, and only where the part before looks like an id.
+_UNDERSCORE_NUMBER = re.compile(r"(?P<slide>.*[0-9].*)_[0-9]+", re.DOTALL)
 
 
 class CaseName(NamedTuple):
@@ -36,45 +38,252 @@ class CaseName(NamedTuple):
 
 
 def case_of(name: str, pattern: str | None = None) -> CaseName:
-    """The biopsy and the slide of a crop.
+    """The biopsy and the slide of one crop; where there is a folder of them, ``CaseFinder`` knows more.
 
     Args:
         name: file name, or path relative to the folder that was read, with ``/`` between folders.
         pattern: regular expression (Python's ``re``) with a named group ``case`` and optionally ``slide``, searched
             for in the base name with its suffix, or in the whole ``name`` when the pattern holds a ``/``. Replaces
-            the default patterns. Without a ``slide`` group the slide is the case.
+            the rules for names. Without a ``slide`` group the slide is the case.
 
     Returns:
-        The case and slide. Where no pattern fits, both are the nearest parent folder that is not a class folder
-        (``CLASS_FOLDERS``); where there is none either, both are ``unknown``.
+        The case and slide, in Unicode form NFC and without blanks around them. Where no rule fits, both are the nearest
+        parent folder that may be a biopsy's (no class folder, magnification or date); where there is none either, both
+        are ``unknown``.
 
     Raises:
         UsageError: the pattern is no regular expression, or has no group named ``case``.
     """
-    base = name.rpartition("/")[2]
-    if pattern is None:
-        stem = posixpath.splitext(base)[0]
-        for default in _defaults():
-            if match := default.fullmatch(stem):
-                return CaseName(match["case"], match["slide"])
-    else:
-        compiled = compile_case_pattern(pattern)
-        match = compiled.search(name if "/" in pattern else base)
-        if match and match["case"]:
-            slide = match["slide"] if "slide" in compiled.groupindex else None
-            return CaseName(match["case"], slide or match["case"])
-    parents = reversed(name.split("/")[:-1])
-    folder = next((part for part in parents if part not in CLASS_FOLDERS and part not in _NO_FOLDERS), UNKNOWN_CASE)
-    return CaseName(folder, folder)
+    reading, _ = _read(name, pattern, {})
+    return CaseName(reading.case, reading.slide)
 
 
-_NO_FOLDERS = frozenset({"", ".", ".."})
+_Kind = tuple[tuple[str, ...], int]
+# Of the names that begin alike, where there are enough of them, else of all of that kind.
+_Decisions = Mapping[tuple[_Kind, str | None], Decision]
 
 
-@functools.lru_cache(maxsize=1)
-def _defaults() -> tuple[re.Pattern[str], ...]:
-    # DOTALL: a file name may hold a newline, and it belongs to the name like any other character.
-    return tuple(re.compile(pattern, re.DOTALL) for pattern in DEFAULT_PATTERNS)
+def _read(name: str, pattern: str | None, decisions: _Decisions) -> tuple[Reading, bool]:
+    """The reading of a name, and whether it leaves no doubt."""
+    *folders, base = tidy(name).split("/")
+    if pattern is not None:
+        reading = _by_pattern("/".join([*folders, base]), base, pattern)
+        return reading or by_folder(folders) or _unknown(), reading is not None
+    stem = stem_of(base.strip())
+    if reading := by_shape(stem):
+        return reading, True
+    if ending := ending_of(stem):
+        return _by_numbers(ending, stem, folders, decisions)
+    if (match := _WINDOWS_NUMBER.fullmatch(stem)) and (reading := of_slide("running number", match["slide"])):
+        return reading, False
+    reading = by_folder(folders)
+    return (reading, True) if reading else (_unknown(), False)
+
+
+def _by_numbers(ending: Ending, stem: str, folders: list[str], decisions: _Decisions) -> tuple[Reading, bool]:
+    reading = None
+    if len(ending.numbers) > 1:
+        decision = decisions.get((ending.kind, ending.start)) or decisions.get((ending.kind, None)) or _alone(ending)
+        rule: Rule = "running number" if decision.dropped == 1 else "coordinates"
+        reading = of_slide(rule, ending.without(decision.dropped))
+        if reading:
+            return reading, decision.sure
+    elif ending.separators == ("-",):
+        reading = of_slide("running number", ending.start)
+        if reading:
+            return reading, True
+    if reading := by_folder(folders):
+        return reading, True
+    match = _UNDERSCORE_NUMBER.fullmatch(stem)
+    if match and len(ending.numbers) == 1 and (reading := of_slide("running number", match["slide"])):
+        return reading, False
+    return _unknown(), False
+
+
+def _alone(ending: Ending) -> Decision:
+    """What the numbers of one name are, without others to compare it with."""
+    evidence = Evidence()
+    evidence.add(ending)
+    decision = evidence.decide(ending.kind)
+    # 12-345-110 without others: two numbers before the last make an id as likely as a place.
+    if decision.dropped == 2 and "_" not in ending.separators and not re.search("[-_ ]", ending.without(2)):
+        return Decision(1, sure=False) if ending.without(2).isdecimal() else decision
+    return decision
+
+
+def _unknown() -> Reading:
+    return Reading("unknown", UNKNOWN_CASE, UNKNOWN_CASE)
+
+
+def _by_pattern(path: str, base: str, pattern: str) -> Reading | None:
+    compiled = compile_case_pattern(pattern)
+    match = compiled.search(path if "/" in pattern else base)
+    if not match or not match["case"] or not (case := match["case"].strip()):
+        return None
+    slide = (match["slide"] or "").strip() if "slide" in compiled.groupindex else ""
+    return Reading("pattern", case, slide or case)
+
+
+class CaseFinder:
+    """The biopsy of every crop of a folder, judged with all its names in view, and how it was found.
+
+    Args:
+        names: all names, relative to the folder that was read, ``/`` between folders.
+        pattern: as for ``case_of``.
+
+    Raises:
+        UsageError: the pattern is not usable, or fits none of the names.
+    """
+
+    def __init__(self, names: Iterable[str], pattern: str | None = None) -> None:
+        self._pattern = pattern
+        names = names if isinstance(names, (list, tuple)) else list(names)
+        self._decisions = {} if pattern is not None else _decisions(names)
+        self._found: Counter[Rule] = Counter()
+        self._doubtful: Counter[Rule] = Counter()
+        self._examples: dict[Rule, list[str]] = defaultdict(list)
+        self._folders: Counter[str] = Counter()
+        self._cases: Counter[str] = Counter()
+        for name in names:
+            reading, sure = _read(name, pattern, self._decisions)
+            self._found[reading.rule] += 1
+            self._cases[reading.case] += 1
+            if reading.rule == "folder":
+                self._folders[reading.slide] += 1
+            if not sure:
+                self._doubtful[reading.rule] += 1
+                if len(self._examples[reading.rule]) < _EXAMPLES:
+                    self._examples[reading.rule].append(name)
+        if pattern is not None and names and not self._found["pattern"]:
+            raise UsageError(
+                f"The case pattern {pattern!r} fits none of the {len(names)} names, such as {some(names, 2)}. Correct "
+                "--case-pattern, or leave it out to have the biopsies found by the usual rules."
+            )
+
+    def case_of(self, name: str) -> CaseName:
+        """The biopsy and the slide of one crop, as all names together say."""
+        reading, _ = _read(name, self._pattern, self._decisions)
+        return CaseName(reading.case, reading.slide)
+
+    def found_by(self) -> dict[str, int]:
+        """Number of crops by rule: ``pattern``, ``region``, ``parts``, ``coordinates``, ``running number``, ..."""
+        return {rule: count for rule, count in sorted(self._found.items()) if count}
+
+    def summary(self) -> str:
+        """How the biopsies were found, in one sentence with counts."""
+        found, parts = self._found, []
+        by_name = {rule: found[rule] for rule in _RULE_WORDS if found[rule]}
+        if found["pattern"]:
+            parts.append(f"{_crops(found['pattern'])}: by --case-pattern")
+        if by_name:
+            how = ", ".join(f"{_RULE_WORDS[rule]} {count}" for rule, count in by_name.items())
+            parts.append(f"{_crops(sum(by_name.values()))}: by name ({how})")
+        if self._folders:
+            parts.append(f"{_crops(found['folder'])}: from {self._folder_words()}")
+        if found["unknown"]:
+            parts.append(f"{_crops(found['unknown'])}: no biopsy found, counted together as '{UNKNOWN_CASE}'")
+        many = "1 biopsy was" if len(self._cases) == 1 else f"{len(self._cases)} biopsies were"
+        return f"How the {many} found: {'; '.join(parts) or 'there is no crop'}."
+
+    def warnings(self) -> list[str]:
+        """What had to be guessed, and what looks wrong, one sentence each; empty where all is plain."""
+        return [*self._guesses(), *self._oddities()]
+
+    def as_json(self) -> dict[str, Any]:
+        """For ``run.json``: counts by rule, the summary and the warnings."""
+        return {"counts": self.found_by(), "summary": self.summary(), "warnings": self.warnings()}
+
+    def sentences(self) -> list[str]:
+        """The summary, then the warnings."""
+        return [self.summary(), *self.warnings()]
+
+    def _folder_words(self) -> str:
+        folders = [folder for folder, _ in sorted(self._folders.items())]
+        if len(folders) > _MOST_FOLDERS_NAMED:
+            return f"{len(folders)} folders"
+        named = ", ".join(f"'{some([folder])}'" for folder in folders)
+        return f"the folder{'s' if len(folders) > 1 else ''} {named}"
+
+    def _guesses(self) -> list[str]:
+        found, doubtful, sentences = self._found, self._doubtful, []
+        if found["pattern"]:
+            unfit = doubtful["folder"] + doubtful["unknown"]
+            examples = [*self._examples["folder"], *self._examples["unknown"]]
+            if unfit:
+                sentences.append(
+                    f"CHECK: --case-pattern does not fit {unfit} of {sum(found.values())} names: "
+                    f"{some(examples[:_EXAMPLES])}{' ...' if unfit > _EXAMPLES else ''}. They count for their folder, "
+                    f"or as '{UNKNOWN_CASE}'."
+                )
+            return sentences
+        readings: tuple[tuple[Rule, str], ...] = (
+            ("coordinates", "the numbers at their end were taken for the place on the slide"),
+            ("running number", "only the last number was taken for the crop's, the rest for the biopsy"),
+        )
+        for rule, reading in readings:
+            if doubtful[rule]:
+                sentences.append(
+                    f"CHECK: the names of {_crops(doubtful[rule])} can be read in two ways, and {reading}: "
+                    f"{self._shown(rule)}. Give --case-pattern if that is wrong."
+                )
+        others = sum(found.values()) - found["folder"] - found["unknown"]
+        if found["folder"] and others:
+            sentences.append(
+                f"CHECK: the names of {_crops(found['folder'])} tell no biopsy, unlike the others; they count for "
+                f"{self._folder_words()}."
+            )
+        return sentences
+
+    def _oddities(self) -> list[str]:
+        sentences = []
+        crops = sum(self._cases.values())
+        if crops >= 2 * _EXAMPLES and len(self._cases) * 10 > crops * 9:
+            sentences.append(
+                f"CHECK: {crops} crops make {len(self._cases)} biopsies, nearly one each, such as "
+                f"{some(sorted(self._cases), 3)}. The names probably say it otherwise: give --case-pattern."
+            )
+        alike: dict[str, list[str]] = defaultdict(list)
+        for case in sorted(self._cases):
+            alike[case.casefold()].append(case)
+        twins = ["/".join(cases) for cases in alike.values() if len(cases) > 1]
+        if twins:
+            sentences.append(
+                f"CHECK: biopsies that differ in capital letters only are counted apart: {some(twins, _EXAMPLES)}."
+            )
+        return sentences
+
+    def _shown(self, rule: Rule) -> str:
+        return some((f"{name} -> {self.case_of(name).case}" for name in self._examples[rule]), 3)
+
+
+_RULE_WORDS: dict[Rule, str] = {
+    "region": "QuPath or HistomicsTK",
+    "parts": "stain and part",
+    "coordinates": "coordinates",
+    "running number": "running number",
+}
+
+
+def _crops(count: int) -> str:
+    return "1 crop" if count == 1 else f"{count} crops"
+
+
+def _decisions(names: Iterable[str]) -> dict[tuple[_Kind, str | None], Decision]:
+    """What the numbers at the end of the names are: by how the names begin where that is often enough, else by kind."""
+    enough = 5
+    alike: dict[tuple[_Kind, str], Evidence] = defaultdict(Evidence)
+    for name in names:
+        stem = stem_of(tidy(name.rpartition("/")[2]))
+        ending = ending_of(stem)
+        if ending and len(ending.numbers) > 1 and not by_shape(stem):
+            alike[ending.kind, ending.start].add(ending)
+    of_kind: dict[_Kind, Evidence] = defaultdict(Evidence)
+    decisions: dict[tuple[_Kind, str | None], Decision] = {}
+    for (kind, start), seen in alike.items():
+        of_kind[kind].join(seen)
+        if seen.names >= enough:
+            decisions[kind, start] = seen.decide(kind)
+    return decisions | {(kind, None): seen.decide(kind) for kind, seen in of_kind.items()}
 
 
 @functools.lru_cache(maxsize=16)
@@ -86,7 +295,7 @@ def compile_case_pattern(pattern: str) -> re.Pattern[str]:
     """
     example = "for example: --case-pattern '^(?P<case>[^_]+)_'"
     try:
-        compiled = re.compile(pattern, re.DOTALL)
+        compiled = re.compile(unicodedata.normalize("NFC", pattern), re.DOTALL)
     except (re.error, RecursionError, OverflowError) as error:
         raise UsageError(
             f"The case pattern {pattern!r} is not a regular expression: {error}. Correct it, {example}"

@@ -12,7 +12,7 @@ from dataclasses import dataclass, fields
 from typing import Literal, Protocol
 
 from glomedge.about import RESEARCH_USE_NOTICE
-from glomedge.cases.names import CaseName, case_of, compile_case_pattern
+from glomedge.cases.names import CaseFinder, CaseName, case_of, compile_case_pattern
 from glomedge.cases.prevalence import (
     ADEQUATE_GLOMERULI,
     BANFF_GLOMERULI,
@@ -138,6 +138,7 @@ def summarise(
     exclude_flagged: bool = False,
     *,
     case_pattern: str | None = None,
+    finder: CaseFinder | None = None,
 ) -> list[CaseSummary]:
     """Count crops by biopsy.
 
@@ -146,16 +147,20 @@ def summarise(
         operating_point: the model's held-out confusion counts (``spec.operating_point``), for the corrected figures.
         exclude_flagged: leave flagged crops out of ``classified`` and everything computed from it.
         case_pattern: as for ``case_of``.
+        finder: one that has seen all names of the run; without it, one is made of the names of ``items``.
 
     Returns:
         One summary per biopsy, sorted by its id.
 
     Raises:
-        UsageError: ``case_pattern`` is not usable.
+        UsageError: ``case_pattern`` is not usable, or fits no name.
     """
+    if finder is None:
+        items = list(items)
+        finder = CaseFinder([item.name for item in items], case_pattern)
     tally = CaseTally(exclude_flagged=exclude_flagged)
     for item in items:
-        tally.add(item, case_of(item.name, case_pattern))
+        tally.add(item, finder.case_of(item.name))
     return tally.summaries(operating_point)
 
 

@@ -6,6 +6,7 @@ sees TensorFlow.
 
 from __future__ import annotations
 
+import errno
 import sys
 from typing import Annotated
 
@@ -19,10 +20,17 @@ from glomedge.cli.evaluate import evaluate
 from glomedge.cli.export import export
 from glomedge.cli.infer import infer
 from glomedge.cli.info import info
+from glomedge.cli.streams import lossy_output
 from glomedge.cli.synth import synth
 from glomedge.cli.train import train
 from glomedge.cli.warm import warm
-from glomedge.errors import GlomedgeError
+from glomedge.errors import GlomedgeError, UsageError
+from glomedge.system.memory import (
+    NEEDED_ADDRESS_SPACE_BYTES,
+    address_space_limit_bytes,
+    is_memory_error,
+    out_of_memory,
+)
 
 app = typer.Typer(
     name="glomedge",
@@ -63,16 +71,55 @@ app.command("synth")(synth)
 app.command("demo")(demo)
 
 
+# What these print is all that they make: without it they failed.
+_PRINTS_ITS_RESULT = ("info", "doctor", "evaluate")
+
+
 def main() -> None:
     """Entry point of the ``glomedge`` command: a GlomedgeError becomes one message and its exit code."""
+    command = sys.argv[1] if len(sys.argv) > 1 else ""
+    with lossy_output() as output:
+        code = _exit_code(command)
+        output.flush()
+        if output.lost is not None and command in _PRINTS_ITS_RESULT and code in (0, 2):
+            code = 1
+            if output.lost.errno != errno.EPIPE:  # a reader that has seen enough, such as head, knows it
+                reason = output.lost.strerror or str(output.lost)
+                typer.echo(f"glomedge: the result could not be printed: standard output: {reason}.", err=True)
+    sys.exit(code)
+
+
+def _exit_code(command: str) -> int:
     try:
+        _check_address_space(command)
         app()
     except GlomedgeError as error:
-        typer.echo(f"glomedge: {error}", err=True)
-        sys.exit(error.exit_code)
+        return _failed(str(error), error.exit_code)
     except SystemExit as end:
         # A wrong command line ends with 2 by click's custom, which here says that some inputs have errors: only a
         # command itself may say that, and does so by typer.Exit.
         if end.code == 2 and not isinstance(end.__context__, typer.Exit):
-            sys.exit(1)
-        raise
+            return 1
+        return end.code if isinstance(end.code, int) else int(end.code is not None)
+    except Exception as error:
+        if not is_memory_error(error):
+            raise
+        return _failed(out_of_memory(), 1)
+    return 0
+
+
+def _failed(message: str, code: int) -> int:
+    typer.echo(f"glomedge: {message}", err=True)
+    return code
+
+
+def _check_address_space(command: str) -> None:
+    """Refuse a limit under which the libraries would end the process without a word."""
+    limit = address_space_limit_bytes()
+    wants_help = any(argument in ("-h", "--help") for argument in sys.argv)
+    if command in ("", "info", "--version") or wants_help or limit is None or limit >= NEEDED_ADDRESS_SPACE_BYTES:
+        return
+    raise UsageError(
+        f"There is not enough memory: this process may use {limit // 1_000_000} MB of address space (ulimit -v), and "
+        f"glomedge needs {NEEDED_ADDRESS_SPACE_BYTES // 1_000_000} MB or more. Raise the limit: ulimit -v unlimited"
+    )

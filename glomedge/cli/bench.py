@@ -9,6 +9,16 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from glomedge.about import RESEARCH_USE_NOTICE
+from glomedge.cli.options import (
+    ENGINE,
+    MODEL,
+    PROVIDER_HELP,
+    RESULTS,
+    json_option,
+    model_option,
+    takes_engine_options,
+)
+from glomedge.engine.options import DEFAULT_MODEL, EngineOptions
 from glomedge.errors import UsageError
 
 if TYPE_CHECKING:
@@ -16,62 +26,93 @@ if TYPE_CHECKING:
     from glomedge.bench.record import BenchRecord
     from glomedge.bench.tables import Table
 
+MEASURING = "Measuring"
+"""Panel of ``--help``."""
 
+
+@takes_engine_options("provider", "batch_size")
 def bench(
+    *,
     model: Annotated[
         list[Path] | None,
-        typer.Option("--model", "-m", help="A model file; repeatable [default: artifacts/model.onnx]"),
-    ] = None,
-    provider: Annotated[
-        list[str] | None,
-        typer.Option("--provider", "-p", help="auto, cpu, cuda, tensorrt, tensorrt-rtx or openvino; repeatable."),
+        model_option(f"The exported model; repeatable. Default: {DEFAULT_MODEL}."),
     ] = None,
     precision: Annotated[
         list[str] | None,
         typer.Option(
-            help="Only files of this precision among those beside the model; repeatable. bf16: the fp32 file."
+            help="Only files of this precision among those beside the model; repeatable. bf16: the fp32 file.",
+            show_default=False,
+            rich_help_panel=MODEL,
         ),
     ] = None,
-    batch_size: Annotated[str, typer.Option(help="Batch sizes, such as 1,8,32.")] = "1,8,32",
+    provider: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--provider",
+            "-p",
+            help=f"{PROVIDER_HELP} Repeatable. Default: auto.",
+            show_default=False,
+            rich_help_panel=ENGINE,
+        ),
+    ] = None,
+    batch_size: Annotated[
+        str, typer.Option(help="Crops per call of the model; several sizes, such as 1,8,32.", rich_help_panel=ENGINE)
+    ] = "1,8,32",
+    engine: EngineOptions,
     images: Annotated[
         Path | None,
         typer.Option(
-            help="A folder of crops [default: the data the model was trained on where it is here, else drawn]"
+            help="A folder of crops. Default: the data the model was trained on where it is here, else drawn.",
+            show_default=False,
+            rich_help_panel=MEASURING,
         ),
     ] = None,
     scenario: Annotated[
         list[str] | None,
-        typer.Option(help="single-stream, offline or server; repeatable [default: single-stream and offline]"),
+        typer.Option(
+            help="single-stream, offline or server; repeatable. Default: single-stream and offline.",
+            show_default=False,
+            rich_help_panel=MEASURING,
+        ),
     ] = None,
-    latency_bound_ms: Annotated[float, typer.Option(help="Bound on p99 in the server scenario, milliseconds.")] = 200.0,
-    duration: Annotated[float, typer.Option(help="Seconds for each measurement.")] = 5.0,
-    allow_fallback: Annotated[
-        bool, typer.Option("--allow-fallback", help="Measure another provider where the asked one cannot run.")
-    ] = False,
-    strict_placement: Annotated[
-        bool, typer.Option("--strict-placement", help="Refuse when part of the model runs on another provider.")
-    ] = False,
+    latency_bound_ms: Annotated[
+        float,
+        typer.Option(help="Bound on p99 latency in the server scenario, in milliseconds.", rich_help_panel=MEASURING),
+    ] = 200.0,
+    duration: Annotated[
+        float, typer.Option(help="Length of each measurement, in seconds.", rich_help_panel=MEASURING)
+    ] = 5.0,
     cold_start: Annotated[
-        bool, typer.Option("--cold-start/--no-cold-start", help="Time fresh processes up to their first answer.")
+        bool,
+        typer.Option(
+            "--cold-start/--no-cold-start",
+            help="Time new processes up to their first answer, with an empty engine cache of their own.",
+            rich_help_panel=MEASURING,
+        ),
     ] = True,
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for bench.json and bench.html.")] = Path(
-        "bench"
-    ),
-    json_: Annotated[bool, typer.Option("--json", help="Print bench.json to standard output, no table.")] = False,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Folder for bench.json and bench.html.", rich_help_panel=RESULTS)
+    ] = Path("bench"),
+    as_json: Annotated[bool, json_option("Print bench.json instead of the tables.")] = False,
     compare: Annotated[
         tuple[Path, Path] | None,
-        typer.Option(metavar="OLD NEW", help="Say what changed between two bench.json beyond noise; measures nothing."),
+        typer.Option(
+            metavar="OLD NEW",
+            help="Say what changed between two bench.json beyond noise; measures nothing.",
+            show_default=False,
+            rich_help_panel=RESULTS,
+        ),
     ] = None,
 ) -> None:
     """Measure models on providers: latency, throughput, stages, cold start, memory, and whether the answers hold."""
     if compare is not None:
-        _compare(*compare, as_json=json_)
+        _compare(*compare, as_json=as_json)
         return
     from glomedge.bench import run as library
     from glomedge.bench import tables
 
     settings = library.Settings(
-        models=tuple(model or [library.DEFAULT_MODEL]),
+        models=tuple(model or [DEFAULT_MODEL]),
         providers=tuple(provider or ["auto"]),
         precisions=tuple(precision or []),
         batch_sizes=_sizes(batch_size),
@@ -79,14 +120,13 @@ def bench(
         duration_s=duration,
         latency_bound_ms=latency_bound_ms,
         images=images,
-        allow_fallback=allow_fallback,
-        strict_placement=strict_placement,
+        engine=engine,
         cold_start=cold_start,
     )
     library.check_output(output)
     record = library.run(settings, say=lambda line: typer.echo(f"bench: {line}", err=True), command=_command())
     written = library.write(record, output)
-    if json_:
+    if as_json:
         typer.echo(record.model_dump_json(indent=1))
     else:
         _print(record, tables.tables(record), written)

@@ -8,29 +8,32 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from glomedge.cli.options import json_option, model_option, takes_engine_options
+from glomedge.engine.options import DEFAULT_MODEL, EngineOptions
+
 if TYPE_CHECKING:
     from glomedge.engine.doctor import Diagnosis, ProviderReport
 
-_DEFAULT_MODEL = Path("artifacts/model.onnx")
 
-
+@takes_engine_options("allow_fallback")
 def doctor(
     model: Annotated[
         Path | None,
-        typer.Option("--model", "-m", help="Try this model on every provider. Default: artifacts/model.onnx, if any."),
+        model_option(f"Try this model on every provider, or on --provider. Default: {DEFAULT_MODEL}, if it exists."),
     ] = None,
-    cache_dir: Annotated[Path | None, typer.Option(help="Owner-only folder for engines. Default: your cache.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    *,
+    engine: EngineOptions,
+    as_json: Annotated[bool, json_option()] = False,
 ) -> None:
     """Examine this machine: what can run a model, what keeps the rest from it, and what to install.
 
-    Exit code 1 when nothing works.
+    With --provider auto every provider is tried, else that one only. Exit code 1 when nothing works.
     """
     from glomedge.engine.doctor import diagnose
 
-    if model is None and _DEFAULT_MODEL.is_file():
-        model = _DEFAULT_MODEL
-    diagnosis = diagnose(model, cache_dir=cache_dir)
+    if model is None and DEFAULT_MODEL.is_file():
+        model = DEFAULT_MODEL
+    diagnosis = diagnose(model, engine)
     if as_json:
         typer.echo(json.dumps(diagnosis.to_json_object(), indent=2, ensure_ascii=False))
     else:
@@ -59,6 +62,7 @@ def print_diagnosis(found: Diagnosis) -> None:
     else:
         rows.append(("GPU", found.gpu_problem or "none"))
     rows.append(("packages", ", ".join(f"{name} {version}" for name, version in found.packages.items())))
+    rows.append(("telemetry", telemetry_line(found)))
     if found.model is not None:
         described = found.model.problem or (
             f"{found.model.path}: {found.model.precision} for target '{found.model.target}', whole"
@@ -85,6 +89,14 @@ def print_diagnosis(found: Diagnosis) -> None:
     elif not found.healthy:
         console.print("[red]Nothing can be run here as it stands; the reasons are above.[/red]")
     console.print(found.notice)
+
+
+def telemetry_line(found: Diagnosis) -> str:
+    """Whether anything would be sent from this machine, in one sentence."""
+    on = [f"{state.package}: {state.how}" for state in found.telemetry if not state.off]
+    if on:
+        return f"ON: {'; '.join(on)}"
+    return "off: " + "; ".join(f"{state.package} ({state.how})" for state in found.telemetry)
 
 
 def describe(report: ProviderReport) -> str:

@@ -9,53 +9,59 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from glomedge.about import RESEARCH_USE_NOTICE
+from glomedge.cli.options import LABELS, CasePattern, Model, Threshold, Workers, json_option, takes_engine_options
+from glomedge.cli.progress import Progress
+from glomedge.engine.options import DEFAULT_MODEL, EngineOptions
 
 if TYPE_CHECKING:
     from glomedge.runs.evaluate import Evaluation
 
 
+@takes_engine_options()
 def evaluate(
     data: Annotated[Path, typer.Argument(help="Data set: public.csv (name, ground truth) and the crops.")],
-    model: Annotated[Path, typer.Option("--model", "-m", help="The exported model.")] = Path("artifacts/model.onnx"),
-    provider: Annotated[str, typer.Option(help="auto, cpu, cuda, tensorrt, tensorrt-rtx or openvino.")] = "auto",
-    allow_fallback: Annotated[bool, typer.Option("--allow-fallback", help="Take another provider if need be.")] = False,
-    strict_placement: Annotated[
-        bool, typer.Option("--strict-placement", help="Refuse when part of the model runs on another provider.")
-    ] = False,
-    labels: Annotated[Path | None, typer.Option(help="Labels elsewhere than DATA/public.csv.")] = None,
-    split_file: Annotated[Path | None, typer.Option(help="split.csv of a training run.")] = None,
-    split: Annotated[str | None, typer.Option(help="Which side of it: train, validation or test.")] = None,
-    threshold: Annotated[float | None, typer.Option(help="Default: the model's.")] = None,
-    case_pattern: Annotated[str | None, typer.Option(help="Regular expression with a group (?P<case>...).")] = None,
-    batch_size: Annotated[int | None, typer.Option(min=1, max=1024, help="Crops per call of the model.")] = None,
-    workers: Annotated[int | None, typer.Option(min=1, max=512, help="Decode threads.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of the table.")] = False,
+    *,
+    model: Model = DEFAULT_MODEL,
+    threshold: Threshold = None,
+    engine: EngineOptions,
+    labels: Annotated[
+        Path | None,
+        typer.Option(help="Labels elsewhere than DATA/public.csv.", show_default=False, rich_help_panel=LABELS),
+    ] = None,
+    split_file: Annotated[
+        Path | None, typer.Option(help="split.csv of a training run.", show_default=False, rich_help_panel=LABELS)
+    ] = None,
+    split: Annotated[
+        str | None,
+        typer.Option(
+            help="Which side of --split-file: train, validation or test.", show_default=False, rich_help_panel=LABELS
+        ),
+    ] = None,
+    case_pattern: CasePattern = None,
+    workers: Workers = None,
+    as_json: Annotated[bool, json_option("Print JSON instead of the table.")] = False,
 ) -> None:
     """Compare predictions with labels: confusion matrix, accuracy, AUROC, sensitivity, specificity, %GS per case.
 
     Exit code 0: all labelled crops answered; 2: some had errors (they are in no figure); 1: could not run.
     """
-    from glomedge.cli.progress import progress_bar
     from glomedge.runs.evaluate import evaluate_folder
+    from glomedge.runs.options import EvaluateOptions
     from glomedge.system.stopping import StopOnSignals
 
-    with StopOnSignals() as stop, progress_bar() as progress:
-        found = evaluate_folder(
-            data,
-            model,
-            provider=provider,
-            allow_fallback=allow_fallback,
-            strict_placement=strict_placement,
-            labels_file=labels,
-            split_file=split_file,
-            split=split,
-            threshold=threshold,
-            case_pattern=case_pattern,
-            batch_size=batch_size,
-            workers=workers,
-            stop=stop,
-            progress=progress,
-        )
+    options = EvaluateOptions(
+        data=data,
+        model=model,
+        engine=engine,
+        labels_file=labels,
+        split_file=split_file,
+        split=split,
+        threshold=threshold,
+        case_pattern=case_pattern,
+        workers=workers,
+    )
+    with StopOnSignals() as stop, Progress() as progress:
+        found = evaluate_folder(options, stop=stop, progress=progress.stage("crops"))
     if found is None:
         raise typer.Exit(stop.exit_code)
     if as_json:

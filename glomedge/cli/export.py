@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -9,17 +10,22 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from glomedge.about import RESEARCH_USE_NOTICE
+from glomedge.cli.options import json_option, model_argument, model_option, one_model
+from glomedge.cli.progress import Progress
 from glomedge.errors import MissingExtraError, UsageError
 
 if TYPE_CHECKING:
     from glomedge.model.gate_table import GateRow
     from glomedge_export.export import Result
 
-DEFAULT_MODEL = Path("artifacts/model.keras")
+DEFAULT_KERAS = Path("artifacts/model.keras")
 
 
 def export(
-    model: Annotated[Path, typer.Argument(help="The .keras file that glomedge train wrote.")] = DEFAULT_MODEL,
+    model_path: Annotated[
+        Path | None, model_argument("The .keras file that glomedge train wrote.", DEFAULT_KERAS)
+    ] = None,
+    model: Annotated[Path | None, model_option()] = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="The .onnx file to write [default: beside the model]")
     ] = None,
@@ -72,11 +78,11 @@ def export(
     engine: Annotated[
         bool, typer.Option("--engine", help="Also write the portable TensorRT-RTX engine and its passport.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+    as_json: Annotated[bool, json_option("Print the report as JSON.")] = False,
 ) -> None:
     """Turn a Keras model into one self-describing ONNX file, and prove that it still says what Keras said."""
     if list_devices:
-        from glomedge_export.devices import DEVICES
+        from glomedge_export.device_recipes import DEVICES
 
         for recipe_of in DEVICES.values():
             profile = recipe_of.profile
@@ -85,8 +91,9 @@ def export(
                 f"{profile.max}, opset {recipe_of.opset}: {recipe_of.why}"
             )
         return
+    keras_model = one_model(model_path, model, DEFAULT_KERAS)
     try:
-        from glomedge_export.tensorflow_start import start_tensorflow
+        from glomedge_export.quiet_tensorflow import start_tensorflow
 
         # First: tf2onnx loads TensorFlow, too.
         start_tensorflow()
@@ -94,12 +101,15 @@ def export(
         import tf2onnx  # noqa: F401
     except ModuleNotFoundError as error:
         raise MissingExtraError("glomedge export", str(error.name), "export") from error
+    if importlib.util.find_spec("onnxruntime") is None:
+        # The extra `export` leaves the choice between the CPU's and the GPU's wheel to the user.
+        raise MissingExtraError("glomedge export", "onnxruntime", "export,cpu")
     from glomedge_export.export import Request
     from glomedge_export.export import export as run
 
     chosen, layout, batches = _for_device(device, precision, target, batch_profile)
     request = Request(
-        model=model,
+        model=keras_model,
         output=output,
         precision=_choice("--precision", chosen, ("fp32", "fp16", "int8")),
         target=_choice("--target", layout, ("any", "onnxruntime", "tensorrt", "openvino")) if layout else None,
@@ -123,7 +133,7 @@ def export(
         engine=engine,
         device=device,
     )
-    with _Progress() as progress:
+    with Progress() as progress:
         result = run(request, progress, lambda rows: None if as_json else progress.pause(lambda: _gate_table(rows)))
     if as_json:
         typer.echo(json.dumps(result.report, indent=1))
@@ -137,7 +147,7 @@ def _for_device(
     """Precision, target and batch profile: what was said, else what the device recipe says, else float32."""
     if name is None:
         return precision or "fp32", target, batch_profile or "1,8,32"
-    from glomedge_export.devices import device
+    from glomedge_export.device_recipes import device
 
     recipe = device(name)
     profile = recipe.profile
@@ -191,44 +201,6 @@ def _overrides(**given: str | None) -> dict[str, float | None]:
                 f"The gate limit {text!r} is neither a number nor 'off'. Write, for example, 0.01."
             ) from None
     return values
-
-
-class _Progress:
-    """One line per stage on a terminal (stderr); silent elsewhere."""
-
-    def __init__(self) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-        console = Console(stderr=True)
-        self._bar = Progress(
-            TextColumn("{task.description:<28}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            console=console,
-            disable=not console.is_terminal,
-            transient=True,
-        )
-        self._tasks: dict[str, Any] = {}
-
-    def __enter__(self) -> _Progress:
-        self._bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.stop()
-
-    def __call__(self, stage: str, done: int, of: int) -> None:
-        if stage not in self._tasks:
-            self._tasks[stage] = self._bar.add_task(stage, total=of)
-        self._bar.update(self._tasks[stage], completed=done, total=of)
-
-    def pause(self, show: Any) -> None:
-        """Print something that stays while the bar goes on."""
-        self._bar.stop()
-        show()
-        self._bar.start()
 
 
 def _gate_table(rows: list[GateRow]) -> None:

@@ -11,7 +11,21 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 
 from glomedge.about import RESEARCH_USE_NOTICE
-from glomedge.cli.progress import progress_bar
+from glomedge.cli.options import (
+    BIOPSIES,
+    CONTINUING,
+    DECODING,
+    MODEL,
+    RESULTS,
+    CasePattern,
+    Model,
+    Threshold,
+    Workers,
+    json_option,
+    takes_engine_options,
+)
+from glomedge.cli.progress import Progress
+from glomedge.engine.options import DEFAULT_MODEL, EngineOptions
 from glomedge.errors import UsageError
 from glomedge.files.names import escape_name
 
@@ -19,75 +33,94 @@ if TYPE_CHECKING:
     from glomedge.runs.outcome import Outcome
 
 
+@takes_engine_options()
 def infer(
     folder: Annotated[Path, typer.Argument(help="Folder of glomerulus crops, searched at any depth; or one image.")],
-    model: Annotated[Path, typer.Option("--model", "-m", help="The exported model.")] = Path("artifacts/model.onnx"),
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the results.")] = Path("predictions"),
-    provider: Annotated[
-        str, typer.Option(help="auto, cpu, cuda, tensorrt, tensorrt-rtx or openvino. Exactly that one runs.")
-    ] = "auto",
-    batch_size: Annotated[
-        int | None, typer.Option(help="Crops per call of the model. Default: 4, on a GPU 32.", show_default=False)
-    ] = None,
-    max_batch: Annotated[
-        int | None, typer.Option(help="Largest batch the device is given. Default: the model's.", show_default=False)
-    ] = None,
-    fixed_batch: Annotated[
-        bool,
-        typer.Option("--fixed-batch", help="For GPUs: run one batch size only, as a captured CUDA graph."),
-    ] = False,
-    cache_dir: Annotated[
-        Path | None, typer.Option(help="Owner-only folder for engines built here. Default: your cache.")
-    ] = None,
-    bf16: Annotated[bool, typer.Option("--bf16", help="Compute an fp32 model in bfloat16 (openvino).")] = False,
-    threshold: Annotated[
-        float | None, typer.Option(help="Probability from which a crop is positive. Default: the model's.")
-    ] = None,
-    workers: Annotated[int | None, typer.Option(help="Decode threads. Default: one per core.")] = None,
-    formats: Annotated[
-        list[str] | None, typer.Option("--format", help="Besides CSV: jsonl, parquet. May be given several times.")
-    ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the unfinished run in --output.")] = False,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Drop the unfinished run in --output and start over.")
-    ] = False,
-    follow_symlinks: Annotated[bool, typer.Option("--follow-symlinks", help="Read linked files and folders.")] = False,
-    allow_fallback: Annotated[
-        bool, typer.Option("--allow-fallback", help="Take another provider where --provider cannot run, and say so.")
-    ] = False,
-    strict_placement: Annotated[
-        bool, typer.Option("--strict-placement", help="Refuse when part of the model runs on another provider.")
-    ] = False,
-    case_pattern: Annotated[
-        str | None, typer.Option(help="Regular expression with a group (?P<case>...), and (?P<slide>...) if wanted.")
-    ] = None,
-    exclude_flagged: Annotated[
-        bool, typer.Option("--exclude-flagged", help="Leave crops with any flag out of the case counts.")
-    ] = False,
-    review_band: Annotated[str, typer.Option(help="Probabilities to be looked at first.")] = "0.2..0.8",
+    *,
+    model: Model = DEFAULT_MODEL,
+    threshold: Threshold = None,
     tta: Annotated[
-        int, typer.Option(help="8: mean over the eight flips and quarter turns, at eight times the cost.")
+        int,
+        typer.Option(
+            help="8: mean over the eight flips and quarter turns, at eight times the cost.", rich_help_panel=MODEL
+        ),
     ] = 1,
-    heatmaps: Annotated[Path | None, typer.Option(help="Folder for class-activation overlays.")] = None,
+    engine: EngineOptions,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Folder for the results.", rich_help_panel=RESULTS)
+    ] = Path("predictions"),
+    formats: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--format",
+            help="Besides CSV: jsonl, parquet; csv-bom: CSV whose accents Excel shows. May be given several times.",
+            show_default=False,
+            rich_help_panel=RESULTS,
+        ),
+    ] = None,
+    report: Annotated[
+        bool, typer.Option("--report/--no-report", help="Write report.html.", rich_help_panel=RESULTS)
+    ] = True,
+    review_band: Annotated[
+        str | None,
+        typer.Option(
+            help="Calibrated probabilities of crops to review first, such as 0.2..0.8. Default: odds within a factor "
+            "of four of the threshold's (0.2..0.8 at a threshold of 0.5).",
+            show_default=False,
+            rich_help_panel=RESULTS,
+        ),
+    ] = None,
+    heatmaps: Annotated[
+        Path | None,
+        typer.Option(help="Folder for class-activation overlays.", show_default=False, rich_help_panel=RESULTS),
+    ] = None,
     heatmaps_for: Annotated[
         str | None,
         typer.Option(
             help="positives, uncertain or all; without --heatmaps into the folder heatmaps of --output. "
             "Default: positives.",
             show_default=False,
+            rich_help_panel=RESULTS,
         ),
     ] = None,
-    decode_timeout: Annotated[float, typer.Option(help="Seconds after which a file is given up.")] = 30.0,
+    as_json: Annotated[bool, json_option("Print run.json instead of the summary.")] = False,
+    workers: Workers = None,
     decode_in: Annotated[
-        str, typer.Option(help="threads, processes, or auto: processes from four workers on.")
+        str,
+        typer.Option(
+            help="threads, processes, or auto: processes with four or more workers, or with a GPU and two or more.",
+            rich_help_panel=DECODING,
+        ),
     ] = "auto",
-    report: Annotated[bool, typer.Option("--report/--no-report", help="Make report.html.")] = True,
-    as_json: Annotated[bool, typer.Option("--json", help="Print run.json instead of the summary.")] = False,
+    decode_timeout: Annotated[
+        float, typer.Option(help="Per-file decode timeout, in seconds.", rich_help_panel=DECODING)
+    ] = 30.0,
+    follow_symlinks: Annotated[
+        bool, typer.Option("--follow-symlinks", help="Read linked files and folders.", rich_help_panel=DECODING)
+    ] = False,
+    case_pattern: CasePattern = None,
+    exclude_flagged: Annotated[
+        bool,
+        typer.Option(
+            "--exclude-flagged",
+            help="Leave flagged crops out of the case counts.",
+            rich_help_panel=BIOPSIES,
+        ),
+    ] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue the unfinished run in --output.", rich_help_panel=CONTINUING)
+    ] = False,
+    overwrite: Annotated[
+        bool,
+        typer.Option(
+            "--overwrite", help="Discard the unfinished run in --output and start over.", rich_help_panel=CONTINUING
+        ),
+    ] = False,
 ) -> None:
     """Call every crop in a folder globally sclerotic or not.
 
-    Writes predictions.csv, cases.csv, report.html and run.json. Exit code 0: all predicted on; 2: some files had errors
-    (each has its row); 1: could not run; 130 or 143: stopped, go on with --resume.
+    Writes predictions.csv, cases.csv, report.html and run.json. Exit code 0: every image was classified; 2: some files
+    had errors (each has its row); 1: the run could not be carried out; 130 or 143: stopped, continue with --resume.
     """
     from glomedge.runs.folder import Options, infer_folder
     from glomedge.system.stopping import StopOnSignals
@@ -96,14 +129,7 @@ def infer(
         folder=folder,
         model=model,
         output=output,
-        provider=provider,
-        allow_fallback=allow_fallback,
-        strict_placement=strict_placement,
-        batch_size=batch_size,
-        max_batch=max_batch,
-        fixed_batch=fixed_batch,
-        cache_dir=cache_dir,
-        bf16=bf16,
+        engine=engine,
         workers=workers,
         threshold=threshold,
         formats=tuple(dict.fromkeys(formats or ["csv"])),
@@ -112,7 +138,7 @@ def infer(
         follow_symlinks=follow_symlinks,
         case_pattern=case_pattern,
         exclude_flagged=exclude_flagged,
-        review_band=parse_band(review_band),
+        review_band=None if review_band is None else parse_band(review_band),
         tta=tta,
         heatmaps=output / "heatmaps" if heatmaps is None and heatmaps_for is not None else heatmaps,
         heatmaps_for=heatmaps_for or "positives",
@@ -120,8 +146,8 @@ def infer(
         decode_in=decode_in,
         report=report,
     )
-    with StopOnSignals() as stop, progress_bar() as progress:
-        outcome = infer_folder(options, stop=stop, progress=progress)
+    with StopOnSignals() as stop, Progress() as progress:
+        outcome = infer_folder(options, stop=stop, progress=progress.stage("crops"))
     if not outcome.complete:
         # While the folder is searched nobody knows how many there are.
         left = f"{outcome.answered} of {outcome.inputs} crops are answered and kept"
@@ -177,6 +203,9 @@ def print_summary(outcome: Outcome, output: Path) -> None:
     )
     for code, number in outcome.errors.items():
         console.print(f"  error:{code}: {number}")
+    found = outcome.biopsies_found
+    for line in (found["summary"], *found["warnings"]) if found else ():
+        console.print(line, soft_wrap=True)
     for note in outcome.notes:
         console.print(f"Note: {note}", soft_wrap=True)
     console.print(

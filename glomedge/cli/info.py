@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from glomedge.cli.options import json_option, model_argument, model_option, one_model
+
 if TYPE_CHECKING:
     from glomedge.model.file import ModelFile
     from glomedge.model.graph import GraphFacts
@@ -16,15 +18,17 @@ _BULKY = {"golden": {"pixels_zlib_base64"}, "calibration": {"names"}}
 
 
 def info(
-    model: Annotated[Path, typer.Argument(help="The exported model.")] = Path("artifacts/model.onnx"),
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    model_path: Annotated[Path | None, model_argument("The exported model.")] = None,
+    model: Annotated[Path | None, model_option()] = None,
+    as_json: Annotated[bool, json_option()] = False,
 ) -> None:
     """Show what a model file says of itself. A damaged or foreign file is refused, saying why."""
     from glomedge.model.file import read_model_file
     from glomedge.model.graph import check_graph
 
-    file = read_model_file(model)
-    facts = check_graph(model, file.spec)
+    path = one_model(model_path, model)
+    file = read_model_file(path)
+    facts = check_graph(path, file.spec)
     document = describe(file, facts)
     if as_json:
         typer.echo(json.dumps(document, indent=2, ensure_ascii=False))

@@ -1,22 +1,121 @@
-"""Progress on standard error, where that is a terminal."""
+"""Progress on standard error: bars where that is a terminal, and lines that stay.
+
+Every command uses this one. What runs for long is given a callable: ``progress(stage, done, total)`` where there are
+several stages, ``progress.stage(name)`` where there is one.
+"""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
 
-
-@contextmanager
-def progress_bar() -> Iterator[Callable[[int, int], None] | None]:
-    """A bar with the time left on standard error, where that is a terminal."""
-    if not sys.stderr.isatty():
-        yield None
-        return
+if TYPE_CHECKING:
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bars
+    from rich.progress import TaskID
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("crops")
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+    from glomedge_export.training.checkpoint import EpochRow
+
+
+class Progress:
+    """A context manager; the bars are gone at its end. Without a terminal nothing but ``line`` shows."""
+
+    def __init__(self) -> None:
+        self._bars: Bars | None = None
+        self._tasks: dict[str, TaskID] = {}
+        self._console: Console | None = None
+
+    def __enter__(self) -> Self:
+        if sys.stderr.isatty():
+            from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+            from rich.progress import Progress as RichProgress
+
+            self._bars = RichProgress(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeElapsedColumn(),
+                TextColumn("left"),
+                TimeRemainingColumn(),
+                console=self._terminal(),
+                transient=True,
+            )
+            self._bars.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bars is not None:
+            self._bars.stop()
+
+    def __call__(self, stage: str, done: int, total: int, text: str | None = None) -> None:
+        """Move the bar of a stage; ``text`` is shown in place of the stage's name."""
+        if self._bars is None:
+            return
+        if stage not in self._tasks:
+            # A resumed run's first call is far in: start there, or the time left is guessed from a leap.
+            self._tasks[stage] = self._bars.add_task(text or stage, total=total, completed=max(0, done - 1))
+        self._bars.update(self._tasks[stage], description=text or stage, completed=done, total=total)
+
+    def stage(self, name: str) -> Callable[[int, int], None] | None:
+        """Called with done and total, moves the bar of that stage; None where there is no terminal to show it on."""
+        if self._bars is None:
+            return None
+        return lambda done, total: self(name, done, total)
+
+    def end(self, stage: str) -> None:
+        """Take away the bar of a stage."""
+        if self._bars is not None and stage in self._tasks:
+            self._bars.remove_task(self._tasks.pop(stage))
+
+    def line(self, text: str) -> None:
+        """A line of its own on standard error, terminal or not."""
+        self._terminal().print(text, markup=False, soft_wrap=True)
+
+    def pause(self, show: Callable[[], None]) -> None:
+        """Let something else print, while the bars are away."""
+        if self._bars is not None:
+            self._bars.stop()
+        show()
+        if self._bars is not None:
+            self._bars.start()
+
+    def _terminal(self) -> Console:
+        if self._console is None:
+            from rich.console import Console
+
+            self._console = Console(stderr=True, highlight=False)
+        return self._console
+
+
+class TrainingProgress(Progress):
+    """Follows a training: a line per epoch, and one bar over all of them, which tells the time left in all."""
+
+    def __init__(self, epochs: int) -> None:
+        super().__init__()
+        self.epochs = epochs
+
+    def step(self, epoch: int, done: int, steps: int) -> None:
+        """A step of an epoch is done."""
+        text = f"Training, epoch {epoch}/{self.epochs}"
+        self("training", (epoch - 1) * steps + done, self.epochs * steps, text)
+
+    def epoch(self, row: EpochRow) -> None:
+        """An epoch is done."""
+        self.line(
+            f"epoch {row.epoch}/{self.epochs}: loss {row.loss:.4f}, accuracy {row.accuracy:.4f}, validation loss "
+            f"{row.val_loss:.4f}, validation accuracy {row.val_accuracy:.4f}, {row.seconds:.0f} s"
+        )
+
+    def preparing(self, what: str, done: int, total: int) -> None:
+        """Something other than an epoch goes on; its bar is gone when it is done."""
+        self(what, done, total)
+        if done >= total:
+            self.end(what)
+
+    def note(self, text: str) -> None:
+        """Something the user should know."""
+        self.line(text)

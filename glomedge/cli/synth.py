@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from glomedge.about import RESEARCH_USE_NOTICE
+from glomedge.cli.options import json_option
+from glomedge.cli.progress import Progress
 
 
 def synth(
@@ -24,17 +25,12 @@ def synth(
         int | None, typer.Option(min=1, help="Drawing threads; does not change the pictures.", show_default="all")
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Draw into a folder that holds other files.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
+    as_json: Annotated[bool, json_option("Print the summary as JSON.")] = False,
 ) -> None:
     """Draw labelled glomerulus crops (no patient data) in the layout that train, infer and evaluate read."""
-    from rich.console import Console
-    from rich.progress import Progress
-
     from glomedge_export.synthetic.dataset import write_dataset
 
-    console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not sys.stderr.isatty()) as bar:
-        task = bar.add_task("Drawing", total=crops)
+    with Progress() as progress:
         drawn = write_dataset(
             directory,
             crops=crops,
@@ -43,7 +39,7 @@ def synth(
             positive_fraction=positive_fraction,
             workers=workers,
             force=force,
-            progress=lambda done, _: bar.update(task, completed=done),
+            progress=progress.stage("Drawing"),
         )
     if as_json:
         summary = {

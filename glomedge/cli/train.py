@@ -9,6 +9,8 @@ from typing import Annotated, Any, Literal
 import typer
 
 from glomedge.about import RESEARCH_USE_NOTICE
+from glomedge.cli.options import CasePattern, json_option
+from glomedge.cli.progress import TrainingProgress
 from glomedge.errors import MissingExtraError
 
 
@@ -56,9 +58,7 @@ def train(
         Literal["case", "random"], typer.Option(help="case: by biopsy; random: the published split of crops.")
     ] = "case",
     split_file: Annotated[Path | None, typer.Option(help="A split.csv to use instead.")] = None,
-    case_pattern: Annotated[
-        str | None, typer.Option(help="Regular expression with a group (?P<case>...), and (?P<slide>...) if wanted.")
-    ] = None,
+    case_pattern: CasePattern = None,
     threshold: Annotated[
         str, typer.Option(help="A number, or chosen on validation: youden, sensitivity=0.95.")
     ] = "0.5",
@@ -71,7 +71,7 @@ def train(
         Path | None,
         typer.Option(help="Folder for the enhanced crops. Default: cache/ in --output.", show_default=False),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print metrics.json instead of the table.")] = False,
+    as_json: Annotated[bool, json_option("Print metrics.json instead of the table.")] = False,
 ) -> None:
     """Train on labelled crops: check, split by biopsy, fit, and say with intervals how far to trust the result.
 
@@ -79,7 +79,6 @@ def train(
     """
     try:
         from glomedge_export.training.options import FitOptions, TrainOptions
-        from glomedge_export.training.progress import TrainingProgress
         from glomedge_export.training.recipes import recipe_of, scaling_of
         from glomedge_export.training.run import train as run
 

@@ -8,58 +8,43 @@ from typing import Annotated
 
 import typer
 
+from glomedge.about import RESEARCH_USE_NOTICE
+from glomedge.cli.options import json_option, model_argument, model_option, one_model, takes_engine_options
+from glomedge.engine.options import EngineOptions
 
+
+@takes_engine_options()
 def warm(
-    model: Annotated[Path, typer.Argument(help="The exported model.")] = Path("artifacts/model.onnx"),
-    provider: Annotated[
-        str, typer.Option(help="auto, cpu, cuda, tensorrt, tensorrt-rtx or openvino. Exactly that one is built for.")
-    ] = "auto",
-    batch_size: Annotated[
-        int | None, typer.Option(help="The usual batch. Default: infer's, 4, on a GPU 32.", show_default=False)
-    ] = None,
-    max_batch: Annotated[
-        int | None, typer.Option(help="The largest batch. Default: the model's.", show_default=False)
-    ] = None,
-    fixed_batch: Annotated[
-        bool, typer.Option("--fixed-batch", help="For GPUs: build for infer --fixed-batch.")
-    ] = False,
-    allow_fallback: Annotated[
-        bool, typer.Option("--allow-fallback", help="Take another provider where --provider cannot run, and say so.")
-    ] = False,
-    cache_dir: Annotated[Path | None, typer.Option(help="Owner-only folder for engines. Default: your cache.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    model_path: Annotated[Path | None, model_argument("The exported model.")] = None,
+    model: Annotated[Path | None, model_option()] = None,
+    *,
+    engine: EngineOptions,
+    as_json: Annotated[bool, json_option()] = False,
 ) -> None:
     """Build the engine for this machine ahead of time, so that the first infer need not.
 
     TensorRT takes minutes for its first engine; afterwards it loads from the cache. Use the same batch sizes later:
     other sizes are another engine.
     """
+    from dataclasses import replace
     from time import perf_counter
 
     import numpy as np
 
-    from glomedge.about import RESEARCH_USE_NOTICE
-    from glomedge.engine.loading import load
+    from glomedge.engine.loading import open_engine, require_bf16
     from glomedge.engine.providers import batch_of
 
     # What infer asks for: another profile would be another engine.
-    usual = batch_of(provider, batch_size, max_batch, fixed_batch=fixed_batch, allow_fallback=allow_fallback)
+    usual = batch_of(engine)
     start = perf_counter()
-    with load(
-        model,
-        provider,
-        allow_fallback=allow_fallback,
-        batch_size=usual,
-        max_batch=max_batch,
-        fixed_batch=fixed_batch,
-        cache_dir=cache_dir,
-    ) as engine:
+    with open_engine(one_model(model_path, model), replace(engine, batch_size=usual)) as opened:
+        require_bf16(opened, engine)
         # TensorRT-RTX compiles its kernels at the first run of a shape.
-        crop = engine.spec.golden.pixels()
-        for size in sorted({usual} if fixed_batch else {usual, max_batch or 1}):
-            engine.infer(np.broadcast_to(crop, (size, *crop.shape)).copy())
+        crop = opened.spec.golden.pixels()
+        for size in sorted({usual} if engine.fixed_batch else {usual, engine.max_batch or 1}):
+            opened.infer(np.broadcast_to(crop, (size, *crop.shape)).copy())
         elapsed_s = perf_counter() - start
-        runtime = engine.runtime
+        runtime = opened.runtime
     if as_json:
         document = {
             "provider": runtime.provider,

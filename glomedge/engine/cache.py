@@ -1,11 +1,11 @@
 """Engines built for this machine, kept between runs, and never run when stale, damaged or someone else's.
 
-A runtime's own cache name does not say what it must: onnxruntime's TensorRT provider does not hash the weights, so a
-retrained model under the old name would run the old engine. Here each entry is a folder named by the SHA-256 of
-everything that makes an engine wrong when it changes, holding the runtime's files and a passport: the key in words,
-and the SHA-256 of each file. An entry is used only when its passport and all its files agree; else it is built anew.
+A runtime's own cache key is not sufficient: onnxruntime's TensorRT provider does not hash the weights, so a retrained
+model under the old name would run the old engine. Here each entry is a folder named by the SHA-256 of everything that
+invalidates an engine when it changes. It holds the runtime's files and a passport: the key in words, and the SHA-256
+of each file. An entry is used only when its passport and all its files agree; otherwise it is rebuilt.
 
-Engines hold device code, so the folder is owner-only, and one that others could have written to is refused.
+Engines contain device code, so the folder is owner-only, and one that others could have written to is refused.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ import os
 import secrets
 import shutil
 import stat
-import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from glomedge.errors import OutputError, UsageError
+from glomedge.system.user_folders import cache_folder
 
 PASSPORT = "passport.json"
 KEPT_ENTRIES = 16
@@ -61,22 +61,27 @@ class EngineKey:
 
 
 def default_root() -> Path:
-    """The user's cache folder for glomedge by the platform's custom (XDG on Linux)."""
-    if sys.platform == "win32":
-        base = os.environ.get("LOCALAPPDATA") or str(Path.home() / "AppData" / "Local")
-    elif sys.platform == "darwin":
-        base = str(Path.home() / "Library" / "Caches")
-    else:
-        base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return Path(base) / "glomedge"
+    """The user's cache folder for glomedge by the platform's convention (XDG on Linux).
+
+    Raises:
+        OutputError: the user has no home folder, as in some containers.
+    """
+    folder = cache_folder()
+    if folder is None:
+        raise OutputError(
+            "There is no place for the engine cache: this user has no home folder (HOME is not set to one, and user id "
+            f"{os.getuid() if hasattr(os, 'getuid') else '?'} is not in the password database). Set HOME or "
+            "XDG_CACHE_HOME to a folder of yours, or name one with --cache-dir."
+        )
+    return folder
 
 
 def secure_root(given: Path | None = None) -> Path:
-    """Create the cache folder owner-only, or check the one there is.
+    """Create the cache folder owner-only, or check the existing one.
 
     Raises:
         UsageError: it is a link, belongs to another user, or others may write to it.
-        OutputError: it cannot be created.
+        OutputError: it cannot be created, or there is no home folder to create it in.
     """
     root = given or default_root()
     try:
@@ -89,17 +94,17 @@ def secure_root(given: Path | None = None) -> Path:
             f"The engine cache {root} cannot be created: {error.strerror}. Name another with --cache-dir."
         ) from error
     if not stat.S_ISDIR(found.st_mode):
-        raise UsageError(f"The engine cache {root} is not a folder of its own (a link or a file). Name another.")
+        raise UsageError(f"The engine cache {root} is a link or a file, not a folder. Name another with --cache-dir.")
     if hasattr(os, "getuid"):
         if found.st_uid != os.getuid():
             raise UsageError(
-                f"The engine cache {root} belongs to another user (uid {found.st_uid}). Engines hold code, so only "
-                "your own folder is used: name another with --cache-dir."
+                f"The engine cache {root} belongs to another user (uid {found.st_uid}). Engines contain code, so "
+                "only your own folder is used: name another with --cache-dir."
             )
         if found.st_mode & 0o022:
             raise UsageError(
-                f"Others may write to the engine cache {root} (mode {stat.S_IMODE(found.st_mode):o}). Engines hold "
-                f"code: run chmod 700 {root}, look through it, or name another with --cache-dir."
+                f"Other users can write to the engine cache {root} (mode {stat.S_IMODE(found.st_mode):o}). Engines "
+                f"contain code: check its content and run chmod 700 {root}, or name another with --cache-dir."
             )
     return root
 
@@ -107,16 +112,16 @@ def secure_root(given: Path | None = None) -> Path:
 class Entry:
     """One engine in the cache: ``folder`` is where the runtime reads or writes it.
 
-    Used as a context manager round the opening of a session: ``commit`` keeps what was built; leaving without it
-    throws a fresh entry away.
+    Used as a context manager around the opening of a session: ``commit`` keeps what was built; leaving without it
+    discards a new entry.
 
     Raises OutputError where the cache cannot be written to.
 
     Attributes:
         folder: for the runtime.
-        found: whether a sound engine was there at the start.
-        built: whether one is there now.
-        reason: why an entry that was there is not used; empty when there was none or it is sound.
+        found: whether a valid engine existed at the start.
+        built: whether one exists now.
+        reason: why an existing entry is not used; empty when there was none or it is valid.
     """
 
     def __init__(self, root: Path, key: EngineKey) -> None:
@@ -127,7 +132,7 @@ class Entry:
         if self.built:
             self.folder = self._final
             with contextlib.suppress(OSError):
-                os.utime(self._final)  # prune() drops what was not used for longest
+                os.utime(self._final)  # prune() drops the least recently used
         else:
             _remove(self._final)
             self.folder = _fresh_folder(root)
@@ -145,7 +150,7 @@ class Entry:
         try:
             _seal(self.folder, self._key)
             self.folder.rename(self._final)
-        except OSError:  # the disk is full, or another process was first; what was loaded runs all the same
+        except OSError:  # the disk is full, or another process was first; the loaded engine still runs
             self.discard()
             return False
         self.folder, self.built = self._final, True
@@ -153,15 +158,15 @@ class Entry:
         return True
 
     def drop(self) -> bool:
-        """Remove the entry although its passport agrees: the runtime cannot use it, or answers wrongly with it.
+        """Remove the entry although its passport agrees: the runtime cannot use it, or gives wrong answers with it.
 
-        Whether it had been there at the start.
+        Returns whether it existed at the start.
         """
         shutil.rmtree(self._final, ignore_errors=True)
         return self.found
 
     def discard(self) -> None:
-        """Throw a fresh entry away; a sound one that was found stays."""
+        """Discard a new entry; a valid one that was found stays."""
         if not self.built:
             shutil.rmtree(self.folder, ignore_errors=True)
 
@@ -175,14 +180,14 @@ class Entry:
 
 
 class WorkingCopy:
-    """An engine for a runtime that writes its cache when it closes, and writes it anew each time (TensorRT-RTX).
+    """An engine for a runtime that rewrites its cache each time it closes (TensorRT-RTX).
 
-    It reads and writes a copy of its own; ``keep``, called once the runtime is closed, puts that in the entry's place
-    where anything in it is new. So a sound entry never disagrees with its passport.
+    The runtime reads and writes a private copy; ``keep``, called once the runtime is closed, replaces the entry with it
+    if it holds anything new. So a valid entry never disagrees with its passport.
 
     Attributes:
         folder: for the runtime.
-        entry: what the cache held at the start.
+        entry: the cache entry at the start.
     """
 
     def __init__(self, root: Path, key: EngineKey) -> None:
@@ -196,7 +201,7 @@ class WorkingCopy:
                     (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
                     shutil.copyfile(self.entry.folder / name, self.folder / name)
                 (self.folder / PASSPORT).unlink()
-            except OSError:  # another process is replacing the entry; an empty copy is built anew
+            except OSError:  # another process is replacing the entry; an empty copy is rebuilt
                 shutil.rmtree(self.folder, ignore_errors=True)
                 self.folder = _fresh_folder(root)
 
@@ -223,12 +228,12 @@ class WorkingCopy:
         return False
 
     def drop(self) -> bool:
-        """Remove the entry, and keep nothing of the copy either; whether the entry had been there at the start."""
+        """Remove the entry and discard the copy; returns whether the entry existed at the start."""
         self._unwanted = True
         return self.entry.drop()
 
     def discard(self) -> None:
-        """Throw the copy away; the entry stays."""
+        """Discard the copy; the entry stays."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
@@ -237,16 +242,16 @@ def cache_notes(entry: Entry) -> tuple[str, ...]:
     if entry.built:
         return ("engine taken from the cache",)
     if entry.reason:
-        return (f"cached engine not used: {entry.reason}; built anew",)
-    return ("engine built; glomedge warm does that ahead of time",)
+        return (f"cached engine not used: {entry.reason}; rebuilt",)
+    return ("engine built; glomedge warm builds it ahead of time",)
 
 
 def problem(folder: Path, key: EngineKey) -> str:
-    """Why an entry must not be used, in words; empty when it is sound."""
+    """Why an entry must not be used, in words; empty when it is valid."""
     try:
         found = folder.lstat()
         if not stat.S_ISDIR(found.st_mode) or (hasattr(os, "getuid") and found.st_uid != os.getuid()):
-            return "it is not a folder of yours"
+            return "it is not a folder that you own"
         passport = json.loads((folder / PASSPORT).read_text(encoding="utf-8"))
         if passport["key"] != asdict(key):
             return "it was built for something else"
@@ -263,7 +268,7 @@ def problem(folder: Path, key: EngineKey) -> str:
 
 
 def prune(root: Path, keep: int = KEPT_ENTRIES) -> None:
-    """Remove all but the ``keep`` entries used last, and what interrupted builds left behind a day ago."""
+    """Remove all but the ``keep`` most recently used entries, and leftovers of builds interrupted over a day ago."""
     entries = []
     for folder in root.iterdir():
         with contextlib.suppress(OSError):
@@ -287,7 +292,7 @@ def _fresh_folder(root: Path) -> Path:
 
 
 def _seal(folder: Path, key: EngineKey) -> None:
-    """Write the passport of everything that lies in the folder."""
+    """Write the passport for everything in the folder."""
     files = {name: _sha256(folder / name) for name in _files(folder) if name != PASSPORT}
     with (folder / PASSPORT).open("w", encoding="utf-8") as handle:
         json.dump({"key": asdict(key), "files": files}, handle, indent=1, sort_keys=True)
@@ -309,7 +314,7 @@ def _remove(folder: Path) -> None:
 
 
 def _files(folder: Path) -> list[str]:
-    """Relative names of everything that is not a folder, sorted; links count as files and never hash equal."""
+    """Relative names of everything that is not a folder, sorted; links count as files whose hash never matches."""
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_symlink() or not path.is_dir())
 
 

@@ -1,21 +1,23 @@
-"""Examine this machine: what could run a model here, what keeps the rest from it, and what to do about that.
+"""Examine this machine: what can run a model here, why the rest cannot, and what to do about it.
 
-Every claim is tried rather than looked up: each usable provider loads the model, passes its golden self-test and is
-timed for a moment; the recommendation is the fastest of those that passed.
+Everything is tried rather than looked up: each usable provider loads the model, runs its golden self-test and is timed
+for about a second; the recommendation is the fastest of those that passed.
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
 from glomedge.about import RESEARCH_USE_NOTICE, __version__
+from glomedge.engine.options import EngineOptions
 from glomedge.errors import GlomedgeError, ModelError
 from glomedge.system import cpu as hardware
 from glomedge.system import gpu as gpus
 from glomedge.system import libraries
+from glomedge.system.telemetry import Silenced, telemetry
 
 _PACKAGES = (
     "numpy",
@@ -40,7 +42,7 @@ _TIMED_S = 1.0
 
 @dataclass(frozen=True)
 class Speed:
-    """Throughput of one batch size, measured for about a second; enough to choose by, not a benchmark."""
+    """Throughput of one batch size, measured for about a second; enough to choose a provider, not a benchmark."""
 
     batch: int
     crops_per_s: float
@@ -58,7 +60,7 @@ class ProviderReport:
         load_s: seconds to load the model and test it; None where not tried.
         speeds: measured throughput.
         versions: of the libraries that took part.
-        notes: what else it said.
+        notes: further messages.
     """
 
     name: str
@@ -72,7 +74,7 @@ class ProviderReport:
 
     @property
     def best(self) -> Speed | None:
-        """Its fastest batch; of batches within 3% of it the smallest, for memory's sake."""
+        """Its fastest batch; among batches within 3% of it the smallest, to save memory."""
         if not self.speeds:
             return None
         top = max(speed.crops_per_s for speed in self.speeds)
@@ -120,16 +122,28 @@ class Diagnosis:
     providers: tuple[ProviderReport, ...]
     recommendation: Recommendation | None
     healthy: bool
+    telemetry: tuple[Silenced, ...]
 
     def to_json_object(self) -> dict[str, Any]:
         """Plain dicts, lists and numbers."""
         return asdict(self)
 
 
-def diagnose(model: Path | None = None, *, cache_dir: Path | None = None) -> Diagnosis:
-    """Examine this machine, with a model where there is one. Never raises for what it finds."""
+def diagnose(model: Path | None = None, options: EngineOptions = EngineOptions()) -> Diagnosis:  # noqa: B008 - frozen
+    """Examine this machine, with a model where there is one. Never raises for what it finds.
+
+    Args:
+        model: to load on each provider that can run here.
+        options: to load it with. With provider ``auto`` every provider is examined, otherwise that one only; each is
+            examined by itself, so ``allow_fallback`` has no part in it.
+
+    Raises:
+        UsageError: an option out of range, or no such provider.
+    """
     from glomedge.engine import providers
 
+    options.check()
+    examined = providers.PROVIDERS.values() if options.provider == "auto" else [providers.named(options.provider)]
     found = gpus.find_gpus()
     problems: list[str] = []
     runtimes = libraries.onnxruntime_packages()
@@ -139,7 +153,7 @@ def diagnose(model: Path | None = None, *, cache_dir: Path | None = None) -> Dia
     if model_report is not None and model_report.problem:
         problems.append(model_report.problem)
         model = None
-    reports = tuple(_examine(provider, model, cache_dir) for provider in providers.PROVIDERS.values())
+    reports = tuple(_examine(provider, model, options) for provider in examined)
     broken_model = model_report is not None and bool(model_report.problem)
     return Diagnosis(
         notice=RESEARCH_USE_NOTICE,
@@ -158,11 +172,12 @@ def diagnose(model: Path | None = None, *, cache_dir: Path | None = None) -> Dia
         providers=reports,
         recommendation=recommend(reports, model_report),
         healthy=any(report.usable for report in reports) and not broken_model,
+        telemetry=telemetry(),
     )
 
 
 def examine_model(path: Path) -> ModelReport:
-    """Whether a file is whole and ours, and its graph what its spec claims."""
+    """Whether a file is intact and from glomedge, and its graph matches its spec."""
     from glomedge.model.file import read_model_file
     from glomedge.model.graph import check_graph
 
@@ -174,9 +189,9 @@ def examine_model(path: Path) -> ModelReport:
     return ModelReport(str(path), sha256=file.sha256, precision=file.spec.precision, target=file.spec.target)
 
 
-def _examine(provider: Any, model: Path | None, cache_dir: Path | None) -> ProviderReport:
-    from glomedge.engine.loading import load
-    from glomedge.engine.providers import usual_batch
+def _examine(provider: Any, model: Path | None, options: EngineOptions) -> ProviderReport:
+    from glomedge.engine.loading import open_engine, require_bf16
+    from glomedge.engine.providers import batch_of
     from glomedge.errors import SelfTestError
 
     reason = provider.unusable()
@@ -184,13 +199,15 @@ def _examine(provider: Any, model: Path | None, cache_dir: Path | None) -> Provi
         return ProviderReport(provider.name, usable=False, reason=reason)
     if model is None:
         return ProviderReport(provider.name, usable=True)
-    batches = _GPU_BATCHES if provider.gpu else _BATCHES
+    options = replace(options, provider=provider.name, allow_fallback=False)
+    # The batch sizes of infer: an engine that is built here is the one that infer finds in the cache.
+    options = replace(options, batch_size=batch_of(options))
     start = perf_counter()
     try:
-        # The batch sizes of infer: an engine that is built here is the one that infer finds in the cache.
-        with load(model, provider.name, batch_size=usual_batch(provider.name), cache_dir=cache_dir) as engine:
+        with open_engine(model, options) as engine:
+            require_bf16(engine, options)
             load_s = perf_counter() - start
-            speeds = tuple(Speed(batch, _crops_per_s(engine, batch)) for batch in batches)
+            speeds = tuple(Speed(batch, _crops_per_s(engine, batch)) for batch in _batches(provider.gpu, options))
             runtime = engine.runtime
     except SelfTestError as error:
         return ProviderReport(provider.name, usable=False, reason=str(error), self_test="failed")
@@ -207,6 +224,15 @@ def _examine(provider: Any, model: Path | None, cache_dir: Path | None) -> Provi
     )
 
 
+def _batches(gpu: bool, options: EngineOptions) -> list[int]:
+    """What to time: some usual sizes and the one asked for, as far as the device is to be given them."""
+    asked = options.batch_size or 1
+    if options.fixed_batch:
+        return [asked]
+    sizes = {*(_GPU_BATCHES if gpu else _BATCHES), asked}
+    return sorted(size for size in sizes if size <= (options.max_batch or size))
+
+
 def _crops_per_s(engine: Any, batch: int) -> float:
     import numpy as np
 
@@ -221,7 +247,7 @@ def _crops_per_s(engine: Any, batch: int) -> float:
 
 
 def recommend(reports: tuple[ProviderReport, ...], model: ModelReport | None) -> Recommendation | None:
-    """What to use: the fastest provider that passed; without a model, what the hardware is built for.
+    """What to use: the fastest provider that passed; without a model, what suits the hardware.
 
     None when nothing can run.
     """
@@ -235,7 +261,7 @@ def recommend(reports: tuple[ProviderReport, ...], model: ModelReport | None) ->
         better = preferred_precision(tuple(usable))
         why = f"the fastest here that passed the self-test, {rate:.1f} crops/s in a short trial"
         if better != model.precision:
-            why += f"; this processor is built for {better}, which is worth an export of its own"
+            why += f"; this machine is built for {better}, which is worth a separate export"
         return Recommendation(fastest.name, model.precision, fastest.best.batch, why)
     name = next((name for name in ("tensorrt", "cuda", "tensorrt-rtx", "cpu") if name in usable), next(iter(usable)))
     on_gpu = name in ("tensorrt", "cuda", "tensorrt-rtx")

@@ -7,16 +7,16 @@ with load("model.onnx", provider="cpu") as engine:
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from types import TracebackType
-from typing import Self
+from typing import NoReturn, Self
 
 import numpy as np
 import numpy.typing as npt
 
+from glomedge.engine.items import Item
 from glomedge.engine.predict import Prediction, predict_all
 from glomedge.engine.runner import OutOfMemoryError, Runner, padded
 from glomedge.errors import EngineError, UsageError
@@ -28,7 +28,7 @@ __all__ = ["Engine", "Output", "Prediction", "Runtime"]
 
 @dataclass(frozen=True)
 class Output:
-    """What the network says of N crops.
+    """The network's answers for N crops.
 
     Attributes:
         probability: float32 ``[N]``, the chance of *globally sclerotic*; may hold NaN or Inf from broken weights.
@@ -46,7 +46,7 @@ class Output:
 
 @dataclass(frozen=True)
 class Runtime:
-    """What runs, for the record of a run.
+    """What runs the model, for the record of a run.
 
     Attributes:
         requested: the provider that was asked for (``auto`` included).
@@ -57,7 +57,8 @@ class Runtime:
         versions: of the libraries that take part.
         options: the session's settings.
         placement: nodes by provider; empty unless it was recorded.
-        notes: what ``auto`` passed over and why, and any fallback.
+        notes: what its user should know: the choice of ``auto``, any fallback.
+        passed_over: why ``auto`` or a fallback took none of the providers before and after.
     """
 
     requested: str
@@ -69,6 +70,7 @@ class Runtime:
     options: Mapping[str, str]
     placement: Mapping[str, int]
     notes: tuple[str, ...]
+    passed_over: tuple[str, ...] = ()
 
 
 class Engine:
@@ -100,7 +102,7 @@ class Engine:
     def runtime(self) -> Runtime:
         """Versions, options and notes, for the record of a run."""
         runner = self._runner
-        # A session opened anew in the middle of a run has more to say than it had at first.
+        # A session reopened in the middle of a run has more notes than at first.
         late = runner.opened.notes if runner is not None else ()
         return replace(self._runtime, notes=tuple(dict.fromkeys((*self._runtime.notes, *late))))
 
@@ -130,7 +132,7 @@ class Engine:
         activation = np.empty((total, MAP_SIZE, MAP_SIZE), np.float32)
         start = 0
         while start < total:
-            # Read anew each round: another thread may have found that the device holds less.
+            # Read again each round: another thread may have lowered the limit.
             count = min(self._limit, total - start)
             try:
                 part = self._run(np.ascontiguousarray(images_nhwc[start : start + count]))
@@ -142,20 +144,34 @@ class Engine:
             start += count
         return Output(probability, activation)
 
-    def predict(self, items: Iterable[str | os.PathLike[str] | npt.NDArray[np.uint8]]) -> list[Prediction]:
-        """Decode, enhance and call each item: a path, or RGB pixels uint8 ``[H, W, 3]`` not yet enhanced.
+    def predict(self, items: Item | Iterable[Item]) -> list[Prediction]:
+        """Decode, enhance and call each crop; one crop by itself is answered by a list of one.
+
+        Args:
+            items: crops not yet enhanced, each of them
+                a path (str, bytes or ``os.PathLike``; links are followed),
+                RGB pixels, uint8 ``[H, W, 3]``,
+                a PIL image, or
+                the bytes of an image file (bytes, bytearray or memoryview).
+                An array ``[N, H, W, 3]`` is N crops.
 
         An item that cannot be read becomes a Prediction with status ``error:<code>``; it never stops the others.
         """
         return predict_all(self, self.spec, items)
 
     def close(self) -> None:
-        """Free the device. Calling it twice does no harm; ``infer`` raises afterwards."""
+        """Free the device. Calling it twice is harmless; ``infer`` raises afterwards."""
         with self._lock:
             self._runtime = self.runtime
             runner, self._runner = self._runner, None
         if runner is not None:
             runner.close()
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            "An Engine holds a session on a device and cannot be pickled or copied. Hand over the path of the model, "
+            "and call glomedge.load in each process."
+        )
 
     def __enter__(self) -> Self:
         return self
@@ -180,7 +196,7 @@ class Engine:
         if smaller < 1:
             raise EngineError(
                 f"{error} A smaller batch is not possible. Free memory on the device (nvidia-smi shows who uses it), "
-                "load with a smaller --max-batch, or use --provider cpu."
+                "load with a smaller max_batch (--max-batch), or on the CPU (--provider cpu)."
             ) from error
         with self._lock:
             self._limit = min(self._limit, smaller)

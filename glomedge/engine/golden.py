@@ -1,9 +1,9 @@
-"""The golden self-test: does this device still see and say what the exporting machine saw and said?
+"""The golden self-test: does this device give the same pixels and the same probability as the exporting machine?
 
 A crop is drawn from a seed with integer arithmetic only, so that its bytes are the same on every platform. Export
-stores its enhanced pixels and the probability of the file just written; loading enhances the same crop again,
-runs the stored pixels through the provider that was really opened, and refuses to serve when either has moved.
-Two comparisons rather than one, so that the message can say which half of the walk is to blame.
+stores its enhanced pixels and the probability that the new file gives for them. Loading enhances the same crop again,
+runs the stored pixels through the provider that was really opened, and refuses to serve when either result differs.
+Two comparisons rather than one, so that the message can say whether preprocessing or inference is at fault.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 CROP_WIDTH_PX = 672
 CROP_HEIGHT_PX = 448
 
-# Enhancing is integer arithmetic and look-up tables. One grey level of luma may be decided by one rounding of the
-# resize; equalising and the saturation step can stretch it to this much at a few pixels, never more.
+# Enhancing is integer arithmetic and look-up tables. One rounding in the resize may change luma by one grey
+# level; equalisation and saturation can amplify that to this much at a few pixels, never more.
 PIXEL_TOLERANCE = 3
 
 # How far the probability of one crop may move between two correct implementations of the same file: other
@@ -66,7 +66,7 @@ def draw_crop(seed: int) -> npt.NDArray[np.uint8]:
     crop[..., 2] = 205 - 2 * blocks
 
     def disc(row: int, column: int, radius_px: int, colour: tuple[int, int, int]) -> None:
-        # Columns are drawn half again as wide, so that the disc is round once shrunk to 224 x 224.
+        # Discs are drawn half again as wide, so that they are round once shrunk to 224 x 224.
         # Only the disc's own box is touched: the self-test is part of every cold start.
         reach = radius_px * 3 // 2 + 1
         box = (
@@ -95,8 +95,8 @@ def draw_crop(seed: int) -> npt.NDArray[np.uint8]:
 def make(recipe: Recipe, infer: Infer, precision: Precision) -> Golden:
     """Make the self-test of a freshly exported file.
 
-    Of a few seeds the one whose probability lies nearest one half is kept: there a movement of the logit shows
-    most in the probability.
+    Of a few seeds the one whose probability is nearest to one half is kept: there a change of the logit changes the
+    probability most.
 
     Args:
         recipe: the file's preprocessing.
@@ -143,17 +143,17 @@ def check(spec: ModelSpec, infer: Infer, *, min_tolerance: float = 0.0, where: s
     worst = int(difference.max())
     if worst > golden.pixel_tolerance:
         raise SelfTestError(
-            f"Self-test refused: preprocessing (recipe '{spec.recipe.name}') gives other pixels here than at export: "
-            f"{np.count_nonzero(difference > golden.pixel_tolerance)} of {difference.size} values differ by more than "
-            f"{golden.pixel_tolerance}, the worst by {worst}. Install the opencv version the model was exported "
-            "with (glomedge doctor prints yours), or export the model again with this version of glomedge."
+            f"Self-test failed: preprocessing (recipe '{spec.recipe.name}') gives different pixels here than at "
+            f"export: {np.count_nonzero(difference > golden.pixel_tolerance)} of {difference.size} values differ by "
+            f"more than {golden.pixel_tolerance}, the worst by {worst}. Install the opencv version the model was "
+            "exported with (glomedge doctor prints yours), or export the model again with this version of glomedge."
         )
     tolerance = max(golden.probability_tolerance, min_tolerance)
     probability = _scalar(infer(expected[np.newaxis]))
     # Written so that NaN fails as well.
     if not abs(probability - golden.probability) <= tolerance:
         raise SelfTestError(
-            f"Self-test refused: the model gives probability {probability:.6f} on {where}, but gave "
+            f"Self-test failed: the model gives probability {probability:.6f} on {where}, but gave "
             f"{golden.probability:.6f} at export (allowed difference {tolerance:g}, precision {spec.precision}, "
             f"target {spec.target}). Choose another provider with --provider, or export for this device "
             "(glomedge export --precision ... --target ...)."

@@ -1,19 +1,18 @@
-"""From paths and pixels to predictions, for programs that embed an Engine; folders go through ``pipeline``."""
+"""From paths and pixels to predictions, for programs that embed an Engine; folders use ``pipeline``."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from glomedge.engine.items import is_one_crop, pixels_of
 from glomedge.engine.views import Infer, fault_of
 from glomedge.errors import ImageError
 from glomedge.model.spec import ModelSpec
-
-Item = str | os.PathLike[str] | npt.NDArray[np.uint8]
 
 _CHUNK = 32
 
@@ -21,6 +20,8 @@ _CHUNK = 32
 @dataclass(frozen=True)
 class Prediction:
     """The answer for one crop.
+
+    Two are equal where all but the map is: it decides nothing that the probability does not.
 
     Attributes:
         probability: the chance of *globally sclerotic*; None on an error.
@@ -35,7 +36,7 @@ class Prediction:
     label: int | None
     class_name: str | None
     status: str
-    activation: npt.NDArray[np.float32] | None
+    activation: npt.NDArray[np.float32] | None = field(compare=False)
     message: str = ""
 
 
@@ -56,11 +57,18 @@ def failed(code: str, message: str) -> Prediction:
     return Prediction(None, None, None, f"error:{code}", None, message)
 
 
-def predict_all(engine: Infer, spec: ModelSpec, items: Iterable[Item]) -> list[Prediction]:
-    """One Prediction for each item, in order; memory does not grow with their number."""
+def predict_all(engine: Infer, spec: ModelSpec, items: Any) -> list[Prediction]:
+    """One Prediction for each item, in order; memory does not grow with their number.
+
+    Args:
+        engine: runs the model.
+        spec: of that model.
+        items: several of ``items.Item``, or one, which is answered by a list of one.
+    """
     done: list[Prediction] = []
-    chunk: list[Item] = []
-    for item in items:
+    chunk: list[Any] = []
+    several: Iterable[Any] = [items] if is_one_crop(items) else items
+    for item in several:
         chunk.append(item)
         if len(chunk) == _CHUNK:
             done += _predict_chunk(engine, spec, chunk)
@@ -68,7 +76,7 @@ def predict_all(engine: Infer, spec: ModelSpec, items: Iterable[Item]) -> list[P
     return done + (_predict_chunk(engine, spec, chunk) if chunk else [])
 
 
-def _predict_chunk(engine: Infer, spec: ModelSpec, items: list[Item]) -> list[Prediction]:
+def _predict_chunk(engine: Infer, spec: ModelSpec, items: list[Any]) -> list[Prediction]:
     from glomedge.imaging import quality
     from glomedge.imaging.enhance import enhance
 
@@ -77,7 +85,7 @@ def _predict_chunk(engine: Infer, spec: ModelSpec, items: list[Item]) -> list[Pr
     flags: list[tuple[str, ...]] = []
     for item in items:
         try:
-            crop, seen = _pixels(item)
+            crop, seen = pixels_of(item)
         except ImageError as error:
             found.append(failed(error.code, str(error)))
             continue
@@ -92,18 +100,3 @@ def _predict_chunk(engine: Infer, spec: ModelSpec, items: list[Item]) -> list[Pr
     else:
         answers = iter(())
     return [prediction if prediction is not None else next(answers) for prediction in found]
-
-
-def _pixels(item: Item) -> tuple[npt.NDArray[np.uint8], tuple[str, ...]]:
-    from glomedge.imaging import images
-
-    if not isinstance(item, np.ndarray):
-        decoded = images.decode(images.read(item))
-        return decoded.pixels_hwc, decoded.flags
-    if item.dtype != np.uint8 or item.ndim != 3 or item.shape[2] != 3:
-        raise ImageError(
-            "format", f"Pixels must be uint8 [H, W, 3] in RGB order, not {item.dtype} {list(item.shape)}. Convert them."
-        )
-    if min(item.shape[:2]) < images.MIN_SIDE_PX:
-        raise ImageError("too_small", f"The crop is {item.shape[1]} x {item.shape[0]} pixels. Cut a larger one.")
-    return np.ascontiguousarray(item), ()

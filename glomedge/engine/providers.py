@@ -1,4 +1,4 @@
-"""The table of providers: what each is called, what brings it, whether it can run here, and how it is opened.
+"""The table of providers: name, how to install it, whether it can run here, and how it is opened.
 
 To add a provider, write its option builder and add one ``Provider`` to ``PROVIDERS``; nothing else knows their names.
 """
@@ -9,11 +9,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from glomedge.about import install_command
 from glomedge.engine.backends import gpu_memory, nvidia, onnxrt, openvino_runtime
+from glomedge.engine.options import EngineOptions
 from glomedge.engine.runner import Runner, SessionRequest
 from glomedge.errors import ProviderUnavailableError, UsageError
 from glomedge.system import cpu, libraries
 from glomedge.system.gpu import find_gpus
+from glomedge.system.telemetry import import_onnxruntime
 
 CPU_BATCH = 4
 """Fastest for int8 with a run thread on each core."""
@@ -31,11 +34,11 @@ class Provider:
 
     Attributes:
         name: what ``--provider`` takes.
-        install: the command that brings it.
+        install: what pip is asked for (``about.install_command``).
         unusable: why it cannot run on this machine, None when nothing speaks against it; ends with what to do.
         open: the session factory. Raises ProviderUnavailableError, ModelError, OutOfMemoryError.
-        unsuited: why ``auto`` passes it over for this model although it would run; None when it does not.
-        gpu: whether it runs apart from the CPU, and so wants large batches.
+        unsuited: why ``auto`` skips it for this model although it would run; None when it does not.
+        gpu: whether it runs on a GPU, and so needs large batches.
     """
 
     name: str
@@ -64,10 +67,10 @@ def onnxruntime_provider(
         name: what ``--provider`` takes.
         ort_name: onnxruntime's name for it.
         options: the option builder, for the ordinary factory.
-        install: the command that brings it.
+        install: what pip is asked for (``about.install_command``).
         library: its own shared library beside onnxruntime's, read for what it links against.
         device_problem: why its device is not usable, None when it is.
-        open_with: another factory than ``sessions.open_session``, for tensors that stay on the device.
+        open_with: another factory than ``onnxrt.open_session``, for tensors that stay on the device.
         unsuited: see ``Provider``.
         gpu: see ``Provider``.
     """
@@ -89,40 +92,41 @@ def builtin_unusable(name: str, ort_name: str, install: str, library: str | None
 
     Looks at the installed package, then at what the provider's own library links against.
     """
+    cure = install_command(install)
     packages = libraries.onnxruntime_packages()
     if not packages:
-        return f"{name}: onnxruntime is not installed. Install it with: {install}"
+        return f"{name}: onnxruntime is not installed. Install it with: {cure}"
     if len(packages) > 1:
         return f"{name}: {both_installed(packages)}"
-    import onnxruntime as ort
+    ort = import_onnxruntime()
 
     if ort_name not in ort.get_available_providers():
         lacking = f"{ort_name} ({library})" if library else ort_name
         return (
             f"{name}: the installed package {packages[0].name} {packages[0].version} is built without {lacking}. "
-            f"Replace it: pip uninstall {packages[0].name}, then {install}"
+            f"Replace it: pip uninstall {packages[0].name}, then {cure}"
         )
     folder = libraries.module_folder("onnxruntime")
     if library is None or folder is None:
         return None
     path = folder / "capi" / library
     if not path.is_file():
-        return f"{name}: the provider's library {library} is missing from {packages[0].name}. Reinstall: {install}"
+        return f"{name}: the provider's library {library} is missing from {packages[0].name}. Reinstall: {cure}"
     libraries.preload_cuda()
     missing = libraries.missing_libraries(path)
     if not missing:
         return None
     needed = libraries.needed_libraries(path)
     cures = dict.fromkeys(libraries.brought_by(library, needed) for library in missing)
-    return f"{name}: missing {', '.join(missing)}. What brings it: {'; '.join(cures)}"
+    return f"{name}: missing {', '.join(missing)}. Provided by: {'; '.join(cures)}"
 
 
 def both_installed(packages: tuple[libraries.Package, ...]) -> str:
-    """The known breakage of two onnxruntime packages in one environment, with its cure."""
+    """The message about two onnxruntime packages in one environment, with the fix."""
     names = " ".join(package.name for package in packages)
     return (
         f"{' and '.join(f'{package.name} {package.version}' for package in packages)} are both installed: they "
-        "overwrite each other's files, and the GPU is lost without a word. Remove all and install one: "
+        "overwrite each other's files, and the GPU is lost without any message. Remove all of them and install one: "
         f"pip uninstall -y {names}, then pip install {packages[-1].name}"
     )
 
@@ -130,7 +134,7 @@ def both_installed(packages: tuple[libraries.Package, ...]) -> str:
 PROVIDERS: dict[str, Provider] = {
     provider.name: provider
     for provider in (
-        onnxruntime_provider("cpu", onnxrt.CPU, install="pip install 'glomedge[cpu]'", open_with=onnxrt.open_cpu),
+        onnxruntime_provider("cpu", onnxrt.CPU, install="glomedge[cpu]", open_with=onnxrt.open_cpu),
         onnxruntime_provider(
             "cuda",
             nvidia.CUDA,
@@ -161,7 +165,7 @@ PROVIDERS: dict[str, Provider] = {
         ),
         Provider(
             "openvino",
-            install="pip install 'glomedge[openvino]'",
+            install="glomedge[openvino]",
             unusable=openvino_runtime.unusable,
             open=openvino_runtime.open_runner,
         ),
@@ -181,58 +185,46 @@ def named(name: str) -> Provider:
     return PROVIDERS[name]
 
 
-def runs_on_gpu(name: str, allow_fallback: bool = False) -> bool:
-    """Whether that provider works on a GPU; for ``auto``: whether a GPU provider can run here.
+def runs_on_gpu(options: EngineOptions) -> bool:
+    """Whether the provider asked for works on a GPU; for ``auto``: whether a GPU provider can run here.
 
     With ``allow_fallback`` a provider that cannot run here stands for whichever takes its place. Asked before anything
     is opened, so one that can run and then does not open is still counted.
 
     Raises UsageError on an unknown name.
     """
-    if name != "auto":
-        provider = named(name)
-        if not allow_fallback or provider.unusable() is None:
+    if options.provider != "auto":
+        provider = named(options.provider)
+        if not options.allow_fallback or provider.unusable() is None:
             return provider.gpu
     # The driver is asked first: it costs nothing where there is none.
     return bool(find_gpus().devices) and any(p.gpu and p.unusable() is None for p in PROVIDERS.values())
 
 
-def usual_batch(name: str, allow_fallback: bool = False) -> int:
+def usual_batch(options: EngineOptions) -> int:
     """Crops a call where the user does not say."""
-    return GPU_BATCH if runs_on_gpu(name, allow_fallback) else CPU_BATCH
+    return GPU_BATCH if runs_on_gpu(options) else CPU_BATCH
 
 
-def batch_of(
-    name: str,
-    batch_size: int | None,
-    max_batch: int | None,
-    *,
-    fixed_batch: bool = False,
-    allow_fallback: bool = False,
-) -> int:
-    """Crops a call by what the user gave; ``infer`` and ``warm`` agree by it, or one would build what the other misses.
+def batch_of(options: EngineOptions) -> int:
+    """Crops a call by what the user gave; every command agrees by it, or one would build what the other misses.
 
-    Args:
-        name: what ``--provider`` was given.
-        batch_size: ``--batch-size``.
-        max_batch: ``--max-batch``; with ``fixed_batch`` it names the batch as well as ``batch_size`` does.
-        fixed_batch: ``--fixed-batch``.
-        allow_fallback: ``--allow-fallback``.
+    With ``fixed_batch`` ``max_batch`` names the batch as well as ``batch_size`` does.
     """
-    if batch_size is not None:
-        return batch_size
-    if fixed_batch and max_batch is not None:
-        return max_batch
-    usual = usual_batch(name, allow_fallback)
-    return min(usual, max_batch or usual)
+    if options.batch_size is not None:
+        return options.batch_size
+    if options.fixed_batch and options.max_batch is not None:
+        return options.max_batch
+    usual = usual_batch(options)
+    return min(usual, options.max_batch or usual)
 
 
-def run_threads(name: str, allow_fallback: bool = False) -> int:
+def run_threads(options: EngineOptions) -> int:
     """How many threads should call ``infer`` at once: two for a GPU, one for each core of a CPU, at most eight.
 
     On a CPU, one thread a core on one session is faster than one thread with all cores.
     """
-    return GPU_RUN_THREADS if runs_on_gpu(name, allow_fallback) else min(cpu.usable_cpus(), MOST_RUN_THREADS)
+    return GPU_RUN_THREADS if runs_on_gpu(options) else min(cpu.usable_cpus(), MOST_RUN_THREADS)
 
 
 ACCEPT_ANOTHER = " To accept another provider, add --allow-fallback."
@@ -246,7 +238,7 @@ def require_usable(provider: Provider) -> None:
 
 
 def open_provider(provider: Provider, request: SessionRequest) -> Runner:
-    """Open it; on a GPU a session of one batch size on a thread of its own. Raises as ``Provider.open``."""
+    """Open it; a fixed-batch GPU session gets its own thread. Raises as ``Provider.open``."""
     if provider.gpu and request.fixed_batch:
         from glomedge.engine.backends.fixed_batch import FixedBatchRunner
 
@@ -268,9 +260,9 @@ def preference(request: SessionRequest) -> tuple[Provider, ...]:
 
 
 def reason_against(provider: Provider, request: SessionRequest) -> str | None:
-    """Why ``auto`` passes a provider over, None when it may be tried.
+    """Why ``auto`` skips a provider, None when it may be tried.
 
-    Ask only of providers that are reached: examining one can mean loading its library, half a second for OpenVINO.
+    Call it only for providers that are reached: it may load the provider's library, half a second for OpenVINO.
     """
     reason = provider.unusable()
     if reason is None and (unsuited := provider.unsuited(request)) is not None:

@@ -1,7 +1,7 @@
-"""What stands between an Engine and a runtime: the request to open a session, and the session once open.
+"""The interface between an Engine and a runtime: the request to open a session, and the open session.
 
-A Runner holds one loaded model on one provider. onnxruntime's is in ``sessions.py``, OpenVINO's in
-``openvino_runner.py``; the Engine knows this interface only.
+A Runner holds one loaded model on one provider. The implementations are in ``backends/``; the Engine knows only this
+interface.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ RawOutput = tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]
 
 
 def no_cache() -> bool:
-    """``Runner.forget`` of a session that no cache has to do with."""
+    """``Runner.forget`` of a session that uses no cache."""
     return False
 
 
@@ -33,15 +33,15 @@ class OutOfMemoryError(EngineError):
 
 @dataclass(frozen=True)
 class SessionRequest:
-    """Everything a session factory must know.
+    """Everything a session factory needs.
 
     Attributes:
         file: the checked model file.
         threads: CPU threads to use in all.
         concurrency: how many threads will call ``run`` at once.
         profile: batch sizes the session must serve (min, typical, max).
-        fixed_batch: only ``profile.max`` will be asked for; lets a GPU capture the whole run.
-        self_test: whether a session that takes another's place must pass the golden self-test.
+        fixed_batch: every run has exactly ``profile.max`` crops; lets a GPU capture the whole run.
+        self_test: whether a session that replaces another must pass the golden self-test.
         record_placement: count on which provider every node of the graph lands.
         bf16: compute an fp32 file in bfloat16 where the provider can.
         cache_dir: owner-only folder for engines, or None for the user's cache.
@@ -69,12 +69,12 @@ class TensorInfo:
 
 @dataclass(frozen=True)
 class Opened:
-    """What a runner says of itself once it is open.
+    """What a runner reports once it is open.
 
     Attributes:
         precision: what is computed in: the file's, or ``bf16``.
         versions: of every library that takes part.
-        options: that the session was really given.
+        options: those really given to the session.
         placement: nodes of the graph by the name of the provider that runs them; empty when not recorded.
         strays: ``name (type)`` of nodes that run on another provider than the one asked for.
         notes: sentences for the user.
@@ -95,15 +95,15 @@ class Runner(Protocol):
     outputs: tuple[TensorInfo, ...]
     opened: Opened
     batch_sizes: tuple[int, ...]
-    """The only batch sizes that may be asked for, ascending; empty when any will do."""
+    """The only batch sizes that may be run, ascending; empty when any size is allowed."""
 
     def run(self, images_nhwc: npt.NDArray[np.uint8]) -> RawOutput:
         """Probability ``[N, 1]`` and activation ``[N, 7, 7]``. Raises OutOfMemoryError, EngineError."""
 
     def forget(self) -> bool:
-        """Take its engine out of the cache for good: it answers wrongly. Called before ``close``.
+        """Remove its engine from the cache because it gives wrong answers. Called before ``close``.
 
-        True when that engine had been taken from the cache; False when it was built here, or there is none.
+        True when that engine came from the cache; False when it was built here, or there is none.
         """
 
     def close(self) -> None:
@@ -111,7 +111,7 @@ class Runner(Protocol):
 
 
 def padded(images_nhwc: npt.NDArray[np.uint8], size: int) -> npt.NDArray[np.uint8]:
-    """The batch with black crops behind it up to ``size``; itself where it is that long already."""
+    """The batch, padded with black crops to ``size``; unchanged where it is that long already."""
     if len(images_nhwc) >= size:
         return images_nhwc
     longer = np.zeros((size, *images_nhwc.shape[1:]), np.uint8)
@@ -120,7 +120,7 @@ def padded(images_nhwc: npt.NDArray[np.uint8], size: int) -> npt.NDArray[np.uint
 
 
 def check_contract(runner: Runner, spec: ModelSpec, path: Path | os.PathLike[str]) -> None:
-    """Compare what the loaded graph takes and gives with the contract. Raises ModelError naming the field."""
+    """Compare the inputs and outputs of the loaded graph with the contract. Raises ModelError naming the field."""
     expected_input = TensorInfo(
         spec.input.name, spec.input.dtype, (None, spec.input.height_px, spec.input.width_px, len("RGB"))
     )
@@ -140,20 +140,20 @@ def _compare(
     if set(by_name) != {tensor.name for tensor in expected}:
         raise ModelError(
             f"{os.fspath(path)}: {kind} name: the graph has {', '.join(sorted(by_name)) or 'none'}, the contract "
-            f"wants {', '.join(tensor.name for tensor in expected)}. {hint}"
+            f"requires {', '.join(tensor.name for tensor in expected)}. {hint}"
         )
     for tensor in expected:
         actual = by_name[tensor.name]
         if actual.dtype != tensor.dtype:
             raise ModelError(
-                f"{os.fspath(path)}: {kind} '{tensor.name}' dtype: the graph has {actual.dtype}, the contract wants "
+                f"{os.fspath(path)}: {kind} '{tensor.name}' dtype: the graph has {actual.dtype}, the contract requires "
                 f"{tensor.dtype}. {hint}"
             )
         # A side that is fixed in the contract must be fixed to the same number; the batch must be left open.
         if len(actual.shape) != len(tensor.shape) or actual.shape != tensor.shape:
             raise ModelError(
-                f"{os.fspath(path)}: {kind} '{tensor.name}' shape: the graph has {_shape(actual)}, the contract wants "
-                f"{_shape(tensor)}. {hint}"
+                f"{os.fspath(path)}: {kind} '{tensor.name}' shape: the graph has {_shape(actual)}, the contract "
+                f"requires {_shape(tensor)}. {hint}"
             )
 
 

@@ -1,4 +1,4 @@
-"""The golden self-test on the session that will serve, and what becomes of a cached engine that fails it."""
+"""The golden self-test on the session that will serve, and the removal of a cached engine that fails it."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from glomedge.engine.runner import RawOutput, Runner, check_contract
 from glomedge.errors import ModelError
 from glomedge.model.spec import ModelSpec
 
-REMOVED = "That engine came from the cache and was removed from it: start again, and it is built anew."
+REMOVED = "That engine came from the cache and was removed from it. Start again to rebuild it."
 
 
 def contract_test(spec: ModelSpec, runner: Runner, path: Path) -> None:
-    """``check_contract``; an engine that fails it leaves the cache. Raises ModelError naming the field."""
+    """``check_contract``; an engine that fails it is removed from the cache. Raises ModelError naming the field."""
     try:
         check_contract(runner, spec, path)
     except ModelError as error:
@@ -27,17 +27,17 @@ def contract_test(spec: ModelSpec, runner: Runner, path: Path) -> None:
 def self_test(
     spec: ModelSpec, runner: Runner, run: Callable[[npt.NDArray[np.uint8]], RawOutput], *, where: str
 ) -> None:
-    """Refuse a session that does not answer as the model did at export; its engine leaves the cache.
+    """Refuse a session that does not answer as the model did at export; its engine is removed from the cache.
 
     Args:
         spec: of the loaded file.
         runner: the session under test.
-        run: images uint8 ``[1, 224, 224, 3]`` to what ``runner`` says of them: probability and activation.
+        run: images uint8 ``[1, 224, 224, 3]`` to what ``runner`` returns for them: probability and activation.
         where: words for the message, such as ``provider cuda``.
 
     Raises:
-        SelfTestError: other pixels or another probability than at export.
-        ModelError: the activation map and the probability do not belong together.
+        SelfTestError: different pixels or another probability than at export.
+        ModelError: the activation map and the probability contradict each other.
     """
     from glomedge.engine import golden
 
@@ -56,12 +56,12 @@ def self_test(
         _check_map(spec, answer, max(low, spec.golden.probability_tolerance))
     except ModelError as error:
         if answer is None:
-            raise  # the pixels were refused before the engine was asked: it is not to blame
+            raise  # the pixels were refused before the engine ran: it is not at fault
         _forget(runner, error)
 
 
 def _check_map(spec: ModelSpec, answer: RawOutput, allowed: float) -> None:
-    """The map and the probability must belong together, or the temperature in the spec is not the graph's."""
+    """The map and the probability must agree, or the temperature in the spec is not the graph's."""
     probability = float(answer[0].reshape(-1)[0])
     logit = float(answer[1].mean(dtype=np.float64)) / spec.temperature
     implied = 1.0 / (1.0 + float(np.exp(-np.clip(logit, -700.0, 700.0))))
@@ -73,9 +73,9 @@ def _check_map(spec: ModelSpec, answer: RawOutput, allowed: float) -> None:
 
 
 def _forget(runner: Runner, error: ModelError) -> NoReturn:
-    """Take the refused engine out of the cache, whose hashes say only that it is what was built, not that it is right.
+    """Remove the refused engine from the cache, whose hashes show only that it is unchanged, not that it is correct.
 
-    One that was built just now goes as well, or the next start would take it from there.
+    An engine built just now is removed as well, or the next start would use it.
     """
     if runner.forget():
         raise type(error)(f"{error} {REMOVED}") from error

@@ -11,7 +11,7 @@ Pixels = npt.NDArray[np.uint8]
 
 
 class InferOutput(Protocol):
-    """What an engine answers (``engine.Output``)."""
+    """What an engine returns (``engine.engine.Output``)."""
 
     @property
     def probability(self) -> npt.NDArray[np.float32]: ...
@@ -20,7 +20,7 @@ class InferOutput(Protocol):
 
 
 class Infer(Protocol):
-    """The part of ``engine.Engine`` that the pipeline needs; called from several threads at once."""
+    """The part of ``engine.engine.Engine`` that the pipeline needs; called from several threads at once."""
 
     def infer(self, images_nhwc: Pixels, /) -> InferOutput:
         """uint8 ``[N, 224, 224, 3]`` to probabilities ``[N]`` and maps ``[N, 7, 7]``."""
@@ -35,13 +35,13 @@ def shortest(value: np.float32) -> float:
 def fault_of(probability: float, activation: npt.NDArray[np.float32]) -> str | None:
     """What is wrong with one answer, float32 ``[7, 7]`` map included; None where nothing is.
 
-    A float32 sigmoid cannot leave 0..1, so there is no tolerance: what does was not computed by that network.
+    A float32 sigmoid cannot leave 0..1, so there is no tolerance: a value outside was not computed by that network.
     """
-    if not 0.0 <= probability <= 1.0:  # NaN is caught by it, too
+    if not 0.0 <= probability <= 1.0:  # also catches NaN
         answered = shortest(np.float32(probability))
-        return f"The network answered {answered}, which is no probability. Check the model: glomedge doctor"
+        return f"The network returned {answered}, which is not a probability. Check the model: glomedge doctor"
     if not np.isfinite(activation).all():
-        return "The network gave a map with numbers that are not finite. Check the model: glomedge doctor"
+        return "The network returned a map with values that are not finite. Check the model: glomedge doctor"
     return None
 
 
@@ -52,8 +52,8 @@ def predict_views(
 
     Disagreement is the largest minus the smallest probability over the views, None for one view. With 8 views
     the probability is the mean over the four quarter turns of the crop and of its mirror image, and the map is the mean
-    of the maps turned back. Its mean is that of the eight logits, and its cells stand elsewhere than one view's do:
-    see ``heatmap.first_cell_px``.
+    of the maps turned back. Its mean is that of the eight logits, and its cells are placed differently from those of
+    one view: see ``reports.overlay.first_cell_px``.
     """
     if views == 1:
         output = engine.infer(images_nhwc)

@@ -11,9 +11,9 @@ from glomedge.errors import OutputError
 
 
 class OutputLock:
-    """Holds a folder for one run; released by ``close`` or by the end of the process, however it ends.
+    """Locks a folder for one run; released by ``close`` or by the end of the process, however it ends.
 
-    The lock file stays where it is: removing it would let a third run lock another file of the same name.
+    The lock file is never deleted: deleting it would let a third run lock another file of the same name.
     """
 
     def __init__(self, path: Path) -> None:
@@ -46,7 +46,7 @@ class OutputLock:
             ) from None
 
     def close(self) -> None:
-        """Let the next run in."""
+        """Release the lock."""
         os.close(self._descriptor)
 
     def __enter__(self) -> OutputLock:

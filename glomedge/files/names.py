@@ -1,8 +1,8 @@
-"""File names as text that survives a CSV, a terminal and the way back.
+"""File names as text that survives a CSV or a terminal and can be turned back into bytes.
 
 A POSIX file name is bytes. Where the bytes are UTF-8 and printable they are shown as they are; everything else
-becomes ``\\xHH``, one per byte, and a backslash becomes two. The mapping is one to one: ``unescape_name`` gives the
-bytes back, so a row can always be traced to its file.
+becomes ``\\xHH``, one per byte, and a backslash is doubled. The mapping is one to one: ``unescape_name`` restores the
+bytes, so a row can always be traced to its file.
 
 Escaped are: bytes that are not UTF-8, control characters (newline and tab among them), line and paragraph
 separators, and the marks that change the direction of text (they can make ``gnp.exe`` read ``exe.png``).
@@ -17,7 +17,7 @@ _UNSAFE = re.compile(
 )
 _ESCAPE = re.compile(rb"\\(\\|x[0-9a-f]{2})")
 
-# What a spreadsheet may take for a formula (OWASP, "CSV Injection"), full-width forms included.
+# What a spreadsheet may read as a formula (OWASP, "CSV Injection"), full-width forms included.
 _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 _NEUTRALISED_STARTS = (*_FORMULA_STARTS, "'")
 
@@ -47,14 +47,60 @@ def unescape_name(text: str) -> bytes:
 
 
 def neutralise(cell: str) -> str:
-    """A CSV cell that no spreadsheet runs as a formula.
+    """A CSV cell that no spreadsheet executes as a formula.
 
-    A leading apostrophe is put before ``= + - @``, tab, carriage return and newline. A cell that begins with an
-    apostrophe gets one more, so that taking one away (``restore``) is always right.
+    Cells that begin with ``= + - @``, tab, carriage return or newline get a leading apostrophe. A cell that begins
+    with an apostrophe gets one more, so that removing one (``restore``) is always correct.
     """
     return f"'{cell}" if cell.startswith(_NEUTRALISED_STARTS) else cell
 
 
+_MONTH = (
+    r"(?:jan(?:uary)?|feb(?:ruary)?|mar(?:ch)?|apr(?:il)?|may|june?|july?|aug(?:ust)?|sept?(?:ember)?|oct(?:ober)?|"
+    r"nov(?:ember)?|dec(?:ember)?|mai|okt|dez|m\u00e4rz|m\u00e4r|ene|abr|ago|dic|gen|mag|giu|lug|set|ott|f\u00e9v|avr|"
+    r"ao\u00fbt|d\u00e9c|juin|juil|mrt|mei)\.?"
+)
+_NUMBER_CELL = re.compile(
+    r"\(?[$\u20ac\u00a3\u00a5]?\s?[0-9][0-9.,'\s]*(?:e[+-]?[0-9]+)?\s?[%$\u20ac\u00a3\u00a5]?\)?|[.,][0-9]+.*",
+    re.IGNORECASE,
+)
+_DATE_CELL = re.compile(r"([0-9]{1,4})([-/.\s])([0-9]{1,4})(?:\2([0-9]{1,4}))?(?:[\sT]+[0-9:.]+)?")
+_MONTH_CELL = re.compile(
+    rf"(?:[0-9]{{1,4}}[-/.,\s]*)?{_MONTH}(?:[-/.,\s]*[0-9]{{1,4}})?(?:[-/.,\s]+[0-9]{{1,4}})?", re.IGNORECASE
+)
+_TIME_CELL = re.compile(
+    r"[0-9]{1,4}(?::[0-9]{1,2}){1,2}(?:[.,][0-9]+)?\s*(?:[ap]m?)?|[0-9]{1,2}\s*[ap]m?", re.IGNORECASE
+)
+_PLAIN_INTEGER = re.compile(r"0|[1-9][0-9]{0,10}")
+_FRACTION_CELL = re.compile(r"(?:[0-9]+\s+)?[0-9]+/[0-9]+")
+_WORD_CELLS = frozenset({"true", "false", "wahr", "falsch", "vrai", "faux", "verdadero", "falso", "vero"})
+
+
+def _is_converted(cell: str) -> bool:
+    """Whether a spreadsheet may show that text as a number, date, time or truth value, and write it back as one."""
+    if cell.lower() in _WORD_CELLS or cell[:2].lower() == "#n":
+        return True
+    if _PLAIN_INTEGER.fullmatch(cell):
+        return False  # becomes a number, and the same text again
+    if not any("0" <= character <= "9" for character in cell):
+        return _MONTH_CELL.fullmatch(cell) is not None
+    if match := _DATE_CELL.fullmatch(cell):
+        parts = [part for part in (match[1], match[3], match[4]) if part]
+        # 12-345 is none: 345 is no day, no month and no year.
+        if all(len(part) != 3 for part in parts) and any(1 <= int(part) <= 12 for part in parts):
+            return True
+    return any(pattern.fullmatch(cell) for pattern in (_NUMBER_CELL, _MONTH_CELL, _TIME_CELL, _FRACTION_CELL))
+
+
+def guard(cell: str) -> str:
+    """A CSV cell that a spreadsheet keeps as the text it is: ``12-3``, ``1E5`` and ``0012``, too, get an apostrophe.
+
+    For ids (biopsies, slides), which come back from a spreadsheet as ``Dec 3``, ``100000`` and ``12`` otherwise.
+    ``restore`` takes it away.
+    """
+    return f"'{cell}" if cell.startswith((*_FORMULA_STARTS, "'")) or _is_converted(cell) else cell
+
+
 def restore(cell: str) -> str:
-    """Inverse of ``neutralise``."""
+    """Inverse of ``neutralise`` and of ``guard``."""
     return cell[1:] if cell.startswith("'") else cell

@@ -1,4 +1,4 @@
-"""Writing that survives: files that appear whole or not at all; a full disk costs only what is a convenience."""
+"""Safe writing: files appear complete or not at all, and on a full disk only optional files are given up."""
 
 from __future__ import annotations
 
@@ -12,23 +12,26 @@ from pathlib import Path
 from typing import IO
 
 from glomedge.errors import OutputError
+from glomedge.files.names import escape_name
+
+TEMPORARY = ".tmp"
+"""In the name of every file that is not complete yet."""
 
 MakeRoom = Callable[[], object]
-"""Gives back what it can."""
+"""Frees the disk space it can."""
 
 
 def nothing_to_give() -> None:
-    """For files that have no one to ask."""
+    """A ``MakeRoom`` that frees nothing."""
 
 
 def write_all(write: Callable[[memoryview], int], data: bytes, make_room: MakeRoom) -> None:
-    """Write every byte; where the disk or the quota is full, ask for room and try once more.
+    """Write every byte; where the disk or the quota is full, free space and try once more.
 
-    Once whoever asks, and whatever the answer: another thread may have made the room between this one's failure and
-    its asking.
+    It tries again whether or not ``make_room`` freed anything: another thread may have freed space in the meantime.
 
     Args:
-        write: takes what is left and returns how many bytes of it were written.
+        write: takes the remaining bytes and returns how many of them were written.
         data: the bytes.
         make_room: called on a full disk.
 
@@ -50,10 +53,10 @@ class Staged:
     """A set of files that appear together: each is written under a temporary name, ``commit`` renames them all.
 
     Args:
-        folder: where they will stand.
-        staging: folder on the same disk for what is not complete yet; what a crash leaves there is written over.
-        owned: names that this program writes; those not written this time are removed by ``commit``, so that no file
-            of an earlier run stands beside those of another.
+        folder: where they will appear.
+        staging: folder on the same disk for incomplete files; leftovers of a crash are overwritten.
+        owned: names that this program writes; ``commit`` removes those not written this time, so that the files of two
+            runs are never mixed.
     """
 
     def __init__(self, folder: Path, staging: Path, owned: Iterable[str] = ()) -> None:
@@ -81,7 +84,7 @@ class Staged:
             self.discard()
             raise OutputError(
                 f"{self._folder / name} cannot be written: {error.strerror}. Make room or choose another --output; the "
-                "earlier result is untouched, and --resume makes the files without predicting again."
+                "earlier result is untouched, and --resume makes the files without classifying again."
             ) from None
 
     def sha256s(self) -> dict[str, str]:
@@ -93,7 +96,7 @@ class Staged:
         return digests
 
     def commit(self) -> list[Path]:
-        """Rename everything, in the order in which it was written, and put the folder itself on disk."""
+        """Rename everything, in the order in which it was written, and sync the folder itself."""
         done = []
         try:
             for name, temporary in self._written.items():
@@ -124,18 +127,52 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file so that a kill leaves the old content or the new, never a part: temporary file, fsync, rename."""
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Write a file so that a kill leaves the old content or the new, never a part: temporary file, fsync, rename.
+
+    Gives the path of an empty temporary file to be written by whatever means; it lies in the same folder and has the
+    same suffix, by which some libraries choose a format. It replaces ``path`` when the block ends, and is removed when
+    the block fails.
+
+    Raises:
+        OSError: the folder or the file cannot be written.
+    """
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}.", suffix=TEMPORARY + path.suffix)
+    os.close(descriptor)
+    temporary = Path(name)
     try:
-        with os.fdopen(descriptor, "wb") as handle:
-            handle.write(data)
-            handle.flush()
+        yield temporary
+        with temporary.open("rb") as handle:
             os.fsync(handle.fileno())
         umask = os.umask(0)
         os.umask(umask)
-        Path(temporary).chmod(0o666 & ~umask)
-        Path(temporary).replace(path)
+        temporary.chmod(0o666 & ~umask)
+        temporary.replace(path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write bytes as ``replacing`` does. Raises OSError."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(data)
+
+
+def check_writable(folder: Path, advice: str) -> None:
+    """Make a folder where it is missing and write into it, before any work is done for what it is to hold.
+
+    Args:
+        folder: where results will be written.
+        advice: what to do where that fails, as a sentence: ``Choose another --output.``
+
+    Raises:
+        OutputError: the folder cannot be made or written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as probe:
+            probe.write(b"glomedge")
+    except OSError as error:
+        raise OutputError(f"{escape_name(bytes(folder))} cannot be written: {error.strerror}. {advice}") from None

@@ -1,9 +1,9 @@
 """Colour enhancement: decoded RGB pixels to the 224 x 224 pixels that the network sees.
 
-One function, ``enhance``, is called by training, calibration, parity and inference, so that no two of them can
-ever feed the network differently. It works in uint8 throughout, with look-up tables and saturating OpenCV calls:
-no float is ever cast to an integer that cannot hold it (undefined in C; x86 and ARM give different bytes).
-docs/preprocessing.md describes the recipes, their sources and what was measured.
+Training, calibration, parity and inference all call ``enhance``, so they cannot feed the network differently. It
+works in uint8 throughout, with look-up tables and saturating OpenCV calls: no float is ever cast to an integer type
+that cannot represent it (undefined in C; x86 and ARM give different bytes). docs/preprocessing.md describes the
+recipes, their sources and the measurements.
 """
 
 from __future__ import annotations
@@ -69,10 +69,10 @@ def enhance(rgb: Pixels, recipe: Recipe | str = "seed", out: Pixels | None = Non
 
     Returns:
         uint8 ``[224, 224, 3]``: ``out`` itself when given. RGB, except that ``published`` gives what the published
-        notebook gave its network, whose channel order was never put right (docs/preprocessing.md).
+        notebook gave its network, whose channel order was never corrected (docs/preprocessing.md).
 
     Raises:
-        UsageError: ``rgb``, ``out`` or ``recipe`` is none of the above, or the hue is no multiple of two degrees.
+        UsageError: ``rgb``, ``out`` or ``recipe`` is none of the above, or the hue is not a multiple of two degrees.
 
     Safe to call from many threads at once; the bytes do not depend on threads or on ``cv2.setNumThreads``.
     """
@@ -103,7 +103,7 @@ def _checked_input(rgb: Pixels) -> Pixels:
             "Decode the file with glomedge.imaging.images.decode, or convert the array first."
         )
     height_px, width_px, _ = rgb.shape
-    # OpenCV reads rows at any distance from one another (a slice of a larger image), but nothing else.
+    # The only stride OpenCV accepts is that between rows (a slice of a larger image).
     if rgb.flags.c_contiguous or (rgb.strides[1:] == (3, 1) and rgb.strides[0] >= width_px * 3 and height_px > 1):
         return rgb
     return np.ascontiguousarray(rgb)
@@ -119,7 +119,7 @@ def _checked_output(out: Pixels) -> Pixels:
     ):
         raise UsageError(
             f"enhance writes into a C-contiguous, writable uint8 array of shape [{SIZE_PX}, {SIZE_PX}, 3] "
-            "(a slot of a batch). Pass such an array as out, or leave it away."
+            "(a slot of a batch). Pass such an array as out, or omit it."
         )
     return out
 
@@ -147,8 +147,8 @@ def _seed(rgb: Pixels, recipe: Recipe, out: Pixels) -> None:
 def _published(rgb: Pixels, recipe: Recipe, out: Pixels) -> None:
     """Recipe ``published``: the steps of the published notebook, to the bit (docs/preprocessing.md).
 
-    The notebook held BGR and called it RGB. Here the pixels stay RGB up to the colour conversion, and asking for
-    BGR2YUV reads the very same channels as the notebook's RGB2YUV did; YUV2RGB then gives its channel order.
+    The notebook treated BGR as RGB. Here the pixels stay RGB up to the colour conversion, where BGR2YUV reads the same
+    channels as the notebook's RGB2YUV did; YUV2RGB then gives its channel order.
     """
     pixels = _scratch.pixels
     cv2.resize(rgb, (SIZE_PX, SIZE_PX), dst=pixels, interpolation=cv2.INTER_LINEAR)
@@ -159,10 +159,10 @@ def _published(rgb: Pixels, recipe: Recipe, out: Pixels) -> None:
 
 
 def _resize(rgb: Pixels, out: Pixels) -> None:
-    """To 224 x 224, each axis by its own rule: area where it shrinks, linear where it grows.
+    """To 224 x 224, each axis by its own rule: area when shrinking, linear when enlarging.
 
-    OpenCV quietly falls back from area to linear for both axes when either one grows, which would skip whole rows
-    of a long thin crop; so a mixed aspect takes two calls, the shrinking axis first.
+    OpenCV silently falls back from area to linear for both axes when either one grows, which would skip whole rows
+    of a long thin crop; so a mixed aspect takes two calls, shrinking axis first.
     """
     height_px, width_px, _ = rgb.shape
     if (height_px > SIZE_PX and width_px < SIZE_PX) or (width_px > SIZE_PX and height_px < SIZE_PX):
@@ -185,7 +185,7 @@ def _equalise(pixels: Pixels, out: Pixels, to_yuv: int) -> None:
 def _saturation_table(factor: float) -> Pixels:
     """Pillow's blend of a value with its luma, for every pair: uint8 ``[256, 256]``, indexed by luma, then value.
 
-    libImaging/Blend.c: ``luma + factor * (value - luma)`` in float32, clipped to 0..255, fraction cut off.
+    libImaging/Blend.c: ``luma + factor * (value - luma)`` in float32, clipped to 0..255, truncated.
     """
     luma = np.arange(256, dtype=np.float32)[:, None]
     value = np.arange(256, dtype=np.float32)[None, :]
@@ -196,7 +196,7 @@ def _saturation_table(factor: float) -> Pixels:
 
 
 def _blend(value: Pixels, luma: Pixels, factor: float, out: Pixels) -> None:
-    # OpenCV rounds to nearest where Pillow cuts off: half a level less, and 2^-9 so that a whole number stays one.
+    # OpenCV rounds to nearest where Pillow truncates: half a level less, plus 2^-9 so that whole numbers stay.
     cv2.addWeighted(value, factor, luma, 1.0 - factor, 2.0**-9 - 0.5, dst=out)
 
 
@@ -214,7 +214,7 @@ def _blend_is_exact(factor: float) -> bool:
 
 
 def _saturate(pixels: Pixels, out: Pixels, factor: float) -> None:
-    """Saturation as Pillow's ``ImageEnhance.Color(image).enhance(factor)`` has it, to the bit; in place is allowed."""
+    """Saturation exactly as in Pillow's ``ImageEnhance.Color(image).enhance(factor)``; in place is allowed."""
     planes, luma = _scratch.planes, _scratch.plane
     cv2.split(pixels, planes)
     _luma(planes, luma)
@@ -242,7 +242,7 @@ def hue_steps(hue_degrees: float) -> int:
     """Degrees of hue as steps of OpenCV's 8-bit hue, 0..179 (8 degrees are 4 steps, -8 are 176).
 
     Raises:
-        UsageError: not a multiple of two degrees; rounding it would quietly do something else than was asked.
+        UsageError: not a multiple of two degrees; rounding would silently do something else than requested.
     """
     steps = hue_degrees / HUE_STEP_DEGREES
     if not steps.is_integer():
@@ -255,12 +255,12 @@ def hue_steps(hue_degrees: float) -> int:
 
 
 def _shift_hue(pixels: Pixels, out: Pixels, steps: int) -> None:
-    """Turn the hue by ``steps`` of two degrees, wrapping round; in place is allowed.
+    """Shift the hue by ``steps`` of two degrees, with wrap-around; in place is allowed.
 
     Hue, saturation and value come from OpenCV's RGB2HSV (integer tables). Its HSV2RGB is not used: it works in float
-    and cuts the fraction off in the vectorised part of a row but rounds in the rest, so its bytes depend on the width
-    of the image and of the processor's registers. The way back here is exact, rounded to nearest, the same everywhere:
-    each channel is ``value - chroma * share(hue)`` with ``share`` a whole number of thirtieths.
+    and truncates in the vectorised part of a row but rounds in the rest, so its bytes depend on the width of the image
+    and of the processor's registers. The conversion here is exact, rounded to nearest, the same everywhere: each
+    channel is ``value - chroma * share(hue)`` with ``share`` a whole number of thirtieths.
     """
     hsv, (hue, saturation, value) = _scratch.other, _scratch.planes
     chroma = _scratch.plane
@@ -274,8 +274,8 @@ def _shift_hue(pixels: Pixels, out: Pixels, steps: int) -> None:
     cv2.merge(_scratch.results, dst=out)
 
 
-# A little above 1/30: exact ties always round up, whatever float32 makes of 1/30, and no other product
-# (they lie at least 1/30 below a tie, and this adds at most 255 * 5e-5) moves to another integer.
+# A little above 1/30: exact ties always round up, however float32 rounds 1/30, and no other product
+# (at least 1/30 below a tie, while this adds at most 255 * 5e-5) moves to another integer.
 _PER_THIRTIETH = (1.0 + 5e-5) / 30.0
 
 
@@ -283,7 +283,7 @@ _PER_THIRTIETH = (1.0 + 5e-5) / 30.0
 def _hue_shares(steps: int) -> tuple[Pixels, Pixels, Pixels]:
     """For red, green and blue: thirtieths of the chroma missing from the value, by 8-bit hue before the shift.
 
-    A channel is full within 60 degrees (30 steps) of its own hue, gone from 120 degrees on, linear between.
+    A channel is full within 60 degrees (30 steps) of its own hue, zero beyond 120 degrees, linear in between.
     """
     hue = np.arange(256) + steps
 

@@ -1,7 +1,7 @@
 """File bytes to RGB pixels: one rule for every format, in training and at the edge.
 
-``read`` opens regular files only; ``decode`` is a pure function of the bytes and raises nothing but ImageError. The
-name of a file is never looked at: its first bytes decide. The header is read before memory is spent.
+``read`` opens regular files only; ``decode`` is a pure function of the bytes and raises only ImageError. The file name
+is ignored: the first bytes decide. The header is read before memory is allocated.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from glomedge.errors import ImageError
 from glomedge.imaging import decoders
-from glomedge.imaging.formats import declared_size, read_header
+from glomedge.imaging.formats import check_pixel_data, declared_size, read_header
 from glomedge.imaging.formats.header import Format, Header
 
 #: Endings (lower case) of files worth opening when a folder is searched; the real format is what the bytes say.
@@ -25,21 +25,22 @@ ALLOWED_SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", 
 MAX_PIXELS = 64_000_000
 MAX_SIDE_PX = 1_000_000
 MIN_SIDE_PX = 32
-#: 64 MP of 16-bit RGBA and room for metadata: no file that passes MAX_PIXELS needs more.
+#: 64 MP of 16-bit RGBA plus metadata: no file within MAX_PIXELS needs more.
 MAX_FILE_BYTES = 640_000_000
 _BAND_PIXELS = 1 << 20
-# Up to here one read is cheaper than looking first.
+# Up to this size, reading everything is cheaper than checking the header first.
 _LOOK_FIRST_BYTES = 1 << 24
 
 
 @dataclass(frozen=True)
 class Decoded:
-    """One decoded picture.
+    """One decoded image.
 
     Attributes:
         pixels_hwc: uint8 [H, W, 3], RGB, upright (EXIF orientation applied), C-contiguous, writeable.
         format: ``png``, ``jpeg``, ``tiff``, ``bmp`` or ``webp``.
-        flags: what was changed on the way, sorted: ``grayscale``, ``palette``, ``sixteen_bit``, ``transparency``.
+        flags: what was changed or left out on the way, sorted: ``first_of_several`` (reduced copies follow it in the
+            file), ``grayscale``, ``palette``, ``sixteen_bit``, ``transparency``.
     """
 
     pixels_hwc: npt.NDArray[np.uint8]
@@ -56,14 +57,14 @@ def read(path: str | bytes | os.PathLike[str] | os.PathLike[bytes], *, follow_sy
             than 64 MP), ``io``.
     """
     try:
-        # Looked at before opening: opening a device can already do something.
+        # Checked before opening: opening a device can have side effects.
         _refuse_irregular(os.stat(path, follow_symlinks=follow_symlinks))  # noqa: PTH116 (paths may be bytes)
         flags = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
         if not follow_symlinks:
             flags |= getattr(os, "O_NOFOLLOW", 0)
         descriptor = os.open(path, flags)
         try:
-            # And again on what was opened, since the name may stand for something else by now.
+            # Checked again on what was opened, because the name may refer to something else by now.
             status = os.fstat(descriptor)
             _refuse_irregular(status)
             return _read_all(descriptor, status.st_size)
@@ -85,7 +86,7 @@ def _refuse_irregular(status: os.stat_result) -> None:
 def _read_all(descriptor: int, expected_bytes: int) -> bytes:
     if expected_bytes > _LOOK_FIRST_BYTES:
         _refuse_by_header(descriptor)
-    # One call in the usual case; one more read sees the end. A file that grows is read up to the limit.
+    # Usually one call, plus one that sees the end. A file that grows is read up to the limit.
     parts = [os.read(descriptor, max(1, expected_bytes))]
     total = len(parts[0])
     while parts[-1]:
@@ -97,7 +98,7 @@ def _read_all(descriptor: int, expected_bytes: int) -> bytes:
 
 
 def _refuse_by_header(descriptor: int) -> None:
-    """Hundreds of MB are not read to find that the picture is too large. Leaves the descriptor at its beginning."""
+    """Avoid reading hundreds of MB only to find the image too large. Leaves the descriptor at the beginning."""
 
     def part(at: int, count: int) -> bytes:
         os.lseek(descriptor, min(at, MAX_FILE_BYTES), os.SEEK_SET)
@@ -106,7 +107,7 @@ def _refuse_by_header(descriptor: int) -> None:
     size = declared_size(part)
     os.lseek(descriptor, 0, os.SEEK_SET)
     if size is not None:
-        _refuse_large(*size)
+        refuse_large(*size)
 
 
 def _from_os(error: OSError) -> ImageError:
@@ -114,16 +115,18 @@ def _from_os(error: OSError) -> ImageError:
         case errno.EACCES | errno.EPERM:
             return ImageError("permission", "No permission to read this file. Change its mode or owner.")
         case errno.ENOENT | errno.ENOTDIR | errno.ESTALE:
-            return ImageError("vanished", "The file is not there any more. Run again with --resume once it is back.")
+            return ImageError("vanished", "The file no longer exists. Run again with --resume once it is back.")
         case errno.ELOOP | errno.ENXIO | errno.EISDIR:
             return ImageError(
                 "not_regular", "This is a folder, link, pipe or device, not a file. Give the file itself."
             )
+        case errno.ENOMEM:
+            return ImageError("io", "There is not enough memory to read this file. Free some, or use fewer workers.")
     return ImageError("io", f"The file cannot be read ({error.strerror}). Check the disk or the network share.")
 
 
 def decode(data: bytes) -> Decoded:
-    """Decode one picture.
+    """Decode one image.
 
     Colour profiles and gamma (iCCP, gAMA, cHRM, sRGB, ICC) are not applied: the network was trained on stored values.
 
@@ -133,25 +136,28 @@ def decode(data: bytes) -> Decoded:
     """
     header = read_header(data)
     _check_size(header)
+    check_pixel_data(data, header)
     samples = decoders.DECODERS[header.decoder](data, header)
     turned = header.format == "tiff" and header.orientation >= 5
     if samples.shape[:2] != ((header.width_px, header.height_px) if turned else (header.height_px, header.width_px)):
         raise decoders.unreadable(header.format)
     flags = {"gray": {"grayscale"}, "palette": {"palette"}, "rgb": set[str]()}[header.colour]
+    if header.first_of_several:
+        flags.add("first_of_several")
     alpha = _key_alpha(samples, header)
     if samples.dtype == np.uint16:
         flags.add("sixteen_bit")
     rgb, transparent = _without_alpha(_to_eight_bits(samples, header), alpha, header)
     if transparent:
         flags.add("transparency")
-    if header.format != "tiff":  # libtiff, inside both libraries, has turned it already
+    if header.format != "tiff":  # libtiff, used by both libraries, has already turned it
         rgb = _upright(rgb, header.orientation)
     return Decoded(np.require(rgb, np.uint8, ["C", "W"]), header.format, tuple(sorted(flags)))
 
 
 def _check_size(header: Header) -> None:
     width_px, height_px = header.width_px, header.height_px
-    _refuse_large(width_px, height_px)
+    refuse_large(width_px, height_px)
     if min(width_px, height_px) < MIN_SIDE_PX:
         raise ImageError(
             "too_small",
@@ -159,7 +165,8 @@ def _check_size(header: Header) -> None:
         )
 
 
-def _refuse_large(width_px: int, height_px: int) -> None:
+def refuse_large(width_px: int, height_px: int) -> None:
+    """Raise ImageError ``too_large`` for a picture of more pixels than may be decoded."""
     if width_px * height_px > MAX_PIXELS or max(width_px, height_px) > MAX_SIDE_PX:
         raise ImageError(
             "too_large",
@@ -168,7 +175,7 @@ def _refuse_large(width_px: int, height_px: int) -> None:
 
 
 def _key_alpha(samples: decoders.Samples, header: Header) -> npt.NDArray[np.uint8] | None:
-    """Alpha of a gray PNG with one transparent value, which OpenCV leaves out: uint8 [H, W]."""
+    """Alpha of a gray PNG with one transparent value, which OpenCV omits: uint8 [H, W]."""
     key = header.transparent_gray
     if key is None or samples.ndim != 2:
         return None
@@ -181,8 +188,8 @@ def _to_eight_bits(samples: decoders.Samples, header: Header) -> npt.NDArray[np.
     """Rounded to 8 bits by the declared depth: v * 255 / (2^depth - 1).
 
     A PNG that declares (sBIT) fewer significant bits should hold samples scaled up to 16 (REC-png-3,
-    11.3.2.7), yet many writers store them unscaled. No tissue is that dark throughout: the samples tell which it is.
-    Alpha tells it for itself: where the colours are left unscaled, opaque may be the top of either range.
+    11.3.2.7), yet many writers store them unscaled. No tissue is that dark throughout, so the samples show which it is.
+    Alpha is judged separately: beside unscaled colours, opaque may be the top of either range.
     """
     if samples.dtype == np.uint8:
         return samples.view(np.uint8)
@@ -223,7 +230,7 @@ def _without_alpha(
 def _on_white(
     rgb: npt.NDArray[np.uint8], alpha: npt.NDArray[np.uint8], *, premultiplied: bool
 ) -> npt.NDArray[np.uint8]:
-    """round((c * a + 255 * (255 - a)) / 255), in bands so that a large picture needs no large temporary."""
+    """round((c * a + 255 * (255 - a)) / 255), in bands so that a large image needs no large temporary."""
     out = np.empty((*alpha.shape, 3), np.uint8)
     rows = max(1, _BAND_PIXELS // alpha.shape[1])
     for top in range(0, alpha.shape[0], rows):

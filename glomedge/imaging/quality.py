@@ -1,4 +1,4 @@
-"""Flags on a decoded crop: is there tissue, is it in focus, is it large enough, is the stain one we know?
+"""Flags on a decoded crop: is there tissue, is it in focus, unmasked, large enough, and of a stain we know?
 
 A flagged crop is still predicted; the flag tells the reader to look at it. Thresholds were chosen on 830 real PAS
 crops and degraded copies of them by ``benchmarks/accuracy/quality_flags.py``;
@@ -28,9 +28,22 @@ _BLANK_MAX_STRUCTURE = 8.0
 _BLURRED_MAX_FINE = 0.195
 _BLURRED_MAX_COARSE = 0.355
 
+# Surround painted in one colour. Real glass is nearly as flat, and light gray; where a scanner saturates it is white.
+_MASK_SIDE_PX = 64
+_MASK_TOLERANCE = 3
+_MASK_MIN_BORDER_FRACTION = 0.05
+_MASK_MIN_FRACTION = 0.01
+_MASK_MIN_WHITE_CORNERS = 3
+_GLASS_MIN = 195
+_GLASS_MAX = 252
+_GLASS_MAX_SPREAD = 20
+
 _STAIN_HUE_DEGREES = (-60.0, 8.0)
 _STAIN_CHROMA = (13.0, 60.0)
 _STAIN_LIGHTNESS = (16.0, 82.0)
+
+
+_PACK = np.array([1 << 16, 1 << 8, 1], np.int32)
 
 
 @dataclass(frozen=True)
@@ -57,7 +70,8 @@ class Measures:
 
 
 def assess(pixels_hwc: npt.NDArray[np.uint8]) -> tuple[str, ...]:
-    """Flags of one decoded crop, uint8 [H, W, 3] RGB: any of ``blank``, ``blurred``, ``stain``, ``too_small``.
+    """Flags of one decoded crop, uint8 [H, W, 3] RGB: any of ``blank``, ``blurred``, ``masked``, ``stain``,
+    ``too_small``.
 
     ``blank`` stands for itself: where there is no tissue neither focus nor stain can be judged.
 
@@ -73,6 +87,8 @@ def assess(pixels_hwc: npt.NDArray[np.uint8]) -> tuple[str, ...]:
     else:
         if found.fine < _BLURRED_MAX_FINE or found.coarse < _BLURRED_MAX_COARSE:
             flags.append("blurred")
+        if masked_fraction(pixels_hwc) >= _MASK_MIN_FRACTION:
+            flags.append("masked")
         if not (
             _within(found.hue_degrees, _STAIN_HUE_DEGREES)
             and _within(found.chroma, _STAIN_CHROMA)
@@ -98,6 +114,39 @@ def measure(pixels_hwc: npt.NDArray[np.uint8]) -> Measures:
         fine=fine / (middle + 1e-3),
         coarse=middle / (coarse + 1e-3),
     )
+
+
+def masked_fraction(pixels_hwc: npt.NDArray[np.uint8]) -> float:
+    """Share of the picture that one flat colour takes up from the border inwards, where it was painted there.
+
+    Judged on every n-th pixel. Light gray counts as glass, and white only where it holds three of the corners, as it
+    does outside an outline: on a scanner that saturates, white is glass, too. 0 where there is no such colour.
+    """
+    step = max(1, min(pixels_hwc.shape[:2]) // _MASK_SIDE_PX)
+    grid = np.ascontiguousarray(pixels_hwc[::step, ::step])
+    border = np.concatenate([grid[0], grid[-1], grid[:, 0], grid[:, -1]]).astype(np.int32)
+    colours, counts = np.unique(border @ _PACK, return_counts=True)
+    most = int(counts.argmax())
+    # Nearly every crop ends here.
+    if counts[most] < _MASK_MIN_BORDER_FRACTION * len(border):
+        return 0.0
+    packed = int(colours[most])
+    colour = (packed >> 16, packed >> 8 & 255, packed & 255)
+    low, high = min(colour), max(colour)
+    if low >= _GLASS_MIN and high <= _GLASS_MAX and high - low <= _GLASS_MAX_SPREAD:
+        return 0.0
+    flat = cv2.inRange(
+        grid,
+        tuple(max(0, value - _MASK_TOLERANCE) for value in colour),
+        tuple(min(255, value + _MASK_TOLERANCE) for value in colour),
+    )
+    corners = np.count_nonzero(flat[[0, 0, -1, -1], [0, -1, 0, -1]])
+    if low > _GLASS_MAX and corners < _MASK_MIN_WHITE_CORNERS:
+        return 0.0
+    _, parts = cv2.connectedComponents(flat, connectivity=4)
+    areas = np.bincount(parts.ravel())
+    outer = np.unique(np.concatenate([parts[0], parts[-1], parts[:, 0], parts[:, -1]]))
+    return float(areas[outer[outer > 0]].sum() / parts.size)
 
 
 def _within(value: float, limits: tuple[float, float]) -> bool:

@@ -1,9 +1,9 @@
-"""The model file on disk: reading the spec out of it, and the seal that proves it is whole.
+"""The model file on disk: reading its spec, and the seal that proves it is complete and unchanged.
 
-An ``.onnx`` file is one protobuf message (ModelProto), and protobuf lets the fields of a message stand in any
-order. So the two metadata entries that glomedge adds are simply appended: the spec first, then, as the very
-last bytes, the SHA-256 of everything before it. Any cut or flipped bit, in the weights or in the spec, is found
-in one pass over the file before anything is loaded, and neither reading nor writing needs the ``onnx`` package.
+An ``.onnx`` file is one protobuf message (ModelProto), and protobuf allows the fields of a message in any order. So
+the two metadata entries that glomedge adds are simply appended: the spec first, then, as the very last bytes, the
+SHA-256 of everything before it. Truncation or a flipped bit, in the weights or in the spec, is detected in one pass
+over the file before anything is loaded, and neither reading nor writing needs the ``onnx`` package.
 
 Wire format: Protocol Buffers encoding, https://protobuf.dev/programming-guides/encoding/ ; field numbers:
 onnx.proto3 (ModelProto.metadata_props = 14, StringStringEntryProto.key = 1, .value = 2).
@@ -32,11 +32,11 @@ _LENGTH_DELIMITED = 2
 
 @dataclass(frozen=True)
 class ModelFile:
-    """A model file that is whole.
+    """A model file whose seal is intact.
 
     Attributes:
-        path: where it lies.
-        spec: what it says of itself.
+        path: where it is.
+        spec: what it declares about itself.
         sha256: of the sealed bytes; changes with any weight or spec field, so caches are keyed by it.
         size_bytes: the file's size.
         identity: inode, size and mtime in ns of what was read.
@@ -49,7 +49,7 @@ class ModelFile:
     identity: tuple[int, int, int]
 
     def unchanged(self) -> bool:
-        """Whether the very file that was read still lies at ``path``."""
+        """Whether ``path`` still holds the very file that was read."""
         try:
             return _identity(self.path.stat()) == self.identity
         except OSError:
@@ -74,6 +74,11 @@ def _entry(key: str, value: str) -> bytes:
         return _varint(number << 3 | _LENGTH_DELIMITED) + _varint(len(payload)) + payload
 
     return field(_METADATA_FIELD, field(1, key.encode()) + field(2, value.encode()))
+
+
+# How files begin that people name where the .onnx file is meant.
+_LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+_ZIP, _HDF5 = b"PK\x03\x04", b"\x89HDF\r\n\x1a\n"
 
 
 def _seal(sha256: str) -> bytes:
@@ -105,7 +110,7 @@ def read_varint(buffer: mmap.mmap | bytes, position: int) -> tuple[int, int]:
 def iter_fields(buffer: mmap.mmap | bytes, start: int, end: int) -> Iterator[tuple[int, int, int]]:
     """Walk one protobuf message: ``(field number, payload start, payload end)`` for every field.
 
-    Scalars are walked over as well. Raises ValueError or IndexError where the bytes are no protobuf message.
+    Scalars are included. Raises ValueError or IndexError where the bytes are not a protobuf message.
     """
     position = start
     while position < end:
@@ -139,12 +144,12 @@ def metadata(buffer: mmap.mmap | bytes) -> dict[str, bytes]:
 
 
 def read_model_file(path: Path | str) -> ModelFile:
-    """Check that a model file is whole and ours, and read its spec.
+    """Check that a model file is intact and from glomedge, and read its spec.
 
     One pass of SHA-256 over the file (about 0.06 s for 94 MB where the processor has SHA instructions).
 
     Raises:
-        ModelError: missing, unreadable, no regular file, empty, truncated, altered, not ONNX, or an ONNX file that
+        ModelError: missing, unreadable, not a regular file, empty, truncated, altered, not ONNX, or an ONNX file that
             glomedge did not export.
     """
     path = Path(path)
@@ -156,12 +161,12 @@ def read_model_file(path: Path | str) -> ModelFile:
 def mapped(path: Path) -> tuple[mmap.mmap, os.stat_result]:
     """The bytes of a regular file that is not empty; the caller closes them. Raises ModelError, and nothing else."""
     try:
-        # Looked at before opening: opening a device can already do something, and a pipe waits for its writer.
+        # Checked before opening: opening a device can have side effects, and opening a pipe waits for its writer.
         _refuse_irregular(path, path.stat())
         flags = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
         descriptor = os.open(path, flags)
         try:
-            # And again on what was opened, since the name may stand for something else by now.
+            # Checked again on what was opened, because the name may refer to something else by now.
             status = os.fstat(descriptor)
             _refuse_irregular(path, status)
             return mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ), status
@@ -175,6 +180,8 @@ def mapped(path: Path) -> tuple[mmap.mmap, os.stat_result]:
 
 def _refuse_irregular(path: Path, status: os.stat_result) -> None:
     if stat.S_ISDIR(status.st_mode):
+        if (path / "saved_model.pb").is_file():
+            raise ModelError(f"{path} is a TensorFlow SavedModel. Export a model first: glomedge export MODEL.keras")
         raise ModelError(f"{path} is a folder, not a model file. Name the .onnx file with --model.")
     if not stat.S_ISREG(status.st_mode):
         raise ModelError(f"{path} is a pipe or a device, not a model file. Name the .onnx file with --model.")
@@ -193,6 +200,8 @@ def _why_unread(path: Path, error: OSError) -> str:
             return f"{path} cannot be read: permission denied. Change its mode or run as its owner."
         case errno.ELOOP:
             return f"{path} is a link that leads back to itself. Name the .onnx file with --model."
+    if error.errno == errno.ENOMEM:
+        return f"There is not enough memory to read {path}. Free some, or raise this process's limit (ulimit -v)."
     return f"{path} cannot be read ({error.strerror}). Check the disk or the network share, or copy the file again."
 
 
@@ -214,17 +223,22 @@ def _check(path: Path, buffer: mmap.mmap, identity: tuple[int, int, int]) -> Mod
 
 def _why_refused(path: Path, buffer: mmap.mmap) -> str:
     """Tell a foreign file from a damaged one, for the message only."""
+    start = bytes(buffer[:64])
+    if start.startswith(_LFS_POINTER):
+        return f"{path} is a Git LFS pointer of {len(buffer)} bytes, not the model. Fetch the model with: git lfs pull"
+    if start.startswith((_ZIP, _HDF5)):
+        return f"{path} is a Keras file, not an ONNX file. Export it first: glomedge export {path}"
     try:
         entries = metadata(buffer)
     except (ValueError, IndexError, UnicodeDecodeError):
         return (
             f"{path} is truncated, damaged or not an ONNX file. Copy it again from where it was exported, "
-            "or make it anew with: glomedge export"
+            "or make a new one with: glomedge export"
         )
     if SPEC_KEY in entries or SEAL_KEY in entries:
         return (
             f"{path} has changed since glomedge exported it (its SHA-256 seal does not match): it is damaged or "
-            "was edited. Copy it again from where it was exported, or make it anew with: glomedge export"
+            "was edited. Copy it again from where it was exported, or make a new one with: glomedge export"
         )
     return (
         f"{path} was not exported by glomedge: it carries no spec, so its preprocessing, classes and threshold "

@@ -1,6 +1,6 @@
-"""The gate table: what was measured at export, held against the limits that stand beside it in the spec.
+"""The gate table: what was measured at export, compared with the limits stored beside it in the spec.
 
-Made from ``Parity`` alone, so that export, model card and reports show one table.
+Made from ``Parity`` alone, so that export, model card and reports show the same table.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ class GateRow:
 
     Attributes:
         name: what was measured.
-        measured: the figure; None where it could not be measured (said in ``note``).
+        measured: the figure; None where it could not be measured (``note`` says why).
         limit: the limit; None where the figure is only reported.
         passed: whether the file may pass.
         note: unit and counts, for people.
@@ -33,7 +33,7 @@ class GateRow:
 
 
 def table(parity: Parity) -> list[GateRow]:
-    """Hold what was measured against ``parity.limits``; one row each, in a fixed order."""
+    """Compare the measurements with ``parity.limits``; one row each, in a fixed order."""
     limits = parity.limits
     rows = [
         _most(

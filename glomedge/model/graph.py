@@ -1,6 +1,6 @@
-"""What the graph inside a model file says of itself, read without the ``onnx`` package.
+"""What the graph inside a model file declares, read without the ``onnx`` package.
 
-Only what must be known before a runtime is let at the file: that no tensor lies outside it, and that opset, number
+Only what must be known before a runtime opens the file: that no tensor is stored outside it, and that opset, number
 types and temperature are those the spec claims. Field numbers: onnx.proto3 (ModelProto, GraphProto, NodeProto,
 AttributeProto, TensorProto).
 """
@@ -44,8 +44,8 @@ class GraphFacts:
         opset: of the default domain; 0 when none is declared.
         operators: how many nodes of each type.
         elements: how many weight elements of each ONNX data type number.
-        external: names of tensors whose data lies outside the file.
-        foreign_domains: operator domains that need a library of their own.
+        external: names of tensors whose data is outside the file.
+        foreign_domains: operator domains that need another library.
         temperature: that the logit is divided by.
     """
 
@@ -160,7 +160,7 @@ def _walk_tensor(buffer: mmap.mmap, start: int, end: int, facts: GraphFacts) -> 
     data: tuple[int, int] | None = None
     for number, begin, stop in iter_fields(buffer, start, end):
         if number == _DIMS:
-            # protobuf packs repeated integers into one field; a lone one may stand unpacked.
+            # protobuf packs repeated integers into one field; a single one may be unpacked.
             position = begin
             while position < stop:
                 size, position = read_varint(buffer, position)

@@ -1,8 +1,7 @@
 """ModelSpec: everything a runner must know about a model, carried inside the ``.onnx`` file.
 
-It is JSON under the ONNX metadata key ``glomedge`` (see ``modelfile.py`` for how it gets there and how the
-file is sealed). All classes are frozen and refuse unknown keys: a file made by a newer glomedge is refused
-rather than half understood.
+It is JSON under the ONNX metadata key ``glomedge`` (``model/file.py`` writes it and seals the file). All classes are
+frozen and refuse unknown keys: a file made by a newer glomedge is refused rather than partly understood.
 """
 
 from __future__ import annotations
@@ -36,10 +35,10 @@ class Frozen(BaseModel):
 
 
 class Recipe(Frozen):
-    """The colour enhancement, from decoded RGB to what the network sees (``preprocess.enhance``).
+    """The colour enhancement, from decoded RGB to what the network sees (``imaging.enhance.enhance``).
 
     ``seed`` and ``plain`` differ only in these parameters; ``published`` is another sequence of steps
-    (FACTS in docs/preprocessing.md) of which only ``saturation_factor`` is a parameter.
+    (docs/preprocessing.md) of which only ``saturation_factor`` is a parameter.
     """
 
     name: RecipeName = "seed"
@@ -89,7 +88,7 @@ class Interval(Frozen):
 
 
 class SplitCounts(Frozen):
-    """How many crops, positives and biopsies one side of the split holds."""
+    """How many crops, positives and biopsies one part of the split holds."""
 
     crops: int
     positive: int
@@ -140,7 +139,7 @@ class Calibration(Frozen):
 
 
 class GateLimits(Frozen):
-    """The limits a file was held to; None means the gate was switched off by hand."""
+    """The limits that applied to a file; None means the gate was switched off by hand."""
 
     max_probability_difference: float | None = None
     max_flip_fraction: float | None = None

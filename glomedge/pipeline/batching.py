@@ -1,8 +1,8 @@
 """Which crops share a batch.
 
 The last bits of an answer depend on how many crops the network is given at once (float32 sums are taken in another
-order), so the batches follow from the list of inputs alone: not from timing, not from the number of cores, and a
-resumed run makes the very batches that the first run still owed.
+order), so the batches depend on the list of inputs alone, not on timing or on the number of cores, and a
+resumed run makes exactly the batches that were still missing.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from collections.abc import Iterator, Sequence
 from glomedge.pipeline.inputs import Found
 
 _TAPER = 4
-"""The rest is dealt out in about so many batches at a time; twice the run threads of a two-core machine."""
+"""The rest is divided by this number for each next batch; twice the run threads of a two-core machine."""
 
 
 def sizes(total: int, batch_size: int, *, taper: bool = True) -> Iterator[int]:
-    """Sizes of the batches of ``total`` crops: full ones, then ever smaller ones.
+    """Sizes of the batches of ``total`` crops: full ones, then smaller and smaller ones.
 
     With batches of one size the run threads end up to one batch apart, and a small folder waits for the slower one: at
-    72 crops that idles a core for a thirtieth of the run. Guided self-scheduling (Polychronopoulos & Kuck, IEEE
+    72 crops a core is idle for a thirtieth of the run. Guided self-scheduling (Polychronopoulos & Kuck, IEEE
     Transactions on Computers C-36, 1987): each batch is a share of what is left, at least one crop, at most
     ``batch_size``. Without ``taper`` only the last one is smaller (a GPU pads to its few shapes anyway).
     """
@@ -42,13 +42,13 @@ def batches(
     Args:
         inputs: everything that was found.
         new: those of ``inputs``, in their order, that have no answer yet.
-        again: those whose fault may have passed; batched apart.
+        again: those whose error may have been temporary; batched separately.
         batch_size: crops in a full batch.
         taper: see ``sizes``.
 
     Yields:
-        First the batches of an uninterrupted run that ``new`` holds whole; then what is left over, in full batches:
-        after a crash that is nothing, after a change of the folder it is the crops that have changed.
+        First the batches of an uninterrupted run that ``new`` contains completely; then the rest, in full batches.
+        After a crash there is no rest; after a change of the folder it is the changed crops.
     """
     left, begin, position = list[Found](), 0, 0
     for size in sizes(len(inputs), batch_size, taper=taper):

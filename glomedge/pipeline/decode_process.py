@@ -6,7 +6,8 @@ share, everything else through a pipe. A child that dies or is killed costs the 
 bytes these were it has left in a memory file before it decoded them.
 
 ``python -m glomedge.pipeline.decode_process`` is the child: requests and answers are pickles, each behind its length;
-both ends are this very program, and no one else holds the pipe.
+both ends are this very program, and no one else holds the pipes. Answers have a pipe of their own, for anything may
+print to standard output while Python starts.
 """
 
 from __future__ import annotations
@@ -28,12 +29,16 @@ import numpy as np
 import numpy.typing as npt
 
 from glomedge.errors import GlomedgeError
+from glomedge.files.names import escape_name
 from glomedge.model.spec import SIZE_PX
 from glomedge.pipeline.prepare import Answer, Preparation, Stamp, default_decoder, prepare
+from glomedge.system.children import child_environment, python_command
 
 SLOT_BYTES = SIZE_PX * SIZE_PX * 3
 _LENGTH = struct.Struct("<Q")
 _START_TIMEOUT_S = 60.0
+# A broken file can make libtiff or libpng write a line a row.
+_MAX_LINES_BYTES = 2000
 
 
 def processes_pay(workers: int, *, gpu: bool) -> bool:
@@ -112,9 +117,11 @@ class DecodeChild:
     def __init__(self, how: Preparation, buffers: SharedBuffers, command: Sequence[str] | None = None) -> None:
         self._how = how
         self._buffers = buffers
-        self._command = command or (sys.executable, "-m", "glomedge.pipeline.decode_process")
+        self._command = command or python_command("glomedge.pipeline.decode_process")
         self._process: subprocess.Popen[bytes] | None = None
+        self._answers: IO[bytes] | None = None
         self._seen = _memory_file("glomedge-seen")
+        self._lines = _memory_file("glomedge-stderr")
         self._killed = False
 
     def start(self) -> None:
@@ -131,13 +138,13 @@ class DecodeChild:
             if self._killed:
                 raise OSError("killed")
             self._process = self._spawn()
-            stdin, stdout = _pipes(self._process)
-            _send(stdin, self._how)
+            requests, answers = self._pipes(self._process)
+            _send(requests, self._how)
             with selectors.DefaultSelector() as selector:
-                selector.register(stdout, selectors.EVENT_READ)
+                selector.register(answers, selectors.EVENT_READ)
                 if not selector.select(_START_TIMEOUT_S):
                     raise TimeoutError(f"not ready after {_START_TIMEOUT_S:g} s")
-            _receive(stdout)
+            _receive(answers)
         except (OSError, EOFError, pickle.UnpicklingError) as error:
             self._reap()
             raise GlomedgeError(
@@ -146,15 +153,17 @@ class DecodeChild:
             ) from None
 
     def prepare(self, answer: Answer, offset: int) -> tuple[float, float]:
-        """As ``preparing.prepare``, into the shared memory at ``offset``; ``start`` comes first."""
+        """As ``prepare.prepare``, into the shared memory at ``offset``; ``start`` comes first."""
         assert self._process is not None
-        stdin, stdout = _pipes(self._process)
+        requests, answers = self._pipes(self._process)
         os.ftruncate(self._seen, 0)
         try:
-            _send(stdin, (answer, offset))
-            done, grey_shape, decode_s, enhance_s = _receive(stdout)
+            _send(requests, (answer, offset))
+            done, grey_shape, decode_s, enhance_s = _receive(answers)
         except (OSError, EOFError, pickle.UnpicklingError):
             self._reap()
+            # Its last words, too: an abort says why.
+            _pass_on(self._lines, 2, answer.found.relative)
             answer.stamped(self.seen()).fail("decoder", "this file ended the process that decoded it")
             return 0.0, 0.0
         for name in Answer.__slots__:
@@ -171,21 +180,33 @@ class DecodeChild:
             return Stamp()
 
     def _spawn(self) -> subprocess.Popen[bytes]:
-        descriptors = [self._buffers.descriptor, self._seen]
-        return subprocess.Popen(
-            [*self._command, *map(str, descriptors), str(self._buffers.size_bytes)],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, pass_fds=descriptors, start_new_session=True,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
-        )  # fmt: skip
+        reading, writing = os.pipe()
+        self._answers = os.fdopen(reading, "rb")
+        descriptors = [self._buffers.descriptor, self._seen, writing, self._lines]
+        try:
+            return subprocess.Popen(
+                [*self._command, *map(str, descriptors), str(self._buffers.size_bytes)],
+                stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, pass_fds=descriptors, start_new_session=True,
+                env=child_environment(),
+            )  # fmt: skip
+        finally:
+            os.close(writing)  # the child's own end is the only one: it closes when the child ends
+
+    def _pipes(self, process: subprocess.Popen[bytes]) -> tuple[IO[bytes], IO[bytes]]:
+        assert process.stdin is not None
+        assert self._answers is not None
+        return process.stdin, self._answers
 
     def _reap(self) -> None:
         process, self._process = self._process, None
+        answers, self._answers = self._answers, None
         if process is not None:
             process.kill()
             process.wait()
-            for pipe in _pipes(process):
-                # What could not be sent to a dead child is lost with it.
-                with contextlib.suppress(OSError):
+        for pipe in (None if process is None else process.stdin, answers):
+            # What could not be sent to a dead child is lost with it.
+            with contextlib.suppress(OSError):
+                if pipe is not None:
                     pipe.close()
 
     def kill(self) -> None:
@@ -199,12 +220,7 @@ class DecodeChild:
         """End the child; called by the owner when it is done."""
         self._reap()
         os.close(self._seen)
-
-
-def _pipes(process: subprocess.Popen[bytes]) -> tuple[IO[bytes], IO[bytes]]:
-    assert process.stdin is not None
-    assert process.stdout is not None
-    return process.stdin, process.stdout
+        os.close(self._lines)
 
 
 def _send(pipe: IO[bytes], message: Any) -> None:
@@ -224,16 +240,39 @@ def _receive(pipe: IO[bytes]) -> Any:
     return pickle.loads(data)
 
 
+def _keep_library_lines(held: int) -> int:
+    """Send what C libraries write to descriptor 2 into ``held``; returns where it went before.
+
+    Sound only in a process that decodes one file at a time: afterwards it is known which file the lines are about.
+    Python's own stderr, tracebacks with it, goes where it went before.
+    """
+    log = os.dup(2)
+    sys.stderr = os.fdopen(os.dup(log), "w", buffering=1, errors="backslashreplace")
+    os.dup2(held, 2)
+    return log
+
+
+def _pass_on(held: int, log: int, name: bytes) -> None:
+    """Write what is held to the log, each line behind the name of its file, and forget it."""
+    if not os.fstat(held).st_size:
+        return
+    text = os.pread(held, _MAX_LINES_BYTES, 0)
+    os.ftruncate(held, 0)
+    os.lseek(held, 0, os.SEEK_SET)  # of both processes: they share the file's position
+    shown = escape_name(name).encode("utf-8", "backslashreplace")
+    with contextlib.suppress(OSError):  # a log that is full or closed costs no crop
+        os.write(log, b"".join(shown + b": " + line.rstrip() + b"\n" for line in text.splitlines() if line.strip()))
+
+
 def main() -> None:
     """The child: ends when its standard input does."""
     import cv2
 
     cv2.setNumThreads(1)
-    descriptor, seen, size_bytes = map(int, sys.argv[1:])
+    descriptor, seen, writing, held, size_bytes = map(int, sys.argv[1:])
     memory = mmap.mmap(descriptor, size_bytes)
-    # Whatever a library prints must not get into the answers.
-    answers = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)
+    answers = os.fdopen(writing, "wb")
+    log = _keep_library_lines(held)
     requests = sys.stdin.buffer
     how: Preparation = _receive(requests)
     plain = default_decoder(follow_symlinks=how.follow_symlinks)
@@ -252,6 +291,7 @@ def main() -> None:
             return
         out = np.frombuffer(memory, np.uint8, SLOT_BYTES, offset).reshape(SIZE_PX, SIZE_PX, 3)
         decode_s, enhance_s = prepare(answer, how, decoder, out)
+        _pass_on(held, log, answer.found.relative)
         grey, answer.grey = answer.grey, None
         if grey is not None:  # through the pipe it would cost what it saves
             _grey_area(memory, offset, how.grey_px)[: grey.size] = grey.ravel()

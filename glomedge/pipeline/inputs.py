@@ -5,6 +5,7 @@ begin with a dot, at any depth. Each yields one row of the results:
 
 - a regular file: it is read and predicted on;
 - a FIFO, socket or device of such a name is never opened: ``error:not_regular`` (a folder of such a name is walked);
+- a folder or thumbnail that a NAS or a system makes by itself (``@eaDir``, ``#recycle``) is left out and counted;
 - a folder that cannot be listed: one row ``error:permission`` under its name with a slash at the end.
 
 Symbolic links are counted and left alone unless asked for; when followed, no folder is entered twice, so a loop ends.
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 import os
 import stat
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +27,29 @@ from glomedge.system.stopping import StoppedError, unless_stopped
 
 HEATMAP_SUFFIX = b".heatmap.jpg"
 """What ``--heatmaps`` appends to a crop's name; such files are never inputs, or they would count as crops next time."""
+
+_SYSTEM_FOLDERS = frozenset(
+    # NAS: Synology, QNAP, NetApp, Btrfs/ZFS/Samba snapshots and their recycle bins.
+    b"@eadir @tmp @recycle #recycle .recycle @recently-snapshot @snapshot @snapshots #snapshot ~snapshot .snapshot "
+    b".snapshots .zfs .@__thumb @sharebin @sharesnap .ckpt .snap "
+    # Windows.
+    b"$recycle.bin recycler recycled system?volume?information $extend found.000 "
+    # macOS and what it leaves on shares and in archives.
+    b"__macosx .appledouble .appledb .trash .trashes .spotlight-v100 .fseventsd .temporaryitems "
+    b".documentrevisions-v100 network?trash?folder temporary?items thevolumesettingsfolder "
+    # Linux and desktops.
+    b"lost+found .thumbnails .thumbs .xvpics".replace(b"?", b"\0").split()
+)
+"""Folders that file servers and systems make by themselves, in lower case, with NUL for a blank: copies, thumbnails and
+deleted files, never crops of a patient. Found in any letter case."""
+_SYSTEM_IMAGES = (b"synophoto_thumb_", b"synofile_thumb_", b"synoindex_")
+"""How the names of a NAS's own thumbnails begin, in lower case: they are left behind when @eaDir is copied flat."""
+
+
+def is_system_folder(name: bytes) -> bool:
+    """Whether a folder of that name is a file server's or a system's own."""
+    lower = name.lower().replace(b" ", b"\0")
+    return lower in _SYSTEM_FOLDERS or lower.startswith(b".trash-")
 
 
 class Found(NamedTuple):
@@ -49,6 +74,7 @@ class Scan:
         links_skipped: symbolic links that were not followed.
         hidden_skipped: image names beginning with a dot (such as macOS' ``._`` companions).
         heatmaps_skipped: overlays that ``--heatmaps`` drew in an earlier run (``HEATMAP_SUFFIX``): no crops.
+        system_skipped: folders and thumbnails that a NAS or a system made (``is_system_folder``) -> how many.
         other_files: files whose name does not end like an image.
     """
 
@@ -57,6 +83,7 @@ class Scan:
     links_skipped: int = 0
     hidden_skipped: int = 0
     heatmaps_skipped: int = 0
+    system_skipped: Counter[str] = field(default_factory=Counter)
     other_files: int = 0
 
     def path(self, found: Found) -> bytes:
@@ -70,6 +97,9 @@ class Scan:
             notes.append(f"{self.links_skipped} symbolic links were not followed (--follow-symlinks follows them).")
         if self.hidden_skipped:
             notes.append(f"{self.hidden_skipped} images whose name begins with a dot were left out.")
+        if self.system_skipped:
+            named = ", ".join(f"{name} ({count})" for name, count in sorted(self.system_skipped.items()))
+            notes.append(f"Left out, made by the file server or the system and no crops: {named}.")
         if self.heatmaps_skipped:
             notes.append(f"{self.heatmaps_skipped} heatmaps of an earlier run (*.heatmap.*) were left out.")
         return notes
@@ -181,9 +211,25 @@ class _Walk:
             return [Found(prefix or b"/", "io")]
         return [item for _, item in sorted(listed, key=lambda pair: pair[0])]
 
+    def _is_systems_own(self, entry: os.DirEntry[bytes], is_image: bool) -> bool:
+        if is_image and entry.name.lower().startswith(_SYSTEM_IMAGES):
+            self._result.system_skipped["thumbnails of a NAS"] += 1
+            return True
+        if not is_system_folder(entry.name):
+            return False
+        try:
+            if not entry.is_dir():
+                return False
+        except OSError:
+            return False
+        self._result.system_skipped[escape_name(entry.name)] += 1
+        return True
+
     def _classify(self, prefix: bytes, entry: os.DirEntry[bytes], seen: set[tuple[int, int]]) -> Found | bytes | None:
         relative = prefix + entry.name
         is_image = entry.name.lower().endswith(self._endings)
+        if self._is_systems_own(entry, is_image):
+            return None
         if entry.name.startswith(b"."):
             self._result.hidden_skipped += is_image
             return None

@@ -2,12 +2,12 @@
 
     feeder (caller's thread) -> tasks -> decode workers -> ready batches -> run threads -> sink
 
-A fixed number of batch buffers goes round, so queues are bounded and memory does not grow with the folder. Which crops
-share a batch follows from their order alone, never from timing, so the answers do not depend on the worker count.
+A fixed number of batch buffers circulates, so queues are bounded and memory does not grow with the folder. Which crops
+share a batch depends on their order alone, never on timing, so the answers do not depend on the worker count.
 
-The feeder also watches: a decoder that does not come back in time loses its file (``error:decoder``), its thread is
-left behind and replaced, and the buffer it may still write to is never used again. Where decoding is done in child
-processes (``decodechild.py``) the child is killed instead, and its thread comes back.
+The feeder also watches the decoders: when one does not return in time, its file gets ``error:decoder``, its thread is
+abandoned and replaced, and the buffer it may still write to is never used again. Where decoding runs in child processes
+(``decode_process.py``) the child is killed instead, and its thread returns.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ from glomedge.pipeline.settings import Settings
 
 _TICK_S = 0.05
 _STOP_WITHIN_S = 8.0
-# So many at once: the storage or the decoder is broken, not a file. Going on would leave a thread for every crop.
+# This many at once mean broken storage or a broken decoder, not a bad file. Going on would leave a thread per crop.
 MAX_HUNG_DECODERS = 32
 
 
 class Sink(Protocol):
-    """Where answers go. ``rows`` is called from run threads, one batch whole each time."""
+    """Where answers go. ``rows`` is called from run threads, with one complete batch each time."""
 
     def start(self, batch: Sequence[Found]) -> None: ...
     def rows(self, answers: Sequence[Answer]) -> None: ...
@@ -45,7 +45,7 @@ class Sink(Protocol):
 
 @dataclass
 class StageTimes:
-    """Processor seconds summed over threads, apart for each stage; ``infer_wall_s`` is elapsed time of engine calls."""
+    """Processor seconds summed over threads, per stage; ``infer_wall_s`` is elapsed time of engine calls."""
 
     decode_s: float = 0.0
     enhance_s: float = 0.0
@@ -63,7 +63,7 @@ class StageTimes:
 
 
 class _Batch:
-    """One buffer's way round: filled by decode workers, answered by a run thread."""
+    """One trip of a buffer: filled by decode workers, answered by a run thread."""
 
     def __init__(self, inputs: Sequence[Found], offset: int, images: Pixels) -> None:
         self.answers = [Answer(found) for found in inputs]
@@ -100,9 +100,9 @@ class Pipeline:
 
     Args:
         root: folder that the inputs are relative to.
-        engine: called once, on a thread of its own, while decoding has already begun.
+        engine: called once, on its own thread, while decoding has already begun.
         sink: receives the answers.
-        stop: asked many times a second; once true, batches in the engine are finished and the rest is left.
+        stop: called many times a second; once true, batches in the engine are finished and the rest is left.
         progress: called with the number of inputs answered.
         decoder: for tests; of this process.
         child_command: for tests; starts a decode process.
@@ -147,13 +147,13 @@ class Pipeline:
 
     @property
     def hung(self) -> int:
-        """How many threads are still there after ``run``: they sit in a library and do not come back."""
+        """How many threads are still alive after ``run``: they hang in a library."""
         return sum(thread.is_alive() for thread in (*self._threads, *self._workers, *self._abandoned))
 
     # The caller's thread.
 
     def run(self, batches: Iterable[Sequence[Found]]) -> bool:
-        """Answer every input; ``batches`` are taken one by one as buffers fall free.
+        """Answer every input; ``batches`` are taken one by one as buffers become free.
 
         Returns:
             True when all were answered, False when it was stopped.
@@ -183,12 +183,12 @@ class Pipeline:
             for worker in self._workers:
                 self.tasks.put(None)
                 if worker.child is not None and not finished:
-                    # It may sit in a file that never ends, and would outlive this process.
+                    # It may hang on a file, and would outlive this process.
                     worker.child.kill()
             for _ in runners:
                 self._ready.put(None)
             self._threads = [loader, *runners]
-            # A thread still inside a C++ library when the interpreter ends takes the process down with it.
+            # A thread still inside a C++ library when the interpreter exits can crash the process.
             deadline_s = time.monotonic() + _STOP_WITHIN_S
             killed = [worker for worker in self._abandoned if worker.child is not None]
             for thread in (*runners, *self._workers, loader, *killed):
@@ -203,7 +203,7 @@ class Pipeline:
         return finished
 
     def _let_go(self) -> None:
-        """Of the buffers' memory, which threads that have ended would hold until a garbage collection."""
+        """Release the buffers' memory, which ended threads would hold until a garbage collection."""
         self._buffers, self._free = None, queue.SimpleQueue()
         self._threads = [thread for thread in self._threads if thread.is_alive()]
         self._workers = [worker for worker in self._workers if worker.is_alive()]
@@ -250,11 +250,11 @@ class Pipeline:
                 return self._failure is None
             if self._watch():
                 return False
-            # Woken by the last batch: a small run would lose a tenth of a batch to a poll.
+            # Woken by the last batch: polling would cost a small run a tenth of a batch.
             (self._engine_settled if answered else self._all_answered).wait(_TICK_S / 5)
 
     def _watch(self) -> bool:
-        """Whether to stop; on the way, replaces hung decoders, reports progress and syncs the sink."""
+        """Whether to stop; also replaces hung decoders, reports progress and syncs the sink."""
         if self._failure is not None or self._stop():
             return True
         limit = time.perf_counter() - self._settings.decode_timeout_s
@@ -262,12 +262,12 @@ class Pipeline:
             hung = [worker for worker in self._workers if worker.task is not None and worker.started_s < limit]
             for worker in hung:
                 self._abandon(worker)
-        # Whose child was killed, or who came back late, is no longer in the way: a night may meet many such files.
+        # Workers whose child was killed, or that returned late, no longer count: a long run may meet many such files.
         self._abandoned = [worker for worker in self._abandoned if worker.is_alive()]
         if len(self._abandoned) > MAX_HUNG_DECODERS:
             raise GlomedgeError(
                 f"{len(self._abandoned)} decoders hang at once, each for more than {self._settings.decode_timeout_s:g} "
-                "s: the disk or network share seems to hang. Check it, or raise --decode-timeout; then go on with "
+                "s: the disk or network share seems to hang. Check it, or raise --decode-timeout; then continue with "
                 "--resume."
             )
         self._sink.sync()
@@ -276,7 +276,7 @@ class Pipeline:
         return False
 
     def _abandon(self, worker: _Worker) -> None:
-        """Give up on a decoder (the lock is held). A child is killed; a thread can only be left behind."""
+        """Give up on a decoder (the lock is held). A child is killed; a thread can only be abandoned."""
         assert worker.task is not None
         batch, slot = worker.task
         worker.abandoned, worker.task = True, None
@@ -290,7 +290,7 @@ class Pipeline:
             stamp = left.stamp
             batch.retired = True
         given_up = f"not decoded within {self._settings.decode_timeout_s:g} s"
-        # A new Answer: the thread left behind may still write to the old one.
+        # A new Answer: the abandoned thread may still write to the old one.
         batch.answers[slot] = Answer(left.found).stamped(stamp).fail("decoder", given_up)
         self._slot_done(batch)
         self._add_worker()
@@ -332,7 +332,7 @@ class Pipeline:
                 self._slot_done(batch)
 
     def decoder_failed(self, error: BaseException) -> None:
-        """A worker cannot go on, or its child does not start: that ends the run, unless ending was the reason."""
+        """A worker failed, or its child does not start: this ends the run, unless the run is already ending."""
         if not self._stopping:
             self._failure = self._failure or error
 
@@ -368,7 +368,7 @@ class Pipeline:
     def _run_batch(self, batch: _Batch) -> None:
         good = [slot for slot, answer in enumerate(batch.answers) if not answer.status.startswith("error:")]
         if good:
-            # Fancy indexing copies, so a decoder left behind cannot change what is being predicted on.
+            # Fancy indexing copies, so an abandoned decoder cannot change what is being classified.
             whole = good == list(range(len(good))) and not batch.retired
             images = batch.images[: len(good)] if whole else batch.images[good]
             assert self._engine is not None

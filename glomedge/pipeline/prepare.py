@@ -1,4 +1,4 @@
-"""One crop on its way from a path to enhanced pixels: read, hash, decode, look for flags, enhance."""
+"""One crop from its path to enhanced pixels: read, hash, decode, check quality, enhance."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from glomedge.engine.views import fault_of, shortest
-from glomedge.errors import ImageError
+from glomedge.errors import ImageError, shortened
 from glomedge.model.spec import Recipe
 from glomedge.pipeline.inputs import Found
 
@@ -22,7 +22,7 @@ Pixels = npt.NDArray[np.uint8]
 
 
 class Stamp(NamedTuple):
-    """Of a file's bytes and of the file when it was read: a resumed run notices when another has taken its place."""
+    """Identity of a file's content when it was read: a resumed run notices when the file has been replaced."""
 
     sha256: str | None = None
     size_bytes: int | None = None
@@ -31,7 +31,7 @@ class Stamp(NamedTuple):
 
 @dataclass(slots=True)
 class Answer:
-    """What became of one input. ``probability`` is None exactly where ``status`` begins with ``error:``."""
+    """The result for one input. ``probability`` is None exactly where ``status`` begins with ``error:``."""
 
     found: Found
     status: str = "ok"
@@ -57,8 +57,8 @@ class Answer:
 
     def fail(self, code: str, message: str) -> Answer:
         """Turn into an error row."""
-        # Messages of libraries may quote names that are no text; results are UTF-8.
-        self.message = message.encode("utf-8", "backslashreplace").decode("utf-8")
+        # Messages of libraries may quote names that are not text; results are UTF-8.
+        self.message = shortened(message.encode("utf-8", "backslashreplace").decode("utf-8"))
         self.status, self.probability, self.disagreement = f"error:{code}", None, None
         return self
 
@@ -72,7 +72,7 @@ class Preparation:
         recipe: of the model.
         follow_symlinks: whether linked files may be read.
         thumbnail_px: longer side of the JPEG kept for the report; 0 for none.
-        grey_px: crops of up to so many pixels are kept in grey for a heatmap; 0 for none.
+        grey_px: crops of up to this many pixels are kept in grey for a heatmap; 0 for none.
     """
 
     root: bytes
@@ -83,7 +83,7 @@ class Preparation:
 
 
 class Decoder(NamedTuple):
-    """The steps from a path to pixels; tests put a hanging or failing one in."""
+    """The steps from a path to pixels; tests replace one by a step that hangs or fails."""
 
     read: Callable[[bytes], bytes]
     decode: Callable[[bytes], Any]
@@ -92,7 +92,7 @@ class Decoder(NamedTuple):
 
 
 def default_decoder(*, follow_symlinks: bool = False) -> Decoder:
-    """images, quality and preprocess; imported here because OpenCV takes a tenth of a second."""
+    """The real steps; imported here because OpenCV takes a tenth of a second."""
     from glomedge.imaging import enhance as preprocess
     from glomedge.imaging import images, quality
 
@@ -101,7 +101,7 @@ def default_decoder(*, follow_symlinks: bool = False) -> Decoder:
 
 
 def prepare(answer: Answer, how: Preparation, decoder: Decoder, out: Pixels) -> tuple[float, float]:
-    """Fill one crop's answer and its pixels; whatever goes wrong becomes its error row.
+    """Fill one crop's answer and its pixels; any failure becomes its error row.
 
     Args:
         out: uint8 ``[224, 224, 3]``, written in place.
@@ -129,7 +129,7 @@ def prepare(answer: Answer, how: Preparation, decoder: Decoder, out: Pixels) -> 
 
 
 def _grey(pixels: Pixels) -> Pixels | None:
-    """For the heatmap, which can do without: it must never cost the answer."""
+    """For the heatmap, which is optional: a failure here must not affect the answer."""
     try:
         from glomedge.imaging.images import grey
 
@@ -162,7 +162,7 @@ def _decode(answer: Answer, how: Preparation, decoder: Decoder) -> Pixels:
 _SCAN_ERRORS = {
     "permission": "permission denied",
     "not_regular": "a FIFO, socket or device, never opened",
-    "vanished": "gone while the folder was read",
+    "vanished": "deleted while the folder was read",
     "io": "the folder could not be read",
 }
 
@@ -170,8 +170,8 @@ _SCAN_ERRORS = {
 def thumbnail(pixels_hwc: Pixels, longer_side_px: int) -> bytes:
     """A small JPEG of an RGB crop, never larger than the crop.
 
-    Whole-number averaging, then linear: a third of the cost of one area resize, which for a picture this small is
-    noticed beside decoding. Up to one such block at the right and lower edge is left out.
+    Averaging by a whole factor, then linear: a third of the cost of one area resize, which is noticeable beside
+    decoding. Up to one such block at the right and lower edge is left out.
     """
     import cv2
 
@@ -198,10 +198,11 @@ def fill(
     activation: npt.NDArray[np.float32],
     index: int,
 ) -> None:
-    """Put one crop's answer in; what is no probability is an error of that crop alone."""
+    """Store one crop's answer; a value that is not a probability is an error of that crop alone."""
     fault = fault_of(float(probability), activation[index])
     if fault is None and disagreement is not None and not 0.0 <= disagreement[index] <= 1.0:
-        fault = f"The network's views lie {shortest(disagreement[index])} apart. Check the model: glomedge doctor"
+        spread = shortest(disagreement[index])
+        fault = f"The probabilities of the network's views differ by {spread}. Check the model: glomedge doctor"
     if fault is not None:
         answer.fail("nonfinite", fault)
         return

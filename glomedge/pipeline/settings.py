@@ -1,4 +1,4 @@
-"""How the pipeline is to run, and how much is under way at once."""
+"""How the pipeline runs, and how many crops are in flight at once."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from glomedge.model.spec import Recipe
 from glomedge.pipeline.decode_process import grey_pays
 from glomedge.pipeline.prepare import Preparation
 
-# While the engine loads, for a second or less, decoding goes on: about so many crops, 10 MB of pixels.
+# While the engine loads, for a second or less, decoding continues: about this many crops, 10 MB of pixels.
 _LEAD_CROPS = 64
-# Of crops kept in grey, at most, in all buffers together.
+# Limit for crops kept in grey, in all buffers together.
 _GREY_BYTES = 1 << 29
 
 
@@ -22,12 +22,12 @@ class Settings:
         recipe: of the model.
         batch_size: crops per call of the engine.
         decode_workers, run_threads: threads of either kind.
-        decode_processes: each decode thread hands its crops to a process of its own.
+        decode_processes: each decode thread hands its crops to its own process.
         decode_timeout_s: longest time from opening a file to its enhanced pixels.
         views: 1, or 8 for the mean over flips and quarter turns.
         thumbnail_px: longer side of the JPEG kept for the report; 0 for none.
-        grey_px: crops of up to so many pixels are handed on in grey, or of up to fewer where so many are under way that
-            they would take more than 512 MB together; 0 for none.
+        grey_px: crops of up to this many pixels are also passed on in grey; fewer where all crops in flight would take
+            more than 512 MB together; 0 for none.
         follow_symlinks: whether linked files may be read.
     """
 
@@ -44,13 +44,13 @@ class Settings:
 
     @property
     def buffers(self) -> int:
-        """How many batches are under way at once."""
+        """How many batches are in flight at once."""
         # One being filled and one waiting for each run thread, and enough that no decoder waits for a buffer.
         count = 2 * self.run_threads + 2 + self.decode_workers // self.batch_size
         return max(count, _LEAD_CROPS // self.batch_size)
 
     def preparation(self, root: bytes) -> Preparation:
-        """Of crops below that folder."""
+        """The ``Preparation`` for crops below that folder."""
         grey_px = min(self.grey_px, _GREY_BYTES // (self.buffers * self.batch_size))
         if self.decode_processes and not grey_pays():
             grey_px = 0

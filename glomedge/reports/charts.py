@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from html import escape
+
+from markupsafe import Markup, escape
 
 # Okabe and Ito's palette: told apart with any colour vision (https://jfly.uni-koeln.de/color/).
 PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#555555", "#B8A000", "#999999")
@@ -47,7 +48,7 @@ class Stack:
     parts: Sequence[tuple[str, float]]
 
 
-def line_plot(lines: Sequence[Line], *, x_label: str, y_label: str) -> str:
+def line_plot(lines: Sequence[Line], *, x_label: str, y_label: str) -> Markup:
     """Lines on two logarithmic axes, a whisker up to the third value of each point; the legend stands above."""
     points = [point for line in lines for point in line.points]
     entries = [
@@ -99,7 +100,7 @@ def line_plot(lines: Sequence[Line], *, x_label: str, y_label: str) -> str:
     return _svg(bottom + 52, parts, f"{y_label} against {x_label}")
 
 
-def bar_plot(bars: Sequence[Bar], *, x_label: str) -> str:
+def bar_plot(bars: Sequence[Bar], *, x_label: str) -> Markup:
     """Horizontal bars from zero with intervals; a mark stands where the machine's ceiling is."""
     top, step = 10, 40
     names = [bar.name + (" (wrong)" if bar.wrong else "") for bar in bars]
@@ -138,7 +139,7 @@ def bar_plot(bars: Sequence[Bar], *, x_label: str) -> str:
     return _svg(bottom + 50, parts, x_label)
 
 
-def stack_plot(stacks: Sequence[Stack], *, x_label: str) -> str:
+def stack_plot(stacks: Sequence[Stack], *, x_label: str) -> Markup:
     """Horizontal stacked bars from zero, with a legend above."""
     names = list(dict.fromkeys(name for stack in stacks for name, value in stack.parts if value > 0))
     colours = {name: PALETTE[i % len(PALETTE)] for i, name in enumerate(names)}
@@ -209,8 +210,9 @@ def _row_label(name: str, left: float, y: float, wrong: bool) -> str:
     return f'<text x="{left - 8:.1f}" y="{y}" text-anchor="end" font-size="13" fill="{colour}">{shown}</text>'
 
 
-def _svg(height: float, parts: Sequence[str], title: str) -> str:
-    return (
+def _svg(height: float, parts: Sequence[str], title: str) -> Markup:
+    """``parts`` are markup; whatever came from outside was escaped where it was put in."""
+    return Markup(
         f'<svg viewBox="0 0 {WIDTH_PX} {height:.0f}" role="img" xmlns="http://www.w3.org/2000/svg" '
         f'font-family="system-ui, sans-serif"><title>{escape(title)}</title>{"".join(parts)}</svg>'
     )

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from markupsafe import Markup
+
 if TYPE_CHECKING:
     from glomedge.cases.summary import CaseSummary
 
@@ -24,7 +26,7 @@ def _whisker(low: float, high: float, y: int, kind: str) -> str:
     return f"<g class={kind}><line x1='{_at(low)}' x2='{_at(high)}' y1='{y}' y2='{y}'/>{ends}</g>"
 
 
-def interval_svg(summary: CaseSummary) -> str:
+def interval_svg(summary: CaseSummary) -> Markup:
     """A bar from 0 to 100% with the Wilson interval (filled dot), and the corrected interval below it (ring)."""
     corrected = (summary.corrected_percent_gs, summary.corrected_low, summary.corrected_high)
     floor = 28 if None in corrected else 44
@@ -35,7 +37,7 @@ def interval_svg(summary: CaseSummary) -> str:
     )
     open_tag = f"<svg class=bar height='{floor + 16}' role=img aria-label="
     if summary.percent_gs is None or summary.interval_low is None or summary.interval_high is None:
-        return f"{open_tag}'nothing classified'>{scale}</svg>"
+        return Markup(f"{open_tag}'nothing classified'>{scale}</svg>")
     drawn = (
         f"<rect class=share x='0' y='{_COUNTED_Y - 7}' width='{_at(summary.percent_gs)}' height='14'/>"
         + _whisker(summary.interval_low, summary.interval_high, _COUNTED_Y, "counted")
@@ -49,4 +51,4 @@ def interval_svg(summary: CaseSummary) -> str:
             + f"<circle class=corrected cx='{_at(value)}' cy='{_CORRECTED_Y}' r='4'/>"
         )
         label += f"; corrected {value:.1f}, interval {low:.1f} to {high:.1f}"
-    return f"{open_tag}'{label}'>{scale}{drawn}</svg>"
+    return Markup(f"{open_tag}'{label}'>{scale}{drawn}</svg>")  # nothing but numbers in it

@@ -6,12 +6,14 @@ cannot say anything that the file does not carry.
 
 from __future__ import annotations
 
-import html
 import re
 from dataclasses import dataclass
 
+from markupsafe import Markup, escape
+
 from glomedge.model.gate_table import table
 from glomedge.model.spec import Interval, ModelSpec
+from glomedge.reports import html
 
 
 @dataclass(frozen=True)
@@ -44,13 +46,9 @@ def markdown(spec: ModelSpec, name: str, sha256: str) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def fragment(spec: ModelSpec, name: str, sha256: str) -> str:
-    """The same card as HTML to stand inside a page, folded up; everything in it is escaped."""
-    parts = [f"<details id=card><summary>Model card: {html.escape(name)}</summary>"]
-    for title, blocks in _sections(spec, sha256):
-        parts.append(f"<h3>{html.escape(title)}</h3>")
-        parts += [_block_html(block) for block in blocks]
-    return "".join(parts) + "</details>"
+def fragment(spec: ModelSpec, name: str, sha256: str) -> Markup:
+    """The same card as HTML to stand inside a page, folded up."""
+    return Markup(html.render("model_card.html", name=name, sections=_sections(spec, sha256), inline=_inline))
 
 
 def _block_markdown(block: _Block) -> str:
@@ -64,19 +62,10 @@ def _block_markdown(block: _Block) -> str:
     return block
 
 
-def _block_html(block: _Block) -> str:
-    if isinstance(block, _Table):
-        head = "".join(f"<th>{_inline(cell)}" for cell in block.head) if any(block.head) else ""
-        rows = "".join("<tr>" + "".join(f"<td>{_inline(cell)}" for cell in row) + "</tr>" for row in block.rows)
-        return f"<table>{f'<thead><tr>{head}</tr></thead>' if head else ''}<tbody>{rows}</tbody></table>"
-    if isinstance(block, _Bullets):
-        return f"<ul>{''.join(f'<li>{_inline(line)}' for line in block.lines)}</ul>"
-    return f"<p>{_inline(block)}</p>"
-
-
-def _inline(text: str) -> str:
-    escaped = re.sub(r"`([^`]*)`", r"<code>\1</code>", html.escape(text))
-    return re.sub(r"\*([^*]+)\*", r"<em>\1</em>", escaped)
+def _inline(text: str) -> Markup:
+    """Escaped, with ``code`` and *emphasis* as elements."""
+    marked = re.sub(r"`([^`]*)`", r"<code>\1</code>", str(escape(text)))
+    return Markup(re.sub(r"\*([^*]+)\*", r"<em>\1</em>", marked))
 
 
 def _sections(spec: ModelSpec, sha256: str) -> list[tuple[str, list[_Block]]]:

@@ -1,24 +1,21 @@
 """``report.html``: one file that needs nothing else, for a phone, a screen and a printer.
 
 Cases first, then what to look at first, the crops of each case, the errors and the facts of the run. Which crops are
-shown, and how many at most, is decided in ``run_page_data``; the report says how many were left out.
+shown, and how many at most, is decided in ``run_page_data``; the report says how many were left out. What the page
+looks like stands in ``templates/run_report.html``.
 """
 
 from __future__ import annotations
 
-import base64
-import html
 import math
 from collections.abc import Iterator, Sequence
-from pathlib import Path
-from string import Template
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+from markupsafe import Markup
 
-from glomedge.about import RESEARCH_USE_NOTICE
-from glomedge.reports import colour_scale
+from glomedge.reports import colour_scale, html
 from glomedge.reports.case_table import corrected_text
 from glomedge.reports.interval_bar import interval_svg
 from glomedge.reports.run_page_data import MAX_REVIEWED, RunPageData
@@ -27,7 +24,12 @@ from glomedge.results.rows import Row
 if TYPE_CHECKING:
     from glomedge.cases.summary import CaseSummary
 
-_MARK = "@@glomedge-body@@"
+NO_CARD = Markup()
+
+
+def prepare() -> None:
+    """Make the templates of the report and its model card ready, beside other work."""
+    html.prepare("base.html", "style.css", "run_report.html", "model_card.html")
 
 
 class Report:
@@ -37,7 +39,7 @@ class Report:
         record: the run's facts (``runinfo.record``).
         data: the rows that are shown, and their pictures.
         review_band: probabilities between which a crop is to be looked at first.
-        card: the model card (``card.fragment``), shown folded up at the end.
+        card: the model card (``model_card.fragment``), shown folded up at the end.
     """
 
     def __init__(
@@ -46,7 +48,7 @@ class Report:
         cases: Sequence[CaseSummary],
         data: RunPageData,
         review_band: tuple[float, float],
-        card: str = "",
+        card: Markup = NO_CARD,
     ) -> None:
         self._record = record
         self._cases = cases
@@ -55,55 +57,52 @@ class Report:
         self._card = card
         self._excludes_flagged = bool(record["arguments"].get("exclude_flagged"))
         self._views = int(record["arguments"].get("tta", 1))
-        self._map_class = "map" if self._views == 1 else "map views"
 
     def write(self, handle: IO[bytes]) -> None:
-        """UTF-8 HTML."""
-        folder = self._record["arguments"]["folder"]
-        made_by = f"glomedge {self._record['glomedge']} on {self._record['provider']}"
-        shell = Template((Path(__file__).parent / "templates" / "report.html").read_text("utf-8")).substitute(
-            title="Globally sclerotic glomeruli",
-            subtitle=html.escape(f"{folder} · {_date(self._record['started_utc'])} · {made_by}"),
-            notice=html.escape(RESEARCH_USE_NOTICE),
-            nav=self._nav(),
-            body=_MARK,
-        )
-        head, tail = shell.split(_MARK)
-        handle.write(head.encode("utf-8"))
-        for part in self._parts():
-            handle.write(part.encode("utf-8", "replace"))
-        handle.write(tail.encode("utf-8"))
+        """UTF-8 HTML; pictures are read one by one while it is written."""
+        for part in html.stream("run_report.html", **self._context()):
+            handle.write(part)
 
-    def _parts(self) -> Iterator[str]:
-        yield self._tiles()
-        yield "<h2 id=cases>Cases</h2>" + _CASES_LEGEND
-        if self._excludes_flagged:
-            yield "<p class=warn>Flagged crops are left out of the counts per case (--exclude-flagged).</p>"
-        for number, summary in enumerate(self._cases):
-            yield _case(summary, number)
-        yield from self._review(self._data.limits)
-        yield from self._galleries(self._data.pictured, self._data.limits)
-        yield from self._errors()
-        yield self._facts()
-        yield self._card
+    def _context(self) -> dict[str, Any]:
+        record, counts, data = self._record, self._record["counts"], self._data
+        made_by = f"glomedge {record['glomedge']} on {record['provider']}"
+        return {
+            "title": "Globally sclerotic glomeruli",
+            "subtitle": f"{record['arguments']['folder']} · {_date(record['started_utc'])} · {made_by}",
+            "links": self._links(),
+            "tiles": self._tiles(),
+            "biopsies_found": record.get("biopsies_found"),
+            "cases": [_case(summary, number) for number, summary in enumerate(self._cases)],
+            "excludes_flagged": self._excludes_flagged,
+            "limits": [f"{limit:+.1f}" for limit in data.limits],
+            "spread_note": self._spread_note(),
+            "map_class": "map" if self._views == 1 else "map views",
+            "review": self._review(),
+            "shown": len(data.pictured),
+            "classified": counts["positive"] + counts["negative"],
+            "galleries": self._galleries(),
+            "errors": {"total": counts["error"], "rows": data.errors},
+            "facts": self._facts(),
+            "card": self._card,
+            "probability_text": _probability,
+        }
 
-    def _nav(self) -> str:
+    def _links(self) -> list[tuple[str, str]]:
         counts = self._record["counts"]
-        links = (
+        return [
             ("cases", _many(len(self._cases), "case")),
             ("review", f"{counts['uncertain']} to review"),
             ("crops", "crops"),
             ("errors", _many(counts["error"], "error")),
             ("run", "run"),
-        )
-        return f"<nav>{''.join(f'<a href=#{target}>{text}</a>' for target, text in links)}</nav>"
+        ]
 
-    def _tiles(self) -> str:
+    def _tiles(self) -> list[tuple[str, int]]:
         from glomedge.cases.summary import called
 
         counts = self._record["counts"]
         positive, classified = called(self._cases)
-        tiles = (
+        return [
             ("files", self._record["rows"]),
             ("cases", len(self._cases)),
             ("globally sclerotic", positive),
@@ -111,114 +110,76 @@ class Report:
             ("to review", counts["uncertain"]),
             ("flagged, not counted" if self._excludes_flagged else "flagged", counts["flagged"]),
             ("errors", counts["error"]),
-        )
-        return f"<ul class=tiles>{''.join(f'<li><b>{number}</b>{name}</li>' for name, number in tiles)}</ul>"
+        ]
 
-    def _review(self, limits: tuple[float, float]) -> Iterator[str]:
-        total = self._record["counts"]["uncertain"]
+    def _review(self) -> dict[str, Any]:
+        total, nearest = self._record["counts"]["uncertain"], self._data.to_review
         have = f"{_many(total, 'crop')} {'has' if total == 1 else 'have'}"
-        yield f"<h2 id=review>Review first</h2><p>{have} a probability from {self._low:g} to {self._high:g}"
-        if not total:
-            yield ".</p>"
-            return
-        nearest = self._data.to_review
+        summary = f"{have} a probability from {self._low:g} to {self._high:g}"
         pictured = nearest[:MAX_REVIEWED]
-        some = f" The {len(pictured)} nearest to the threshold:" if total > len(pictured) else ""
-        yield f", nearest to the threshold first.{some}</p>{_scale(limits)}"
-        yield "<section class='gallery first'><div class=grid>"
-        for row in pictured:
-            yield self._figure(row, limits, with_case=True)
-        yield "</div></section>\n"
-        if total == len(pictured):
-            return
-        all_of = f"the {len(nearest)} nearest" if total > len(nearest) else f"all {total}"
-        yield f"<details><summary>List of {all_of}; predictions.csv has all (column review).</summary>"
-        yield "<table><thead><tr><th>probability<th>case<th>crop</tr></thead>"
-        for row in nearest:
-            yield (
-                f"<tr><td class=n>{_probability(row)}<td>{html.escape(row.case)}"
-                f"<td>{html.escape(row.path)} {_flags(row)}</tr>\n"
-            )
-        yield "</table></details>"
-
-    def _galleries(self, shown: Sequence[Row], limits: tuple[float, float]) -> Iterator[str]:
-        by_case: dict[str, list[Row]] = {}
-        for row in shown:
-            by_case.setdefault(row.case, []).append(row)
-        yield "<h2 id=crops>Crops</h2>"
-        total = self._record["counts"]["positive"] + self._record["counts"]["negative"]
-        if len(shown) < total:
-            yield (
-                f"<p><b>{len(shown)} of {total} crops are shown</b>: to be reviewed, flagged and positive ones before "
-                "others. predictions.csv has all.</p>"
-            )
-        yield (
-            "<p class=soft>To be reviewed first (dashed), then by probability. The top edge is magenta where a crop is "
-            f"called globally sclerotic (GS), blue where not.{self._spread_note()}</p>{_scale(limits)}"
-        )
-        for number, summary in enumerate(self._cases):
-            rows = by_case.get(summary.case, [])
-            answered_here = summary.crops - summary.errors
-            if not answered_here:
-                continue
-            count = _many(answered_here, "crop")
-            if len(rows) < answered_here:
-                count = f"{len(rows) or 'none'} of {count}"
-            title = f"<h3>{html.escape(summary.case)}: {count} <a class=hint href=#case-{number}>its counts</a></h3>"
-            yield f"<section class=gallery id=crops-{number}>{title}<div class=grid>"
-            for row in sorted(rows, key=lambda row: (not row.review, -(row.probability or 0.0), row.path)):
-                yield self._figure(row, limits)
-            yield "</div></section>\n"
+        list_of = ""
+        if not total:
+            summary += "."
+        elif total == len(pictured):
+            summary += ", nearest to the threshold first."
+        else:
+            summary += f", nearest to the threshold first. The {len(pictured)} nearest to the threshold:"
+            list_of = f"the {len(nearest)} nearest" if total > len(nearest) else f"all {total}"
+        crops = (self._crop(row, with_case=True) for row in pictured)
+        return {"summary": summary, "nearest": nearest, "crops": crops, "list_of": list_of}
 
     def _spread_note(self) -> str:
         if self._views == 1:
             return ""
         return " Spread: the largest minus the smallest probability over the eight views of a crop (--tta 8)."
 
-    def _figure(self, row: Row, limits: tuple[float, float], *, with_case: bool = False) -> str:
+    def _galleries(self) -> Iterator[_Gallery]:
+        by_case: dict[str, list[Row]] = {}
+        for row in self._data.pictured:
+            by_case.setdefault(row.case, []).append(row)
+        for number, summary in enumerate(self._cases):
+            rows = by_case.get(summary.case, [])
+            answered = summary.crops - summary.errors
+            if not answered:
+                continue
+            extent = _many(answered, "crop")
+            if len(rows) < answered:
+                extent = f"{len(rows) or 'none'} of {extent}"
+            rows.sort(key=lambda row: (not row.review, -(row.probability or 0.0), row.path))
+            yield _Gallery(number, summary.case, extent, (self._crop(row) for row in rows))
+
+    def _crop(self, row: Row, *, with_case: bool = False) -> _Crop:
         kept = self._data.thumbnails.read(row.attachment)
-        name = html.escape(row.path.rpartition("/")[2])
-        picture = "<span class=soft>no picture kept</span>"
+        picture = heatmap = None
         if kept is not None and kept[1]:
             activation, jpeg = kept
-            picture = (
-                f'<span class=pic><img loading=lazy decoding=async alt="{name}" src="{_data("jpeg", jpeg)}">'
-                f'<img class="{self._map_class}" loading=lazy alt="" '
-                f'src="{_data("png", map_png(activation, limits, self._views))}"></span>'
-            )
-        classes = " ".join(name for name, wanted in (("gs", row.label), ("review", row.review)) if wanted)
-        lines = [f"<span class=name>{name}</span>"]
-        if with_case and not row.path.rpartition("/")[2].startswith(row.case):
-            lines.insert(0, f"<span>{html.escape(row.case)}</span>")
+            picture = html.data_uri("jpeg", jpeg)
+            heatmap = html.data_uri("png", map_png(activation, self._data.limits, self._views))
+        name = row.path.rpartition("/")[2]
+        lines = [("name", name)]
+        if with_case and not name.startswith(row.case):
+            lines.insert(0, ("", row.case))
         if row.tta_disagreement is not None:
-            lines.append(f"<span>spread {row.tta_disagreement:.3f}</span>")
+            lines.append(("", f"spread {row.tta_disagreement:.3f}"))
         if row.flags:
-            lines.append(_flags(row) + ("<span>not counted</span>" if self._excludes_flagged else ""))
-        call = "GS" if row.label else "not GS"
-        return (
-            f'<figure class="{classes}" tabindex=0 title="{html.escape(row.path)}">{picture}<figcaption>'
-            f"<b>{_probability(row)}</b> {call}{''.join(lines)}</figcaption></figure>\n"
+            lines.append(("flag", ", ".join(row.flags)))
+            if self._excludes_flagged:
+                lines.append(("", "not counted"))
+        return _Crop(
+            path=row.path,
+            name=name,
+            probability=_probability(row),
+            call="GS" if row.label else "not GS",
+            lines=lines,
+            classes=" ".join(name for name, wanted in (("gs", row.label), ("review", row.review)) if wanted),
+            picture=picture,
+            heatmap=heatmap,
         )
 
-    def _errors(self) -> Iterator[str]:
-        total = self._record["counts"]["error"]
-        yield "<h2 id=errors>Errors</h2>"
-        if not total:
-            yield "<p>Every file was read and predicted on.</p>"
-            return
-        listed = self._data.errors
-        if len(listed) < total:
-            yield f"<p>The first {len(listed)} of {total}; predictions.csv has all.</p>"
-        yield "<table><thead><tr><th>error<th>file<th>why</tr></thead>"
-        for row in listed:
-            code = html.escape(row.status.partition(":")[2])
-            yield f"<tr><td>{code}<td>{html.escape(row.path)}<td>{html.escape(row.message)}</tr>\n"
-        yield "</table>"
-
-    def _facts(self) -> str:
+    def _facts(self) -> list[tuple[str, object]]:
         record = self._record
         model, times = record["model"], record["times"]
-        facts = (
+        return [
             ("Model", f"{model['path']} ({model['precision']}, recipe {model['recipe']['name']})"),
             ("Model SHA-256", model["sha256"]),
             ("Threshold", f"{record['threshold']:g}"),
@@ -231,9 +192,7 @@ class Report:
                 f"{times['wall_s']:.1f} s" + (f", {times['rows_per_s']:.1f} files/s" if times["rows_per_s"] else ""),
             ),
             *(("Note", note) for note in record["notes"]),
-        )
-        rows = "".join(f"<tr><th>{html.escape(name)}<td>{html.escape(str(value))}</tr>" for name, value in facts)
-        return f"<h2 id=run>This run</h2><table>{rows}</table>"
+        ]
 
     def _asked_for(self) -> str:
         arguments = self._record["arguments"]
@@ -249,59 +208,84 @@ class Report:
         return "; ".join(words)
 
 
-_CASES_LEGEND = (
-    "<p class=soft>Share of globally sclerotic glomeruli (GS) among those classified (dot), with its 95% Wilson "
-    "interval. The ring below it is corrected for the model's sensitivity and specificity, where they are known. The "
-    "gray band is 10% to 20%. Counts, not advice.</p>"
-)
+_Lines = list[tuple[str, str]]
+"""Texts, each with its class in the style sheet."""
 
 
-def _case(summary: CaseSummary, number: int) -> str:
-    tags = []
-    if summary.band is None:
-        tags.append("<span class='tag warn'>nothing classified</span>")
-    elif summary.band == "undetermined":
-        tags.append("<span class='tag open'>band undetermined</span>")
-    else:
-        tags.append(f"<span class=tag>band {html.escape(summary.band)}</span>")
-    if summary.remuzzi_glomerular_score is not None:
-        tags.append(f"<span class=tag>Remuzzi glomerular {summary.remuzzi_glomerular_score}</span>")
-    if summary.band is not None and not summary.adequate:
-        tags.append("<span class='tag warn'>under 25 glomeruli</span>")
+class _Case(NamedTuple):
+    """One case: counts on the left, its bar, percentages and tags on the right. ``gallery`` is a link, or empty."""
+
+    name: str
+    gallery: str
+    counts: str
+    warnings: _Lines
+    bar: Markup
+    percent: str
+    interval: str
+    lines: list[str]
+    tags: _Lines
+
+
+def _case(summary: CaseSummary, number: int) -> _Case:
     counts = [_many(summary.crops, "crop"), _many(summary.slides, "slide")]
     if summary.classified != summary.crops:
         counts.append(f"{summary.classified} classified")
-    counts += [
-        f"<span class=warn>{count} {what}</span>"
-        for count, what in ((summary.flagged, "flagged"), (summary.errors, "without an answer"))
-        if count
-    ]
-    value = ""
+    warned = ((summary.flagged, "flagged"), (summary.errors, "without an answer"))
+    percent = interval = ""
+    lines = []
     if summary.percent_gs is not None:
+        percent = f"{summary.percent_gs:.1f}%"
         interval = f"({summary.interval_low:.1f} to {summary.interval_high:.1f})"
-        value = (
-            f"<b>{summary.percent_gs:.1f}%</b> <span>{interval}</span><br>"
-            f"<span class=soft>{summary.globally_sclerotic} of {summary.classified} GS, "
-            f"{summary.expected_count:.1f} expected</span><br>"
-        )
+        lines.append(f"{summary.globally_sclerotic} of {summary.classified} GS, {summary.expected_count:.1f} expected")
         if summary.corrected_percent_gs is not None:
-            value += f"<span class=soft>corrected {corrected_text(summary)}</span><br>"
-    name = html.escape(summary.case)
-    if summary.crops > summary.errors:
-        name = f"<a href=#crops-{number}>{name}</a>"
-    return (
-        f"<section class=case id=case-{number}><div><h3>{name}</h3>"
-        f"<span class=soft>{', '.join(counts)}</span></div>{interval_svg(summary)}"
-        f"<div class=value>{value}{' '.join(tags)}</div></section>\n"
+            lines.append(f"corrected {corrected_text(summary)}")
+    return _Case(
+        name=summary.case,
+        gallery=f"#crops-{number}" if summary.crops > summary.errors else "",
+        counts=", ".join(counts),
+        warnings=[("warn", f", {count} {what}") for count, what in warned if count],
+        bar=interval_svg(summary),
+        percent=percent,
+        interval=interval,
+        lines=lines,
+        tags=_tags(summary),
     )
 
 
-def _scale(limits: tuple[float, float]) -> str:
-    """What the colours of a map say, beside what makes one appear."""
-    return (
-        f"<p class='soft scale hint'><span>Point at a crop or tap it for its map:</span> {limits[0]:+.1f} <i></i> "
-        f"{limits[1]:+.1f} <span>logit, from against to for GS.</span></p>"
-    )
+def _tags(summary: CaseSummary) -> _Lines:
+    if summary.band is None:
+        tags = [("tag warn", "nothing classified")]
+    elif summary.band == "undetermined":
+        tags = [("tag open", "band undetermined")]
+    else:
+        tags = [("tag", f"band {summary.band}")]
+    if summary.remuzzi_glomerular_score is not None:
+        tags.append(("tag", f"Remuzzi glomerular {summary.remuzzi_glomerular_score}"))
+    if summary.band is not None and not summary.adequate:
+        tags.append(("tag warn", "under 25 glomeruli"))
+    return tags
+
+
+class _Crop(NamedTuple):
+    """One figure; the pictures are None where none were kept."""
+
+    path: str
+    name: str
+    probability: str
+    call: str
+    lines: _Lines
+    classes: str
+    picture: Markup | None
+    heatmap: Markup | None
+
+
+class _Gallery(NamedTuple):
+    """The crops of the case of that number, made one by one while they are drawn."""
+
+    number: int
+    case: str
+    extent: str
+    crops: Iterator[_Crop]
 
 
 def _many(number: int, what: str) -> str:
@@ -318,23 +302,15 @@ def _probability(row: Row) -> str:
     value = row.probability
     assert value is not None
     if 0.0 < value < 0.0005:
-        return "&lt;0.001"
-    return "&gt;0.999" if 0.9995 < value < 1.0 else f"{value:.3f}"
-
-
-def _flags(row: Row) -> str:
-    return f"<span class=flag>{html.escape(', '.join(row.flags))}</span>" if row.flags else ""
-
-
-def _data(kind: str, data: bytes) -> str:
-    return f"data:image/{kind};base64,{base64.b64encode(data).decode('ascii')}"
+        return "<0.001"
+    return ">0.999" if 0.9995 < value < 1.0 else f"{value:.3f}"
 
 
 def map_png(activation: npt.NDArray[np.float32], limits: tuple[float, float], views: int = 1) -> bytes:
     """The map as a small PNG, viridis, to be stretched smoothly over a crop.
 
     Of one view: 8 x 8 pixels, the last row and column repeated, for cell i stands at network pixel 32 i
-    (``heatmap.first_cell_px``) and the picture so spans pixels -16 to 240 of 224. Of eight: 7 x 7, just the crop. The
+    (``overlay.first_cell_px``) and the picture so spans pixels -16 to 240 of 224. Of eight: 7 x 7, just the crop. The
     style sheet places both so.
     """
     import cv2

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from glomedge.errors import OutputError
 from glomedge.files.lock import OutputLock
+from glomedge.files.writing import check_writable
 
 WORK_FOLDER = ".glomedge"
 JOURNAL = "journal"
@@ -41,12 +42,10 @@ class OutputFolder:
                 f"{free.f_bavail * free.f_frsize >> 20} MB are free. Make room or choose another --output."
             )
         try:
-            probe = self.work / "probe"
-            probe.write_bytes(b"glomedge")
-            probe.unlink()
-        except OSError as error:
+            check_writable(folder, "Choose another --output.")
+        except OutputError:
             self.close()
-            raise OutputError(f"{folder} cannot be written: {error.strerror}. Choose another --output.") from None
+            raise
 
     @property
     def journal_path(self) -> Path:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
-from glomedge.cases.names import case_of
+from glomedge.cases.names import CaseFinder
 from glomedge.files.names import escape_name
 from glomedge.results.answer_table import AnswerTable
 from glomedge.results.rows import Row
@@ -21,7 +21,7 @@ class PublishedRows:
         class_names: of label 0 and label 1.
         provider: that gave the answers.
         review_band: least and greatest probability to be reviewed.
-        case_pattern: as for ``case_of``.
+        cases: knows the biopsy of each crop, having seen all names.
     """
 
     answers: AnswerTable
@@ -29,7 +29,7 @@ class PublishedRows:
     class_names: tuple[str, str]
     provider: str
     review_band: tuple[float, float]
-    case_pattern: str | None = None
+    cases: CaseFinder
 
     def __len__(self) -> int:
         return len(self.answers)
@@ -44,13 +44,13 @@ class PublishedRows:
 
     def _rows(self, numbers: Iterable[int]) -> Iterator[Row]:
         # Names are looked up once, not for each of a million rows.
-        stored, name, pattern = self.answers.stored, self.answers.name, self.case_pattern
+        stored, name, case_of = self.answers.stored, self.answers.name, self.cases.case_of
         threshold, provider, class_names = self.threshold, self.provider, self.class_names
         low, high = self.review_band
         for number in numbers:
             status, probability, sha256, disagreement, message, attachment = stored(number)
             path = escape_name(name(number))
-            case, slide = case_of(path, pattern)
+            case, slide = case_of(path)
             label = class_name = review = None
             if probability is not None:
                 label = int(probability >= threshold)

@@ -70,6 +70,11 @@ def plan(path: Path, identity: Identity, inputs: Sequence[Found] = (), *, resume
             "Use the same settings, another --output, or start over with --overwrite."
         )
     notes = [f"Resumed: {answered} answers were there already."]
+    if contents.complete:
+        notes = [
+            f"The earlier run had finished, with {answered} answers: only new or modified files are classified, and "
+            "the result files are written again."
+        ]
     if contents.damaged:
         notes.append(
             f"The journal was damaged: its last {contents.bad_bytes} bytes were dropped, and what they held is "

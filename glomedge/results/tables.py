@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import io
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import lru_cache
 from operator import itemgetter
 from typing import IO, Any, Protocol
 
 from glomedge.about import RESEARCH_USE_NOTICE
 from glomedge.errors import MissingExtraError
-from glomedge.files.names import neutralise
+from glomedge.files.names import guard, neutralise
 from glomedge.results.rows import Row
 
-FORMATS = ("csv", "jsonl", "parquet")
+FORMATS = ("csv", "csv-bom", "jsonl", "parquet")
+_IDS = ("case", "slide")
+
+
+def byte_order_mark(formats: Collection[str]) -> bytes:
+    """What the CSV files begin with: the mark by which Excel knows UTF-8, where ``csv-bom`` is asked for."""
+    return codecs.BOM_UTF8 if "csv-bom" in formats else b""
+
 
 ROW_GROUP = 8192
 """Rows of a Parquet file that are compressed together."""
@@ -62,11 +70,17 @@ def _plain_cell(text: str) -> str:
     return neutralise(text.replace("\r", "\\x0d"))
 
 
+def _id_cell(text: str) -> str:
+    """A biopsy or slide, which no spreadsheet may take for a number or a date."""
+    return guard(text.replace("\r", "\\x0d"))
+
+
 _repeated_cell = lru_cache(maxsize=4096)(_plain_cell)
 _CELLS: dict[str, Callable[[str], str]] = {
     "path": _plain_cell,
     "message": _plain_cell,
-    **dict.fromkeys(("case", "slide", "class_name", "status", "provider"), _repeated_cell),
+    **dict.fromkeys(_IDS, lru_cache(maxsize=4096)(_id_cell)),
+    **dict.fromkeys(("class_name", "status", "provider"), _repeated_cell),
 }
 """Columns of text that a spreadsheet could take for a formula; the ``csv`` module writes numbers as they are."""
 
@@ -77,7 +91,8 @@ def _csv_column(name: str, values: Sequence[Any]) -> list[str]:
 
 
 class CsvWriter:
-    """UTF-8, comma, newline, header first. No cell can be taken for a formula (``files.names.neutralise``)."""
+    """UTF-8, comma, newline, header first. No cell can be taken for a formula (``files.names.neutralise``), no
+    biopsy or slide for a number or date (``files.names.guard``)."""
 
     def __init__(self, handle: IO[bytes], *, tta: bool) -> None:
         self._handle = handle

@@ -5,23 +5,27 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from glomedge.about import RESEARCH_USE_NOTICE
-from glomedge.cases.labels import LABELS_NAME, read_labels, read_split
+from glomedge.cases.labels import LABELS_NAME, read_split, usable_labels
+from glomedge.cases.matching import contradictions, copies, match_files
 from glomedge.cases.metrics import CaseError, Confusion, auroc, average_precision, case_errors
-from glomedge.engine import loading
-from glomedge.errors import DatasetError, UsageError
+from glomedge.cases.names import CaseFinder
+from glomedge.cases.text import problem_report, some
+from glomedge.errors import DatasetError
 from glomedge.files.names import escape_name
-from glomedge.model.file import read_model_file
-from glomedge.pipeline.batching import batches
+from glomedge.model.file import ModelFile, read_model_file
 from glomedge.pipeline.inputs import Found, scan
-from glomedge.pipeline.pipeline import Pipeline
 from glomedge.pipeline.prepare import Answer
 from glomedge.pipeline.settings import Settings
+from glomedge.runs.options import EvaluateOptions
+from glomedge.runs.pipeline_run import PipelineRun
+
+if TYPE_CHECKING:
+    pass
 
 
 @dataclass(frozen=True)
@@ -80,25 +84,45 @@ class Evaluation:
         }
 
 
-def find_crops(inputs: Sequence[Found], labels: dict[str, int]) -> list[tuple[Found, int]]:
-    """Each labelled crop with its file, in the files' order. Raises DatasetError listing missing and doubled names."""
-    by_name: dict[str, list[Found]] = {}
-    for found in inputs:
-        by_name.setdefault(os.fsdecode(found.relative.rpartition(b"/")[2]), []).append(found)
-    missing = [name for name in labels if name not in by_name]
-    doubled = [name for name in labels if len(by_name.get(name, ())) > 1]
-    problems = [f"{len(missing)} labelled crops have no file: {_some(missing)}"] if missing else []
-    if doubled:
-        problems.append(f"{len(doubled)} labelled names belong to several files: {_some(doubled)}")
-    if problems:
-        raise DatasetError(f"{'; '.join(problems)}. Put them right in the folder or in {LABELS_NAME}.")
-    chosen = [(by_name[name][0], label) for name, label in labels.items()]
-    return sorted(chosen, key=lambda pair: pair[0].relative)
+def find_crops(
+    inputs: Sequence[Found], labels: dict[str, int], side: set[str] | None = None
+) -> tuple[list[tuple[Found, int]], list[str]]:
+    """Each labelled crop with its file, in the files' order, and notes on how the names had to be read.
 
+    Args:
+        side: names of the split that is asked for; the others are left out.
 
-def _some(names: list[str]) -> str:
-    shown = ", ".join(escape_name(os.fsencode(name)) for name in names[:10])
-    return shown + (f" and {len(names) - 10} more" if len(names) > 10 else "")
+    Raises:
+        DatasetError: names without a file, that mean several, that mean the same one, or whose label contradicts the
+            class folder of their file; lists them.
+    """
+    paths = [os.fsdecode(found.relative) for found in inputs]
+    matches = match_files(labels, paths)
+    chosen = dict(matches.file_of)
+    wanted = set(labels)
+    if side is not None:
+        on_side = match_files(side, paths)
+        places = set(on_side.file_of.values())
+        chosen = {name: place for name, place in chosen.items() if place in places}
+        wanted = (wanted & side) | set(chosen)
+    shown = {name: escape_name(os.fsencode(name)) for name in wanted}
+    by_name = {name: paths[place] for name, place in chosen.items()}
+    problems = {
+        "labelled crops have no file": [shown[name] for name in matches.missing if name in wanted],
+        "labelled names belong to several files": [shown[name] for name in matches.ambiguous if name in wanted],
+        "files are listed under several names": [
+            " = ".join(shown[name] for name in names) for names in matches.shared.values() if set(names) <= wanted
+        ],
+        "labels contradict the class folder of their crop": [
+            escape_name(os.fsencode(row)) for row in contradictions(labels, by_name, list(by_name))
+        ],
+    }
+    if any(problems.values()):
+        raise DatasetError(
+            problem_report("The labels and the files do not fit", problems, f"Correct the folder or {LABELS_NAME}.")
+        )
+    pairs = [(inputs[place], labels[name]) for name, place in chosen.items()]
+    return sorted(pairs, key=lambda pair: pair[0].relative), matches.notes(LABELS_NAME)
 
 
 class MemorySink:
@@ -118,20 +142,22 @@ class MemorySink:
         """Nothing to put on disk."""
 
 
+def _copies(crops: Sequence[tuple[str, str, int, str]]) -> list[str]:
+    """What to know of crops with the same bytes: they count twice, or contradict each other."""
+    under_two_labels, in_two_biopsies = copies(crops)
+    return [
+        f"CHECK: the same picture {how} ({len(rows)} times): {some(rows, 5, '; ')}."
+        for how, rows in (
+            ("stands under both labels", under_two_labels),
+            ("stands in two biopsies", in_two_biopsies),
+        )
+        if rows
+    ]
+
+
 def evaluate_folder(
-    data: Path,
-    model: Path,
+    options: EvaluateOptions,
     *,
-    provider: str = "auto",
-    allow_fallback: bool = False,
-    strict_placement: bool = False,
-    labels_file: Path | None = None,
-    split_file: Path | None = None,
-    split: str | None = None,
-    threshold: float | None = None,
-    case_pattern: str | None = None,
-    batch_size: int | None = None,
-    workers: int | None = None,
     stop: Callable[[], bool] = lambda: False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Evaluation | None:
@@ -142,90 +168,95 @@ def evaluate_folder(
         UsageError: an option out of range.
         GlomedgeError: the model cannot be loaded or run.
     """
-    import cv2
-
-    from glomedge.cases.summary import case_of
-    from glomedge.engine import engine
-    from glomedge.engine.providers import run_threads, runs_on_gpu, usual_batch
-    from glomedge.imaging.images import ALLOWED_SUFFIXES
+    from glomedge.engine.providers import batch_of, run_threads
     from glomedge.system.cpu import usable_cpus
 
-    if (split_file is None) != (split is None):
-        raise UsageError("--split-file and --split go together. Example: --split-file artifacts/split.csv --split test")
-    if threshold is not None and not 0.0 < threshold < 1.0:
-        raise UsageError(f"--threshold must lie between 0 and 1, not {threshold:g}.")
-    labels = read_labels(labels_file or data / LABELS_NAME)
-    notes: list[str] = []
-    if split_file is not None and split is not None:
-        side = read_split(split_file, split)
-        labels = {name: label for name, label in labels.items() if name in side}
-        if not labels:
-            raise DatasetError(
-                f"No crop of {data} is in split {split!r} of {split_file}. Name the matching split file."
-            )
-    crops = find_crops(scan(data, ALLOWED_SUFFIXES).inputs, labels)
-    file = read_model_file(model)
-    if split is None and file.spec.training is not None:
-        notes.append(
-            "All labelled crops were used. If the model was trained on some of them these figures flatter it: give "
-            "--split-file and --split test."
-        )
-    size = batch_size or usual_batch(provider, allow_fallback)
-    callers = run_threads(provider, allow_fallback)
-    settings = Settings(file.spec.recipe, size, decode_workers=workers or usable_cpus(), run_threads=callers)
+    options.check()
+    crops, notes = _labelled_crops(options)
+    finder = CaseFinder([found.key for found, _ in crops], options.case_pattern)
+    notes += finder.sentences()
+    file = read_model_file(options.model)
+    settings = Settings(
+        file.spec.recipe,
+        batch_of(options.engine),
+        decode_workers=options.workers or usable_cpus(),
+        run_threads=run_threads(options.engine),
+    )
     sink = MemorySink()
-    loaded: list[engine.Engine] = []
-
-    def load() -> engine.Engine:
-        loaded.append(
-            loading.load(
-                model,
-                provider,
-                allow_fallback=allow_fallback,
-                strict_placement=strict_placement,
-                concurrency=callers,
-                batch_size=size,
-            )
-        )
-        return loaded[0]
-
-    threads_before = cv2.getNumThreads()
-    cv2.setNumThreads(1)
+    run = PipelineRun(
+        file,
+        options.engine,
+        settings,
+        stop=stop,
+        progress=None if progress is None else lambda done: progress(done, len(crops)),
+    )
+    inputs = [found for found, _ in crops]
     try:
-        pipeline = Pipeline(
-            os.fsencode(data),
-            settings,
-            load,
-            sink,
-            stop=stop,
-            progress=None if progress is None else lambda done: progress(done, len(crops)),
-        )
-        inputs = [found for found, _ in crops]
-        if not pipeline.run(batches(inputs, inputs, (), size, taper=not runs_on_gpu(provider, allow_fallback))):
+        if not run.run(os.fsencode(options.data), inputs, sink, new=inputs):
             return None
-        notes += loaded[0].runtime.notes
-        ran = loaded[0].provider
+        assert run.engine is not None
+        runtime = run.engine.runtime
     finally:
-        cv2.setNumThreads(threads_before)
-        for held in loaded:
-            held.close()
-    limit = threshold if threshold is not None else file.spec.threshold
-    good = [(found, label, sink.answers[found]) for found, label in crops]
-    answered = [(found, label, a.probability) for found, label, a in good if a.probability is not None]
+        run.close()
+    answers = [(found, label, sink.answers[found]) for found, label in crops]
+    return _compare(options, file, answers, finder, (*notes, *runtime.notes), runtime.provider)
+
+
+def _labelled_crops(options: EvaluateOptions) -> tuple[list[tuple[Found, int]], list[str]]:
+    """The crops asked for with their labels, and how table and folder were read. Raises DatasetError."""
+    from glomedge.imaging.images import ALLOWED_SUFFIXES
+
+    side = None
+    if options.split_file is not None and options.split is not None:
+        side = read_split(options.split_file, options.split)
+    listed = usable_labels(options.labels_file or options.data / LABELS_NAME)
+    found_in = scan(options.data, ALLOWED_SUFFIXES)
+    crops, notes = find_crops(found_in.inputs, listed.labels, side)
+    if not crops:
+        raise DatasetError(
+            f"No crop of {options.data} is in split {options.split!r} of {options.split_file}. Name the matching split "
+            "file."
+        )
+    return crops, [*listed.notes, *found_in.notes(), *notes]
+
+
+def _compare(
+    options: EvaluateOptions,
+    file: ModelFile,
+    answers: Sequence[tuple[Found, int, Answer]],
+    finder: CaseFinder,
+    said: Sequence[str],
+    provider: str,
+) -> Evaluation:
+    """The figures from each crop's file, label and answer."""
+    notes = [
+        *said,
+        *_copies(
+            [(found.key, a.sha256 or found.key, label, finder.case_of(found.key).case) for found, label, a in answers]
+        ),
+    ]
+    if options.split is None and file.spec.training is not None:
+        notes.insert(
+            0,
+            "All labelled crops were used. If the model was trained on some of them these figures flatter it: give "
+            "--split-file and --split test.",
+        )
+    limit = options.threshold if options.threshold is not None else file.spec.threshold
+    answered = [(found, label, a.probability) for found, label, a in answers if a.probability is not None]
     truth = np.array([label for _, label, _ in answered], np.int64)
     scores = np.array([probability for _, _, probability in answered], np.float64)
     calls = (scores >= limit).astype(np.int64)
     return Evaluation(
-        crops=len(crops),
+        crops=len(answers),
         answered=len(answered),
-        errors={found.key: a.status.partition(":")[2] for found, _, a in good if a.probability is None},
+        errors={found.key: a.status.partition(":")[2] for found, _, a in answers if a.probability is None},
         threshold=limit,
-        provider=ran,
+        provider=provider,
         model_sha256=file.sha256,
-        split=split,
+        split=options.split,
         confusion=Confusion.of(truth, calls),
         auroc=auroc(truth, scores),
         average_precision=average_precision(truth, scores),
-        cases=case_errors([case_of(found.key, case_pattern).case for found, _, _ in answered], truth, calls),
+        cases=case_errors([finder.case_of(found.key).case for found, _, _ in answered], truth, calls),
         notes=notes,
     )

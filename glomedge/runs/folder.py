@@ -8,14 +8,13 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from glomedge.engine import loading
+from glomedge.cases.names import CaseFinder
 from glomedge.errors import OutputError, UsageError
 from glomedge.files.names import escape_name
 from glomedge.model.file import ModelFile, read_model_file
-from glomedge.pipeline.batching import batches
 from glomedge.pipeline.decode_process import processes_pay
 from glomedge.pipeline.inputs import Found, Scan, scan
-from glomedge.pipeline.pipeline import Pipeline, StageTimes
+from glomedge.pipeline.pipeline import StageTimes
 from glomedge.pipeline.prepare import Decoder
 from glomedge.pipeline.settings import Settings
 from glomedge.results.folder import JOURNAL, WORK_FOLDER, OutputFolder
@@ -26,6 +25,7 @@ from glomedge.results.resume import Plan, plan, publishable, unanswered
 from glomedge.results.sink import FolderSink
 from glomedge.runs.options import Options
 from glomedge.runs.outcome import THUMBNAIL_PX, Outcome
+from glomedge.runs.pipeline_run import PipelineRun
 from glomedge.runs.stores import RunStores
 from glomedge.system.stopping import StoppedError, unless_stopped
 
@@ -110,6 +110,7 @@ class _FolderRun:
         self._model: ModelFile = read_model_file(options.model)
         self._threshold = options.threshold if options.threshold is not None else self._model.spec.threshold
         self._engine: Engine | None = None
+        self._finder = CaseFinder([item.key for item in found.inputs], options.case_pattern)
         self._notes = found.notes()
         self._times = StageTimes()
         self._decoding: dict[str, Any] = {}
@@ -143,14 +144,8 @@ class _FolderRun:
             recipe=self._model.spec.recipe.model_dump_json(),
             threshold=self._threshold,
             tta=options.tta,
-            batch_size=batch_of(
-                options.provider,
-                options.batch_size,
-                options.max_batch,
-                fixed_batch=options.fixed_batch,
-                allow_fallback=options.allow_fallback,
-            ),
-            bf16=options.bf16,
+            batch_size=batch_of(options.engine),
+            bf16=options.engine.bf16,
         )
 
     def _run(self, plan_: Plan, stores: RunStores) -> Outcome:
@@ -186,6 +181,7 @@ class _FolderRun:
             decoding=self._decoding,
             times=self._times,
             hung=self._hung,
+            biopsies_found=self._finder.as_json(),
         )
 
     def _publish(self, outcome: Outcome, contents: Contents, stores: RunStores, batch_size: int) -> None:
@@ -196,8 +192,8 @@ class _FolderRun:
             threshold=self._threshold,
             class_names=self._model.spec.class_names,
             provider=outcome.provider,
-            review_band=self._options.review_band,
-            case_pattern=self._options.case_pattern,
+            review_band=self._options.band(self._threshold),
+            cases=self._finder,
         )
         publication = Publication(
             self._options,
@@ -243,7 +239,7 @@ class _FolderRun:
             batch_size=batch_size,
             decode_workers=workers,
             decode_processes=in_processes,
-            run_threads=run_threads(options.provider, options.allow_fallback),
+            run_threads=run_threads(options.engine),
             decode_timeout_s=options.decode_timeout_s,
             views=options.tta,
             thumbnail_px=THUMBNAIL_PX if options.report else 0,
@@ -263,62 +259,38 @@ class _FolderRun:
     def _on_gpu(self) -> bool:
         from glomedge.engine.providers import runs_on_gpu
 
-        return runs_on_gpu(self._options.provider, self._options.allow_fallback)
+        return runs_on_gpu(self._options.engine)
 
     def _answer(
         self, plan_: Plan, journal: Journal, sink: FolderSink, new: list[Found], again: list[Found], settings: Settings
     ) -> bool:
-        import cv2
+        options, progress, total = self._options, self._progress, len(self._found.inputs)
+        already = total - len(new) - len(again)
 
-        options, size = self._options, settings.batch_size
-
-        def load() -> Engine:
-            self._engine = loading.load(
-                self._model,
-                options.provider,
-                allow_fallback=options.allow_fallback,
-                strict_placement=options.strict_placement,
-                concurrency=settings.run_threads,
-                batch_size=size,
-                max_batch=options.max_batch,
-                fixed_batch=options.fixed_batch,
-                bf16=options.bf16,
-                cache_dir=options.cache_dir,
-            )
+        def opened(engine: Engine) -> None:
+            self._engine = engine
             before = plan_.contents.provider
-            if before is not None and before != self._engine.provider:
+            if before is not None and before != engine.provider:
                 raise OutputError(
                     f"The run in {options.output} cannot be resumed with another provider: {before} in the unfinished "
-                    f"run, {self._engine.provider} now. Use --provider {before}, or start over with --overwrite."
+                    f"run, {engine.provider} now. Use --provider {before}, or start over with --overwrite."
                 )
-            if options.bf16 and self._engine.runtime.precision != "bf16":
-                raise UsageError(
-                    f"--bf16: {self._engine.provider} computes this model in {self._engine.runtime.precision}. Use "
-                    "--provider openvino on a processor with bfloat16, or leave the option off."
-                )
-            if self._engine.file.sha256 != self._model.sha256:
-                raise OutputError(f"{options.model} was replaced while the run began. Start again.")
-            journal.engine(self._engine.provider)
-            return self._engine
+            journal.engine(engine.provider)
+            if options.report:
+                from glomedge.reports import run_page
 
-        total = len(self._found.inputs)
-        already = total - len(new) - len(again)
-        progress = self._progress
-        pipeline = Pipeline(
-            self._found.root,
+                run_page.prepare()  # while the first batches are computed
+
+        run = PipelineRun(
+            self._model,
+            options.engine,
             settings,
-            load,
-            sink,
             stop=self._stop,
             progress=None if progress is None else lambda done: progress(already + done, total),
             decoder=self._decoder,
+            opened=opened,
         )
-        self._times = pipeline.times
-        # Many decoders at once are faster than one decoder with many threads.
-        threads_before = cv2.getNumThreads()
-        cv2.setNumThreads(1)
         try:
-            return pipeline.run(batches(self._found.inputs, new, again, size, taper=not self._on_gpu()))
+            return run.run(self._found.root, self._found.inputs, sink, new=new, again=again)
         finally:
-            cv2.setNumThreads(threads_before)
-            self._hung = pipeline.hung
+            self._times, self._hung = run.times, run.hung

@@ -9,7 +9,6 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
-import tempfile
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -19,7 +18,7 @@ from pathlib import Path
 
 from glomedge.errors import ImageError, OutputError, UsageError
 from glomedge.files.names import escape_name, unescape_name
-from glomedge.files.writing import nothing_to_give, write_all
+from glomedge.files.writing import check_writable, nothing_to_give, write_all
 from glomedge.pipeline.inputs import HEATMAP_SUFFIX, Scan
 from glomedge.pipeline.prepare import Pixels
 from glomedge.results.grey_crops import GreyStore
@@ -40,24 +39,19 @@ def chosen(probability: float | None, options: Options, threshold: float) -> boo
         return True
     if options.heatmaps_for == "positives":
         return probability >= threshold
-    return options.to_review(probability)
+    return options.to_review(probability, threshold)
+
+
+_ADVICE = "Make room, or choose another --heatmaps folder."
 
 
 def check_folder(folder: Path) -> None:
     """Make the folder and write into it, before anything is predicted. Raises OutputError."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder) as probe:
-            probe.write(b"glomedge")
-    except OSError as error:
-        raise _unwritable(folder, error) from None
+    check_writable(folder, _ADVICE)
 
 
 def _unwritable(path: Path, error: OSError) -> OutputError:
-    return OutputError(
-        f"{escape_name(bytes(path))} cannot be written: {error.strerror}. Make room, or choose another --heatmaps "
-        "folder."
-    )
+    return OutputError(f"{escape_name(bytes(path))} cannot be written: {error.strerror}. {_ADVICE}")
 
 
 def write_heatmaps(

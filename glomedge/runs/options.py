@@ -1,17 +1,20 @@
-"""What ``glomedge infer`` can be asked for, and the check of it before any work begins."""
+"""What ``glomedge infer`` and ``evaluate`` can be asked for, and the check of it before any work begins."""
 
 from __future__ import annotations
 
 import importlib.util
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from glomedge.cases.names import compile_case_pattern
+from glomedge.engine.options import DEFAULT_MODEL, EngineOptions
 from glomedge.errors import MissingExtraError, UsageError
 from glomedge.files.names import escape_name
 from glomedge.results.tables import FORMATS
 
 HEATMAP_CHOICES = ("positives", "uncertain", "all")
+REVIEW_ODDS = 4.0
+"""How far the odds of an uncertain crop may be from the threshold's, as a factor."""
 DECODE_CHOICES = ("auto", "threads", "processes")
 
 
@@ -20,16 +23,9 @@ class Options:
     """What ``glomedge infer`` was asked for; see ``cli/infer.py`` for the meaning of each."""
 
     folder: Path
-    model: Path = Path("artifacts/model.onnx")
+    model: Path = DEFAULT_MODEL
     output: Path = Path("predictions")
-    provider: str = "auto"
-    allow_fallback: bool = False
-    strict_placement: bool = False
-    batch_size: int | None = None
-    max_batch: int | None = None
-    fixed_batch: bool = False
-    cache_dir: Path | None = None
-    bf16: bool = False
+    engine: EngineOptions = field(default_factory=EngineOptions)
     workers: int | None = None
     threshold: float | None = None
     formats: tuple[str, ...] = ("csv",)
@@ -38,7 +34,7 @@ class Options:
     follow_symlinks: bool = False
     case_pattern: str | None = None
     exclude_flagged: bool = False
-    review_band: tuple[float, float] = (0.2, 0.8)
+    review_band: tuple[float, float] | None = None
     tta: int = 1
     heatmaps: Path | None = None
     heatmaps_for: str = "positives"
@@ -46,9 +42,22 @@ class Options:
     decode_in: str = "auto"
     report: bool = True
 
-    def to_review(self, probability: float) -> bool:
+    def band(self, threshold: float) -> tuple[float, float]:
+        """The least and the greatest probability of a crop that counts as uncertain.
+
+        What was asked for; else the probabilities whose odds are within a factor of four of the threshold's: 0.2 to 0.8
+        at a threshold of 0.5, 0.06 to 0.5 at 0.2. A band that stayed where it is would hold nearly every crop of a
+        model whose threshold lies low.
+        """
+        if self.review_band is not None:
+            return self.review_band
+        odds = threshold / (1.0 - threshold)
+        low, high = (round(factor * odds / (1.0 + factor * odds), 4) for factor in (1 / REVIEW_ODDS, REVIEW_ODDS))
+        return low, high
+
+    def to_review(self, probability: float, threshold: float) -> bool:
         """Whether a crop of that probability is uncertain."""
-        low, high = self.review_band
+        low, high = self.band(threshold)
         return low <= probability <= high
 
     def check(self) -> None:
@@ -58,43 +67,72 @@ class Options:
             UsageError: a value is out of its range.
             MissingExtraError: Parquet is asked for and pyarrow is not installed.
         """
-        low, high = self.review_band
+        self.engine.check()
+        _check_shared(self.model, self.threshold, self.workers, self.case_pattern)
+        low, high = self.review_band or (0.0, 1.0)
         problems = [
-            (self.threshold is not None and not 0.0 < self.threshold < 1.0, "--threshold must lie between 0 and 1"),
             (not 0.0 <= low <= high <= 1.0, "--review-band must be two probabilities, such as 0.2..0.8"),
             (self.tta not in (1, 8), "--tta must be 1 or 8"),
-            (self.batch_size is not None and not 1 <= self.batch_size <= 1024, "--batch-size must be 1 to 1024"),
-            (self.max_batch is not None and not 1 <= self.max_batch <= 1024, "--max-batch must be 1 to 1024"),
-            (
-                self.batch_size is not None and self.max_batch is not None and self.batch_size > self.max_batch,
-                f"--batch-size {self.batch_size} is more than --max-batch {self.max_batch}",
-            ),
-            (
-                self.fixed_batch and len({self.batch_size, self.max_batch} - {None}) > 1,
-                f"--fixed-batch runs one batch size, and --batch-size {self.batch_size} is not --max-batch "
-                f"{self.max_batch}: give one of them",
-            ),
-            (self.workers is not None and not 1 <= self.workers <= 512, "--workers must be 1 to 512"),
             (not self.decode_timeout_s > 0, "--decode-timeout must be more than 0 seconds"),
             (self.resume and self.overwrite, "--resume and --overwrite exclude each other"),
             (self.decode_in not in DECODE_CHOICES, f"--decode-in must be one of {', '.join(DECODE_CHOICES)}"),
             (self.heatmaps_for not in HEATMAP_CHOICES, f"--heatmaps-for must be one of {', '.join(HEATMAP_CHOICES)}"),
         ]
         problems += [
-            (name not in FORMATS, f"--format {name!r} is unknown: use csv, jsonl or parquet") for name in self.formats
+            (name not in FORMATS, f"--format {name!r} is unknown: use csv, csv-bom, jsonl or parquet")
+            for name in self.formats
         ]
         for wrong, message in problems:
             if wrong:
                 raise UsageError(f"{message}. See: glomedge infer --help")
-        try:
-            str(self.model).encode("utf-8")
-        except UnicodeEncodeError:
-            raise UsageError(
-                f"The model's path {escape_name(bytes(self.model))} is not UTF-8, and onnxruntime opens no such file. "
-                "Rename it."
-            ) from None
-        if self.case_pattern is not None:
-            compile_case_pattern(self.case_pattern)
         if "parquet" in self.formats and importlib.util.find_spec("pyarrow") is None:
             # Not after a night of predicting.
             raise MissingExtraError("--format parquet", "pyarrow", "parquet")
+
+
+@dataclass(frozen=True)
+class EvaluateOptions:
+    """What ``glomedge evaluate`` was asked for.
+
+    Attributes:
+        data: folder of labelled crops.
+        labels_file: their labels; None: ``public.csv`` in ``data``.
+        split_file, split: a ``split.csv`` and the side of it to evaluate; both or neither.
+        threshold: probability from which a crop is positive; None: the model's.
+        workers: decode threads; None: one per core.
+    """
+
+    data: Path
+    model: Path = DEFAULT_MODEL
+    engine: EngineOptions = field(default_factory=EngineOptions)
+    labels_file: Path | None = None
+    split_file: Path | None = None
+    split: str | None = None
+    threshold: float | None = None
+    case_pattern: str | None = None
+    workers: int | None = None
+
+    def check(self) -> None:
+        """Refuse what cannot be carried out, before any work begins. Raises UsageError."""
+        self.engine.check()
+        _check_shared(self.model, self.threshold, self.workers, self.case_pattern)
+        if (self.split_file is None) != (self.split is None):
+            raise UsageError(
+                "--split-file and --split go together. Example: --split-file artifacts/split.csv --split test"
+            )
+
+
+def _check_shared(model: Path, threshold: float | None, workers: int | None, case_pattern: str | None) -> None:
+    """What both commands take alike. Raises UsageError."""
+    if threshold is not None and not 0.0 < threshold < 1.0:
+        raise UsageError(f"--threshold must lie between 0 and 1, not {threshold:g}.")
+    if workers is not None and not 1 <= workers <= 512:
+        raise UsageError(f"--workers must be 1 to 512, not {workers}.")
+    try:
+        str(model).encode("utf-8")
+    except UnicodeEncodeError:
+        raise UsageError(
+            f"The model's path {escape_name(bytes(model))} is not UTF-8, and onnxruntime opens no such file. Rename it."
+        ) from None
+    if case_pattern is not None:
+        compile_case_pattern(case_pattern)

@@ -32,6 +32,7 @@ class Outcome:
         files: what was written.
         record: the content of ``run.json``.
         decoding: how many workers decoded, and in what; empty where nothing was left to decode.
+        biopsies_found: how each crop's biopsy was found: ``counts`` by rule, ``summary``, ``warnings``.
         hung: threads that sit in a library and do not come back.
     """
 
@@ -50,6 +51,7 @@ class Outcome:
     times: StageTimes = field(default_factory=StageTimes)
     wall_s: float = 0.0
     hung: int = 0
+    biopsies_found: dict[str, Any] = field(default_factory=dict)
 
     @property
     def exit_code(self) -> int:

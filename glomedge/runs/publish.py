@@ -18,14 +18,14 @@ from typing import TYPE_CHECKING
 
 from glomedge.cases.names import UNKNOWN_CASE, CaseName
 from glomedge.errors import OutputError
-from glomedge.files.names import neutralise
+from glomedge.files.names import guard, neutralise
 from glomedge.files.writing import Staged
 from glomedge.model.file import ModelFile
 from glomedge.pipeline.inputs import Scan
 from glomedge.results.folder import WORK_FOLDER
 from glomedge.results.published_rows import PublishedRows
 from glomedge.results.rows import Row
-from glomedge.results.tables import WRITERS, TableWriter
+from glomedge.results.tables import WRITERS, TableWriter, byte_order_mark
 from glomedge.results.thumbnails import ThumbnailFile
 from glomedge.runs.options import Options
 from glomedge.runs.outcome import OWNED, Outcome
@@ -90,7 +90,7 @@ class Publication:
             self._fill(outcome, collected)
             outcome.notes += heatmap_notes
             with staged.open("cases.csv") as handle:
-                handle.write(cases_csv(outcome.cases))
+                handle.write(byte_order_mark(self.options.formats) + cases_csv(outcome.cases))
             outcome.wall_s = time.perf_counter() - begin_s
             self._record(outcome, batch_size)
             self._report(staged, outcome, collected.report)
@@ -107,12 +107,15 @@ class Publication:
         """Write the tables; on the way, collect what else is made of the rows."""
         options = self.options
         collected = Collected(options, self.rows.answers.copies())
-        names = [f"predictions.{name}" for name in dict.fromkeys(("csv", *options.formats))]
+        formats = dict.fromkeys(("csv", *(name for name in options.formats if name in WRITERS)))
+        names = [f"predictions.{name}" for name in formats]
         with contextlib.ExitStack() as open_:
             writers: list[tuple[str, TableWriter]] = []
             for name in names:
                 handle = open_.enter_context(staged.open(name))
                 with staged.naming(name):
+                    if name == "predictions.csv":
+                        handle.write(byte_order_mark(options.formats))
                     writer = WRITERS[name.rpartition(".")[2]](handle, tta=options.tta > 1)
                 writers.append((name, writer))
                 open_.callback(_closed_quietly, writer)
@@ -198,7 +201,7 @@ class Publication:
         card = fragment(self.model.spec, self.model.path.name, self.model.sha256)
         data = selection.data(self.thumbnails)
         with staged.open("report.html") as handle:
-            Report(outcome.record, outcome.cases, data, self.options.review_band, card=card).write(handle)
+            Report(outcome.record, outcome.cases, data, self.rows.review_band, card=card).write(handle)
 
     def _record_files(self, staged: Staged, outcome: Outcome) -> None:
         outcome.record["files_sha256"] = staged.sha256s()
@@ -270,5 +273,5 @@ def cases_csv(cases: list[CaseSummary]) -> bytes:
     writer.writerow(CASE_COLUMNS)
     for summary in cases:
         row = to_row(summary)
-        writer.writerow([neutralise(row[name]) for name in CASE_COLUMNS])
+        writer.writerow([guard(row[name]) if name == "case" else neutralise(row[name]) for name in CASE_COLUMNS])
     return text.getvalue().encode("utf-8")

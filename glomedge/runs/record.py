@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-import importlib.metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from glomedge.about import RESEARCH_USE_NOTICE, __version__
+from glomedge.engine.options import EngineOptions
 from glomedge.files.names import escape_name
 from glomedge.model.file import ModelFile
 from glomedge.runs.options import Options
@@ -21,7 +21,10 @@ SCHEMA = 1
 
 
 def arguments(options: Options) -> dict[str, Any]:
-    """The options as JSON values. Paths are escaped like every name: they need not be UTF-8, results are."""
+    """The options as JSON values, those of the engine beside the others.
+
+    Paths are escaped like every name: they need not be UTF-8, results are.
+    """
 
     def value(item: Any) -> Any:
         if isinstance(item, Path):
@@ -30,11 +33,11 @@ def arguments(options: Options) -> dict[str, Any]:
             return item.encode("utf-8", "backslashreplace").decode("utf-8")
         return list(item) if isinstance(item, tuple) else item
 
-    return {field.name: value(getattr(options, field.name)) for field in dataclasses.fields(options)}
-
-
-def _writer_versions(options: Options) -> dict[str, str]:
-    return {"pyarrow": importlib.metadata.version("pyarrow")} if "parquet" in options.formats else {}
+    found: dict[str, Any] = {}
+    for field in dataclasses.fields(options):
+        item = getattr(options, field.name)
+        found |= dataclasses.asdict(item) if isinstance(item, EngineOptions) else {field.name: item}
+    return {name: value(item) for name, item in found.items()}
 
 
 def record(
@@ -83,16 +86,18 @@ def record(
             "versions": dict(runtime.versions),
             "options": dict(runtime.options),
             "placement": dict(runtime.placement),
+            "passed_over": list(runtime.passed_over),
         },
         "decoding": {"png_decoder": png_decoder(), **outcome.decoding} if outcome.decoding else None,
         "machine": cpu(),
-        "versions": versions() | _writer_versions(options),
+        "versions": versions(also=("pyarrow",) if "parquet" in options.formats else ()),
         "inputs": outcome.inputs,
         "rows": outcome.answered,
         "rows_of_this_run": outcome.predicted,
         "counts": outcome.counts,
         "errors": outcome.errors,
         "cases": len(outcome.cases),
+        "biopsies_found": outcome.biopsies_found,
         "times": {
             "wall_s": round(outcome.wall_s, 4),
             "rows_per_s": round(outcome.predicted / outcome.wall_s, 3) if outcome.wall_s > 0 else None,

@@ -1,4 +1,4 @@
-"""What this machine is made of, as far as a runtime can use it. Reads only; nothing is probed at import."""
+"""The processor, as far as a runtime can use it. Read only; nothing is probed at import."""
 
 from __future__ import annotations
 
@@ -9,23 +9,61 @@ from pathlib import Path
 
 
 def usable_cpus() -> int:
-    """How many CPUs this process may use: its affinity mask, cut down to its cgroup's CPU quota, at least 1."""
+    """How many CPUs this process may use: its affinity mask, limited by its control group's CPU quota, at least 1."""
     if hasattr(os, "sched_getaffinity"):
         count = len(os.sched_getaffinity(0))
     else:
         count = os.cpu_count() or 1
-    quota = _cgroup_cpus(Path("/sys/fs/cgroup"))
+    quota = _cgroup_cpus(Path("/sys/fs/cgroup"), _own_cgroups())
     return max(1, min(count, quota) if quota else count)
 
 
-def _cgroup_cpus(root: Path) -> int | None:
-    """CPU quota of the container, rounded up (cgroup v2 ``cpu.max``, v1 ``cpu.cfs_*``); None where there is none."""
+def _own_cgroups() -> str:
+    """Which control groups this process is in: lines ``number:controllers:path`` (cgroups(7))."""
     try:
-        quota, period = (root / "cpu.max").read_text().split()
+        return Path("/proc/self/cgroup").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+
+
+def _cgroup_cpus(root: Path, membership: str = "") -> int | None:
+    """CPU quota of this process's control group and of those above it, rounded up; None where there is none.
+
+    In a container, the root of the file system is the container's own group. A systemd service's lies deeper, and the
+    tightest quota on the way down counts.
+
+    Args:
+        root: where control groups are mounted.
+        membership: text of ``/proc/self/cgroup``.
+    """
+    quotas = [quota for folder in _cgroup_folders(root, membership) if (quota := _quota_cpus(folder)) is not None]
+    return min(quotas, default=None)
+
+
+def _cgroup_folders(root: Path, membership: str) -> list[Path]:
+    """Folders that may hold a quota: of version 2, of version 1, and of both at once (``unified``)."""
+    folders = [root, root / "cpu"]
+    for line in membership.splitlines():
+        _, _, rest = line.partition(":")
+        controllers, _, path = rest.partition(":")
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        bases = (root / controllers, root / "cpu") if controllers else (root, root / "unified")
+        parts = [part for part in path.split("/") if part]
+        if ".." in parts:  # above what this namespace shows
+            parts = []
+        folders += [base.joinpath(*parts[:depth]) for base in bases for depth in range(len(parts) + 1)]
+    return list(dict.fromkeys(folders))
+
+
+def _quota_cpus(folder: Path) -> int | None:
+    """One group's quota (version 2 ``cpu.max``, version 1 ``cpu.cfs_*``) in CPUs, rounded up."""
+    try:
+        quota, period = (folder / "cpu.max").read_text().split()
     except (OSError, ValueError):
         try:
-            quota = (root / "cpu" / "cpu.cfs_quota_us").read_text().strip()
-            period = (root / "cpu" / "cpu.cfs_period_us").read_text().strip()
+            quota = (folder / "cpu.cfs_quota_us").read_text().strip()
+            period = (folder / "cpu.cfs_period_us").read_text().strip()
         except OSError:
             return None
     if not quota.isdigit() or not period.isdigit() or int(period) == 0:
@@ -33,7 +71,7 @@ def _cgroup_cpus(root: Path) -> int | None:
     return max(1, -(-int(quota) // int(period)))
 
 
-# What decides the speed of a convolution, by the name the system gives it.
+# What determines the speed of a convolution, by the operating system's name for it.
 _X86_FLAGS = {
     "avx2": "AVX2",
     "fma": "FMA",

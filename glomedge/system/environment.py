@@ -5,20 +5,22 @@ No host name, no user name, no path: a record can be published as it is.
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import platform
 import re
-import subprocess
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from glomedge.about import __version__
 from glomedge.system.cpu import usable_cpus
+from glomedge.system.gpu import Nvml, NvmlUnavailableError
+from glomedge.system.libraries import installed
 
 PACKAGES = (
-    "glomedge", "numpy", "opencv-python-headless", "pillow", "kornia-rs", "imagecodecs", "onnxruntime",
+    "numpy", "opencv-python-headless", "pillow", "kornia-rs", "imagecodecs", "onnxruntime",
     "onnxruntime-gpu", "onnxruntime-ep-openvino", "onnxruntime-ep-nv-tensorrt-rtx-cu13", "openvino", "tensorrt",
-    "tensorrt-rtx", "tensorflow", "keras", "tf2onnx", "onnx",
+    "tensorrt-rtx", "tensorflow", "keras", "tf2onnx", "onnx", "scikit-learn",
 )  # fmt: skip
 
 ISA_FLAGS = (
@@ -44,19 +46,13 @@ def environment() -> dict[str, Any]:
     }
 
 
-def versions() -> dict[str, str]:
-    """Installed versions of the packages that matter to a figure."""
-    found = {}
-    for name in PACKAGES:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    if "glomedge" not in found:
-        from glomedge.about import __version__
+def versions(also: Iterable[str] = ()) -> dict[str, str]:
+    """Installed versions of the packages that decide pixels, answers or speed, by distribution name.
 
-        found["glomedge"] = __version__
-    return found
+    The one list for every record: ``run.json``, ``bench.json``, the training record and the export record. ``also``
+    names packages that matter to one record only.
+    """
+    return {"glomedge": __version__} | {package.name: package.version for package in installed(*PACKAGES, *also)}
 
 
 def usable_cores() -> int:
@@ -88,20 +84,24 @@ def memory_bytes() -> int | None:
 
 
 def gpus() -> list[dict[str, Any]]:
-    """NVIDIA GPUs as ``nvidia-smi`` lists them: name, memory, driver, compute capability, power limit."""
-    fields = "name,memory.total,driver_version,compute_cap,power.limit"
+    """NVIDIA GPUs as NVML reports them: name, memory, driver, compute capability, power limit.
+
+    Values are text in the form of ``nvidia-smi --format=csv,nounits``, so that records of any date can be compared.
+    """
     try:
-        done = subprocess.run(
-            ["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader,nounits"],
-            capture_output=True, text=True, timeout=20, check=False,
-        )  # fmt: skip
-    except (OSError, subprocess.TimeoutExpired):
+        with Nvml() as nvml:
+            driver, found, limits_w = nvml.driver(), nvml.gpus(), nvml.power_limits_w()
+    except NvmlUnavailableError:
         return []
-    if done.returncode != 0:
-        return []
-    keys = ("name", "memory_mib", "driver", "compute_capability", "power_limit_w")
     return [
-        dict(zip(keys, (part.strip() for part in line.split(",")), strict=False)) for line in done.stdout.splitlines()
+        {
+            "name": gpu.name,
+            "memory_mib": str(gpu.memory_bytes >> 20),
+            "driver": driver,
+            "compute_capability": gpu.compute_capability,
+            "power_limit_w": "[N/A]" if limit_w is None else f"{limit_w:.2f}",
+        }
+        for gpu, limit_w in zip(found, limits_w, strict=True)
     ]
 
 

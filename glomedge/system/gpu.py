@@ -1,4 +1,4 @@
-"""NVIDIA GPUs and their driver, asked from the driver's own libraries (NVML, CUDA) without any package.
+"""NVIDIA GPUs and their driver: NVML through the package ``nvidia-ml-py``, CUDA through the driver's own library.
 
 Signatures: NVML API reference, https://docs.nvidia.com/deploy/nvml-api/ ; CUDA driver API,
 https://docs.nvidia.com/cuda/cuda-driver-api/.
@@ -7,7 +7,13 @@ https://docs.nvidia.com/cuda/cuda-driver-api/.
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from glomedge.errors import GlomedgeError
+
+_T = TypeVar("_T")
 
 # CUdevice_attribute (cuda.h): CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR and _MINOR.
 _CAPABILITY_MAJOR, _CAPABILITY_MINOR = 75, 76
@@ -37,22 +43,98 @@ class Gpus:
     problem: str = ""
 
 
-class _Memory(ctypes.Structure):
-    _fields_ = (("total", ctypes.c_ulonglong), ("free", ctypes.c_ulonglong), ("used", ctypes.c_ulonglong))
+class NvmlUnavailableError(GlomedgeError):
+    """NVML cannot be asked; the message says why."""
+
+
+class Nvml:
+    """A connection to the NVIDIA driver through NVML, the management library that comes with it.
+
+    Use as a context manager, or call ``close``. What a driver or GPU does not report is None, never an error.
+
+    Raises:
+        NvmlUnavailableError: no driver, a driver that does not answer, or no ``nvidia-ml-py``.
+    """
+
+    def __init__(self) -> None:
+        # Looked for first: importing the package takes longer than this, and most machines have no such driver.
+        if _library("libnvidia-ml.so.1", "nvml.dll") is None:
+            raise NvmlUnavailableError("no NVIDIA driver: libnvidia-ml.so.1 is not on this system")
+        try:
+            import pynvml
+        except ImportError:
+            raise NvmlUnavailableError(
+                "the package nvidia-ml-py, which asks the NVIDIA driver, is not installed: pip install nvidia-ml-py"
+            ) from None
+        self._nvml = pynvml
+        try:
+            pynvml.nvmlInit()
+        except pynvml.NVMLError as error:
+            raise NvmlUnavailableError(
+                f"the NVIDIA driver does not answer (nvmlInit: {error}); run nvidia-smi"
+            ) from None
+        count = self._ask(pynvml.nvmlDeviceGetCount) or 0
+        found = [self._ask(pynvml.nvmlDeviceGetHandleByIndex, index) for index in range(count)]
+        self._handles = [handle for handle in found if handle is not None]
+
+    def driver(self) -> str:
+        """Version of the driver; empty where it does not say."""
+        return self._ask(self._nvml.nvmlSystemGetDriverVersion) or ""
+
+    def gpus(self) -> tuple[Gpu, ...]:
+        """Every GPU, in the order of the PCI bus."""
+        return tuple(self._gpu(handle) for handle in self._handles)
+
+    def power_limits_w(self) -> list[float | None]:
+        """The power limit in force of each GPU, in watts."""
+        limits_mw = [self._ask(self._nvml.nvmlDeviceGetPowerManagementLimit, handle) for handle in self._handles]
+        return [None if limit_mw is None else limit_mw / 1000 for limit_mw in limits_mw]
+
+    def energy_mj(self) -> list[int | None]:
+        """Energy used by each GPU since the driver was loaded, in millijoules (Volta and later)."""
+        return [self._ask(self._nvml.nvmlDeviceGetTotalEnergyConsumption, handle) for handle in self._handles]
+
+    def process_memory_bytes(self, pid: int) -> int | None:
+        """GPU memory held by a process, over all GPUs; None where NVML does not attribute any to it."""
+        total = 0
+        for handle in self._handles:
+            for process in self._ask(self._nvml.nvmlDeviceGetComputeRunningProcesses, handle) or ():
+                # usedGpuMemory is None where the driver hides it (containers, WDDM).
+                if process.pid == pid and process.usedGpuMemory is not None:
+                    total += int(process.usedGpuMemory)
+        return total or None
+
+    def close(self) -> None:
+        """Release the connection."""
+        self._ask(self._nvml.nvmlShutdown)
+
+    def __enter__(self) -> Nvml:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _gpu(self, handle: object) -> Gpu:
+        name = self._ask(self._nvml.nvmlDeviceGetName, handle)
+        capability = self._ask(self._nvml.nvmlDeviceGetCudaComputeCapability, handle)
+        memory = self._ask(self._nvml.nvmlDeviceGetMemoryInfo, handle)
+        major, minor = capability or (0, 0)
+        return Gpu(name or "", f"{major}.{minor}", 0 if memory is None else int(memory.total))
+
+    def _ask(self, function: Callable[..., _T], *arguments: Any) -> _T | None:
+        try:
+            return function(*arguments)
+        except self._nvml.NVMLError:
+            return None
 
 
 def find_gpus() -> Gpus:
     """Ask NVML. Never raises: a machine without a GPU is an ordinary machine."""
-    nvml = _library("libnvidia-ml.so.1", "nvml.dll")
-    if nvml is None:
-        return Gpus("", (), "no NVIDIA driver: libnvidia-ml.so.1 is not on this system")
-    code = nvml.nvmlInit_v2()
-    if code != 0:
-        return Gpus("", (), f"the NVIDIA driver does not answer (nvmlInit: {code}); run nvidia-smi")
     try:
-        return Gpus(_text(nvml.nvmlSystemGetDriverVersion), tuple(_devices(nvml)))
-    finally:
-        nvml.nvmlShutdown()
+        with Nvml() as nvml:
+            return Gpus(nvml.driver(), nvml.gpus())
+    except NvmlUnavailableError as error:
+        return Gpus("", (), str(error))
 
 
 def session_gpu() -> Gpu | None:
@@ -84,25 +166,3 @@ def _library(*names: str) -> ctypes.CDLL | None:
         except OSError:
             continue
     return None
-
-
-def _text(function: ctypes._NamedFuncPointer, *arguments: object) -> str:
-    buffer = ctypes.create_string_buffer(96)
-    code = function(*arguments, buffer, ctypes.c_uint(len(buffer)))
-    return buffer.value.decode("utf-8", "replace") if code == 0 else ""
-
-
-def _devices(nvml: ctypes.CDLL) -> list[Gpu]:
-    count = ctypes.c_uint()
-    if nvml.nvmlDeviceGetCount_v2(ctypes.byref(count)) != 0:
-        return []
-    found = []
-    for index in range(count.value):
-        handle = ctypes.c_void_p()
-        if nvml.nvmlDeviceGetHandleByIndex_v2(ctypes.c_uint(index), ctypes.byref(handle)) != 0:
-            continue
-        memory, major, minor = _Memory(), ctypes.c_int(), ctypes.c_int()
-        nvml.nvmlDeviceGetMemoryInfo(handle, ctypes.byref(memory))
-        nvml.nvmlDeviceGetCudaComputeCapability(handle, ctypes.byref(major), ctypes.byref(minor))
-        found.append(Gpu(_text(nvml.nvmlDeviceGetName, handle), f"{major.value}.{minor.value}", memory.total))
-    return found

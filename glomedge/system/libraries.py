@@ -1,8 +1,8 @@
 """Which shared library is missing, read from the provider's own library instead of guessed.
 
-A provider of onnxruntime is a shared library beside its Python module. What it links against stands in its ELF
+A provider of onnxruntime is a shared library beside its Python module. What it links against is listed in its ELF
 dynamic section (DT_NEEDED), so the exact name and version of what is missing, such as ``libnvinfer.so.10``, can be
-told without loading it. Layout: System V ABI, chapter 5, "Dynamic Section".
+reported without loading it. Layout: System V ABI, chapter 5, "Dynamic Section".
 """
 
 from __future__ import annotations
@@ -16,11 +16,13 @@ import struct
 from dataclasses import dataclass
 from pathlib import Path
 
+from glomedge.system.telemetry import import_onnxruntime
+
 _ELF_MAGIC = b"\x7fELF"
 _PT_LOAD, _PT_DYNAMIC = 1, 2
 _DT_NULL, _DT_NEEDED, _DT_STRTAB = 0, 1, 5
 
-# Library name before ".so" -> what brings it. CUDA wheels carry the CUDA version in their libraries' names.
+# Library name before ".so" -> what provides it. CUDA wheels carry the CUDA version in their libraries' names.
 _BROUGHT_BY = {
     "libcuda": "the NVIDIA driver (from your system's packages, not from pip)",
     "libnvidia-ml": "the NVIDIA driver (from your system's packages, not from pip)",
@@ -69,7 +71,7 @@ def needed_libraries(path: Path) -> tuple[str, ...]:
                 names.append(value)
             elif tag == _DT_STRTAB:
                 strings_address = value
-        # The table's address is where it will be mapped; the segment that maps it tells where it lies in the file.
+        # The table's address is where it will be mapped; the segment that maps it gives its position in the file.
         strings_offset = next(
             (
                 offset + strings_address - address
@@ -96,7 +98,7 @@ def missing_libraries(path: Path) -> tuple[str, ...]:
 
 
 def _loads(name: str) -> bool:
-    # TensorRT's wheel keeps its libraries in a folder of their own, where the loader does not look.
+    # TensorRT's wheel keeps its libraries in a separate folder, where the loader does not search.
     folders = [folder for module in ("tensorrt_libs",) if (folder := module_folder(module)) is not None]
     for candidate in (name, *(str(folder / name) for folder in folders)):
         with contextlib.suppress(OSError):
@@ -141,12 +143,12 @@ ONNXRUNTIME_PACKAGES = (
 
 
 def onnxruntime_packages() -> tuple[Package, ...]:
-    """Every installed distribution that brings a module named ``onnxruntime``; two of them break each other."""
+    """Every installed distribution that provides a module named ``onnxruntime``; two of them break each other."""
     return installed(*ONNXRUNTIME_PACKAGES)
 
 
 def module_folder(module: str) -> Path | None:
-    """Where a module lies, without importing it; None where it is not installed."""
+    """The folder of a module, without importing it; None where it is not installed."""
     spec = importlib.util.find_spec(module)
     if spec is None or spec.origin is None:
         return None
@@ -154,9 +156,9 @@ def module_folder(module: str) -> Path | None:
 
 
 def preload_cuda() -> None:
-    """Let onnxruntime find the CUDA and cuDNN libraries that came as wheels. Says nothing where there are none."""
-    import onnxruntime as ort
+    """Let onnxruntime find CUDA and cuDNN libraries installed as wheels. Silent where there are none."""
+    ort = import_onnxruntime()
 
-    # It prints what it did not find; what is missing is told better by missing_libraries.
+    # It prints what it did not find; missing_libraries reports that better.
     with contextlib.redirect_stdout(io.StringIO()):
         ort.preload_dlls()

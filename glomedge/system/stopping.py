@@ -11,11 +11,11 @@ T = TypeVar("T")
 
 
 class StoppedError(Exception):
-    """The run was asked to stop, in the middle of a step that leaves nothing behind."""
+    """The run was asked to stop during a step that leaves no partial results."""
 
 
 def unless_stopped(items: Iterable[T], stop: Callable[[], bool]) -> Iterator[T]:
-    """The items one by one; raises StoppedError once ``stop`` says so."""
+    """The items one by one; raises StoppedError once ``stop`` returns True."""
     for item in items:
         if stop():
             raise StoppedError
@@ -40,7 +40,7 @@ class StopOnSignals:
 
     @property
     def exit_code(self) -> int:
-        """128 + the signal's number, as shells count."""
+        """128 + the signal's number, the convention of shells."""
         return 128 + (self.number or 0)
 
     def _caught(self, number: int, frame: FrameType | None) -> None:

@@ -15,8 +15,10 @@ import pytest
 
 from glomedge.bench import ceiling, crops, end_to_end, run, worker
 from glomedge.bench.energy import EnergyMeter
-from glomedge.errors import EngineError, OutputError, ProviderUnavailableError
+from glomedge.engine.options import EngineOptions
+from glomedge.errors import EngineError, OutputError, ProviderUnavailableError, UsageError
 from glomedge.system.cpu import has_native_bf16
+from glomedge.system.telemetry import import_onnxruntime
 from helpers.builders import build_tiny_model
 
 
@@ -33,10 +35,51 @@ def test_precision_finds_the_files_beside_and_bf16_takes_the_fp32_one(tmp_path: 
     build_tiny_model(tmp_path / "model.int8.onnxruntime.onnx", precision="int8")
     (tmp_path / "foreign.onnx").write_bytes(b"no model of ours")
     settings = run.Settings(models=(tmp_path / "model.onnx",), precisions=("int8", "bf16"), providers=("openvino",))
-    assert [(t.file.path.name, t.bf16) for t in run.plan(settings)] == [
+    assert [(t.file.path.name, t.engine.bf16) for t in run.plan(settings)] == [
         ("model.int8.onnxruntime.onnx", False),
         ("model.onnx", True),
     ]
+
+
+def test_the_engine_of_each_configuration_is_the_one_asked_for(tmp_path: Path) -> None:
+    build_tiny_model(tmp_path / "model.onnx")
+    engine = EngineOptions(allow_fallback=True, max_batch=64, cache_dir=tmp_path, bf16=True)
+    settings = run.Settings(models=(tmp_path / "model.onnx",), providers=("cpu", "openvino"), engine=engine)
+    settings.check()
+    assert [target.engine for target in run.plan(settings)] == [
+        EngineOptions(name, allow_fallback=True, max_batch=64, cache_dir=tmp_path, bf16=True)
+        for name in ("cpu", "openvino")
+    ]
+
+
+def test_a_fixed_batch_is_the_one_that_is_measured(tmp_path: Path) -> None:
+    build_tiny_model(tmp_path / "model.onnx")
+    fixed = EngineOptions(fixed_batch=True)
+    settings = run.Settings(models=(tmp_path / "model.onnx",), batch_sizes=(16,), engine=fixed)
+    settings.check()
+    (target,) = run.plan(settings)
+    assert target.engine == EngineOptions(fixed_batch=True, batch_size=16)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"batch_sizes": (1, 8), "engine": EngineOptions(fixed_batch=True)}, "--fixed-batch runs one batch size"),
+        ({"batch_sizes": (8,), "engine": EngineOptions(fixed_batch=True, max_batch=16)}, "--fixed-batch runs one"),
+        ({"batch_sizes": (1, 32), "engine": EngineOptions(max_batch=8)}, "--batch-size 32 is more than --max-batch 8"),
+        ({"precisions": ("fp32",), "engine": EngineOptions(bf16=True)}, "--bf16 and --precision exclude"),
+        ({"engine": EngineOptions(max_batch=0)}, "--max-batch must be 1 to 1024, not 0"),
+    ],
+)
+def test_engine_options_that_contradict_the_measurement(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        run.Settings(**settings).check()
+
+
+def test_bf16_is_for_fp32_files(tmp_path: Path) -> None:
+    build_tiny_model(tmp_path / "model.onnx", precision="int8")
+    with pytest.raises(UsageError, match=r"model\.onnx is int8"):
+        run.plan(run.Settings(models=(tmp_path / "model.onnx",), engine=EngineOptions(bf16=True)))
 
 
 @pytest.mark.parametrize(
@@ -64,7 +107,7 @@ def test_no_common_answer_never_passes() -> None:
 def test_a_measuring_process_that_dies_is_an_engine_error(tiny_model: Path, tmp_path: Path) -> None:
     np.save(tmp_path / "crops.npy", np.zeros((0, 224, 224, 3), np.uint8))
     job = worker.Job(
-        model=tiny_model, provider="cpu", allow_fallback=False, batch_sizes=(1,), scenarios=(), duration_s=0.1,
+        model=tiny_model, engine=EngineOptions("cpu"), batch_sizes=(1,), scenarios=(), duration_s=0.1,
         latency_bound_ms=1, crops=tmp_path / "nowhere.npy", files=(), scratch=tmp_path,
     )  # fmt: skip
     with pytest.raises(EngineError, match=r"ended with exit code 1: FileNotFoundError.*glomedge doctor"):
@@ -74,7 +117,7 @@ def test_a_measuring_process_that_dies_is_an_engine_error(tiny_model: Path, tmp_
 def test_the_error_of_a_measuring_process_keeps_its_type(tiny_model: Path, tmp_path: Path) -> None:
     np.save(tmp_path / "crops.npy", np.zeros((1, 224, 224, 3), np.uint8))
     job = worker.Job(
-        model=tiny_model, provider="tensorrt-rtx", allow_fallback=False, batch_sizes=(1,), scenarios=(),
+        model=tiny_model, engine=EngineOptions("tensorrt-rtx"), batch_sizes=(1,), scenarios=(),
         duration_s=0.1, latency_bound_ms=1, crops=tmp_path / "crops.npy", files=(), scratch=tmp_path,
     )  # fmt: skip
     with pytest.raises(ProviderUnavailableError):
@@ -90,7 +133,7 @@ def test_output_that_cannot_be_written_is_found_before_measuring(tmp_path: Path)
 
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
 def test_ceiling_models_are_valid_onnx_and_multiply(precision: str) -> None:
-    import onnxruntime as ort
+    ort = import_onnxruntime()
 
     onnx = pytest.importorskip("onnx", reason="the checker is onnx's")
     model = onnx.load_from_string(ceiling.matmul_model(precision, 32))

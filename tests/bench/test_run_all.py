@@ -2,45 +2,35 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
-import os
-import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
-from helpers.paths import ROOT
+from benchmarks import run_all
 
 
 @pytest.fixture
-def run_all(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
-    """The script as a module; its neighbours are imported by their bare names."""
-    before = set(sys.modules)
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-    import importlib
-
-    yield importlib.import_module("run_all")
-    for name in set(sys.modules) - before:
-        if name in ("run_all", "common", "prepare"):
-            del sys.modules[name]
+def scripts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A folder in place of ``benchmarks/speed``."""
+    folder = tmp_path / "made_up_scripts"
+    folder.mkdir()
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setattr(run_all, "PACKAGE", folder.name)
+    return folder
 
 
-def test_a_script_that_fails_is_named(run_all: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(run_all, "HERE", tmp_path)
-    (tmp_path / "bad.py").write_text("raise SystemExit(3)")
-    (tmp_path / "good.py").write_text("import sys; assert sys.argv[1:] == ['--x', '--results', sys.argv[3]]")
+def test_a_script_that_fails_is_named(scripts: Path, tmp_path: Path) -> None:
+    (scripts / "bad.py").write_text("raise SystemExit(3)")
+    (scripts / "good.py").write_text("import sys; assert sys.argv[1:] == ['--x', '--results', sys.argv[3]]")
     assert run_all.run(run_all.Script("bad", "bad"), tmp_path, 99.0, quick=False) == "exit code 3"
     assert run_all.run(run_all.Script("good", "good", ("--x",)), tmp_path, 99.0, quick=False) == ""
 
 
-def test_a_script_that_runs_over_is_ended_with_what_it_started(
-    run_all: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setattr(run_all, "HERE", tmp_path)
-    (tmp_path / "slow.py").write_text(
+def test_a_script_that_runs_over_is_ended_with_what_it_started(scripts: Path, tmp_path: Path) -> None:
+    (scripts / "slow.py").write_text(
         "import pathlib, subprocess, sys\n"
         "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'])\n"
         f"pathlib.Path({str(tmp_path / 'pid')!r}).write_text(str(child.pid))\n"
@@ -55,16 +45,13 @@ def test_a_script_that_runs_over_is_ended_with_what_it_started(
         time.sleep(0.05)
 
 
-def test_the_last_script_is_told_what_is_left(
-    run_all: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setattr(run_all, "HERE", tmp_path)
-    (tmp_path / "rest.py").write_text("import sys; assert sys.argv[3:] == ['--budget', '123', '--quick'], sys.argv")
+def test_the_last_script_is_told_what_is_left(scripts: Path, tmp_path: Path) -> None:
+    (scripts / "rest.py").write_text("import sys; assert sys.argv[3:] == ['--budget', '123', '--quick'], sys.argv")
     script = run_all.Script("rest", "rest", takes_the_rest=True)
     assert run_all.run(script, tmp_path, 123.4, quick=True) == ""
 
 
-def test_goals_count_this_run_only(run_all: ModuleType, tmp_path: Path) -> None:
+def test_goals_count_this_run_only(tmp_path: Path) -> None:
     start = {"import_s": [0.2, 0.3, 0.5], "ways": {"int8 cpu": {"again_s": [1.4, 1.6, 1.7]}}}
     (tmp_path / "cold_start.json").write_text(json.dumps(start))
     goals = {goal.what: goal for goal in run_all.reached(tmp_path)}
@@ -75,7 +62,7 @@ def test_goals_count_this_run_only(run_all: ModuleType, tmp_path: Path) -> None:
     assert stale["process start to the first answer, int8"].got == "not measured"
 
 
-def test_goals_take_in_the_scripts_run_by_hand(run_all: ModuleType, tmp_path: Path) -> None:
+def test_goals_take_in_the_scripts_run_by_hand(tmp_path: Path) -> None:
     commands = {"published script": [40.0, 44.0], "glomedge fp32, laid out for onnxruntime": [10.0, 10.5]}
     runs = [
         {"model": "int8", "crops": 300, "shares": [0.97, 0.99, 0.98]},
@@ -102,7 +89,7 @@ def test_goals_take_in_the_scripts_run_by_hand(run_all: ModuleType, tmp_path: Pa
     assert (cost.got, cost.verdict) == ("2.1% for 3% of real; 5.2% for 12% of drawn", "NO")
 
 
-def test_every_script_is_there(run_all: ModuleType) -> None:
+def test_every_script_is_there() -> None:
     for script in run_all.SCRIPTS:
-        assert os.access(ROOT / "benchmarks" / f"{script.name}.py", os.R_OK), script.name
+        assert importlib.util.find_spec(f"{run_all.PACKAGE}.{script.name}") is not None, script.name
     assert [script.takes_the_rest for script in run_all.SCRIPTS].index(True) == len(run_all.SCRIPTS) - 1

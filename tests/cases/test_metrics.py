@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from glomedge.cases.metrics import Confusion, Share, auroc, average_precision, case_errors
+from glomedge.cases.metrics import Confusion, Share, auroc, average_precision, case_errors, ranking_areas
 
 
 def _naive_auroc(labels: list[int], scores: list[float]) -> float:
@@ -51,6 +51,20 @@ def test_areas_equal_scikit_learn() -> None:
     )
 
 
+def test_weights_count_crops_several_times() -> None:
+    rng = np.random.default_rng(3)
+    labels, scores = rng.integers(0, 2, 40), np.round(rng.random(40), 1)
+    counts = rng.integers(0, 4, (3, 40))
+    counts[2] = labels  # no weight on the negatives
+    roc, precision_recall = ranking_areas(labels, scores, counts.astype(np.float64))
+    for row in range(2):
+        drawn = np.repeat(np.arange(40), counts[row])
+        assert roc[row] == pytest.approx(_naive_auroc(labels[drawn].tolist(), scores[drawn].tolist()))
+        expected = _naive_average_precision(labels[drawn].tolist(), scores[drawn].tolist())
+        assert precision_recall[row] == pytest.approx(expected)
+    assert np.isnan(roc[2])
+
+
 def test_one_class_has_no_area() -> None:
     ones = np.ones(3, np.int64)
     scores = np.array([0.1, 0.2, 0.3])
@@ -68,7 +82,7 @@ def test_confusion_and_shares() -> None:
     assert confusion.sensitivity == Share(3, 4)
     assert confusion.specificity == Share(3, 4)
     assert confusion.precision == Share(3, 4)
-    # Wilson 95% of 5 in 25: 8.9 to 39.1% (FACTS)
+    # Wilson 95% of 5 in 25: 8.9 to 39.1%
     assert str(Share(5, 25)) == "0.2000 (0.0886-0.3913), 5 of 25"
     assert Share(0, 0).as_json() == {"value": None, "low": None, "high": None, "k": 0, "n": 0}
 

@@ -78,6 +78,7 @@ def test_the_other_provider_is_measured_and_reported_all_the_same(outcome: tuple
     assert found["parity"]["crops"] == 12
     assert found["memory"]["peak_rss_bytes"] >= found["memory"]["rss_after_load_bytes"] > 10 << 20
     assert found["cold_start"]["median_s"] >= sum(found["cold_start"]["steps_s"].values()) * 0.5
+    assert found["cold_start"]["steps_s"]["import"] > 1e-3
     assert found["ceiling"]["rate_gmac_per_s"] > 0.1
     assert "fp32 cpu" in result.stdout
     assert RESEARCH_USE_NOTICE in result.stdout

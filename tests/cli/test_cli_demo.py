@@ -70,7 +70,7 @@ def test_another_folder_is_refused_without_a_traceback(tmp_path: Path) -> None:
         done = run(*arguments)
         assert done.returncode == 1
         assert done.stderr.startswith("glomedge: ")
-        assert "no demo folder" in done.stderr
+        assert "not a demo folder" in done.stderr
         assert "Traceback" not in done.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.doc"]
 

@@ -16,6 +16,7 @@ from glomedge.engine import golden, providers
 from glomedge.engine.providers import PROVIDERS
 from glomedge.engine.runner import SessionRequest
 from glomedge.model.spec import BatchProfile
+from glomedge.system.telemetry import ONNXRUNTIME_OPT_OUTS
 
 
 def test_json_is_one_object_and_exit_0(tiny_model: Path, tmp_path: Path) -> None:
@@ -37,6 +38,22 @@ def test_words_name_each_provider_and_the_notice(tiny_model: Path, tmp_path: Pat
         assert name in result.stdout
     assert "Recommended: --provider" in result.stdout
     assert RESEARCH_USE_NOTICE in result.stdout
+
+
+def test_it_says_that_telemetry_is_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ONNXRUNTIME_OPT_OUTS:
+        monkeypatch.setenv(name, "1")
+    said = " ".join(CliRunner().invoke(app, ["doctor"]).stdout.split())
+    assert "telemetry off: onnxruntime (ORT_DISABLE_TELEMETRY=1" in said
+    assert "openvino (" in said
+    for name in ONNXRUNTIME_OPT_OUTS:
+        monkeypatch.setenv(name, "0")
+    said = " ".join(CliRunner().invoke(app, ["doctor"]).stdout.split())
+    assert "telemetry ON: onnxruntime: on by your own setting ORT_DISABLE_TELEMETRY=0" in said
+    found = json.loads(CliRunner().invoke(app, ["doctor", "--json"]).stdout)
+    assert [(state["package"], state["off"]) for state in found["telemetry"]] == [
+        ("onnxruntime", False), ("openvino", True),
+    ]  # fmt: skip
 
 
 def test_a_broken_model_is_exit_1_and_says_why(tmp_path: Path) -> None:

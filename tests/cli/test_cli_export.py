@@ -33,8 +33,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     from glomedge_export.data.dataset import read_dataset
     from glomedge_export.data.export_crops import enhanced
     from glomedge_export.data.split import split_by_case
-    from glomedge_export.record import TrainingRecord, write_record
     from glomedge_export.synthetic.dataset import write_dataset
+    from glomedge_export.training_record import TrainingRecord, write_record
     from helpers.keras_networks import realistic_network
 
     root = tmp_path_factory.mktemp("export")
@@ -115,15 +115,16 @@ def test_int8_records_its_calibration_and_a_broken_one_is_refused(
     trained: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from glomedge_export import export
+    from glomedge_export.export_source import weights_sha256
     from glomedge_export.graph import convert as conversion
     from glomedge_export.graph import int8, surgery
-    from glomedge_export.record import read_record
+    from glomedge_export.training_record import read_record
 
     # tf2onnx takes most of a minute; both exports below are of the same weights.
     conversions: dict[str, Any] = {}
 
     def once(keras_model: Any, temperature: float) -> Any:
-        key = export.weights_sha256(keras_model)
+        key = weights_sha256(keras_model)
         if key not in conversions:
             conversions[key] = convert(keras_model, temperature)
         return conversions[key]

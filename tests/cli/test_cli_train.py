@@ -38,8 +38,8 @@ def glomedge(
 @pytest.mark.parametrize(
     ("rows", "header", "expected"),
     [
-        (SIX_CROPS, ("name", "class"), "column 'ground truth' is missing"),
-        ([(SIX_CROPS[0][0], 2), *SIX_CROPS[1:]], ("name", "ground truth"), "label '2' is neither 0 nor 1"),
+        (SIX_CROPS, ("name", "class"), "no column 'ground truth'; it has name, class"),
+        ([(SIX_CROPS[0][0], 2), *SIX_CROPS[1:]], ("name", "ground truth"), "label '2' of '"),
         ([*SIX_CROPS, ("gone.png", 1)], ("name", "ground truth"), "gone.png: in public.csv but in neither folder"),
     ],
 )
@@ -64,7 +64,7 @@ def test_bad_data_is_one_clear_error_without_tensorflow(
         (["--learning-rate", "-1"], "not above 0"),
         (["--split-file", "gone.csv"], "split file gone.csv cannot be read"),
         (["--saturation", "-1"], "saturation_factor"),
-        (["--recipe", "published", "--hue-degrees", "3"], "fixed but for its saturation"),
+        (["--recipe", "published", "--hue-degrees", "3"], "fixed except for its saturation"),
     ],
 )
 def test_bad_options_are_one_clear_error_without_tensorflow(tmp_path: Path, options: list[str], expected: str) -> None:
@@ -99,7 +99,7 @@ def test_a_whole_run_writes_what_it_promises(tmp_path: Path) -> None:
     assert all(name in events.read_bytes() for name in (b"val_loss", b"val_accuracy", b"scalars"))
 
     from glomedge_export.network.network import load_model
-    from glomedge_export.record import read_record
+    from glomedge_export.training_record import read_record
 
     record = read_record(out / "model.keras")
     assert record.threshold == summary["threshold"]

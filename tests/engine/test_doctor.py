@@ -11,13 +11,15 @@ import pytest
 from glomedge.about import RESEARCH_USE_NOTICE
 from glomedge.engine import doctor, providers
 from glomedge.engine.doctor import ModelReport, ProviderReport, Speed
+from glomedge.engine.options import EngineOptions
+from glomedge.errors import UsageError
 from glomedge.system import cpu as hardware
 from glomedge.system import gpu as gpus
 from glomedge.system import libraries
 
 
 def test_every_provider_is_reported_with_a_reason_or_a_passed_self_test(tiny_model: Path, tmp_path: Path) -> None:
-    found = doctor.diagnose(tiny_model, cache_dir=tmp_path / "cache")
+    found = doctor.diagnose(tiny_model, EngineOptions(cache_dir=tmp_path / "cache"))
     assert found.healthy
     assert found.notice == RESEARCH_USE_NOTICE
     assert [report.name for report in found.providers] == list(providers.PROVIDERS)
@@ -36,6 +38,28 @@ def test_every_provider_is_reported_with_a_reason_or_a_passed_self_test(tiny_mod
     assert chosen.best is not None
     assert chosen.best.crops_per_s == max(rates)
     json.dumps(found.to_json_object())
+
+
+def test_one_provider_with_options_of_its_own(tiny_model: Path) -> None:
+    found = doctor.diagnose(tiny_model, EngineOptions("cpu", batch_size=3, max_batch=8))
+    (cpu,) = found.providers
+    assert [speed.batch for speed in cpu.speeds] == [1, 3, 4]
+    assert found.healthy
+
+
+def test_a_provider_that_cannot_do_what_is_asked_is_not_usable(tiny_model: Path) -> None:
+    found = doctor.diagnose(tiny_model, EngineOptions("cpu", bf16=True))
+    (cpu,) = found.providers
+    assert not cpu.usable
+    assert "--bf16: cpu computes this model in fp32" in cpu.reason
+    assert not found.healthy
+
+
+def test_options_are_checked(tiny_model: Path) -> None:
+    with pytest.raises(UsageError, match="There is no provider 'gpu'"):
+        doctor.diagnose(tiny_model, EngineOptions("gpu"))
+    with pytest.raises(UsageError, match="--batch-size must be 1 to 1024, not 0"):
+        doctor.diagnose(tiny_model, EngineOptions(batch_size=0))
 
 
 def test_without_a_model_it_says_what_could_run() -> None:
@@ -65,7 +89,7 @@ def test_a_model_that_fails_its_self_test_is_not_usable(tmp_path: Path, tiny_mod
 
     path = tmp_path / "moved.onnx"
     path.write_bytes(sealed(builders.tiny_graph(bias=-3.0).SerializeToString(), read_model_file(tiny_model).spec))
-    found = doctor.diagnose(path, cache_dir=tmp_path / "cache")
+    found = doctor.diagnose(path, EngineOptions(cache_dir=tmp_path / "cache"))
     assert not found.healthy
     assert found.recommendation is None
     cpu = next(report for report in found.providers if report.name == "cpu")
@@ -166,6 +190,56 @@ def test_a_containers_quota_is_respected(tmp_path: Path, files: dict[str, str], 
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text + "\n")
     assert hardware._cgroup_cpus(tmp_path) == expected
+
+
+@pytest.mark.parametrize(
+    ("membership", "files", "expected"),
+    [
+        ("0::/system.slice/scan.service", {"system.slice/scan.service/cpu.max": "200000 100000"}, 2),
+        # The tightest on the way down counts, and groups beside the own one do not.
+        (
+            "0::/system.slice/scan.service",
+            {
+                "system.slice/scan.service/cpu.max": "max 100000",
+                "system.slice/cpu.max": "300000 100000",
+                "user.slice/cpu.max": "100000 100000",
+            },
+            3,
+        ),
+        (
+            "5:memory:/lab\n4:cpu,cpuacct:/lab/night",
+            {
+                "cpu,cpuacct/lab/night/cpu.cfs_quota_us": "-1",
+                "cpu,cpuacct/lab/night/cpu.cfs_period_us": "100000",
+                "cpu,cpuacct/lab/cpu.cfs_quota_us": "250000",
+                "cpu,cpuacct/lab/cpu.cfs_period_us": "100000",
+            },
+            3,
+        ),
+        # Both versions at once: version 2 is mounted below.
+        ("1:cpu:/\n0::/job", {"unified/job/cpu.max": "400000 100000"}, 4),
+        # A container that sees the host's path but only its own group.
+        ("1:cpu:/docker/0abc", {"cpu/cpu.cfs_quota_us": "100000", "cpu/cpu.cfs_period_us": "100000"}, 1),
+        ("0::/../../other", {"cpu.max": "200000 100000"}, 2),
+        ("5:cpuset:/lab", {"cpuset/lab/cpu.max": "100000 100000"}, None),
+        ("no such format", {}, None),
+    ],
+)
+def test_a_services_own_quota_is_found(
+    tmp_path: Path, membership: str, files: dict[str, str], expected: int | None
+) -> None:
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text + "\n")
+    assert hardware._cgroup_cpus(tmp_path, membership) == expected
+
+
+def test_this_processs_groups_are_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(hardware, "_own_cgroups", lambda: "0::/a")
+    monkeypatch.setattr(hardware, "_cgroup_cpus", lambda root, membership: asked.append(membership))
+    hardware.usable_cpus()
+    assert asked == ["0::/a"]
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="affinity is Linux's")

@@ -1,4 +1,4 @@
-"""The Engine on real sessions of a tiny model; only what needs a failing GPU has a runner of its own."""
+"""The Engine on real sessions of a tiny model; only what needs a failing GPU uses a runner made here."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ import pytest
 import glomedge
 from glomedge.engine import engine, golden, loading, providers
 from glomedge.engine.backends import onnxrt
+from glomedge.engine.options import EngineOptions
 from glomedge.engine.runner import OutOfMemoryError, RawOutput, Runner, SessionRequest
 from glomedge.errors import EngineError, ModelError, ProviderUnavailableError, SelfTestError, UsageError
 from glomedge.model.file import ModelFile, read_model_file, sealed
@@ -282,7 +283,7 @@ def test_a_file_that_was_read_is_read_again_only_where_it_has_changed(
         reads.append(where)
         return read_model_file(where)
 
-    monkeypatch.setattr(engine, "read_model_file", counted)
+    monkeypatch.setattr(loading, "read_model_file", counted)
     with loading.load(known, "cpu") as model:
         assert model.file is known
     assert reads == []
@@ -297,7 +298,7 @@ def test_a_file_that_was_read_is_read_again_only_where_it_has_changed(
         loading.load(known, "cpu")
 
 
-@pytest.mark.parametrize("arguments", [{"threads": 0}, {"concurrency": 0}, {"max_batch": 0}])
+@pytest.mark.parametrize("arguments", [{"threads": 0}, {"concurrency": 0}, {"max_batch": 0}, {"batch_size": 0}])
 def test_arguments_out_of_range(tiny_model: Path, arguments: dict[str, int]) -> None:
     with pytest.raises(UsageError, match="at least 1"):
         loading.load(tiny_model, "cpu", **arguments)  # type: ignore[arg-type]  # a table of keyword arguments
@@ -317,13 +318,15 @@ def test_arguments_out_of_range(tiny_model: Path, arguments: dict[str, int]) -> 
 def test_batch_profile(
     batch_size: int | None, max_batch: int | None, fixed: bool, expected: tuple[int, int, int]
 ) -> None:
-    profile = loading.batch_profile(BatchProfile(), batch_size, max_batch, fixed)
+    profile = loading.batch_profile(
+        BatchProfile(), EngineOptions(batch_size=batch_size, max_batch=max_batch, fixed_batch=fixed)
+    )
     assert (profile.min, profile.opt, profile.max) == expected
 
 
 def test_contradicting_batch_sizes() -> None:
     with pytest.raises(UsageError, match="--batch-size 8 is not between 1 and --max-batch 4"):
-        loading.batch_profile(BatchProfile(), 8, 4)
+        loading.batch_profile(BatchProfile(), EngineOptions(batch_size=8, max_batch=4))
 
 
 def test_bf16_is_refused_where_the_processor_has_none(

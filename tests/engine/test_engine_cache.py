@@ -1,4 +1,4 @@
-"""The engine cache: used when sound, rebuilt when anything it depends on moved, refused when others could write."""
+"""The engine cache: used when valid, rebuilt when anything it depends on changed, refused when others can write."""
 
 from __future__ import annotations
 
@@ -191,7 +191,7 @@ def test_a_folder_that_others_may_write_to_is_refused(tmp_path: Path, mode: int)
     root = tmp_path / "shared"
     root.mkdir()
     root.chmod(mode)
-    with pytest.raises(UsageError, match=r"Others may write.*chmod 700"):
+    with pytest.raises(UsageError, match=r"Other users can write.*chmod 700"):
         secure_root(root)
 
 
@@ -200,7 +200,7 @@ def test_a_link_or_a_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(tmp_path / "real")
     (tmp_path / "file").write_text("")
     for name in ("link", "file"):
-        with pytest.raises(UsageError, match="not a folder of its own"):
+        with pytest.raises(UsageError, match="not a folder"):
             secure_root(tmp_path / name)
     with pytest.raises(OutputError, match="--cache-dir"):
         secure_root(tmp_path / "file" / "cache")
@@ -221,6 +221,38 @@ def test_the_default_follows_xdg(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     assert default_root() == tmp_path / "glomedge"
 
 
+def test_a_relative_xdg_folder_is_ignored(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("sys.platform", "linux")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for named in ("cache", "./cache", ""):
+        monkeypatch.setenv("XDG_CACHE_HOME", named)
+        assert default_root() == tmp_path / ".cache" / "glomedge"
+
+
+def test_without_a_home_the_error_says_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.setattr("pwd.getpwuid", lambda uid: {}[uid])
+    with pytest.raises(OutputError, match=r"no home folder.*--cache-dir"):
+        default_root()
+
+
+@pytest.mark.openvino
+def test_without_a_writable_home_openvino_runs_all_the_same(
+    monkeypatch: pytest.MonkeyPatch, tiny_model: Path, tmp_path: Path
+) -> None:
+    if (reason := providers.named("openvino").unusable()) is not None:
+        pytest.skip(reason)
+    blocked = tmp_path / "file"
+    blocked.write_text("")
+    monkeypatch.setattr("glomedge.engine.cache.default_root", lambda: blocked / "cache")
+    with loading.load(tiny_model, "openvino") as model:
+        assert "compiled model not cached" in model.runtime.notes[0]
+        assert model.provider == "openvino"
+    with pytest.raises(OutputError, match="--cache-dir"):
+        loading.load(tiny_model, "openvino", cache_dir=blocked / "cache")
+
+
 @pytest.mark.openvino
 def test_openvino_builds_once_and_rebuilds_what_was_damaged(tiny_model: Path, tmp_path: Path) -> None:
     if (reason := providers.named("openvino").unusable()) is not None:
@@ -236,7 +268,7 @@ def test_openvino_builds_once_and_rebuilds_what_was_damaged(tiny_model: Path, tm
     blob = next(cache.rglob("*.blob"))
     blob.chmod(0o600)
     flip(blob)
-    assert "has changed; built anew" in notes()
+    assert "has changed; rebuilt" in notes()
     assert "taken from the cache" in notes()
 
 
@@ -256,7 +288,7 @@ def test_the_cpus_optimised_graph_is_kept_checked_and_gives_the_same_answers(
     assert second[0] == "optimised graph taken from the cache"
     flip(next(cache.rglob("optimised.onnx")))
     third = run()
-    assert third[0] == "optimised graph cached anew: optimised.onnx has changed"
+    assert third[0] == "optimised graph cached again: optimised.onnx has changed"
     np.testing.assert_array_equal(first[1], second[1])
     np.testing.assert_array_equal(first[1], third[1])
 
@@ -315,7 +347,7 @@ def test_an_engine_that_answers_wrongly_leaves_the_cache_although_its_passport_a
     with Entry(cache, key) as entry:
         (entry.folder / "optimised.onnx").write_bytes(builders.tiny_graph(**changes).SerializeToString())
         assert entry.commit()
-    with pytest.raises(error, match=f"{words}.*came from the cache and was removed from it: start again"):
+    with pytest.raises(error, match=f"{words}.*came from the cache and was removed from it. Start again"):
         loading.load(tiny_model, "cpu", cache_dir=cache)
     assert list(cache.iterdir()) == []
     notes = []

@@ -1,4 +1,4 @@
-"""A spec and a graph that disagree are refused at load, field by field (row 30)."""
+"""A spec and a graph that disagree are refused at load, field by field."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A device that runs out of memory: told by onnxruntime's own words, and by really running out (row 27)."""
+"""A device that runs out of memory: recognised by onnxruntime's messages, and by really running out."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import onnxruntime as ort
 import pytest
 
 from glomedge.engine import loading, providers
@@ -16,7 +15,10 @@ from glomedge.engine.backends import nvidia, onnxrt
 from glomedge.engine.runner import Opened, OutOfMemoryError
 from glomedge.errors import EngineError
 from glomedge.system import gpu, libraries
+from glomedge.system.telemetry import import_onnxruntime
 from helpers import builders
+
+ort = import_onnxruntime()
 
 GPU_WHEEL = [package.name for package in libraries.onnxruntime_packages()] == ["onnxruntime-gpu"]
 HAS_GPU = bool(gpu.find_gpus().devices)
@@ -75,7 +77,7 @@ def crops(count: int) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float64]]:
 
 
 def counted_errors(monkeypatch: pytest.MonkeyPatch) -> list[EngineError]:
-    """Every failure of a run from here on, as the Engine is told of it."""
+    """Every failure of a run from here on, as reported to the Engine."""
     seen: list[EngineError] = []
     real = onnxrt.engine_error
 

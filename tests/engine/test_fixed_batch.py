@@ -23,6 +23,7 @@ from glomedge.cli import app
 from glomedge.engine import engine, loading, providers
 from glomedge.engine.backends import onnxrt
 from glomedge.engine.backends.gpu_memory import DeviceRunner
+from glomedge.engine.options import EngineOptions
 from glomedge.engine.runner import Opened, OutOfMemoryError, RawOutput, Runner, SessionRequest
 from glomedge.errors import EngineError, SelfTestError, UsageError
 from glomedge.model.spec import BatchProfile
@@ -33,7 +34,7 @@ from helpers.run_kit import write_crops
 
 @dataclass
 class Card:
-    """A GPU of so little memory, and what was done with it.
+    """A GPU with little memory, and what was done with it.
 
     Attributes:
         room: largest batch it runs; ``room_to_open``: largest it opens a session for.
@@ -170,8 +171,8 @@ def test_out_of_memory_opens_a_session_for_half_the_batch_once_the_old_one_is_go
         "open 4", golden, "run 4", "run 4", "run 4", "freed 4",
     ]  # fmt: skip
     assert notes[-2:] == (
-        "out of memory at a fixed batch of 16: opened anew for 8",
-        "out of memory at a fixed batch of 8: opened anew for 4",
+        "out of memory at a fixed batch of 16: reopened for 8",
+        "out of memory at a fixed batch of 8: reopened for 4",
     )
     assert model.runtime.notes == notes
 
@@ -193,7 +194,7 @@ def test_a_session_that_does_not_fit_is_opened_for_half(tiny_model: Path, insert
     insert(card)
     with loading.load(tiny_model, "card", fixed_batch=True, max_batch=8) as model:
         check(crops(5), model.infer(crops(5)))
-        assert "out of memory at a fixed batch of 4: opened anew for 2" in model.runtime.notes
+        assert "out of memory at a fixed batch of 4: reopened for 2" in model.runtime.notes
     assert [profile.max for profile in card.profiles] == [8, 4, 2]
 
 
@@ -270,10 +271,10 @@ def test_warm_builds_what_infer_will_open(
 
 def test_two_sizes_that_differ_are_refused(tiny_model: Path, tmp_path: Path, insert: Insert) -> None:
     insert(Card())
-    options = Options(tmp_path, tiny_model, provider="card", fixed_batch=True, batch_size=4, max_batch=8)
+    options = Options(tmp_path, tiny_model, engine=EngineOptions("card", fixed_batch=True, batch_size=4, max_batch=8))
     with pytest.raises(UsageError, match=r"--fixed-batch runs one batch size.*--batch-size 4 is not --max-batch 8"):
         options.check()
-    replace(options, fixed_batch=False).check()
+    replace(options, engine=replace(options.engine, fixed_batch=False)).check()
     sizes = ["--batch-size", "4", "--max-batch", "8"]
     result = CliRunner().invoke(app, ["warm", str(tiny_model), "--provider", "card", "--fixed-batch", *sizes])
     assert isinstance(result.exception, UsageError)
@@ -284,10 +285,12 @@ def test_a_run_on_a_card_that_shrinks_gives_the_same_rows_and_can_be_resumed(
     tiny_model: Path, tmp_path: Path, insert: Insert
 ) -> None:
     write_crops(tmp_path / "crops", 40)
-    options = Options(tmp_path / "crops", tiny_model, tmp_path / "usual", provider="card", batch_size=8, report=False)
+    options = Options(
+        tmp_path / "crops", tiny_model, tmp_path / "usual", report=False, engine=EngineOptions("card", batch_size=8)
+    )
     insert(Card())
     usual = infer_folder(options)
-    fixed = replace(options, output=tmp_path / "fixed", fixed_batch=True)
+    fixed = replace(options, output=tmp_path / "fixed", engine=replace(options.engine, fixed_batch=True))
     insert(Card(dies_after=3))
     with pytest.raises(EngineError, match="lost"):
         infer_folder(fixed)
@@ -297,5 +300,5 @@ def test_a_run_on_a_card_that_shrinks_gives_the_same_rows_and_can_be_resumed(
     assert resumed.complete
     assert 0 < resumed.predicted < usual.answered
     assert (tmp_path / "usual" / "predictions.csv").read_text() == (tmp_path / "fixed" / "predictions.csv").read_text()
-    assert any("opened anew for 4" in note for note in resumed.notes)
+    assert any("reopened for 4" in note for note in resumed.notes)
     assert usual.counts == resumed.counts

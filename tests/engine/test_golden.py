@@ -1,4 +1,4 @@
-"""The golden self-test: the crop never changes, and movement of either half is found."""
+"""The golden self-test: the crop never changes, and a change of pixels or probability is detected."""
 
 from __future__ import annotations
 

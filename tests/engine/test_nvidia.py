@@ -1,4 +1,4 @@
-"""What of the NVIDIA side can be held without a GPU: bound buffers on a real session, page-locking, cache keys."""
+"""The NVIDIA code that can be tested without a GPU: bound buffers on a real session, page-locking, cache keys."""
 
 from __future__ import annotations
 

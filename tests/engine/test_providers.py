@@ -1,4 +1,4 @@
-"""Providers: what is asked for runs, or the error says which library is missing and what brings it.
+"""Providers: the requested one runs, or the error says which library is missing and what provides it.
 
 Nothing here pretends to be onnxruntime. Where the installed wheel decides what is right (``onnxruntime`` or
 ``onnxruntime-gpu``), the expectation is worked out from the wheel itself by other means than the code under test.
@@ -15,18 +15,22 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import onnxruntime as ort
 import pytest
 
+from glomedge.about import install_command
 from glomedge.engine import loading, providers
 from glomedge.engine.backends import nvidia, onnxrt
 from glomedge.engine.backends.gpu_memory import CUDA_LIBRARY
+from glomedge.engine.options import EngineOptions
 from glomedge.engine.runner import SessionRequest
 from glomedge.errors import ModelError, ProviderUnavailableError, UsageError
 from glomedge.model.file import read_model_file
 from glomedge.model.spec import BatchProfile
 from glomedge.system import cpu, gpu, libraries
+from glomedge.system.telemetry import import_onnxruntime
 from helpers import builders
+
+ort = import_onnxruntime()
 
 GPU_WHEEL = [package.name for package in libraries.onnxruntime_packages()] == ["onnxruntime-gpu"]
 HAS_GPU = bool(gpu.find_gpus().devices)
@@ -58,7 +62,7 @@ def test_the_cpu_wheel_names_the_package_to_install(tiny_model: Path, name: str,
     text = str(caught.value)
     assert f"onnxruntime {ort.__version__} is built without {ort_name}" in text
     assert "pip uninstall onnxruntime" in text
-    assert "pip install 'glomedge[gpu]'" in text
+    assert install_command("glomedge[gpu]") in text
     assert "--allow-fallback" in text
 
 
@@ -85,7 +89,7 @@ def test_tensorrt_rtx_says_what_is_missing(tiny_model: Path) -> None:
         loading.load(tiny_model, "tensorrt-rtx")
     if libraries.module_folder(nvidia.RTX_MODULE) is None:
         assert "'onnxruntime-ep-nv-tensorrt-rtx-cu13' is not installed" in str(caught.value)
-        assert "pip install 'glomedge[cpu,tensorrt-rtx-provider]'" in str(caught.value)
+        assert install_command("glomedge[cpu,tensorrt-rtx-provider]") in str(caught.value)
     else:
         assert "libcuda.so.1" in str(caught.value)
 
@@ -105,7 +109,7 @@ def no_openvino(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("no_openvino")
 def test_openvino_absent_names_its_package(tiny_model: Path) -> None:
-    with pytest.raises(ProviderUnavailableError, match=r"'openvino' is not installed.*glomedge\[openvino\]") as caught:
+    with pytest.raises(ProviderUnavailableError, match=r"'openvino' is not installed.*\[openvino\]") as caught:
         loading.load(tiny_model, "openvino")
     assert str(caught.value).endswith("add --allow-fallback.")
 
@@ -122,8 +126,8 @@ def test_openvino_absent_falls_back_only_where_that_is_allowed(tmp_path: Path) -
         assert model.runtime.requested == "openvino"
         (why,) = (note for note in model.runtime.notes if note.startswith("--allow-fallback: openvino was asked for"))
         assert "'openvino' is not installed" in why
-        assert "pip install 'glomedge[openvino]'" in why
-        assert model.runtime.notes[-1] == "--allow-fallback chose cpu"
+        assert install_command("glomedge[openvino]") in why
+        assert model.runtime.notes[-1].startswith("--allow-fallback chose cpu; glomedge doctor")
         expected = 1 / (1 + np.exp(-builders.tiny_logit(images)))
         np.testing.assert_allclose(model.infer(images).probability, expected, atol=1e-5)
 
@@ -135,7 +139,7 @@ def test_with_allow_fallback_another_provider_runs_and_is_named(tiny_model: Path
         assert model.provider == "cpu"
         assert model.runtime.requested == name
         assert any(f"{name} was asked for and cannot run" in note for note in model.runtime.notes)
-        assert model.runtime.notes[-1] == "--allow-fallback chose cpu"
+        assert model.runtime.notes[-1].startswith("--allow-fallback chose cpu; glomedge doctor")
         images = np.full((2, 224, 224, 3), 130, np.uint8)
         expected = 1 / (1 + np.exp(-builders.tiny_logit(images)))
         np.testing.assert_allclose(model.infer(images).probability, expected, atol=1e-5)
@@ -147,12 +151,24 @@ def test_a_misspelt_provider_lists_the_names(tiny_model: Path) -> None:
 
 
 @cpu_only
-def test_auto_says_what_it_chose_and_why_it_dropped_each_other(tiny_model: Path) -> None:
+def test_auto_says_what_it_chose_in_one_line_and_records_why_not_the_others(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gpu, "find_gpus", lambda: gpu.Gpus("", (), "no driver"))
+    with loading.load(tiny_model, "auto") as model:
+        runtime = model.runtime
+    assert runtime.notes == (f"auto chose {model.provider}; glomedge doctor explains why not another provider",)
+    for name in set(providers.PROVIDERS) - {model.provider}:
+        assert any(reason.startswith(f"{name}: ") for reason in runtime.passed_over), name
+
+
+@cpu_only
+def test_auto_tells_of_a_gpu_that_is_there_and_not_used(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    card = gpu.Gpu("A card", "8.9", 16 << 30)
+    monkeypatch.setattr(gpu, "find_gpus", lambda: gpu.Gpus("580.1", (card,)))
     with loading.load(tiny_model, "auto") as model:
         notes = model.runtime.notes
-        assert notes[-1] == f"auto chose {model.provider}"
-    for name in set(providers.PROVIDERS) - {model.provider}:
-        assert any(note.startswith(f"{name}: ") for note in notes), name
+    assert any(note.startswith("cuda: ") for note in notes)
 
 
 @pytest.mark.openvino
@@ -186,7 +202,7 @@ def test_a_new_provider_is_one_entry_and_one_option_builder(monkeypatch: pytest.
         seen.append(request)
         return {"use_arena": "0"}
 
-    entry = providers.onnxruntime_provider("frugal", "CPUExecutionProvider", options, install="pip install onnxruntime")
+    entry = providers.onnxruntime_provider("frugal", "CPUExecutionProvider", options, install="onnxruntime")
     monkeypatch.setitem(providers.PROVIDERS, "frugal", entry)
     with loading.load(tiny_model, "frugal", max_batch=5) as model:
         assert model.provider == "frugal"
@@ -200,7 +216,7 @@ def test_a_new_provider_is_one_entry_and_one_option_builder(monkeypatch: pytest.
 def test_a_provider_that_onnxruntime_would_silently_replace_is_an_error(
     monkeypatch: pytest.MonkeyPatch, tiny_model: Path
 ) -> None:
-    """onnxruntime itself only warns (FACTS, trap 7): the entry claims to be usable, so the session is really made."""
+    """onnxruntime itself only warns and uses the CPU. The entry claims to be usable, so the session is really made."""
     absent = next(name for name in ort.get_all_providers() if name not in ort.get_available_providers())
 
     def open_it(request: SessionRequest) -> onnxrt.OrtRunner:
@@ -241,7 +257,7 @@ def test_strict_placement_passes_where_every_node_is_at_home(tiny_model: Path) -
     ("name", "batch"), [("auto", 4), ("cpu", 4), ("openvino", 4), ("cuda", 32), ("tensorrt", 32), ("tensorrt-rtx", 32)]
 )
 def test_the_usual_batch_is_the_devices(name: str, batch: int) -> None:
-    assert providers.usual_batch(name) == batch
+    assert providers.usual_batch(EngineOptions(name)) == batch
 
 
 @pytest.mark.parametrize("usable", [True, False])
@@ -257,7 +273,7 @@ def test_auto_takes_the_gpus_batch_only_where_a_gpu_provider_can_run(
     for name, provider in providers.PROVIDERS.items():
         if provider.gpu:
             monkeypatch.setitem(providers.PROVIDERS, name, dataclasses.replace(provider, unusable=unusable))
-    assert providers.usual_batch("auto") == (32 if usable else 4)
+    assert providers.usual_batch(EngineOptions()) == (32 if usable else 4)
 
 
 @pytest.mark.parametrize(
@@ -276,8 +292,12 @@ def test_what_may_fall_back_takes_the_batch_of_what_takes_its_place(
         says = (lambda: None) if name in (*usable, "cpu") else (lambda: "no library")
         monkeypatch.setitem(providers.PROVIDERS, name, dataclasses.replace(provider, unusable=says))
     for name, (exactly, allowed) in batches.items():
-        assert (providers.usual_batch(name), providers.usual_batch(name, allow_fallback=True)) == (exactly, allowed)
-    assert providers.run_threads("cuda", allow_fallback=True) == (2 if usable else min(cpu.usable_cpus(), 8))
+        options = EngineOptions(name)
+        assert providers.usual_batch(options) == exactly
+        assert providers.usual_batch(dataclasses.replace(options, allow_fallback=True)) == allowed
+    assert providers.run_threads(EngineOptions("cuda", allow_fallback=True)) == (
+        2 if usable else min(cpu.usable_cpus(), 8)
+    )
 
 
 def padded_pool_model(path: Path) -> npt.NDArray[np.float32]:

@@ -77,7 +77,7 @@ def test_runs_every_step_in_order_and_notes_it(tmp_path: Path) -> None:
 
 
 def test_a_broken_off_demo_goes_on_where_it_stopped(tmp_path: Path) -> None:
-    with pytest.raises(GlomedgeError, match=r"'glomedge infer night' ended with exit code 3.*goes on from here"):
+    with pytest.raises(GlomedgeError, match=r"'glomedge infer night' ended with exit code 3.*continues from here"):
         run_demo(tmp_path, steps=TINY, runner=FakeGlomedge(*LEARNT, fail_at="infer"), say=lambda _: None)
     (tmp_path / "predictions").mkdir()  # a half-written output must not hinder the second try
     again = FakeGlomedge(*LEARNT)
@@ -109,7 +109,7 @@ def test_fresh_starts_again_and_keeps_what_it_did_not_make(tmp_path: Path) -> No
 def test_a_folder_that_is_no_demo_is_refused_untouched(tmp_path: Path, fresh: bool, content: str) -> None:
     (tmp_path / RECORD_FILE if content else tmp_path / "data").write_text(content)
     fake = FakeGlomedge(*LEARNT)
-    with pytest.raises(UsageError, match="no demo folder"):
+    with pytest.raises(UsageError, match="not a demo folder"):
         run_demo(tmp_path, steps=TINY, runner=fake, fresh=fresh, say=lambda _: None)
     assert not fake.ran
     assert len(list(tmp_path.iterdir())) == 1

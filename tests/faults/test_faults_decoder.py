@@ -1,4 +1,4 @@
-"""A decoder that really aborts or hangs (FAULTS 13), in the real command: its file's row, and no other's, says so."""
+"""A decoder that really aborts or hangs, in the real command: only the row of its file is an error."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from glomedge.engine.options import EngineOptions
 from glomedge.results.journal import read_journal
 from glomedge.runs.folder import Options, infer_folder
 from helpers.builders import build_tiny_model
@@ -40,7 +41,7 @@ def options(tmp_path: Path) -> Options:
     build_tiny_model(tmp_path / "model.onnx")
     (tmp_path / "defect").mkdir()
     (tmp_path / "defect" / "sitecustomize.py").write_text(_DEFECT)
-    return Options(tmp_path / "crops", tmp_path / "model.onnx", tmp_path / "out", provider="cpu")
+    return Options(tmp_path / "crops", tmp_path / "model.onnx", tmp_path / "out", engine=EngineOptions("cpu"))
 
 
 def _infer(options: Options, defect: str, sha256: str, *more: str) -> int:

@@ -1,4 +1,4 @@
-"""A folder that is closed, crowded or changed by others while a run goes through it (FAULTS 16, 19, 20)."""
+"""A folder that is unreadable, crowded or changed by others during a run."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from glomedge.engine.options import EngineOptions
 from glomedge.results.journal import read_journal
 from glomedge.runs.folder import Options, infer_folder
 from helpers.builders import build_tiny_model
@@ -27,7 +28,7 @@ from helpers.run_kit import run_in_child, table, write_crops
 def options(tmp_path: Path) -> Options:
     write_crops(tmp_path / "crops", 30, broken=0)
     build_tiny_model(tmp_path / "model.onnx")
-    return Options(tmp_path / "crops", tmp_path / "model.onnx", tmp_path / "out", provider="cpu")
+    return Options(tmp_path / "crops", tmp_path / "model.onnx", tmp_path / "out", engine=EngineOptions("cpu"))
 
 
 @pytest.fixture
@@ -58,7 +59,7 @@ def test_what_may_not_be_read_has_its_row_until_it_may(open_folder: Path) -> Non
     build_tiny_model(open_folder / "model.onnx")
     (open_folder / "out").mkdir()
     (open_folder / "out").chmod(0o777)
-    options = Options(crops, open_folder / "model.onnx", open_folder / "out", provider="cpu")
+    options = Options(crops, open_folder / "model.onnx", open_folder / "out", engine=EngineOptions("cpu"))
     (crops / "b").chmod(0)
     (crops / names[2]).chmod(0)
     assert _run_as_nobody(options) == 2
@@ -82,7 +83,7 @@ def test_a_closed_folder_that_is_gone_leaves_no_row(open_folder: Path) -> None:
     build_tiny_model(open_folder / "model.onnx")
     (open_folder / "out").mkdir()
     (open_folder / "out").chmod(0o777)
-    options = Options(crops, open_folder / "model.onnx", open_folder / "out", provider="cpu")
+    options = Options(crops, open_folder / "model.onnx", open_folder / "out", engine=EngineOptions("cpu"))
     (crops / "b").chmod(0)
     assert _run_as_nobody(options) == 2
     shutil.rmtree(crops / "b")

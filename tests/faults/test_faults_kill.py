@@ -1,4 +1,4 @@
-"""SIGKILL and ``--resume`` (FAULTS 23): nothing lost, nothing doubled, nothing different."""
+"""SIGKILL and ``--resume``: nothing lost, nothing duplicated, nothing different."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from glomedge.engine.options import EngineOptions
 from glomedge.runs.folder import Options
 from helpers.builders import build_tiny_model
 from helpers.run_kit import KillAt, outputs, run_in_child, write_crops
@@ -22,7 +23,9 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Options, dict[str, 
     folder = tmp_path_factory.mktemp("kill")
     write_crops(folder / "crops", 26, broken=2)
     build_tiny_model(folder / "model.onnx")
-    options = Options(folder / "crops", folder / "model.onnx", folder / "whole", provider="cpu", batch_size=2)
+    options = Options(
+        folder / "crops", folder / "model.onnx", folder / "whole", engine=EngineOptions("cpu", batch_size=2)
+    )
     assert run_in_child(options) == 2
     return options, outputs(options.output)
 

@@ -1,4 +1,4 @@
-"""Memory stays flat over 100,000 crops (FAULTS 35)."""
+"""Memory stays flat over 100,000 crops."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ _SCRIPT = """
 import json, sys, time
 from pathlib import Path
 import psutil
+from glomedge.engine.options import EngineOptions
 from glomedge.runs.folder import Options, infer_folder
 
 own = psutil.Process()
@@ -38,7 +39,7 @@ def progress(done, total):
 
 crops, model, output, decode_in, heatmaps = sys.argv[1:]
 options = Options(
-    Path(crops), Path(model), Path(output), provider="cpu", decode_in=decode_in,
+    Path(crops), Path(model), Path(output), engine=EngineOptions("cpu"), decode_in=decode_in,
     heatmaps=Path(output) / "heatmaps" if heatmaps else None, heatmaps_for=heatmaps or "positives",
 )
 outcome = infer_folder(options, progress=progress)

@@ -14,10 +14,12 @@ import numpy.typing as npt
 import pytest
 
 from glomedge.engine import engine, loading
+from glomedge.engine.options import EngineOptions
 from glomedge.errors import OutputError
 from glomedge.pipeline.prepare import default_decoder
 from glomedge.runs.folder import Options, infer_folder
 from helpers.builders import build_tiny_model
+from helpers.needs import needs_openvino
 from helpers.run_kit import outputs, table, write_crops
 
 
@@ -25,7 +27,7 @@ from helpers.run_kit import outputs, table, write_crops
 def options(tmp_path: Path) -> Options:
     write_crops(tmp_path / "crops", 30, broken=2)
     build_tiny_model(tmp_path / "model.onnx")
-    return Options(tmp_path / "crops", tmp_path / "model.onnx", tmp_path / "out", provider="cpu")
+    return Options(tmp_path / "crops", tmp_path / "model.onnx", tmp_path / "out", engine=EngineOptions("cpu"))
 
 
 @pytest.mark.parametrize(
@@ -57,14 +59,14 @@ def test_resume_with_another_recipe_is_refused(options: Options, tmp_path: Path)
 
 
 def test_resume_on_another_provider_is_refused(options: Options) -> None:
-    pytest.importorskip("openvino", reason="needs the openvino runtime")
+    needs_openvino()
     write_crops(options.folder, 40, broken=2)
     infer_folder(options)
     path = options.output / ".glomedge" / "journal"
     lines = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(b"".join(lines[:-4]))
     with pytest.raises(OutputError, match="cpu in the unfinished run, openvino now"):
-        infer_folder(replace(options, provider="openvino", resume=True))
+        infer_folder(replace(options, resume=True, engine=replace(options.engine, provider="openvino")))
 
 
 def test_new_and_changed_files_are_taken_up_by_resume(options: Options) -> None:
@@ -92,6 +94,14 @@ def test_faults_that_may_pass_are_tried_again(options: Options) -> None:
     (options.folder / "later").write_bytes(data)
     infer_folder(replace(options, follow_symlinks=True, resume=True))
     assert [row["status"] for row in table(options.output) if "case1-10" in row["path"]] != ["error:vanished"]
+
+
+def test_resuming_a_finished_run_says_that_it_had_finished(options: Options) -> None:
+    before = infer_folder(options)
+    again = infer_folder(replace(options, resume=True))
+    assert again.predicted == 0
+    assert again.counts == before.counts
+    assert any(note.startswith("The earlier run had finished, with 30 answers") for note in again.notes)
 
 
 def test_a_journal_that_others_wrote_into_is_never_published_short(options: Options) -> None:
@@ -127,7 +137,7 @@ def test_an_unfinished_run_is_not_dropped_for_one_flipped_bit(options: Options) 
 
 
 def test_what_is_no_probability_is_the_error_of_its_crop(options: Options, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = loading.load
+    real = loading.open_engine
 
     def load(*arguments: Any, **options: Any) -> engine.Engine:
         loaded = real(*arguments, **options)
@@ -143,7 +153,7 @@ def test_what_is_no_probability_is_the_error_of_its_crop(options: Options, monke
         return loaded
 
     bad = itertools.cycle([np.float32(1.0000001), np.float32(2e38)])
-    monkeypatch.setattr(loading, "load", load)
+    monkeypatch.setattr(loading, "open_engine", load)
     outcome = infer_folder(options)
     rows = table(options.output)
     assert len(rows) == 30

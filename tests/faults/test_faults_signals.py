@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM (FAULTS 22): the batch is finished, the run ends in time and goes on where it was."""
+"""SIGINT and SIGTERM: the batch is finished, the run ends in time and can be resumed."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from glomedge.engine.options import EngineOptions
 from glomedge.results.journal import read_journal
 from glomedge.runs.folder import Options, infer_folder
 from helpers.builders import build_tiny_model
@@ -31,7 +32,9 @@ _MARGIN = 15
 def options(tmp_path: Path) -> Options:
     write_crops(tmp_path / "crops", _CROPS, broken=2)
     build_tiny_model(tmp_path / "model.onnx")
-    return Options(tmp_path / "crops", tmp_path / "model.onnx", tmp_path / "out", provider="cpu", batch_size=2)
+    return Options(
+        tmp_path / "crops", tmp_path / "model.onnx", tmp_path / "out", engine=EngineOptions("cpu", batch_size=2)
+    )
 
 
 def _signal_points() -> list[object]:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from glomedge.files.names import escape_name, neutralise, restore, unescape_name
+from glomedge.files.names import escape_name, guard, neutralise, restore, unescape_name
 
 
 @settings(max_examples=1000, deadline=None)
@@ -63,3 +63,56 @@ def test_neutralised_cells_come_back_through_csv(cell: str) -> None:
     text.seek(0)
     (row,) = csv.reader(text)
     assert restore(row[0]) == cell
+
+
+@pytest.mark.parametrize(
+    "cell",
+    [
+        "12-3", "1-2-3", "12/3", "12.3", "99-12", "2021-11-25", "2-2021", "1E5", "1e5", "12E-3", "0012", "007", "1,5",
+        "1.50", "12:30", "5 a", "12 PM", "MAR-1", "SEPT2", "Dec", "1-May", "Okt 4", "M\u00c4R1", "TRUE", "1 1/2",
+        "40%", "$5", "(12)", "123456789012", "=1+1", "-3", "+4", "@x", "'x", "#N/A", ".5", "\uff1d1",
+    ],
+)  # fmt: skip
+def test_ids_that_a_spreadsheet_would_change_are_guarded(cell: str) -> None:
+    assert guard(cell) == f"'{cell}"
+    assert restore(guard(cell)) == cell
+
+
+@pytest.mark.parametrize(
+    "cell",
+    [
+        "S21-1234",
+        "12-345",
+        "K1",
+        "VUHSK_1992",
+        "SESCAM_1_0",
+        "S-1234-000001",
+        "1992",
+        "7",
+        "0",
+        "M\u00fcller",
+        "unknown",
+        "",
+    ],
+)
+def test_ids_that_a_spreadsheet_leaves_alone_stay_as_they_are(cell: str) -> None:
+    assert guard(cell) == cell
+
+
+@settings(max_examples=500, deadline=None)
+@given(st.text(max_size=20) | st.from_regex(r"[0-9eE./:, %-]{1,8}", fullmatch=True))
+def test_guarded_cells_come_back_and_are_no_numbers(cell: str) -> None:
+    guarded = guard(cell)
+    assert restore(guarded) == cell
+    assert guard(guarded) == f"'{guarded}" if guarded.startswith("'") else guarded == cell
+    try:
+        number = float(guarded)
+    except ValueError:
+        return
+    # What reads as a number comes back as the same text.
+    assert (
+        guarded.strip() in ("inf", "nan")
+        or not guarded.isascii()
+        or str(int(number)) == guarded
+        or not any(character.isdecimal() for character in guarded)
+    )

@@ -37,7 +37,7 @@ def one_input(data: bytes) -> str:
     assert pixels_hwc.flags.c_contiguous
     assert min(height_px, width_px) >= images.MIN_SIDE_PX
     assert height_px * width_px <= images.MAX_PIXELS
-    assert set(decoded.flags) <= {"grayscale", "palette", "sixteen_bit", "transparency"}
+    assert set(decoded.flags) <= {"first_of_several", "grayscale", "palette", "sixteen_bit", "transparency"}
     if height_px * width_px <= _MAX_PIXELS_TO_ENHANCE:
         quality.assess(pixels_hwc)
         enhanced = enhance(pixels_hwc)

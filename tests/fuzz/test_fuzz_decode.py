@@ -49,6 +49,10 @@ def seeds() -> dict[str, bytes]:
         "tiff lzw": image_files.saved(rgb, "TIFF", compression="tiff_lzw"),
         "tiff jpeg": image_files.saved(rgb, "TIFF", compression="jpeg"),
         "tiff planes": image_files.tiff(rgb, planar=True),
+        "tiff packbits tiles": image_files.tiff(rgb, compression=32773, tile_px=16),
+        "tiff lzw 16": image_files.tiff(deep, bits=16, compression=5, rows_per_strip=8),
+        "tiff pyramid": image_files.tiff(rgb, compression=8, page_sizes=[(26, 20)]),
+        "mpo": image_files.mpo(rgb, [(26, 20)]),
     }
 
 

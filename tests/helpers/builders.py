@@ -12,6 +12,7 @@ import numpy.typing as npt
 from glomedge.engine import golden
 from glomedge.model.file import sealed
 from glomedge.model.spec import MAP_SIZE, SIZE_PX, ModelSpec, Recipe
+from glomedge.system.telemetry import import_onnxruntime
 
 _CELL_PX = SIZE_PX // MAP_SIZE
 
@@ -81,7 +82,7 @@ def tiny_logit(
 
 def tiny_spec(graph_bytes: bytes, recipe: str | Recipe = "seed", **overrides: Any) -> ModelSpec:
     """The spec of a tiny graph, its golden self-test measured with onnxruntime. ``overrides`` replace any field."""
-    import onnxruntime as ort
+    ort = import_onnxruntime()
 
     chosen = Recipe.named(recipe) if isinstance(recipe, str) else recipe
     fields: dict[str, Any] = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import struct
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -69,6 +69,48 @@ def exif(orientation: int, *, little_endian: bool = True) -> bytes:
     return head + struct.pack(order + "HHHIHHI", 1, 274, 3, 1, orientation, 0, 0)
 
 
+def lzw(raw: bytes) -> bytes:
+    """LZW as TIFF has it (TIFF 6.0, section 13): codes of 9 to 12 bits, most significant bit first."""
+    bits: list[str] = []
+    table: dict[bytes, int] = {}
+
+    def emit(code: int) -> None:
+        width = max(9, (len(table) + 258).bit_length()) if len(table) < 3838 else 12
+        bits.append(f"{code:0{width}b}")
+
+    emit(256)
+    held = b""
+    for value in raw:
+        longer = held + bytes([value])
+        if len(longer) == 1 or longer in table:
+            held = longer
+            continue
+        emit(held[0] if len(held) == 1 else table[held])
+        table[longer] = 258 + len(table)
+        if len(table) == 4093 - 258:
+            emit(256)
+            table.clear()
+        held = longer[-1:]
+    if held:
+        emit(held[0] if len(held) == 1 else table[held])
+        table[raw + b"end"] = -1  # the decoder's table has grown by one before it reads the next code
+    emit(257)
+    stream = "".join(bits)
+    return int(stream.ljust(-(-len(stream) // 8) * 8, "0"), 2).to_bytes(-(-len(stream) // 8), "big")
+
+
+def packbits(raw: bytes) -> bytes:
+    """PackBits of literal runs, and of one repeat where the data begin with one."""
+    same = len(raw) - len(raw.lstrip(raw[:1]))
+    head, rest = (bytes([257 - min(same, 128)]) + raw[:1], raw[min(same, 128) :]) if same > 1 else (b"", raw)
+    return head + b"".join(
+        bytes([len(rest[at : at + 128]) - 1]) + rest[at : at + 128] for at in range(0, len(rest), 128)
+    )
+
+
+COMPRESS: dict[int, Callable[[bytes], bytes]] = {
+    5: lzw, 8: zlib.compress, 32773: packbits, 32946: zlib.compress,
+}  # fmt: skip
 TYPE_CODE = {3: "H", 4: "I", 16: "Q"}
 
 
@@ -89,8 +131,13 @@ def tiff(
     pages: int = 1,
     sample_format: int | None = None,
     ifd_first: bool = False,
+    predictor: int | None = None,
+    page_sizes: Sequence[tuple[int, int]] = (),
 ) -> bytes:
-    """A (Big)TIFF of samples [H, W, C]: strips or square tiles, uncompressed (1) or deflate (8)."""
+    """A (Big)TIFF of samples [H, W, C]: strips or square tiles, compressed as ``COMPRESS`` says, else as they are.
+
+    ``page_sizes``: (width, height) that further pages declare, over the same pixel data.
+    """
     order = "<" if little_endian else ">"
     samples = samples.reshape(*samples.shape[:2], -1)
     height_px, width_px, channels = samples.shape
@@ -104,7 +151,7 @@ def tiff(
             shifts = np.arange(bits - 1, -1, -1)
             rows = block.reshape(block.shape[0], -1)
             raw = b"".join(np.packbits(((row[:, None] >> shifts) & 1).astype(np.uint8)).tobytes() for row in rows)
-        return zlib.compress(raw) if compression == 8 else raw
+        return COMPRESS.get(compression, bytes)(raw)
 
     def blocks() -> Iterable[bytes]:
         planes = [samples[..., c : c + 1] for c in range(channels)] if planar else [samples]
@@ -141,6 +188,8 @@ def tiff(
         entries.append((338, 3, list(extra_samples)))
     if colour_map is not None:
         entries.append((320, 3, [int(v) for v in colour_map.reshape(-1)]))
+    if predictor is not None:
+        entries.append((317, 3, [predictor]))
     if sample_format is not None:
         entries.append((339, 3, [sample_format] * channels))
     offsets_tag = 324 if tile_px else 273
@@ -161,8 +210,9 @@ def tiff(
     link_at = -1
     if not ifd_first:
         lay_data()
-    for _ in range(pages):
-        all_entries = sorted([*entries, (offsets_tag, 4, data_at or [0] * len(data))])
+    for declared in [(width_px, height_px)] * pages + list(page_sizes):
+        sized = [(256, 4, [declared[0]]), (257, 4, [declared[1]]), *entries[2:]]
+        all_entries = sorted([*sized, (offsets_tag, 4, data_at or [0] * len(data))])
         ifd_at = head_bytes + len(body)
         if link_at >= 0:
             body[link_at : link_at + inline] = struct.pack(order + next_code, ifd_at)
@@ -205,6 +255,14 @@ def saved(pixels: npt.NDArray[np.uint8], image_format: str, mode: str | None = N
     if mode is not None:
         image = image.convert(mode)
     image.save(buffer, image_format, **options)
+    return buffer.getvalue()
+
+
+def mpo(pixels: npt.NDArray[np.uint8], sizes: Sequence[tuple[int, int]]) -> bytes:
+    """A multi-picture JPEG: these pixels and, behind them, pictures of these sizes (width, height)."""
+    buffer = io.BytesIO()
+    image = Image.fromarray(pixels)
+    image.save(buffer, "MPO", save_all=True, append_images=[image.resize(size) for size in sizes])
     return buffer.getvalue()
 
 

@@ -22,7 +22,7 @@ _PRELOAD = [
     *(f"glomedge.runs.{name}" for name in ("folder", "publish", "record")),
     *(f"glomedge.engine.{name}" for name in ("engine", "providers")),
     *(f"glomedge.imaging.{name}" for name in ("images", "quality", "enhance")),
-    *("glomedge.reports.run_page", "glomedge.cases.summary", "glomedge.system.environment", "onnxruntime"),
+    *("glomedge.reports.run_page", "glomedge.cases.summary", "glomedge.system.environment", "onnxruntime", "jinja2"),
 ]
 
 

@@ -55,7 +55,7 @@ def naive_equalised(rgb: Pixels) -> Pixels:
 
 
 def notebook(bgr: Pixels) -> Pixels:
-    """The published notebook (recipe ``published``), step by step as FACTS has it; ``bgr`` as cv2.imread gives it."""
+    """The published notebook (recipe ``published``), step by step; ``bgr`` as cv2.imread gives it."""
     resized = cv2.resize(bgr, (224, 224))
     wrapped = (resized.astype(np.int64) * 255 % 256).astype(np.uint8)
     yuv = cv2.cvtColor(wrapped, cv2.COLOR_RGB2YUV)

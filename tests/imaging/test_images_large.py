@@ -1,4 +1,4 @@
-"""Files too large to be read for nothing: their header is looked at first (row 11)."""
+"""Large files: their header is checked before they are read."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ EXIF = b"Exif\0\0" + image_files.exif(6)
 
 
 def more_kinds() -> dict[str, bytes]:
-    """Kinds whose header lies elsewhere than in the seeds of the fuzzer."""
+    """Kinds whose header is in another place than in the seeds of the fuzzer."""
     pixels = image_files.crop(40, 52)
     rows = b"".join(row[:, ::-1].tobytes() for row in pixels[::-1])
     return {
@@ -83,7 +83,7 @@ def declared(image_format: str, side_px: int) -> tuple[bytes, int]:
 
 
 def write_declared(path: Path, image_format: str, side_px: int) -> int:
-    """Such a file, sparse; its size in bytes."""
+    """Write such a file, sparse; return its size in bytes."""
     start, size = declared(image_format, side_px)
     with path.open("wb") as file:
         file.write(start[:8] if image_format == "tiff" else start)

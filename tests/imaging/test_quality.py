@@ -88,6 +88,45 @@ def test_stain(change: object) -> None:
     assert "stain" in quality.assess(np.ascontiguousarray(change(tissue())))
 
 
+def painted(rgb: Pixels, colour: tuple[int, int, int]) -> Pixels:
+    """One colour outside an ellipse that touches all sides."""
+    height_px, width_px = rgb.shape[:2]
+    inside = np.zeros((height_px, width_px), np.uint8)
+    cv2.ellipse(inside, (width_px // 2, height_px // 2), (width_px // 2, height_px // 2), 0, 0, 360, 1, -1)
+    return np.where(inside[..., None] == 1, rgb, np.array(colour, np.uint8))
+
+
+@pytest.mark.parametrize("colour", [(0, 0, 0), (255, 255, 255), (0, 255, 0), (128, 128, 128)])
+@pytest.mark.parametrize("size", [(400, 500), (100, 70), (1300, 900)])
+@pytest.mark.parametrize("as_jpeg", [False, True])
+def test_masked(colour: tuple[int, int, int], size: tuple[int, int], as_jpeg: bool) -> None:
+    rgb = painted(tissue(*size), colour)
+    if as_jpeg:
+        rgb = images.decode(image_files.saved(rgb, "JPEG", quality=85)).pixels_hwc
+    assert "masked" in quality.assess(rgb)
+    assert "masked" not in quality.assess(tissue(*size))
+
+
+@pytest.mark.parametrize("colour", [(244, 244, 244), (243, 240, 245), (212, 210, 214), (255, 255, 255)])
+def test_flat_glass_at_one_side_is_no_mask(colour: tuple[int, int, int]) -> None:
+    """Glass is as flat as paint on some scanners, and white where they saturate."""
+    rgb = tissue()
+    rgb[:, 350:] = colour
+    assert "masked" not in quality.assess(rgb)
+
+
+def test_black_beyond_the_edge_of_a_slide_is_masked() -> None:
+    rgb = tissue()
+    rgb[330:] = 0
+    assert "masked" in quality.assess(rgb)
+
+
+def test_black_within_the_picture_is_no_mask() -> None:
+    rgb = tissue()
+    cv2.circle(rgb, (250, 200), 60, (0, 0, 0), -1)
+    assert "masked" not in quality.assess(rgb)
+
+
 def test_too_small_is_of_the_smaller_side() -> None:
     assert "too_small" in quality.assess(tissue(63, 200))
     assert "too_small" in quality.assess(tissue(200, 63))
@@ -150,5 +189,6 @@ def test_degraded_real_crops_are_flagged(folder: str, real_data: Path) -> None:
         "stain" in quality.assess(cv2.cvtColor(cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB))
         for rgb in crops
     )
+    assert all("masked" in quality.assess(painted(rgb, colour)) for rgb in crops for colour in ((0,) * 3, (255,) * 3))
     assert blurred >= 0.98 * len(crops)
     assert gray == len(crops)

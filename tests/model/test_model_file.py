@@ -1,4 +1,4 @@
-"""The sealed file: any cut or flip is found before anything is loaded."""
+"""The sealed file: truncation and flipped bits are detected before anything is loaded."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_the_hash_changes_with_weights_and_with_spec(tmp_path: Path) -> None:
 
 
 def damaged(data: bytes, rng: random.Random) -> bytes:
-    """One cut or one to three flipped bits, anywhere."""
+    """One truncation or one to three flipped bits, anywhere."""
     if rng.random() < 0.4:
         return data[: rng.randrange(len(data))]
     out = bytearray(data)
@@ -94,7 +94,7 @@ def test_a_resealed_flip_in_the_weights_is_found_by_the_self_test(tmp_path: Path
     weights.raw_data = values.tobytes()
     path = tmp_path / "resealed.onnx"
     path.write_bytes(sealed(graph.SerializeToString(), spec))
-    with pytest.raises(ModelError, match="Self-test refused"):
+    with pytest.raises(ModelError, match="Self-test failed"):
         loading.load(path, "cpu")
 
 
@@ -105,6 +105,9 @@ def test_a_resealed_flip_in_the_weights_is_found_by_the_self_test(tmp_path: Path
         (b"not a model at all, just some text", "not an ONNX file"),
         (b"\x00" * 4096, "not an ONNX file"),
         (builders.tiny_graph().SerializeToString(), "was not exported by glomedge"),
+        (b"PK\x03\x04" + bytes(60), r"Keras file.*Export it first: glomedge export .*foreign\.onnx"),
+        (b"\x89HDF\r\n\x1a\n" + bytes(60), r"Keras file.*Export it first"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n", "Git LFS pointer of 63 bytes.*git lfs"),
     ],
 )
 def test_foreign_files_are_told_apart(tmp_path: Path, content: bytes, words: str) -> None:
@@ -112,6 +115,12 @@ def test_foreign_files_are_told_apart(tmp_path: Path, content: bytes, words: str
     path.write_bytes(content)
     with pytest.raises(ModelError, match=words):
         read_model_file(path)
+
+
+def test_a_saved_model_folder_is_told_apart(tmp_path: Path) -> None:
+    (tmp_path / "saved_model.pb").write_bytes(b"")
+    with pytest.raises(ModelError, match=r"SavedModel.*glomedge export"):
+        read_model_file(tmp_path)
 
 
 READERS = (read_model_file, read_graph_facts)

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
-import onnxruntime as ort
 import pytest
 
 from glomedge.model.spec import RecipeName
+from glomedge.system.telemetry import import_onnxruntime
 from glomedge_export.graph import surgery
 from glomedge_export.proof.keras import keras_answers
+from helpers.needs import needs_openvino
 from helpers.parity_pair import Pair
+
+ort = import_onnxruntime()
 
 pytestmark = pytest.mark.keras
 Enhanced = dict[RecipeName, npt.NDArray[np.uint8]]
@@ -79,7 +82,7 @@ def test_operators_of_the_real_network(pair: Pair) -> None:
 
 @pytest.mark.openvino
 def test_openvino_agrees(pair: Pair, enhanced: Enhanced) -> None:
-    pytest.importorskip("openvino", reason="OpenVINO is not installed: pip install openvino")
+    needs_openvino()
     from glomedge_export.graph.run import OpenvinoRunner
 
     reference = keras_answers(pair.keras_model, enhanced["seed"][:8])

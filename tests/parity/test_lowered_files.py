@@ -16,10 +16,11 @@ import pytest
 from glomedge.model.spec import BatchProfile, Precision, RecipeName, Target
 from glomedge_export.data.export_crops import CalibrationCrops
 from glomedge_export.graph import float16, surgery
-from glomedge_export.graph.lower import lower
+from glomedge_export.graph.lower import LoweringInputs, lower
 from glomedge_export.graph.run import OnnxRunner, OpenvinoRunner, Runner
 from glomedge_export.proof import tensorrt
 from glomedge_export.proof.keras import keras_answers
+from helpers.needs import needs_openvino
 from helpers.parity_pair import Pair
 
 pytestmark = [pytest.mark.keras, pytest.mark.parametrize("pair", ["resnet"], indirect=True)]
@@ -33,7 +34,9 @@ def lowered(pair: Pair, enhanced: Enhanced) -> Lower:
     calibration = CalibrationCrops(images, tuple(f"{i}.png" for i in range(len(images))), 2)
 
     def make(precision: Precision, target: Target) -> onnx.ModelProto:
-        return lower(pair.onnx_model, precision, target, pair.scaling, images, calibration, "minmax").model
+        return lower(
+            pair.onnx_model, precision, target, LoweringInputs(pair.scaling, images, calibration, "minmax")
+        ).model
 
     return make
 
@@ -79,7 +82,7 @@ def test_int8_runs_on_the_integer_kernels_it_was_made_for(
     pair: Pair, enhanced: Enhanced, lowered: Lower, target: Target
 ) -> None:
     if target == "openvino":
-        pytest.importorskip("openvino", reason="OpenVINO is not installed: pip install openvino")
+        needs_openvino()
     data = lowered("int8", target).SerializeToString()
     run = OpenvinoRunner(data) if target == "openvino" else OnnxRunner(data)
     # Weights that were never trained magnify every rounding: of logits with standard deviation 1, not a third.
@@ -88,7 +91,7 @@ def test_int8_runs_on_the_integer_kernels_it_was_made_for(
 
 @pytest.mark.openvino
 def test_fp16_runs_on_openvino_and_onnxruntime(pair: Pair, enhanced: Enhanced, lowered: Lower) -> None:
-    pytest.importorskip("openvino", reason="OpenVINO is not installed: pip install openvino")
+    needs_openvino()
     data = lowered("fp16", "openvino").SerializeToString()
     for run in (OpenvinoRunner(data), OnnxRunner(data)):
         assert error(pair, run, enhanced["seed"][1::8]) < 0.02

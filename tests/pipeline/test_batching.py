@@ -1,4 +1,4 @@
-"""Batches follow from the list of inputs alone, and a resumed run makes those that are owed."""
+"""Batches depend on the list of inputs alone, and a resumed run makes those that are missing."""
 
 from __future__ import annotations
 

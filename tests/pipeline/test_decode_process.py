@@ -46,7 +46,7 @@ decode_process.main()
 _HANGING = """
 import os, sys, time
 from glomedge.pipeline.decode_process import _receive, _send
-answers = os.fdopen(os.dup(1), "wb")
+answers = os.fdopen(int(sys.argv[3]), "wb")
 how = _receive(sys.stdin.buffer)
 _send(answers, "ready")
 while True:
@@ -63,6 +63,10 @@ class MeanEngine:
         return Output(probability, np.zeros((len(images_nhwc), 7, 7), np.float32))
 
 
+def _python(code: str) -> list[str]:
+    return [sys.executable, "-c", f"import sys; sys.path += {sys.path!r}\n{code}"]
+
+
 def _run(
     folder: Path, names: list[str], *, processes: bool, timeout_s: float = 30.0, child: str | None = None
 ) -> MemorySink:
@@ -70,7 +74,7 @@ def _run(
     settings = Settings(
         Recipe(), decode_workers=3, decode_processes=processes, decode_timeout_s=timeout_s, thumbnail_px=64
     )
-    command = [sys.executable, "-c", child] if child is not None else None
+    command = _python(child) if child is not None else None
     pipeline = Pipeline(os.fsencode(folder), settings, MeanEngine, sink, child_command=command)
     inputs = [Found(name.encode()) for name in names]
     assert pipeline.run(inputs[begin : begin + 4] for begin in range(0, len(inputs), 4))
@@ -130,7 +134,7 @@ def test_stopping_ends_a_child_that_hangs(tmp_path: Path) -> None:
     settings = Settings(Recipe(), decode_workers=1, decode_processes=True)
     begin_s = time.monotonic()
     note = tmp_path / "pid"
-    command = [sys.executable, "-c", _HANGING]
+    command = _python(_HANGING)
     pipeline = Pipeline(os.fsencode(tmp_path), settings, MeanEngine, sink, stop=note.is_symlink, child_command=command)
     assert not pipeline.run([[Found(b"hang-told.png")]])
     assert time.monotonic() - begin_s < 8.0
@@ -138,3 +142,37 @@ def test_stopping_ends_a_child_that_hangs(tmp_path: Path) -> None:
     assert not sink.answers
     with pytest.raises(ProcessLookupError):
         os.kill(int(note.readlink().name), 0)
+
+
+_TALKING = """
+import os, sys
+from glomedge.pipeline import decode_process
+real = decode_process.prepare
+def prepare(answer, how, decoder, out):
+    name = answer.found.relative
+    if b"talks" in name: os.write(2, b"Corrupt data: 5 bytes\\nand more\\n")
+    if b"python" in name: print("of Python itself", file=sys.stderr)
+    if b"dies" in name:
+        os.write(2, b"free(): invalid pointer\\n")
+        os.abort()
+    return real(answer, how, decoder, out)
+decode_process.prepare = prepare
+decode_process.main()
+"""
+
+
+def test_lines_of_a_decoder_reach_the_log_with_the_name_of_their_file(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    names = write_crops(tmp_path, 6, broken=0)
+    for position, new in zip((0, 2, 4), ("talks\n1.png", "python.png", "dies.png"), strict=True):
+        (tmp_path / names[position]).rename(tmp_path / new)
+        names[position] = new
+    _run(tmp_path, names, processes=True, child=_TALKING)
+    lines = capfd.readouterr().err.splitlines()
+    assert sorted(lines) == [
+        "dies.png: free(): invalid pointer",
+        "of Python itself",
+        r"talks\x0a1.png: Corrupt data: 5 bytes",
+        r"talks\x0a1.png: and more",
+    ]

@@ -66,6 +66,38 @@ def test_what_is_an_input(tmp_path: Path) -> None:
     assert found.notes() == ["2 images whose name begins with a dot were left out."]
 
 
+@pytest.mark.parametrize(
+    "folder",
+    [
+        "@eaDir", "#recycle", "$RECYCLE.BIN", "System Volume Information", "lost+found", ".snapshot", ".snapshots",
+        "#snapshot", ".Trash-1000", ".zfs", ".thumbnails", "__MACOSX", ".AppleDouble", "@Recycle", ".@__thumb",
+        "~snapshot", "RECYCLER",
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("above", ["", "S21-1234/"])
+def test_folders_of_file_servers_and_systems_are_left_out_and_counted(tmp_path: Path, folder: str, above: str) -> None:
+    _touch(tmp_path, f"{above}{folder}/a-1.png/SYNOPHOTO_THUMB_M.png", f"{above}{folder}/b.png", f"{above}a-1.png")
+    for other in (folder.swapcase(), "ordinary"):
+        _touch(tmp_path, f"second/{other}/c.png")
+    found = scan(tmp_path, SUFFIXES)
+    assert [item.key for item in found.inputs] == [f"{above}a-1.png", "second/ordinary/c.png"]
+    assert sum(found.system_skipped.values()) == 2
+    assert f"{folder} (" in found.notes()[0]
+
+
+def test_what_systems_leave_beside_crops_is_no_crop(tmp_path: Path) -> None:
+    _touch(tmp_path, "a.png", "._a.png", ".DS_Store", "Thumbs.db", "desktop.ini", "SYNOPHOTO_THUMB_XL.jpg")
+    found = scan(tmp_path, SUFFIXES)
+    assert [item.key for item in found.inputs] == ["a.png"]
+    assert (found.hidden_skipped, found.system_skipped) == (1, {"thumbnails of a NAS": 1})
+    assert len(found.notes()) == 2
+
+
+def test_a_system_folder_that_is_named_itself_is_read(tmp_path: Path) -> None:
+    _touch(tmp_path, "#recycle/a.png")
+    assert [item.key for item in scan(tmp_path / "#recycle", SUFFIXES).inputs] == ["a.png"]
+
+
 def test_same_base_name_in_two_folders_stays_apart(tmp_path: Path) -> None:
     _touch(tmp_path, *(f"folder{number}/crop.png" for number in range(100)))
     assert len({item.key for item in scan(tmp_path, SUFFIXES).inputs}) == 100

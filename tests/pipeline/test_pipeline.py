@@ -29,7 +29,7 @@ Pixels = npt.NDArray[np.uint8]
 
 
 class MeanEngine:
-    """Answers with the mean of the red channel, so that a mixed-up slot is seen."""
+    """Answers with the mean of the red channel, so that a mixed-up slot is detected."""
 
     def __init__(self) -> None:
         self.batches: list[int] = []
@@ -175,8 +175,8 @@ def test_nonfinite_answers_are_errors_of_their_own_crops() -> None:
     answers = {number: sink.answers[Found(str(number).encode())] for number in range(20)}
     assert all(answers[number].probability is None for number in bad)
     assert (answers[15].probability, answers[16].probability) == (1.0, 0.0)
-    assert "answered 1.0000001, which is no probability" in answers[12].message
-    assert "answered 2e+38" in answers[13].message
+    assert "returned 1.0000001, which is not a probability" in answers[12].message
+    assert "returned 2e+38" in answers[13].message
 
 
 def test_views_that_lie_too_far_apart_are_an_error() -> None:

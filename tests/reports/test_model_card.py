@@ -49,7 +49,7 @@ def test_fragment_says_the_same_and_escapes_it() -> None:
     headings = [line[3:] for line in markdown(spec, "m.onnx", "e" * 64).splitlines() if line.startswith("## ")]
     assert headings
     assert all(f"<h3>{heading}</h3>" in page for heading in headings)
-    for expected in ("<td>auroc<td>0.950 (0.900 to 0.980)", "30 true positive", f"<code>{'e' * 64}</code>"):
+    for expected in ("<td>auroc</td><td>0.950 (0.900 to 0.980)</td>", "30 true positive", f"<code>{'e' * 64}</code>"):
         assert expected in page
     assert "<em>globally sclerotic</em>" in page
 

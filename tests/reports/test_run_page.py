@@ -2,17 +2,19 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import io
 import re
 from collections.abc import Iterator
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
 
 from glomedge.cases.summary import CaseSummary, CropCall, case_of, summarise
+from glomedge.engine.options import EngineOptions
 from glomedge.model.spec import OperatingPoint
 from glomedge.reports.case_table import case_tables, percent_text
 from glomedge.reports.interval_bar import interval_svg
@@ -22,6 +24,7 @@ from glomedge.results.rows import Attachment, Row
 from glomedge.results.thumbnails import ThumbnailFile
 from glomedge.runs.folder import Options, infer_folder
 from helpers.builders import build_tiny_model
+from helpers.page_checks import HOSTILE, check_page, text_of
 from helpers.run_kit import write_crops
 
 
@@ -50,7 +53,7 @@ class Page(HTMLParser):
 
     def section(self, name: str) -> Page:
         """From the heading of that id to the next heading."""
-        return Page(self.html.split(f"<h2 id={name}>")[1].split("<h2 ")[0])
+        return Page(self.html.split(f'<h2 id="{name}">')[1].split("<h2 ")[0])
 
     def handle_data(self, data: str) -> None:
         self.text.append(data)
@@ -62,7 +65,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Options, Page, dict[s
     write_crops(folder / "crops", 40, broken=3)
     (folder / "crops" / "<b>&'\".png").write_bytes(next((folder / "crops").rglob("case2-5.png")).read_bytes())
     build_tiny_model(folder / "model.onnx")
-    options = Options(folder / "crops", folder / "model.onnx", folder / "out", provider="cpu")
+    options = Options(folder / "crops", folder / "model.onnx", folder / "out", engine=EngineOptions("cpu"))
     outcome = infer_folder(options)
     return options, Page((folder / "out" / "report.html").read_text("utf-8")), outcome.record
 
@@ -91,7 +94,7 @@ def test_counts_are_those_of_the_run(run: tuple[Options, Page, dict[str, Any]]) 
     assert page.section("errors").tags["tr"] == 1 + counts["error"]
     with (options.output / "cases.csv").open(encoding="utf-8", newline="") as handle:
         cases = list(csv.DictReader(handle))
-    sections = page.html.split("<section class=case ")[1:]
+    sections = page.html.split('<section class="case" ')[1:]
     assert len(sections) == len(cases)
     for section, row in zip(sections, cases, strict=True):
         words = " ".join(Page("<section " + section.split("</section>")[0]).text)
@@ -128,6 +131,73 @@ def test_it_needs_nothing_else(run: tuple[Options, Page, dict[str, Any]]) -> Non
     assert "link" not in page.tags
     text = (options.output / "report.html").read_text("utf-8")
     assert not re.search(r"https?:|//[a-z]|@import|url\(", text.split("<body>")[0].replace("base64,", ""))
+
+
+def test_the_page_is_sound(run: tuple[Options, Page, dict[str, Any]]) -> None:
+    _, page, _ = run
+    check_page(page.html)
+
+
+def test_hostile_text_stays_text_wherever_it_comes_from(tmp_path: Path) -> None:
+    thumbnails = ThumbnailFile(tmp_path / "thumbnails", fresh=True)
+    attachment = thumbnails.append(np.zeros((7, 7), np.float32), b"\xff\xd8")
+    flagged = f"flagged:{HOSTILE}"
+    row = Row(f"in/{HOSTILE}", HOSTILE, "s", 0.5, 1, "", 0.5, flagged, "cpu", "0" * 64, None, "", attachment, 1)
+    failed = row._replace(probability=None, label=None, review=None, attachment=None)
+    failed = failed._replace(status="error:io", message=HOSTILE)
+    rows = [row, *(row._replace(path=f"{number}{HOSTILE}") for number in range(MAX_REVIEWED)), failed]
+    selection = RunPageSelection()
+    selection.add(rows)
+    (summary,) = summarise([CropCall(f"x-{i}.png", r.probability, r.label, r.status) for i, r in enumerate(rows)], None)
+    summary = replace(summary, case=HOSTILE)
+    every = Rows(1, attachment)
+    record = _record(every) | {"notes": [HOSTILE], "provider": HOSTILE, "versions": {HOSTILE: HOSTILE}}
+    record["arguments"] |= {"folder": HOSTILE, "case_pattern": HOSTILE}
+    record["model"] |= {"path": HOSTILE}
+    record["counts"] |= {"uncertain": len(rows) - 1, "positive": len(rows) - 1, "negative": 0, "error": 1}
+    with (tmp_path / "report.html").open("wb") as handle:
+        Report(record, [summary], selection.data(thumbnails), (0.45, 0.55)).write(handle)
+    thumbnails.close()
+    text = (tmp_path / "report.html").read_text("utf-8")
+    check_page(text)
+    figures = MAX_REVIEWED * len(("case", "name", "flag")) + (MAX_REVIEWED + 1) * len(("name", "flag"))
+    lines = (MAX_REVIEWED + 1) * len(("case", "path", "flag"))
+    others = len(("folder", "provider", "case", "its crops", "path of the error", "why"))
+    facts = len(("model", "pattern", "provider", "version", "of what", "note"))
+    assert text_of(text).count(HOSTILE) == figures + lines + others + facts
+
+
+class Reads:
+    """Counts how many pictures were read."""
+
+    def __init__(self, thumbnails: ThumbnailFile) -> None:
+        self.thumbnails = thumbnails
+        self.count = 0
+
+    def read(self, attachment: Attachment | None) -> Any:
+        self.count += 1
+        return self.thumbnails.read(attachment)
+
+
+def test_pictures_are_read_as_they_are_written(tmp_path: Path) -> None:
+    thumbnails = ThumbnailFile(tmp_path / "thumbnails", fresh=True)
+    rows = Rows(1000, thumbnails.append(np.zeros((7, 7), np.float32), b"\xff\xd8" + bytes(2500)))
+    cases = summarise(rows(), None)
+    data = _data(rows, thumbnails)
+    reads = Reads(thumbnails)
+    most_waiting = written = 0
+
+    class Handle(io.BytesIO):
+        def write(self, part: Any) -> int:
+            nonlocal most_waiting, written
+            written += bytes(part).count(b"<figure ")
+            most_waiting = max(most_waiting, reads.count - written)
+            return len(part)
+
+    Report(_record(rows), cases, replace(data, thumbnails=cast("ThumbnailFile", reads)), (0.45, 0.55)).write(Handle())
+    thumbnails.close()
+    assert written == reads.count == 1000 + MAX_REVIEWED
+    assert most_waiting < 200
 
 
 def test_names_cannot_become_markup(run: tuple[Options, Page, dict[str, Any]]) -> None:

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 
 from glomedge.engine.engine import Output
+from glomedge.engine.options import EngineOptions
 from glomedge.errors import GlomedgeError, OutputError
 from glomedge.files import writing as room
 from glomedge.imaging import images
@@ -286,7 +287,7 @@ def options(tmp_path: Path) -> Options:
     write_crops(tmp_path / "crops", 30, broken=2)
     build_tiny_model(tmp_path / "model.onnx")
     out = tmp_path / "out"
-    return Options(tmp_path / "crops", tmp_path / "model.onnx", out, provider="cpu", heatmaps=out / "heat")
+    return Options(tmp_path / "crops", tmp_path / "model.onnx", out, heatmaps=out / "heat", engine=EngineOptions("cpu"))
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 from glomedge.about import RESEARCH_USE_NOTICE
+from glomedge.engine.options import EngineOptions
 from glomedge.errors import ModelError, OutputError, UsageError
 from glomedge.files.names import restore
 from glomedge.imaging import enhance, images
@@ -33,7 +34,7 @@ from helpers.run_kit import outputs, run_in_child, table, write_crops
 def options(tmp_path: Path) -> Options:
     write_crops(tmp_path / "crops", 30, broken=2)
     build_tiny_model(tmp_path / "model.onnx")
-    return Options(tmp_path / "crops", tmp_path / "model.onnx", tmp_path / "out", provider="cpu")
+    return Options(tmp_path / "crops", tmp_path / "model.onnx", tmp_path / "out", engine=EngineOptions("cpu"))
 
 
 def test_every_input_has_one_row_and_the_right_answer(options: Options) -> None:
@@ -70,11 +71,12 @@ def test_crops_pooled_for_want_of_a_biopsy_are_said(options: Options) -> None:
     flat.mkdir()
     for number, path in enumerate(sorted(options.folder.rglob("*.png"))):
         shutil.copy(path, flat / path.name if number else flat / "loose.png")
-    run = replace(
-        options, folder=flat, output=options.output.with_name("flat-out"), case_pattern=r"(?P<case>nothing)_.*"
-    )
+    run = replace(options, folder=flat, output=options.output.with_name("flat-out"), case_pattern=r"(?P<case>loose)")
     outcome = infer_folder(run)
-    total = len(list(flat.iterdir()))
+    total = len(list(flat.iterdir())) - 1
+    assert outcome.biopsies_found["counts"] == {"pattern": 1, "unknown": total}
+    (warning,) = outcome.biopsies_found["warnings"]
+    assert f"does not fit {total} of {total + 1} names: case0-12.png" in warning
     assert [note for note in outcome.notes if note.startswith(f"{total} crops have names that tell no biopsy")]
     assert "tell no biopsy" in (run.output / "run.json").read_text("utf-8")
 
@@ -133,7 +135,7 @@ def test_where_it_is_decoded(
         chosen.append(settings)
         raise SeenError
 
-    monkeypatch.setattr("glomedge.runs.folder.Pipeline", pipeline)
+    monkeypatch.setattr("glomedge.runs.pipeline_run.Pipeline", pipeline)
     with pytest.raises(SeenError):
         infer_folder(replace(options, decode_in=decode_in, workers=workers))
     assert ("processes" if chosen[0].decode_processes else "threads") == expected
@@ -145,9 +147,9 @@ def test_where_it_is_decoded(
 def test_batch_and_workers_change_nothing(options: Options, batch: int, workers: int) -> None:
     every = ("csv", "jsonl", *(["parquet"] if importlib.util.find_spec("pyarrow") else []))
     options = replace(options, formats=every)
-    infer_folder(replace(options, batch_size=4, workers=2))
+    infer_folder(replace(options, workers=2, engine=replace(options.engine, batch_size=4)))
     first, expected = table(options.output), outputs(options.output)
-    infer_folder(replace(options, batch_size=batch, workers=workers))
+    infer_folder(replace(options, workers=workers, engine=replace(options.engine, batch_size=batch)))
     second = table(options.output)
     for one, other in zip(first, second, strict=True):
         assert {k: v for k, v in one.items() if k != "probability"} == {
@@ -155,7 +157,7 @@ def test_batch_and_workers_change_nothing(options: Options, batch: int, workers:
         }
         if one["probability"]:
             assert float(one["probability"]) == pytest.approx(float(other["probability"]), abs=1e-5)
-    infer_folder(replace(options, batch_size=4, workers=workers))
+    infer_folder(replace(options, workers=workers, engine=replace(options.engine, batch_size=4)))
     assert outputs(options.output) == expected
     assert set(expected) == {*(f"predictions.{name}" for name in every), "cases.csv"}
 
@@ -356,8 +358,9 @@ def test_a_second_run_into_the_same_folder_is_refused(options: Options) -> None:
 
 def test_bad_options_are_refused(options: Options, tmp_path: Path) -> None:
     bad: list[dict[str, object]] = [
-        {"threshold": 0.0}, {"threshold": 1.0}, {"review_band": (0.8, 0.2)}, {"tta": 4}, {"batch_size": 0},
-        {"workers": 0}, {"decode_timeout_s": 0.0}, {"resume": True, "overwrite": True}, {"heatmaps_for": "none"},
+        {"threshold": 0.0}, {"threshold": 1.0}, {"review_band": (0.8, 0.2)}, {"tta": 4},
+        {"engine": EngineOptions(batch_size=0)}, {"workers": 0}, {"decode_timeout_s": 0.0},
+        {"resume": True, "overwrite": True}, {"heatmaps_for": "none"},
         {"formats": ("xlsx",)}, {"case_pattern": "(no group)"},
     ]  # fmt: skip
     for changes in bad:
@@ -367,3 +370,21 @@ def test_bad_options_are_refused(options: Options, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(UsageError, match="There is no image"):
         infer_folder(replace(options, folder=tmp_path / "empty"))
+
+
+@pytest.mark.parametrize(
+    ("threshold", "asked", "expected"),
+    [
+        (0.5, None, (0.2, 0.8)),
+        (0.2, None, (0.0588, 0.5)),
+        (0.9, None, (0.6923, 0.973)),
+        (0.2, (0.4, 0.6), (0.4, 0.6)),
+    ],
+)
+def test_the_review_band_follows_the_threshold(
+    tmp_path: Path, threshold: float, asked: tuple[float, float] | None, expected: tuple[float, float]
+) -> None:
+    options = Options(tmp_path, review_band=asked)
+    assert options.band(threshold) == expected
+    assert options.to_review(expected[0], threshold)
+    assert not options.to_review(expected[1] + 0.001, threshold)

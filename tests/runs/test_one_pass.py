@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from glomedge.cases.names import CaseFinder
 from glomedge.model.file import read_model_file
 from glomedge.pipeline.inputs import Found, Scan
 from glomedge.results.journal import read_journal
@@ -110,7 +111,14 @@ def _peak_bytes(folder: Path, model: Path, rows: int) -> int:
     tracemalloc.start()
     try:
         answers = read_journal(folder / "journal", found.inputs).answers
-        published = PublishedRows(answers, 0.5, file.spec.class_names, "cpu", options.review_band)
+        published = PublishedRows(
+            answers,
+            0.5,
+            file.spec.class_names,
+            "cpu",
+            options.band(0.5),
+            CaseFinder([found_.key for found_ in found.inputs]),
+        )
         outcome = Outcome(complete=True, inputs=rows, answered=len(answers), predicted=0, provider="cpu")
         Publication(options, file, found, published, thumbnails, None, None, lambda: False).write(
             outcome, 32, time.perf_counter()

@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 import pytest
 
+from glomedge.engine.options import EngineOptions
 from glomedge.errors import MissingExtraError, OutputError, UsageError
 from glomedge.files.names import unescape_name
 from glomedge.imaging import images
@@ -28,7 +29,7 @@ from helpers.run_kit import outputs, write_crops
 def options(tmp_path: Path) -> Options:
     write_crops(tmp_path / "crops", 30, broken=2)
     build_tiny_model(tmp_path / "model.onnx")
-    return Options(tmp_path / "crops", tmp_path / "model.onnx", tmp_path / "out", provider="cpu")
+    return Options(tmp_path / "crops", tmp_path / "model.onnx", tmp_path / "out", engine=EngineOptions("cpu"))
 
 
 def _table(path: Path) -> list[dict[str, str]]:
@@ -163,7 +164,7 @@ def test_excluded_crops_are_said(options: Options) -> None:
     assert sum(summary.classified for summary in outcome.cases) == outcome.counts["ok"]
     assert any(note.startswith(f"{flagged} flagged crops were predicted on and left out") for note in outcome.notes)
     page = (options.output / "report.html").read_text("utf-8")
-    assert page.split("<h2 id=crops>")[1].count("not counted") == flagged
+    assert page.split('<h2 id="crops">')[1].count("not counted") == flagged
     assert "left out of the counts per case" in page
     counted = sum(summary.globally_sclerotic for summary in outcome.cases)
     assert f"<li><b>{counted}</b>globally sclerotic</li>" in page
@@ -246,19 +247,19 @@ def test_files_that_had_no_bytes_are_read_once_they_are_files(options: Options) 
 def test_the_largest_batch_bounds_the_usual_one(options: Options) -> None:
     infer_folder(options)
     expected = [(row["path"], row["label"]) for row in _table(options.output / "predictions.csv")]
-    outcome = infer_folder(replace(options, max_batch=3))
+    outcome = infer_folder(replace(options, engine=replace(options.engine, max_batch=3)))
     assert outcome.record["batch_size"] == 3
     assert [(row["path"], row["label"]) for row in _table(options.output / "predictions.csv")] == expected
     with pytest.raises(UsageError, match="--batch-size 8 is more than --max-batch 3"):
-        infer_folder(replace(options, batch_size=8, max_batch=3))
+        infer_folder(replace(options, engine=replace(options.engine, batch_size=8, max_batch=3)))
 
 
 def test_bfloat16_that_would_not_be_is_refused(options: Options) -> None:
     with pytest.raises(UsageError, match="--bf16: cpu computes this model in fp32"):
-        infer_folder(replace(options, bf16=True))
+        infer_folder(replace(options, engine=replace(options.engine, bf16=True)))
 
 
 def test_a_run_in_another_arithmetic_is_not_resumed(options: Options) -> None:
     infer_folder(options)
     with pytest.raises(OutputError, match="bf16: False in the unfinished run, True now"):
-        infer_folder(replace(options, bf16=True, resume=True))
+        infer_folder(replace(options, resume=True, engine=replace(options.engine, bf16=True)))

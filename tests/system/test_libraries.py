@@ -1,4 +1,4 @@
-"""libraries.py: what is missing is read from the library itself, and said with the package that brings it."""
+"""libraries.py: what is missing is read from the library itself and reported with the package that provides it."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import onnxruntime as ort
 import pytest
 
 from glomedge.engine import providers
 from glomedge.system import libraries
+from glomedge.system.telemetry import import_onnxruntime
+
+ort = import_onnxruntime()
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="ELF libraries are Linux's")

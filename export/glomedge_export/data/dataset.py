@@ -1,7 +1,7 @@
 """The labelled data set in the users' layout, checked as a whole before anything is trained on it.
 
     DIR/public.csv                          columns `name`, `ground truth` (0 or 1)
-    DIR/globally_sclerotic_glomeruli/       the crops labelled 1
+    DIR/globally_sclerotic_glomeruli/       the crops labelled 1, in folders of their own if wanted
     DIR/non_globally_sclerotic_glomeruli/   the crops labelled 0
 
 Every problem is found and listed at once. Nothing here imports TensorFlow, so that bad data is refused in a second.
@@ -9,7 +9,6 @@ Every problem is found and listed at once. Nothing here imports TensorFlow, so t
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
 import os
@@ -23,19 +22,19 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from glomedge.cases.summary import case_of
-from glomedge.errors import DatasetError, ImageError
+from glomedge.cases.labels import LABELS_NAME, TableError, parse_labels
+from glomedge.cases.matching import class_folder_label, copies, match_files
+from glomedge.cases.names import CaseFinder
+from glomedge.cases.text import Problems, some
+from glomedge.errors import DatasetError, ImageError, UsageError
 from glomedge.imaging import images
+from glomedge.pipeline.inputs import scan
 
-CSV_NAME = "public.csv"
-NAME_COLUMN = "name"
-LABEL_COLUMN = "ground truth"
+CSV_NAME = LABELS_NAME
 # Index is the label.
 FOLDERS = ("non_globally_sclerotic_glomeruli", "globally_sclerotic_glomeruli")
 # Each of train, validation and test must hold crops of both labels, from biopsies of its own.
 MIN_CASES = 3
-# A message longer than this helps nobody; the count still says how many there are.
-MAX_LISTED = 200
 
 
 @dataclass(frozen=True)
@@ -67,11 +66,13 @@ class Dataset:
         directory: as given by the user.
         items: at least one of each label.
         case_pattern: the pattern that cases were read with, None for the default ones.
+        notes: how the table was read and the biopsies were found, what was left out, what to check; for a person.
     """
 
     directory: Path
     items: tuple[Item, ...]
     case_pattern: str | None = None
+    notes: tuple[str, ...] = ()
 
     @cached_property
     def sha256(self) -> str:
@@ -107,112 +108,135 @@ def read_dataset(
 
     Args:
         directory: holds public.csv and the two folders.
-        case_pattern: see ``glomedge.cases.case_of``.
+        case_pattern: see ``glomedge.cases.case_of``; the class folder counts as a folder of the path.
         min_cases: how many biopsies each label must come from (0: not checked).
         known_good: asked with the data set's SHA-256 whether these very bytes were decoded before; where it says
             True decoding is not repeated.
 
     Raises:
-        DatasetError: lists every problem found.
+        DatasetError: lists every problem found, at most 20 of each kind.
+        UsageError: the pattern is not usable, or fits no name.
     """
     directory = Path(directory)
-    problems: list[str] = []
-    found = _scan(directory, problems)
-    labels = _read_csv(directory / CSV_NAME, problems)
-    chosen: list[tuple[str, Path, int]] = []
-    for name, label in labels.items():
-        places = found.get(name, [])
-        if not places:
-            problems.append(f"{name}: in {CSV_NAME} but in neither folder")
-        elif len(places) > 1:
-            problems.append(f"{name}: the same name lies in both folders")
-        elif places[0] != label:
-            problems.append(f"{name}: labelled {label} in {CSV_NAME} but lies in {FOLDERS[places[0]]}")
-        if places:
-            chosen.append((name, directory / FOLDERS[places[0]] / name, label))
-    if labels:
-        strangers = sorted(found.keys() - labels.keys())
-        problems += [f"{name}: lies in {FOLDERS[found[name][0]]} but not in {CSV_NAME}" for name in strangers]
-    items = _hash_and_decode(sorted(chosen), case_pattern, problems, known_good)
-    problems += _too_few(items, labels, min_cases)
+    problems = Problems()
+    notes: list[str] = []
+    files = _scan(directory, problems, notes)
+    labels = _read_csv(directory / CSV_NAME, problems, notes)
+    chosen = _match(files, labels, problems, notes)
+    finder = CaseFinder([place for _, place, _ in chosen], case_pattern)
+    items = _hash_and_decode(directory, sorted(chosen), finder, problems, known_good)
+    _check_copies(items, problems, notes, refuse_leaks=min_cases > 0)
+    for problem in _too_few(items, labels, min_cases):
+        problems.add("too few", problem)
     if problems:
-        raise DatasetError(_message(directory, problems))
-    return Dataset(directory, items, case_pattern)
+        raise DatasetError(
+            problems.message(f"The data set {directory}", f"Fix the files or {CSV_NAME}, then start again.")
+        )
+    return Dataset(directory, items, case_pattern, (*notes, *(finder.sentences() if items else ())))
 
 
-def _scan(directory: Path, problems: list[str]) -> dict[str, list[int]]:
-    """File name -> the labels of the folders it lies in."""
-    found: dict[str, list[int]] = {}
+def _scan(directory: Path, problems: Problems, notes: list[str]) -> list[str]:
+    """Every image below the two class folders, as its path below ``directory``, ``/`` between folders."""
+    files: list[str] = []
     if not directory.is_dir():
-        problems.append(f"{directory} is not a folder")
-        return found
-    for label, folder in enumerate(FOLDERS):
+        problems.add("folder", f"{directory} is not a folder")
+        return files
+    for folder in FOLDERS:
         try:
-            names = sorted(entry.name for entry in os.scandir(directory / folder) if _is_candidate(entry.name))
-        except OSError as error:
-            problems.append(f"folder {folder}: {error.strerror}")
+            # Data sets are often folders of links to where the crops lie.
+            found = scan(directory / folder, images.ALLOWED_SUFFIXES, follow_symlinks=True)
+        except UsageError:
+            reason = "No such file or directory" if not (directory / folder).exists() else "it cannot be listed"
+            problems.add("folder", f"folder {folder}: {reason}")
             continue
-        if not names:
-            problems.append(f"folder {folder}: holds no image")
-        for name in names:
-            found.setdefault(name, []).append(label)
-    return found
+        if not found.inputs:
+            problems.add("folder", f"folder {folder}: holds no image")
+        for item in found.inputs:
+            path = f"{folder}/{os.fsdecode(item.relative)}"
+            if item.error is None:
+                files.append(path)
+            else:
+                problems.add("unreadable", f"{path}: {item.error}")
+        notes += [f"{folder}: {note}" for note in found.notes()]
+    return files
 
 
-def _is_candidate(name: str) -> bool:
-    return not name.startswith(".") and Path(name).suffix.lower() in images.ALLOWED_SUFFIXES
-
-
-def _read_csv(path: Path, problems: list[str]) -> dict[str, int]:
-    """Name -> label of every usable row."""
-    labels: dict[str, int] = {}
-    try:
-        # utf-8-sig: spreadsheets write a byte order mark.
-        with path.open(encoding="utf-8-sig", newline="") as handle:
-            reader = csv.DictReader(handle)
-            rows = list(reader)
-            columns = list(reader.fieldnames or [])
-    except FileNotFoundError:
-        problems.append(f"{CSV_NAME}: there is none")
-        return labels
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        problems.append(f"{CSV_NAME}: cannot be read as a CSV file ({error})")
-        return labels
-    missing = [column for column in (NAME_COLUMN, LABEL_COLUMN) if column not in columns]
-    if missing:
-        wanted = " and ".join(f"'{column}'" for column in missing)
-        problems.append(f"{CSV_NAME}: column {wanted} is missing; it has {', '.join(columns) or 'none'}")
-        return labels
-    if not rows:
-        problems.append(f"{CSV_NAME}: holds no row")
-    for number, row in enumerate(rows, start=2):
-        name, value = (row[NAME_COLUMN] or "").strip(), (row[LABEL_COLUMN] or "").strip()
-        if not name or Path(name).name != name:
-            problems.append(f"{CSV_NAME} line {number}: {name!r} is not a file name")
-        elif name in labels:
-            problems.append(f"{name}: stands twice in {CSV_NAME}")
-        elif value not in ("0", "1"):
-            problems.append(f"{name}: label {value!r} is neither 0 nor 1")
+def _match(
+    files: Sequence[str], labels: dict[str, int], problems: Problems, notes: list[str]
+) -> list[tuple[str, str, int]]:
+    """Name, path and label of every listed crop; everything that does not fit becomes a problem."""
+    matches = match_files(labels, files)
+    chosen = [(name, files[place], labels[name]) for name, place in matches.file_of.items()]
+    for name in matches.missing:
+        problems.add("missing", f"{name}: in {CSV_NAME} but in neither folder")
+    for name, places in matches.ambiguous.items():
+        if len({class_folder_label(files[place]) for place in places}) > 1:
+            problems.add("ambiguous", f"{name}: the same name lies in both folders")
         else:
-            labels[name] = int(value)
-    return labels
+            problems.add("ambiguous", f"{name}: may be {some([files[place] for place in places], 3, ' or ')}")
+        chosen.append((name, files[places[0]], labels[name]))
+    for names in matches.shared.values():
+        problems.add("shared", f"{' and '.join(names)}: listed apart in {CSV_NAME}, but the same file")
+    placed = {name: files[place] for name, place in matches.file_of.items()}
+    for name, path in placed.items():
+        said = class_folder_label(path)
+        if said is not None and said != labels[name]:
+            problems.add("contradiction", f"{name}: labelled {labels[name]} in {CSV_NAME} but lies in {FOLDERS[said]}")
+    if labels:
+        known = {*matches.file_of.values(), *(place for places in matches.ambiguous.values() for place in places)}
+        for place, path in enumerate(files):
+            if place not in known:
+                folder, _, name = path.partition("/")
+                problems.add("unlisted", f"{name}: lies in {folder} but not in {CSV_NAME}")
+    notes += matches.notes(CSV_NAME)
+    return chosen
+
+
+def _check_copies(items: Sequence[Item], problems: Problems, notes: list[str], *, refuse_leaks: bool) -> None:
+    """The same bytes under two labels teach nothing; in two biopsies they may stand on both sides of the split."""
+    under_two_labels, in_two_biopsies = copies((item.name, item.sha256, item.label, item.case) for item in items)
+    for row in under_two_labels:
+        problems.add("two labels", f"the same picture under two labels: {row}")
+    for row in in_two_biopsies:
+        if refuse_leaks:
+            problems.add("two biopsies", f"the same picture in two biopsies: {row}")
+    if in_two_biopsies and not refuse_leaks:
+        listed = some(in_two_biopsies, 5, "; ")
+        notes.append(f"CHECK: {len(in_two_biopsies)} pictures stand in two biopsies each: {listed}.")
+
+
+def _read_csv(path: Path, problems: Problems, notes: list[str]) -> dict[str, int]:
+    """Name -> label of every usable row."""
+    try:
+        found = parse_labels(path)
+    except TableError as error:
+        problems.add("table", f"{CSV_NAME}: {error.reason}")
+        return {}
+    if not found.labels and not found.problems:
+        problems.add("table", f"{CSV_NAME}: holds no row")
+    for problem in found.problems:
+        problems.add("rows", f"{CSV_NAME} {problem}")
+    notes += found.notes
+    return found.labels
 
 
 def _hash_and_decode(
-    chosen: Sequence[tuple[str, Path, int]],
-    case_pattern: str | None,
-    problems: list[str],
+    directory: Path,
+    chosen: Sequence[tuple[str, str, int]],
+    finder: CaseFinder,
+    problems: Problems,
     known_good: Callable[[str], bool] | None,
 ) -> tuple[Item, ...]:
     """Two passes, so that bytes decoded in an earlier run cost a hash only (the second read is from memory)."""
 
-    def hash_one(entry: tuple[str, Path, int]) -> Item | str:
-        name, path, label = entry
+    def hash_one(entry: tuple[str, str, int]) -> Item | str:
+        name, place, label = entry
+        path = directory / place
         try:
             digest = hashlib.sha256(images.read(path)).hexdigest()
         except ImageError as error:
             return f"{name}: {error}"
-        case, slide = case_of(name, case_pattern)
+        case, slide = finder.case_of(place)
         return Item(name, path, label, case, slide, digest)
 
     def decode_one(item: Item) -> str | None:
@@ -225,10 +249,12 @@ def _hash_and_decode(
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         hashed = list(pool.map(hash_one, chosen))
         items = tuple(entry for entry in hashed if isinstance(entry, Item))
-        problems += [entry for entry in hashed if isinstance(entry, str)]
+        failed = [entry for entry in hashed if isinstance(entry, str)]
         sha256 = _digest((item.name, item.label, item.sha256) for item in items)
         if known_good is None or not known_good(sha256):
-            problems += [message for message in pool.map(decode_one, items) if message is not None]
+            failed += [message for message in pool.map(decode_one, items) if message is not None]
+    for message in failed:
+        problems.add("unreadable", message)
     return items
 
 
@@ -249,12 +275,3 @@ def _too_few(items: Sequence[Item], labels: dict[str, int], min_cases: int) -> l
                     "validation and test (see --case-pattern and --split random)"
                 )
     return problems
-
-
-def _message(directory: Path, problems: Sequence[str]) -> str:
-    listed = [f"  {problem}" for problem in problems[:MAX_LISTED]]
-    if len(problems) > MAX_LISTED:
-        listed.append(f"  ... and {len(problems) - MAX_LISTED} more")
-    count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
-    body = "\n".join(listed)
-    return f"The data set {directory} has {count}:\n{body}\nMend the files or {CSV_NAME}, then start again."

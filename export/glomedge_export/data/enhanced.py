@@ -2,7 +2,7 @@
 
 Decoding and enhancing a crop costs about as much as a hundredth of a training step on it, but every epoch needs
 every crop again; mapped from a file they cost a copy. The file's name is a hash of the data and of everything that
-shaped the pixels, so another data set, recipe or library version never meets an old cache.
+shaped the pixels, so an old cache is never used for another data set, recipe or library version.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import json
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from pathlib import Path
 
 import cv2
@@ -21,6 +20,7 @@ import numpy.typing as npt
 
 from glomedge.about import __version__
 from glomedge.errors import OutputError
+from glomedge.files.writing import replacing
 from glomedge.imaging import images
 from glomedge.imaging.enhance import enhance
 from glomedge.model.spec import SIZE_PX, Recipe
@@ -28,7 +28,7 @@ from glomedge_export.data.dataset import Dataset
 
 
 def cache_path(cache_dir: Path | str, data_sha256: str, recipe: Recipe) -> Path:
-    """Where the enhanced crops of this data under this recipe lie, made by these versions."""
+    """Where the enhanced crops of this data and recipe are cached, for these versions."""
     key = json.dumps([data_sha256, recipe.model_dump(), __version__, cv2.__version__], sort_keys=True)
     return Path(cache_dir) / f"crops-{hashlib.sha256(key.encode()).hexdigest()[:32]}.npy"
 
@@ -59,25 +59,21 @@ def enhanced(
     cached = _open(path, shape)
     if cached is not None:
         return cached
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _fill(
-            np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=shape), dataset, recipe, on_progress
-        )
-        temporary.replace(path)
+        with replacing(path) as temporary:
+            array = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=shape)
+            _fill(array, dataset, recipe, on_progress)
     except OSError as error:
         raise OutputError(
             f"The cache of enhanced crops cannot be written to {path.parent} ({error.strerror}). Free "
             f"{np.prod(shape) / 1e6:.0f} MB there or name another place with --cache-dir."
         ) from error
-    finally:
-        # Where the folder could not even be made there is nothing to remove, and the first error is the one to tell.
-        with suppress(OSError):
-            temporary.unlink()
     reopened = _open(path, shape)
     if reopened is None:
-        raise OutputError(f"The cache {path} vanished while it was made. Start again, with no other run clearing it.")
+        raise OutputError(
+            f"The cache {path} disappeared while it was being written. Start again, and do not clear it meanwhile."
+        )
     return reopened
 
 

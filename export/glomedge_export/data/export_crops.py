@@ -1,7 +1,7 @@
-"""Which crops a file is calibrated on and which it is compared on: never the same, and never mixed by chance.
+"""Which crops a file is calibrated on and which it is compared on: two sets without a crop in common.
 
-Calibration draws from the training split only, the two labels alike, going round the biopsies. Comparison uses
-the validation and test splits, whole biopsies at a time; where no data set is at hand, drawn crops stand in.
+Calibration draws from the training split only, half of each label, spread over the biopsies. Comparison uses
+the validation and test splits, whole biopsies at a time; without a data set, drawn crops are used instead.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from glomedge.imaging import images
 from glomedge.imaging.enhance import enhance
 from glomedge.model.spec import SIZE_PX, Recipe
 from glomedge_export.data.dataset import Dataset, Item, read_dataset
-from glomedge_export.record import TrainingRecord
-from glomedge_export.stages import Progress, nothing
+from glomedge_export.progress import Progress, silent
+from glomedge_export.training_record import TrainingRecord
 
 MIN_CROPS = 64
 MIN_CALIBRATION_CROPS = 16
@@ -66,7 +66,7 @@ def read_recorded(directory: Path, record: TrainingRecord | None) -> Dataset:
     return read_dataset(directory, pattern, min_cases=0, known_good=known)
 
 
-def enhanced(items: Sequence[Item], recipe: Recipe, progress: Progress = nothing) -> npt.NDArray[np.uint8]:
+def enhanced(items: Sequence[Item], recipe: Recipe, progress: Progress = silent) -> npt.NDArray[np.uint8]:
     """Decode and enhance, on all cores: uint8 ``[N, 224, 224, 3]`` in the order of ``items``."""
     batch = np.empty((len(items), SIZE_PX, SIZE_PX, 3), np.uint8)
 
@@ -101,7 +101,7 @@ def spread(items: Sequence[Item], count: int, seed: int = 0) -> list[Item]:
 
 
 def calibration_crops(
-    dataset: Dataset, record: TrainingRecord | None, recipe: Recipe, count: int, progress: Progress = nothing
+    dataset: Dataset, record: TrainingRecord | None, recipe: Recipe, count: int, progress: Progress = silent
 ) -> CalibrationCrops:
     """Crops for calibration, from the training split of the record.
 
@@ -127,7 +127,7 @@ def calibration_crops(
 
 
 def held_out(
-    dataset: Dataset, record: TrainingRecord, recipe: Recipe, count: int, progress: Progress = nothing
+    dataset: Dataset, record: TrainingRecord, recipe: Recipe, count: int, progress: Progress = silent
 ) -> Crops | None:
     """Up to about ``count`` crops of the test, then the validation split, in whole biopsies; None where under 64.
 
@@ -159,7 +159,7 @@ def _mixed_first(cases: dict[str, list[Item]]) -> list[str]:
 
 
 def drawn(recipe: Recipe, count: int = MIN_CROPS, seed: int = 0) -> Crops:
-    """Drawn crops (``glomedge synth``) where no held-out crop is at hand: eight biopsies, both labels."""
+    """Drawn crops (``glomedge synth``) where there are no held-out crops: eight biopsies, both labels."""
     import tempfile
 
     from glomedge_export.synthetic.dataset import write_dataset

@@ -1,7 +1,7 @@
 """Train, validation and test: by biopsy, as published (at random), or as a file says.
 
-A crop resembles the other crops of its biopsy (same stain, same scanner, same kidney). Where crops of one biopsy
-stand on both sides, the test figures do not say how the next biopsy will fare; so the default keeps biopsies whole.
+A crop resembles the other crops of its biopsy (same stain, same scanner, same kidney). Where crops of one biopsy are
+on both sides, the test figures do not predict performance on the next biopsy; so the default keeps biopsies whole.
 """
 
 from __future__ import annotations
@@ -17,11 +17,12 @@ from typing import Literal, cast, get_args
 import numpy as np
 import numpy.typing as npt
 
+from glomedge.cases.labels import SPLIT_COLUMN, TableError, named_values
 from glomedge.errors import DatasetError, UsageError
 from glomedge.files.writing import write_atomically
 from glomedge.model.spec import SplitCounts
 from glomedge_export.data.dataset import Dataset
-from glomedge_export.record import SplitName
+from glomedge_export.training_record import SplitName
 
 SplitMethod = Literal["case", "random", "file"]
 SIDES: tuple[SplitName, ...] = get_args(SplitName)
@@ -39,7 +40,7 @@ class Split:
 
     Attributes:
         sides: crop name -> train, validation or test.
-        method: how it came about.
+        method: how it was made.
         warnings: what a reader of the figures must know.
     """
 
@@ -125,8 +126,8 @@ def split_published(dataset: Dataset) -> Split:
     sides = {dataset.items[int(i)].name: side for side, indices in drawn.items() for i in indices}
     leaks = _shared_cases(dataset, sides)
     warnings = (
-        f"The split is at random, as published: crops of {leaks} of {len(set(dataset.cases))} biopsies stand on more "
-        "than one side, so the figures do not say how the model fares on the next biopsy.",
+        f"The split is at random, as published: crops of {leaks} of {len(set(dataset.cases))} biopsies are on more "
+        "than one side, so the figures do not predict performance on the next biopsy.",
     )
     return _checked(dataset, Split(sides, "random", warnings if leaks else ()))
 
@@ -139,38 +140,28 @@ def read_split(path: Path | str, dataset: Dataset) -> Split:
     """
     path = Path(path)
     try:
-        with path.open(encoding="utf-8-sig", newline="") as handle:
-            reader = csv.DictReader(handle)
-            rows = list(reader)
-            columns = reader.fieldnames or []
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        found = named_values(path, SPLIT_COLUMN)
+    except TableError as error:
         raise DatasetError(
-            f"The split file {path} cannot be read ({error}). Name another with --split-file."
+            f"The split file {path} cannot be read: {error.reason}. Name a split.csv that glomedge train wrote "
+            "with --split-file."
         ) from error
-    if "name" not in columns or "split" not in columns:
-        raise DatasetError(
-            f"The split file {path} lacks the columns 'name' and 'split'; it has {', '.join(columns) or 'none'}. "
-            "Give back a split.csv that glomedge train wrote."
-        )
     known = {item.name for item in dataset.items}
     sides: dict[str, SplitName] = {}
-    problems: list[str] = []
-    for row in rows:
-        name, side = (row["name"] or "").strip(), (row["split"] or "").strip()
+    problems = found.listed()
+    for name, side in found.values.items():
         if name not in known:
             problems.append(f"{name}: not in the data set")
-        elif name in sides:
-            problems.append(f"{name}: stands twice")
         elif side not in SIDES:
             problems.append(f"{name}: {side!r} is not train, validation or test")
         else:
-            sides[name] = cast("SplitName", side)
-    problems += [f"{name}: not in the split file" for name in sorted(known - {(r["name"] or "").strip() for r in rows})]
+            sides[name] = side
+    problems += [f"{name}: not in the split file" for name in sorted(known - found.values.keys())]
     if problems:
         listed = "\n".join(f"  {problem}" for problem in problems[:200])
         raise DatasetError(
             f"The split file {path} does not fit the data set ({len(problems)} problems):\n{listed}\n"
-            "Mend it, or leave --split-file away to split anew."
+            "Fix the file, or omit --split-file to draw a new split."
         )
     leaks = _shared_cases(dataset, sides)
     warnings = (

@@ -40,7 +40,7 @@ class Converted:
     Attributes:
         model: input ``images``, outputs ``probability`` and ``activation``.
         steps: operator counts before and after each step of the surgery.
-        input_scaling: what stands between ``images`` and the first convolution.
+        input_scaling: what is applied between ``images`` and the first convolution.
     """
 
     model: onnx.ModelProto
@@ -54,8 +54,9 @@ def convert_backbone(backbone: Any) -> onnx.ModelProto:
     Raises:
         ModelError: tf2onnx gave something else than one input and one feature map.
     """
-    import tensorflow as tf
     import tf2onnx
+
+    from glomedge_export.frameworks import tf
 
     logging.getLogger("tf2onnx").setLevel(logging.ERROR)
     signature = [tf.TensorSpec((None, SIZE_PX, SIZE_PX, 3), tf.float32, name="scaled")]
@@ -160,7 +161,7 @@ def attach_front(model: onnx.ModelProto, input_scaling: InputScaling) -> onnx.Mo
     known = surgery.constants(model)
     first = [node for node in model.graph.node if "scaled" in node.input]
     if len(first) != 1 or first[0].op_type != "Conv":
-        raise ModelError("The backbone does not begin with one convolution. Export the network of this tool.")
+        raise ModelError("The backbone does not begin with one convolution. Export a model trained by glomedge.")
     weight = known[first[0].input[1]]
     if input_scaling == "resnet":
         weight, mean = weight[:, ::-1], np.asarray(IMAGENET_MEAN_RGB, np.float32)

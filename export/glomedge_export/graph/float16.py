@@ -1,6 +1,6 @@
 """Float16: the strongly typed graph, its exact emulation on a CPU, and the search for what does not fit.
 
-Newer TensorRT knows no weak typing: what the file says is what runs. So every tensor between ``scaled`` and
+Newer TensorRT has no weak typing: the types in the file are what runs. So every tensor between ``scaled`` and
 ``features`` is float16 in the file itself, with casts at both ends; int8 files for TensorRT are float16 there too
 between their convolutions.
 """
@@ -16,7 +16,7 @@ from glomedge_export.graph import surgery
 from glomedge_export.graph.ranges import extremes
 from glomedge_export.graph.run import Images
 from glomedge_export.graph.surgery import add_constant, attribute, constants
-from glomedge_export.stages import Progress, nothing
+from glomedge_export.progress import Progress, silent
 
 FP16_MAX = 65_504.0
 # QuantizeLinear and DequantizeLinear take float16 scales from here on.
@@ -29,7 +29,7 @@ def to_fp16(model: onnx.ModelProto) -> onnx.ModelProto:
 
     Mean subtraction and the dense layer with all behind it stay float32: they cost nothing, and pixel values and
     logits keep their digits. In a graph quantised to int8 the scales become float16 as well (opset 19), so that a
-    DequantizeLinear gives float16; ``quantisation`` has chosen them so that nothing is rounded here.
+    DequantizeLinear gives float16; ``ranges`` has chosen them so that nothing is rounded here.
 
     Raises:
         GateError: a weight beyond float16's 65,504; names the layer.
@@ -98,7 +98,7 @@ def between(model: onnx.ModelProto, first: str, last: str) -> list[onnx.NodeProt
             reached.update(node.output)
             if last in node.output:
                 return inside
-    raise ModelError(f"The graph has no path from {first!r} to {last!r}: not the network of this tool.")
+    raise ModelError(f"The graph has no path from {first!r} to {last!r}: it is not a model trained by glomedge.")
 
 
 def has_fp16(model: onnx.ModelProto) -> bool:
@@ -147,13 +147,13 @@ def emulate_fp16(model: onnx.ModelProto) -> onnx.ModelProto:
     return surgery.prune(model)
 
 
-def fp16_reach(model: onnx.ModelProto, images_nhwc: Images, progress: Progress = nothing) -> dict[str, float]:
+def fp16_reach(model: onnx.ModelProto, images_nhwc: Images, progress: Progress = silent) -> dict[str, float]:
     """The largest absolute value of each tensor between ``scaled`` and ``features``, in the order of the graph."""
     names = [name for node in between(model, "scaled", "features") for name in node.output]
     return {name: max(abs(a), abs(b)) for name, (a, b) in extremes(model, names, images_nhwc, progress).items()}
 
 
-def check_fp16_range(model: onnx.ModelProto, images_nhwc: Images, progress: Progress = nothing) -> tuple[str, float]:
+def check_fp16_range(model: onnx.ModelProto, images_nhwc: Images, progress: Progress = silent) -> tuple[str, float]:
     """Where the float32 graph comes nearest to float16's limit, over these crops.
 
     ``resnet`` scaling feeds values about a hundred times larger than the ImageNet weights of this backbone were

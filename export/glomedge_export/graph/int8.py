@@ -1,15 +1,17 @@
-"""The float32 graph in int8, in the layout that each runtime needs (float16 is in ``half.py``).
+"""The float32 graph in int8, in the layout that each runtime needs (float16 is in ``float16.py``).
 
 Layouts (measured in benchmarks/graph/int8_layouts.py):
 
 - ``onnxruntime``: uint8 activations with zero points, int8 weights per channel, every operator quantised, the
   BatchNormalizations as 1x1 depthwise convolutions, the uint8 input straight into the first convolution.
 - ``tensorrt``: symmetric int8 activations at the inputs of convolutions only; NVIDIA's parser refuses uint8. The
-  residual sums stay in floating point, where TensorRT fuses them: ``lowering`` makes that float16.
+  residual sums stay in floating point, where TensorRT fuses them: ``lower.py`` makes that float16.
 - ``openvino``: the layout of ``onnxruntime``, with the max-pool left in floating point.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -58,14 +60,38 @@ def quantised_tensors(model: onnx.ModelProto, target: Target) -> list[str]:
     return names
 
 
+@dataclass(frozen=True)
+class ActivationStatistics:
+    """What calibration saw of the activations, and how it is used.
+
+    Attributes:
+        observed: ranges of ``quantised_tensors``.
+        method: how a range is cut.
+        means: of ``ranges.channel_means``, to correct the biases; empty leaves them.
+    """
+
+    observed: dict[str, Observed]
+    method: Method
+    means: dict[str, npt.NDArray[np.float64]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """What differs between targets in a quantised graph."""
+
+    quantise_bias: bool
+    skip: frozenset[str]
+    half_scales: bool = False
+    input_scale: Scale | None = None
+    uint8_pool: bool = False
+
+
 def to_int8(
     model: onnx.ModelProto,
     target: Target,
-    observed: dict[str, Observed],
-    method: Method,
+    statistics: ActivationStatistics,
     input_scaling: InputScaling,
     weight_bits: int,
-    means: dict[str, npt.NDArray[np.float64]] | None = None,
     *,
     half_scales: bool = False,
 ) -> onnx.ModelProto:
@@ -74,20 +100,17 @@ def to_int8(
     Args:
         model: see ``prepare_int8``.
         target: ``onnxruntime``, ``tensorrt`` or ``openvino``.
-        observed: ranges of ``quantised_tensors``.
-        method: how a range is cut.
+        statistics: ranges and means of the activations.
         input_scaling: of the model; decides scale and zero point of the uint8 input.
         weight_bits: 7 or 8.
-        means: of ``quantisation.channel_means``, to correct the biases; None leaves them.
-        half_scales: take scales that float16 holds exactly, for ``half.to_fp16`` afterwards.
+        half_scales: take scales that float16 holds exactly, for ``float16.to_fp16`` afterwards.
     """
-    means = means or {}
+    means = statistics.means
     choose = unsigned if target != "tensorrt" else signed_half if half_scales else signed
-    scales: dict[str, Scale] = {name: choose(seen, method) for name, seen in observed.items()}
+    scales: dict[str, Scale] = {name: choose(seen, statistics.method) for name, seen in statistics.observed.items()}
     if target == "tensorrt":
-        return _insert(
-            model, scales, weight_bits, means, quantise_bias=False, skip={"conv1_conv", HEAD}, half_scales=half_scales
-        )
+        layout = _Layout(quantise_bias=False, skip=frozenset({"conv1_conv", HEAD}), half_scales=half_scales)
+        return _insert(model, scales, weight_bits, means, layout)
     scales = _shared_through_pools(model, scales)
     prepared = _uint8_front(model, input_scaling)
     return _insert(
@@ -96,10 +119,12 @@ def to_int8(
         weight_bits,
         # The first convolution reads raw pixels; what its bias takes over is exact, and its rounding is small.
         {name: mean for name, mean in means.items() if name != "scaled"},
-        quantise_bias=True,
-        skip={HEAD},
-        input_scale=_input_scale(input_scaling),
-        uint8_pool=target == "onnxruntime",
+        _Layout(
+            quantise_bias=True,
+            skip=frozenset({HEAD}),
+            input_scale=_input_scale(input_scaling),
+            uint8_pool=target == "onnxruntime",
+        ),
     )
 
 
@@ -237,7 +262,7 @@ class _Quantiser:
         """
         scale = self.scales[conv]
         if int(scale.zero_point) == 0:
-            raise ModelError(f"{conv} has no negative value, which no trained first layer has. Train the model anew.")
+            raise ModelError(f"{conv} has no negative value, which no trained first layer has. Train the model again.")
         pads = attribute(pool, "pads")
         name = maximum.output[0]
         begin_end = add_constant(
@@ -265,36 +290,31 @@ def _insert(
     scales: dict[str, Scale],
     weight_bits: int,
     means: dict[str, npt.NDArray[np.float64]],
-    *,
-    quantise_bias: bool,
-    skip: set[str],
-    half_scales: bool = False,
-    input_scale: Scale | None = None,
-    uint8_pool: bool = False,
+    layout: _Layout,
 ) -> onnx.ModelProto:
-    build = _Quantiser(model, scales, weight_bits, half_scales=half_scales)
-    paired = {n.input[0]: n for n in model.graph.node if n.op_type == "Max"} if uint8_pool else {}
+    build = _Quantiser(model, scales, weight_bits, half_scales=layout.half_scales)
+    paired = {n.input[0]: n for n in model.graph.node if n.op_type == "Max"} if layout.uint8_pool else {}
     pools = {n.output[0]: n for n in model.graph.node if n.op_type == "MaxPool" and n.output[0] in paired}
     where = dict(scales)
     for node in model.graph.node:
         output = node.output[0]
         if output in pools:
             continue
-        if uint8_pool and node.op_type == "Max":
+        if layout.uint8_pool and node.op_type == "Max":
             pool = pools[node.input[0]]
             build.pool_in_uint8(pool.input[0], pool, node, list(attribute(pool, "kernel_shape")))
             continue
-        if node.op_type == "Conv" and node.name not in skip:
+        if node.op_type == "Conv" and node.name not in layout.skip:
             on = where.get(node.input[0], Scale(np.float32(1), np.uint8(0)))
-            build.convolution(node, quantise_bias, on, means.get(node.input[0]))
+            build.convolution(node, layout.quantise_bias, on, means.get(node.input[0]))
         else:
             twin = onnx.NodeProto.FromString(node.SerializeToString())
             twin.input[:] = [build.real.get(name, name) for name in node.input]
             build.nodes.append(twin)
-        if output == "images.nchw" and input_scale is not None:
+        if output == "images.nchw" and layout.input_scale is not None:
             # The pixels are uint8 already: DequantizeLinear alone makes them the quantised input of conv1.
-            build.dequantise(output, "scaled", input_scale)
-            where["scaled"] = input_scale
+            build.dequantise(output, "scaled", layout.input_scale)
+            where["scaled"] = layout.input_scale
         elif output in scales:
             build.quantise(output)
     surgery.replace_nodes(build.model, build.nodes)

@@ -1,4 +1,4 @@
-"""From the float32 graph to the file that is asked for, and what judges it on this machine."""
+"""From the float32 graph to the requested precision and target, and the runner that checks it on this machine."""
 
 from __future__ import annotations
 
@@ -11,13 +11,12 @@ import onnx
 from glomedge.errors import MissingExtraError
 from glomedge.model.spec import Calibration, InputScaling, Precision, Target
 from glomedge_export.data.export_crops import CalibrationCrops
-from glomedge_export.graph import float16, winograd
-from glomedge_export.graph import int8 as forms
+from glomedge_export.graph import float16, int8, winograd
 from glomedge_export.graph.convert import check
 from glomedge_export.graph.ranges import METHODS, Method, channel_means, observe
 from glomedge_export.graph.run import Images, OnnxRunner, OpenvinoRunner, Runner, onnx_answers
 from glomedge_export.graph.surgery import op_counts
-from glomedge_export.stages import Progress, nothing
+from glomedge_export.progress import Progress, silent
 
 # Measured in benchmarks/graph/int8_layouts.py: with 8-bit weights the 16-bit sums of a processor without VNNI saturate
 # and the answer depends on the machine; with 7 bits it does not, at the same speed. TensorRT sums in 32 bits.
@@ -43,7 +42,7 @@ class Lowered:
 
 
 def runner_for(model: onnx.ModelProto, precision: Precision, target: Target) -> Runner:
-    """What judges a file here: its own runtime where that runs on a CPU, else an exact emulation.
+    """The runner that judges a file here: its own runtime where that runs on a CPU, else an exact emulation.
 
     float16 is emulated by rounding every tensor (a CPU would compute it in float32 and hide an overflow). int8 for
     TensorRT is executed as written: QuantizeLinear rounds exactly and nothing saturates, as on a GPU.
@@ -67,26 +66,33 @@ def runner_for(model: onnx.ModelProto, precision: Precision, target: Target) -> 
     return OnnxRunner(model.SerializeToString())
 
 
+@dataclass(frozen=True)
+class LoweringInputs:
+    """What lowering must know beside the graph.
+
+    Attributes:
+        input_scaling: of the model.
+        judge_on: uint8 ``[N, 224, 224, 3]``; fp16 looks for the largest activation on these.
+        calibration: crops of the training split, for int8.
+        method: how int8 ranges are chosen: ``auto``, ``minmax``, ``entropy`` or ``percentile``.
+    """
+
+    input_scaling: InputScaling
+    judge_on: Images
+    calibration: CalibrationCrops | None = None
+    method: str = "auto"
+
+
 def lower(
-    fp32: onnx.ModelProto,
-    precision: Precision,
-    target: Target,
-    input_scaling: InputScaling,
-    judge_on: Images,
-    calibration: CalibrationCrops | None,
-    method: str = "auto",
-    progress: Progress = nothing,
+    fp32: onnx.ModelProto, precision: Precision, target: Target, inputs: LoweringInputs, progress: Progress = silent
 ) -> Lowered:
     """The graph in the precision asked for.
 
     Args:
-        fp32: of ``conversion.convert``.
+        fp32: of ``graph.convert.convert``.
         precision: ``fp32`` for the target ``any`` gives the graph back.
         target: layout of int8; ``onnxruntime`` lays fp32 out for its CPU kernels.
-        input_scaling: of the model.
-        judge_on: uint8 ``[N, 224, 224, 3]``; fp16 looks for the largest activation on these.
-        calibration: crops of the training split, for int8.
-        method: ``auto``, ``minmax``, ``entropy`` or ``percentile``.
+        inputs: see LoweringInputs.
         progress: called with (stage, done, of).
 
     Raises:
@@ -98,23 +104,30 @@ def lower(
         tiled = check(winograd.rewrite(fp32))
         return Lowered(tiled, None, {"steps": [_step("Winograd's minimal filtering", fp32, tiled)]})
     if precision == "fp16":
-        layer, reach = float16.check_fp16_range(fp32, judge_on[:RANGE_CROPS], progress)
+        layer, reach = float16.check_fp16_range(fp32, inputs.judge_on[:RANGE_CROPS], progress)
         halved = check(float16.to_fp16(fp32))
         notes = {"largest_activation": {"layer": layer, "value": reach, "limit": float16.FP16_MAX}}
         return Lowered(halved, None, {**notes, "steps": [_step("float16", fp32, halved)]})
-    assert calibration is not None
-    prepared = forms.prepare_int8(fp32, target)
-    tensors = forms.quantised_tensors(prepared, target)
+    assert inputs.calibration is not None
+    return _lower_to_int8(fp32, target, inputs, inputs.calibration, progress)
+
+
+def _lower_to_int8(
+    fp32: onnx.ModelProto, target: Target, inputs: LoweringInputs, calibration: CalibrationCrops, progress: Progress
+) -> Lowered:
+    prepared = int8.prepare_int8(fp32, target)
+    tensors = int8.quantised_tensors(prepared, target)
     seen = observe(prepared, tensors, calibration.images_nhwc, progress)
     means = channel_means(prepared, calibration.images_nhwc, progress)
     between = _between_convolutions(fp32, target, calibration, progress)
 
     def quantised(name: Method) -> onnx.ModelProto:
         bits, halved = WEIGHT_BITS[target], between == "float16"
-        model = forms.to_int8(prepared, target, seen, name, input_scaling, bits, means, half_scales=halved)
+        statistics = int8.ActivationStatistics(seen, name, means)
+        model = int8.to_int8(prepared, target, statistics, inputs.input_scaling, bits, half_scales=halved)
         return float16.to_fp16(model) if halved else model
 
-    candidates = {name: quantised(name) for name in METHODS if method in ("auto", name)}
+    candidates = {name: quantised(name) for name in METHODS if inputs.method in ("auto", name)}
     chosen, tried, model = _choose(fp32, target, candidates, calibration, progress)
     return Lowered(
         check(model),

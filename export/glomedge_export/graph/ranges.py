@@ -17,9 +17,10 @@ import numpy.typing as npt
 import onnx
 from onnx import helper
 
+from glomedge.system.telemetry import import_onnxruntime
 from glomedge_export.graph import surgery
 from glomedge_export.graph.run import Images
-from glomedge_export.stages import Progress, nothing
+from glomedge_export.progress import Progress, silent
 
 Method = Literal["minmax", "entropy", "percentile"]
 METHODS: tuple[Method, ...] = ("minmax", "entropy", "percentile")
@@ -79,7 +80,7 @@ def with_outputs(model: onnx.ModelProto, names: Sequence[str], *, extremes: bool
 
 
 def _session(model: onnx.ModelProto) -> object:
-    import onnxruntime as ort
+    ort = import_onnxruntime()
 
     options = ort.SessionOptions()
     options.log_severity_level = 3
@@ -87,7 +88,7 @@ def _session(model: onnx.ModelProto) -> object:
 
 
 def extremes(
-    model: onnx.ModelProto, names: Sequence[str], images_nhwc: Images, progress: Progress = nothing
+    model: onnx.ModelProto, names: Sequence[str], images_nhwc: Images, progress: Progress = silent
 ) -> dict[str, tuple[float, float]]:
     """Least and greatest value of each tensor over all crops (reduced inside the graph)."""
     session = _session(with_outputs(model, names, extremes=True))
@@ -101,7 +102,7 @@ def extremes(
 
 
 def observe(
-    model: onnx.ModelProto, names: Sequence[str], images_nhwc: Images, progress: Progress = nothing
+    model: onnx.ModelProto, names: Sequence[str], images_nhwc: Images, progress: Progress = silent
 ) -> dict[str, Observed]:
     """Extremes over all crops, and a histogram of |value| over up to 64 of them, evenly picked."""
     reached = extremes(model, names, images_nhwc, progress)
@@ -120,7 +121,7 @@ def observe(
 
 
 def channel_means(
-    model: onnx.ModelProto, images_nhwc: Images, progress: Progress = nothing
+    model: onnx.ModelProto, images_nhwc: Images, progress: Progress = silent
 ) -> dict[str, npt.NDArray[np.float64]]:
     """Mean of every channel of every tensor that a convolution reads, float64 ``[C]``, over up to 64 crops."""
     names = list(dict.fromkeys(node.input[0] for node in model.graph.node if node.op_type == "Conv"))

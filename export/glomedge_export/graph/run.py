@@ -1,4 +1,4 @@
-"""Running a graph that is being made: by onnxruntime or OpenVINO, for calibration and for proof."""
+"""Run a graph under construction with onnxruntime or OpenVINO, for calibration and checks."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from glomedge_export.stages import Progress, nothing
+from glomedge.system.telemetry import import_onnxruntime, import_openvino
+from glomedge_export.progress import Progress, silent
 
 Images = npt.NDArray[np.uint8]
 
@@ -21,7 +22,7 @@ BATCH = 8
 
 @dataclass(frozen=True)
 class Answers:
-    """What a model said.
+    """Answers of a model.
 
     Attributes:
         probability: float32 ``[N]``.
@@ -42,11 +43,11 @@ class OnnxRunner:
         literal: run QuantizeLinear and DequantizeLinear as written, fused into no integer kernel. That is how a
             file for another runtime is judged here: the pairs round exactly, the arithmetic between is float32,
             and the answer does not depend on which int8 instructions this processor has.
-        fuse: let onnxruntime rewrite the graph; without, every node runs as it stands.
+        fuse: let onnxruntime rewrite the graph; without, every node runs as written.
     """
 
     def __init__(self, model: bytes, *, literal: bool = False, fuse: bool = True) -> None:
-        import onnxruntime as ort
+        ort = import_onnxruntime()
 
         options = ort.SessionOptions()
         options.log_severity_level = 3
@@ -68,7 +69,7 @@ class OpenvinoRunner:
     """One ONNX file on the OpenVINO CPU plugin, float32 where the file says float32 (no bf16)."""
 
     def __init__(self, model: bytes) -> None:
-        import openvino
+        openvino = import_openvino()
 
         core = openvino.Core()
         compiled = core.compile_model(
@@ -93,7 +94,7 @@ def onnx_answers(
     *,
     batch: int = BATCH,
     what: str = "ONNX",
-    progress: Progress = nothing,
+    progress: Progress = silent,
 ) -> Answers:
     """Run all crops through one runner."""
     parts = []

@@ -36,7 +36,7 @@ Array = npt.NDArray[Any]
 MIN_CHANNELS = 64
 """Below, the sums around the products cost more than the products saved."""
 BLOCK = 16
-"""Channels that onnxruntime's widest blocked layout keeps together; others would be laid out anew at each step."""
+"""Channels that onnxruntime's widest blocked layout keeps together; others would be rearranged at each step."""
 
 # B' by line: offset of the first entry within the 4 inputs, distance to the second, both entries.
 _INPUT = ((0, 2, 1, -1), (1, 1, 1, 1), (1, 1, -1, 1), (1, 2, 1, -1))

@@ -18,13 +18,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import keras
 import numpy as np
 import numpy.typing as npt
-from keras import layers, ops
 
 from glomedge.errors import ModelError
 from glomedge.model.spec import SIZE_PX, ComputeDtype, InputScaling
+from glomedge_export.frameworks import keras, layers, ops
 
 BACKBONE_NAME = "resnet50v2"
 BACKBONE_LAYERS = 190
@@ -72,7 +71,7 @@ class RgbScaling(layers.Layer):  # type: ignore[misc]  # keras ships no types
 class Augmentation(layers.Layer):  # type: ignore[misc]  # keras ships no types
     """Horizontal flip, vertical flip and rotation, only while training.
 
-    Keras' own random layers augment whenever nobody says ``training=False``: ``model(images)`` would answer about
+    Keras' own random layers augment unless called with ``training=False``: ``model(images)`` would answer about
     a turned crop. This layer augments only when told ``training=True``.
 
     Args:
@@ -88,7 +87,7 @@ class Augmentation(layers.Layer):  # type: ignore[misc]  # keras ships no types
         self.turns = turns
         self.flip_horizontal = layers.RandomFlip("horizontal", seed=seed)
         self.flip_vertical = layers.RandomFlip("vertical", seed=seed + 1)
-        # Reflected borders: tissue goes on where the crop ends, and black corners would tell the turn.
+        # Reflected borders: tissue continues beyond the crop, and black corners would reveal the rotation.
         self.rotation = layers.RandomRotation(turns, fill_mode="reflect", seed=seed + 2)
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
@@ -274,7 +273,7 @@ def load_model(path: Path | str) -> Any:
     except Exception as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ModelError(
-            f"{path} cannot be loaded as a Keras model ({reason}). Copy it again, or train anew with: "
+            f"{path} cannot be loaded as a Keras model ({reason}). Copy it again, or train again with: "
             "glomedge train DATA"
         ) from error
     backbone_of(model)

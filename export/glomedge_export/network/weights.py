@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 import h5py
-import keras
 
 from glomedge.errors import ModelError
+from glomedge_export.frameworks import keras
 from glomedge_export.network import network
 
 DOWNLOAD_TIMEOUT_S = 15.0

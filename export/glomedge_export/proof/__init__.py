@@ -1,1 +1,1 @@
-"""Proof that an exported file still says what Keras said."""
+"""Checks that an exported file gives the same answers as Keras."""

@@ -1,7 +1,7 @@
-"""The gates: how far a file may move from its reference before it is refused.
+"""The gates: how far the answers of a file may differ from its reference before it is refused.
 
-Limits are those of the design: float32 must be the same answer, float16 and int8 may move, but not the answer that
-matters to a biopsy. Every limit can be loosened or tightened by hand (``--gate-*``); what was used is kept in the spec.
+A float32 file must give the same answers as Keras; float16 and int8 may differ, but not in what matters for a biopsy.
+Every limit can be loosened or tightened by hand (``--gate-*``); what was used is kept in the spec.
 """
 
 from __future__ import annotations
@@ -54,8 +54,8 @@ def limits_for(precision: Precision, overrides: dict[str, float | None] | None =
 def float32_limits(precision: Precision, overrides: dict[str, float | None]) -> GateLimits:
     """Limits of the float32 graph against Keras: of the file itself, or of the graph behind a lowered file.
 
-    Behind a lowered file they are the defaults of float32, except where a limit loosened by hand is wider: who
-    accepts 1e-3 of the file accepts it of what it was made from.
+    Behind a lowered file they are the defaults of float32, except where a limit loosened by hand is wider: whoever
+    accepts 1e-3 for the file accepts it for the graph it was made from.
     """
     own = limits_for("fp32", overrides if precision == "fp32" else None)
     if precision == "fp32":
@@ -80,8 +80,8 @@ def enforce(parity: Parity, what: str, advice: str) -> list[GateRow]:
     if refused:
         reasons = "; ".join(f"{row.name}: {row.measured:.3g}, limit {row.limit:.3g}" for row in refused)
         raise GateError(
-            f"{what} is refused, it does not say what {parity.reference} says on {parity.crops} crops "
-            f"({parity.source}): {reasons}. Nothing was written. {advice}"
+            f"{what} is refused: it does not give the answers of {parity.reference} on {parity.crops} crops "
+            f"({parity.source}). {reasons}. Nothing was written. {advice}"
         )
     return rows
 
@@ -91,18 +91,18 @@ def float32_advice(difference: float, rounding: float) -> str:
 
     Args:
         difference: largest |difference| of probability to Keras.
-        rounding: the same between two right float32 runs of the graph (``judging.float32_rounding``).
+        rounding: the same between two correct float32 runs of the graph (``judge.float32_rounding``).
     """
     # Keras adds in a third order: two orders apart by a fifth of the difference are explanation enough.
     if difference <= 5.0 * rounding:
         return (
-            f"Two right float32 runs of this very graph differ by {rounding:.2g}: the model magnifies rounding, as "
+            f"Two correct float32 runs of this graph differ by {rounding:.2g}: the model magnifies rounding, as "
             "large weights in the head do. Train with a stronger penalty or fewer epochs, or accept it with "
             f"--gate-probability {2.0 * difference:.1g}."
         )
     return (
-        f"Two right float32 runs of this graph differ by only {rounding:.2g}, so this is no rounding: report it with "
-        "the versions that glomedge doctor prints."
+        f"Two correct float32 runs of this graph differ by only {rounding:.2g}, so this is not rounding: report it "
+        "with the versions that glomedge doctor prints."
     )
 
 
@@ -110,7 +110,7 @@ def advice(precision: Precision) -> str:
     """What to do about a lowered file that is refused."""
     if precision == "int8":
         return (
-            "Calibrate on more crops (--calibration-crops 512), choose --precision fp16 or fp32, or accept more by "
-            "hand with --gate-* if you can answer for it."
+            "Calibrate on more crops (--calibration-crops 512), choose --precision fp16 or fp32, or loosen a "
+            "gate with --gate-* if you can justify it."
         )
-    return "Choose --precision fp32, or accept more by hand with --gate-* if you can answer for it."
+    return "Choose --precision fp32, or loosen a gate with --gate-* if you can justify it."

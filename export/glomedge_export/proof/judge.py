@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,69 +13,63 @@ from glomedge.model.gate_table import table
 from glomedge.model.spec import BatchProfile, Parity, Precision
 from glomedge_export.data.export_crops import MIN_CROPS, Crops
 from glomedge_export.graph.run import Answers, OnnxRunner, Runner, onnx_answers
+from glomedge_export.progress import Progress, silent
 from glomedge_export.proof import gates, parity
 from glomedge_export.proof.keras import keras_answers
-from glomedge_export.stages import Progress
-
-Overrides = dict[str, float | None]
 
 
-def against_keras(
-    keras_model: Any,
-    model: onnx.ModelProto,
-    crops: Crops,
-    *,
-    precision: Precision,
-    threshold: float,
-    temperature: float,
-    overrides: Overrides,
-    progress: Progress,
-) -> Parity:
+@dataclass(frozen=True)
+class Criteria:
+    """What a file is judged by.
+
+    Attributes:
+        precision: of the file that is exported.
+        decision: threshold and temperature of the model.
+        overrides: GateLimits fields put in place of the defaults.
+        progress: called with (stage, done, of).
+    """
+
+    precision: Precision
+    decision: parity.Decision
+    overrides: dict[str, float | None]
+    progress: Progress = silent
+
+
+def against_keras(keras_model: Any, model: onnx.ModelProto, crops: Crops, criteria: Criteria) -> Parity:
     """The float32 graph on onnxruntime against Keras' own ``predict``.
 
     Behind a lowered file (``precision`` not fp32) about 64 crops are enough: a wrong graph shows on any of them.
     """
-    import keras
+    from glomedge_export.frameworks import keras
 
-    if precision != "fp32":
+    if criteria.precision != "fp32":
         crops = first_biopsies(crops, MIN_CROPS)
-    reference = keras_answers(keras_model, crops.images_nhwc, temperature, progress=progress)
+    progress = criteria.progress
+    reference = keras_answers(keras_model, crops.images_nhwc, criteria.decision.temperature, progress=progress)
     runner = OnnxRunner(model.SerializeToString())
     candidate = onnx_answers(runner, crops.images_nhwc, what="float32 file", progress=progress)
     return parity.compare(
         reference,
         candidate,
         crops,
-        threshold=threshold,
-        limits=gates.float32_limits(precision, overrides),
+        decision=criteria.decision,
+        limits=gates.float32_limits(criteria.precision, criteria.overrides),
         reference_name=f"Keras {keras.__version__}",
-        temperature=temperature,
     )
 
 
-def against_fp32(
-    fp32: onnx.ModelProto,
-    runner: Runner,
-    crops: Crops,
-    *,
-    precision: Precision,
-    threshold: float,
-    temperature: float,
-    overrides: Overrides,
-    progress: Progress,
-) -> Parity:
-    """A lowered file, on what judges it here, against its float32 graph."""
-    images = crops.images_nhwc
+def against_fp32(fp32: onnx.ModelProto, runner: Runner, crops: Crops, criteria: Criteria) -> Parity:
+    """A lowered file, on its runner for this machine, against its float32 graph."""
+    images, progress = crops.images_nhwc, criteria.progress
     reference = onnx_answers(OnnxRunner(fp32.SerializeToString()), images, what="float32", progress=progress)
-    candidate = onnx_answers(runner, images, what=f"{precision} file", progress=progress)
+    candidate = onnx_answers(runner, images, what=f"{criteria.precision} file", progress=progress)
     return parity.compare(
         reference,
         candidate,
         crops,
-        threshold=threshold,
-        limits=gates.limits_for(precision, overrides),
+        decision=criteria.decision,
+        limits=gates.limits_for(criteria.precision, criteria.overrides),
         reference_name="the float32 file of the same weights",
-        temperature=temperature,
     )
 
 
@@ -95,10 +89,10 @@ def first_biopsies(crops: Crops, count: int) -> Crops:
 
 
 def float32_rounding(model: onnx.ModelProto, crops: Crops) -> float:
-    """Largest |difference| of probability between two right float32 runs of one graph: fused, and node by node.
+    """Largest |difference| of probability between two correct float32 runs of one graph: fused, and node by node.
 
-    They only add in another order. Where a model magnifies rounding (large weights in the head), this is what no
-    export can go below, and what to hold a refusal against.
+    They only add up in a different order. Where a model magnifies rounding (large weights in the head), this is what no
+    export can go below, and what a refusal must be compared with.
     """
     images = first_biopsies(crops, MIN_CROPS).images_nhwc
     data = model.SerializeToString()

@@ -1,4 +1,4 @@
-"""What Keras says of the crops an export is proven on."""
+"""Keras' own answers on the crops that an export is checked on."""
 
 from __future__ import annotations
 
@@ -7,18 +7,17 @@ from typing import Any
 import numpy as np
 
 from glomedge_export.graph.run import Answers, Images
-from glomedge_export.stages import Progress, nothing
+from glomedge_export.progress import Progress, silent
 
 
 def keras_answers(
-    model: Any, images_nhwc: Images, temperature: float = 1.0, *, batch: int = 32, progress: Progress = nothing
+    model: Any, images_nhwc: Images, temperature: float = 1.0, *, batch: int = 32, progress: Progress = silent
 ) -> Answers:
     """Keras' own ``predict``: probability from the model itself, logit from its pooled features.
 
     With a temperature other than 1 the reference probability is sigmoid(logit / temperature).
     """
-    import keras
-
+    from glomedge_export.frameworks import keras
     from glomedge_export.network.network import inference_parts
 
     parts = inference_parts(model)

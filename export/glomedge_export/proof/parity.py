@@ -7,25 +7,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from glomedge.cases.metrics import auroc
 from glomedge.errors import GateError
 from glomedge.model.spec import MAP_SIZE, GateLimits, Parity
 from glomedge_export.data.export_crops import Crops
 from glomedge_export.graph.run import Answers, Floats
-
-
-def auroc(labels: npt.NDArray[np.int64], scores: npt.NDArray[Any]) -> float | None:
-    """Area under the ROC curve by ranks (Mann-Whitney U, ties count half); None with one class only."""
-    positive, negative = scores[labels == 1], scores[labels != 1]
-    if not len(positive) or not len(negative):
-        return None
-    ranks = _ranks(np.concatenate([positive, negative]))
-    u = ranks[: len(positive)].sum() - len(positive) * (len(positive) + 1) / 2
-    return float(u / (len(positive) * len(negative)))
 
 
 def _ranks(values: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
@@ -72,8 +64,21 @@ def check_finite(answers: Answers, what: str) -> None:
     if bad.any():
         raise GateError(
             f"{what} is refused: {int(bad.sum())} of {len(bad)} answers are NaN or Inf. Nothing was written. "
-            "Choose --precision fp32, or train the model anew."
+            "Choose --precision fp32, or train the model again."
         )
+
+
+@dataclass(frozen=True)
+class Decision:
+    """How a logit becomes a call.
+
+    Attributes:
+        threshold: label 1 where probability is at or above it.
+        temperature: probability is sigmoid(logit / temperature).
+    """
+
+    threshold: float
+    temperature: float = 1.0
 
 
 def compare(
@@ -81,28 +86,26 @@ def compare(
     candidate: Answers,
     crops: Crops,
     *,
-    threshold: float,
+    decision: Decision,
     limits: GateLimits,
     reference_name: str,
-    temperature: float = 1.0,
 ) -> Parity:
     """Measure everything the gates look at.
 
     Args:
-        reference: what the reference said on ``crops``.
-        candidate: what the file said on ``crops``; with its activation map.
+        reference: answers of the reference on ``crops``.
+        candidate: answers of the file on ``crops``; with its activation map.
         crops: the crops, with labels and biopsies.
-        threshold: label 1 where probability is at or above it.
+        decision: threshold and temperature of the model.
         limits: kept beside the figures.
         reference_name: in words.
-        temperature: probability is sigmoid(mean of activation / temperature).
 
     Raises:
         GateError: the candidate is NaN or Inf anywhere.
     """
     check_finite(candidate, "The exported file")
     difference = np.abs(candidate.probability.astype(np.float64) - reference.probability.astype(np.float64))
-    calls = reference.probability >= threshold, candidate.probability >= threshold
+    calls = reference.probability >= decision.threshold, candidate.probability >= decision.threshold
     shift, changed, cases = biopsy_shift(crops.cases, *calls)
     correlation = None
     logit_difference = None
@@ -113,7 +116,7 @@ def compare(
             logit_difference = float(np.max(np.abs(mean - reference.logit) / np.maximum(np.abs(reference.logit), 1.0)))
         else:
             # The file against itself: its map must average to the logit behind its own probability.
-            logit_difference = float(np.max(_logit_error(candidate.probability, mean, temperature)))
+            logit_difference = float(np.max(_logit_error(candidate.probability, mean, decision.temperature)))
         if reference.activation is not None:
             correlation = float(map_rank_correlations(reference.activation, candidate.activation).min())
     return Parity(
@@ -126,8 +129,8 @@ def compare(
         probability_spread=float(np.ptp(reference.probability)),
         flips=int(np.count_nonzero(calls[0] != calls[1])),
         max_logit_relative_difference=logit_difference,
-        auroc_reference=auroc(crops.labels, reference.probability),
-        auroc=auroc(crops.labels, candidate.probability),
+        auroc_reference=auroc(crops.labels, reference.probability.astype(np.float64)),
+        auroc=auroc(crops.labels, candidate.probability.astype(np.float64)),
         max_percent_gs_shift=shift,
         grades_changed=changed,
         min_map_rank_correlation=correlation,

@@ -1,8 +1,8 @@
-"""What NVIDIA's own parser and builder make of a file, on a machine without a GPU.
+"""Check a file with NVIDIA's own parser and builder, on a machine without a GPU.
 
 ``tensorrt-rtx`` brings the real libraries. Parsing and building need no GPU: the engine it gives is portable
 between RTX GPUs (Ampere and newer) and is specialised when it is first loaded. Networks are strongly typed only:
-what the file says is the precision that runs.
+the types in the file are the precision that runs.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from glomedge_export.graph.surgery import attribute, constants
 
 @dataclass(frozen=True)
 class TensorRtCheck:
-    """What parser and builder said.
+    """What parser and builder reported.
 
     Attributes:
         version: of tensorrt-rtx.
@@ -49,7 +49,7 @@ class TensorRtCheck:
 
 
 def installed() -> bool:
-    """Whether NVIDIA's parser is here."""
+    """Whether NVIDIA's parser is installed."""
     try:
         import tensorrt_rtx  # noqa: F401
     except ImportError:
@@ -71,11 +71,11 @@ _INTEGER_OPERATORS = ("DynamicQuantizeLinear", "QLinearConv", "QLinearMatMul", "
 
 
 def refuse_unsigned_activations(model: onnx.ModelProto) -> None:
-    """Our own word before NVIDIA's: TensorRT takes only symmetric signed quantisation.
+    """Refuse before NVIDIA's parser does, with a clearer message: TensorRT takes only symmetric signed quantisation.
 
     Raises:
         GateError: names the first node with uint8 activations, a zero point other than 0, or integer arithmetic
-            written as an operator of its own.
+            as a separate operator.
     """
     known = constants(model)
     for node in model.graph.node:
@@ -176,7 +176,7 @@ def check(data: bytes, profile: BatchProfile, *, build: bool = True) -> tuple[Te
 
 
 def _device_memory(trt: Any, engine: bytes, logger: Any, messages: list[str]) -> int | None:
-    """The engine's own figure. Loading an engine needs a GPU; where there is none, that is no news about the file."""
+    """The engine's own figure. Loading an engine needs a GPU; not having one says nothing about the file."""
     said = len(messages)
     runtime = trt.Runtime(logger)
     loaded = runtime.deserialize_cuda_engine(engine) if runtime is not None else None
@@ -199,8 +199,8 @@ def enforce(found: TensorRtCheck) -> None:
 def write_engine(model: Path, engine: bytes, spec: ModelSpec, model_sha256: str, found: TensorRtCheck) -> list[Path]:
     """Write ``<model>.rtx.engine`` and its passport ``<model>.rtx.engine.json``; the passport last.
 
-    An engine says nothing of itself: the passport names the weights, versions, profile and precision it was
-    built from, and the SHA-256 of engine and model, so that neither can be taken for another's.
+    An engine file does not describe itself: the passport names the weights, versions, profile and precision it was
+    built from, and the SHA-256 of engine and model, so that neither can be mistaken for another.
     """
     import hashlib
 

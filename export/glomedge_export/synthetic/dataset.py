@@ -1,4 +1,4 @@
-"""Draws a labelled data set in the users' own layout, so that every step can be tried without patient data.
+"""Draws a labelled data set in the layout that training reads, so that every step can be tried without patient data.
 
 A set has biopsies that differ in stain and in how many of their glomeruli are globally sclerotic. Same seed and
 arguments, same package versions: same bytes, whatever the number of workers.
@@ -20,6 +20,7 @@ import numpy as np
 
 from glomedge.about import RESEARCH_USE_NOTICE, __version__
 from glomedge.errors import OutputError, UsageError
+from glomedge.files.writing import check_writable
 from glomedge_export.synthetic.crop import draw_crop, draw_size
 from glomedge_export.synthetic.optics import Stain
 from glomedge_export.synthetic.tissue import Rng
@@ -161,6 +162,7 @@ def write_dataset(
 
     Everything is drawn beside its final place, inside ``directory``, and moved there at the end, ``public.csv`` last:
     a folder with ``public.csv`` is complete. An earlier drawn set is replaced; other files are left alone.
+    One keyword for each option of ``glomedge synth``: they have nothing else in common.
 
     Args:
         directory: created when missing.
@@ -168,7 +170,7 @@ def write_dataset(
         cases: number of biopsies they come from.
         seed: same seed, same bytes (with the same package versions).
         positive_fraction: share of globally sclerotic crops.
-        workers: drawing threads; the processors at hand when None. Does not change the pictures.
+        workers: drawing threads; one per processor when None. Does not change the pictures.
         force: draw into a folder that holds other files.
         progress: called with (crops drawn, crops in all).
 
@@ -180,6 +182,7 @@ def write_dataset(
     directory = Path(directory)
     try:
         _check_free(directory, force)
+        check_writable(directory, "Choose a folder you can write to.")
         partial = directory / _PARTIAL
         if partial.exists():
             shutil.rmtree(partial)

@@ -1,7 +1,7 @@
 """What crops are painted with: a canvas of stain densities, outlines, noise, nuclei.
 
 A picture is painted as *stain density*, not as colour: a uint8 canvas ``[H, W, 3]`` whose channels are how much
-PAS reagent, haematoxylin and pigment lies at each pixel. ``synthetic_optics`` makes colour of it.
+PAS reagent, haematoxylin and pigment is at each pixel. ``optics`` turns it into colour.
 
 Lengths are in micrometres where the name says ``_um``; a canvas knows its ``px_per_um``. All randomness comes from
 the generator handed in: the same generator state gives the same bytes.
@@ -95,7 +95,8 @@ def blobs(
 
     ``centres`` is float ``[n, 2]``; ``radii_px`` and ``aspects`` (long side over short side) are float ``[n]``. Each
     outline is stretched along the horizontal and then, unless its aspect is 1, nothing: callers that want another
-    direction give an aspect below 1 or use the random turn of the harmonics.
+    direction give an aspect below 1 or use the random turn of the harmonics. Seven plain numbers and arrays, as for
+    any drawing primitive.
     """
     count = len(centres)
     angle = np.linspace(0.0, 2 * np.pi, vertices, endpoint=False)

@@ -1,7 +1,7 @@
 """Data-dependent start for ``--weights none``: BatchNormalization statistics measured on training crops.
 
 The network is trained with every BatchNormalization on its moving statistics (``training=False``). ImageNet weights
-bring fitting ones. Random weights bring mean 0 and variance 1, which are those of nothing: activations of the frozen
+come with matching ones. Random weights come with mean 0 and variance 1, which match nothing: activations of the frozen
 layers then have arbitrary scale and offset, whole channels die at their ReLU, and the trained layers see little of
 the crop. So, before fitting, the statistics are set to what they are on a hundred-odd training crops (in the spirit
 of Mishkin & Matas, "All you need is a good init", ICLR 2016). They stay untouched while fitting.

@@ -1,4 +1,4 @@
-"""What a run needs to go on after a kill: the state after the last complete epoch, written whole or not at all.
+"""What a run needs to resume after a kill: the state after the last complete epoch, written whole or not at all.
 
 Two files in the checkpoint folder, both NumPy archives read without pickle: ``last.npz`` (all weights, optimizer
 state, history as JSON) and ``best-<epoch>.npz`` (the weights of the best epoch so far). ``last.npz`` names the best
@@ -8,9 +8,8 @@ epoch and is renamed into place after that epoch's file, so a kill between the t
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -19,11 +18,12 @@ import numpy as np
 import numpy.typing as npt
 
 from glomedge.errors import OutputError
+from glomedge.files.writing import TEMPORARY, replacing
 
 Arrays = list[npt.NDArray[Any]]
 
 PRETRAINING_FOLDER = "pretraining"
-"""Inside the checkpoint folder: the state while all layers are trained (``pretraining.py``)."""
+"""Inside the checkpoint folder: the state while all layers are trained (``pretrain.py``)."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,21 @@ class Checkpoint:
     optimizer: Arrays
     history: tuple[EpochRow, ...]
     settings: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Checkpointing:
+    """Where a run keeps its checkpoints, and when it may continue from one.
+
+    Attributes:
+        folder: written after every epoch.
+        settings: what a run must have in common with the one it resumes (data, split, recipe, options of the fit).
+        resume: continue from the checkpoint where there is one.
+    """
+
+    folder: Path
+    settings: dict[str, Any] = field(default_factory=dict)
+    resume: bool = False
 
 
 def best_epoch(history: Sequence[EpochRow]) -> int:
@@ -93,7 +108,7 @@ class Checkpoints:
         except OSError as error:
             raise OutputError(
                 f"The checkpoint cannot be written to {self.directory} ({error.strerror}). Free space there, or "
-                "choose another --output; then go on with --resume."
+                "choose another --output; then continue with --resume."
             ) from error
         for old in self.directory.glob("best-*.npz"):
             if best is not None and old != self._best(best):
@@ -116,7 +131,7 @@ class Checkpoints:
             listed = "; ".join(f"{key}: {theirs.get(key)!r} before, {mine.get(key)!r} now" for key in differing)
             raise OutputError(
                 f"The run in {self.directory} was started otherwise ({listed}), so it cannot be resumed. Give the "
-                "same options and data as before, or start anew without --resume."
+                "same options and data as before, or start again without --resume."
             )
         history = tuple(EpochRow(**row) for row in meta["history"])
         return Checkpoint(_numbered(arrays, "w"), _numbered(arrays, "o"), history, theirs)
@@ -125,22 +140,18 @@ class Checkpoints:
         """The weights of the best epoch. Raises OutputError where they are gone or damaged."""
         arrays = _read(self._best(epoch))
         if arrays is None:
-            raise OutputError(f"{self._best(epoch)} is missing. Start the training anew, without --resume.")
+            raise OutputError(f"{self._best(epoch)} is missing. Start the training again without --resume.")
         return _numbered(arrays, "w")
 
     def clear(self) -> None:
         """Remove the checkpoint files (of an earlier run, or once the run is complete)."""
-        for path in [self._last, *self.directory.glob("best-*.npz"), *self.directory.glob(".*.tmp")]:
+        for path in [self._last, *self.directory.glob("best-*.npz"), *self.directory.glob(f".*{TEMPORARY}*")]:
             path.unlink(missing_ok=True)
 
 
 def _write(path: Path, arrays: dict[str, npt.NDArray[Any]]) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("wb") as handle:
+    with replacing(path) as temporary, temporary.open("wb") as handle:
         np.savez(handle, allow_pickle=False, **arrays)
-        handle.flush()
-        os.fsync(handle.fileno())
-    temporary.replace(path)
 
 
 def _read(path: Path) -> dict[str, npt.NDArray[Any]] | None:
@@ -151,7 +162,7 @@ def _read(path: Path) -> dict[str, npt.NDArray[Any]] | None:
         return None
     except (OSError, ValueError, EOFError, BadZipFile) as error:
         raise OutputError(
-            f"The checkpoint {path} is damaged ({error}). Start the training anew, without --resume."
+            f"The checkpoint {path} is damaged ({error}). Start the training again without --resume."
         ) from error
 
 

@@ -31,7 +31,7 @@ def fit_temperature(logits: npt.ArrayLike, labels: npt.ArrayLike) -> float:
     """The temperature of least validation cross-entropy (Guo et al., ICML 2017:1321).
 
     The cross-entropy is convex in ``1 / temperature``, so a golden-section search over it finds the minimum.
-    Temperature does not move the order of crops, nor decisions at 0.5.
+    Temperature changes neither the order of crops nor decisions at 0.5.
     """
     low, high = 1 / TEMPERATURE_RANGE[1], 1 / TEMPERATURE_RANGE[0]
     ratio = (np.sqrt(5.0) - 1) / 2

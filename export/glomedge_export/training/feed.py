@@ -1,15 +1,34 @@
-"""Batches of enhanced crops for one epoch."""
+"""The crops of a training run, and batches of them for one epoch."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import tensorflow as tf
+
+from glomedge_export.frameworks import tf
 
 Images = npt.NDArray[np.uint8]
 """uint8 ``[N, 224, 224, 3]``, RGB, enhanced."""
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """What a network is fitted to.
+
+    Attributes:
+        crops: enhanced, uint8 ``[N, 224, 224, 3]``, RGB; may be a memory map.
+        labels: int64 ``[N]``, 0 or 1.
+        train: indices of the training crops, int64 ``[n]``.
+        validation: indices of the validation crops, int64 ``[m]``.
+    """
+
+    crops: Images
+    labels: npt.NDArray[np.int64]
+    train: npt.NDArray[np.int64]
+    validation: npt.NDArray[np.int64]
 
 
 def batches(

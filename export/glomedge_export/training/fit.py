@@ -1,4 +1,4 @@
-"""The fit: epochs over memory-mapped crops, only the tail differentiated, every epoch resumable and repeatable.
+"""The fit: epochs over memory-mapped crops, gradients for the trained layers only, resumable and repeatable.
 
 Everything random in an epoch (order of crops, augmentation, dropout) is drawn from (seed, epoch), so an epoch run
 after ``--resume`` is the epoch that an uninterrupted run would have seen.
@@ -8,21 +8,21 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import tensorflow as tf
 
 from glomedge.errors import GlomedgeError
 from glomedge.model.spec import ComputeDtype
+from glomedge_export.frameworks import tf
 from glomedge_export.network import network, weights
 from glomedge_export.training.batch_norm import CALIBRATION_CROPS, calibrate_batch_norms
-from glomedge_export.training.checkpoint import Checkpoint, Checkpoints, EpochRow, best_epoch
+from glomedge_export.training.checkpoint import Checkpoint, Checkpointing, Checkpoints, EpochRow, best_epoch
 from glomedge_export.training.decision import cross_entropy
-from glomedge_export.training.feed import Images, batches
+from glomedge_export.training.feed import Images, TrainingData, batches
 from glomedge_export.training.head_start import start_head
 from glomedge_export.training.listener import Listener, Silent
 from glomedge_export.training.optimizer import make_optimizer
@@ -48,7 +48,7 @@ class Fitted:
 
 
 def make_repeatable() -> None:
-    """Have TensorFlow give the same bits for the same run; process-wide, best before TensorFlow has run anything.
+    """Make TensorFlow give identical results for identical runs; process-wide, best before TensorFlow has run anything.
 
     Deterministic kernels alone were not enough: with two operations in flight at once, single training steps were
     seen to differ in the last bits from run to run. Operations still use every core within themselves.
@@ -59,8 +59,8 @@ def make_repeatable() -> None:
             tf.config.threading.set_inter_op_parallelism_threads(1)
         except RuntimeError as error:
             raise GlomedgeError(
-                "TensorFlow has already run in this process with several operations at once, so training could not "
-                "be repeated. Start training in a process of its own."
+                "TensorFlow has already run several operations at once in this process, so training would not be "
+                "reproducible. Start training in its own process."
             ) from error
 
 
@@ -87,8 +87,8 @@ class Trainer:
         ]
         if len(self._random_states) != 4:
             raise GlomedgeError(
-                "This Keras keeps its random state elsewhere than expected, so a run could not be repeated. "
-                "Install the versions in constraints.txt."
+                "This version of Keras keeps its random state in an unexpected place, so runs would not be "
+                "reproducible. Install the versions in constraints.txt."
             )
 
         def logits(features: Any) -> Any:
@@ -155,151 +155,115 @@ def sample_weights(labels: npt.NDArray[np.int64], class_weight: ClassWeight) -> 
 
 
 def start_model(
-    options: FitOptions,
-    crops: Images,
-    labels: npt.NDArray[np.int64],
-    train: npt.NDArray[np.int64],
-    validation: npt.NDArray[np.int64],
-    listener: Listener,
-    *,
-    checkpoint_dir: Path,
-    settings: dict[str, Any],
-    resume: bool = False,
+    data: TrainingData, options: FitOptions, checkpointing: Checkpointing, listener: Listener | None = None
 ) -> Any:
     """The network with its starting weights.
 
     For ``none``: all layers trained for ``pretrain_epochs``; where that is 0, BatchNormalization measured on training
-    crops, then the last layer fitted to what the random network makes of them.
+    crops, then the last layer fitted to the features of the random network.
     """
+    listener = listener or Silent()
     model = network.assemble(options.input_scaling, options.seed)
     weights.load_into(model, options.weights)
     if options.pretrain_epochs:
-        pretrain(
-            model,
-            crops,
-            labels,
-            train,
-            options,
-            checkpoint_dir=checkpoint_dir,
-            settings=settings,
-            resume=resume,
-            on_step=lambda done, total: listener.preparing("Training all layers", done, total),
-            note=listener.note,
-        )
+        pretrain(model, data, options, checkpointing, listener)
     elif options.weights == "none":
-        chosen = np.random.default_rng(options.seed).permutation(train)[:CALIBRATION_CROPS]
-        groups = [crops[np.sort(chosen[i : i + 32])] for i in range(0, len(chosen), 32)]
+        chosen = np.random.default_rng(options.seed).permutation(data.train)[:CALIBRATION_CROPS]
+        groups = [data.crops[np.sort(chosen[i : i + 32])] for i in range(0, len(chosen), 32)]
         calibrate_batch_norms(model, groups, lambda done, total: listener.preparing("BatchNorm start", done, total))
-        shuffled = np.random.default_rng(options.seed + 1).permutation(train)
         start_head(
             model,
-            crops,
-            labels,
-            shuffled,
-            validation,
+            data.crops,
+            data.labels,
+            np.random.default_rng(options.seed + 1).permutation(data.train),
+            data.validation,
             lambda done, total: listener.preparing("last layer start", done, total),
         )
     return model
 
 
 def fit(
-    crops: Images,
-    labels: npt.NDArray[np.int64],
-    train: npt.NDArray[np.int64],
-    validation: npt.NDArray[np.int64],
+    data: TrainingData,
     options: FitOptions,
+    checkpointing: Checkpointing,
     *,
-    checkpoint_dir: Path,
-    settings: dict[str, Any] | None = None,
-    resume: bool = False,
     listener: Listener | None = None,
     tensorboard_dir: Path | None = None,
 ) -> Fitted:
     """Fit the network and keep the epoch of least validation loss.
 
     Args:
-        crops: enhanced, uint8 ``[N, 224, 224, 3]``.
-        labels: int64 ``[N]``.
-        train: indices of the training crops.
-        validation: indices of the validation crops.
-        options: see FitOptions.
-        checkpoint_dir: written after every epoch.
-        settings: what else a resumed run must have in common (data, split, recipe).
-        resume: go on from the checkpoint where there is one.
+        data: crops, labels and the indices of both sides.
+        options: see FitOptions; those that a resumed run must have in common are added to the settings.
+        checkpointing: where, and whether to continue from, the state after each epoch.
         listener: told how it goes.
         tensorboard_dir: where to write TensorBoard logs, None for none.
 
     Raises:
-        ModelError: the starting weights cannot be had.
+        ModelError: the starting weights are not available.
         OutputError: checkpoint not writable, damaged, or of another run.
-        GlomedgeError: the loss is no longer a number.
+        GlomedgeError: the loss is not finite.
     """
     listener = listener or Silent()
-    settings = {**(settings or {}), **options.fixed()}
-    checkpoints = Checkpoints(checkpoint_dir)
-    saved = checkpoints.load(settings) if resume else None
+    checkpointing = replace(checkpointing, settings={**checkpointing.settings, **options.fixed()})
+    checkpoints = Checkpoints(checkpointing.folder)
+    saved = checkpoints.load(checkpointing.settings) if checkpointing.resume else None
     if saved is None:
         checkpoints.clear()
-        model = start_model(
-            options,
-            crops,
-            labels,
-            train,
-            validation,
-            listener,
-            checkpoint_dir=checkpoint_dir,
-            settings=settings,
-            resume=resume,
-        )
+        model = start_model(data, options, checkpointing, listener)
     else:
         model = network.assemble(options.input_scaling, options.seed)
-    optimizer = make_optimizer(options.optimizer, options.learning_rate)
-    trainer = Trainer(model, optimizer, options.compute_dtype)
+    trainer = Trainer(model, make_optimizer(options.optimizer, options.learning_rate), options.compute_dtype)
     history: list[EpochRow] = []
     if saved is not None:
         _assign(model.variables, saved.weights)
         _assign(trainer.optimizer.variables, saved.optimizer)
         history = list(saved.history)
     resumed_after = len(history)
-    weight = sample_weights(labels[train], options.class_weight)
-    targets = np.stack([labels[train].astype(np.float32), weight], axis=1)
     with _Board(tensorboard_dir) as board:
         for epoch in range(resumed_after + 1, options.epochs + 1):
             if _is_over(history, options.early_stopping):
                 break
-            started = time.perf_counter()
-            trainer.reseed(options.seed, epoch)
-            order = np.random.default_rng([options.seed, epoch]).permutation(len(train))
-            data = batches(crops, train[order], options.batch_size, targets[order])
-            steps = -(-len(train) // options.batch_size)
-
-            def on_step(done: int, total: int, epoch: int = epoch) -> None:
-                listener.step(epoch, done, total)
-
-            loss, accuracy = trainer.run_epoch(data, steps, on_step)
-            logits, _ = trainer.infer(crops, validation, options.batch_size)
-            row = EpochRow(
-                epoch,
-                loss,
-                accuracy,
-                cross_entropy(logits, labels[validation]),
-                float(np.mean((logits >= 0) == (labels[validation] == 1))),
-                time.perf_counter() - started,
-            )
-            if not np.isfinite([row.loss, row.val_loss]).all():
-                raise GlomedgeError(
-                    f"The loss is no longer a number in epoch {epoch}. Lower --learning-rate (now "
-                    f"{options.learning_rate}) and start again."
-                )
+            row = _fit_epoch(trainer, data, options, epoch, listener)
             history.append(row)
             weights_now = [np.asarray(variable) for variable in model.variables]
             optimizer_now = [np.asarray(variable) for variable in trainer.optimizer.variables]
-            checkpoints.save(Checkpoint(weights_now, optimizer_now, tuple(history), settings))
+            checkpoints.save(Checkpoint(weights_now, optimizer_now, tuple(history), checkpointing.settings))
             board.write(row)
             listener.epoch(row)
     best = best_epoch(history)
     _assign(model.variables, checkpoints.load_best(best))
     return Fitted(model, tuple(history), best, resumed_after)
+
+
+def _fit_epoch(trainer: Trainer, data: TrainingData, options: FitOptions, epoch: int, listener: Listener) -> EpochRow:
+    """Train one epoch and evaluate it on the validation crops. Raises GlomedgeError where the loss is not finite."""
+    started_s = time.perf_counter()
+    labels = data.labels[data.train]
+    targets = np.stack([labels.astype(np.float32), sample_weights(labels, options.class_weight)], axis=1)
+    trainer.reseed(options.seed, epoch)
+    order = np.random.default_rng([options.seed, epoch]).permutation(len(data.train))
+    loss, accuracy = trainer.run_epoch(
+        batches(data.crops, data.train[order], options.batch_size, targets[order]),
+        -(-len(data.train) // options.batch_size),
+        lambda done, steps: listener.step(epoch, done, steps),
+    )
+    logits, _ = trainer.infer(data.crops, data.validation, options.batch_size)
+    expected = data.labels[data.validation]
+    row = EpochRow(
+        epoch,
+        loss,
+        accuracy,
+        cross_entropy(logits, expected),
+        float(np.mean((logits >= 0) == (expected == 1))),
+        time.perf_counter() - started_s,
+    )
+    if not np.isfinite([row.loss, row.val_loss]).all():
+        raise GlomedgeError(
+            f"The loss is NaN or infinite in epoch {epoch}. Lower --learning-rate (now {options.learning_rate}) and "
+            "start again."
+        )
+    return row
 
 
 def _is_over(history: Sequence[EpochRow], patience: int) -> bool:

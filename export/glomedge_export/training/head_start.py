@@ -1,13 +1,13 @@
 """Data-dependent start for ``--weights none``: the last layer fitted to the pooled features of the random network.
 
-Once its BatchNormalization statistics are measured (``normalisation.py``), a random network's 2,048 pooled features
-already tell textures apart; what a random last layer makes of them is noise. So the last layer starts as the
+Once its BatchNormalization statistics are measured (``batch_norm.py``), a random network's 2,048 pooled features
+already distinguish textures; the output of a random last layer is noise. So the last layer starts as the
 regularised logistic regression of the labels on those features, and the epochs refine it together with the rest of
 the trained part. Random features with a fitted linear read-out: Saxe et al., "On random weights and unsupervised
 feature learning", ICML 2011.
 
 Every training crop is seen as it is and once augmented: rotation smooths a crop a little, and a layer fitted to
-unturned crops alone meets other features in the first epoch than it was fitted to.
+unrotated crops only would see different features in the first epoch.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import tensorflow as tf
 
 from glomedge.model.spec import SIZE_PX
+from glomedge_export.frameworks import tf
 from glomedge_export.network import network
 from glomedge_export.training.decision import cross_entropy
 

@@ -1,4 +1,4 @@
-"""Who is told how training goes."""
+"""How training reports its progress."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from glomedge_export.training.checkpoint import EpochRow
 
 
 class Listener(Protocol):
-    """Told how the fit goes; for progress bars and logs."""
+    """Told how a training goes; for progress bars and logs (``glomedge.cli.progress``)."""
 
     def step(self, epoch: int, done: int, steps: int) -> None:
-        """A step of an epoch is done."""
+        """A step of an epoch of the fit is done."""
 
     def epoch(self, row: EpochRow) -> None:
-        """An epoch is done."""
+        """An epoch of the fit is done."""
 
     def preparing(self, what: str, done: int, total: int) -> None:
-        """Something before the first epoch goes on."""
+        """Something other than an epoch goes on."""
 
     def note(self, text: str) -> None:
         """Something the user should know."""
@@ -37,19 +37,3 @@ class Silent:
 
     def note(self, text: str) -> None:
         """Ignore."""
-
-
-class RunListener(Protocol):
-    """Told how the whole run goes."""
-
-    def step(self, epoch: int, done: int, steps: int) -> None:
-        """A step of an epoch is done."""
-
-    def epoch(self, row: EpochRow) -> None:
-        """An epoch is done."""
-
-    def preparing(self, what: str, done: int, total: int) -> None:
-        """Something other than an epoch goes on."""
-
-    def note(self, text: str) -> None:
-        """Something the user should know."""

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from glomedge.cases.metrics import ranking_areas
 from glomedge.cases.summary import remuzzi_grade
 from glomedge.model.spec import Interval, OperatingPoint
 
@@ -41,9 +42,9 @@ def weighted_metrics(
 ) -> dict[str, Floats]:
     """Every figure of ``METRICS`` for each row of weights.
 
-    ``auroc`` counts ties as one half (Mann-Whitney); ``auprc`` is average precision, the sum over thresholds of
-    recall gained times precision; ``ece`` is the expected calibration error over ten bins of equal width (Naeini,
-    AAAI 2015:2901) of predicted probability against observed fraction.
+    ``auroc`` and ``auprc`` (average precision) are those of ``glomedge.cases.metrics.ranking_areas``; ``ece``
+    is the expected calibration error over ten bins of equal width (Naeini, AAAI 2015:2901) of predicted probability
+    against observed fraction.
 
     Args:
         labels: ``[N]``, 0 or 1.
@@ -61,7 +62,7 @@ def weighted_metrics(
         fp, tn = weights @ ((1 - y) * called), weights @ ((1 - y) * (1 - called))
         total = weights.sum(1)
         sensitivity, specificity = tp / (tp + fn), tn / (tn + fp)
-        auroc, auprc = _ranking(y, probabilities, weights)
+        auroc, auprc = ranking_areas(labels, probabilities, weights)
         return {
             "auroc": auroc,
             "auprc": auprc,
@@ -73,20 +74,6 @@ def weighted_metrics(
             "brier": weights @ (probabilities - y) ** 2 / total,
             "ece": _ece(y, probabilities, weights) / total,
         }
-
-
-def _ranking(y: Floats, probabilities: Floats, weights: Floats) -> tuple[Floats, Floats]:
-    order = np.argsort(-probabilities, kind="stable")
-    ranked = probabilities[order]
-    starts = np.flatnonzero(np.r_[True, ranked[1:] != ranked[:-1]])
-    positive = np.add.reduceat(weights[:, order] * y[order], starts, axis=1)
-    negative = np.add.reduceat(weights[:, order] * (1 - y[order]), starts, axis=1)
-    true_positive, false_positive = positive.cumsum(1), negative.cumsum(1)
-    positives, negatives = true_positive[:, -1], false_positive[:, -1]
-    # A positive beats every negative ranked after its tie group, and half of those inside it.
-    wins = (positive * (negatives[:, None] - false_positive + negative / 2)).sum(1)
-    precision = true_positive / np.maximum(true_positive + false_positive, 1e-300)
-    return wins / (positives * negatives), (positive * precision).sum(1) / positives
 
 
 def bin_of(probabilities: Floats) -> npt.NDArray[np.int64]:

@@ -1,14 +1,14 @@
-"""The optimiser that a model is trained with."""
+"""The optimizer, and the compiled model."""
 
 from __future__ import annotations
 
 from typing import Any
 
-import keras
 import numpy as np
 
 from glomedge.errors import UsageError
 from glomedge.model.spec import InputScaling
+from glomedge_export.frameworks import keras
 from glomedge_export.network.network import assemble
 from glomedge_export.training.options import OptimizerName
 
@@ -50,7 +50,7 @@ def build(
         keras.Model, uint8 or float ``[N, 224, 224, 3]`` RGB 0..255 -> float32 ``[N, 1]``.
 
     Raises:
-        ModelError: the weights cannot be had or do not fit.
+        ModelError: the weights are not available or do not match.
         UsageError: unknown optimizer, learning rate not above 0.
     """
     from glomedge_export.network.weights import load_into

@@ -1,4 +1,4 @@
-"""How to fit. Apart from ``training`` so that the command line can check options without loading TensorFlow."""
+"""Training options. Apart from ``fit`` so that the command line can check them without loading TensorFlow."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ ClassWeight = Literal["none", "balanced"]
 
 @dataclass(frozen=True)
 class FitOptions:
-    """How to fit; the defaults are the users' document.
+    """How to fit. The defaults are the training recipe in docs/training.md.
 
     Attributes:
         weights: ``imagenet``, ``none`` or a file.
         early_stopping: stop after this many epochs without a better validation loss; 0: never.
         compute_dtype: what the convolutions of a training step are computed in; weights, loss and everything that is
             not a training step stay float32.
-        pretrain_epochs: train all layers for so many epochs first; only from random weights.
+        pretrain_epochs: number of epochs in which all layers are trained first; only from random weights.
     """
 
     weights: str = "imagenet"
@@ -49,7 +49,7 @@ class FitOptions:
         if self.pretrain_epochs < 0 or (self.pretrain_epochs and self.weights != "none"):
             raise UsageError(
                 f"--pretrain-epochs {self.pretrain_epochs} trains all layers from random weights. Use it with "
-                "--weights none, or leave it out."
+                "--weights none, or omit it."
             )
         if self.optimizer not in ("sgd", "adam"):
             raise UsageError(f"Unknown optimizer {self.optimizer!r}. Choose sgd or adam.")
@@ -72,7 +72,7 @@ class TrainOptions:
     Attributes:
         data: folder with public.csv.
         output: folder for the results.
-        split: ``case`` or ``random``; not looked at where ``split_file`` is given.
+        split: ``case`` or ``random``; ignored where ``split_file`` is given.
         threshold: rule, see ``decision.choose_threshold``.
         calibrate: fit a temperature on validation; otherwise it is 1.
         cache_dir: for the enhanced crops; ``output/cache`` where None.

@@ -1,19 +1,17 @@
-"""``training-report.html``: one file, no links outside, that says how far the figures can be trusted."""
+"""``training-report.html``: one self-contained file that shows how far the figures can be trusted."""
 
 from __future__ import annotations
 
-import base64
-import html
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import cv2
 import numpy as np
 import numpy.typing as npt
+from markupsafe import Markup
 
-from glomedge.about import RESEARCH_USE_NOTICE
 from glomedge.imaging import images
 from glomedge.model.spec import Interval
+from glomedge.reports import html
 from glomedge.reports.overlay import logit_threshold, overlay, to_png
 from glomedge_export.training import plots
 
@@ -24,6 +22,8 @@ WRONG_SHOWN = 12
 # Below, percentile intervals over biopsies are known to be too narrow, and the report says so.
 FEW_CASES = 10
 _PICTURE_PX = 260
+
+_Row = tuple[object, ...]
 
 _METRIC_TITLES = {
     "auroc": "AUROC",
@@ -39,18 +39,6 @@ _METRIC_TITLES = {
     "grade_agreement": "Biopsies with the right Remuzzi glomerular grade",
 }
 
-_STYLE = """
-body{font:15px/1.5 system-ui,sans-serif;color:#1c1c1c;max-width:1060px;margin:2em auto;padding:0 1em}
-h1{font-size:1.6em;margin-bottom:.1em}h2{font-size:1.15em;margin-top:2em;border-bottom:1px solid #ddd}
-.notice{background:#fff4e5;border-left:4px solid #d55e00;padding:.5em 1em;font-weight:600}
-.warning{background:#fdecea;border-left:4px solid #b00020;padding:.5em 1em}
-table{border-collapse:collapse;margin:.8em 0}td,th{padding:.25em .9em;border-bottom:1px solid #e4e4e4;text-align:left}
-td.n,th.n{text-align:right;font-variant-numeric:tabular-nums}img{max-width:100%}
-.wrong{display:grid;grid-template-columns:repeat(auto-fill,minmax(490px,1fr));gap:1em}
-.wrong figure{margin:0;border:1px solid #e4e4e4;padding:.6em}.wrong img{height:220px}
-figcaption{font-size:.85em;color:#444;overflow-wrap:anywhere}
-"""
-
 
 def render(result: TrainResult) -> str:
     """The report as HTML.
@@ -59,66 +47,36 @@ def render(result: TrainResult) -> str:
         ImageError: a crop to be shown has become unreadable.
     """
     record, test = result.record, result.test
-    threshold = record.threshold
-    called = test.probabilities >= threshold
-    parts = [
-        f"<h1>Training report: {_text(record.training.data_name)}</h1>",
-        f'<p class="notice">{_text(RESEARCH_USE_NOTICE)}</p>',
-        *[f'<p class="warning">{_text(warning)}</p>' for warning in result.split.warnings],
-        _settings(result),
-        "<h2>Data</h2>",
-        _counts(result),
-        "<h2>Learning</h2>",
-        f"<p>Kept: epoch {result.best_epoch} of {len(result.history)}, the one of least validation loss.</p>",
-        _image(plots.curves_png(result.history, result.best_epoch), "Accuracy and loss curves"),
-        "<h2>Held-out test crops</h2>",
-        "<p>Intervals are 95%, from "
-        "a bootstrap that draws whole biopsies. Threshold and temperature were chosen on validation crops.</p>",
-        _few_cases(len(test.per_case)),
-        _metrics(test, result.validation),
-        _confusion(test, called),
-        _image(plots.ranking_png(test.labels, test.probabilities, threshold), "ROC and precision-recall"),
-        "<h2>Calibration</h2>",
-        f"<p>Probability is sigmoid(logit / {record.temperature:.3f}).</p>",
-        _image(plots.reliability_png(test.labels, test.probabilities), "Reliability diagram"),
-        "<h2>Per biopsy</h2>",
-        _image(plots.cases_png(test.per_case), "True against predicted percentage"),
-        _cases(test),
-        f"<h2>Most confidently wrong</h2>{_wrong(result, called)}",
-        f'<p class="notice">{_text(RESEARCH_USE_NOTICE)}</p>',
-    ]
-    title = _text(f"Training report: {record.training.data_name}")
-    return (
-        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
-        f"<style>{_STYLE}</style></head><body>{''.join(parts)}</body></html>\n"
+    called = test.probabilities >= record.threshold
+    wrong = np.flatnonzero(called != (test.labels == 1))
+    return html.render(
+        "training_report.html",
+        title=f"Training report: {record.training.data_name}",
+        warnings=result.split.warnings,
+        settings=_settings(result),
+        counts=_counts(result),
+        best_epoch=result.best_epoch,
+        epochs=len(result.history),
+        curves=html.data_uri("png", plots.curves_png(result.history, result.best_epoch)),
+        test_cases=len(test.per_case),
+        few_cases=FEW_CASES,
+        metrics=_metrics(test, result.validation),
+        confusion=_confusion(test, called),
+        ranking=html.data_uri("png", plots.ranking_png(test.labels, test.probabilities, record.threshold)),
+        temperature=record.temperature,
+        reliability=html.data_uri("png", plots.reliability_png(test.labels, test.probabilities)),
+        cases_plot=html.data_uri("png", plots.cases_png(test.per_case)),
+        cases=_cases(test),
+        wrong=_wrong(result, wrong),
+        wrong_total=len(wrong),
+        test_total=len(test.labels),
     )
 
 
-def _text(value: object) -> str:
-    # File names may hold bytes that are not UTF-8 (surrogates), which no page can carry.
-    return html.escape(str(value).encode("utf-8", "backslashreplace").decode())
-
-
-def _image(png: bytes, alternative: str) -> str:
-    return f'<p><img alt="{_text(alternative)}" src="data:image/png;base64,{base64.b64encode(png).decode()}"></p>'
-
-
-def _table(head: Sequence[str], rows: Iterable[Sequence[object]], first_text_columns: int = 1) -> str:
-    def cell(tag: str, column: int, value: object) -> str:
-        mark = "" if column < first_text_columns else ' class="n"'
-        return f"<{tag}{mark}>{_text(value)}</{tag}>"
-
-    header = "".join(cell("th", column, title) for column, title in enumerate(head))
-    body = "".join(
-        "<tr>" + "".join(cell("td", column, value) for column, value in enumerate(row)) + "</tr>" for row in rows
-    )
-    return f"<table><tr>{header}</tr>{body}</table>"
-
-
-def _settings(result: TrainResult) -> str:
+def _settings(result: TrainResult) -> list[_Row]:
     training, record = result.record.training, result.record
     recipe = record.recipe
-    rows = [
+    return [
         ("Starting weights", training.weights),
         ("Colour recipe", f"{recipe.name} (saturation x{recipe.saturation_factor:g}, hue {recipe.hue_degrees:+g}°)"),
         ("Input scaling", record.input_scaling),
@@ -134,15 +92,13 @@ def _settings(result: TrainResult) -> str:
         ("Versions", ", ".join(f"{name} {version}" for name, version in training.package_versions.items())),
         ("Commit", training.git_commit or "not from a checkout"),
     ]
-    return _table(("Setting", "Value"), rows, first_text_columns=2)
 
 
-def _counts(result: TrainResult) -> str:
-    rows = [
+def _counts(result: TrainResult) -> list[_Row]:
+    return [
         (side, c.crops, c.positive, c.crops - c.positive, f"{100 * c.positive / c.crops:.1f}%", c.cases)
         for side, c in result.record.training.splits.items()
     ]
-    return _table(("Side", "Crops", "Globally sclerotic", "Not", "Share", "Biopsies"), rows)
 
 
 def _interval(interval: Interval | None) -> str:
@@ -153,74 +109,74 @@ def _interval(interval: Interval | None) -> str:
     return f"{interval.value:.3f} ({interval.low:.3f} to {interval.high:.3f})"
 
 
-def _few_cases(cases: int) -> str:
-    if cases >= FEW_CASES:
-        return ""
-    return (
-        f'<p class="warning">The test crops come from {cases} {"biopsy" if cases == 1 else "biopsies"}: intervals from '
-        "so few are too narrow, or there are none. Judge on more biopsies.</p>"
-    )
-
-
-def _metrics(test: SideResult, validation: SideResult) -> str:
-    rows = [
+def _metrics(test: SideResult, validation: SideResult) -> list[_Row]:
+    return [
         (title, _interval(test.metrics.get(name)), _interval(validation.metrics.get(name)))
         for name, title in _METRIC_TITLES.items()
     ]
-    return _table(("Figure", "Test", "Validation (chosen on)"), rows)
 
 
-def _confusion(side: SideResult, called: npt.NDArray[np.bool_]) -> str:
+def _confusion(side: SideResult, called: npt.NDArray[np.bool_]) -> list[_Row]:
     def count(label: int, answer: bool) -> int:
         return int(((side.labels == label) & (called == answer)).sum())
 
-    return _table(
-        ("Confusion matrix", "Called globally sclerotic", "Called not"),
-        [
-            ("Globally sclerotic", count(1, True), count(1, False)),
-            ("Not globally sclerotic", count(0, True), count(0, False)),
-        ],
-    )
+    return [
+        ("Globally sclerotic", count(1, True), count(1, False)),
+        ("Not globally sclerotic", count(0, True), count(0, False)),
+    ]
 
 
-def _cases(side: SideResult) -> str:
-    rows = [
+def _cases(side: SideResult) -> list[_Row]:
+    return [
         (f.case, f.crops, f"{f.true_percent_gs:.1f}", f"{f.predicted_percent_gs:.1f}", f.true_grade, f.predicted_grade)
         for f in side.per_case
     ]
-    return _table(("Biopsy", "Crops", "True %GS", "Predicted %GS", "True Remuzzi grade", "Predicted"), rows)
 
 
-def _wrong(result: TrainResult, called: npt.NDArray[np.bool_]) -> str:
-    """The wrong answers furthest from the threshold, as crops beside their heatmaps, all on one scale."""
-    test, record = result.test, result.record
-    wrong = np.flatnonzero(called != (test.labels == 1))
+class _Wrong(NamedTuple):
+    """A crop called otherwise than labelled."""
+
+    name: str
+    case: str
+    label: str
+    probability: str
+    picture: Markup
+    heatmap: Markup
+
+
+def _wrong(result: TrainResult, wrong: npt.NDArray[np.int64]) -> list[_Wrong]:
+    """The wrong answers furthest from the threshold, as crops beside their heatmaps, all on one scale.
+
+    Args:
+        wrong: places among the test crops, int64 ``[n]``.
+    """
     if not len(wrong):
-        return "<p>None: every test crop was called as labelled.</p>"
+        return []
+    test, record = result.test, result.record
     turn = logit_threshold(record.threshold, record.temperature)
     shown = wrong[np.argsort(-np.abs(test.logits[wrong] - turn), kind="stable")][:WRONG_SHOWN]
     maps = test.activations[shown]
     limits = float(maps.min()), float(maps.max())
-    figures = []
+    crops = []
     for position, activation in zip(shown, maps, strict=True):
         item = result.dataset.items[int(test.indices[position])]
         pixels = _shrunk(images.decode(images.read(item.path)).pixels_hwc)
         heat = overlay(pixels, activation, limits=limits, threshold_logit=turn)
-        truth = "globally sclerotic" if item.label else "not globally sclerotic"
-        probability = _probability(float(test.probabilities[position]))
-        figures.append(
-            f"<figure>{_picture(pixels)} {_picture(heat)}<figcaption><b>{_text(item.name)}</b><br>labelled {truth}, "
-            f"probability {probability}, biopsy {_text(item.case)}</figcaption></figure>"
+        crops.append(
+            _Wrong(
+                item.name,
+                item.case,
+                "globally sclerotic" if item.label else "not globally sclerotic",
+                _probability(float(test.probabilities[position])),
+                html.data_uri("png", to_png(pixels)),
+                html.data_uri("png", to_png(heat)),
+            )
         )
-    return (
-        f"<p>{len(wrong)} of {len(test.labels)} test crops were called otherwise than labelled; "
-        f"the {len(shown)} furthest from the threshold. The map's mean is the logit; the line is where the decision "
-        f'turns.</p><div class="wrong">{"".join(figures)}</div>'
-    )
+    return crops
 
 
 def _probability(value: float) -> str:
-    """Three decimals, but never 0 or 1 for what is neither."""
+    """Three decimals, but never 0 or 1 for a value that is neither."""
     if 0.0 < value < 0.0005:
         return "below 0.001"
     return "above 0.999" if 0.9995 < value < 1.0 else f"{value:.3f}"
@@ -232,7 +188,3 @@ def _shrunk(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
     size = max(1, round(width * scale)), max(1, round(height * scale))
     resized = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
     return np.asarray(resized, np.uint8)
-
-
-def _picture(pixels: npt.NDArray[np.uint8]) -> str:
-    return f'<img alt="" src="data:image/png;base64,{base64.b64encode(to_png(pixels)).decode()}">'

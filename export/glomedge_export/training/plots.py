@@ -8,14 +8,16 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
 from glomedge.about import RESEARCH_USE_NOTICE
 from glomedge.cases.prevalence import wilson_interval
+from glomedge.system.telemetry import import_matplotlib
 from glomedge_export.training.checkpoint import EpochRow
 from glomedge_export.training.metrics import CALIBRATION_BINS, CaseFigures, bin_of
+
+FigureCanvasAgg = import_matplotlib("backends.backend_agg").FigureCanvasAgg
+Figure = import_matplotlib("figure").Figure
+ticker = import_matplotlib("ticker")
 
 Floats = npt.NDArray[np.float64]
 Labels = npt.NDArray[np.int64]
@@ -25,7 +27,7 @@ BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#777777"
 _DPI = 120
 
 
-def _figure(columns: int = 1, width: float = 4.8, height: float = 4.2) -> tuple[Figure, list[Any]]:
+def _figure(columns: int = 1, width: float = 4.8, height: float = 4.2) -> tuple[Any, list[Any]]:
     figure = Figure(figsize=(width * columns, height), layout="constrained")
     axes = figure.subplots(1, columns, squeeze=False)[0]
     for axis in axes:
@@ -34,7 +36,7 @@ def _figure(columns: int = 1, width: float = 4.8, height: float = 4.2) -> tuple[
     return figure, list(axes)
 
 
-def _png(figure: Figure) -> bytes:
+def _png(figure: Any) -> bytes:
     FigureCanvasAgg(figure)
     # supxlabel, not text: the layout keeps room for it.
     figure.supxlabel(RESEARCH_USE_NOTICE, x=0.995, ha="right", fontsize=6, color=GREY)
@@ -55,7 +57,7 @@ def curves_png(history: Sequence[EpochRow], best_epoch: int) -> bytes:
         )
         axis.axvline(best_epoch, color=GREY, ls="--", lw=1, label=f"kept: epoch {best_epoch}")
         axis.set(xlabel="epoch", ylabel=label, title=name.capitalize(), xlim=(0.5, len(epochs) + 0.5))
-        axis.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+        axis.xaxis.set_major_locator(ticker.MaxNLocator(integer=True, min_n_ticks=1))
         axis.legend(frameon=False, fontsize=8)
     loss.set_ylim(0, 1.06 * max(max(row.loss, row.val_loss) for row in history))
     lowest = min(min(row.accuracy, row.val_accuracy) for row in history)
@@ -141,7 +143,7 @@ def reliability_png(labels: Labels, probabilities: Floats) -> bytes:
     counts_axis.set_yscale("log")
     # From half a crop, so that a bar of one crop can be seen; room above for the legend.
     counts_axis.set_ylim(0.5, 4.0 * max(2, int(counts.max())))
-    counts_axis.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    counts_axis.yaxis.set_major_formatter(ticker.StrMethodFormatter("{x:g}"))
     counts_axis.legend(frameon=False, fontsize=8, loc="upper center")
     return _png(figure)
 

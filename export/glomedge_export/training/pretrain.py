@@ -1,8 +1,8 @@
-"""``--pretrain-epochs``: all 190 layers trained from random weights, for a machine that cannot have ImageNet's.
+"""``--pretrain-epochs``: all 190 layers trained from random weights, for a machine without access to ImageNet's.
 
-The users' document freezes 140 layers because ImageNet has trained them. Random layers that are frozen stay random: the
-trained rest makes do with what they let through, and magnifies every rounding error on the way, so that such a network
-hardly survives int8. So first everything is trained on the training crops, the usual way for a network from scratch:
+The fit freezes 140 layers because ImageNet has trained them. Frozen layers with random weights stay random: the trained
+layers only see what those let through, and magnify every rounding error, so that such a network hardly survives int8.
+So everything is first trained on the training crops, in the usual way for a network from scratch:
 BatchNormalization on the statistics of its batches, small pictures first and full-size ones last (progressive resizing:
 Howard, fast.ai DAWNBench 2018; Tan & Le, "EfficientNetV2", ICML 2021), AdamW with a warm-up epoch and cosine decay. The
 ordinary fit with its 140 frozen layers follows.
@@ -13,20 +13,18 @@ Everything random in an epoch is drawn from (seed, epoch, step), and every epoch
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-import keras
 import numpy as np
-import numpy.typing as npt
-import tensorflow as tf
 
 from glomedge.errors import GlomedgeError
 from glomedge.model.spec import SIZE_PX
+from glomedge_export.frameworks import keras, tf
 from glomedge_export.network import network
 from glomedge_export.training.batch_norm import calibrate_batch_norms
-from glomedge_export.training.checkpoint import PRETRAINING_FOLDER, Checkpoint, Checkpoints, EpochRow
+from glomedge_export.training.checkpoint import PRETRAINING_FOLDER, Checkpoint, Checkpointing, Checkpoints, EpochRow
+from glomedge_export.training.feed import TrainingData, batches
+from glomedge_export.training.listener import Listener, Silent
 from glomedge_export.training.options import FitOptions
 
 PEAK_LEARNING_RATE = 1e-3
@@ -34,7 +32,7 @@ WEIGHT_DECAY = 5e-4
 # The statistics that BatchNormalization keeps of its batches follow the weights closely; at the end they are measured.
 MOMENTUM = 0.9
 MEASURED_CROPS = 256
-# Labels are a pathologist's opinion of a picture: nothing is gained by pressing logits beyond 98%.
+# Labels are a pathologist's opinion of an image: pushing probabilities beyond 98% gains nothing.
 SMOOTHING = 0.02
 POSITIVE_WEIGHT = 2.0
 """The rarer label counts twice: a batch of 32 holds few of it."""
@@ -43,9 +41,6 @@ BRIGHTNESS = 0.1
 # Of the epochs: the last eleventh at full size, two elevenths before at 160 pixels, the rest at half size (a quarter of
 # the work).
 _SMALL_PX, _MEDIUM_PX = SIZE_PX // 2, 160
-
-Note = Callable[[str], None]
-Step = Callable[[int, int], None]
 
 
 def size_px(epoch: int, epochs: int) -> int:
@@ -109,7 +104,7 @@ class _AllLayers:
         for norm in network.batch_norms(self.backbone):
             norm.momentum = MOMENTUM
         scaling, gap, self.head = (model.get_layer(name) for name in ("scaling", "gap", "probability"))
-        # No opinion at first, so that the first gradients are those of the labels.
+        # Zero at first, so that the first gradients are those of the labels.
         self.head.set_weights([np.zeros((2048, 1), np.float32), np.zeros(1, np.float32)])
         self.trained = self.backbone.trainable_variables + self.head.trainable_variables
         self.optimizer = keras.optimizers.AdamW(PEAK_LEARNING_RATE, weight_decay=WEIGHT_DECAY)
@@ -138,89 +133,91 @@ class _AllLayers:
         """Weights and statistics of the backbone, then the head."""
         return [*self.backbone.variables, *self.head.variables]
 
+    def restore(self, saved: Checkpoint) -> None:
+        """Take over the state after an epoch of an earlier run."""
+        for variables, values in (
+            (self.variables, saved.weights),
+            (self.optimizer.variables, saved.optimizer),
+        ):
+            for variable, value in zip(variables, values, strict=True):
+                variable.assign(value)
+
 
 def pretrain(
     model: Any,
-    crops: npt.NDArray[np.uint8],
-    labels: npt.NDArray[np.int64],
-    train: npt.NDArray[np.int64],
+    data: TrainingData,
     options: FitOptions,
-    *,
-    checkpoint_dir: Path,
-    settings: dict[str, Any],
-    resume: bool = False,
-    on_step: Step = lambda done, total: None,
-    note: Note = lambda text: None,
+    checkpointing: Checkpointing,
+    listener: Listener | None = None,
 ) -> None:
     """Train every layer of ``model`` in place for ``options.pretrain_epochs`` epochs.
 
     Args:
         model: from ``network.assemble``; its freezing is left as it is.
-        crops: enhanced, uint8 ``[N, 224, 224, 3]``.
-        labels: int64 ``[N]``.
-        train: indices of the training crops; no other is looked at.
+        data: only the training crops are looked at.
         options: seed, batch size, compute dtype, number of epochs.
-        checkpoint_dir: of the run; a folder in it is written after every epoch.
-        settings: what a resumed run must have in common.
-        resume: go on from the checkpoint where there is one.
-        on_step: called with (done, all) steps.
-        note: told of each epoch.
+        checkpointing: of the run; a folder inside its folder is written after every epoch.
+        listener: told of steps and epochs.
 
     Raises:
         OutputError: checkpoint not writable, damaged, or of another run.
-        GlomedgeError: the loss is no longer a number.
+        GlomedgeError: the loss is not finite.
     """
-    from glomedge_export.training.feed import batches
-
+    listener = listener or Silent()
     epochs = options.pretrain_epochs
-    checkpoints = Checkpoints(checkpoint_dir / PRETRAINING_FOLDER, keep_best=False)
-    saved = checkpoints.load(settings) if resume else None
+    checkpoints = Checkpoints(checkpointing.folder / PRETRAINING_FOLDER, keep_best=False)
+    saved = checkpoints.load(checkpointing.settings) if checkpointing.resume else None
     if saved is None:
         checkpoints.clear()
-    network_ = _AllLayers(model, options)
+    all_layers = _AllLayers(model, options)
     history: list[EpochRow] = []
     if saved is not None:
-        for variables, values in (
-            (network_.variables, saved.weights),
-            (network_.optimizer.variables, saved.optimizer),
-        ):
-            for variable, value in zip(variables, values, strict=True):
-                variable.assign(value)
+        all_layers.restore(saved)
         history = list(saved.history)
-        note(f"resumed after pretraining epoch {len(history)}")
-    steps = -(-len(train) // options.batch_size)
-    targets = labels[train].astype(np.float32)[:, None]
+        listener.note(f"resumed after pretraining epoch {len(history)}")
     for epoch in range(len(history) + 1, epochs + 1):
-        started_s, size = time.perf_counter(), size_px(epoch, epochs)
-        order = np.random.default_rng([options.seed, 1, epoch]).permutation(len(train))
-        loss = hits = 0.0
-        data = batches(crops, train[order], options.batch_size, targets[order])
-        for number, (images, answers) in enumerate(data):
-            done = (epoch - 1) * steps + number
-            network_.optimizer.learning_rate.assign(learning_rate(done, steps, epochs))
-            drawn = np.random.SeedSequence([options.seed, 1, epoch, number]).generate_state(2, np.uint32) >> 1
-            step_loss, step_hits = network_.step(images, answers, tf.constant(drawn.astype(np.int32)), size)
-            loss, hits = loss + float(step_loss) * len(answers), hits + float(step_hits)
-            on_step(done + 1, steps * epochs)
-        seconds = time.perf_counter() - started_s
-        row = EpochRow(epoch, loss / len(train), hits / len(train), float("nan"), float("nan"), seconds)
-        if not np.isfinite(row.loss):
-            raise GlomedgeError(
-                f"The loss is no longer a number in pretraining epoch {epoch}. Start again with another --seed."
-            )
+        row = _pretrain_epoch(all_layers, data, options, epoch, listener)
         history.append(row)
         checkpoints.save(
             Checkpoint(
-                [np.asarray(variable) for variable in network_.variables],
-                [np.asarray(variable) for variable in network_.optimizer.variables],
+                [np.asarray(variable) for variable in all_layers.variables],
+                [np.asarray(variable) for variable in all_layers.optimizer.variables],
                 tuple(history),
-                settings,
+                checkpointing.settings,
             )
         )
-        note(
-            f"all layers, epoch {epoch}/{epochs} at {size} px: loss {row.loss:.4f}, accuracy {row.accuracy:.4f}, "
-            f"{seconds:.0f} s"
+        listener.note(
+            f"all layers, epoch {epoch}/{epochs} at {size_px(epoch, epochs)} px: loss {row.loss:.4f}, "
+            f"accuracy {row.accuracy:.4f}, {row.seconds:.0f} s"
         )
-    network.backbone_of(model).set_weights(network_.backbone.get_weights())
-    chosen = np.random.default_rng([options.seed, 1]).permutation(train)[:MEASURED_CROPS]
-    calibrate_batch_norms(model, [crops[np.sort(chosen[i : i + 32])] for i in range(0, len(chosen), 32)])
+    network.backbone_of(model).set_weights(all_layers.backbone.get_weights())
+    chosen = np.random.default_rng([options.seed, 1]).permutation(data.train)[:MEASURED_CROPS]
+    calibrate_batch_norms(model, [data.crops[np.sort(chosen[i : i + 32])] for i in range(0, len(chosen), 32)])
+
+
+def _pretrain_epoch(
+    all_layers: _AllLayers, data: TrainingData, options: FitOptions, epoch: int, listener: Listener
+) -> EpochRow:
+    """Train one epoch; nothing is validated. Raises GlomedgeError where the loss is not finite."""
+    started_s, epochs = time.perf_counter(), options.pretrain_epochs
+    steps = -(-len(data.train) // options.batch_size)
+    targets = data.labels[data.train].astype(np.float32)[:, None]
+    order = np.random.default_rng([options.seed, 1, epoch]).permutation(len(data.train))
+    loss = hits = 0.0
+    for number, (images, labels) in enumerate(
+        batches(data.crops, data.train[order], options.batch_size, targets[order])
+    ):
+        done = (epoch - 1) * steps + number
+        all_layers.optimizer.learning_rate.assign(learning_rate(done, steps, epochs))
+        drawn = np.random.SeedSequence([options.seed, 1, epoch, number]).generate_state(2, np.uint32) >> 1
+        seed = tf.constant(drawn.astype(np.int32))
+        step_loss, step_hits = all_layers.step(images, labels, seed, size_px(epoch, epochs))
+        loss, hits = loss + float(step_loss) * len(labels), hits + float(step_hits)
+        listener.preparing("Training all layers", done + 1, steps * epochs)
+    seconds, count = time.perf_counter() - started_s, len(data.train)
+    row = EpochRow(epoch, loss / count, hits / count, float("nan"), float("nan"), seconds)
+    if not np.isfinite(row.loss):
+        raise GlomedgeError(
+            f"The loss is NaN or infinite in pretraining epoch {epoch}. Start again with another --seed."
+        )
+    return row

@@ -29,7 +29,7 @@ def recipe_of(
         changed["equalise"] = equalise
     if name == "published" and changed.keys() - {"saturation_factor"}:
         raise UsageError(
-            "Recipe 'published' is fixed but for its saturation. Leave --hue-degrees and --equalise away, or choose "
+            "Recipe 'published' is fixed except for its saturation. Omit --hue-degrees and --equalise, or choose "
             "--recipe seed."
         )
     try:

@@ -11,10 +11,10 @@ import numpy.typing as npt
 from glomedge.model.spec import Interval
 from glomedge_export.data.dataset import Dataset
 from glomedge_export.data.split import Split
-from glomedge_export.record import TrainingRecord
 from glomedge_export.training import metrics as evaluation
 from glomedge_export.training.checkpoint import EpochRow
 from glomedge_export.training.options import TrainOptions
+from glomedge_export.training_record import TrainingRecord
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,8 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import importlib.metadata
 import io
 import json
-import os
 import platform
 import subprocess
 from dataclasses import asdict
@@ -20,34 +18,35 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from glomedge.about import RESEARCH_USE_NOTICE, __version__
+from glomedge.about import RESEARCH_USE_NOTICE
 from glomedge.cases.names import compile_case_pattern
 from glomedge.errors import ModelError, OutputError
 from glomedge.files.lock import OutputLock
-from glomedge.files.writing import sha256_of, write_atomically
+from glomedge.files.writing import check_writable, replacing, sha256_of, write_atomically
 from glomedge.model.spec import TrainingProvenance
+from glomedge.system.environment import versions
 from glomedge_export.data import enhanced
 from glomedge_export.data.dataset import MIN_CASES, Dataset, read_dataset
 from glomedge_export.data.split import Split, SplitMethod, make_split, write_split
-from glomedge_export.record import TrainingRecord, write_record
-from glomedge_export.tensorflow_start import start_tensorflow
+from glomedge_export.quiet_tensorflow import start_tensorflow
 from glomedge_export.training import decision
 from glomedge_export.training import metrics as evaluation
-from glomedge_export.training.checkpoint import PRETRAINING_FOLDER, Checkpoints, EpochRow
-from glomedge_export.training.listener import RunListener
-from glomedge_export.training.optimizer import make_optimizer
+from glomedge_export.training.checkpoint import PRETRAINING_FOLDER, Checkpointing, Checkpoints, EpochRow
+from glomedge_export.training.listener import Listener
 from glomedge_export.training.options import TrainOptions
 from glomedge_export.training.result import SideResult, TrainResult
+from glomedge_export.training_record import TrainingRecord, write_record
 
 if TYPE_CHECKING:
     from glomedge_export.training.fit import Fitted, Trainer
 
+Images = npt.NDArray[np.uint8]
+
 MODEL_NAME = "model.keras"
 CHECKPOINT_FOLDER = "checkpoint"
-_PACKAGES = ("tensorflow", "keras", "numpy", "opencv-python-headless")
 
 
-def train(options: TrainOptions, listener: RunListener) -> TrainResult:
+def train(options: TrainOptions, listener: Listener) -> TrainResult:
     """Check, split, enhance, fit, evaluate, and write everything into ``options.output``.
 
     Writes model.keras, model.keras.json, history.csv, split.csv, metrics.json, curves.png, training-report.html.
@@ -55,8 +54,8 @@ def train(options: TrainOptions, listener: RunListener) -> TrainResult:
     Raises:
         DatasetError: the data cannot be trained on; before TensorFlow is loaded.
         UsageError: an option is wrong.
-        ModelError: the starting weights cannot be had.
-        OutputError: something cannot be written, or there is nothing to resume from that fits.
+        ModelError: the starting weights are not available.
+        OutputError: something cannot be written, or there is no matching run to resume from.
     """
     decision.parse_rule(options.threshold)
     if options.case_pattern is not None:
@@ -66,7 +65,8 @@ def train(options: TrainOptions, listener: RunListener) -> TrainResult:
             f"There is no weights file at {options.fit.weights}. Name another with --weights, or use: --weights none"
         )
     method: SplitMethod = "file" if options.split_file is not None else options.split
-    output = _output_folder(options.output)
+    output = options.output
+    check_writable(output, "Choose another with --output.")
     (output / CHECKPOINT_FOLDER).mkdir(exist_ok=True)
     with OutputLock(output / CHECKPOINT_FOLDER / "lock"):
         cache_dir = options.cache_dir or output / "cache"
@@ -76,6 +76,8 @@ def train(options: TrainOptions, listener: RunListener) -> TrainResult:
             min_cases=MIN_CASES if method == "case" else 0,
             known_good=lambda sha256: enhanced.cache_path(cache_dir, sha256, options.recipe).is_file(),
         )
+        for note in dataset.notes:
+            listener.note(note)
         split = make_split(dataset, method, seed=options.fit.seed, file=options.split_file)
         for warning in split.warnings:
             listener.note(f"warning: {warning}")
@@ -83,59 +85,18 @@ def train(options: TrainOptions, listener: RunListener) -> TrainResult:
             dataset, options.recipe, cache_dir, lambda done, total: listener.preparing("Enhancing crops", done, total)
         )
         write_split(output / "split.csv", dataset, split)
-        return _fit_and_write(options, method, dataset, split, crops, output, listener)
-
-
-def _output_folder(path: Path) -> Path:
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(
-            f"The output folder {path} cannot be made ({error.strerror}). Choose another with --output."
-        ) from error
-    if not os.access(path, os.W_OK):
-        raise OutputError(f"The output folder {path} cannot be written to. Choose another with --output.")
-    return path
+        return _fit_and_write(options, dataset, split, crops, listener)
 
 
 def _fit_and_write(
-    options: TrainOptions,
-    method: SplitMethod,
-    dataset: Dataset,
-    split: Split,
-    crops: npt.NDArray[np.uint8],
-    output: Path,
-    listener: RunListener,
+    options: TrainOptions, dataset: Dataset, split: Split, crops: Images, listener: Listener
 ) -> TrainResult:
     start_tensorflow()
     from glomedge_export.training import fit as training
-    from glomedge_export.training import page, plots
+    from glomedge_export.training.optimizer import make_optimizer
 
     training.make_repeatable()
-    checkpoint_dir = output / CHECKPOINT_FOLDER
-    settings = {
-        "data": dataset.sha256,
-        "recipe": options.recipe.model_dump(),
-        "split": hashlib.sha256(json.dumps(sorted(split.sides.items())).encode()).hexdigest(),
-    }
-    fitted = training.fit(
-        crops,
-        dataset.labels,
-        split.indices(dataset, "train"),
-        split.indices(dataset, "validation"),
-        options.fit,
-        checkpoint_dir=checkpoint_dir,
-        settings=settings,
-        resume=options.resume,
-        listener=listener,
-        tensorboard_dir=options.tensorboard_dir,
-    )
-    if options.resume:
-        listener.note(
-            f"resumed after epoch {fitted.resumed_after}"
-            if fitted.resumed_after
-            else "there was no epoch of the fit to go on from; started at epoch 1"
-        )
+    fitted = _fit(options, dataset, split, crops, listener)
     trainer = training.Trainer(fitted.model, make_optimizer())
     raw = {
         side: _answers(trainer, crops, split.indices(dataset, side), listener, side) for side in ("validation", "test")
@@ -149,7 +110,7 @@ def _fit_and_write(
         _side_result(dataset, split.indices(dataset, side), *raw[side], temperature, threshold)
         for side in ("validation", "test")
     )
-    model_path = output / MODEL_NAME
+    model_path = options.output / MODEL_NAME
     _save_model(fitted.model, model_path)
     record = TrainingRecord(
         model_sha256=sha256_of(model_path),
@@ -157,38 +118,63 @@ def _fit_and_write(
         input_scaling=options.fit.input_scaling,
         threshold=threshold,
         temperature=temperature,
-        training=_provenance(options, method, dataset, split, fitted, test),
+        training=_provenance(options, dataset, split, fitted, test),
         operating_point=evaluation.operating_point(test.labels, test.probabilities >= threshold),
         data_directory=str(options.data),
         split=dict(split.sides),
     )
-    write_record(model_path, record)
-    result = TrainResult(
-        options,
-        dataset,
-        split,
-        fitted.history,
-        fitted.best_epoch,
-        validation,
-        test,
-        record,
-        _summary(record, validation, test, fitted.history),
+    summary = _summary(record, validation, test, fitted.history)
+    history, best = fitted.history, fitted.best_epoch
+    result = TrainResult(options, dataset, split, history, best, validation, test, record, summary)
+    _write(result, model_path)
+    return result
+
+
+def _fit(options: TrainOptions, dataset: Dataset, split: Split, crops: Images, listener: Listener) -> Fitted:
+    from glomedge_export.training import fit as training
+    from glomedge_export.training.feed import TrainingData
+
+    settings = {
+        "data": dataset.sha256,
+        "recipe": options.recipe.model_dump(),
+        "split": hashlib.sha256(json.dumps(sorted(split.sides.items())).encode()).hexdigest(),
+    }
+    fitted = training.fit(
+        TrainingData(crops, dataset.labels, split.indices(dataset, "train"), split.indices(dataset, "validation")),
+        options.fit,
+        Checkpointing(options.output / CHECKPOINT_FOLDER, settings, options.resume),
+        listener=listener,
+        tensorboard_dir=options.tensorboard_dir,
     )
-    _write_history(output / "history.csv", fitted.history)
+    if options.resume:
+        listener.note(
+            f"resumed after epoch {fitted.resumed_after}"
+            if fitted.resumed_after
+            else "there was no epoch of the fit to resume from; started at epoch 1"
+        )
+    return fitted
+
+
+def _write(result: TrainResult, model_path: Path) -> None:
+    """Everything beside the model; then the checkpoints, which are no longer needed, are removed."""
+    from glomedge_export.training import page, plots
+
+    output = model_path.parent
+    write_record(model_path, result.record)
+    _write_history(output / "history.csv", result.history)
     write_atomically(output / "metrics.json", (json.dumps(result.summary, indent=1) + "\n").encode())
-    write_atomically(output / "curves.png", plots.curves_png(fitted.history, fitted.best_epoch))
+    write_atomically(output / "curves.png", plots.curves_png(result.history, result.best_epoch))
     write_atomically(output / "training-report.html", page.render(result).encode())
     # Only now: until everything is written, a killed run can still be resumed.
-    Checkpoints(checkpoint_dir).clear()
-    Checkpoints(checkpoint_dir / PRETRAINING_FOLDER).clear()
-    return result
+    Checkpoints(output / CHECKPOINT_FOLDER).clear()
+    Checkpoints(output / CHECKPOINT_FOLDER / PRETRAINING_FOLDER).clear()
 
 
 def _answers(
     trainer: Trainer,
-    crops: npt.NDArray[np.uint8],
+    crops: Images,
     indices: npt.NDArray[np.int64],
-    listener: RunListener,
+    listener: Listener,
     side: str,
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float32]]:
     listener.preparing(f"Evaluating on {side}", 0, 1)
@@ -214,33 +200,27 @@ def _side_result(
 
 
 def _save_model(model: Any, path: Path) -> None:
-    # The temporary name keeps the suffix, which tells Keras the format.
-    temporary = path.with_name(f".{path.stem}.part{path.suffix}")
     try:
-        model.save(temporary)
-        with temporary.open("rb") as handle:
-            os.fsync(handle.fileno())
-        temporary.replace(path)
+        with replacing(path) as temporary:
+            model.save(temporary)
     except OSError as error:
         raise OutputError(
-            f"{path} cannot be written ({error.strerror}). Free space, then go on with --resume."
+            f"{path} cannot be written ({error.strerror}). Free space, then continue with --resume."
         ) from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _provenance(
-    options: TrainOptions, method: SplitMethod, dataset: Dataset, split: Split, fitted: Fitted, test: SideResult
+    options: TrainOptions, dataset: Dataset, split: Split, fitted: Fitted, test: SideResult
 ) -> TrainingProvenance:
     fit = options.fit
     return TrainingProvenance(
         data_sha256=dataset.sha256,
         data_name=options.data.resolve().name,
-        split_method=method,
+        split_method=split.method,
         case_pattern=options.case_pattern,
         seed=fit.seed,
         splits=split.counts(dataset),
-        # The file's name and hash say which weights; where it lay is nobody's business.
+        # The file's name and hash identify the weights; the folder it was in is private.
         weights=_weights_name(fit.weights),
         optimizer=fit.optimizer,
         learning_rate=fit.learning_rate,
@@ -252,7 +232,7 @@ def _provenance(
         pretrain_epochs=fit.pretrain_epochs,
         threshold_rule=options.threshold,
         metrics={f"test_{name}": interval for name, interval in test.metrics.items()},
-        package_versions=_versions(),
+        package_versions=versions() | {"python": platform.python_version()},
         git_commit=_git_commit(),
     )
 
@@ -261,11 +241,6 @@ def _weights_name(weights: str) -> str:
     if weights in ("imagenet", "none"):
         return weights
     return f"{Path(weights).name} (sha256 {sha256_of(Path(weights))})"
-
-
-def _versions() -> dict[str, str]:
-    versions = {"glomedge": __version__, "python": platform.python_version()}
-    return versions | {name: importlib.metadata.version(name) for name in _PACKAGES}
 
 
 def _git_commit() -> str | None:
@@ -285,7 +260,7 @@ def _git_commit() -> str | None:
 def _summary(
     record: TrainingRecord, validation: SideResult, test: SideResult, history: tuple[EpochRow, ...]
 ) -> dict[str, Any]:
-    """Nothing in here depends on the clock or the folder: two equal runs give equal bytes."""
+    """Nothing here depends on time or folder: identical runs give identical bytes."""
     training = record.training
     return {
         "notice": RESEARCH_USE_NOTICE,

@@ -1,1 +1,1 @@
-"""One file a runtime: onnxruntime, NVIDIA's providers, OpenVINO."""
+"""One file per runtime: onnxruntime, NVIDIA's providers, OpenVINO."""

@@ -1,12 +1,13 @@
-"""A GPU session of one batch size, so that its CUDA graph is captured once and replayed from then on.
+"""A GPU session of one batch size, so that its CUDA graph is captured once and then replayed.
 
-onnxruntime's page of the CUDA provider: "Multi-threaded usage is currently not supported, i.e. Run() MAY NOT be invoked
-on the same InferenceSession object from multiple threads while using CUDA Graphs". Serial calls from several threads
-would not do either: the provider keeps a captured graph for each thread (PerThreadContext, cuda_execution_provider.h),
-and captures in a mode in which no other thread may allocate (cudaStreamCaptureModeGlobal, cuda_graph.cc; NVIDIA's
-TensorRT-RTX plugin does the same). So one thread of its own opens, runs and closes the session, and callers queue.
+onnxruntime's documentation of the CUDA provider: "Multi-threaded usage is currently not supported, i.e. Run() MAY NOT
+be invoked on the same InferenceSession object from multiple threads while using CUDA Graphs". Serial calls from several
+threads do not work either: the provider keeps a captured graph for each thread (PerThreadContext,
+cuda_execution_provider.h), and captures in a mode in which no other thread may allocate (cudaStreamCaptureModeGlobal,
+cuda_graph.cc; NVIDIA's TensorRT-RTX plugin does the same). So a dedicated thread opens, runs and closes the session,
+and callers queue.
 
-A captured shape cannot shrink: where memory runs out, the session is opened anew for half the batch.
+A captured shape cannot shrink: where memory runs out, the session is reopened for half the batch.
 """
 
 from __future__ import annotations
@@ -25,14 +26,14 @@ from glomedge.model.spec import MAP_SIZE, BatchProfile
 
 
 class FixedBatchRunner:
-    """A Runner that gives its session nothing but whole batches: longer ones are split, shorter ones padded.
+    """A Runner that gives its session only full batches: longer ones are split, shorter ones padded.
 
     Args:
         name: of the provider, for messages.
         open_session: the provider's factory; called again, with half the batch, when memory runs out.
         request: what to load; ``profile.max`` is the batch.
 
-    Raises whatever ``open_session`` raises, OutOfMemoryError excepted: EngineError when even one crop finds no room.
+    Raises whatever ``open_session`` raises, except OutOfMemoryError: EngineError when there is no memory for one crop.
     """
 
     batch_sizes: tuple[int, ...] = ()
@@ -71,7 +72,7 @@ class FixedBatchRunner:
         return session is not None and session.forget()
 
     def close(self) -> None:
-        """Free the device, after the calls that wait."""
+        """Free the device, after all queued calls."""
         self._thread.submit(self._close).result()
         self._thread.shutdown()
 
@@ -96,7 +97,7 @@ class FixedBatchRunner:
                     self._reopen()
                 answer = self._run_whole(part)
             except OutOfMemoryError as error:
-                # Opened anew in the next round, not here: the error's traceback holds the old session's buffers.
+                # Reopened in the next round, not here: the error's traceback holds the old session's buffers.
                 self._halve(error)
                 continue
             probability[start : start + len(part)], activation[start : start + len(part)] = answer
@@ -104,13 +105,13 @@ class FixedBatchRunner:
         return probability, activation
 
     def _run_whole(self, images: npt.NDArray[np.uint8]) -> RawOutput:
-        """What the session says of at most one batch, run as a whole one."""
+        """The session's answers for at most one batch, run as a full one."""
         assert self._session is not None
         probability, activation = self._session.run(padded(images, self._size))
         return probability[: len(images)], activation[: len(images)]
 
     def _halve(self, error: OutOfMemoryError) -> None:
-        """Give the memory back, so that the session for half the batch finds it."""
+        """Free the memory for the session with half the batch."""
         self._close()
         if self._size == 1:
             raise EngineError(
@@ -118,7 +119,7 @@ class FixedBatchRunner:
                 "use --provider cpu."
             ) from error
         half = self._size // 2
-        self._notes += (f"out of memory at a fixed batch of {self._size}: opened anew for {half}",)
+        self._notes += (f"out of memory at a fixed batch of {self._size}: reopened for {half}",)
         self._size = half
 
     def _open(self) -> Runner:

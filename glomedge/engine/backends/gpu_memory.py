@@ -16,6 +16,7 @@ from glomedge.engine.backends import onnxrt
 from glomedge.engine.runner import Opened, RawOutput, no_cache
 from glomedge.model.spec import MAP_SIZE, SIZE_PX
 from glomedge.system import libraries
+from glomedge.system.telemetry import import_onnxruntime
 
 CUDA_LIBRARY = "libonnxruntime_providers_cuda.so"
 
@@ -32,9 +33,9 @@ class _Slot:
 
 
 class DeviceRunner:
-    """A session whose tensors live on the GPU; one run at a time, for they share buffers.
+    """A session whose tensors live on the GPU; one run at a time, because runs share buffers.
 
-    Crops are gathered in page-locked memory, which the GPU reads by itself while the next batch is prepared.
+    Crops are gathered in page-locked memory, which the GPU reads directly while the next batch is prepared.
     """
 
     def __init__(
@@ -81,7 +82,7 @@ class DeviceRunner:
             self._pinned.release()
 
     def _make_slot(self, batch: int) -> _Slot:
-        import onnxruntime as ort
+        ort = import_onnxruntime()
 
         def on_device(shape: tuple[int, ...], dtype: type[np.generic]) -> Any:
             return ort.OrtValue.ortvalue_from_shape_and_type(list(shape), dtype, self._device, 0)
@@ -103,7 +104,7 @@ class DeviceRunner:
 
 
 class PinnedMemory:
-    """Page-locked arrays (cudaHostRegister); ordinary ones where the CUDA runtime cannot lock."""
+    """Page-locked arrays (cudaHostRegister); ordinary ones where the CUDA runtime cannot lock memory."""
 
     def __init__(self) -> None:
         self._runtime = _cuda_runtime()

@@ -9,14 +9,16 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from glomedge.about import install_command
 from glomedge.engine.backends import onnxrt
 from glomedge.engine.backends.gpu_memory import DeviceRunner
 from glomedge.engine.cache import EngineKey, Entry, WorkingCopy, cache_notes, problem, secure_root
 from glomedge.engine.runner import Opened, SessionRequest, no_cache
-from glomedge.errors import ProviderUnavailableError
+from glomedge.errors import OutputError, ProviderUnavailableError, UsageError
 from glomedge.model.spec import SIZE_PX, ModelSpec
 from glomedge.system import libraries
 from glomedge.system.gpu import find_gpus, session_gpu
+from glomedge.system.telemetry import import_onnxruntime
 
 CUDA = "CUDAExecutionProvider"
 TENSORRT = "TensorrtExecutionProvider"
@@ -25,8 +27,8 @@ TENSORRT_LIBRARY = "libonnxruntime_providers_tensorrt.so"
 RTX_MODULE = "onnxruntime_ep_nv_tensorrt_rtx"
 RTX_LIBRARY = "libonnxruntime_providers_nv_tensorrt_rtx.so"
 
-INSTALL_GPU = "pip install 'glomedge[gpu]'"
-INSTALL_RTX = "pip install 'glomedge[cpu,tensorrt-rtx-provider]'"
+INSTALL_GPU = "glomedge[gpu]"
+INSTALL_RTX = "glomedge[cpu,tensorrt-rtx-provider]"
 
 
 def cuda_options(request: SessionRequest) -> dict[str, str]:
@@ -129,12 +131,16 @@ def unsuited_parser(request: SessionRequest) -> str | None:
 
 
 def unsuited_tensorrt(request: SessionRequest) -> str | None:
-    """``auto`` does not start a build of minutes unasked, except for a file that was exported for TensorRT."""
+    """``auto`` does not start a build that takes minutes, except for a file exported for TensorRT."""
     reason = unsuited_parser(request)
     if reason is not None or _spec(request).target == "tensorrt":
         return reason
     key = engine_key(request, "tensorrt", tensorrt_version(), tensorrt_options(request, ""))
-    if problem(secure_root(request.cache_dir) / key.digest(), key):
+    try:
+        root = secure_root(request.cache_dir)
+    except (OutputError, UsageError) as error:
+        return f"its engine would be built anew in every run: {error}"
+    if problem(root / key.digest(), key):
         return "no engine is built for this model and these batch sizes yet; glomedge warm --provider tensorrt does it"
     return None
 
@@ -145,7 +151,7 @@ def _spec(request: SessionRequest) -> ModelSpec:
 
 def engine_key(request: SessionRequest, provider: str, runtime: str, options: Mapping[str, str]) -> EngineKey:
     """The cache key of an engine for the GPU that sessions run on (``device_id`` 0 of the options)."""
-    import onnxruntime as ort
+    ort = import_onnxruntime()
 
     device = session_gpu()
     profile = request.profile
@@ -187,11 +193,11 @@ def open_cuda(request: SessionRequest) -> DeviceRunner:
 
 
 def open_tensorrt(request: SessionRequest) -> DeviceRunner:
-    """A TensorRT session; builds the engine when the cache holds none that is sound, which takes minutes."""
+    """A TensorRT session; builds the engine when the cache has no valid one, which takes minutes."""
     version = tensorrt_version()
     key = engine_key(request, "tensorrt", version, tensorrt_options(request, ""))
     with Entry(secure_root(request.cache_dir), key) as entry:
-        # What TensorRT leaves over goes to CUDA rather than to the CPU.
+        # Nodes that TensorRT does not take go to CUDA rather than to the CPU.
         chain = [
             (TENSORRT, tensorrt_options(request, str(entry.folder))),
             (CUDA, cuda_options(request) | {"enable_cuda_graph": "0"}),
@@ -204,27 +210,27 @@ def open_tensorrt(request: SessionRequest) -> DeviceRunner:
 
 def tensorrt_rtx_unusable() -> str | None:
     """Why the TensorRT-RTX plugin cannot run here."""
+    cure = install_command(INSTALL_RTX)
     folder = libraries.module_folder(RTX_MODULE)
     if folder is None:
         return (
-            "tensorrt-rtx: the package 'onnxruntime-ep-nv-tensorrt-rtx-cu13' is not installed. "
-            f"Install it with: {INSTALL_RTX}"
+            f"tensorrt-rtx: the package 'onnxruntime-ep-nv-tensorrt-rtx-cu13' is not installed. Install it with: {cure}"
         )
     if not libraries.onnxruntime_packages():
-        return f"tensorrt-rtx: onnxruntime is not installed. Install it with: {INSTALL_RTX}"
-    import onnxruntime as ort
+        return f"tensorrt-rtx: onnxruntime is not installed. Install it with: {cure}"
+    ort = import_onnxruntime()
 
     if not hasattr(ort, "register_execution_provider_library"):
-        return f"tensorrt-rtx: onnxruntime {ort.__version__} takes no plugins. Upgrade to 1.24 or newer: {INSTALL_RTX}"
+        return f"tensorrt-rtx: onnxruntime {ort.__version__} takes no plugins. Upgrade to 1.24 or newer: {cure}"
     try:
         importlib.import_module(RTX_MODULE)  # loads the TensorRT-RTX libraries that it brings along
     except (ImportError, OSError) as error:
-        return f"tensorrt-rtx: {RTX_MODULE} does not load ({onnxrt.first_line(error)}). Reinstall: {INSTALL_RTX}"
+        return f"tensorrt-rtx: {RTX_MODULE} does not load ({onnxrt.first_line(error)}). Reinstall: {cure}"
     path = folder / RTX_LIBRARY
     missing = libraries.missing_libraries(path) if path.is_file() else (RTX_LIBRARY,)
     if missing:
         cures = dict.fromkeys(libraries.brought_by(name) for name in missing)
-        return f"tensorrt-rtx: missing {', '.join(missing)}. What brings it: {'; '.join(cures)}"
+        return f"tensorrt-rtx: missing {', '.join(missing)}. Provided by: {'; '.join(cures)}"
     reason = no_gpu()
     return f"tensorrt-rtx: {reason}. Use --provider cpu." if reason else None
 
@@ -233,9 +239,9 @@ def open_tensorrt_rtx(request: SessionRequest) -> onnxrt.OrtRunner:
     """A session on NVIDIA's TensorRT-RTX plugin provider, registered with onnxruntime on first use.
 
     Raises:
-        ProviderUnavailableError: the plugin offers no device here (it takes RTX GPUs from Ampere on).
+        ProviderUnavailableError: the plugin offers no device here (it supports RTX GPUs from Ampere on).
     """
-    import onnxruntime as ort
+    ort = import_onnxruntime()
 
     module = importlib.import_module(RTX_MODULE)
     with onnxrt.LOCK:
@@ -244,8 +250,8 @@ def open_tensorrt_rtx(request: SessionRequest) -> onnxrt.OrtRunner:
         devices = _rtx_devices()
     if not devices:
         raise ProviderUnavailableError(
-            "tensorrt-rtx: the plugin offers no device on this machine; it takes GeForce and RTX GPUs from Ampere on. "
-            "Use --provider cuda or tensorrt."
+            "tensorrt-rtx: the plugin offers no device on this machine; it supports GeForce and RTX GPUs from Ampere "
+            "on. Use --provider cuda or tensorrt."
         )
     version = str(module.__version__)
     key = engine_key(request, "tensorrt-rtx", version, tensorrt_rtx_options(request, ""))
@@ -266,7 +272,7 @@ def open_tensorrt_rtx(request: SessionRequest) -> onnxrt.OrtRunner:
 
 
 def _rtx_devices() -> list[Any]:
-    import onnxruntime as ort
+    ort = import_onnxruntime()
 
     return [device for device in ort.get_ep_devices() if device.ep_name == TENSORRT_RTX]
 
@@ -279,7 +285,7 @@ def _opened(
     versions: Mapping[str, str],
     notes: tuple[str, ...],
 ) -> Opened:
-    import onnxruntime as ort
+    ort = import_onnxruntime()
 
     counts, strays = onnxrt.placement(session, ort_name) if request.record_placement else ({}, ())
     return Opened(

@@ -1,8 +1,8 @@
-"""The factory of onnxruntime sessions: built apart from the Engine, and never on another provider than asked.
+"""The factory of onnxruntime sessions, which never run on another provider than requested.
 
-``InferenceSession(...)`` by itself is too obliging: a provider that cannot be loaded is skipped with a warning, and
-a run that fails on a GPU is repeated on the CPU. Here both are switched off, and what the session says it uses is
-compared with what was asked for.
+By default ``InferenceSession(...)`` skips a provider that cannot be loaded, with a warning, and repeats a run that
+fails on a GPU on the CPU. Here both fallbacks are disabled, and the providers that the session reports are compared
+with the request.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from glomedge.engine.cache import EngineKey, Entry, secure_root
 from glomedge.engine.runner import Opened, OutOfMemoryError, RawOutput, SessionRequest, TensorInfo, no_cache
 from glomedge.errors import EngineError, GlomedgeError, ModelError, ProviderUnavailableError
 from glomedge.system.cpu import cpu_features, cpu_name
+from glomedge.system.telemetry import import_onnxruntime
 
 CPU = "CPUExecutionProvider"
 OUTPUT_NAMES = ("probability", "activation")
@@ -31,7 +32,7 @@ DISABLED_OPTIMIZERS = ["Pad_Fusion"]
 WORTH_COPYING_BYTES = 32_000_000
 
 _DTYPES = {"tensor(uint8)": "uint8", "tensor(float)": "float32", "tensor(float16)": "float16", "tensor(int8)": "int8"}
-# Lower case; each stands in a text of tests/engine/test_engine_memory.py, which says whose it is.
+# Lower case; tests/engine/test_engine_memory.py has the message that each comes from.
 _OUT_OF_MEMORY = (
     "out of memory", "out_of_memory", "outofmemory", "failed to allocate", "bad_alloc", "bad allocation",
     "alloc_failed", "allocation_fail", "is smaller than requested bytes", "failed to find a free memory block",
@@ -41,11 +42,10 @@ _OUT_OF_MEMORY = (
 def session_options(request: SessionRequest) -> Any:
     """onnxruntime's SessionOptions for a request.
 
-    ``concurrency`` threads share ``threads`` CPUs, so each run gets its part of them. Spinning workers steal the
-    CPU from the other callers and from the decoders, so they are let spin only when a run has the machine to
-    itself.
+    ``concurrency`` threads share ``threads`` CPUs, so each run gets its share. Spinning workers take the CPU from
+    the other callers and from the decoders, so they may spin only when a run has the machine to itself.
     """
-    import onnxruntime as ort
+    ort = import_onnxruntime()
 
     options = ort.SessionOptions()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
@@ -77,7 +77,7 @@ def create_session(
 
     Args:
         request: what to load.
-        providers: names with their options, most wanted first; None when ``options`` already holds devices.
+        providers: names with their options, in order of preference; None when ``options`` already holds devices.
         options: from ``session_options``.
         model: another path than the model's own (an optimised copy).
 
@@ -85,8 +85,8 @@ def create_session(
         ModelError: onnxruntime cannot read the graph.
         ProviderUnavailableError: a provider refused its options or its device.
     """
-    import onnxruntime as ort
-    from onnxruntime.capi import onnxruntime_pybind11_state as errors
+    ort = import_onnxruntime()
+    errors = ort.capi.onnxruntime_pybind11_state
 
     path = model or str(request.file.path)
     extra = {} if providers is None else {"providers": providers}
@@ -114,7 +114,7 @@ def create_session(
         wanted = providers[0][0] if providers else "the device"
         cure = f"Run: glomedge doctor --model {path}"
         if request.fixed_batch and "graph capture" in str(error):
-            cure = "Leave --fixed-batch off."  # parts of the graph would run on another provider
+            cure = "Omit --fixed-batch."  # parts of the graph would run on another provider
         raise ProviderUnavailableError(f"{wanted} could not open {path}: {first_line(error)}. {cure}") from error
     session.disable_fallback()
     return session
@@ -127,7 +127,7 @@ def first_line(error: BaseException) -> str:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether a runtime's error says that memory ran out (onnxruntime has no type of its own for it)."""
+    """Whether a runtime's error means that memory ran out (onnxruntime has no error type for it)."""
     if isinstance(error, MemoryError):
         return True
     text = str(error).lower()
@@ -153,10 +153,10 @@ def placement(session: Any, wanted: str) -> tuple[dict[str, int], tuple[str, ...
 
 
 class OrtRunner:
-    """An onnxruntime session fed from host memory: the CPU, and any provider that copies by itself.
+    """An onnxruntime session fed from host memory: the CPU, and any provider that copies the data itself.
 
-    ``on_closed`` is called once the session is gone, for providers that write their cache as they end; ``forget`` takes
-    the engine out of the cache.
+    ``on_closed`` is called after the session has closed, for providers that write their cache then; ``forget`` removes
+    the engine from the cache.
     """
 
     batch_sizes: tuple[int, ...]
@@ -200,8 +200,8 @@ def engine_error(error: BaseException, opened: Opened, batch: int) -> EngineErro
     if is_out_of_memory(error):
         return OutOfMemoryError(f"Out of memory at a batch of {batch}: {first_line(error)}.")
     return EngineError(
-        f"Inference failed ({first_line(error)}). The device may be lost or its driver reset: nothing was computed "
-        "elsewhere instead. Run: glomedge doctor, then start again (infer continues with --resume)."
+        f"Inference failed ({first_line(error)}). The device may be lost or its driver reset: nothing was "
+        "computed elsewhere instead. Run: glomedge doctor, then start again (infer continues with --resume)."
     )
 
 
@@ -216,10 +216,10 @@ def open_session(
     """Open a built-in onnxruntime provider strictly.
 
     Raises:
-        ProviderUnavailableError: the session runs on something else than ``ort_name``.
+        ProviderUnavailableError: the session runs on something other than ``ort_name``.
     """
     options = session_options(request)
-    # The CPU stands behind every provider for nodes it does not take; strict placement shows and forbids that.
+    # The CPU takes the nodes that a provider does not; strict placement detects and forbids that.
     chain = [(ort_name, dict(provider_options))]
     if ort_name != CPU:
         chain.append((CPU, {}))
@@ -237,7 +237,7 @@ def _runner(
     notes: tuple[str, ...],
     forget: Callable[[], bool] = no_cache,
 ) -> OrtRunner:
-    import onnxruntime as ort
+    ort = import_onnxruntime()
 
     verify_provider(session, ort_name)
     counts, strays = placement(session, ort_name) if request.record_placement else ({}, ())
@@ -264,14 +264,14 @@ def open_cpu(request: SessionRequest) -> OrtRunner:
         return _open_copy(request, secure_root(request.cache_dir))
     except GlomedgeError as error:
         if request.cache_dir is not None:
-            secure_root(request.cache_dir)  # a folder that the user named must be fit to use
-        # The copy only saves time: without a writable home, or with a full disk, the model runs all the same.
+            secure_root(request.cache_dir)  # a folder that the user named must be usable
+        # The copy only saves time: without a writable home, or with a full disk, the model still runs.
         return open_session(CPU, request, {}, notes=(f"optimised graph not cached: {error}",))
 
 
 def _open_copy(request: SessionRequest, root: Path) -> OrtRunner:
     """The optimised copy, or the file itself while making the copy."""
-    import onnxruntime as ort
+    ort = import_onnxruntime()
 
     options = session_options(request)
     with Entry(root, _graph_key(request)) as entry:
@@ -288,13 +288,13 @@ def _open_copy(request: SessionRequest, root: Path) -> OrtRunner:
                 raise
         note = "optimised graph taken from the cache" if entry.built else "optimised graph cached"
         if entry.reason:
-            note += f" anew: {entry.reason}"
+            note += f" again: {entry.reason}"
         entry.commit()
     return _runner(session, CPU, request, options, {}, (), (note,), entry.drop)
 
 
 def _graph_key(request: SessionRequest) -> EngineKey:
-    import onnxruntime as ort
+    ort = import_onnxruntime()
 
     return EngineKey(
         provider="cpu",

@@ -1,7 +1,7 @@
 """OpenVINO's own runtime behind the Engine.
 
 onnxruntime's OpenVINO plugin offers only Intel devices; the ``openvino`` package runs the same file on any x86-64 or
-arm64 CPU, in bfloat16 where the processor multiplies it.
+arm64 CPU, in bfloat16 where the processor supports it.
 """
 
 from __future__ import annotations
@@ -16,26 +16,29 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from glomedge.about import install_command
 from glomedge.engine.backends.onnxrt import OUTPUT_NAMES, first_line, is_out_of_memory
 from glomedge.engine.cache import EngineKey, Entry, cache_notes, secure_root
-from glomedge.engine.runner import Opened, OutOfMemoryError, RawOutput, SessionRequest, TensorInfo
-from glomedge.errors import EngineError, ProviderUnavailableError
+from glomedge.engine.runner import Opened, OutOfMemoryError, RawOutput, SessionRequest, TensorInfo, no_cache
+from glomedge.errors import EngineError, OutputError, ProviderUnavailableError, UsageError
 from glomedge.system.cpu import cpu_features, cpu_name, has_native_bf16
+from glomedge.system.telemetry import import_openvino
 
-_INSTALL = "pip install 'glomedge[openvino]'"
+_INSTALL = "glomedge[openvino]"
 _DTYPES = {"u8": "uint8", "f32": "float32", "f16": "float16", "i8": "int8"}
 
 
 def unusable() -> str | None:
     """Why OpenVINO cannot run here, None when nothing speaks against it."""
+    cure = install_command(_INSTALL)
     if importlib.util.find_spec("openvino") is None:
-        return f"openvino: the package 'openvino' is not installed. Install it with: {_INSTALL}"
+        return f"openvino: the package 'openvino' is not installed. Install it with: {cure}"
     try:
-        import openvino
+        openvino = import_openvino()
     except (ImportError, OSError) as error:
-        return f"openvino: its library does not load ({first_line(error)}). Reinstall it: {_INSTALL}"
+        return f"openvino: its library does not load ({first_line(error)}). Reinstall it: {cure}"
     if "CPU" not in openvino.Core().available_devices:
-        return f"openvino: it offers no CPU device on this machine. Use --provider cpu, or reinstall it: {_INSTALL}"
+        return f"openvino: it offers no CPU device on this machine. Use --provider cpu, or reinstall it: {cure}"
     return None
 
 
@@ -43,8 +46,8 @@ def options(request: SessionRequest) -> dict[str, str]:
     """Properties of the compiled model.
 
     Several callers at once: throughput hint, one stream each. One caller: latency hint, all threads in one stream.
-    The precision is stated, for OpenVINO would take bfloat16 by itself wherever the processor has it, and a file
-    would answer differently on two machines.
+    The precision is set explicitly: by default OpenVINO uses bfloat16 wherever the processor has it, and one file would
+    give different answers on two machines.
     """
     return {
         "PERFORMANCE_HINT": "LATENCY" if request.concurrency == 1 else "THROUGHPUT",
@@ -60,29 +63,40 @@ def open_runner(request: SessionRequest) -> OpenVinoRunner:
     Raises:
         ProviderUnavailableError: OpenVINO cannot read the graph or refuses an option; bf16 on a processor without it.
     """
-    import openvino
-
     if request.bf16 and not has_native_bf16():
         raise ProviderUnavailableError(
-            "openvino: this processor has no bfloat16 instructions, so bf16 would be slower than fp32. Leave bf16 off."
+            "openvino: this processor has no bfloat16 instructions, so bf16 would be slower than fp32. Omit bf16."
         )
     chosen = options(request)
-    key = _engine_key(request, chosen)
-    with Entry(secure_root(request.cache_dir), key) as entry:
-        core = openvino.Core()
-        core.set_property({"CACHE_DIR": str(entry.folder)})
-        try:
-            # By path: with a cached blob the ONNX file need not be parsed at all.
-            compiled = core.compile_model(str(request.file.path), "CPU", chosen)
-        except RuntimeError as error:
-            if is_out_of_memory(error):
-                raise OutOfMemoryError(f"Not enough memory to load {request.file.path}. Free some.") from error
-            raise ProviderUnavailableError(
-                f"openvino could not load {request.file.path}: {first_line(error)}. Use --provider cpu."
-            ) from error
-        runner = OpenVinoRunner(compiled, request, chosen, cache_notes(entry), entry.drop)
-        entry.commit()
-    return runner
+    try:
+        with Entry(secure_root(request.cache_dir), _engine_key(request, chosen)) as entry:
+            compiled = _compile(request, chosen | {"CACHE_DIR": str(entry.folder)})
+            runner = OpenVinoRunner(compiled, request, chosen, cache_notes(entry), entry.drop)
+            entry.commit()
+        return runner
+    except (OutputError, UsageError) as error:
+        if request.cache_dir is not None:
+            raise  # a folder that the user named must be fit to use
+        # The cache only saves time: without a home, or with a full disk, the model runs all the same.
+        note = f"compiled model not cached: {error}"
+        return OpenVinoRunner(_compile(request, chosen), request, chosen, (note,), no_cache)
+
+
+def _compile(request: SessionRequest, properties: Mapping[str, str]) -> Any:
+    openvino = import_openvino()
+    core = openvino.Core()
+    device = dict(properties)
+    if "CACHE_DIR" in device:
+        core.set_property({"CACHE_DIR": device.pop("CACHE_DIR")})
+    try:
+        # By path: with a cached blob the ONNX file need not be parsed at all.
+        return core.compile_model(str(request.file.path), "CPU", device)
+    except RuntimeError as error:
+        if is_out_of_memory(error):
+            raise OutOfMemoryError(f"Not enough memory to load {request.file.path}. Free some.") from error
+        raise ProviderUnavailableError(
+            f"openvino could not load {request.file.path}: {first_line(error)}. Use --provider cpu."
+        ) from error
 
 
 def _engine_key(request: SessionRequest, chosen: Mapping[str, str]) -> EngineKey:
@@ -100,7 +114,7 @@ def _engine_key(request: SessionRequest, chosen: Mapping[str, str]) -> EngineKey
 
 
 class OpenVinoRunner:
-    """A compiled model and one infer request for each thread that may call."""
+    """A compiled model and one infer request for each calling thread."""
 
     batch_sizes: tuple[int, ...] = ()
 

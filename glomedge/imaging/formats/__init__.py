@@ -1,14 +1,13 @@
-"""What an image file says of itself, read without decoding a pixel.
+"""What an image file declares, read without decoding a pixel.
 
-The header decides everything that must be known before memory is spent: the real format, the size, the kind of
-colour, how often the file holds a picture, and the orientation. One module a format; ``header.Header`` is what
-they all return.
+The header gives everything that must be known before memory is allocated: the real format, the size, the kind of
+colour, the number of pictures, and the orientation. One module per format; all return ``header.Header``.
 """
 
 from __future__ import annotations
 
 from glomedge.errors import ImageError
-from glomedge.imaging.formats import bmp, jpeg, png, tiff, webp
+from glomedge.imaging.formats import bmp, jpeg, jpeg_scan, png, tiff, tiff_blocks, webp
 from glomedge.imaging.formats.header import Format, Header, Part
 
 _SIZES = {
@@ -51,10 +50,24 @@ def read_header(data: bytes) -> Header:
     return _READERS[sniff(data)](data)
 
 
-def declared_size(part: Part) -> tuple[int, int] | None:
-    """Width and height, for refusing a large file before it is read; None where it takes ``read_header`` to tell.
+def check_pixel_data(data: bytes, header: Header) -> None:
+    """Refuse compressed pixels that a decoder would fill in without an error. Call after the size limits.
 
-    Says nothing of whether the file is sound.
+    Raises:
+        ImageError: ``corrupt``.
+    """
+    if header.blocks is not None:
+        tiff_blocks.check(data, header.blocks)
+    elif header.format == "jpeg" and jpeg_scan.complete(data) is False:
+        raise ImageError(
+            "corrupt", "The JPEG is damaged: a part of its pixels is missing or zero. Copy it again from its source."
+        )
+
+
+def declared_size(part: Part) -> tuple[int, int] | None:
+    """Width and height, for refusing a large file before it is read; None where only ``read_header`` can tell.
+
+    Does not check that the file is valid.
     """
     try:
         return _SIZES[sniff(part(0, 16))](part)

@@ -46,7 +46,7 @@ def read(data: bytes) -> Header:
 
 
 def declared_size(part: Part) -> tuple[int, int] | None:
-    """Width and height by the bitmap header."""
+    """Width and height from the bitmap header."""
     start = part(14, 12)
     if len(start) < 12:
         return None

@@ -1,26 +1,30 @@
-"""The facts of one picture, common to all formats."""
+"""What the header of an image tells, common to all formats."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from glomedge.errors import ImageError
 
+if TYPE_CHECKING:
+    from glomedge.imaging.formats.tiff_blocks import Blocks
+
 Format = Literal["png", "jpeg", "tiff", "bmp", "webp"]
 Colour = Literal["gray", "palette", "rgb"]
-#: The bytes from a position on, so many of them or as many as there are.
+#: ``part(position, count)``: up to ``count`` bytes from a position on.
 Part = Callable[[int, int], bytes]
 Alpha = Literal["none", "straight", "premultiplied", "ignored"]
 
 
 @dataclass(frozen=True)
 class Header:
-    """One picture's facts, as its file states them.
+    """One image's properties, as its file declares them.
 
     ``width_px``/``height_px`` are as stored, before ``orientation`` (1 to 8, EXIF) is applied. ``bits`` is per
-    sample as stored, ``significant_bits`` what the file declares to be used of them (PNG ``sBIT``).
+    sample as stored, ``significant_bits`` what the file declares to be used of them (PNG ``sBIT``). ``blocks`` says
+    where a TIFF's pixels lie. ``first_of_several``: reduced copies of the picture follow in the file.
     """
 
     format: Format
@@ -34,6 +38,8 @@ class Header:
     transparent_gray: int | None = None
     inverted: bool = False
     decoder: Literal["opencv", "pillow", "fast"] = "opencv"
+    blocks: Blocks | None = None
+    first_of_several: bool = False
 
 
 def truncated(what: str) -> ImageError:

@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
+import functools
 import struct
 
 from glomedge.errors import ImageError
 from glomedge.imaging.formats.header import Header, Part, truncated
-from glomedge.imaging.formats.tiff import exif_orientation
+from glomedge.imaging.formats.tiff import exif_orientation, is_pyramid, multi_picture_entries
 
-# libjpeg-turbo's own fuzzers stop here: a progressive file of thousands of scans costs minutes, not milliseconds.
+# libjpeg-turbo's own fuzzers use this limit: a progressive file of thousands of scans costs minutes, not milliseconds.
 _MAX_SCANS = 500
-# Metadata of a few MB comes in segments of 64 kB; past so many the whole file is read instead.
+# Metadata of a few MB comes in segments of 64 kB; beyond this many the whole file is read instead.
 _MAX_STEPS = 1000
 _AGAIN = "Write the file again from its source."
 
 
 def read(data: bytes) -> Header:
-    """The header of a JPEG.
+    """The header of a JPEG: of its first picture, where the others (MPO) are reduced copies of it.
 
     Raises:
-        ImageError: ``truncated``, ``corrupt``, ``colourspace`` (CMYK, 12 bits), ``multiframe`` (MPO).
+        ImageError: ``truncated``, ``corrupt``, ``colourspace`` (CMYK, 12 bits), ``multiframe`` (any other MPO).
     """
     at, size = 2, len(data)
     orientation = 1
+    index_at = 0
     frame: tuple[int, int, int, int] | None = None
     while True:
         # A marker is 0xFF, any number of fill bytes 0xFF, then the code (T.81 B.1.1.2).
@@ -34,7 +36,7 @@ def read(data: bytes) -> Header:
             raise truncated("the JPEG's pixels begin")
         code = data[at]
         if code == 0xD9:
-            raise ImageError("corrupt", f"The JPEG holds no picture. {_AGAIN}")
+            raise ImageError("corrupt", f"The JPEG contains no image. {_AGAIN}")
         if code == 0x01 or 0xD0 <= code <= 0xD8:
             at += 1
             continue
@@ -51,25 +53,60 @@ def read(data: bytes) -> Header:
         elif code == 0xE1 and body.startswith(b"Exif\0\0"):
             orientation = exif_orientation(body)
         elif code == 0xE2 and body.startswith(b"MPF\0"):
-            raise ImageError("multiframe", "The JPEG holds several pictures (MPO). Save one of them by itself.")
+            index_at = at + 7
         at += 1 + length
         if code == 0xDA:
             break
     if frame is None:
         raise ImageError("corrupt", f"The JPEG has no frame header. {_AGAIN}")
     bits, height_px, width_px, components = frame
+    several = False
+    if index_at:
+        # From here on only the first picture counts: the next one's end mark must not stand in for its own.
+        several, end = _first_of_several(data, index_at, (width_px, height_px))
+        data = data[:end]
     if components not in (1, 3):
         raise ImageError(
             "colourspace", f"The JPEG has {components} colour components (CMYK?). Convert it to RGB and save as PNG."
         )
     if bits != 8:
-        raise ImageError("colourspace", f"The JPEG has {bits} bits a sample. Save the crop as 8-bit PNG.")
+        raise ImageError("colourspace", f"The JPEG has {bits} bits per sample. Save the crop as 8-bit PNG.")
     # Within compressed data 0xFF is always followed by 0x00 or a restart code, so this cannot match by chance.
     if data.find(b"\xff\xd9", at) < 0:
         raise truncated("the JPEG's end mark")
     if data.count(b"\xff\xda", at) > _MAX_SCANS:
         raise ImageError("corrupt", "The JPEG has more scans than any real file. Save the crop as PNG.")
-    return Header("jpeg", width_px, height_px, colour="gray" if components == 1 else "rgb", orientation=orientation)
+    return Header(
+        "jpeg",
+        width_px,
+        height_px,
+        colour="gray" if components == 1 else "rgb",
+        orientation=orientation,
+        first_of_several=several,
+    )
+
+
+def _first_of_several(data: bytes, index_at: int, size_px: tuple[int, int]) -> tuple[bool, int]:
+    """Whether more pictures follow, and where the first one ends.
+
+    Args:
+        index_at: position of the index of pictures, which their offsets count from.
+        size_px: width and height of the first picture.
+
+    Raises:
+        ImageError: ``multiframe`` where they are not reduced copies of it.
+    """
+    entries = multi_picture_entries(data[index_at:])
+    sizes = [size_px]
+    for _, offset in entries[1:]:
+        sizes.append(declared_size(functools.partial(_part, data, index_at + offset)) or (0, 0))
+    if not entries or not is_pyramid(sizes):
+        raise ImageError("multiframe", "The JPEG holds several pictures (MPO). Save one of them by itself.")
+    return len(entries) > 1, min([len(data), *(index_at + offset for _, offset in entries[1:])])
+
+
+def _part(data: bytes, begin: int, at: int, count: int) -> bytes:
+    return data[begin + at : begin + at + count]
 
 
 def _is_frame(code: int) -> bool:
@@ -78,7 +115,7 @@ def _is_frame(code: int) -> bool:
 
 
 def declared_size(part: Part) -> tuple[int, int] | None:
-    """Width and height by the frame header, going from segment to segment."""
+    """Width and height from the frame header, found by walking the segments."""
     at = 2
     for _ in range(_MAX_STEPS):
         start = part(at, 9)

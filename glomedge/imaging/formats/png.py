@@ -1,7 +1,7 @@
 """The chunks of a PNG, walked without decoding (W3C REC-png-3).
 
-Every chunk's CRC is checked but those of IDAT: the decoders check these themselves (docs/decoding.md, a test
-holds it), and they are nearly all of the file.
+Every chunk's CRC is checked except those of IDAT: the decoders check these themselves (docs/decoding.md; a test
+verifies it), and they are nearly all of the file.
 """
 
 from __future__ import annotations
@@ -58,14 +58,14 @@ def read(data: bytes) -> Header:
             break
     if last_idat == (0, 0):
         raise _corrupt("no pixel data")
-    # Once a decoder has its last pixel it may not look at what follows; the end of the stream lies in this chunk.
+    # After its last pixel a decoder may ignore what follows; this chunk holds the end of the stream.
     if not _sound(data, *last_idat):
         raise _corrupt("checksum of chunk IDAT")
     return _header(extra, names)
 
 
 def declared_size(part: Part) -> tuple[int, int] | None:
-    """Width and height by IHDR, which comes first."""
+    """Width and height from IHDR, the first chunk."""
     start = part(12, 12)
     return struct.unpack(">II", start[4:]) if len(start) == 12 and start.startswith(b"IHDR") else None
 
@@ -83,9 +83,9 @@ def _header(extra: dict[bytes, bytes], names: set[bytes]) -> Header:
         raise _corrupt("chunk IHDR")
     frames = extra.get(b"acTL", b"")
     if len(frames) == 8 and int.from_bytes(frames[:4], "big") > 1:
-        raise ImageError("multiframe", "The PNG is animated. Save one picture by itself.")
+        raise ImageError("multiframe", "The PNG is animated. Save one image as a separate file.")
     transparency = extra.get(b"tRNS")
-    # sBIT gives one number per channel; the samples of a gray or RGB picture were all digitised alike.
+    # sBIT gives one number per channel; the samples of a gray or RGB image all have the same depth.
     significant = max(extra.get(b"sBIT", b"")[: 3 if kind in (2, 6) else 1], default=0)
     plain = bits == 8 and kind in (2, 6) and not interlace and names <= _HARMLESS | {b"IHDR", b"IDAT", b"IEND"}
     return Header(

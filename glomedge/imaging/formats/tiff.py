@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from glomedge.errors import ImageError
+from glomedge.imaging.formats import tiff_blocks
 from glomedge.imaging.formats.header import Alpha, Colour, Header, Part, truncated
 
 _TYPE_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
@@ -92,30 +93,82 @@ def exif_orientation(block: bytes) -> int:
     return 1
 
 
+def multi_picture_entries(block: bytes) -> list[tuple[int, int]]:
+    """(bytes, offset from the block) of every picture that the index of a multi-picture JPEG names, the first included.
+
+    CIPA DC-007: the index is a TIFF structure with a table of 16 bytes a picture. Empty where it is broken.
+    """
+    try:
+        reader = _Reader.over(block)
+        for tag, _, count, at in reader.entries(reader.first_directory()):
+            if tag == 0xB002 and at + count <= len(block):
+                return [
+                    (reader.number(start + 4, "I"), reader.number(start + 8, "I"))
+                    for start in range(at, at + count // 16 * 16, 16)
+                ]
+    except _BrokenError:
+        pass
+    return []
+
+
 def read(data: bytes) -> Header:
-    """The header of a TIFF of one page.
+    """The header of a TIFF: of its first page, where the other pages are reduced copies of it.
 
     Raises:
         ImageError: ``truncated`` when a directory, a value or a strip lies beyond the end, ``multiframe``,
-            ``colourspace`` for CMYK, Lab and the like, ``format`` for a kind of TIFF that is not read here.
+            ``colourspace`` for CMYK, Lab and the like, ``format`` for a kind of TIFF that is not read here,
+            ``corrupt`` when the directory does not say where the pixels lie.
     """
     try:
         reader = _Reader.over(data)
         directory = reader.first_directory()
-        tags: dict[int, tuple[int, ...]] = {}
-        for tag, kind, count, at in reader.entries(directory):
-            if at + _TYPE_BYTES.get(kind, 1) * count > len(data):
-                raise _BrokenError
-            if tag in _WANTED:
-                tags[tag] = reader.integers(kind, count, at)
-        following = reader.next_directory(directory)
-        if following:
-            reader.number(following, "H")
-            raise ImageError("multiframe", "The TIFF has several pages. Save one page by itself.")
+        tags = _tags(reader, directory, _WANTED)
+        jpeg_tables = next(
+            (data[at : at + count] for tag, _, count, at in reader.entries(directory) if tag == _JPEG_TABLES), b""
+        )
+        sizes = _sizes_of_pages(reader, directory)
     except _BrokenError:
         raise truncated("the parts its directory names (or the directory is damaged)") from None
+    if not is_pyramid(sizes):
+        raise ImageError("multiframe", "The TIFF has several pages. Save one page by itself.")
     _check_extent(tags, len(data))
-    return _header(tags, big_endian_big=reader.big and reader.order == ">")
+    header = _header(tags, big_endian_big=reader.big and reader.order == ">")
+    return replace(header, blocks=_blocks(tags, header, jpeg_tables), first_of_several=len(sizes) > 1)
+
+
+def _tags(reader: _Reader, directory: int, wanted: frozenset[int]) -> dict[int, tuple[int, ...]]:
+    tags: dict[int, tuple[int, ...]] = {}
+    for tag, kind, count, at in reader.entries(directory):
+        if at + _TYPE_BYTES.get(kind, 1) * count > len(reader.data):
+            raise _BrokenError
+        if tag in wanted:
+            tags[tag] = reader.integers(kind, count, at)
+    return tags
+
+
+def _sizes_of_pages(reader: _Reader, directory: int) -> list[tuple[int, int]]:
+    """(width, height) of every page in file order; (0, 0) where a page does not state it."""
+    sizes: list[tuple[int, int]] = []
+    seen: set[int] = set()
+    while directory and len(sizes) < _MAX_PAGES:
+        if directory in seen:
+            raise _BrokenError
+        seen.add(directory)
+        tags = _tags(reader, directory, frozenset((256, 257)))
+        sizes.append((_one(tags, 256, 0), _one(tags, 257, 0)))
+        directory = reader.next_directory(directory)
+    return sizes
+
+
+def is_pyramid(sizes: list[tuple[int, int]]) -> bool:
+    """Whether all pictures but the first are smaller ones of the same shape, to a pixel of rounding."""
+    width_px, height_px = sizes[0]
+    return all(
+        0 < width < width_px
+        and 0 < height < height_px
+        and abs(width * height_px - height * width_px) <= max(width_px, height_px)
+        for width, height in sizes[1:]
+    )
 
 
 def declared_size(part: Part) -> tuple[int, int] | None:
@@ -134,7 +187,12 @@ def declared_size(part: Part) -> tuple[int, int] | None:
     return (sizes[256], sizes[257]) if len(sizes) == 2 else None
 
 
-_WANTED = frozenset((256, 257, 258, 259, 262, 266, 273, 274, 277, 279, 284, 322, 324, 325, 338, 339))
+_WANTED = frozenset(
+    (256, 257, 258, 259, 262, 266, 273, 274, 277, 278, 279, 284, 317, 322, 323, 324, 325, 338, 339, 530)
+)
+_JPEG_TABLES = 347
+# A pyramid halves from page to page; a file with more pages than this is something else.
+_MAX_PAGES = 64
 
 
 def _one(tags: dict[int, tuple[int, ...]], tag: int, default: int) -> int:
@@ -152,7 +210,55 @@ def _check_extent(tags: dict[int, tuple[int, ...]], size: int) -> None:
         raise truncated("its pixels do")
 
 
+def _blocks(tags: dict[int, tuple[int, ...]], header: Header, jpeg_tables: bytes) -> tiff_blocks.Blocks:
+    """How the pixels are stored.
+
+    Raises:
+        ImageError: ``corrupt``.
+    """
+    tiled = 322 in tags
+    compression, photometric, channels = _one(tags, 259, 1), _one(tags, 262, -1), _one(tags, 277, 1)
+    planes = channels if _one(tags, 284, 1) == 2 else 1
+    block_width_px = _one(tags, 322, 0) if tiled else header.width_px
+    block_height_px = _one(tags, 323, 0) if tiled else min(_one(tags, 278, header.height_px), header.height_px)
+    if min(block_width_px, block_height_px) < 1:
+        raise ImageError("corrupt", f"The TIFF does not say where its pixels lie. {_SAVE_AS_PNG}")
+    halved = tags.get(530, (2, 2))
+    subsampled = photometric == 6 and compression != tiff_blocks.JPEG and planes == 1 and len(halved) == 2
+    if subsampled and not set(halved) <= {1, 2, 4}:
+        raise ImageError("corrupt", f"The TIFF's colours are stored in a way that no writer uses. {_SAVE_AS_PNG}")
+    return tiff_blocks.Blocks(
+        compression,
+        tags.get(324) or tags[273],
+        tags.get(325) or tags[279],
+        header.width_px,
+        header.height_px,
+        block_width_px,
+        block_height_px,
+        planes,
+        header.bits * (channels // planes),
+        tiled,
+        subsampling=(halved[0], halved[1]) if subsampled else (1, 1),
+        reversed_bits=_one(tags, 266, 1) == 2,
+        jpeg_tables=jpeg_tables,
+        zero_is_black=photometric in (1, 2),
+    )
+
+
+def _check_compression(compression: int, predictor: int) -> None:
+    if compression == tiff_blocks.PACKBITS and predictor != 1:
+        # libtiff leaves the differences as they are.
+        raise ImageError("format", f"The TIFF's compression (PackBits with a predictor) is not read. {_SAVE_AS_PNG}")
+    if compression in tiff_blocks.READABLE:
+        return
+    name = tiff_blocks.NAMES.get(compression)
+    known = f"{name}, code {compression}" if name else f"code {compression}"
+    raise ImageError("format", f"The TIFF's compression ({known}) is not read. {_SAVE_AS_PNG}")
+
+
 def _header(tags: dict[int, tuple[int, ...]], *, big_endian_big: bool) -> Header:
+    # First, since some compressions come with colour codes of their own and that would say less.
+    _check_compression(_one(tags, 259, 1), _one(tags, 317, 1))
     photometric = _one(tags, 262, -1)
     colour = _COLOUR.get(photometric)
     if colour is None:

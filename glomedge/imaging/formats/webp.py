@@ -30,7 +30,7 @@ def read(data: bytes) -> Header:
         if at + 8 + length > end:
             raise truncated("its pixels do")
         if kind in (b"ANIM", b"ANMF") or (kind == b"VP8X" and len(body) >= 10 and body[0] & 0x02):
-            raise ImageError("multiframe", "The WebP is animated. Save one picture by itself.")
+            raise ImageError("multiframe", "The WebP is animated. Save one image as a separate file.")
         declared = _declared(kind, body)
         if kind == b"VP8X":
             canvas = declared or canvas
@@ -43,14 +43,14 @@ def read(data: bytes) -> Header:
             orientation = exif_orientation(body)
         at += 8 + length + length % 2
     if size is None:
-        raise ImageError("corrupt", f"The WebP holds no picture. {_AGAIN}")
+        raise ImageError("corrupt", f"The WebP contains no image. {_AGAIN}")
     if canvas is not None and canvas != size:
-        raise ImageError("corrupt", f"The WebP contradicts itself about its size. {_AGAIN}")
+        raise ImageError("corrupt", f"The WebP declares two different sizes. {_AGAIN}")
     return Header("webp", *size, alpha="straight" if alpha else "none", orientation=orientation)
 
 
 def declared_size(part: Part) -> tuple[int, int] | None:
-    """Width and height by the first chunk."""
+    """Width and height from the first chunk."""
     return _declared(part(12, 4), part(20, 10))
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from glomedge.errors import DatasetError
+from glomedge.errors import DatasetError, UsageError
 from glomedge_export.data.dataset import FOLDERS, read_dataset
 from helpers.labelled import SIX_CROPS, crop_png, write_crops, write_csv
 
@@ -104,7 +104,7 @@ def _empty_csv(directory: Path) -> None:
 
 
 def _binary_csv(directory: Path) -> None:
-    (directory / "public.csv").write_bytes(b"\xff\xfe\x00\x81")
+    (directory / "public.csv").write_bytes(b"\xff\xfe\x00\x81\x00")
 
 
 @pytest.mark.parametrize(
@@ -113,18 +113,18 @@ def _binary_csv(directory: Path) -> None:
         (_extra_row, "gone.png: in public.csv but in neither folder"),
         (_unlisted_file, "stranger.png: lies in non_globally_sclerotic_glomeruli but not in public.csv"),
         (_wrong_folder, f"{SIX_CROPS[0][0]}: labelled 1 in public.csv but lies in {FOLDERS[0]}"),
-        (_twice, f"{SIX_CROPS[0][0]}: stands twice in public.csv"),
+        (_twice, f"public.csv line 8: {SIX_CROPS[0][0]!r} is listed twice (first in line 2)"),
         (_both_folders, f"{SIX_CROPS[0][0]}: the same name lies in both folders"),
         (_truncated, f"{SIX_CROPS[0][0]}: "),
-        (_missing_column, "column 'ground truth' is missing; it has name, label"),
-        (_label_two, f"{SIX_CROPS[0][0]}: label '2' is neither 0 nor 1"),
+        (_missing_column, "public.csv: there is no column 'ground truth'; it has name, label"),
+        (_label_two, f"public.csv line 2: label '2' of {SIX_CROPS[0][0]!r} is neither 0 nor 1"),
         (_empty_folder, f"folder {FOLDERS[1]}: holds no image"),
         (_one_class, "every crop is labelled 0; both labels are needed"),
         (_two_biopsies, "crops labelled 1 come from 2 biopsies, but 3 are needed"),
-        (_no_csv, "public.csv: there is none"),
+        (_no_csv, "public.csv: there is no such file"),
         (_path_as_name, "public.csv line 8: '../x.png' is not a file name"),
-        (_empty_csv, "column 'name' and 'ground truth' is missing; it has none"),
-        (_binary_csv, "public.csv: cannot be read as a CSV file"),
+        (_empty_csv, "public.csv: there is no column 'name' and 'ground truth'; it has none"),
+        (_binary_csv, "public.csv: it is not a CSV file"),
     ],
 )
 def test_each_problem_is_named(tmp_path: Path, damage: Callable[[Path], None], expected: str) -> None:
@@ -132,7 +132,7 @@ def test_each_problem_is_named(tmp_path: Path, damage: Callable[[Path], None], e
     with pytest.raises(DatasetError) as caught:
         read_dataset(tmp_path)
     assert expected in str(caught.value)
-    assert str(caught.value).endswith("Mend the files or public.csv, then start again.")
+    assert str(caught.value).endswith("Fix the files or public.csv, then start again.")
 
 
 def test_all_problems_are_listed_at_once(tmp_path: Path) -> None:
@@ -145,7 +145,7 @@ def test_all_problems_are_listed_at_once(tmp_path: Path) -> None:
     with pytest.raises(DatasetError) as caught:
         read_dataset(tmp_path)
     text = str(caught.value)
-    for part in ("gone.png: in", "two.png: label", "stranger.png: lies", f"{SIX_CROPS[0][0]}: labelled 1"):
+    for part in ("gone.png: in", "label '2' of 'two.png'", "stranger.png: lies", f"{SIX_CROPS[0][0]}: labelled 1"):
         assert part in text
     assert f"{SIX_CROPS[1][0]}: " in text
     # The label that was changed takes one of three biopsies from label 0, which is said too.
@@ -181,3 +181,73 @@ def test_decoding_is_not_repeated_for_known_bytes(tmp_path: Path) -> None:
 def test_the_published_crops(real_data: Path) -> None:
     dataset = read_dataset(real_data)
     assert (len(dataset.items), int(dataset.labels.sum())) == (830, 174)
+
+
+def test_class_folders_with_a_folder_per_slide_are_read_at_any_depth(tmp_path: Path) -> None:
+    flat = read_dataset(write_crops(tmp_path / "flat"))
+    deep = write_crops(tmp_path / "deep")
+    names = {}
+    for name, label in SIX_CROPS:
+        case, number = name.split("_")[0], f"{label}_{name[-5]}.png"
+        target = deep / FOLDERS[label] / "20x" / case / number
+        target.parent.mkdir(parents=True, exist_ok=True)
+        (deep / FOLDERS[label] / name).rename(target)
+        names[f"{case}/{number}"] = label
+    write_csv(deep, list(names.items()))
+    thumbnail = deep / FOLDERS[0] / "@eaDir" / "1_0.png" / "SYNOPHOTO_THUMB_M.png"
+    thumbnail.parent.mkdir(parents=True)
+    thumbnail.write_bytes(crop_png(0))
+    dataset = read_dataset(deep)
+    assert [item.name for item in dataset.items] == sorted(names)
+    assert {item.case for item in dataset.items} == {item.case for item in flat.items} == {"B-0", "B-1", "B-2"}
+    assert {item.sha256 for item in dataset.items} == {item.sha256 for item in flat.items}
+    assert any("@eaDir (1)" in note for note in dataset.notes)
+    assert any(
+        note.startswith("How the 3 biopsies were found: 6 crops: from the folders 'B-0', 'B-1'")
+        for note in dataset.notes
+    )
+
+
+def test_how_the_table_was_read_and_biopsies_were_found_is_noted(tmp_path: Path) -> None:
+    write_crops(tmp_path)
+    path = tmp_path / "public.csv"
+    path.write_bytes(path.read_bytes().replace(b",", b";").replace(b"ground truth", b"Ground_Truth"))
+    assert read_dataset(tmp_path).notes == (
+        "public.csv was read as semicolon-separated.",
+        "How the 3 biopsies were found: 6 crops: by name (stain and part 6).",
+    )
+    with pytest.raises(UsageError, match="fits none of the 6 names"):
+        read_dataset(tmp_path, "(?P<case>nothing)")
+
+
+def _copy(directory: Path, source: int, target: int) -> None:
+    (name, label), (other, other_label) = SIX_CROPS[source], SIX_CROPS[target]
+    data = (directory / FOLDERS[label] / name).read_bytes()
+    (directory / FOLDERS[other_label] / other).write_bytes(data)
+
+
+def test_the_same_bytes_under_two_labels_or_in_two_biopsies_are_refused(tmp_path: Path) -> None:
+    _copy(write_crops(tmp_path), 0, 1)
+    with pytest.raises(DatasetError, match=r"same picture under two labels: B-0_\S+ \(label 0\) = B-0_\S+ \(label 1\)"):
+        read_dataset(tmp_path)
+    _copy(write_crops(tmp_path), 0, 2)
+    with pytest.raises(
+        DatasetError, match=r"same picture in two biopsies: B-0_\S+ \(biopsy B-0\) = B-1_\S+ \(biopsy B-1\)"
+    ):
+        read_dataset(tmp_path)
+    # A split at random puts biopsies on several sides anyway: said, not refused.
+    assert "1 pictures stand in two biopsies each: B-0" in " ".join(read_dataset(tmp_path, min_cases=0).notes)
+
+
+def test_no_message_is_longer_than_two_thousand_characters(tmp_path: Path) -> None:
+    write_crops(tmp_path)
+    strangers = [(f"{'stranger ' * 15}{k}.png", k % 3) for k in range(300)]
+    write_csv(tmp_path, [*SIX_CROPS, *strangers])
+    with pytest.raises(DatasetError, match="has 300 problems") as caught:
+        read_dataset(tmp_path)
+    assert len(str(caught.value)) <= 2000
+    assert "more of this kind" in str(caught.value)
+    write_csv(tmp_path, [*SIX_CROPS, *((f"{k}.png", 0) for k in range(300))])
+    with pytest.raises(DatasetError) as caught:
+        read_dataset(tmp_path)
+    assert str(caught.value).count("in neither folder") == 20

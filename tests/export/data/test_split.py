@@ -117,7 +117,7 @@ def test_every_misfit_of_a_split_file_is_listed(tmp_path: Path) -> None:
     text = str(caught.value)
     assert f"{removed}: not in the split file" in text
     assert f"{rows[0]['name']}: 'holdout' is not train, validation or test" in text
-    assert f"{rows[1]['name']}: stands twice" in text
+    assert f"{rows[1]['name']!r} is listed twice (first in line 3)" in text
     assert "unknown.png: not in the data set" in text
     assert "4 problems" in text
 
@@ -132,7 +132,9 @@ def test_split_file_must_give_every_side_both_labels(tmp_path: Path) -> None:
         read_split(path, dataset)
 
 
-@pytest.mark.parametrize(("text", "reason"), [(None, "cannot be read"), ("a,b\n1,2\n", "lacks the columns")])
+@pytest.mark.parametrize(
+    ("text", "reason"), [(None, "cannot be read"), ("a,b\n1,2\n", "no column 'name' and 'split'; it has a, b")]
+)
 def test_unusable_split_files(tmp_path: Path, text: str | None, reason: str) -> None:
     path = tmp_path / "split.csv"
     if text is not None:

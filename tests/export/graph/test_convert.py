@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 import onnx
-import onnxruntime as ort
 import pytest
 from onnx import helper
 
 from glomedge.errors import GateError, ModelError
 from glomedge.model.spec import InputScaling
+from glomedge.system.telemetry import import_onnxruntime
 from glomedge_export.graph import convert, surgery
+
+ort = import_onnxruntime()
 
 Head = tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]
 
 
-def session(model: onnx.ModelProto, disabled: list[str] | None = None) -> ort.InferenceSession:
+def session(model: onnx.ModelProto, disabled: list[str] | None = None) -> Any:
     return ort.InferenceSession(
         model.SerializeToString(), providers=["CPUExecutionProvider"], disabled_optimizers=disabled
     )

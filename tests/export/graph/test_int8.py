@@ -12,11 +12,13 @@ from hypothesis.extra import numpy as hnp
 
 from glomedge.errors import GateError
 from glomedge.model.spec import InputScaling, Target
+from glomedge.system.telemetry import import_onnxruntime
 from glomedge_export.data.export_crops import CalibrationCrops
 from glomedge_export.graph import convert, float16, int8, ranges, surgery
-from glomedge_export.graph.lower import WEIGHT_BITS, lower, runner_for
+from glomedge_export.graph.lower import WEIGHT_BITS, LoweringInputs, lower, runner_for
 from glomedge_export.graph.ranges import Observed
 from glomedge_export.graph.run import OnnxRunner, OpenvinoRunner, Runner
+from helpers.needs import needs_openvino
 
 Head = tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]
 Crops = npt.NDArray[np.uint8]
@@ -33,7 +35,7 @@ def logits(run: Runner, crops: Crops) -> npt.NDArray[np.float64]:
 
 def lowered(fp32: onnx.ModelProto, target: Target, crops: Crops, method: str = "minmax") -> onnx.ModelProto:
     calibration = CalibrationCrops(crops, tuple(f"{i}.png" for i in range(len(crops))), 2)
-    return lower(fp32, "int8", target, "resnet", crops, calibration, method).model
+    return lower(fp32, "int8", target, LoweringInputs("resnet", crops, calibration, method)).model
 
 
 def test_fp16_is_strongly_typed_with_float_outputs(fp32: onnx.ModelProto) -> None:
@@ -78,7 +80,7 @@ def test_int8_answer(fp32: onnx.ModelProto, crops_nhwc: Crops, target: Target, m
     reference = logits(OnnxRunner(fp32.SerializeToString()), crops_nhwc)
     model = lowered(fp32, target, crops_nhwc, method)
     if target == "openvino":
-        pytest.importorskip("openvino")
+        needs_openvino()
     answer = logits(runner_for(model, "int8", target), crops_nhwc)
     spread = np.ptp(reference)
     assert spread > 0.2
@@ -137,7 +139,9 @@ def test_tensorrt_int8_is_float16_between_convolutions(fp32: onnx.ModelProto, cr
     tensors = int8.quantised_tensors(fp32, "tensorrt")
     seen = ranges.observe(fp32, tensors, crops_nhwc)
     means = ranges.channel_means(fp32, crops_nhwc)
-    wide = int8.to_int8(fp32, "tensorrt", seen, "minmax", "resnet", WEIGHT_BITS["tensorrt"], means)
+    wide = int8.to_int8(
+        fp32, "tensorrt", int8.ActivationStatistics(seen, "minmax", means), "resnet", WEIGHT_BITS["tensorrt"]
+    )
     difference = np.abs(logits(judge, crops_nhwc) - logits(runner_for(wide, "int8", "tensorrt"), crops_nhwc)).max()
     assert 0 < difference < 0.02
 
@@ -148,7 +152,7 @@ def test_tensorrt_int8_stays_float32_where_float16_would_overflow(fp32: onnx.Mod
         surgery.add_constant(fp32, name, surgery.constants(fp32)[name] * np.float32(factor))
     reference = logits(OnnxRunner(fp32.SerializeToString()), crops_nhwc)
     calibration = CalibrationCrops(crops_nhwc, tuple(f"{i}.png" for i in range(len(crops_nhwc))), 2)
-    result = lower(fp32, "int8", "tensorrt", "resnet", crops_nhwc, calibration, "minmax")
+    result = lower(fp32, "int8", "tensorrt", LoweringInputs("resnet", crops_nhwc, calibration, "minmax"))
     assert result.notes["calibration"]["between_convolutions"] == "float32"
     assert not float16.has_fp16(result.model)
     answer = logits(runner_for(result.model, "int8", "tensorrt"), crops_nhwc)
@@ -224,7 +228,7 @@ def test_entropy_cuts_a_lone_outlier_and_keeps_a_flat_histogram() -> None:
 
 
 def test_observe_against_naive(fp32: onnx.ModelProto, crops_nhwc: Crops) -> None:
-    import onnxruntime as ort
+    ort = import_onnxruntime()
 
     names = int8.quantised_tensors(fp32, "tensorrt")
     assert names
@@ -239,7 +243,7 @@ def test_observe_against_naive(fp32: onnx.ModelProto, crops_nhwc: Crops) -> None
 
 def test_auto_keeps_the_method_with_the_least_error(fp32: onnx.ModelProto, crops_nhwc: Crops) -> None:
     calibration = CalibrationCrops(crops_nhwc, tuple(f"{i}.png" for i in range(8)), 2)
-    result = lower(fp32, "int8", "onnxruntime", "resnet", crops_nhwc, calibration, "auto")
+    result = lower(fp32, "int8", "onnxruntime", LoweringInputs("resnet", crops_nhwc, calibration, "auto"))
     tried = result.notes["calibration"]["mean_logit_error_by_method"]
     assert set(tried) == set(ranges.METHODS)
     assert result.calibration is not None
@@ -272,7 +276,7 @@ def test_corrected_bias_gives_the_mean_back(depthwise: bool) -> None:
 
 
 def test_channel_means_against_naive(fp32: onnx.ModelProto, crops_nhwc: Crops) -> None:
-    import onnxruntime as ort
+    ort = import_onnxruntime()
 
     means = ranges.channel_means(fp32, crops_nhwc)
     shown = ranges.with_outputs(fp32, list(means), extremes=False)
@@ -285,7 +289,7 @@ def test_channel_means_against_naive(fp32: onnx.ModelProto, crops_nhwc: Crops) -
 @pytest.mark.openvino
 @pytest.mark.parametrize("kind", ["fp32", "fp16", "int8"])
 def test_openvino_takes_the_files_meant_for_it(fp32: onnx.ModelProto, crops_nhwc: Crops, kind: str) -> None:
-    pytest.importorskip("openvino", reason="OpenVINO is not installed: pip install openvino")
+    needs_openvino()
     model = {
         "fp32": lambda: fp32,
         "fp16": lambda: float16.to_fp16(fp32),

@@ -5,12 +5,14 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 import onnx
-import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from glomedge.errors import ModelError
+from glomedge.system.telemetry import import_onnxruntime
 from glomedge_export.graph import surgery
+
+ort = import_onnxruntime()
 
 
 def run(model: onnx.ModelProto, *, optimise: bool = False) -> npt.NDArray[np.float32]:

@@ -8,12 +8,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnx
-import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
+from glomedge.system.telemetry import import_onnxruntime
 from glomedge_export.graph import surgery, winograd
+
+ort = import_onnxruntime()
 
 Floats = npt.NDArray[np.float32]
 

@@ -97,9 +97,9 @@ def test_a_refused_float32_graph_is_told_from_rounding(
     moved = Answers(said.probability - np.float32(1e-3), said.activation)
     limits = gates.limits_for("fp32")
     same, wrong = (
-        parity.compare(reference, said, given, threshold=0.5, limits=limits, reference_name="Keras")
+        parity.compare(reference, said, given, decision=parity.Decision(0.5), limits=limits, reference_name="Keras")
         for reference in (said, moved)
     )
     judge.enforce_float32(same, model, given, "model.onnx")
-    with pytest.raises(GateError, match=r"model\.onnx is refused.*so this is no rounding: report it"):
+    with pytest.raises(GateError, match=r"model\.onnx is refused.*so this is not rounding: report it"):
         judge.enforce_float32(wrong, model, given, "model.onnx")

@@ -31,15 +31,6 @@ def answers(logit: npt.NDArray[np.float64]) -> Answers:
     return Answers((1 / (1 + np.exp(-logit))).astype(np.float32), maps.astype(np.float32))
 
 
-@pytest.mark.parametrize("ties", [False, True])
-def test_auroc_against_all_pairs(ties: bool) -> None:
-    labels = RNG.integers(0, 2, 60)
-    scores = RNG.integers(0, 5, 60) / 4.0 if ties else RNG.random(60)
-    pairs = [(p > n) + 0.5 * (p == n) for p in scores[labels == 1] for n in scores[labels == 0]]
-    assert parity.auroc(labels, scores) == pytest.approx(np.mean(pairs))
-    assert parity.auroc(np.ones(5, np.int64), scores[:5]) is None
-
-
 def test_rank_correlation_against_scipy() -> None:
     stats = pytest.importorskip("scipy.stats")
     a = RNG.normal(0, 1, (5, 7, 7)).astype(np.float32)
@@ -65,13 +56,23 @@ def test_compare_measures_flips_shift_and_maps() -> None:
     logit = RNG.normal(0, 2, 40)
     reference = answers(logit)
     same = parity.compare(
-        reference, reference, set_of, threshold=0.5, limits=gates.limits_for("int8"), reference_name="itself"
+        reference,
+        reference,
+        set_of,
+        decision=parity.Decision(0.5),
+        limits=gates.limits_for("int8"),
+        reference_name="itself",
     )
     assert (same.flips, same.max_probability_difference, same.max_percent_gs_shift) == (0, 0.0, 0.0)
     assert same.min_map_rank_correlation == pytest.approx(1.0)
     assert same.cases == 4
     turned = parity.compare(
-        reference, answers(-logit), set_of, threshold=0.5, limits=gates.limits_for("int8"), reference_name="itself"
+        reference,
+        answers(-logit),
+        set_of,
+        decision=parity.Decision(0.5),
+        limits=gates.limits_for("int8"),
+        reference_name="itself",
     )
     assert turned.flips == 40
     assert turned.auroc == pytest.approx(1 - (turned.auroc_reference or 0))
@@ -88,7 +89,8 @@ def test_compare_finds_a_map_that_does_not_average_to_the_logit() -> None:
     bad = Answers(good.probability, good.activation + np.float32(0.01))
     limits = gates.limits_for("fp32")
     measure = [
-        parity.compare(keras, c, set_of, threshold=0.5, limits=limits, reference_name="Keras") for c in (good, bad)
+        parity.compare(keras, c, set_of, decision=parity.Decision(0.5), limits=limits, reference_name="Keras")
+        for c in (good, bad)
     ]
     assert (measure[0].max_logit_relative_difference or 0) < 1e-5
     assert (measure[1].max_logit_relative_difference or 0) > 1e-4
@@ -112,7 +114,7 @@ def test_nan_and_inf_are_refused(poison: float, where: str) -> None:
             good,
             Answers(probability, activation),
             set_of,
-            threshold=0.5,
+            decision=parity.Decision(0.5),
             limits=gates.limits_for("int8"),
             reference_name="itself",
         )

@@ -14,19 +14,18 @@ import numpy.typing as npt
 import pytest
 
 from glomedge.errors import OutputError, UsageError
-from glomedge_export.training.checkpoint import EpochRow
+from glomedge_export.training.checkpoint import Checkpointing, EpochRow
 from glomedge_export.training.decision import sigmoid
 from glomedge_export.training.options import FitOptions
 
 keras = pytest.importorskip("keras", reason="needs TensorFlow: pip install 'glomedge[export]'")
 pytestmark = pytest.mark.keras
 
-import tensorflow as tf  # noqa: E402
-
+from glomedge_export.frameworks import tf  # noqa: E402
 from glomedge_export.network import network  # noqa: E402
 from glomedge_export.training import fit  # noqa: E402
 from glomedge_export.training.batch_norm import calibrate_batch_norms  # noqa: E402
-from glomedge_export.training.feed import batches  # noqa: E402
+from glomedge_export.training.feed import TrainingData, batches  # noqa: E402
 from glomedge_export.training.listener import Silent  # noqa: E402
 from glomedge_export.training.optimizer import make_optimizer  # noqa: E402
 
@@ -113,13 +112,9 @@ OPTIONS = FitOptions(weights="none", epochs=2, batch_size=3, optimizer="adam", l
 
 def run(crops: npt.NDArray[np.uint8], directory: Path, **kwargs: Any) -> fit.Fitted:
     return fit.fit(
-        crops,
-        LABELS,
-        TRAIN,
-        VALIDATION,
+        TrainingData(crops, LABELS, TRAIN, VALIDATION),
         kwargs.pop("options", OPTIONS),
-        checkpoint_dir=directory,
-        settings={"data": "drawn"},
+        Checkpointing(directory, {"data": "drawn"}, kwargs.pop("resume", False)),
         **kwargs,
     )
 

@@ -12,15 +12,17 @@ import numpy.typing as npt
 import pytest
 
 from glomedge.errors import OutputError, UsageError
+from glomedge_export.training.checkpoint import Checkpointing
 from glomedge_export.training.options import FitOptions
 
 keras = pytest.importorskip("keras", reason="needs TensorFlow: pip install 'glomedge[export]'")
 pytestmark = pytest.mark.keras
 
-import tensorflow as tf  # noqa: E402
-
+from glomedge_export.frameworks import tf  # noqa: E402
 from glomedge_export.network import network  # noqa: E402
 from glomedge_export.training import fit, pretrain  # noqa: E402
+from glomedge_export.training.feed import TrainingData  # noqa: E402
+from glomedge_export.training.listener import Silent  # noqa: E402
 
 LABELS = np.array([0, 1, 0, 1, 0, 1], np.int64)
 TRAIN = np.array([0, 1, 2, 3])
@@ -77,14 +79,37 @@ def test_augmentation_keeps_the_picture(crops: npt.NDArray[np.uint8], monkeypatc
     assert len(views) == 8
 
 
-def run(crops: npt.NDArray[np.uint8], folder: Path, **others: Any) -> Any:
-    model = network.assemble("resnet_v2", OPTIONS.seed)
-    pretrain.pretrain(model, crops, LABELS, TRAIN, OPTIONS, checkpoint_dir=folder, settings={"data": "one"}, **others)
-    return model
+def data_of(crops: npt.NDArray[np.uint8]) -> TrainingData:
+    return TrainingData(crops, LABELS, TRAIN, np.array([4, 5]))
 
 
 class KilledError(Exception):
     """Stands for the end of the process between two epochs."""
+
+
+class Recorder(Silent):
+    """Keeps steps and notes; can end the run after the first epoch."""
+
+    def __init__(self, *, dies: bool = False) -> None:
+        self.steps: list[tuple[int, int]] = []
+        self.notes: list[str] = []
+        self._dies = dies
+
+    def preparing(self, what: str, done: int, total: int) -> None:
+        assert what == "Training all layers"
+        self.steps.append((done, total))
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+        if self._dies and "epoch 1/2" in text:
+            raise KilledError
+
+
+def run(crops: npt.NDArray[np.uint8], folder: Path, listener: Recorder, *, resume: bool = False) -> Any:
+    model = network.assemble("resnet_v2", OPTIONS.seed)
+    checkpointing = Checkpointing(folder, {"data": "one"}, resume)
+    pretrain.pretrain(model, data_of(crops), OPTIONS, checkpointing, listener)
+    return model
 
 
 def test_every_layer_learns_and_a_killed_run_ends_in_the_same_bits(
@@ -98,9 +123,9 @@ def test_every_layer_learns_and_a_killed_run_ends_in_the_same_bits(
 def check_resumed_run(crops: npt.NDArray[np.uint8], tmp_path: Path) -> None:
     fit.make_repeatable()
     before = network.assemble("resnet_v2", OPTIONS.seed).get_weights()
-    steps: list[tuple[int, int]] = []
-    whole = run(crops, tmp_path / "whole", on_step=lambda done, total: steps.append((done, total)))
-    assert steps == [(1, 2), (2, 2)]
+    recorder = Recorder()
+    whole = run(crops, tmp_path / "whole", recorder)
+    assert recorder.steps == [(1, 2), (2, 2)]
     backbone = network.backbone_of(whole)
     for layer in backbone.layers:
         assert layer.trainable == (backbone.layers.index(layer) >= network.FROZEN_LAYERS)
@@ -109,33 +134,21 @@ def check_resumed_run(crops: npt.NDArray[np.uint8], tmp_path: Path) -> None:
     assert len(kernels) == 53
     assert all(not np.array_equal(old, new) for old, new in kernels)
 
-    def die_after_the_first(text: str) -> None:
-        if "epoch 1/2" in text:
-            raise KilledError
-
     with pytest.raises(KilledError):
-        run(crops, tmp_path / "killed", note=die_after_the_first)
-    said: list[str] = []
+        run(crops, tmp_path / "killed", Recorder(dies=True))
     # Crops that are not of the training side are other ones now: they must not matter.
     others = crops.copy()
     others[4:] = 255 - others[4:]
-    resumed = run(others, tmp_path / "killed", resume=True, note=said.append)
-    assert said[0] == "resumed after pretraining epoch 1"
-    assert len(said) == 2
+    recorder = Recorder()
+    resumed = run(others, tmp_path / "killed", recorder, resume=True)
+    assert recorder.notes[0] == "resumed after pretraining epoch 1"
+    assert len(recorder.notes) == 2
     for expected, actual in zip(after, resumed.get_weights(), strict=True):
         np.testing.assert_array_equal(expected, actual)
 
+    other_data = Checkpointing(tmp_path / "killed", {"data": "two"}, resume=True)
     with pytest.raises(OutputError, match="started otherwise"):
-        pretrain.pretrain(
-            resumed,
-            crops,
-            LABELS,
-            TRAIN,
-            OPTIONS,
-            checkpoint_dir=tmp_path / "killed",
-            settings={"data": "two"},
-            resume=True,
-        )
+        pretrain.pretrain(resumed, data_of(crops), OPTIONS, other_data)
 
 
 def test_only_random_weights_are_pretrained() -> None:

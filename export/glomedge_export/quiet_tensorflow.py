@@ -10,6 +10,8 @@ import os
 import sys
 import tempfile
 
+from glomedge.system.telemetry import silence_tensorflow
+
 
 def start_tensorflow() -> None:
     """Import TensorFlow and let it look for devices, quietly; what it printed is shown only if that fails.
@@ -17,6 +19,7 @@ def start_tensorflow() -> None:
     Does nothing where TensorFlow is already loaded, and hides nothing where ``TF_CPP_MIN_LOG_LEVEL`` is set: then the
     user has asked to see. The variable is set for this process from here on. Raises ImportError as the import does.
     """
+    silence_tensorflow()
     if "tensorflow" in sys.modules or "TF_CPP_MIN_LOG_LEVEL" in os.environ:
         return
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
@@ -27,7 +30,7 @@ def start_tensorflow() -> None:
         os.dup2(said.fileno(), 2)
         done = False
         try:
-            import tensorflow as tf
+            from glomedge_export.frameworks import tf
 
             tf.config.list_physical_devices()
             done = True

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from glomedge.errors import UsageError
-from glomedge_export.devices import DEVICES, device
+from glomedge_export.device_recipes import DEVICES, device
 from glomedge_export.export import TARGETS, resolved_target
 from glomedge_export.graph.convert import OPSET
 

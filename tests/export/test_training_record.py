@@ -12,7 +12,7 @@ from glomedge.about import RESEARCH_USE_NOTICE
 from glomedge.errors import ModelError
 from glomedge.files.writing import sha256_of, write_atomically
 from glomedge.model.spec import Interval, OperatingPoint, Recipe, SplitCounts, TrainingProvenance
-from glomedge_export.record import TrainingRecord, read_record, record_path, write_record
+from glomedge_export.training_record import TrainingRecord, read_record, record_path, write_record
 
 
 def record_for(model: Path) -> TrainingRecord:

@@ -1,8 +1,8 @@
-"""TrainingRecord: the JSON beside ``model.keras`` that says how the model came to be.
+"""TrainingRecord: the JSON beside ``model.keras`` that says how the model was trained.
 
 ``glomedge export`` reads it and carries recipe, scaling, threshold, temperature and provenance into the spec of
 the ``.onnx`` file; the split lets calibration use training crops and parity use held-out ones. The record names
-the SHA-256 of the model it belongs to, so that a record cannot be taken for another model's.
+the SHA-256 of the model it belongs to, so that a record cannot be mistaken for that of another model.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class TrainingRecord(Frozen):
         threshold: label 1 where the calibrated probability is at or above it.
         temperature: probability is sigmoid(logit / temperature).
         operating_point: counts on the held-out test crops at ``threshold``.
-        data_directory: where the crops lay when the model was trained, as given by the user.
+        data_directory: where the crops were when the model was trained, as given by the user.
         split: crop name (as in public.csv) -> side.
     """
 
@@ -50,7 +50,7 @@ class TrainingRecord(Frozen):
 
 
 def record_path(model: Path | str) -> Path:
-    """Where the record of a model lies: ``model.keras`` -> ``model.keras.json``."""
+    """Where the record of a model is: ``model.keras`` -> ``model.keras.json``."""
     model = Path(model)
     return model.with_name(model.name + ".json")
 
@@ -74,14 +74,14 @@ def read_record(model: Path | str) -> TrainingRecord:
     except FileNotFoundError:
         raise ModelError(
             f"There is no training record at {path}: preprocessing, threshold and split of {Path(model).name} are "
-            "unknown. Copy it from where the model was trained, or train anew with: glomedge train DATA"
+            "unknown. Copy it from where the model was trained, or train again with: glomedge train DATA"
         ) from None
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "document"
         raise ModelError(
             f"{path} is not a training record this glomedge understands: {where}: {first['msg']}. "
-            "Copy it again, or train anew with: glomedge train DATA"
+            "Copy it again, or train again with: glomedge train DATA"
         ) from error
     if Path(model).is_file() and sha256_of(Path(model)) != record.model_sha256:
         raise ModelError(

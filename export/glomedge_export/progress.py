@@ -1,11 +1,12 @@
-"""How a long step says where it is."""
+"""How the long steps of an export report their progress."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 Progress = Callable[[str, int, int], None]
+"""Called with (stage, done, of)."""
 
 
-def nothing(_what: str, _done: int, _of: int) -> None:
+def silent(_stage: str, _done: int, _of: int) -> None:
     """Progress that is not shown."""
