@@ -30,7 +30,7 @@ _FILES = ("journal", "thumbnails")
 def names(rows: int) -> list[bytes]:
     """Names such as scanners' exports have, sorted."""
     return sorted(
-        f"{number // CROPS_A_CASE // 1000}-{number // CROPS_A_CASE:06d}_PAS_{number % 3 + 1}of3_"
+        f"B{number // CROPS_A_CASE // 1000}-{number // CROPS_A_CASE:06d}_PAS_{number % 3 + 1}of3_"
         f"{hashlib.md5(str(number).encode(), usedforsecurity=False).hexdigest()[:24]}.png".encode()
         for number in range(rows)
     )
