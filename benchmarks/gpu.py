@@ -1,12 +1,12 @@
 """The NVIDIA providers against the CPU: agreement, and throughput from batch 1 to 1,024. For anyone with a card.
 
-    pip install 'glomedge[gpu]'                  CUDA; for TensorRT also the version that `glomedge doctor` names
+    pip install '.[gpu]'                  CUDA; for TensorRT also the version that `glomedge doctor` names
     python -m benchmarks.gpu --artifacts artifacts [--data CROPS]
 
 Agreement is held to 1e-4 in probability for fp32 and 5e-3 for fp16, every crop, against the CPU's answer to the same
 file: once with the batch sizes of `infer`, once as `infer --fixed-batch` runs (one captured CUDA graph, two callers).
 Each batch size has its own session with that one fixed shape, captured as well and fed from host memory, so the
-figures include the copies. Exit code 1 where no GPU provider runs, naming why, or where one disagrees.
+figures include the copies. Exit code 1 if no GPU provider runs (with the reason) or one disagrees.
 """
 
 from __future__ import annotations

@@ -175,7 +175,7 @@ def reached(folder: Path, without: Set[str] = frozenset()) -> list[Goal]:
     first: dict[str, Any] = next(iter(models.values()), {})
     fastest: dict[str, list[float]] = first.get("to_cases_csv_s", {})
     for size, limit_s in (("25", 1.0), ("100", 2.2)):
-        what = f"process start to cases.csv, {size} crops of the users' size"
+        what = f"process start to cases.csv, {size} full-size crops"
         goals.append(_seconds(what, fastest.get(size), limit_s))
     starts: dict[str, Any] = start.get("ways", {})
     goals.append(_seconds("process start to the first answer, int8", starts.get("int8 cpu", {}).get("again_s"), 1.5))

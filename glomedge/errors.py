@@ -1,4 +1,4 @@
-"""Errors a user can do something about.
+"""Errors that a user can act on.
 
 Every message ends with what to do next. The command line prints it without a traceback and exits with
 ``exit_code``; anything that is not a ``GlomedgeError`` is a defect and keeps its traceback.
@@ -11,11 +11,11 @@ import sys
 from glomedge.about import install_command
 
 MAX_MESSAGE_CHARACTERS = 2_000
-"""Room for what happened, its cause and the cure; what a library or a file adds to that is not read in full."""
+"""Enough for what happened, its cause and the remedy; longer text from a library or a file is shortened."""
 
 
 def shortened(text: str, limit: int = MAX_MESSAGE_CHARACTERS) -> str:
-    """The text, its middle left out where it is longer than ``limit`` characters: it ends with what to do.
+    """The text, with its middle omitted if it is longer than ``limit`` characters: the end says what to do.
 
     A library may put a whole configuration into its message, a data set a whole column.
     """
@@ -23,7 +23,7 @@ def shortened(text: str, limit: int = MAX_MESSAGE_CHARACTERS) -> str:
         return text
     gap = f" [... {len(text) - limit:,} more characters ...] "
     kept = limit - len(gap)
-    # The beginning says what and where, and the cure needs less.
+    # The beginning says what and where; the remedy at the end needs less room.
     head = kept * 2 // 3
     return f"{text[:head]}{gap}{text[len(text) - (kept - head) :]}"
 
@@ -38,14 +38,14 @@ class GlomedgeError(Exception):
 
 
 class UsageError(GlomedgeError):
-    """An argument, an option or a combination of them that cannot be carried out."""
+    """An invalid argument, option or combination of options."""
 
 
 class ImageError(GlomedgeError):
-    """One input file that cannot become pixels.
+    """One input file that cannot be decoded.
 
     Attributes:
-        code: short stable word that stands in the results as ``error:<code>`` (``truncated``, ``format``,
+        code: short stable word, written to the results as ``error:<code>`` (``truncated``, ``format``,
             ``corrupt``, ``colourspace``, ``multiframe``, ``too_large``, ``too_small``, ``decoder``,
             ``permission``, ``vanished``, ``not_regular``, ``io``; ``type`` in Python only).
     """
@@ -56,7 +56,7 @@ class ImageError(GlomedgeError):
 
 
 class DatasetError(GlomedgeError):
-    """A training or evaluation data set that is not usable as it stands; lists every problem found."""
+    """A training or evaluation data set that is unusable; lists every problem found."""
 
 
 class ModelError(GlomedgeError):
@@ -64,11 +64,11 @@ class ModelError(GlomedgeError):
 
 
 class SelfTestError(ModelError):
-    """The golden self-test gave other pixels or another probability on this device than at export."""
+    """The golden self-test gave different pixels or a different probability on this device than at export."""
 
 
 class ProviderUnavailableError(GlomedgeError):
-    """The execution provider that was asked for cannot run here; names the library and the package."""
+    """The requested execution provider cannot run here; names the library and the package."""
 
 
 class EngineError(GlomedgeError):
@@ -80,17 +80,17 @@ class OutputError(GlomedgeError):
 
 
 class GateError(GlomedgeError):
-    """An exported file failed its gate: it does not say what the reference said."""
+    """An exported file failed its gate: its answers differ from the reference."""
 
 
 class MissingExtraError(GlomedgeError):
-    """A part of glomedge was asked for whose packages are not installed."""
+    """The packages of an optional part of glomedge are not installed."""
 
     def __init__(self, what: str, package: str, extra: str) -> None:
         cure = f"Install it with: {install_command(f'glomedge[{extra}]')}"
         if "export" in extra.split(",") and sys.version_info >= (3, 14):
             cure = (
                 f"TensorFlow 2.21 has no wheel for Python {sys.version_info[0]}.{sys.version_info[1]}: use Python 3.11 "
-                f"to 3.13 for it. There: {install_command(f'glomedge[{extra}]')}"
+                f"to 3.13, then run: {install_command(f'glomedge[{extra}]')}"
             )
         super().__init__(f"{what} needs the package '{package}', which is not installed here. {cure}")

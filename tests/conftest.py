@@ -9,12 +9,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from glomedge.system.telemetry import silence_tensorflow
 from helpers.paths import ROOT
 
 # Before any test module is collected: some import Keras by themselves.
 silence_tensorflow()
+
+# A busy machine is not a defect: examples have no time limit of their own, tests do (pytest-timeout).
+settings.register_profile("suite", deadline=None)
+settings.load_profile("suite")
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 import tomllib
 from collections.abc import Iterator
@@ -90,3 +91,23 @@ def test_a_dependency_without_a_lower_bound_is_refused(tmp_path: Path) -> None:
     (tmp_path / "pyproject.toml").write_text('[project]\ndependencies = ["numpy"]\n')
     with pytest.raises(ValueError, match=r"numpy.*no lower bound"):
         lower_bounds(tmp_path / "pyproject.toml", [])
+
+
+def test_the_pages_install_from_the_checkout_and_bring_an_onnxruntime_with_export() -> None:
+    """glomedge is on no index, and ``export`` measures with an onnxruntime that it does not bring."""
+    found = []
+    for page in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
+        text = page.read_text("utf-8")
+        assert not re.search(r"pip install[^`\n]*glomedge\[", text), page
+        found += [match.split(",") for match in re.findall(r"pip install[^`\n]*\'\.\[([\w,-]+)\]\'", text)]
+    assert ["export", "cpu", "fast"] in found
+    for extras in found:
+        assert set(extras) <= set(EXTRAS), extras
+        assert "export" not in extras or {"cpu", "gpu"} & set(extras), extras
+        assert not {"cpu", "gpu"} <= set(extras), extras
+
+
+def test_the_readme_says_which_python_the_workstation_needs() -> None:
+    text = (ROOT / "README.md").read_text("utf-8")
+    (line,) = [line for line in text.splitlines() if "pip install '.[export,cpu,fast]' " in line]
+    assert "Python 3.11 to 3.13" in line

@@ -41,7 +41,7 @@ def main() -> None:
     """Export every file, write the gate tables."""
     options = parser(__doc__)
     options.add_argument("--model", type=Path, default=ROOT / "artifacts" / "model.keras")
-    options.add_argument("--data", type=Path, help="the data set trained on (default: where the record says)")
+    options.add_argument("--data", type=Path, help="the training data set (default: from the training record)")
     arguments = options.parse_args()
     set_results_directory(arguments.results)
     conversions: dict[str, Converted] = {}

@@ -3,7 +3,7 @@
     .venv/bin/python -m benchmarks.graph.graph_forms --model artifacts/model.keras
 
 float32: the plain tf2onnx form (Mul + Add, Pad), BatchNormalization instead of Mul + Add, the border maximum instead
-of Pad. int8: BatchNormalization left in float against the depthwise form. Operator counts are given beside the times.
+of Pad. int8: BatchNormalization left in float against the depthwise form. Operator counts are given with the times.
 """
 
 from __future__ import annotations

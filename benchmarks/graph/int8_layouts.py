@@ -5,7 +5,7 @@
 For each layout (uint8 activations with zero points; symmetric int8) and weight width (8 and 7 bits): mean error of
 the logit when the file is executed as written (exact sums), and in onnxruntime's and OpenVINO's integer kernels here.
 Where the two differ by much more than rounding, 16-bit sums saturate: processors without VNNI add two products of
-8-bit numbers in 16 bits. The int8 ceiling of this machine is given beside the speeds.
+8-bit numbers in 16 bits. The int8 ceiling of this machine is given with the speeds.
 """
 
 from __future__ import annotations

@@ -169,11 +169,11 @@ class Worker:
 
 
 def user_crops(count: int, *, seed: int = 7) -> Path:
-    """A folder with ``count`` drawn crops of the users' size and kind (RGBA PNG, 200 to 1,200 px a side).
+    """A folder with ``count`` drawn full-size crops (RGBA PNG, 200 to 1,200 px a side).
 
     Drawn once by ``glomedge synth``'s generator and kept under ``build/benchmarks``; above 200 crops the drawn
     ones are repeated under new names by hard links (the page cache then holds fewer distinct bytes than a real
-    folder of that size would need, which is noted beside the figures).
+    folder of that size would need, which is noted with the figures).
     """
     drawn_count = min(count, 200)
     # Crops drawn by an earlier version of the generator are not these crops.

@@ -59,7 +59,7 @@ def _take_exported(source: Path, folder: Path) -> None:
 def _train(folder: Path) -> None:
     log("no trained model found: training one for two epochs on drawn crops ...")
     data = user_crops(192, seed=11)
-    run("train", str(data), "--weights", "none", "--epochs", "2", "--output", str(folder))
+    run("train", str(data), "--weights", "none", "--epochs", "2", "--output", str(folder), "--overwrite")
     run("export", str(folder / "model.keras"), "--output", str(folder / "model.onnx"))
 
 

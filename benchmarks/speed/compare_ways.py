@@ -69,7 +69,7 @@ def main() -> None:
     options = parser(__doc__)
     options.add_argument("--rounds", type=int, default=7)
     options.add_argument("--crops", type=int, default=48, help="crops of a round")
-    options.add_argument("--budget", type=float, help="seconds of rounds for each table; fewer rounds where they last")
+    options.add_argument("--budget", type=float, help="seconds of rounds for each table; limits the number of rounds")
     options.add_argument("--way", action="append", help="only these ways (and the baselines); repeatable")
     options.add_argument("--mode", choices=["engine", "files"], action="append")
     arguments = options.parse_args()
@@ -162,7 +162,9 @@ def compare(mode: str, names: list[str], setting: Setting) -> tuple[dict[str, An
     text = f"**{what}**, {setting.crops} crops, {len(next(iter(samples.values())))} alternating rounds\n\n"
     text += markdown_table(header, rows)
     if any(name.startswith("OpenVINO benchmark_app") for name in samples):
-        text += "\nbenchmark_app leaves the precision to OpenVINO: bfloat16 for float files where there is bfloat16.\n"
+        text += (
+            "\nbenchmark_app leaves the precision to OpenVINO: bfloat16 for float files if the processor supports it.\n"
+        )
     for name, why in found.missing.items():
         text += f"\nNot here: {name} ({why})"
     data = {

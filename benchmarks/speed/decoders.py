@@ -1,6 +1,6 @@
 """What decoding one crop costs, by decoder: alone, on two threads, and as the pipeline does it.
 
-    python -m benchmarks.speed.decoders                   72 drawn RGBA crops of the users' size
+    python -m benchmarks.speed.decoders                   72 drawn full-size RGBA crops
     python -m benchmarks.speed.decoders --images DIR      your PNG files
 
 Every decoder must give the same RGB pixels on every file, or the script stops. Three tables' worth of figures each:

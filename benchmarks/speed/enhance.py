@@ -1,10 +1,10 @@
-"""What colour enhancement costs a crop, recipe by recipe, beside the same steps as a script would write them.
+"""The cost of colour enhancement per crop and recipe, compared with the same steps as in a plain script.
 
     python -m benchmarks.speed.enhance
 
 One thread (cv2.setNumThreads(1), as the pipeline has it: its own threads take a crop each). The scripts' way is cv2 for
 the resize and the histogram, Pillow for the saturation, cv2's HSV there and back for the hue, a new array each step.
-Crops are smoothed noise of the users' sizes; the cost does not depend on what they show.
+Crops are full-size smoothed noise; the cost does not depend on what they show.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""What ``--heatmaps`` for the uncertain crops costs a run: whole commands with and without, alternating.
+"""The cost of ``--heatmaps`` for the uncertain crops: complete commands with and without, alternating.
 
     .venv/bin/python -m benchmarks.speed.heatmap_cost --run DATA artifacts/model.int8.onnxruntime.onnx --run drawn MODEL
 
 Goal: under 5%. The cost grows with the share of uncertain crops, so that share is reported too; an untrained model
-calls everything uncertain and is of no use here. ``drawn`` are ``--crops`` crops of the users' size. ``--pieces``
+calls everything uncertain and cannot be used here. ``drawn`` means ``--crops`` drawn full-size crops. ``--pieces``
 measures only what one heatmap takes of one core, step by step, without a model; the machine need not be idle for that.
 """
 
@@ -147,7 +147,7 @@ def main() -> None:
         samples = alternate(ways, rounds=rounds, warmup=1)
         ratio = paired_ratio(samples[DRAWN], samples[PLAIN])
         cost = {name: round(100 * (getattr(ratio, name) - 1), 1) for name in ("value", "low", "high")}
-        kind = "drawn, users' size" if crops == "drawn" else folder.name
+        kind = "drawn, full size" if crops == "drawn" else folder.name
         name = f"{kind}, {Path(model).name}"
         runs.append({"name": name, "samples_s": samples, "uncertain_share": shares[-1], "cost_percent": cost})
         rows.append(

@@ -3,7 +3,7 @@
     .venv/bin/python -m benchmarks.speed.report_browser [--crops 830 10000] [--model M] [--screenshots DIR]
 
 Needs Chromium and ChromeDriver (Debian: ``chromium chromium-driver``), driven by selenium. For each size one run of
-``glomedge infer`` on drawn crops of the users' size, then the page at the width of a desk and of a phone, in a fresh
+``glomedge infer`` on drawn full-size crops, then the page at the width of a desk and of a phone, in a fresh
 browser each time; the median of the rounds. ``--screenshots`` keeps the screenshots and the page printed on A4.
 """
 

@@ -1,4 +1,4 @@
-"""Seconds from starting ``glomedge infer`` to ``cases.csv`` for a biopsy of 25, 50 and 100 crops of the users' size.
+"""Seconds from starting ``glomedge infer`` to ``cases.csv`` for a biopsy of 25, 50 and 100 full-size crops.
 
 A whole process each time: interpreter, imports, model with its self-test, every file, the results on disk. The clock
 starts before the process and stops when it has ended; when ``cases.csv`` appeared is read from its change time.

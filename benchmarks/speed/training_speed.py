@@ -1,6 +1,6 @@
-"""Training speed: images/s of glomedge's trainer beside a plain Keras script, and how much of it waits for data.
+"""Training speed: images/s of glomedge's trainer against a plain Keras script, and the time spent waiting for data.
 
-    python -m benchmarks.speed.training_speed --data DIR        # a labelled folder; drawn crops where none is given
+    python -m benchmarks.speed.training_speed --data DIR        # a labelled folder; drawn crops by default
 
 Plain: the compiled network as it is, Keras' own training step, fed by a Python generator that reads, decodes (Pillow)
 and enhances every crop of every batch in every epoch. Ours: memory-mapped enhanced crops, tf.data, and a step that

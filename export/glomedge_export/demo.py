@@ -31,7 +31,8 @@ from glomedge.system.children import child_environment, python_command
 RECORD_FILE = "demo.json"
 MIN_AUROC = 0.9
 _GRACE_SECONDS = 10.0
-_NEEDED = ("tensorflow", "tf2onnx", "onnxruntime")
+_NEEDED = {"tensorflow": "export", "tf2onnx": "export", "onnxruntime": "export,cpu"}
+"""What must be importable, and the extras that bring it."""
 
 
 @dataclass(frozen=True)
@@ -141,9 +142,9 @@ def run_demo(
         MissingExtraError: the workstation side is not installed.
         GlomedgeError: a command failed, or the model did not learn (AUROC below ``MIN_AUROC``).
     """
-    for package in _NEEDED:
+    for package, extra in _NEEDED.items():
         if importlib.util.find_spec(package) is None:
-            raise MissingExtraError("The demo", package, "export")
+            raise MissingExtraError("The demo", package, extra)
     runner = runner or run_glomedge
     try:
         done = _prepare(directory, fresh)

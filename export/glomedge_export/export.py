@@ -51,7 +51,7 @@ class Request:
 
     Attributes:
         model: the ``.keras`` file; its record is beside it.
-        output: final path; None for the default beside the model.
+        output: final path; None for the default next to the model.
         precision: of the file.
         target: runtime that the file is laid out for; None for the precision's first.
         data: labelled data set for calibration and gates; None for the one in the record, if it is still there.
@@ -63,7 +63,7 @@ class Request:
         gate_overrides: GateLimits fields put in place of the defaults.
         gate_crops: about how many held-out crops to compare on; None for the precision's default.
         require_tensorrt_check: absence of NVIDIA's parser is an error.
-        engine: write the portable TensorRT-RTX engine beside the model.
+        engine: write the portable TensorRT-RTX engine next to the model.
         device: name of the device recipe that chose the above, for the report.
     """
 
@@ -117,7 +117,7 @@ def resolved_target(precision: Precision, target: Target | None) -> Target:
 
 
 def default_output(model: Path, precision: Precision, target: Target) -> Path:
-    """``model.onnx`` for float32 and any target, else ``model.<precision>.<target>.onnx``, beside the Keras model."""
+    """``model.onnx`` for float32 and any target, else ``model.<precision>.<target>.onnx``, next to the Keras model."""
     suffix = ".onnx" if target == "any" else f".{precision}.{target}.onnx"
     return model.with_name(model.stem + suffix)
 
@@ -133,7 +133,7 @@ def export(
     Args:
         request: what to export, and how.
         progress: called with (stage, done, of).
-        on_gates: called with the gate table before it is enforced, so that it can be shown when it refuses too.
+        on_gates: called with the gate table before it is enforced, so that it can also be shown when a gate fails.
         conversions: kept by the caller between exports of one model in several precisions, so that tf2onnx, the
             slowest step, runs once.
 

@@ -30,7 +30,7 @@ class Source:
 
     Attributes:
         keras_model: as loaded.
-        record: its training record, None where there is none.
+        record: its training record, None if there is none.
         recipe: colour enhancement of its crops.
         threshold: label 1 where probability is at or above it.
         temperature: probability is sigmoid(logit / temperature).
@@ -93,8 +93,8 @@ class ExportCrops:
 
     Attributes:
         compared: to compare answers on.
-        calibration: to calibrate int8 on, of the training split; None where not asked for.
-        drawn_because: why drawn crops stand in for held-out ones; None where they do not.
+        calibration: crops of the training split to calibrate int8 on; None if not requested.
+        drawn_because: why drawn crops are used instead of held-out ones; None if they are not.
     """
 
     compared: Crops

@@ -56,14 +56,14 @@ def record_path(model: Path | str) -> Path:
 
 
 def write_record(model: Path | str, record: TrainingRecord) -> Path:
-    """Write the record beside its model; returns where."""
+    """Write the record next to its model; returns where."""
     path = record_path(model)
     write_atomically(path, record.model_dump_json(indent=1).encode())
     return path
 
 
 def read_record(model: Path | str) -> TrainingRecord:
-    """Read the record beside a model and check that it belongs to it.
+    """Read the record next to a model and check that it belongs to it.
 
     Raises:
         ModelError: no record, a damaged one, or one of another model.

@@ -1,4 +1,4 @@
-"""A configuration's decisions against those of the fp32 model on the CPU: a fast wrong answer must show."""
+"""A configuration's decisions against those of the fp32 model on the CPU, so that fast wrong answers are noticed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from glomedge.model.file import ModelFile, read_model_file
 
 TOLERANCE = {"fp32": 1e-4, "fp16": 5e-2, "bf16": 5e-2, "int8": 0.25}
 """Largest difference of probability from fp32 on the CPU that passes, by precision. Another kernel's summation
-order moves fp32 by 1e-6; for the others the number of flips is the judge and this only catches a broken run."""
+order moves fp32 by 1e-6; for the others the number of flips decides, and this only catches a broken run."""
 MAX_FLIP_FRACTION = {"fp32": 0.0, "fp16": 0.01, "bf16": 0.02, "int8": 0.05}
 """Flips that pass, as a fraction of the crops; export's own gate is stricter and has more crops."""
 
@@ -41,7 +41,7 @@ def compare_answers(
 
 
 def fp32_of(file: ModelFile, named: Sequence[Path]) -> ModelFile | None:
-    """The fp32 file with the same weights: itself, one that was named, or one in the same folder."""
+    """The fp32 file with the same weights: the file itself, one of ``--model``, or one in the same folder."""
     if file.spec.precision == "fp32":
         return file
     for path in [*named, *sorted(file.path.parent.glob("*.onnx"))]:

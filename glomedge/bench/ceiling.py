@@ -1,4 +1,4 @@
-"""The machine's ceiling, measured on the spot: how many multiply-adds per second a matrix product reaches.
+"""The machine's ceiling, measured in place: the multiply-adds per second of a matrix product.
 
 A convolution network cannot run faster than the dense matrix products it is made of. So a 1024 x 1024 x 1024
 product is run in the same runtime (onnxruntime's CPU kernels), in the model's precision (fp32: ``MatMul``; int8:
@@ -46,7 +46,7 @@ class Ceiling:
 def measure_cpu(precision: str, *, seconds: float = 1.0, threads: int | None = None) -> Ceiling | None:
     """Matrix-product rate of all usable cores in ``fp32``, ``int8`` or ``bf16``.
 
-    None for any other precision, and for bf16 where the processor or OpenVINO lacks it.
+    None for any other precision, and for bf16 if the processor or OpenVINO does not support it.
     """
     if precision not in ("fp32", "int8", "bf16"):
         return None

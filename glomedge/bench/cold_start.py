@@ -1,4 +1,4 @@
-"""Cold start: seconds from starting a process to its first answer, and what they go into.
+"""Cold start: seconds from starting a process to its first answer, by step.
 
 The child (``python -m glomedge.bench.cold_start MODEL IMAGE ENGINE_OPTIONS_JSON DESCRIPTOR``) imports glomedge, loads
 the model with its self-test, reads one image file and answers it, then writes a line to the descriptor; the parent's
@@ -79,7 +79,7 @@ def _start(command: Sequence[str]) -> tuple[float, dict[str, float]]:
             message = process.stderr.read() if not line else ""
     if not line:
         last = message.strip().splitlines()[-1:] or ["no message"]
-        raise EngineError(f"A fresh process could not answer: {last[0]}. Run: glomedge doctor")
+        raise EngineError(f"A new process gave no answer: {last[0]}. Run: glomedge doctor")
     steps: dict[str, float] = json.loads(line)
     return elapsed, steps
 
@@ -98,7 +98,7 @@ def child(arguments: list[str]) -> None:
         prediction = engine.predict([Path(image)])[0]
         answered = time.perf_counter()
         if prediction.probability is None:
-            raise EngineError(f"{image}: {prediction.status}. Name other crops with --images DIR.")
+            raise EngineError(f"{image}: {prediction.status}. Give other crops with --images DIR.")
         steps = {"import": imported - begin, "load": loaded - imported, "first answer": answered - loaded}
         with os.fdopen(int(writing), "w", encoding="utf-8") as answer:
             answer.write(json.dumps(steps) + "\n")

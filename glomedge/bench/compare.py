@@ -44,7 +44,7 @@ class Change:
 
 @dataclass(frozen=True)
 class Comparison:
-    """All figures that both records have, and everything else a reader must know before believing them."""
+    """All figures that both records have, and all other differences between the records."""
 
     changes: tuple[Change, ...]
     only_old: tuple[str, ...]

@@ -1,4 +1,4 @@
-"""Which crops a bench uses: a folder the user names, the model's own data where it is known, else drawn ones."""
+"""The crops of a bench: a given folder, the model's training data if known, else drawn crops."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def find(images: Path | None, model: Path, scratch: Path) -> Crops:
     if images is not None:
         files = _files(images)
         if not files:
-            raise UsageError(f"There is no image in {images}. Name a folder of crops with --images DIR.")
+            raise UsageError(f"There is no image in {images}. Give a folder of crops with --images DIR.")
         return Crops(files, f"--images {images.name}", drawn=False)
     trained_on = _training_folder(model)
     if trained_on is not None:
@@ -64,7 +64,7 @@ def describe(crops: Crops) -> CropSource:
             continue
         pixels.append(height * width)
     if not pixels:
-        raise UsageError(f"No image of {crops.source} can be decoded. Name another folder with --images DIR.")
+        raise UsageError(f"No image of {crops.source} can be decoded. Give another folder with --images DIR.")
     return CropSource(
         source=crops.source,
         crops=len(crops.files),
@@ -84,7 +84,7 @@ def enhanced(crops: Crops, recipe: Recipe, limit: int = PARITY_CROPS) -> npt.NDA
         except ImageError:
             continue
     if not made:
-        raise UsageError(f"No image of {crops.source} can be decoded. Name another folder with --images DIR.")
+        raise UsageError(f"No image of {crops.source} can be decoded. Give another folder with --images DIR.")
     return np.stack(made)
 
 
@@ -113,13 +113,13 @@ def _files(folder: Path) -> tuple[Path, ...]:
     from glomedge.pipeline.inputs import scan
 
     if not folder.is_dir():
-        raise UsageError(f"{folder} is not a folder. Name a folder of crops with --images DIR.")
+        raise UsageError(f"{folder} is not a folder. Give a folder of crops with --images DIR.")
     found = scan(folder, ALLOWED_SUFFIXES)
     return tuple(Path(os.fsdecode(found.path(item))) for item in found.inputs if item.error is None)
 
 
 def _training_folder(model: Path) -> Path | None:
-    """The data directory of the training record beside the model; None where it is absent or no longer there."""
+    """The data directory of the training record next to the model; None if it is absent or no longer there."""
     record = model.with_name("model.keras.json")
     try:
         named = json.loads(record.read_text(encoding="utf-8")).get("data_directory")
@@ -132,7 +132,7 @@ def _training_folder(model: Path) -> Path | None:
 
 
 def _draw(folder: Path, seed: int) -> Path:
-    """One drawn RGBA PNG: the self-test's glomerulus with texture, so that it costs a decoder what tissue does."""
+    """One drawn RGBA PNG: the self-test's glomerulus with texture, so that it takes as long to decode as tissue."""
     import cv2
 
     from glomedge.engine import golden
@@ -147,6 +147,6 @@ def _draw(folder: Path, seed: int) -> Path:
     path = folder / f"drawn_PAS_{seed // 8 + 1}of4_{seed:024x}.png"
     done, data = cv2.imencode(".png", rgba)
     if not done:
-        raise UsageError("OpenCV cannot write PNG here. Name a folder of crops with --images DIR.")
+        raise UsageError("OpenCV cannot write PNG here. Give a folder of crops with --images DIR.")
     path.write_bytes(bytes(data))
     return path

@@ -1,11 +1,11 @@
-"""End to end: from files to journalled answers through ``glomedge.pipeline``, and what each stage costs.
+"""End to end: from files to journalled answers through ``glomedge.pipeline``, and the cost of each stage.
 
 Two measurements. *Rounds*: the real pipeline over a folder, wall clock, the engine already loaded. *Stages*: the
 same steps one after another, one copy on every core at once (so that they share caches and memory as in a real run),
-in processor seconds (of the thread; of the process for ``infer``, which a runtime may do on threads of its own), so
-that a stage's time is its own and nobody's waiting. From the stages follows the
-core-second limit: cores / processor seconds of all stages for one crop, which perfect overlap would reach on a
-CPU. On a GPU the limit is the slower of the CPU stages over the cores and the device stages.
+in processor seconds (of the thread; of the process for ``infer``, which a runtime may do on its own threads), so
+that a stage's time contains no waiting. From the stages follows the core-second limit: cores / processor seconds of all
+stages for one crop, the throughput of a CPU whose cores are always busy. On a GPU the limit is the slower of the CPU
+stages over the cores and the device stages.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ DEVICE_STAGES = ("copy", "infer")
 
 
 class _CountingSink(FolderSink):
-    """The sink of ``glomedge infer``, counting what got no answer."""
+    """The sink of ``glomedge infer``, which also counts crops without an answer."""
 
     failed = 0
 
@@ -74,7 +74,7 @@ def measure(
 
     Args:
         engine: loaded for as many callers as are to use it at once.
-        files: image files; on a GPU a small folder is gone round more than once, which ``how`` says.
+        files: image files; on a GPU a small folder is read more than once, which ``how`` reports.
         batch_size: crops per call of the engine.
         expected_per_s: throughput of the engine alone, from which the number of crops is taken.
 
@@ -119,10 +119,10 @@ def measure(
 
 
 def limits(stages_s: dict[str, float], *, cores: int, gpu: bool) -> tuple[float, str]:
-    """Crops per second under perfect overlap, and what binds, in words.
+    """Ideal crops per second with perfect overlap, and the bottleneck in words.
 
-    On a CPU every stage draws on the same cores, so the largest stage binds. With a device apart, the two sides run
-    side by side and the slower one binds.
+    On a CPU all stages share the same cores, so the largest stage is the bottleneck. With a separate device, both run
+    in parallel and the slower one is the bottleneck.
     """
     largest = max(stages_s, key=lambda name: stages_s[name])
     if not gpu:
@@ -145,7 +145,7 @@ def _pass(engine: Engine, root: bytes, inputs: Sequence[Found], settings: Settin
         pipeline.run(batches(inputs, inputs, (), settings.batch_size, taper=taper))
         wall_s = time.perf_counter() - begin
         if sink.failed == len(inputs):
-            raise EngineError("None of the crops could be answered. Try: glomedge infer on the same folder")
+            raise EngineError("None of the crops could be classified. Run glomedge infer on the same folder to see why")
         times = pipeline.times
         stages = {
             "read+decode": times.decode_s,
@@ -209,7 +209,7 @@ def _device_seconds(engine: Engine, batch: npt.NDArray[np.uint8]) -> tuple[float
 
 
 def _processor_seconds(engine: Engine, batch: npt.NDArray[np.uint8], copies: int) -> float:
-    """Processor seconds of one crop, of the whole process: a runtime may compute on threads of its own."""
+    """Processor seconds of one crop, of the whole process: a runtime may compute on its own threads."""
 
     def calls(_: int) -> None:
         for _ in range(REPEATS):

@@ -1,4 +1,4 @@
-"""Energy from the machine's own counters, where it has them and lets us read them; otherwise none.
+"""Energy from the machine's own counters, if they exist and are readable.
 
 RAPL: ``energy_uj`` of each package in the Linux powercap tree (Linux kernel documentation, power/powercap).
 NVML: ``nvmlDeviceGetTotalEnergyConsumption`` in millijoules (Volta and later). Both include idle power.
@@ -23,7 +23,7 @@ class _Counter:
 
 
 class EnergyMeter:
-    """Joules between entering and leaving, by counter; ``joules`` stays empty where nothing can be read."""
+    """Joules between entering and leaving, by counter; ``joules`` stays empty if nothing can be read."""
 
     def __init__(self, powercap: Path = POWERCAP) -> None:
         self.joules: dict[str, float] = {}
@@ -92,7 +92,7 @@ def _open_nvml() -> Nvml | None:
 
 
 def gpu_memory_bytes(pid: int) -> int | None:
-    """GPU memory that NVML attributes to a process, bytes; None where NVML is absent or does not say."""
+    """GPU memory that NVML attributes to a process, bytes; None if NVML is absent or does not report it."""
     nvml = _open_nvml()
     if nvml is None:
         return None

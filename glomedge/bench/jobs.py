@@ -1,4 +1,4 @@
-"""Starting a measuring process and taking back what it found, its errors included."""
+"""Starting a measuring process and collecting its result or error."""
 
 from __future__ import annotations
 

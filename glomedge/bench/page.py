@@ -1,4 +1,4 @@
-"""The files of a bench: ``bench.json`` and one HTML page, each whole or not at all."""
+"""The files of a bench: ``bench.json`` and one HTML page, each written atomically."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from glomedge.system.environment import describe
 
 
 def check_output(folder: Path) -> None:
-    """Make the output folder before anything is measured. Raises OutputError where it cannot be made or written."""
-    check_writable(folder, "Name another folder with --output.")
+    """Create the output folder before anything is measured. Raises OutputError if it cannot be created or written."""
+    check_writable(folder, "Give another folder with --output.")
 
 
 def write(record: BenchRecord, folder: Path) -> list[Path]:
@@ -30,7 +30,9 @@ def write(record: BenchRecord, folder: Path) -> list[Path]:
         try:
             write_atomically(folder / name, text.encode("utf-8"))
         except OSError as error:
-            raise OutputError(f"{folder / name} cannot be written ({error.strerror}). Make room and repeat.") from error
+            raise OutputError(
+                f"{folder / name} cannot be written ({error.strerror}). Free space and run the command again."
+            ) from error
     return [folder / name for name in contents]
 
 
@@ -76,5 +78,5 @@ def _plots(record: BenchRecord) -> Iterator[_Plot]:
         charts.Stack(names[c.name], list(c.end_to_end.stages_ms.items())) for c in record.configurations if c.end_to_end
     ]
     if stacks:
-        plot = charts.stack_plot(stacks, x_label="milliseconds of one core for one crop")
+        plot = charts.stack_plot(stacks, x_label="core milliseconds per crop")
         yield _Plot("Where the time goes, files to answers", "", plot)

@@ -1,4 +1,4 @@
-"""What a bench is asked to measure: the settings, checked, and the configurations that follow from them."""
+"""The validated settings of a bench, and the configurations that follow from them."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ PRECISIONS = ("fp32", "fp16", "int8", "bf16")
 class Settings:
     """What to measure; see ``glomedge bench --help``.
 
-    ``engine`` holds for every configuration, but for its provider and its ``batch_size``: those are ``providers`` and
-    ``batch_sizes``, of which there may be several.
+    ``engine`` applies to every configuration, except for its provider and its ``batch_size``: those are given by
+    ``providers`` and ``batch_sizes``, one or more of each.
     """
 
     models: tuple[Path, ...] = (DEFAULT_MODEL,)
@@ -35,7 +35,7 @@ class Settings:
     end_to_end: bool = True
 
     def check(self) -> None:
-        """Raises UsageError on a value that cannot be carried out."""
+        """Raises UsageError on an invalid value."""
         self.engine.check()
         if not self.batch_sizes or min(self.batch_sizes) < 1 or max(self.batch_sizes) > 1024:
             raise UsageError("--batch-size takes sizes from 1 to 1024, such as 1,8,32.")
@@ -52,7 +52,7 @@ class Settings:
             raise UsageError("--fixed-batch runs one batch size. Give one with --batch-size, such as --batch-size 32.")
         if self.engine.bf16 and self.precisions:
             raise UsageError(
-                "--bf16 and --precision exclude each other. --precision bf16 measures the fp32 file in bfloat16."
+                "--bf16 and --precision cannot be combined. --precision bf16 measures the fp32 file in bfloat16."
             )
         for name, values, allowed in (
             ("--scenario", self.scenarios, SCENARIOS),
@@ -77,10 +77,10 @@ class Target:
 
 
 def plan(settings: Settings) -> list[Target]:
-    """Models x providers; ``--precision`` picks among the files beside the models, ``bf16`` the fp32 one's.
+    """Models x providers; ``--precision`` picks among the files next to the models, ``bf16`` the fp32 one's.
 
     Raises:
-        ModelError: a file is missing or not ours, or no file has a precision that was asked for.
+        ModelError: a file is missing or not made by glomedge, or no file has a requested precision.
         UsageError: ``--bf16`` for a file that is not fp32.
     """
     files = [read_model_file(path) for path in dict.fromkeys(settings.models)]
@@ -89,7 +89,7 @@ def plan(settings: Settings) -> list[Target]:
         for file in files:
             if settings.engine.bf16 and file.spec.precision != "fp32":
                 raise UsageError(
-                    f"--bf16 computes an fp32 file in bfloat16, and {file.path} is {file.spec.precision}. Name the "
+                    f"--bf16 computes an fp32 file in bfloat16, and {file.path} is {file.spec.precision}. Give the "
                     "fp32 file with --model."
                 )
         return [Target(file, engine) for file in files for engine in engines]
@@ -100,21 +100,21 @@ def plan(settings: Settings) -> list[Target]:
                 try:
                     beside[path.resolve()] = read_model_file(path)
                 except ModelError:
-                    continue  # a foreign or damaged file that nobody named
+                    continue  # a damaged or foreign file that was not given explicitly
     targets = []
     for precision in dict.fromkeys(settings.precisions):
         wanted = "fp32" if precision == "bf16" else precision
         chosen = [file for file in beside.values() if file.spec.precision == wanted]
         if not chosen:
             raise ModelError(
-                f"There is no {precision} model beside {files[0].path}. Make one with: "
-                f"glomedge export --precision {wanted}, or name it with --model."
+                f"There is no {precision} model next to {files[0].path}. Make one with: "
+                f"glomedge export --precision {wanted}, or give it with --model."
             )
         targets += [Target(file, replace(engine, bf16=precision == "bf16")) for file in chosen for engine in engines]
     return targets
 
 
 def _engine(settings: Settings, provider: str) -> EngineOptions:
-    """The options of one provider's engine; it is told of a batch size only where it can run no other."""
+    """The options of one provider's engine; the batch size is passed only if the provider can run no other."""
     only = settings.batch_sizes[0] if settings.engine.fixed_batch else None
     return replace(settings.engine, provider=provider, batch_size=only)

@@ -20,7 +20,7 @@ STAGES = ("read", "decode", "assess", "enhance", "thumbnail", "copy", "infer", "
 
 
 class Figure(Frozen):
-    """A value with its 95% interval; the interval is absent where one run was all there was."""
+    """A value with its 95% interval, which is absent if there was only one run."""
 
     value: float
     low: float | None = None
@@ -53,7 +53,7 @@ class Percentiles(Frozen):
 
 
 class Latency(Frozen):
-    """One batch size on one engine, called from one thread: raw seconds by round, and what they say."""
+    """One batch size on one engine, called from one thread: raw seconds by round, and their summary."""
 
     batch_size: int
     rounds_s: tuple[tuple[float, ...], ...]
@@ -103,7 +103,7 @@ class ColdStart(Frozen):
 
 
 class Memory(Frozen):
-    """Peak resident memory of the measuring process, and GPU memory where NVML tells."""
+    """Peak resident memory of the measuring process, and GPU memory if NVML reports it."""
 
     peak_rss_bytes: int
     rss_after_load_bytes: int
@@ -122,7 +122,7 @@ class EndToEnd(Frozen):
     """From files to journalled answers, by the pipeline of ``glomedge infer``, with the engine already loaded.
 
     ``stages_ms`` are milliseconds of one core for one crop in each stage (of the device for ``copy`` and ``infer``
-    on a GPU), ``share`` their shares; ``core_limit_crops_per_s`` is what perfect overlap of them would reach.
+    on a GPU), ``share`` their shares; ``core_limit_crops_per_s`` is the throughput with perfect overlap of the stages.
     """
 
     crops: int
@@ -137,7 +137,7 @@ class EndToEnd(Frozen):
 
 
 class Energy(Frozen):
-    """Energy above nothing (idle power included) over the measured time, by counter."""
+    """Total energy (idle power included) over the measured time, by counter."""
 
     seconds: float
     joules: dict[str, float]
@@ -196,7 +196,7 @@ class Configuration(Frozen):
 
 
 class Failure(Frozen):
-    """A configuration that was asked for and could not be measured."""
+    """A requested configuration that could not be measured."""
 
     model: str
     provider_asked: str
@@ -214,7 +214,7 @@ class CropSource(Frozen):
 
 
 class BenchRecord(Frozen):
-    """The whole of ``bench.json``."""
+    """The content of ``bench.json``."""
 
     schema_version: Literal[1] = 1
     notice: str = RESEARCH_USE_NOTICE
@@ -234,7 +234,7 @@ def read_record(path: Path) -> BenchRecord:
         return BenchRecord.model_validate_json(path.read_bytes())
     except OSError as error:
         raise UsageError(
-            f"{path} cannot be read ({error.strerror}). Name two bench.json files: glomedge bench --compare OLD NEW"
+            f"{path} cannot be read ({error.strerror}). Give two bench.json files: glomedge bench --compare OLD NEW"
         ) from error
     except ValidationError as error:
         first = error.errors()[0]

@@ -1,7 +1,7 @@
-"""``glomedge bench``: what this machine does with a model, measured so that one may choose hardware by it.
+"""``glomedge bench``: the performance of models on this machine, measured well enough to choose hardware by it.
 
-Every configuration (model x provider) runs in a process of its own (``benchmarking.measure``); its decisions are held
-against the fp32 model on the CPU on the same crops, so that a fast wrong answer is seen to be wrong.
+Every configuration (model x provider) runs in its own process (``glomedge.bench.worker``); its decisions are compared
+with the fp32 model on the CPU on the same crops, so that a fast wrong answer is seen to be wrong.
 """
 
 from __future__ import annotations
@@ -45,14 +45,14 @@ __all__ = [
 def run(
     settings: Settings, *, say: Callable[[str], None] = lambda _: None, command: str = "glomedge bench"
 ) -> BenchRecord:
-    """Measure everything asked for.
+    """Measure everything that was requested.
 
     A provider that cannot run, or a model that fails its self-test, becomes a ``Failure`` of the record and the
     others are still measured.
 
     Args:
         say: called with one line before each step.
-        command: how this run was asked for, for the record.
+        command: the command line, for the record.
 
     Raises:
         UsageError: settings or crops that cannot be carried out.
@@ -97,7 +97,7 @@ def run(
 
 
 def _settings(settings: Settings) -> dict[str, Any]:
-    """What the record says was asked for; no folder of this machine, for it may be published."""
+    """The settings for the record, without paths of this machine, because the record may be published."""
     return {
         "batch_sizes": list(settings.batch_sizes),
         "scenarios": list(settings.scenarios),
@@ -125,7 +125,7 @@ class _Bench:
         self.notes: list[str] = []
 
     def configuration(self, target: Target) -> Configuration:
-        """Measure one. Raises the GlomedgeError that its process met."""
+        """Measure one configuration. Raises the GlomedgeError of its process."""
         settings, file = self._settings, target.file
         self._say(f"{target.label}: latency, throughput, end to end ...")
         result = self._measure(target, settings.scenarios, settings.duration_s, end_to_end=settings.end_to_end)
@@ -197,13 +197,14 @@ class _Bench:
         return self._enhanced[key]
 
     def _reference(self, file: ModelFile) -> tuple[str, list[float | None]] | None:
-        """Answers of the fp32 file of the same weights on the CPU; None where there is no such file."""
+        """Answers of the fp32 file of the same weights on the CPU; None if there is no such file."""
         key = (file.spec.weights_sha256, file.spec.recipe.model_dump_json())
         if key not in self._references:
             reference = fp32_of(file, self._settings.models)
             if reference is None:
                 self.notes.append(
-                    f"{file.path.name}: no fp32 file of the same weights beside it, so its decisions were not checked."
+                    f"{file.path.name}: there is no fp32 file of the same weights next to it, so its decisions were "
+                    "not checked."
                 )
                 self._references[key] = None
             else:
@@ -229,7 +230,7 @@ class _Bench:
         return compare_answers(reference[0], reference[1], list(result.probabilities), file.spec.threshold, precision)
 
     def _ceiling(self, file: ModelFile, precision: str, result: Result) -> CeilingShare | None:
-        """Share of the matrix-product rate; only where the network ran on the CPU and its multiply-adds are known."""
+        """Share of the matrix-product rate; only if the network ran on the CPU and its multiply-adds are known."""
         from glomedge.bench import ceiling
 
         if result.provider not in ("cpu", "openvino") or file.spec.multiply_adds == 0:

@@ -9,7 +9,7 @@ the rules (https://github.com/mlcommons/inference_policies/blob/master/inference
   percentile of latency, counted from arrival, stays under a bound.
 
 These are not MLPerf results: the runs last seconds rather than minutes, with as many queries as fit, and nobody
-audited them. The number of queries stands beside each figure.
+audited them. The number of queries is given with each figure.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ Infer = Callable[[Images], object]
 
 ROUNDS = 5
 MIN_QUERIES = 100
-"""Arrivals of a server probe at the least: with fewer, one late query decides the 99th percentile."""
+"""Minimum number of arrivals in a server probe: with fewer, one late query decides the 99th percentile."""
 MAX_PROBE_S = 60.0
 
 
@@ -246,5 +246,5 @@ def _until(infer: Infer, batch: Images, until: float) -> int:
 
 def _batch(images_nhwc: Images, size: int) -> Images:
     if len(images_nhwc) == 0:
-        raise UsageError("There is no readable crop to measure with. Name a folder of crops with --images DIR.")
+        raise UsageError("There is no readable crop to measure with. Give a folder of crops with --images DIR.")
     return np.ascontiguousarray(images_nhwc[np.arange(size) % len(images_nhwc)])

@@ -3,7 +3,7 @@
 Timings of one machine are neither independent nor normal: they drift, and neighbouring samples resemble each
 other. So samples are kept in *rounds* (the bench visits every batch size once per round), intervals resample
 whole rounds (cluster bootstrap; Davison and Hinkley, Bootstrap Methods and their Application, 1997, ch. 3.8),
-and two runs are only said to differ when a rank test and the interval agree and the change is worth a word.
+and two runs are only reported as different if a rank test and the interval agree and the change is relevant.
 """
 
 from __future__ import annotations

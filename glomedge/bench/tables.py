@@ -1,4 +1,4 @@
-"""The words and tables of a bench: rows shared by the console and ``bench.html``."""
+"""The tables of a bench, shared by the console and ``bench.html``."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Style = Literal["", "wrong", "right", "dim"]
 
 
 class Cell(NamedTuple):
-    """Text of a table cell, and whether it stands for something wrong."""
+    """Text of a table cell, and its style (``wrong`` marks a failure)."""
 
     text: str
     style: Style = ""
@@ -35,7 +35,7 @@ def tables(record: BenchRecord) -> list[Table]:
 
 
 def labels(record: BenchRecord) -> dict[str, str]:
-    """A label for each configuration name, as short as tells them apart: ``fp32 cpu``, ``int8 for openvino on cpu``."""
+    """The shortest unambiguous label for each configuration name: ``fp32 cpu``, ``int8 for openvino on cpu``."""
 
     def forms(c: Configuration) -> tuple[str, ...]:
         return f"{c.precision} {c.provider}", f"{c.precision} for {c.target} on {c.provider}", c.name
@@ -47,7 +47,7 @@ def labels(record: BenchRecord) -> dict[str, str]:
 def _side_by_side(
     record: BenchRecord, title: str, measures: Sequence[tuple[str, Callable[[Configuration], Cell | None]]]
 ) -> Table:
-    """Measures down, configurations across; a measure that no configuration has is left out."""
+    """One row per measure, one column per configuration; a measure that no configuration has is omitted."""
     names = labels(record)
     rows = []
     for measure, cell_of in measures:
@@ -55,7 +55,7 @@ def _side_by_side(
         if any(cell is not None for cell in cells):
             rows.append((Cell(measure), *(cell or Cell("-", "dim") for cell in cells)))
     heads = tuple(
-        names[c.name] + (f" (asked for {c.provider_asked})" if c.fell_back else "") for c in record.configurations
+        names[c.name] + (f" (requested {c.provider_asked})" if c.fell_back else "") for c in record.configurations
     )
     return Table(title, ("", *heads), rows)
 
@@ -79,14 +79,14 @@ def _overview(record: BenchRecord) -> Table:
             ("one crop, p50 and p99, ms", latency_one),
             ("engine alone, crops/s", throughput),
             ("files to answers, crops/s", files),
-            ("what binds", lambda c: Cell(c.end_to_end.binds) if c.end_to_end else None),
-            ("of perfect overlap", lambda c: Cell(f"{c.end_to_end.core_limit_share:.0%}") if c.end_to_end else None),
+            ("bottleneck", lambda c: Cell(c.end_to_end.binds) if c.end_to_end else None),
+            ("pipeline efficiency", lambda c: Cell(f"{c.end_to_end.core_limit_share:.0%}") if c.end_to_end else None),
             ("of the machine's ceiling", lambda c: Cell(f"{c.ceiling.share:.0%}") if c.ceiling else None),
             ("process to first answer, s", lambda c: Cell(f"{c.cold_start.median_s:.2f}") if c.cold_start else None),
             ("peak memory, MB", lambda c: Cell(f"{c.memory.peak_rss_bytes / 2**20:,.0f}")),
             ("GPU memory, MB", lambda c: Cell(f"{c.memory.gpu_bytes / 2**20:,.0f}") if c.memory.gpu_bytes else None),
             (
-                "energy, J a crop",
+                "energy, J per crop",
                 lambda c: Cell(f"{c.energy.joules_per_crop:.3g} ({c.energy.source})") if c.energy else None,
             ),
             ("against fp32 on the CPU", parity_cell),
@@ -95,7 +95,7 @@ def _overview(record: BenchRecord) -> Table:
 
 
 def parity_cell(c: Configuration) -> Cell:
-    """Flips and the largest difference of probability; ``wrong`` where it does not pass."""
+    """Flips and the largest difference in probability; ``wrong`` if the check fails."""
     if c.parity is None:
         return Cell("not checked", "dim")
     text = f"{c.parity.flips} of {c.parity.crops} flipped, |dp| {c.parity.max_probability_difference:.2g}"
@@ -130,7 +130,7 @@ def _scenarios(record: BenchRecord) -> Table:
         for s in c.scenarios:
             shown = {k: v for k, v in s.details.items() if k in ("queries", "threads", "batch_size", "max_batch")}
             details = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in shown.items())
-            value = Cell(f"{s.value:.1f} {s.unit}") if s.valid else Cell("bound missed at every rate", "wrong")
+            value = Cell(f"{s.value:.1f} {s.unit}") if s.valid else Cell("bound exceeded at every rate", "wrong")
             rows.append((Cell(names[c.name]), Cell(s.name), Cell(s.metric), value, Cell(details)))
     header = ("", "scenario", "measure", "value", "how")
     title = "Scenarios, after MLPerf Inference's definitions (not MLPerf results)"
@@ -150,7 +150,7 @@ def _stages(record: BenchRecord) -> Table:
     return _side_by_side(
         record,
         "Files to answers: milliseconds of one core for one crop, by stage",
-        (*measures, ("perfect overlap would give, crops/s", limit)),
+        (*measures, ("ideal with every core busy, crops/s", limit)),
     )
 
 
@@ -184,7 +184,7 @@ def _start(record: BenchRecord) -> Table:
 
 
 def throughput_of(c: Configuration, name: str = "") -> charts.Bar | None:
-    """The engine's best throughput as a bar: offline where it was measured, else the best batch size."""
+    """The engine's best throughput as a bar: offline if it was measured, else the best batch size."""
     offline = next((s for s in c.scenarios if s.name == "offline"), None)
     mark = c.ceiling.limit_crops_per_s if c.ceiling else None
     wrong = c.parity is not None and not c.parity.passed

@@ -1,7 +1,7 @@
-"""One configuration, measured in a process of its own: ``python -m glomedge.bench.worker JOB RESULT``.
+"""One configuration, measured in its own process: ``python -m glomedge.bench.worker JOB RESULT``.
 
-A process of its own gives each configuration its own threads, its own peak memory, and a crash that takes nothing
-with it. The job and the result are JSON files; crops travel as ``.npy``.
+A separate process gives each configuration its own threads and its own peak memory, and contains a crash. The job and
+the result are JSON files; crops are passed as ``.npy``.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Job(Frozen):
 
 
 class Result(Frozen):
-    """What came of it; ``error`` (class name) and ``message`` are set when it could not be measured."""
+    """The result; ``error`` (class name) and ``message`` are set if it could not be measured."""
 
     error: str | None = None
     message: str = ""
@@ -155,7 +155,7 @@ def _probabilities(engine: Engine, images: Images, batch: int) -> tuple[float | 
 
 
 def runtime_record(engine: Engine) -> dict[str, Any]:
-    """The engine's own account of versions, options and notes, as JSON values without paths of this machine."""
+    """The engine's versions, options and notes, as JSON values without paths of this machine."""
     runtime: Any = engine.runtime
     record: dict[str, Any] = dataclasses.asdict(runtime)
     return {key: _plain(value) for key, value in record.items()}
@@ -185,7 +185,7 @@ def peak_rss_bytes() -> int:
 
 
 def rss_bytes() -> int:
-    """Resident set of this process now; its peak where the system does not tell."""
+    """Resident set of this process now; its peak if the system does not report it."""
     value = _status("VmRSS")
     return value if value is not None else peak_rss_bytes()
 

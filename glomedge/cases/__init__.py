@@ -1,4 +1,4 @@
-"""Biopsies: which crop belongs to which, counts, percentages and intervals.
+"""Biopsies: assignment of crops, counts, percentages and intervals.
 
 from glomedge import cases
 

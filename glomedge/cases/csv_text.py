@@ -1,8 +1,8 @@
-"""A table somebody made with a spreadsheet, an editor or a script, read where it can be read in one way only.
+"""A table written by a spreadsheet, an editor or a script, read only if its reading is unambiguous.
 
 Byte order marks, UTF-16, Windows-1252, semicolons, tabs, a ``sep=;`` line, headers in any case, rows of bare commas and
-blanks round cells are what programs write by themselves; the notes say what was read. What could be read in two ways
-is an error that shows the header.
+blanks around cells are written by common programs; the notes say what was read. An ambiguous table is an error that
+shows the header.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class TableError(DatasetError):
 
 @dataclass(frozen=True)
 class Line:
-    """One row: its line in the file (where it ends, from 1), and the cells of the columns asked for."""
+    """One row: its line in the file (where it ends, from 1), and the cells of the requested columns."""
 
     number: int
     cells: tuple[str, ...]
@@ -58,7 +58,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Table:
-    """The columns that were asked for.
+    """The requested columns.
 
     Attributes:
         lines: every row that is not blank.
@@ -93,7 +93,7 @@ def read_table(path: Path, columns: Sequence[str]) -> Table:
         raise TableError(path, _no_header(readings, columns), columns)
     if len(fitting) > 1:
         which = " or ".join(_DELIMITERS[delimiter] for delimiter in fitting)
-        raise TableError(path, f"the columns can be told apart in more than one way, by {which}", columns)
+        raise TableError(path, f"the column separator is ambiguous: {which}", columns)
     ((delimiter, rows),) = fitting.items()
     if delimiter != ",":
         notes.append(f"{_DELIMITERS.get(delimiter, repr(delimiter))}-separated")
@@ -116,7 +116,7 @@ def _bytes(path: Path, columns: Sequence[str]) -> bytes:
     for magic, what in _MAGIC:
         if data.startswith(magic):
             raise TableError(
-                path, f"it is not a CSV file but {what}, whatever its name ends in", columns,
+                path, f"it is not a CSV file but {what}, whatever its suffix", columns,
                 "Open it in a spreadsheet and save it as CSV. ",
             )  # fmt: skip
     return data
@@ -138,7 +138,7 @@ def _text(path: Path, data: bytes, columns: Sequence[str]) -> tuple[str, str]:
 
 
 def _encodings(data: bytes) -> Sequence[tuple[str, str]]:
-    """What the bytes may be, and how to say so."""
+    """Encodings that the bytes may have, and their names in messages."""
     for mark, encoding, words in _MARKS:
         if data.startswith(mark):
             return ((encoding, words),)
@@ -162,7 +162,7 @@ def _without_declaration(text: str) -> tuple[str, str | None]:
 def _rows(text: str, delimiter: str) -> list[tuple[int, list[str]]] | str:
     """Every row that is not blank, with its line; or why they cannot be read."""
     problem = ""
-    # Strictly, or a quote that is never closed swallows the rows behind it; but blanks may stand behind a closed one.
+    # Strict, because an unclosed quote would swallow the rows after it; but blanks may follow a closing quote.
     for strict in (True, False):
         reader = csv.reader(
             io.StringIO(text, newline=""), delimiter=delimiter, strict=strict, skipinitialspace=delimiter != "\t"
@@ -190,7 +190,7 @@ def _place(path: Path, header: Sequence[str], column: str, columns: Sequence[str
     if len(places) > 1:
         which = " and ".join(str(place + 1) for place in places)
         raise TableError(
-            path, f"its columns {which} are both {column!r} and nothing says which one is meant; it has "
+            path, f"its columns {which} are both {column!r} and it is unclear which one to use; it has "
             f"{_shown(header)}", columns, "Remove or rename the others. ",
         )  # fmt: skip
     return places[0]
@@ -203,13 +203,13 @@ def _cell(row: Sequence[str], place: int) -> str:
 def _check_widths(
     path: Path, header: Sequence[str], rows: Sequence[tuple[int, list[str]]], delimiter: str, columns: Sequence[str]
 ) -> None:
-    """A cell beyond the header means that a name holds the delimiter: the columns have moved."""
+    """A cell beyond the header means that a name contains the delimiter, which shifts the columns."""
     long = [(number, row) for number, row in rows if any(row[len(header) :])]
     if long:
         listed = some((f"line {number}: {delimiter.join(row)}" for number, row in long), 5, "; ")
         raise TableError(
             path, f"{len(long)} rows have more cells than the header {_shown(header)}: {listed}", columns,
-            f"Put names that hold a {_DELIMITERS.get(delimiter, delimiter)} in quotes. ",
+            f"Quote names that contain a {_DELIMITERS.get(delimiter, delimiter)}. ",
         )  # fmt: skip
 
 

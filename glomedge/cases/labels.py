@@ -1,6 +1,6 @@
 """Tables of labelled crops: ``public.csv`` (name and label) and ``split.csv`` (name and split of a training run).
 
-Train, evaluate and everything else that takes labels read them here, by one rule; ``csv_text`` reads the file itself.
+Train, evaluate and everything else that takes labels read them here, by one rule; ``csv_text`` parses the file.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ def usable_labels(path: Path) -> LabelledNames:
     found = parse_labels(path)
     _refuse(path, found.problems)
     if not found.labels:
-        raise DatasetError(f"{path} holds no label. Its columns are: {NAME_COLUMN},{LABEL_COLUMN}")
+        raise DatasetError(f"{path} contains no label. Its columns are: {NAME_COLUMN},{LABEL_COLUMN}")
     return found
 
 
@@ -119,7 +119,9 @@ def read_split(path: Path, wanted: str) -> set[str]:
     _refuse(path, found.listed())
     sides = set(found.values.values())
     if wanted not in sides:
-        raise DatasetError(f"{path} has no split {wanted!r}; it has: {some(sorted(sides), 20)}. Name one with --split.")
+        raise DatasetError(
+            f"{path} has no split {wanted!r}; it has: {some(sorted(sides), 20)}. Choose one with --split."
+        )
     return {name for name, side in found.values.items() if side == wanted}
 
 

@@ -1,4 +1,4 @@
-"""Which file a listed name means, and what contradicts itself between a table of labels and the files."""
+"""The file of each listed name, and contradictions between a table of labels and the files."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ class _Index:
         for table, key, how in (
             (self._exact, raw.rpartition("/")[2], ""),
             (self._tidy, base, ""),
-            (self._suffix, stem + suffix.lower(), "with another case of their suffix"),
+            (self._suffix, stem + suffix.lower(), "with a suffix in different letter case"),
             (self._stem, base, "without their suffix"),
         ):
             if places := [place for place in table.get(key, ()) if _agree(parts, self._paths[place])]:
@@ -130,7 +130,7 @@ def _agree(listed: Sequence[str], found: Sequence[str]) -> bool:
 
 
 def class_folder_label(path: str) -> int | None:
-    """The label that the nearest class folder of a path says; None where there is none."""
+    """The label that the nearest class folder of a path says; None if there is none."""
     for folder in reversed(path.split("/")[:-1]):
         if folder in CLASS_FOLDERS:
             return int(folder == POSITIVE_FOLDER)
@@ -162,7 +162,9 @@ def contradictions(labels: Mapping[str, int], paths: Mapping[str, str], names: C
     """Names whose file lies in the class folder of the other label; ``paths`` gives each name's path."""
     rows = []
     for name in names:
-        said = class_folder_label(paths[name])
-        if said is not None and said != labels[name]:
-            rows.append(f"{name}: labelled {labels[name]}, lies in {POSITIVE_FOLDER if said else NEGATIVE_FOLDER}")
+        in_folder = class_folder_label(paths[name])
+        if in_folder is not None and in_folder != labels[name]:
+            rows.append(
+                f"{name}: labelled {labels[name]}, but is in {POSITIVE_FOLDER if in_folder else NEGATIVE_FOLDER}"
+            )
     return rows

@@ -1,4 +1,4 @@
-"""How well probabilities and calls agree with labels; numpy only. Proportions come with 95% Wilson intervals."""
+"""Agreement of probabilities and calls with labels; numpy only. Proportions come with 95% Wilson intervals."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ Scores = npt.NDArray[np.float64]
 
 
 def auroc(labels: Labels, scores: Scores) -> float | None:
-    """Area under the ROC curve, see ``ranking_areas``. None where one class is missing."""
+    """Area under the ROC curve, see ``ranking_areas``. None if one class is missing."""
     if not 0 < np.count_nonzero(labels == 1) < len(labels):
         return None
     return float(ranking_areas(labels, scores, np.ones((1, len(labels))))[0][0])
 
 
 def average_precision(labels: Labels, scores: Scores) -> float | None:
-    """Area under the precision-recall curve, see ``ranking_areas``. None where there is no positive."""
+    """Area under the precision-recall curve, see ``ranking_areas``. None if there is no positive."""
     if not np.any(labels == 1):
         return None
     return float(ranking_areas(labels, scores, np.ones((1, len(labels))))[1][0])
@@ -41,7 +41,7 @@ def ranking_areas(labels: Labels, scores: Scores, weights: Scores) -> tuple[Scor
         weights: ``[B, N]``, not negative; ones for the plain areas, counts for bootstrap draws.
 
     Returns:
-        Both ``[B]``; NaN where a class has no weight.
+        Both ``[B]``; NaN if a class has no weight.
     """
     positive_label = labels == 1
     order = np.argsort(-scores, kind="stable")
@@ -61,7 +61,7 @@ def ranking_areas(labels: Labels, scores: Scores, weights: Scores) -> tuple[Scor
 
 @dataclass(frozen=True)
 class Share:
-    """``k`` of ``n`` with its Wilson interval; all None where n is 0."""
+    """``k`` of ``n`` with its Wilson interval; all None if n is 0."""
 
     k: int
     n: int
@@ -103,7 +103,7 @@ class Confusion:
 
     @property
     def accuracy(self) -> Share:
-        """Right calls of all."""
+        """Fraction of correct calls."""
         right = self.true_positive + self.true_negative
         return Share(right, right + self.false_positive + self.false_negative)
 
@@ -119,7 +119,7 @@ class Confusion:
 
     @property
     def precision(self) -> Share:
-        """Positive calls that are right."""
+        """Fraction of positive calls that are correct."""
         return Share(self.true_positive, self.true_positive + self.false_positive)
 
 

@@ -1,7 +1,7 @@
-"""Which biopsy (case) and which slide a crop belongs to, read from its file name.
+"""The biopsy (case) and the slide of a crop, read from its file name.
 
-Training splits, parity gates and the answer per biopsy all ask this one place, so a crop can never count for one biopsy
-in training and for another in the results. docs/cases.md shows the rules with examples.
+Training splits, parity gates and results per biopsy all use this module, so a crop can never count for one biopsy in
+training and for another in the results. docs/cases.md shows the rules with examples.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class CaseName(NamedTuple):
 
 
 def case_of(name: str, pattern: str | None = None) -> CaseName:
-    """The biopsy and the slide of one crop; where there is a folder of them, ``CaseFinder`` knows more.
+    """The biopsy and the slide of one crop; for a folder of crops, ``CaseFinder`` is more reliable.
 
     Args:
         name: file name, or path relative to the folder that was read, with ``/`` between folders.
@@ -59,12 +59,12 @@ def case_of(name: str, pattern: str | None = None) -> CaseName:
 
 
 _Kind = tuple[tuple[str, ...], int]
-# Of the names that begin alike, where there are enough of them, else of all of that kind.
+# Of the names with the same prefix if there are enough of them, else of all of that kind.
 _Decisions = Mapping[tuple[_Kind, str | None], Decision]
 
 
 def _read(name: str, pattern: str | None, decisions: _Decisions) -> tuple[Reading, bool]:
-    """The reading of a name, and whether it leaves no doubt."""
+    """The reading of a name, and whether it is unambiguous."""
     *folders, base = tidy(name).split("/")
     if pattern is not None:
         reading = _by_pattern("/".join([*folders, base]), base, pattern)
@@ -101,7 +101,7 @@ def _by_numbers(ending: Ending, stem: str, folders: list[str], decisions: _Decis
 
 
 def _alone(ending: Ending) -> Decision:
-    """What the numbers of one name are, without others to compare it with."""
+    """The meaning of the numbers of one name, without other names to compare."""
     evidence = Evidence()
     evidence.add(ending)
     decision = evidence.decide(ending.kind)
@@ -156,12 +156,12 @@ class CaseFinder:
                     self._examples[reading.rule].append(name)
         if pattern is not None and names and not self._found["pattern"]:
             raise UsageError(
-                f"The case pattern {pattern!r} fits none of the {len(names)} names, such as {some(names, 2)}. Correct "
-                "--case-pattern, or leave it out to have the biopsies found by the usual rules."
+                f"The case pattern {pattern!r} matches none of the {len(names)} names, such as {some(names, 2)}. "
+                "Correct --case-pattern, or omit it to use the standard rules."
             )
 
     def case_of(self, name: str) -> CaseName:
-        """The biopsy and the slide of one crop, as all names together say."""
+        """The biopsy and the slide of one crop, decided from all names."""
         reading, _ = _read(name, self._pattern, self._decisions)
         return CaseName(reading.case, reading.slide)
 
@@ -181,12 +181,12 @@ class CaseFinder:
         if self._folders:
             parts.append(f"{_crops(found['folder'])}: from {self._folder_words()}")
         if found["unknown"]:
-            parts.append(f"{_crops(found['unknown'])}: no biopsy found, counted together as '{UNKNOWN_CASE}'")
+            parts.append(f"{_crops(found['unknown'])}: no biopsy found, pooled as '{UNKNOWN_CASE}'")
         many = "1 biopsy was" if len(self._cases) == 1 else f"{len(self._cases)} biopsies were"
         return f"How the {many} found: {'; '.join(parts) or 'there is no crop'}."
 
     def warnings(self) -> list[str]:
-        """What had to be guessed, and what looks wrong, one sentence each; empty where all is plain."""
+        """What had to be guessed and what looks wrong, one sentence each; empty if nothing did."""
         return [*self._guesses(), *self._oddities()]
 
     def as_json(self) -> dict[str, Any]:
@@ -211,26 +211,26 @@ class CaseFinder:
             examples = [*self._examples["folder"], *self._examples["unknown"]]
             if unfit:
                 sentences.append(
-                    f"CHECK: --case-pattern does not fit {unfit} of {sum(found.values())} names: "
-                    f"{some(examples[:_EXAMPLES])}{' ...' if unfit > _EXAMPLES else ''}. They count for their folder, "
-                    f"or as '{UNKNOWN_CASE}'."
+                    f"CHECK: --case-pattern does not match {unfit} of {sum(found.values())} names: "
+                    f"{some(examples[:_EXAMPLES])}{' ...' if unfit > _EXAMPLES else ''}. They are assigned to their "
+                    f"folder, or to '{UNKNOWN_CASE}'."
                 )
             return sentences
         readings: tuple[tuple[Rule, str], ...] = (
-            ("coordinates", "the numbers at their end were taken for the place on the slide"),
-            ("running number", "only the last number was taken for the crop's, the rest for the biopsy"),
+            ("coordinates", "the numbers at the end were read as the position on the slide"),
+            ("running number", "only the last number was read as the crop's, the rest as the biopsy's"),
         )
         for rule, reading in readings:
             if doubtful[rule]:
                 sentences.append(
-                    f"CHECK: the names of {_crops(doubtful[rule])} can be read in two ways, and {reading}: "
+                    f"CHECK: the names of {_crops(doubtful[rule])} are ambiguous; {reading}: "
                     f"{self._shown(rule)}. Give --case-pattern if that is wrong."
                 )
         others = sum(found.values()) - found["folder"] - found["unknown"]
         if found["folder"] and others:
             sentences.append(
-                f"CHECK: the names of {_crops(found['folder'])} tell no biopsy, unlike the others; they count for "
-                f"{self._folder_words()}."
+                f"CHECK: the names of {_crops(found['folder'])} do not identify a biopsy, unlike the "
+                f"others; they are assigned to {self._folder_words()}."
             )
         return sentences
 
@@ -239,8 +239,8 @@ class CaseFinder:
         crops = sum(self._cases.values())
         if crops >= 2 * _EXAMPLES and len(self._cases) * 10 > crops * 9:
             sentences.append(
-                f"CHECK: {crops} crops make {len(self._cases)} biopsies, nearly one each, such as "
-                f"{some(sorted(self._cases), 3)}. The names probably say it otherwise: give --case-pattern."
+                f"CHECK: {crops} crops gave {len(self._cases)} biopsies, nearly one per crop, such as "
+                f"{some(sorted(self._cases), 3)}. The biopsy is probably named differently: give --case-pattern."
             )
         alike: dict[str, list[str]] = defaultdict(list)
         for case in sorted(self._cases):
@@ -248,7 +248,7 @@ class CaseFinder:
         twins = ["/".join(cases) for cases in alike.values() if len(cases) > 1]
         if twins:
             sentences.append(
-                f"CHECK: biopsies that differ in capital letters only are counted apart: {some(twins, _EXAMPLES)}."
+                f"CHECK: biopsies that differ only in letter case are counted separately: {some(twins, _EXAMPLES)}."
             )
         return sentences
 
@@ -269,7 +269,7 @@ def _crops(count: int) -> str:
 
 
 def _decisions(names: Iterable[str]) -> dict[tuple[_Kind, str | None], Decision]:
-    """What the numbers at the end of the names are: by how the names begin where that is often enough, else by kind."""
+    """The meaning of the numbers at the end: by prefix if enough names share it, else by kind."""
     enough = 5
     alike: dict[tuple[_Kind, str], Evidence] = defaultdict(Evidence)
     for name in names:
@@ -291,7 +291,7 @@ def compile_case_pattern(pattern: str) -> re.Pattern[str]:
     """A user's ``--case-pattern``, checked; commands call it before any work begins.
 
     Raises:
-        UsageError: it is no regular expression, or has no group named ``case``.
+        UsageError: it is not a regular expression, or has no group named ``case``.
     """
     example = "for example: --case-pattern '^(?P<case>[^_]+)_'"
     try:
@@ -302,7 +302,7 @@ def compile_case_pattern(pattern: str) -> re.Pattern[str]:
         ) from None
     if "case" not in compiled.groupindex:
         raise UsageError(
-            f"The case pattern {pattern!r} has no group named 'case', so it cannot say which part of a file name is "
-            f"the biopsy. Put that part in (?P<case>...), {example}"
+            f"The case pattern {pattern!r} has no group named 'case', so it does not mark the part of a file name "
+            f"that is the biopsy. Put that part in (?P<case>...), {example}"
         )
     return compiled

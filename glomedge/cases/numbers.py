@@ -1,7 +1,7 @@
 """Names that end in numbers: a running number, or the place on the slide.
 
 ``VUHSK_1992-40`` is crop 40; ``S21-1234-100-456`` is a crop at x 100, y 456 of slide S21-1234, and must not make a
-biopsy of each x. Which it is, all names of a folder say together.
+biopsy of each x. Which it is, is decided from all names of a folder.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ _SEPARATORS = ("-", "_")
 # A biopsy has tens of glomeruli, seldom a hundred, never a thousand; a slide has tens of thousands of pixels a side.
 _RUNNING_NUMBERS_END = 100
 _PIXELS_BEGIN = 1000
-# Tiles lie on a grid of at least that many pixels.
+# Tiles are on a grid of at least that many pixels.
 _LEAST_TILE_PX = 16
 _ENOUGH_NAMES = 5
 
@@ -24,8 +24,8 @@ class Ending:
     """The numbers at the end of a name: ``S21-1234-100-456`` is ``S21``, ``-`` and (1234, 100, 456).
 
     Attributes:
-        start: what stands before them.
-        separators: what stands before each number; the last two may differ, the others not.
+        start: the text before them.
+        separators: the text before each number; only the last two may differ.
         numbers: as they are written.
     """
 
@@ -45,7 +45,7 @@ class Ending:
 
 
 def ending_of(stem: str) -> Ending | None:
-    """The numbers at the end of a name, None where it ends in none after ``-`` or ``_``."""
+    """The numbers at the end of a name, None if it ends in none after ``-`` or ``_``."""
     separators: list[str] = []
     numbers: list[str] = []
     rest = stem
@@ -107,7 +107,7 @@ class Evidence:
         self.same_last_pair &= (first, second) == self._last_pair
 
     def join(self, other: Evidence) -> None:
-        """Take the names of another one into account, too."""
+        """Also take the names of another kind into account."""
         if self._first is None or other._first is None:
             if other._first is not None:
                 vars(self).update(vars(other) | {"first_values": set(other.first_values)})
@@ -127,7 +127,7 @@ class Evidence:
         """Running number (one number dropped), coordinates (two) or a box (four)."""
         separators, numbers = kind
         mixed = separators[0] not in ("", separators[-1])  # VUHSK_1992-40: most likely an id and a running number
-        alone = len(self.first_values) * 3 > self.names * 2  # nearly each first number stands in one name only
+        alone = len(self.first_values) * 3 > self.names * 2  # nearly every first number is in one name only
         if self._is_box(numbers):
             return Decision(4, self.names >= _ENOUGH_NAMES)
         if self.first_padded and not self.second_padded:

@@ -1,4 +1,4 @@
-"""Proportions and what can be said of them: intervals, correction for an imperfect classifier, clinical classes.
+"""Proportions: confidence intervals, correction for an imperfect classifier, clinical classes.
 
 Pure Python and ``math``: the edge device needs no SciPy. Proportions are fractions from 0 to 1 here; percentages are
 made where people read them (``cases.py``). Every formula names its source; docs/cases.md lists them.
@@ -80,7 +80,7 @@ def rogan_gladen(
         confidence: of the interval; the authors checked it from 0.90 to 0.99.
 
     Returns:
-        None where it is undefined: no crops, no held-out positives or negatives, a classifier no better than chance
+        None if it is undefined: no crops, no held-out positives or negatives, a classifier no better than chance
         (sensitivity + specificity <= 1), or an interval wholly outside 0..1.
 
     Raises:

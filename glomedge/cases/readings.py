@@ -1,4 +1,4 @@
-"""What one file name says of the slide it was cut from, tool by tool.
+"""The slide and biopsy in one file name, for each tool that writes crops.
 
 Nothing here knows the other names of the folder; what needs them (two numbers at the end: coordinates, or a biopsy and
 a running number?) is left to ``numbers``. docs/cases.md shows an example for each rule.
@@ -40,7 +40,7 @@ _SUFFIXES = frozenset(
     ]
 )
 
-# What must stand in the name (looked for first, in lower case: it is cheap), and the whole name's pattern.
+# Text that the name must contain (checked first, in lower case, because it is cheap), and the pattern of the name.
 _REGIONS = tuple(
     (token, re.compile(pattern, re.DOTALL))
     for token, pattern in (
@@ -93,7 +93,7 @@ def stem_of(base: str) -> str:
 
 @dataclass(frozen=True)
 class Reading:
-    """What one name says: the rule that fits it, the biopsy and the slide."""
+    """The reading of one name: the rule that matches it, the biopsy and the slide."""
 
     rule: Rule
     case: str
@@ -103,7 +103,7 @@ class Reading:
 def of_slide(rule: Rule, slide: str) -> Reading | None:
     """The reading of a slide's name: its biopsy where it names the stain and the part, else the slide is the case.
 
-    None where it is empty or only says what a file is (``crop``).
+    None if it is empty or only says what a file is (``crop``).
     """
     slide = stem_of(slide.strip()).rstrip(" _-")
     if not slide or _GENERIC.fullmatch(slide):
@@ -113,7 +113,7 @@ def of_slide(rule: Rule, slide: str) -> Reading | None:
 
 
 def by_shape(stem: str) -> Reading | None:
-    """The reading of a name whose shape alone says what is what; None where it does not."""
+    """The reading of a name whose form is unambiguous; None if it is not."""
     lower = stem.lower()
     for token, pattern in _REGIONS:
         if token in lower and (match := pattern.fullmatch(stem)):
@@ -124,7 +124,7 @@ def by_shape(stem: str) -> Reading | None:
 
 
 def is_no_biopsy(folder: str) -> bool:
-    """Whether a folder's name says something else than whose the crops in it are."""
+    """Whether a folder's name is something other than a biopsy (class, magnification, date)."""
     return (
         folder in CLASS_FOLDERS
         or folder in ("", ".", "..")

@@ -1,4 +1,4 @@
-"""The answer per biopsy: how many glomeruli, how many globally sclerotic, what percentage, how sure.
+"""The result per biopsy: glomeruli, globally sclerotic glomeruli, percentage and interval.
 
 Counts and intervals only. Nothing here says, or may ever say, what to do with an organ.
 """
@@ -45,12 +45,12 @@ __all__ = [
 
 @dataclass(frozen=True)
 class CropCall:
-    """What was said of one crop.
+    """The result of one crop.
 
     Attributes:
         name: path relative to the folder that was read, ``/`` between folders.
-        probability: chance of globally sclerotic, 0 to 1; None where there is no answer.
-        label: 1 globally sclerotic, 0 not; None where there is no answer.
+        probability: chance of globally sclerotic, 0 to 1; None if there is no answer.
+        label: 1 globally sclerotic, 0 not; None if there is no answer.
         status: ``ok``, ``flagged:<why>`` or ``error:<code>``.
     """
 
@@ -95,19 +95,19 @@ class CaseSummary:
         flagged: crops with a quality flag; part of ``classified`` unless flagged crops are excluded.
         errors: files without an answer.
         globally_sclerotic: of ``classified``, those called globally sclerotic.
-        percent_gs: 100 x globally_sclerotic / classified; None where nothing was classified.
+        percent_gs: 100 x globally_sclerotic / classified; None if nothing was classified.
         interval_low: Wilson interval of ``percent_gs``.
         interval_high: its upper end.
-        corrected_percent_gs: corrected for the classifier's sensitivity and specificity (Rogan-Gladen); None where the
+        corrected_percent_gs: corrected for the classifier's sensitivity and specificity (Rogan-Gladen); None if the
             model carries no operating point or the correction is undefined.
         corrected_low: its interval, which also carries the uncertainty of sensitivity and specificity (Lang-Reiczigel).
         corrected_high: its upper end.
         expected_count: sum of the probabilities of the classified crops.
-        band: the band that holds the whole interval, ``undetermined`` where it straddles a limit; None where nothing
+        band: the band that holds the whole interval, ``undetermined`` where it straddles a limit; None if nothing
             was classified. The interval is the corrected one where there is an operating point, and the band
             undetermined where that is undefined: the classifier's errors are then known to matter, but not how much.
             Without an operating point it is Wilson's.
-        remuzzi_glomerular_score: 0 to 3, of the counts as classified; None where nothing was classified.
+        remuzzi_glomerular_score: 0 to 3, of the counts as classified; None if nothing was classified.
         adequate: at least 25 classified glomeruli (Wang 1998).
         adequate_banff: at least 10 classified glomeruli (Banff, glomerular criterion only).
     """
@@ -251,7 +251,7 @@ def to_row(summary: CaseSummary) -> dict[str, str]:
     """One row of cases.csv as plain text, in the order of ``CASE_COLUMNS``.
 
     Percentages and ``expected_count`` have two decimals, booleans are ``yes`` and ``no``, what is not known is empty.
-    The case stands as it is: the writer neutralises spreadsheet formulas.
+    The case is not escaped: the writer neutralises spreadsheet formulas.
     """
     row = {field.name: _text(getattr(summary, field.name)) for field in fields(summary)}
     return {**row, "notice": RESEARCH_USE_NOTICE}

@@ -1,4 +1,4 @@
-"""Names and cells as people's systems write them, brought to one form before they are compared.
+"""Names and cells, normalised before they are compared.
 
 macOS writes an accent as a letter and a mark (NFD), everything else as one character (NFC); spreadsheets and web pages
 leave no-break spaces and zero-width characters behind. Two names that look the same are the same name here.
@@ -11,9 +11,9 @@ import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 
 MAX_MESSAGE_CHARS = 2000
-"""No message about somebody's files is longer: it is read on a screen, often in a mail."""
+"""Maximum length of a message about files: it is read on a screen or in an e-mail."""
 MAX_LISTED = 20
-"""Rows of one kind that a message shows at most."""
+"""Maximum number of rows of one kind in a message."""
 _MAX_NAME_CHARS = 80
 
 _ODD_SPACES = re.compile("[\u00a0\u1680\u2000-\u200a\u202f\u205f\u3000]")
@@ -21,19 +21,19 @@ _INVISIBLE = re.compile("[\u200b-\u200d\u2060\ufeff]")
 
 
 def tidy(text: str) -> str:
-    """The text in Unicode form NFC, ordinary spaces for all kinds of blank, nothing invisible, no blanks around it."""
+    """The text in Unicode form NFC, with ordinary spaces, no invisible characters and no surrounding blanks."""
     if text.isascii():  # nearly every name, and then nothing but blanks around it can be wrong
         return text.strip()
     return unicodedata.normalize("NFC", _ODD_SPACES.sub(" ", _INVISIBLE.sub("", text))).strip()
 
 
 def shortened(text: str, limit: int = _MAX_NAME_CHARS) -> str:
-    """The text, its middle left out where it is longer than ``limit`` characters."""
+    """The text, with its middle omitted if it is longer than ``limit`` characters."""
     return text if len(text) <= limit else f"{text[: limit // 2]}...{text[-(limit // 3) :]}"
 
 
 def some(names: Iterable[str], limit: int = 5, separator: str = ", ") -> str:
-    """The first few names, each shortened, and how many more there are."""
+    """The first few names, each shortened, and the number of further ones."""
     names = list(names)
     shown = separator.join(shortened(name) for name in names[:limit])
     return shown + (f"{separator}and {len(names) - limit} more" if len(names) > limit else "")

@@ -34,7 +34,7 @@ from glomedge.system.memory import (
 
 app = typer.Typer(
     name="glomedge",
-    help=f"Call kidney glomeruli globally sclerotic or not, at the edge. {RESEARCH_USE_NOTICE}",
+    help=f"Classify crops of kidney glomeruli as globally sclerotic or not, offline. {RESEARCH_USE_NOTICE}",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -61,7 +61,8 @@ def _root(
 # Commands, in the order in which a user meets them.
 app.command("train")(train)
 app.command("export")(export)
-app.command("infer")(infer)
+# Further arguments are what a shell makes of night/*.png; infer says what to type instead.
+app.command("infer", context_settings={"allow_extra_args": True})(infer)
 app.command("evaluate")(evaluate)
 app.command("bench")(bench)
 app.command("info")(info)
@@ -71,7 +72,7 @@ app.command("synth")(synth)
 app.command("demo")(demo)
 
 
-# What these print is all that they make: without it they failed.
+# The printed output is the only result of these commands: when it is lost, the command has failed.
 _PRINTS_ITS_RESULT = ("info", "doctor", "evaluate")
 
 
@@ -83,7 +84,7 @@ def main() -> None:
         output.flush()
         if output.lost is not None and command in _PRINTS_ITS_RESULT and code in (0, 2):
             code = 1
-            if output.lost.errno != errno.EPIPE:  # a reader that has seen enough, such as head, knows it
+            if output.lost.errno != errno.EPIPE:  # a pipe closed by its reader, such as head, needs no message
                 reason = output.lost.strerror or str(output.lost)
                 typer.echo(f"glomedge: the result could not be printed: standard output: {reason}.", err=True)
     sys.exit(code)
@@ -96,8 +97,8 @@ def _exit_code(command: str) -> int:
     except GlomedgeError as error:
         return _failed(str(error), error.exit_code)
     except SystemExit as end:
-        # A wrong command line ends with 2 by click's custom, which here says that some inputs have errors: only a
-        # command itself may say that, and does so by typer.Exit.
+        # click exits with 2 on a usage error, but here 2 means that some inputs have errors: only a command itself
+        # may report that, and it does so by typer.Exit.
         if end.code == 2 and not isinstance(end.__context__, typer.Exit):
             return 1
         return end.code if isinstance(end.code, int) else int(end.code is not None)
@@ -114,7 +115,7 @@ def _failed(message: str, code: int) -> int:
 
 
 def _check_address_space(command: str) -> None:
-    """Refuse a limit under which the libraries would end the process without a word."""
+    """Refuse a limit on address space under which the libraries would abort the process without a message."""
     limit = address_space_limit_bytes()
     wants_help = any(argument in ("-h", "--help") for argument in sys.argv)
     if command in ("", "info", "--version") or wants_help or limit is None or limit >= NEEDED_ADDRESS_SPACE_BYTES:

@@ -40,7 +40,7 @@ def bench(
     precision: Annotated[
         list[str] | None,
         typer.Option(
-            help="Only files of this precision among those beside the model; repeatable. bf16: the fp32 file.",
+            help="Only files of this precision in the model's folder; repeatable. bf16: the fp32 file.",
             show_default=False,
             rich_help_panel=MODEL,
         ),
@@ -56,13 +56,13 @@ def bench(
         ),
     ] = None,
     batch_size: Annotated[
-        str, typer.Option(help="Crops per call of the model; several sizes, such as 1,8,32.", rich_help_panel=ENGINE)
+        str, typer.Option(help="Crops per model call; one or more sizes, such as 1,8,32.", rich_help_panel=ENGINE)
     ] = "1,8,32",
     engine: EngineOptions,
     images: Annotated[
         Path | None,
         typer.Option(
-            help="A folder of crops. Default: the data the model was trained on where it is here, else drawn.",
+            help="Folder of crops. Default: the model's training data if it is present, else drawn crops.",
             show_default=False,
             rich_help_panel=MEASURING,
         ),
@@ -86,7 +86,7 @@ def bench(
         bool,
         typer.Option(
             "--cold-start/--no-cold-start",
-            help="Time new processes up to their first answer, with an empty engine cache of their own.",
+            help="Measure the time from process start to the first result, with an empty engine cache.",
             rich_help_panel=MEASURING,
         ),
     ] = True,
@@ -98,13 +98,13 @@ def bench(
         tuple[Path, Path] | None,
         typer.Option(
             metavar="OLD NEW",
-            help="Say what changed between two bench.json beyond noise; measures nothing.",
+            help="Report changes beyond noise between two bench.json files; measures nothing.",
             show_default=False,
             rich_help_panel=RESULTS,
         ),
     ] = None,
 ) -> None:
-    """Measure models on providers: latency, throughput, stages, cold start, memory, and whether the answers hold."""
+    """Measure models on providers: latency, throughput, stages, cold start, memory, and agreement with fp32."""
     if compare is not None:
         _compare(*compare, as_json=as_json)
         return
@@ -144,7 +144,7 @@ def _sizes(text: str) -> tuple[int, ...]:
 
 
 def _command() -> str:
-    """The command as typed, with folders of this machine cut to their last part: the record may be published."""
+    """The command as typed, with absolute paths reduced to their last part: the record may be published."""
     return " ".join(["glomedge", *(Path(a).name if a.startswith(("/", "~")) else a for a in sys.argv[1:])])
 
 
@@ -170,7 +170,7 @@ def _print(record: BenchRecord, tables: list[Table], written: list[Path]) -> Non
 def _console() -> Any:
     from rich.console import Console
 
-    # Wide enough for the tables where the output is a file or a pipe.
+    # Wide enough for the tables if the output is a file or a pipe.
     return Console(width=None if sys.stdout.isatty() else 140, highlight=False)
 
 
@@ -180,7 +180,7 @@ def _rich(table: Table) -> Any:
 
     shown = RichTable(title=table.title, title_justify="left", title_style="bold", header_style="bold")
     for index, name in enumerate(table.header):
-        # Short words such as a verdict stay whole; what wraps is what is long anyway.
+        # Short words such as a verdict are not wrapped; only long text is.
         short = all(len(row[index].text) <= 16 for row in table.rows)
         short = short and len(name) <= 16
         shown.add_column(name, overflow="fold", no_wrap=short, min_width=None if short else 14)
@@ -225,12 +225,12 @@ def _print_comparison(comparison: Comparison) -> None:
         console.print(_rich(Table("What changed", header, rows)))
     else:
         console.print(
-            "The two records have no figure in common: compare runs of the same model, precision and provider."
+            "The two records have no figures in common: compare runs of the same model, precision and provider."
         )
     for title, lines in (
         ("Only in the old record", comparison.only_old),
         ("Only in the new record", comparison.only_new),
-        ("Differences beside the figures", (*comparison.environment, *comparison.parity)),
+        ("Other differences", (*comparison.environment, *comparison.parity)),
     ):
         if lines:
             console.print(f"{title}: {'; '.join(lines)}", markup=False)

@@ -1,4 +1,4 @@
-"""``glomedge demo``: the whole way on drawn crops."""
+"""``glomedge demo``: the whole workflow on drawn crops."""
 
 from __future__ import annotations
 
@@ -16,9 +16,7 @@ from glomedge.about import RESEARCH_USE_NOTICE
 
 def demo(
     directory: Annotated[Path, typer.Argument(metavar="DIR", help="Folder for the demo.")] = Path("glomedge-demo"),
-    fresh: Annotated[
-        bool, typer.Option("--fresh", help="Start again instead of going on with an earlier demo.")
-    ] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Start over instead of continuing an earlier demo.")] = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the result as JSON; everything else to stderr.")
     ] = False,
@@ -32,13 +30,13 @@ def demo(
         result_stream = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
         os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     # SIGTERM becomes an exception, so that the command that is running is stopped with us.
-    # A shell starts background commands with SIGINT ignored; whoever sends it all the same means it, as with infer.
+    # A shell starts background commands with SIGINT ignored; handle it anyway if it is sent, as infer does.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         result = run_demo(directory, fresh=fresh, say=lambda line: print(line, flush=True))
     except KeyboardInterrupt:
-        typer.echo("glomedge: stopped. The same command goes on where it was.", err=True)
+        typer.echo("glomedge: stopped. Run the same command again to continue.", err=True)
         raise typer.Exit(130) from None
     if as_json:
         summary = {

@@ -25,9 +25,9 @@ def doctor(
     engine: EngineOptions,
     as_json: Annotated[bool, json_option()] = False,
 ) -> None:
-    """Examine this machine: what can run a model, what keeps the rest from it, and what to install.
+    """Check this machine: which providers can run a model, why the others cannot, and what to install.
 
-    With --provider auto every provider is tried, else that one only. Exit code 1 when nothing works.
+    With --provider auto, every provider is tried; otherwise only that one. Exit code 1 if none works.
     """
     from glomedge.engine.doctor import diagnose
 
@@ -53,6 +53,8 @@ def print_diagnosis(found: Diagnosis) -> None:
         ("glomedge", f"{found.glomedge} on Python {found.python}, {found.system}"),
         ("processor", f"{found.cpu}, {found.usable_cpus} usable CPUs, {' '.join(found.cpu_features) or 'no AVX2'}"),
     ]
+    if found.jetson:
+        rows.append(("board", f"{found.jetson}; see docs/jetson.md"))
     if found.gpus:
         rows += [
             ("GPU", f"{gpu.name}, compute {gpu.compute_capability}, {gpu.memory_bytes / 2**30:.1f} GiB")
@@ -65,7 +67,7 @@ def print_diagnosis(found: Diagnosis) -> None:
     rows.append(("telemetry", telemetry_line(found)))
     if found.model is not None:
         described = found.model.problem or (
-            f"{found.model.path}: {found.model.precision} for target '{found.model.target}', whole"
+            f"{found.model.path}: {found.model.precision} for target '{found.model.target}', intact"
         )
         rows.append(("model", described))
     for name, text in rows:
@@ -87,7 +89,7 @@ def print_diagnosis(found: Diagnosis) -> None:
             f"{advice.precision} ({escape(advice.why)})."
         )
     elif not found.healthy:
-        console.print("[red]Nothing can be run here as it stands; the reasons are above.[/red]")
+        console.print("[red]No provider can run here; the reasons are listed above.[/red]")
     console.print(found.notice)
 
 

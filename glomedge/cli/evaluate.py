@@ -26,7 +26,7 @@ def evaluate(
     engine: EngineOptions,
     labels: Annotated[
         Path | None,
-        typer.Option(help="Labels elsewhere than DATA/public.csv.", show_default=False, rich_help_panel=LABELS),
+        typer.Option(help="Label file, if not DATA/public.csv.", show_default=False, rich_help_panel=LABELS),
     ] = None,
     split_file: Annotated[
         Path | None, typer.Option(help="split.csv of a training run.", show_default=False, rich_help_panel=LABELS)
@@ -43,7 +43,7 @@ def evaluate(
 ) -> None:
     """Compare predictions with labels: confusion matrix, accuracy, AUROC, sensitivity, specificity, %GS per case.
 
-    Exit code 0: all labelled crops answered; 2: some had errors (they are in no figure); 1: could not run.
+    Exit code 0: every labelled crop was classified; 2: some had errors (excluded from all figures); 1: failed.
     """
     from glomedge.runs.evaluate import evaluate_folder
     from glomedge.runs.options import EvaluateOptions

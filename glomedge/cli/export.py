@@ -1,4 +1,4 @@
-"""``glomedge export``: Keras model -> one proven, self-describing ONNX file."""
+"""``glomedge export``: Keras model -> one verified, self-describing ONNX file."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ def export(
     ] = None,
     model: Annotated[Path | None, model_option()] = None,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="The .onnx file to write [default: beside the model]")
+        Path | None, typer.Option("--output", "-o", help="The .onnx file to write [default: next to the model]")
     ] = None,
     precision: Annotated[str | None, typer.Option(help="fp32, fp16 or int8 [default: fp32]")] = None,
     target: Annotated[
-        str | None, typer.Option(help="Runtime to lay the file out for: onnxruntime, tensorrt or openvino.")
+        str | None, typer.Option(help="Optimise the file for a runtime: onnxruntime, tensorrt or openvino.")
     ] = None,
     calibration: Annotated[
         Path | None,
@@ -39,26 +39,28 @@ def export(
             "--calibration",
             "--data",
             metavar="DATA",
-            help="The data set trained on: int8 calibration takes its training split, the gates the rest "
-            "[default: where it lay when training]",
+            help="The training data set: its training split calibrates int8, the rest serves the gates "
+            "[default: its location during training]",
         ),
     ] = None,
-    calibration_crops: Annotated[int, typer.Option(min=1, help="Training crops to calibrate int8 on.")] = 256,
+    calibration_crops: Annotated[int, typer.Option(min=1, help="Number of training crops for int8 calibration.")] = 256,
     calibration_method: Annotated[
-        str, typer.Option(help="auto (the best parity of the three), minmax, entropy or percentile.")
+        str, typer.Option(help="auto (best parity of the three), minmax, entropy or percentile.")
     ] = "auto",
     recipe: Annotated[
-        str | None, typer.Option(help="Colour recipe, for a model without training record: seed, published or plain.")
+        str | None, typer.Option(help="Colour recipe, for a model without a training record: seed, published or plain.")
     ] = None,
     threshold: Annotated[
-        float | None, typer.Option(help="Decision threshold, for a model without training record [default: 0.5]")
+        float | None, typer.Option(help="Decision threshold, for a model without a training record [default: 0.5]")
     ] = None,
     batch_profile: Annotated[
         str | None, typer.Option(metavar="MIN,OPT,MAX", help="Batch sizes of an engine [default: 1,8,32]")
     ] = None,
-    gate_crops: Annotated[int | None, typer.Option(min=64, help="About how many held-out crops to compare on.")] = None,
+    gate_crops: Annotated[
+        int | None, typer.Option(min=64, help="Approximate number of held-out crops to compare.")
+    ] = None,
     gate_probability: Annotated[
-        str | None, typer.Option(metavar="LIMIT|off", help="Gate: largest |difference| of probability.")
+        str | None, typer.Option(metavar="LIMIT|off", help="Gate: largest |difference| in probability.")
     ] = None,
     gate_flips: Annotated[
         str | None, typer.Option(metavar="LIMIT|off", help="Gate: largest fraction of flipped decisions.")
@@ -70,17 +72,17 @@ def export(
     gate_map: Annotated[
         str | None, typer.Option(metavar="LIMIT|off", help="Gate: smallest rank correlation of the activation map.")
     ] = None,
-    device: Annotated[str | None, typer.Option(help="Choose all of this for a device; see --list-devices.")] = None,
+    device: Annotated[str | None, typer.Option(help="Preset of all these for a device; see --list-devices.")] = None,
     list_devices: Annotated[bool, typer.Option("--list-devices", help="Explain the device recipes and exit.")] = False,
     require_tensorrt_check: Annotated[
-        bool, typer.Option("--require-tensorrt-check", help="Fail where NVIDIA's parser is not installed.")
+        bool, typer.Option("--require-tensorrt-check", help="Fail if NVIDIA's parser is not installed.")
     ] = False,
     engine: Annotated[
         bool, typer.Option("--engine", help="Also write the portable TensorRT-RTX engine and its passport.")
     ] = False,
     as_json: Annotated[bool, json_option("Print the report as JSON.")] = False,
 ) -> None:
-    """Turn a Keras model into one self-describing ONNX file, and prove that it still says what Keras said."""
+    """Export a Keras model to one self-describing ONNX file that is checked against Keras."""
     if list_devices:
         from glomedge_export.device_recipes import DEVICES
 
@@ -95,14 +97,14 @@ def export(
     try:
         from glomedge_export.quiet_tensorflow import start_tensorflow
 
-        # First: tf2onnx loads TensorFlow, too.
+        # First, because tf2onnx also loads TensorFlow.
         start_tensorflow()
         import onnx  # noqa: F401
         import tf2onnx  # noqa: F401
     except ModuleNotFoundError as error:
         raise MissingExtraError("glomedge export", str(error.name), "export") from error
     if importlib.util.find_spec("onnxruntime") is None:
-        # The extra `export` leaves the choice between the CPU's and the GPU's wheel to the user.
+        # The extra `export` leaves the choice between the CPU and the GPU wheel to the user.
         raise MissingExtraError("glomedge export", "onnxruntime", "export,cpu")
     from glomedge_export.export import Request
     from glomedge_export.export import export as run
@@ -144,14 +146,14 @@ def export(
 def _for_device(
     name: str | None, precision: str | None, target: str | None, batch_profile: str | None
 ) -> tuple[str, str | None, str]:
-    """Precision, target and batch profile: what was said, else what the device recipe says, else float32."""
+    """Precision, target and batch profile: as given, else from the device recipe, else float32."""
     if name is None:
         return precision or "fp32", target, batch_profile or "1,8,32"
     from glomedge_export.device_recipes import device
 
     recipe = device(name)
     profile = recipe.profile
-    # A precision said by hand may not go with the recipe's target; then the precision's own default is taken.
+    # A precision given explicitly may not fit the recipe's target; the precision's own default is then used.
     own_target = recipe.target if precision in (None, recipe.precision) else None
     return (
         precision or recipe.precision,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
@@ -35,14 +36,15 @@ if TYPE_CHECKING:
 
 @takes_engine_options()
 def infer(
-    folder: Annotated[Path, typer.Argument(help="Folder of glomerulus crops, searched at any depth; or one image.")],
+    context: typer.Context,
+    folder: Annotated[Path, typer.Argument(help="Folder of glomerulus crops (searched recursively), or one image.")],
     *,
     model: Model = DEFAULT_MODEL,
     threshold: Threshold = None,
     tta: Annotated[
         int,
         typer.Option(
-            help="8: mean over the eight flips and quarter turns, at eight times the cost.", rich_help_panel=MODEL
+            help="8: average over the eight flips and quarter turns, at eight times the cost.", rich_help_panel=MODEL
         ),
     ] = 1,
     engine: EngineOptions,
@@ -53,7 +55,7 @@ def infer(
         list[str] | None,
         typer.Option(
             "--format",
-            help="Besides CSV: jsonl, parquet; csv-bom: CSV whose accents Excel shows. May be given several times.",
+            help="In addition to CSV: jsonl or parquet; csv-bom: CSV that Excel reads as UTF-8. Repeatable.",
             show_default=False,
             rich_help_panel=RESULTS,
         ),
@@ -64,7 +66,7 @@ def infer(
     review_band: Annotated[
         str | None,
         typer.Option(
-            help="Calibrated probabilities of crops to review first, such as 0.2..0.8. Default: odds within a factor "
+            help="Calibrated probabilities to review first, such as 0.2..0.8. Default: odds within a factor "
             "of four of the threshold's (0.2..0.8 at a threshold of 0.5).",
             show_default=False,
             rich_help_panel=RESULTS,
@@ -77,7 +79,7 @@ def infer(
     heatmaps_for: Annotated[
         str | None,
         typer.Option(
-            help="positives, uncertain or all; without --heatmaps into the folder heatmaps of --output. "
+            help="positives, uncertain or all; without --heatmaps, written to heatmaps/ in --output. "
             "Default: positives.",
             show_default=False,
             rich_help_panel=RESULTS,
@@ -96,14 +98,14 @@ def infer(
         float, typer.Option(help="Per-file decode timeout, in seconds.", rich_help_panel=DECODING)
     ] = 30.0,
     follow_symlinks: Annotated[
-        bool, typer.Option("--follow-symlinks", help="Read linked files and folders.", rich_help_panel=DECODING)
+        bool, typer.Option("--follow-symlinks", help="Follow symbolic links.", rich_help_panel=DECODING)
     ] = False,
     case_pattern: CasePattern = None,
     exclude_flagged: Annotated[
         bool,
         typer.Option(
             "--exclude-flagged",
-            help="Leave flagged crops out of the case counts.",
+            help="Exclude flagged crops from the case counts.",
             rich_help_panel=BIOPSIES,
         ),
     ] = False,
@@ -113,18 +115,21 @@ def infer(
     overwrite: Annotated[
         bool,
         typer.Option(
-            "--overwrite", help="Discard the unfinished run in --output and start over.", rich_help_panel=CONTINUING
+            "--overwrite",
+            help="Replace what is in --output: an unfinished run, or files of another program.",
+            rich_help_panel=CONTINUING,
         ),
     ] = False,
 ) -> None:
-    """Call every crop in a folder globally sclerotic or not.
+    """Classify every crop in a folder as globally sclerotic or not.
 
-    Writes predictions.csv, cases.csv, report.html and run.json. Exit code 0: every image was classified; 2: some files
-    had errors (each has its row); 1: the run could not be carried out; 130 or 143: stopped, continue with --resume.
+    Writes predictions.csv, cases.csv, report.html and run.json. Exit code 0: every image was classified; 2: some inputs
+    have an error row; 1: the run failed; 130 or 143: stopped, continue with --resume.
     """
     from glomedge.runs.folder import Options, infer_folder
     from glomedge.system.stopping import StopOnSignals
 
+    require_one_folder([folder, *map(Path, context.args)])
     options = Options(
         folder=folder,
         model=model,
@@ -149,11 +154,11 @@ def infer(
     with StopOnSignals() as stop, Progress() as progress:
         outcome = infer_folder(options, stop=stop, progress=progress.stage("crops"))
     if not outcome.complete:
-        # While the folder is searched nobody knows how many there are.
-        left = f"{outcome.answered} of {outcome.inputs} crops are answered and kept"
+        # The total is unknown until the folder has been searched.
+        left = f"{outcome.answered} of {outcome.inputs} crops are classified and saved"
         if outcome.answered == outcome.inputs:
-            left = f"{outcome.answered} answers are kept"
-        typer.echo(f"Stopped. {left}; go on with --resume.", err=True)
+            left = f"{outcome.answered} results are saved"
+        typer.echo(f"Stopped. {left}. Run again with --resume to continue.", err=True)
         leave(outcome, stop.exit_code)
     if as_json:
         typer.echo(json.dumps(outcome.record, indent=2, ensure_ascii=False))
@@ -162,10 +167,25 @@ def infer(
     leave(outcome, outcome.exit_code)
 
 
+def require_one_folder(named: list[Path]) -> None:
+    """Refuse several names, which is what a shell makes of ``night/*.png``. Raises UsageError."""
+    if len(named) == 1:
+        return
+    parents = {path.parent for path in named}
+    many = "infer reads one folder or one image"
+    some = ", ".join(escape_name(bytes(path)) for path in named[:2])
+    listed = f"{len(named)} names were given ({some}{', ...' if len(named) > 2 else ''})"
+    if len(parents) == 1 and not any(path.is_dir() for path in named):
+        cure = f"Give the folder: glomedge infer {shlex.quote(escape_name(bytes(parents.pop())))}"
+    else:
+        cure = "Give the folder that holds them all; it is searched at any depth"
+    raise UsageError(f"{many}, and {listed}. {cure}")
+
+
 def leave(outcome: Outcome, code: int) -> NoReturn:
     """End the command with that exit code."""
     if outcome.hung:
-        # Everything is on disk. The interpreter would crash on threads that sit in a C++ library while it ends.
+        # Everything is on disk. At exit the interpreter would crash on threads that are blocked in a C++ library.
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)

@@ -22,7 +22,7 @@ def info(
     model: Annotated[Path | None, model_option()] = None,
     as_json: Annotated[bool, json_option()] = False,
 ) -> None:
-    """Show what a model file says of itself. A damaged or foreign file is refused, saying why."""
+    """Show a model file's metadata. A file that is damaged or not made by glomedge is rejected with the reason."""
     from glomedge.model.file import read_model_file
     from glomedge.model.graph import check_graph
 
@@ -50,7 +50,7 @@ def describe(file: ModelFile, facts: GraphFacts) -> dict[str, Any]:
 
 
 def print_info(document: dict[str, Any]) -> None:
-    """The same for people: the file, what it answers, where it comes from, how far it agrees with Keras."""
+    """The same as a table: the file, its output, its training, and its agreement with Keras."""
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table

@@ -21,15 +21,15 @@ MODEL, ENGINE, RESULTS, DECODING = "Model", "Engine", "Results", "Decoding"
 BIOPSIES, CONTINUING, LABELS = "Biopsies", "Continuing a run", "Labels"
 """Panels of ``--help``."""
 
-PROVIDER_HELP = "auto, cpu, cuda, tensorrt, tensorrt-rtx or openvino. Exactly that one runs."
-CASE_PATTERN_HELP = "Regular expression with a group (?P<case>...), and (?P<slide>...) if wanted."
+PROVIDER_HELP = "auto, cpu, cuda, tensorrt, tensorrt-rtx or openvino. Exactly this one is used."
+CASE_PATTERN_HELP = "Regular expression with the group (?P<case>...) and, optionally, (?P<slide>...)."
 
 Model = Annotated[Path, typer.Option("--model", "-m", help="The exported model.", rich_help_panel=MODEL)]
 Threshold = Annotated[
     float | None,
     typer.Option(
         "--threshold",
-        help="Probability from which a crop is called globally sclerotic. Default: the model's.",
+        help="Crops at or above this probability are called globally sclerotic. Default: the model's.",
         show_default=False,
         rich_help_panel=MODEL,
     ),
@@ -51,8 +51,8 @@ def model_argument(help_text: str, default: Path = DEFAULT_MODEL) -> Any:
     return typer.Argument(metavar="MODEL", help=f"{help_text} Default: {default}.", show_default=False)
 
 
-def model_option(help_text: str = "The same, as an option.") -> Any:
-    """``--model``, where there is no default or it stands beside the argument."""
+def model_option(help_text: str = "Same as the argument MODEL.") -> Any:
+    """``--model``, where there is no default, or in addition to the argument."""
     return typer.Option("--model", "-m", help=help_text, show_default=False, rich_help_panel=MODEL)
 
 
@@ -62,9 +62,9 @@ def json_option(help_text: str = "Print one JSON object instead of text.") -> An
 
 
 def one_model(argument: Path | None, option: Path | None, default: Path = DEFAULT_MODEL) -> Path:
-    """The model that was named as an argument, with ``--model``, or not at all. Raises UsageError where they differ."""
+    """The model given as an argument or with ``--model``, else the default. Raises UsageError if both differ."""
     if argument is not None and option is not None and argument != option:
-        raise UsageError(f"Two models are named: {argument} and --model {option}. Name one.")
+        raise UsageError(f"Two models were given: {argument} and --model {option}. Give only one.")
     return option or argument or default
 
 
@@ -75,7 +75,7 @@ _ENGINE: dict[str, Any] = {
         bool,
         typer.Option(
             "--allow-fallback",
-            help="Take another provider where --provider cannot run, and say so.",
+            help="Use another provider if --provider cannot run, and report it.",
             rich_help_panel=ENGINE,
         ),
     ],
@@ -83,7 +83,7 @@ _ENGINE: dict[str, Any] = {
         bool,
         typer.Option(
             "--strict-placement",
-            help="Refuse when part of the model would run on another provider.",
+            help="Fail if part of the model would run on another provider.",
             rich_help_panel=ENGINE,
         ),
     ],
@@ -91,7 +91,7 @@ _ENGINE: dict[str, Any] = {
         int | None,
         typer.Option(
             "--batch-size",
-            help="Crops per call of the model. Default: 4, on a GPU 32.",
+            help="Crops per model call. Default: 4; on a GPU, 32.",
             show_default=False,
             rich_help_panel=ENGINE,
         ),
@@ -100,7 +100,7 @@ _ENGINE: dict[str, Any] = {
         int | None,
         typer.Option(
             "--max-batch",
-            help="Largest batch the device is given. Default: the model's.",
+            help="Largest batch size on the device. Default: the model's.",
             show_default=False,
             rich_help_panel=ENGINE,
         ),
@@ -119,7 +119,7 @@ _ENGINE: dict[str, Any] = {
         Path | None,
         typer.Option(
             "--cache-dir",
-            help="Folder for engines built on this machine; only you may write to it. Default: your cache folder.",
+            help="Folder for engines built on this machine, not writable by others. Default: your cache folder.",
             show_default=False,
             rich_help_panel=ENGINE,
         ),
@@ -131,8 +131,7 @@ def takes_engine_options(*omitted: str) -> Callable[[Callable[..., None]], Calla
     """A command whose parameter ``engine: EngineOptions`` is, on the command line, one option for each field.
 
     Args:
-        omitted: fields that have no meaning for the command, or that it takes in a form of its own; they keep their
-            defaults.
+        omitted: fields that do not apply to the command, or that it declares itself; they keep their defaults.
     """
     names = [name for name in _ENGINE if name not in omitted]
     options = [
@@ -149,7 +148,7 @@ def takes_engine_options(*omitted: str) -> Callable[[Callable[..., None]], Calla
             for parameter in signature.parameters.values()
             if parameter.name != "engine"
         ]
-        # The engine's options stand where the parameter does.
+        # The engine's options take the place of the parameter.
         place = list(signature.parameters).index("engine")
         parameters = [*own[:place], *options, *own[place:]]
 

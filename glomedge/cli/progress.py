@@ -1,7 +1,7 @@
-"""Progress on standard error: bars where that is a terminal, and lines that stay.
+"""Progress on standard error: bars if it is a terminal, and permanent lines.
 
-Every command uses this one. What runs for long is given a callable: ``progress(stage, done, total)`` where there are
-several stages, ``progress.stage(name)`` where there is one.
+Every command uses this. Long-running functions are given a callable: ``progress(stage, done, total)`` for several
+stages, ``progress.stage(name)`` for one.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class Progress:
-    """A context manager; the bars are gone at its end. Without a terminal nothing but ``line`` shows."""
+    """A context manager; the bars are removed at its end. Without a terminal only ``line`` prints."""
 
     def __init__(self) -> None:
         self._bars: Bars | None = None
@@ -56,27 +56,27 @@ class Progress:
         if self._bars is None:
             return
         if stage not in self._tasks:
-            # A resumed run's first call is far in: start there, or the time left is guessed from a leap.
+            # A resumed run starts far in: begin the bar there, or the remaining time is extrapolated from a jump.
             self._tasks[stage] = self._bars.add_task(text or stage, total=total, completed=max(0, done - 1))
         self._bars.update(self._tasks[stage], description=text or stage, completed=done, total=total)
 
     def stage(self, name: str) -> Callable[[int, int], None] | None:
-        """Called with done and total, moves the bar of that stage; None where there is no terminal to show it on."""
+        """Called with done and total, moves the bar of that stage; None if there is no terminal to show it on."""
         if self._bars is None:
             return None
         return lambda done, total: self(name, done, total)
 
     def end(self, stage: str) -> None:
-        """Take away the bar of a stage."""
+        """Remove the bar of a stage."""
         if self._bars is not None and stage in self._tasks:
             self._bars.remove_task(self._tasks.pop(stage))
 
     def line(self, text: str) -> None:
-        """A line of its own on standard error, terminal or not."""
+        """Print a line on standard error, terminal or not."""
         self._terminal().print(text, markup=False, soft_wrap=True)
 
     def pause(self, show: Callable[[], None]) -> None:
-        """Let something else print, while the bars are away."""
+        """Hide the bars while something else prints."""
         if self._bars is not None:
             self._bars.stop()
         show()
@@ -92,7 +92,7 @@ class Progress:
 
 
 class TrainingProgress(Progress):
-    """Follows a training: a line per epoch, and one bar over all of them, which tells the time left in all."""
+    """Progress of a training run: a line per epoch, and one bar over all epochs with the total time left."""
 
     def __init__(self, epochs: int) -> None:
         super().__init__()
@@ -111,7 +111,7 @@ class TrainingProgress(Progress):
         )
 
     def preparing(self, what: str, done: int, total: int) -> None:
-        """Something other than an epoch goes on; its bar is gone when it is done."""
+        """Work other than an epoch; its bar is removed when it is done."""
         self(what, done, total)
         if done >= total:
             self.end(what)

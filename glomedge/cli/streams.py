@@ -1,6 +1,6 @@
-"""Standard output that may be closed, full or read by no one: what was to be printed is lost, never the run.
+"""Standard output that may be closed or full: the printed text is then lost, but the run is not.
 
-A night's results are on disk when their summary is printed; that it cannot be printed must not turn them into an error.
+The results are on disk before their summary is printed; failing to print it must not turn the run into an error.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any, TextIO
 
 
 class LossyStream:
-    """A text stream that swallows what cannot be written, and remembers why. Everything else is the stream's own."""
+    """A text stream that discards what cannot be written and keeps the first error. All else is delegated."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream

@@ -15,8 +15,8 @@ from glomedge.cli.progress import Progress
 
 def synth(
     directory: Annotated[Path, typer.Argument(metavar="DIR", help="Folder to draw into; created when missing.")],
-    crops: Annotated[int, typer.Option(min=1, help="How many crops in all.")] = 240,
-    cases: Annotated[int, typer.Option(min=1, help="How many biopsies they come from.")] = 12,
+    crops: Annotated[int, typer.Option(min=1, help="Number of crops.")] = 240,
+    cases: Annotated[int, typer.Option(min=1, help="Number of biopsies.")] = 12,
     seed: Annotated[int, typer.Option(min=0, help="Same seed, same pictures.")] = 0,
     positive_fraction: Annotated[
         float, typer.Option(min=0.0, max=1.0, help="Share of globally sclerotic crops.")
@@ -24,7 +24,7 @@ def synth(
     workers: Annotated[
         int | None, typer.Option(min=1, help="Drawing threads; does not change the pictures.", show_default="all")
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Draw into a folder that holds other files.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Draw into a folder that contains other files.")] = False,
     as_json: Annotated[bool, json_option("Print the summary as JSON.")] = False,
 ) -> None:
     """Draw labelled glomerulus crops (no patient data) in the layout that train, infer and evaluate read."""

@@ -25,20 +25,20 @@ def train(
     epochs: Annotated[int, typer.Option(min=1, help="Epochs; the best by validation loss is kept.")] = 7,
     batch_size: Annotated[int, typer.Option(min=1, help="Crops per step.")] = 32,
     pretrain_epochs: Annotated[
-        int, typer.Option(min=0, help="With --weights none: train all layers first, for so many epochs. Try 33.")
+        int, typer.Option(min=0, help="With --weights none: train all layers first, for this many epochs, such as 33.")
     ] = 0,
     optimizer: Annotated[Literal["sgd", "adam"], typer.Option(help="Optimizer.")] = "sgd",
     learning_rate: Annotated[float, typer.Option(help="Learning rate.")] = 0.001,
     class_weight: Annotated[
-        Literal["none", "balanced"], typer.Option(help="balanced: both labels weigh alike in the loss.")
+        Literal["none", "balanced"], typer.Option(help="balanced: both classes have the same weight in the loss.")
     ] = "none",
-    seed: Annotated[int, typer.Option(min=0, help="Of split, starting weights, order and augmentation.")] = 42,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of split, initial weights, order and augmentation.")] = 42,
     early_stopping: Annotated[
-        int, typer.Option(min=0, help="Stop after this many epochs without a better validation loss; 0: never.")
+        int, typer.Option(min=0, help="Stop after this many epochs without a lower validation loss; 0: never.")
     ] = 0,
     compute_dtype: Annotated[
         Literal["float32", "bfloat16"],
-        typer.Option(help="Of the convolutions in training steps; bfloat16 is faster on processors that have it."),
+        typer.Option(help="Data type of training convolutions; bfloat16 is faster on processors that support it."),
     ] = "float32",
     recipe: Annotated[Literal["seed", "published", "plain"], typer.Option(help="Colour enhancement.")] = "seed",
     saturation: Annotated[
@@ -57,15 +57,20 @@ def train(
     split: Annotated[
         Literal["case", "random"], typer.Option(help="case: by biopsy; random: the published split of crops.")
     ] = "case",
-    split_file: Annotated[Path | None, typer.Option(help="A split.csv to use instead.")] = None,
+    split_file: Annotated[Path | None, typer.Option(help="Use this split.csv instead.")] = None,
     case_pattern: CasePattern = None,
     threshold: Annotated[
-        str, typer.Option(help="A number, or chosen on validation: youden, sensitivity=0.95.")
+        str, typer.Option(help="A number, or a rule for validation crops: youden, sensitivity=0.95.")
     ] = "0.5",
     calibrate: Annotated[
         bool, typer.Option("--calibrate/--no-calibrate", help="Fit a temperature on validation crops.")
     ] = True,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on after the last complete epoch in --output.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue after the last complete epoch in --output.")
+    ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace the finished model or the stopped run in --output.")
+    ] = False,
     tensorboard: Annotated[Path | None, typer.Option(help="Folder for TensorBoard logs.")] = None,
     cache_dir: Annotated[
         Path | None,
@@ -73,7 +78,7 @@ def train(
     ] = None,
     as_json: Annotated[bool, json_option("Print metrics.json instead of the table.")] = False,
 ) -> None:
-    """Train on labelled crops: check, split by biopsy, fit, and say with intervals how far to trust the result.
+    """Train on labelled crops: check the data, split by biopsy, fit, and report held-out metrics with intervals.
 
     Writes model.keras with its record, split.csv, history.csv, curves.png, metrics.json and training-report.html.
     """
@@ -105,6 +110,7 @@ def train(
             threshold=threshold,
             calibrate=calibrate,
             resume=resume,
+            overwrite=overwrite,
             tensorboard_dir=tensorboard,
             cache_dir=cache_dir,
         )

@@ -21,10 +21,10 @@ def warm(
     engine: EngineOptions,
     as_json: Annotated[bool, json_option()] = False,
 ) -> None:
-    """Build the engine for this machine ahead of time, so that the first infer need not.
+    """Build the engine for this machine in advance, so that the first infer starts without delay.
 
-    TensorRT takes minutes for its first engine; afterwards it loads from the cache. Use the same batch sizes later:
-    other sizes are another engine.
+    TensorRT takes minutes to build an engine; later runs load it from the cache. Use the same batch sizes later:
+    other sizes need another engine.
     """
     from dataclasses import replace
     from time import perf_counter
@@ -34,7 +34,7 @@ def warm(
     from glomedge.engine.loading import open_engine, require_bf16
     from glomedge.engine.providers import batch_of
 
-    # What infer asks for: another profile would be another engine.
+    # The same profile as infer: another profile would need another engine.
     usual = batch_of(engine)
     start = perf_counter()
     with open_engine(one_model(model_path, model), replace(engine, batch_size=usual)) as opened:

@@ -17,6 +17,7 @@ from glomedge.errors import GlomedgeError, ModelError
 from glomedge.system import cpu as hardware
 from glomedge.system import gpu as gpus
 from glomedge.system import libraries
+from glomedge.system.jetson import find_jetson
 from glomedge.system.telemetry import Silenced, telemetry
 
 _PACKAGES = (
@@ -104,7 +105,10 @@ class ModelReport:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """Everything ``glomedge doctor`` found. ``healthy`` is False when nothing can run."""
+    """Everything ``glomedge doctor`` found. ``healthy`` is False when nothing can run.
+
+    ``jetson`` names the board where this is an NVIDIA Jetson, and is empty elsewhere.
+    """
 
     notice: str
     glomedge: str
@@ -116,6 +120,7 @@ class Diagnosis:
     gpus: tuple[gpus.Gpu, ...]
     driver: str
     gpu_problem: str
+    jetson: str
     packages: dict[str, str]
     problems: tuple[str, ...]
     model: ModelReport | None
@@ -166,6 +171,7 @@ def diagnose(model: Path | None = None, options: EngineOptions = EngineOptions()
         gpus=found.devices,
         driver=found.driver,
         gpu_problem=found.problem,
+        jetson=str(find_jetson() or ""),
         packages={package.name: package.version for package in libraries.installed(*_PACKAGES)},
         problems=tuple(problems),
         model=model_report,

@@ -93,9 +93,10 @@ def builtin_unusable(name: str, ort_name: str, install: str, library: str | None
     Looks at the installed package, then at what the provider's own library links against.
     """
     cure = install_command(install)
+    on_jetson = nvidia.jetson_advice() if install == nvidia.INSTALL_GPU else None
     packages = libraries.onnxruntime_packages()
     if not packages:
-        return f"{name}: onnxruntime is not installed. Install it with: {cure}"
+        return f"{name}: onnxruntime is not installed. {on_jetson or f'Install it with: {cure}'}"
     if len(packages) > 1:
         return f"{name}: {both_installed(packages)}"
     ort = import_onnxruntime()
@@ -104,18 +105,23 @@ def builtin_unusable(name: str, ort_name: str, install: str, library: str | None
         lacking = f"{ort_name} ({library})" if library else ort_name
         return (
             f"{name}: the installed package {packages[0].name} {packages[0].version} is built without {lacking}. "
-            f"Replace it: pip uninstall {packages[0].name}, then {cure}"
+            f"{on_jetson or f'Replace it: pip uninstall {packages[0].name}, then {cure}'}"
         )
     folder = libraries.module_folder("onnxruntime")
     if library is None or folder is None:
         return None
     path = folder / "capi" / library
     if not path.is_file():
-        return f"{name}: the provider's library {library} is missing from {packages[0].name}. Reinstall: {cure}"
+        return (
+            f"{name}: the provider's library {library} is missing from {packages[0].name}. "
+            f"{on_jetson or f'Reinstall: {cure}'}"
+        )
     libraries.preload_cuda()
     missing = libraries.missing_libraries(path)
     if not missing:
         return None
+    if on_jetson:
+        return f"{name}: missing {', '.join(missing)}. {on_jetson}"
     needed = libraries.needed_libraries(path)
     cures = dict.fromkeys(libraries.brought_by(library, needed) for library in missing)
     return f"{name}: missing {', '.join(missing)}. Provided by: {'; '.join(cures)}"
@@ -124,10 +130,11 @@ def builtin_unusable(name: str, ort_name: str, install: str, library: str | None
 def both_installed(packages: tuple[libraries.Package, ...]) -> str:
     """The message about two onnxruntime packages in one environment, with the fix."""
     names = " ".join(package.name for package in packages)
+    cure = nvidia.jetson_advice() or f"pip uninstall -y {names}, then pip install {packages[-1].name}"
     return (
         f"{' and '.join(f'{package.name} {package.version}' for package in packages)} are both installed: they "
         "overwrite each other's files, and the GPU is lost without any message. Remove all of them and install one: "
-        f"pip uninstall -y {names}, then pip install {packages[-1].name}"
+        f"{cure}"
     )
 
 

@@ -78,18 +78,19 @@ _WORD_CELLS = frozenset({"true", "false", "wahr", "falsch", "vrai", "faux", "ver
 
 def _is_converted(cell: str) -> bool:
     """Whether a spreadsheet may show that text as a number, date, time or truth value, and write it back as one."""
-    if cell.lower() in _WORD_CELLS or cell[:2].lower() == "#n":
-        return True
     if _PLAIN_INTEGER.fullmatch(cell):
         return False  # becomes a number, and the same text again
-    if not any("0" <= character <= "9" for character in cell):
-        return _MONTH_CELL.fullmatch(cell) is not None
-    if match := _DATE_CELL.fullmatch(cell):
+    text = cell.strip()
+    if text.lower() in _WORD_CELLS or text[:2].lower() == "#n":
+        return True
+    if not any("0" <= character <= "9" for character in text):
+        return _MONTH_CELL.fullmatch(text) is not None
+    if match := _DATE_CELL.fullmatch(text):
         parts = [part for part in (match[1], match[3], match[4]) if part]
         # 12-345 is none: 345 is no day, no month and no year.
         if all(len(part) != 3 for part in parts) and any(1 <= int(part) <= 12 for part in parts):
             return True
-    return any(pattern.fullmatch(cell) for pattern in (_NUMBER_CELL, _MONTH_CELL, _TIME_CELL, _FRACTION_CELL))
+    return any(pattern.fullmatch(text) for pattern in (_NUMBER_CELL, _MONTH_CELL, _TIME_CELL, _FRACTION_CELL))
 
 
 def guard(cell: str) -> str:
@@ -98,7 +99,8 @@ def guard(cell: str) -> str:
     For ids (biopsies, slides), which come back from a spreadsheet as ``Dec 3``, ``100000`` and ``12`` otherwise.
     ``restore`` takes it away.
     """
-    return f"'{cell}" if cell.startswith((*_FORMULA_STARTS, "'")) or _is_converted(cell) else cell
+    at_risk = cell.startswith("'") or cell.lstrip(" ").startswith(_FORMULA_STARTS) or _is_converted(cell)
+    return f"'{cell}" if at_risk else cell
 
 
 def restore(cell: str) -> str:

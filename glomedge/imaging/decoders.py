@@ -36,7 +36,7 @@ def unreadable(image_format: str) -> ImageError:
 
 
 def with_opencv(data: bytes, header: Header) -> Samples:
-    """Samples [H, W], [H, W, 3] or [H, W, 4] by ``cv2.imdecode``, never turned (TIFF apart: libtiff turns it).
+    """Samples [H, W], [H, W, 3] or [H, W, 4] by ``cv2.imdecode``, not rotated (except TIFF, which libtiff rotates).
 
     Raises:
         ImageError: ``corrupt``.
@@ -97,7 +97,7 @@ def with_fast_png(data: bytes, header: Header) -> Samples:
         samples = quietly(decode, data, (header.height_px, header.width_px), mode)
         if samples is not None:
             return samples
-    # Also where the fast decoder refuses: then both kinds of installation give OpenCV's verdict.
+    # A file that the fast decoder refuses gets OpenCV's verdict, so that installing it changes no result.
     return with_opencv(data, header)
 
 
@@ -106,7 +106,7 @@ def quietly(decode: _Png8, data: bytes, shape: tuple[int, int], mode: str) -> np
     try:
         return decode(data, shape, mode)
     except BaseException as error:
-        # kornia_rs raises bare Exception for a bad file; a panic in Rust arrives as a BaseException of its own.
+        # kornia_rs raises a plain Exception for a bad file; a panic in Rust arrives as its own BaseException class.
         if type(error) is Exception or type(error).__name__ in ("PanicException", "ValueError", "TypeError"):
             return None
         raise
@@ -114,7 +114,7 @@ def quietly(decode: _Png8, data: bytes, shape: tuple[int, int], mode: str) -> np
 
 @functools.cache
 def fast_png_decoder() -> _Png8 | None:
-    """kornia_rs' decoder when it is installed, has the call we know, and reads a known picture right."""
+    """kornia_rs' decoder where it is installed, has the expected function, and decodes a known image correctly."""
     try:
         from kornia_rs import io as kornia_io
     except ImportError:

@@ -33,7 +33,7 @@ _MASK_SIDE_PX = 64
 _MASK_TOLERANCE = 3
 _MASK_MIN_BORDER_FRACTION = 0.05
 _MASK_MIN_FRACTION = 0.01
-_MASK_MIN_WHITE_CORNERS = 3
+_WHITE_CORNERS = 4
 _GLASS_MIN = 195
 _GLASS_MAX = 252
 _GLASS_MAX_SPREAD = 20
@@ -110,7 +110,7 @@ def measure(pixels_hwc: npt.NDArray[np.uint8]) -> Measures:
         chroma=math.hypot(lab[1], lab[2]),
         lightness=lab[0],
         structure=coarse,
-        # The offsets keep flat pictures finite and matter to no other: real crops measure 60 and more.
+        # The offsets avoid a division by zero in flat pictures; real crops measure 60 and more.
         fine=fine / (middle + 1e-3),
         coarse=middle / (coarse + 1e-3),
     )
@@ -119,7 +119,7 @@ def measure(pixels_hwc: npt.NDArray[np.uint8]) -> Measures:
 def masked_fraction(pixels_hwc: npt.NDArray[np.uint8]) -> float:
     """Share of the picture that one flat colour takes up from the border inwards, where it was painted there.
 
-    Judged on every n-th pixel. Light gray counts as glass, and white only where it holds three of the corners, as it
+    Judged on every n-th pixel. Light gray counts as glass, and white only where it holds all four corners, as it
     does outside an outline: on a scanner that saturates, white is glass, too. 0 where there is no such colour.
     """
     step = max(1, min(pixels_hwc.shape[:2]) // _MASK_SIDE_PX)
@@ -141,7 +141,7 @@ def masked_fraction(pixels_hwc: npt.NDArray[np.uint8]) -> float:
         tuple(min(255, value + _MASK_TOLERANCE) for value in colour),
     )
     corners = np.count_nonzero(flat[[0, 0, -1, -1], [0, -1, 0, -1]])
-    if low > _GLASS_MAX and corners < _MASK_MIN_WHITE_CORNERS:
+    if low > _GLASS_MAX and corners < _WHITE_CORNERS:
         return 0.0
     _, parts = cv2.connectedComponents(flat, connectivity=4)
     areas = np.bincount(parts.ravel())
@@ -154,7 +154,7 @@ def _within(value: float, limits: tuple[float, float]) -> bool:
 
 
 def _tissue_colour(pixels_hwc: npt.NDArray[np.uint8]) -> tuple[float, tuple[float, float, float]]:
-    """Share of tissue and its mean L*a*b*, on a grid of pixels: means need no more, and it costs nothing."""
+    """Share of tissue and its mean L*a*b*, on a subsampled grid, which is enough for means."""
     steps = [max(1, side // _COLOUR_SIDE_PX) for side in pixels_hwc.shape[:2]]
     grid = np.ascontiguousarray(pixels_hwc[:: steps[0], :: steps[1]])
     lab = cv2.cvtColor(grid.astype(np.float32) / np.float32(255.0), cv2.COLOR_RGB2LAB).reshape(-1, 3)

@@ -1,12 +1,12 @@
-"""Decoding in a process of its own: for decoders that hold Python's interpreter lock, and against those that crash.
+"""Decoding in child processes: for decoders that hold Python's interpreter lock, and to contain crashes.
 
-The fast PNG decoder keeps the lock while it works, so threads share one core with it; a process each has all cores. A
-decode thread of the pipeline owns one child and hands it one crop at a time. Pixels come back through memory that both
-share, everything else through a pipe. A child that dies or is killed costs the crop it was at, nothing more; which
-bytes these were it has left in a memory file before it decoded them.
+The fast PNG decoder holds the lock while it works, so its threads share one core; separate processes use all cores. A
+decode thread of the pipeline owns one child and gives it one crop at a time. Pixels are returned through shared memory,
+everything else through a pipe. A child that dies or is killed costs only its current crop, whose size and SHA-256 it
+has written to a memory file before decoding.
 
-``python -m glomedge.pipeline.decode_process`` is the child: requests and answers are pickles, each behind its length;
-both ends are this very program, and no one else holds the pipes. Answers have a pipe of their own, for anything may
+``python -m glomedge.pipeline.decode_process`` is the child: requests and answers are pickles, each after its length;
+both ends are this program, and no other process holds the pipes. Answers have a separate pipe, because anything may
 print to standard output while Python starts.
 """
 
@@ -42,10 +42,10 @@ _MAX_LINES_BYTES = 2000
 
 
 def processes_pay(workers: int, *, gpu: bool) -> bool:
-    """Whether that many decoders are faster in processes of their own.
+    """Whether that many decoders are faster in separate processes.
 
-    Threads are cheaper, but a decoder that holds the interpreter lock lets them queue: from four on, and from two where
-    a GPU takes the model, for then decoding is the limit and all that the cores do.
+    Threads are cheaper, but a decoder that holds the interpreter lock serialises them: true from four workers on, and
+    from two if a GPU runs the model, because decoding is then the bottleneck and the only work of the cores.
     """
     from glomedge.imaging.decoders import fast_png_decoder
 
@@ -53,7 +53,7 @@ def processes_pay(workers: int, *, gpu: bool) -> bool:
 
 
 def grey_pays() -> bool:
-    """Whether crops in grey may be handed over, too: where there are no memory files, their room is a disk's."""
+    """Whether crops in grey can also be shared: without memory files they would take space on disk."""
     return hasattr(os, "memfd_create")
 
 
@@ -71,7 +71,7 @@ class SharedBuffers:
     Behind the batches, each crop has room for ``grey_px`` bytes: itself in grey, for its heatmap.
 
     Raises:
-        GlomedgeError: there is not so much memory.
+        GlomedgeError: there is not enough memory.
     """
 
     def __init__(self, count: int, batch_size: int, grey_px: int = 0) -> None:
@@ -85,8 +85,8 @@ class SharedBuffers:
         except OSError as error:
             os.close(self.descriptor)
             raise GlomedgeError(
-                f"{self.size_bytes >> 20} MB that the processes that decode would share cannot be had: "
-                f"{error.strerror}. Give a smaller --batch-size, or --decode-in threads."
+                f"{self.size_bytes >> 20} MB of memory for the decode processes could not be allocated: "
+                f"{error.strerror}. Use a smaller --batch-size, or --decode-in threads."
             ) from None
         self._shape = (batch_size, SIZE_PX, SIZE_PX, 3)
 
@@ -97,7 +97,7 @@ class SharedBuffers:
         return offset, flat.reshape(self._shape)
 
     def grey(self, offset: int, shape: tuple[int, int]) -> npt.NDArray[np.uint8]:
-        """The crop whose pixels lie at ``offset``, in grey, uint8 ``[H, W]``; valid until the batch is used again."""
+        """The crop whose pixels are at ``offset``, in grey, uint8 ``[H, W]``; valid until the batch is used again."""
         return _grey_area(self._map, offset, self._grey_px)[: shape[0] * shape[1]].reshape(shape)
 
     def close(self) -> None:
@@ -106,7 +106,7 @@ class SharedBuffers:
 
 
 def _grey_area(memory: mmap.mmap, offset: int, grey_px: int) -> npt.NDArray[np.uint8]:
-    """Where the crop whose pixels lie at ``offset`` has its room for grey: uint8 ``[grey_px]``."""
+    """The space for the grey version of the crop whose pixels are at ``offset``: uint8 ``[grey_px]``."""
     slots = len(memory) // (SLOT_BYTES + grey_px)
     return np.frombuffer(memory, np.uint8, grey_px, slots * SLOT_BYTES + offset // SLOT_BYTES * grey_px)
 
@@ -125,14 +125,14 @@ class DecodeChild:
         self._killed = False
 
     def start(self) -> None:
-        """Start the process where none runs; it is ready when this returns, so that no crop's time is spent on it.
+        """Start the process if none is running; it is ready on return, so that no crop's time limit includes the start.
 
         Raises:
-            GlomedgeError: it does not start.
+            GlomedgeError: it cannot be started.
         """
         if self._process is not None and self._process.poll() is None:
             return
-        # One that died between two crops (the system was out of memory) is no crop's fault.
+        # One that died between two crops (out of memory) is not blamed on a crop.
         self._reap()
         try:
             if self._killed:
@@ -148,8 +148,8 @@ class DecodeChild:
         except (OSError, EOFError, pickle.UnpicklingError) as error:
             self._reap()
             raise GlomedgeError(
-                f"A process that decodes does not start ({str(error) or 'it ended at once'}). Free memory or give "
-                "fewer --workers (--decode-in threads needs no such process); then go on with --resume."
+                f"A decode process could not be started ({str(error) or 'it ended at once'}). Free memory, or use "
+                "fewer --workers or --decode-in threads; then run again with --resume."
             ) from None
 
     def prepare(self, answer: Answer, offset: int) -> tuple[float, float]:
@@ -162,7 +162,7 @@ class DecodeChild:
             done, grey_shape, decode_s, enhance_s = _receive(answers)
         except (OSError, EOFError, pickle.UnpicklingError):
             self._reap()
-            # Its last words, too: an abort says why.
+            # Also its last lines: an abort prints the reason.
             _pass_on(self._lines, 2, answer.found.relative)
             answer.stamped(self.seen()).fail("decoder", "this file ended the process that decoded it")
             return 0.0, 0.0
@@ -173,7 +173,7 @@ class DecodeChild:
         return decode_s, enhance_s
 
     def seen(self) -> Stamp:
-        """Of the file that the child is at, or died at; nothing where its bytes were not there yet."""
+        """Of the file that the child is decoding, or died at; empty if its bytes had not been read."""
         try:
             return Stamp(*json.loads(os.pread(self._seen, 4096, 0)))
         except ValueError:
@@ -210,7 +210,7 @@ class DecodeChild:
                     pipe.close()
 
     def kill(self) -> None:
-        """End the child whatever it does; the owner's ``prepare`` comes back with an error row."""
+        """Kill the child whatever it does; the owner's ``prepare`` returns with an error row."""
         self._killed = True
         process = self._process
         if process is not None:
@@ -253,7 +253,7 @@ def _keep_library_lines(held: int) -> int:
 
 
 def _pass_on(held: int, log: int, name: bytes) -> None:
-    """Write what is held to the log, each line behind the name of its file, and forget it."""
+    """Write the held lines to the log, each after the name of its file, and discard them."""
     if not os.fstat(held).st_size:
         return
     text = os.pread(held, _MAX_LINES_BYTES, 0)

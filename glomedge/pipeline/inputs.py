@@ -1,14 +1,14 @@
-"""Which inputs a folder holds, in an order that never changes.
+"""The inputs of a folder, in a fixed order.
 
-What is an input: every entry whose name ends like an image (``images.ALLOWED_SUFFIXES``, any case) and does not
+An input is every entry whose name ends like an image (``images.ALLOWED_SUFFIXES``, any case) and does not
 begin with a dot, at any depth. Each yields one row of the results:
 
-- a regular file: it is read and predicted on;
+- a regular file is read and classified;
 - a FIFO, socket or device of such a name is never opened: ``error:not_regular`` (a folder of such a name is walked);
-- a folder or thumbnail that a NAS or a system makes by itself (``@eaDir``, ``#recycle``) is left out and counted;
+- a folder or thumbnail created by a NAS or an operating system (``@eaDir``, ``#recycle``) is skipped and counted;
 - a folder that cannot be listed: one row ``error:permission`` under its name with a slash at the end.
 
-Symbolic links are counted and left alone unless asked for; when followed, no folder is entered twice, so a loop ends.
+Symbolic links are counted and skipped by default; if followed, no folder is entered twice, so a loop ends.
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ _SYSTEM_FOLDERS = frozenset(
     # Linux and desktops.
     b"lost+found .thumbnails .thumbs .xvpics".replace(b"?", b"\0").split()
 )
-"""Folders that file servers and systems make by themselves, in lower case, with NUL for a blank: copies, thumbnails and
-deleted files, never crops of a patient. Found in any letter case."""
+"""Folders created by file servers and operating systems, in lower case, with NUL for a blank: copies, thumbnails and
+deleted files, never crops of a patient. Matched in any letter case."""
 _SYSTEM_IMAGES = (b"synophoto_thumb_", b"synofile_thumb_", b"synoindex_")
-"""How the names of a NAS's own thumbnails begin, in lower case: they are left behind when @eaDir is copied flat."""
+"""Prefixes of a NAS's own thumbnails, in lower case: they remain when @eaDir is copied flat."""
 
 
 def is_system_folder(name: bytes) -> bool:
@@ -60,7 +60,7 @@ class Found(NamedTuple):
 
     @property
     def key(self) -> str:
-        """The relative path as it stands in every output (``escape.escape_name``)."""
+        """The relative path as written to every output (``files.names.escape_name``)."""
         return escape_name(self.relative)
 
 
@@ -87,21 +87,21 @@ class Scan:
     other_files: int = 0
 
     def path(self, found: Found) -> bytes:
-        """Where that input lies."""
+        """The full path of an input."""
         return os.path.join(self.root, found.relative)  # noqa: PTH118 (bytes)
 
     def notes(self) -> list[str]:
-        """What was left out, in sentences."""
+        """What was skipped, one sentence each."""
         notes = []
         if self.links_skipped:
             notes.append(f"{self.links_skipped} symbolic links were not followed (--follow-symlinks follows them).")
         if self.hidden_skipped:
-            notes.append(f"{self.hidden_skipped} images whose name begins with a dot were left out.")
+            notes.append(f"{self.hidden_skipped} images whose names begin with a dot were skipped.")
         if self.system_skipped:
             named = ", ".join(f"{name} ({count})" for name, count in sorted(self.system_skipped.items()))
-            notes.append(f"Left out, made by the file server or the system and no crops: {named}.")
+            notes.append(f"Skipped, because created by the file server or operating system: {named}.")
         if self.heatmaps_skipped:
-            notes.append(f"{self.heatmaps_skipped} heatmaps of an earlier run (*.heatmap.*) were left out.")
+            notes.append(f"{self.heatmaps_skipped} heatmaps of an earlier run (*.heatmap.*) were skipped.")
         return notes
 
 
@@ -119,24 +119,24 @@ def scan(
         suffixes: lower-case endings with their dot.
         follow_symlinks: enter linked folders and read linked files.
         exclude: folders never entered (the run's own outputs).
-        stop: asked at every entry: a share can take minutes to be listed.
+        stop: polled at every entry: listing a network share can take minutes.
 
     Raises:
         UsageError: the folder does not exist or cannot be listed.
-        StoppedError: ``stop`` said so.
+        StoppedError: ``stop`` returned true.
     """
     top = os.fsencode(root)
     endings = tuple(suffix.encode() for suffix in suffixes)
     try:
         status = os.stat(top)  # noqa: PTH116 (bytes)
     except OSError as error:
-        raise UsageError(f"{escape_name(top)}: {error.strerror}. Name a folder of glomerulus crops.") from None
+        raise UsageError(f"{escape_name(top)}: {error.strerror}. Give a folder of glomerulus crops.") from None
     if not stat.S_ISDIR(status.st_mode):
         folder, name = os.path.split(top)
         if not stat.S_ISREG(status.st_mode) or not name.lower().endswith(endings):
             raise UsageError(
                 f"{escape_name(top)} is neither a folder nor an image ({', '.join(sorted(suffixes))}). "
-                "Name a folder of glomerulus crops."
+                "Give a folder of glomerulus crops."
             )
         return Scan(folder or b".", [Found(name)])
     barred = set()
@@ -150,7 +150,7 @@ def scan(
     found.inputs.extend(walk.folder(b"", {_identity(status)}))
     if found.inputs and found.inputs[0].relative == b"/":
         raise UsageError(
-            f"{escape_name(top)} cannot be listed: permission denied. Change its mode or run as its owner."
+            f"{escape_name(top)} cannot be listed: permission denied. Change its permissions or run as its owner."
         )
     return found
 

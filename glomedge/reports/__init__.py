@@ -1,1 +1,1 @@
-"""What people look at: pages, overlays, charts, the model card."""
+"""Output for people: pages, overlays, charts, the model card."""

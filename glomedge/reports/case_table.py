@@ -1,4 +1,4 @@
-"""The cases of a run as text: the table on the screen, and the phrases that the report shares with it."""
+"""The cases of a run as text: the table in the terminal, and the phrases that the report shares with it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def percent_text(summary: CaseSummary) -> str:
 
 
 def corrected_text(summary: CaseSummary) -> str:
-    """The same, corrected for sensitivity and specificity; a dash where they are not known."""
+    """The same, corrected for sensitivity and specificity; a dash if they are unknown."""
     return _interval(summary.corrected_percent_gs, summary.corrected_low, summary.corrected_high)
 
 
@@ -34,9 +34,9 @@ def _interval(value: float | None, low: float | None, high: float | None) -> str
 
 
 def case_tables(cases: Sequence[CaseSummary], width: int = 120) -> list[Table]:
-    """Cases as one table for a terminal of that many columns, or as two where one would not fit.
+    """Cases as one table for a terminal of that many columns, or as two if one does not fit.
 
-    Nothing is left out: in a narrow terminal an interval goes below its percentage. ``n<25`` marks fewer than 25
+    Nothing is omitted: in a narrow terminal an interval goes below its percentage. ``n<25`` marks fewer than 25
     glomeruli, ``expected`` is the sum of probabilities, ``Remuzzi`` the glomerular score.
     """
     rows = [_cells(summary) for summary in cases]

@@ -1,4 +1,4 @@
-"""Three plots as inline SVG, drawn by hand: the edge has no plotting library, and the page must need no network."""
+"""Three plots as inline SVG, without a plotting library (edge devices have none) and without network access."""
 
 from __future__ import annotations
 

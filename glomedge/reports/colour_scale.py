@@ -1,4 +1,4 @@
-"""Viridis, and the strip beside a heatmap that says which colour stands for which activation.
+"""Viridis, and the colour bar next to a heatmap.
 
 Letters are Pillow's: OpenCV 5 loads a font for every thread that writes a word, 20 ms each time.
 """
@@ -17,7 +17,7 @@ Pixels = npt.NDArray[np.uint8]
 
 _PAPER = 255
 _TEXT_PX = (10, 12, 15, 18, 22, 27)
-"""Few sizes, since the words of each are drawn anew: the scales of a biopsy's crops share them."""
+"""Few sizes, because text is rendered once per size: the scales of a biopsy's crops share them."""
 _TALLEST_EM = 0.75
 """Height of an l in Pillow's built-in font; digits are a little lower."""
 _FONT_LOCK = threading.Lock()
@@ -39,7 +39,7 @@ def strip(height_px: int, low: float, high: float, threshold_logit: float | None
         height_px: of the crop beside it.
         low: activation at the lower end.
         high: activation at the upper end, above ``low``.
-        threshold_logit: where the decision turns; marked where it lies on the scale.
+        threshold_logit: the decision threshold; marked if it is within the scale.
         bgr: whether blue comes first.
 
     Returns:

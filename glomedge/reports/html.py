@@ -48,7 +48,7 @@ def stream(template: str, **context: Any) -> Iterator[bytes]:
 
 
 def prepare(*templates: str) -> None:
-    """Compile templates in a thread of its own, while this one waits for something else."""
+    """Compile templates in a separate thread, while this one waits for something else."""
 
     def compile_all() -> None:
         for template in templates:

@@ -1,7 +1,7 @@
-"""The model card: what the file says of itself, for people to read before they use it.
+"""The model card: the metadata of a model file, to be read before the model is used.
 
 Sections after Mitchell et al., "Model Cards for Model Reporting" (FAT* 2019). Made from the spec alone, so that it
-cannot say anything that the file does not carry.
+contains nothing that is not in the file.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def markdown(spec: ModelSpec, name: str, sha256: str) -> str:
 
 
 def fragment(spec: ModelSpec, name: str, sha256: str) -> Markup:
-    """The same card as HTML to stand inside a page, folded up."""
+    """The same card as a collapsed HTML section of a page."""
     return Markup(html.render("model_card.html", name=name, sections=_sections(spec, sha256), inline=_inline))
 
 
@@ -83,9 +83,9 @@ def _sections(spec: ModelSpec, sha256: str) -> list[tuple[str, list[_Block]]]:
         (
             "Not intended for",
             [
-                "Diagnosis, or accepting or discarding an organ. Whole slides, stains that the training data lack, "
-                "other organs, crops that hold several glomeruli or none. Segmental sclerosis is not global sclerosis "
-                "(HP:0004737) and is not told apart."
+                "Diagnosis, or accepting or discarding an organ. Whole slides, stains absent from the training data, "
+                "other organs, crops that contain several glomeruli or none. Segmental sclerosis (HP:0004737) is not "
+                "global sclerosis and is not reported separately."
             ],
         ),
         ("Preprocessing", [_preprocessing(spec)]),
@@ -98,7 +98,7 @@ def _sections(spec: ModelSpec, sha256: str) -> list[tuple[str, list[_Block]]]:
 
 def _identity(spec: ModelSpec, sha256: str) -> list[tuple[str, str]]:
     return [
-        ("network", f"ResNet50V2, {spec.multiply_adds / 1e9:.3f} billion multiply-adds a crop"),
+        ("network", f"ResNet50V2, {spec.multiply_adds / 1e9:.3f} billion multiply-adds per crop"),
         ("precision", f"{spec.precision}, laid out for {spec.target} (opset {spec.opset})"),
         ("decision", f"{spec.class_names[1]} where probability >= {spec.threshold:g}"),
         ("temperature", f"{spec.temperature:g}" + (" (not calibrated)" if spec.temperature == 1.0 else "")),
@@ -147,7 +147,7 @@ def _metrics(spec: ModelSpec) -> list[_Block]:
     parts: list[_Block] = []
     if spec.training is not None and spec.training.metrics:
         rows = [(name.replace("_", " "), _interval(value)) for name, value in spec.training.metrics.items()]
-        parts.append("On the test split, with 95% intervals where they were computed:")
+        parts.append("On the test split, with 95% intervals if computed:")
         parts.append(_Table(("metric", "value"), tuple(rows)))
     if spec.operating_point is not None:
         point = spec.operating_point
@@ -163,7 +163,7 @@ def _parity(spec: ModelSpec) -> list[_Block]:
         return ["Not measured."]
     parts: list[_Block] = [
         f"Compared with {spec.parity.reference} on {spec.parity.crops} crops of {spec.parity.cases} biopsies "
-        f"({spec.parity.source}); the reference's probabilities spread over {spec.parity.probability_spread:.2f}."
+        f"({spec.parity.source}); the reference's probabilities span a range of {spec.parity.probability_spread:.2f}."
     ]
     shown = [
         (
@@ -186,15 +186,15 @@ def _parity(spec: ModelSpec) -> list[_Block]:
 
 def _limits(spec: ModelSpec) -> _Bullets:
     lines = [
-        "A percentage of few glomeruli is uncertain: of 25, 5 globally sclerotic read 20%, and the 95% interval is "
-        "9 to 39%. Read the interval, not the point.",
-        "Stain, scanner and cutting differ between laboratories; figures above hold for crops like those trained on.",
-        "The activation map shows which of 7 x 7 areas moved the answer. It is no outline of a lesion.",
+        "A percentage of few glomeruli is uncertain: 5 globally sclerotic of 25 give 20%, with a 95% interval of "
+        "9 to 39%. Read the interval, not only the percentage.",
+        "Stain, scanner and cutting differ between laboratories; these figures hold for crops like the training data.",
+        "The activation map shows which of 7 x 7 areas influenced the result. It does not outline a lesion.",
     ]
     if spec.training is not None and spec.training.split_method == "random":
-        lines.append("The split was random: crops of one biopsy stand on both sides, and the metrics are optimistic.")
+        lines.append("The split was random: crops of one biopsy are on both sides, so the metrics are optimistic.")
     if spec.temperature == 1.0:
-        lines.append("The probability is not calibrated: 0.8 does not mean right in 8 of 10.")
+        lines.append("The probability is not calibrated: 0.8 does not mean that 8 of 10 such crops are positive.")
     if spec.parity is not None and spec.parity.source.startswith("drawn"):
-        lines.append("Parity was measured on drawn crops: export with --data DATA to measure it on real ones.")
+        lines.append("Parity was measured on drawn crops: export with --data DATA to measure it on real crops.")
     return _Bullets(tuple(lines))

@@ -35,12 +35,12 @@ _LINE_SHIFT = 4
 
 
 def logit_threshold(threshold: float, temperature: float = 1.0) -> float:
-    """The activation at which the decision turns: ``temperature * ln(threshold / (1 - threshold))``."""
+    """The activation at the decision threshold: ``temperature * ln(threshold / (1 - threshold))``."""
     return temperature * math.log(threshold / (1.0 - threshold))
 
 
 def first_cell_px(views: int) -> float:
-    """Where the centre of a map's first cell stands, in network pixels; the others follow every ``CELL_PX``.
+    """The centre of a map's first cell, in network pixels; the others follow every ``CELL_PX``.
 
     In ResNet50V2 every stride is taken by a padded odd kernel centred on even positions, so cell i looks at network
     pixel 32 i (0, 32 ... 192), not at 32 i + 15.5 as resizing a picture would have it; a test measures it on the
@@ -55,7 +55,7 @@ def upsample(
 ) -> npt.NDArray[np.float32]:
     """The map at the size of a crop, smooth, each cell's value standing where it looks (``first_cell_px``).
 
-    Beyond the outermost centres the edge value goes on. Between cells: cubic convolution (Keys 1981, a = -1/2),
+    Beyond the outermost centres the edge value is repeated. Between cells: cubic convolution (Keys 1981, a = -1/2),
     clipped to the map's own range so that no overshoot looks like evidence.
 
     Args:
@@ -95,7 +95,7 @@ def _polynomials() -> npt.NDArray[np.float64]:
     taps = 0.5 * np.asarray([[0, 2, 0, 0], [-1, 0, 1, 0], [2, -5, 4, -1], [-1, 3, -3, 1]], np.float64)
     table = np.zeros((MAP_SIZE - 1, 4, MAP_SIZE))
     for first in range(MAP_SIZE - 1):
-        for tap in range(4):  # beyond the edge the outermost cell goes on, and may be met twice
+        for tap in range(4):  # beyond the edge the outermost cell is repeated, and may occur twice
             table[first, :, min(max(first + tap - 1, 0), MAP_SIZE - 1)] += taps[:, tap]
     return table
 
@@ -123,7 +123,7 @@ def overlay(
         limits: activation at the two ends of the colours; the map's own least and greatest when None. Give the same
             limits to all crops that are to be compared.
         threshold_logit: where the decision turns (``logit_threshold``): drawn as a line on the crop and on the scale.
-        legend: put the scale beside the crop.
+        legend: put the scale next to the crop.
         bgr: answer with blue first, as ``to_jpeg(..., bgr=True)`` takes it: spares a copy.
         views: how many views of the crop the map is the mean of: 1, or 8 with ``--tta 8``.
 
@@ -149,7 +149,7 @@ def overlay(
     field = upsample(activation, -(-height_px // step), -(-width_px // step), views=views)
     line = [] if threshold_logit is None else _line(field, threshold_logit, height_px, width_px)
     if activation.min() < low:
-        # convertScaleAbs takes the magnitude, so what lies below the limits is cut off first; above, it saturates.
+        # convertScaleAbs takes the magnitude, so values below the limits are clipped first; above, it saturates.
         np.maximum(field, low, out=field)
     gain = 255.0 / (high - low)
     levels = cv2.convertScaleAbs(field, alpha=gain, beta=-low * gain)
@@ -183,7 +183,7 @@ def to_jpeg(rgb: Pixels, *, bgr: bool = False) -> bytes:
     how = [cv2.IMWRITE_JPEG_QUALITY, 92, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_420]
     raw = _encoded("JPEG", rgb, how, bgr=bgr)
     text = RESEARCH_USE_NOTICE.encode("ascii")
-    # Start of image (2 bytes), then the JFIF header, whose length stands in its third and fourth byte.
+    # Start of image (2 bytes), then the JFIF header, whose third and fourth bytes are its length.
     end = 4 + int.from_bytes(raw[4:6], "big")
     return raw[:end] + b"\xff\xfe" + struct.pack(">H", len(text) + 2) + text + raw[end:]
 
@@ -202,7 +202,7 @@ def _check(
     right = pixels_hwc.ndim == 2 or (pixels_hwc.ndim == 3 and pixels_hwc.shape[2] == 3)
     if pixels_hwc.dtype != np.uint8 or not right or pixels_hwc.size == 0:
         raise UsageError(
-            f"A heatmap lies on uint8 RGB pixels [height, width, 3] or their grey, not {pixels_hwc.dtype} "
+            f"A heatmap is drawn over uint8 RGB pixels [height, width, 3] or their grey, not {pixels_hwc.dtype} "
             f"{list(pixels_hwc.shape)}. Decode the file with glomedge.imaging.images.decode."
         )
     if activation.shape != (MAP_SIZE, MAP_SIZE) or not np.isfinite(activation).all():
@@ -259,7 +259,7 @@ def _line(field: npt.NDArray[np.float32], turn: float, height_px: int, width_px:
 
 
 def _draw(image: Pixels, lines: list[npt.NDArray[np.int32]]) -> None:
-    """White lines with a black edge where the decision turns: seen on any colour below them."""
+    """White lines with a black edge at the decision threshold: visible on any colour."""
     width_px = _line_px(*image.shape[:2])
     for thickness, colour in ((width_px + 2, (0, 0, 0)), (width_px, (255, 255, 255))):
         cv2.polylines(image, lines, True, colour, thickness, cv2.LINE_AA, _LINE_SHIFT)

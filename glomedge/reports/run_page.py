@@ -1,8 +1,8 @@
-"""``report.html``: one file that needs nothing else, for a phone, a screen and a printer.
+"""``report.html``: one self-contained file, for phone, screen and print.
 
 Cases first, then what to look at first, the crops of each case, the errors and the facts of the run. Which crops are
-shown, and how many at most, is decided in ``run_page_data``; the report says how many were left out. What the page
-looks like stands in ``templates/run_report.html``.
+shown, and how many at most, is decided in ``run_page_data``; the report says how many are omitted. What the page
+looks like is defined in ``templates/run_report.html``.
 """
 
 from __future__ import annotations
@@ -183,7 +183,7 @@ class Report:
             ("Model", f"{model['path']} ({model['precision']}, recipe {model['recipe']['name']})"),
             ("Model SHA-256", model["sha256"]),
             ("Threshold", f"{record['threshold']:g}"),
-            ("Asked for", self._asked_for()),
+            ("Options", self._asked_for()),
             ("Provider", record["provider"]),
             ("Machine", f"{record['machine']['model']}, {record['machine']['cores_usable']} cores"),
             ("Versions", ", ".join(f"{name} {version}" for name, version in record["versions"].items())),
@@ -200,11 +200,11 @@ class Report:
         if self._views > 1:
             words.append(f"mean over {self._views} views of each crop (--tta {self._views})")
         if self._excludes_flagged:
-            words.append("flagged crops left out of the cases (--exclude-flagged)")
+            words.append("flagged crops excluded from the cases (--exclude-flagged)")
         if arguments.get("case_pattern"):
             words.append(f"case names by {arguments['case_pattern']}")
         if arguments.get("follow_symlinks"):
-            words.append("links followed")
+            words.append("symbolic links followed")
         return "; ".join(words)
 
 
@@ -267,7 +267,7 @@ def _tags(summary: CaseSummary) -> _Lines:
 
 
 class _Crop(NamedTuple):
-    """One figure; the pictures are None where none were kept."""
+    """One figure; the pictures are None if none were kept."""
 
     path: str
     name: str
@@ -298,7 +298,7 @@ def _date(utc: str) -> str:
 
 
 def _probability(row: Row) -> str:
-    """Three decimals, but never 0 or 1 for what is neither."""
+    """Three decimals, but never 0 or 1 unless exactly so."""
     value = row.probability
     assert value is not None
     if 0.0 < value < 0.0005:

@@ -1,6 +1,6 @@
-"""Which rows the run report shows, chosen while all rows go by once.
+"""The rows shown in the run report, chosen in one pass over all rows.
 
-However many rows there are, only those that are shown are kept.
+Only the rows that are shown are kept in memory, however many there are.
 """
 
 from __future__ import annotations

@@ -57,9 +57,9 @@ class Fingerprint(NamedTuple):
     """What tells whether an answered file is to be read again; size and time modulo 2**64.
 
     Attributes:
-        size_bytes: None where the file was not read to its end (too large, the decoder hung).
-        mtime_ns: when the file was last written to; None where that is not known.
-        may_pass: whether there is no answer but a fault that may be gone next time.
+        size_bytes: None if the file was not read to its end (too large, the decoder hung).
+        mtime_ns: when the file was last written to; None if that is not known.
+        may_pass: whether the input has an error that may be gone next time.
     """
 
     size_bytes: int | None
@@ -67,7 +67,7 @@ class Fingerprint(NamedTuple):
     may_pass: bool
 
     def differs(self, size_bytes: int, mtime_ns: int) -> bool:
-        """Whether a file of that size and time is another one; where there is no size the time decides."""
+        """Whether a file of that size and time is a different one; without a size the time decides."""
         return self.mtime_ns != mtime_ns & _LOW_64 or self.size_bytes not in (None, size_bytes & _LOW_64)
 
 
@@ -156,7 +156,7 @@ class AnswerTable:
         return number
 
     def drop_folders(self) -> None:
-        """Forget folders that could not be listed and are no input any more: their files have rows by now."""
+        """Forget folders that could not be listed and are no longer inputs: their files have rows now."""
         for name in [name for name in self._others if name.endswith(b"/")]:
             begin = self._others[name] * _RECORD.size
             if any(self._records[begin : begin + 4]):
@@ -166,7 +166,7 @@ class AnswerTable:
     # Asking.
 
     def find(self, name: bytes) -> int | None:
-        """Number of the input or row of that name; None where there is none."""
+        """Number of the input or row of that name; None if there is none."""
         number, inputs = self._next, self.inputs
         if number >= len(inputs) or inputs[number].relative != name:
             number = bisect_left(inputs, name, key=_RELATIVE)
@@ -181,7 +181,7 @@ class AnswerTable:
         return inputs[number].relative if number < len(inputs) else self._other_names[number - len(inputs)]
 
     def fingerprint(self, name: bytes) -> Fingerprint | None:
-        """Of the file of that name when it was answered; None where it has no answer."""
+        """Fingerprint of the file of that name when it was answered; None if it has no answer."""
         number = self.find(name) if self._records else None
         if number is None:
             return None
@@ -231,7 +231,7 @@ class AnswerTable:
     def copies(self) -> int | None:
         """How many rows are byte for byte copies of the file of another row, which is not counted.
 
-        None where no row has a SHA-256.
+        None if no row has a SHA-256.
         """
         if not self._records:
             return None

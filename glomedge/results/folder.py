@@ -1,4 +1,4 @@
-"""The output folder of a run: its lock, its journal, and what may be done to what lies there already."""
+"""The output folder of a run: its lock, its journal, and checks before anything is written to it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class OutputFolder:
     """An output folder held by this run.
 
     Raises:
-        OutputError: it cannot be made or written, there is no room, or another run holds it.
+        OutputError: it cannot be created or written, there is not enough space, or another run holds it.
     """
 
     def __init__(self, folder: Path, inputs: int) -> None:
@@ -31,15 +31,15 @@ class OutputFolder:
             free = os.statvfs(self.work)
         except OSError as error:
             raise OutputError(
-                f"The output folder {folder} cannot be made: {error.strerror}. Choose another --output."
+                f"The output folder {folder} cannot be created: {error.strerror}. Choose another --output."
             ) from None
         self._lock = OutputLock(self.work / "lock")
         needed = _SPARE_BYTES + inputs * _BYTES_PER_INPUT
         if free.f_bavail * free.f_frsize < needed:
             self.close()
             raise OutputError(
-                f"There is no room in {folder}: {inputs} inputs need at least {needed >> 20} MB and "
-                f"{free.f_bavail * free.f_frsize >> 20} MB are free. Make room or choose another --output."
+                f"There is not enough space in {folder}: {inputs} inputs need at least {needed >> 20} MB and "
+                f"{free.f_bavail * free.f_frsize >> 20} MB are free. Free space or choose another --output."
             )
         try:
             check_writable(folder, "Choose another --output.")
@@ -58,5 +58,5 @@ class OutputFolder:
         return self.work / "thumbnails"
 
     def close(self) -> None:
-        """Let the next run in."""
+        """Release the folder for the next run."""
         self._lock.close()

@@ -1,7 +1,7 @@
-"""The crops that a heatmap will be laid over, in grey, kept from the moment they were decoded for predicting.
+"""The crops that heatmaps are drawn over, in grey, kept when they are decoded for classification.
 
-Decoding is the dearest step of a heatmap, and the decoder of the crops holds Python's interpreter lock: done again at
-the end of a run it keeps every other core waiting. Grey is all that an overlay shows of a crop, and a third of its
+Decoding is the most expensive step of a heatmap, and the decoder holds Python's interpreter lock: repeated at the end
+of a run, it would keep every other core waiting. Grey is all that an overlay shows of a crop, and a third of its
 size. The file has no name where the system can do without, and goes with the process whatever happens. It is never a
 reason to fail: what is not in it is read and decoded again, and what runs out of room takes its (``drop``).
 """
@@ -34,7 +34,7 @@ class GreyStore:
     """Pictures by the key of their input; thread-safe.
 
     Args:
-        folder: where the file lies; it takes at most 1 GiB, and a quarter of what is free there.
+        folder: of the file, which takes at most 1 GiB and a quarter of the free space there.
         wanted: whether a crop of that probability will have a heatmap.
     """
 
@@ -53,7 +53,7 @@ class GreyStore:
             self._left_bytes = 0
 
     def put(self, key: str, grey: Grey) -> None:
-        """Keep a crop, uint8 ``[H, W]``, where there is room."""
+        """Keep a crop, uint8 ``[H, W]``, if there is space."""
         if self._file is None:
             return
         with self._lock:
@@ -73,7 +73,7 @@ class GreyStore:
         self.drop()  # again, where another thread has: the file is longer by what was written since
 
     def get(self, key: str) -> Grey | None:
-        """The crop, uint8 ``[H, W]``, not writeable; None where it was not kept."""
+        """The crop, uint8 ``[H, W]``, not writeable; None if it was not kept."""
         place = self._places.get(key)
         if place is None or self._file is None:
             return None
@@ -88,7 +88,7 @@ class GreyStore:
         return np.frombuffer(data, np.uint8).reshape(height_px, width_px)
 
     def drop(self) -> None:
-        """Give the room back and keep nothing any more."""
+        """Release the space and keep nothing from now on."""
         with self._lock:
             self._places.clear()
             self._left_bytes, self._dropped = 0, True
@@ -97,7 +97,7 @@ class GreyStore:
                     os.ftruncate(self._file.fileno(), 0)
 
     def close(self) -> None:
-        """Let the file go."""
+        """Close the file."""
         if self._file is not None:
             with contextlib.suppress(OSError):  # nothing is lost with it
                 self._file.close()

@@ -1,4 +1,4 @@
-"""The journal: the truth while a run goes on, and what ``--resume`` goes on from.
+"""The journal: the authoritative record of an unfinished run, from which ``--resume`` continues.
 
 An append-only file of lines, each the CRC-32 of its payload in eight hex digits, a space, and the payload, a JSON
 object whose ``kind`` is one of
@@ -6,16 +6,15 @@ object whose ``kind`` is one of
 - ``head``: what the rows depend on (model, recipe, threshold ...); the first line and no other;
 - ``engine``: the provider that ran, once it is known;
 - ``start``: paths about to be decoded: after a crash, these are the suspects;
-- ``stop``: the run was stopped in good order: nothing that was started is a suspect;
-- ``rows``: the results of one batch, whole;
-- ``done``: the run came to its end with that many rows.
+- ``stop``: the run was stopped cleanly: nothing that was started is a suspect;
+- ``rows``: the results of one complete batch;
+- ``done``: the run finished with that many rows.
 
-The CRC of every line but the first goes on from that of the head, so that a line of another run, whole as it may be,
-is none of this one.
+The CRC of every line but the first is seeded with that of the head, so that an intact line of another run is not
+accepted.
 
-A batch is one line, so a torn write can only lose a whole batch; what is done again on resume is then the same
-batches of the same crops, and gives the same bytes. Reading stops at the first line that is not whole: a damaged tail
-is truncated and reported.
+A batch is one line, so an incomplete write can only lose a whole batch; the batches repeated on resume then hold the
+same crops and give the same bytes. Reading stops at the first invalid line: a damaged tail is truncated and reported.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ from glomedge.results.answer_table import AnswerTable
 from glomedge.results.rows import Attachment
 
 FORMAT = 2
-# A batch of 1,024 rows with long names stays far below; more is not ours.
+# A batch of 1,024 rows with long names stays far below this limit.
 MAX_LINE_BYTES = 16 << 20
 _READ_BYTES = 1 << 20
 
@@ -55,7 +54,7 @@ class Identity:
     batch_size: int
     bf16: bool = False
 
-    # Not refused but taken over: the batches of the resumed run are then those of the first.
+    # Adopted rather than rejected: the batches of the resumed run are then those of the first.
     ADOPTED = ("batch_size",)
 
     def differences(self, other: Identity) -> list[str]:
@@ -70,18 +69,18 @@ class Identity:
 
 @dataclass
 class Contents:
-    """What a journal file says.
+    """The contents of a journal file.
 
     Attributes:
-        identity: of its first line; None where even that is not whole.
+        identity: of its first line; None if that line is invalid.
         provider: short name of the provider that gave the rows so far.
         answers: the last row of each input.
         suspects: keys that were started and never finished, in order.
-        complete: whether the run came to its end.
-        good_bytes: length of the part that is whole.
-        bad_bytes: length of the tail that is not.
-        damaged: whether that tail holds whole lines: no write was torn there, something else happened to the file.
-        head_crc: what the CRC of every line but the first goes on from.
+        complete: whether the run finished.
+        good_bytes: length of the valid part.
+        bad_bytes: length of the invalid tail.
+        damaged: whether that tail contains complete lines, so that it is not the result of an interrupted write.
+        head_crc: seed of the CRC of every line but the first.
     """
 
     identity: Identity | None = None
@@ -108,12 +107,12 @@ _DECODER = json.JSONDecoder(parse_constant=_no_constant)
 
 
 def _head_crc(line: bytes) -> int:
-    """What the CRC of every later line goes on from."""
+    """Seed of the CRC of every later line."""
     return zlib.crc32(line[9:-1])
 
 
 def _payload(line: bytes, seed: int) -> dict[str, Any] | None:
-    """The object of one line, None where the line is not whole or not ours."""
+    """The object of one line; None if the line is incomplete or does not belong to this journal."""
     if len(line) < 10 or line[8:9] != b" " or not line.endswith(b"\n"):
         return None
     body = line[9:-1]
@@ -179,7 +178,7 @@ def _take(contents: Contents, payload: dict[str, Any]) -> None:
 
 
 def read_journal(path: Path, inputs: Sequence[Found] = ()) -> Contents:
-    """Read a journal, whatever state it is in; a file that is missing or empty gives empty contents.
+    """Read a journal in any state; a missing or empty file gives empty contents.
 
     Args:
         path: the file.
@@ -216,7 +215,7 @@ def read_on(path: Path, contents: Contents) -> Contents:
 
 
 def _take_lines(contents: Contents, handle: IO[bytes]) -> None:
-    """Add lines as far as they are whole and ours."""
+    """Add lines up to the first invalid one."""
     for line in iter(lambda: handle.readline(MAX_LINE_BYTES), b""):
         payload = _payload(line, contents.head_crc)
         if payload is None:
@@ -235,7 +234,7 @@ class Journal:
 
     Args:
         path: the file.
-        keep_bytes: length of the whole part to go on from (0 starts anew); the rest is cut off.
+        keep_bytes: length of the valid part to continue from (0 starts an empty journal); the rest is truncated.
 
     Attributes:
         make_room: called on a full disk.
@@ -254,14 +253,14 @@ class Journal:
             self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
         except OSError as error:
             raise self._failure(error) from None
-        # A device such as /dev/full cannot be cut; writing to it will say what is wrong.
+        # A device such as /dev/full cannot be truncated; the first write reports the error.
         with contextlib.suppress(OSError):
             os.ftruncate(self._descriptor, keep_bytes)
 
     def _failure(self, error: OSError) -> OutputError:
         return OutputError(
-            f"The journal {self._path} cannot be written: {error.strerror}. Make room or choose another --output; "
-            "then go on with --resume: every batch written so far is kept."
+            f"The journal {self._path} cannot be written: {error.strerror}. Free space or choose another --output; "
+            "then run again with --resume: every batch written so far is kept."
         )
 
     def _append(self, payload: Mapping[str, Any]) -> bytes:
@@ -279,7 +278,7 @@ class Journal:
         self._seed = _head_crc(self._append({"kind": "head", "format": FORMAT, "identity": asdict(identity)}))
 
     def engine(self, provider: str) -> None:
-        """The provider that runs."""
+        """The provider in use."""
         self._append({"kind": "engine", "provider": provider})
 
     def start(self, keys: Sequence[str]) -> None:
@@ -287,7 +286,7 @@ class Journal:
         self._append({"kind": "start", "keys": list(keys)})
 
     def stop(self) -> None:
-        """The run was stopped and no decoder took it down: nothing that was started is a suspect."""
+        """The run was stopped and not ended by a decoder: nothing that was started is a suspect."""
         self._append({"kind": "stop"})
 
     def rows(self, answers: Iterable[tuple[Answer, Attachment | None]]) -> None:
@@ -295,12 +294,12 @@ class Journal:
         self._append({"kind": "rows", "rows": [_pack(*answer) for answer in answers]})
 
     def done(self, rows: int) -> None:
-        """The run came to its end; on disk when this returns."""
+        """The run finished; on disk when this returns."""
         self._append({"kind": "done", "rows": rows})
         self.sync()
 
     def sync(self) -> None:
-        """Put on disk what was appended so far."""
+        """Flush to disk what was appended so far."""
         if self._dirty:
             self._dirty = False
             try:

@@ -13,7 +13,7 @@ from glomedge.results.rows import Row
 
 @dataclass(frozen=True)
 class PublishedRows:
-    """Every row, sorted by the bytes of its path, made as it is asked for; only the answers are in memory.
+    """Every row, sorted by the bytes of its path, made on demand; only the answers are in memory.
 
     Attributes:
         answers: as the journal has them.
@@ -38,7 +38,7 @@ class PublishedRows:
         return self._rows(self.answers.numbers())
 
     def where(self, wanted: Callable[[float | None], bool]) -> Iterator[Row]:
-        """Those rows whose probability is wanted, in order; the others are not even made."""
+        """Only the rows whose probability is wanted, in order; no others are made."""
         probability = self.answers.probability
         return self._rows(number for number in self.answers.numbers() if wanted(probability(number)))
 

@@ -1,4 +1,4 @@
-"""Whether a run starts or goes on: what the journal it found says is left to do."""
+"""Whether a run starts or resumes: what remains to be done according to the journal found."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Plan:
     Attributes:
         identity: of this run; on resume with the batch size of the first.
         contents: of the journal; empty for a fresh run.
-        notes: what was found and done, in sentences.
+        notes: what was found and done, one sentence each.
     """
 
     identity: Identity
@@ -28,67 +28,84 @@ class Plan:
     notes: list[str]
 
 
-def plan(path: Path, identity: Identity, inputs: Sequence[Found] = (), *, resume: bool, overwrite: bool) -> Plan:
-    """Decide between starting and going on.
+def plan(
+    path: Path,
+    identity: Identity,
+    inputs: Sequence[Found] = (),
+    *,
+    resume: bool,
+    overwrite: bool,
+    results: Sequence[str] = (),
+) -> Plan:
+    """Decide between starting and resuming.
 
     Args:
         path: the journal.
         identity: of this run.
         inputs: of this run, sorted.
-        resume: go on with an unfinished run.
-        overwrite: drop it.
+        resume: continue an unfinished run.
+        overwrite: discard it.
+        results: names of the files that the run will replace in the output folder.
 
     Raises:
-        OutputError: an unfinished run is there and neither ``resume`` nor ``overwrite`` was asked for; or it is to be
-            resumed with another model, recipe, threshold ...; or there are answers of a run that cannot be told.
+        OutputError: an unfinished run is there and neither ``resume`` nor ``overwrite`` is set; or it is to be
+            resumed with another model, recipe, threshold ...; or the journal's run cannot be identified; or
+            result files lie there without a journal, so they are not glomedge's to replace.
     """
     fresh = Contents(answers=AnswerTable(inputs))
     if overwrite:
         return Plan(identity, fresh, [])
     contents = read_journal(path, inputs)
     answered, folder = len(contents.answers), path.parent.parent
-    # A run killed at its very first write leaves less than a line: nothing that anyone could miss.
+    # A run killed at its very first write leaves less than one line: nothing is lost.
     if contents.identity is None and contents.damaged:
         raise OutputError(
             f"The journal of an earlier run in {folder} is damaged or of another version of glomedge: its first line "
             f"cannot be read, so none of its {contents.bad_bytes} bytes can be used. Choose another --output, or start "
             "over with --overwrite."
         )
+    foreign = [name for name in results if os.path.lexists(folder / name)]
+    if contents.identity is None and foreign:
+        raise OutputError(
+            f"{folder} holds {', '.join(foreign)}, and no journal that says that glomedge wrote "
+            f"{'it' if len(foreign) == 1 else 'them'}. Choose another --output, or replace "
+            f"{'it' if len(foreign) == 1 else 'them'} with --overwrite."
+        )
     if not resume:
         if not contents.complete and (answered or contents.damaged):
             raise OutputError(
-                f"An unfinished run with {answered} answers lies in {folder}. Go on with it: --resume. "
-                "Or start over: --overwrite."
+                f"{folder} contains an unfinished run with {answered} results. Run again with --resume to continue "
+                "it, or with --overwrite to start over."
             )
         return Plan(identity, fresh, [])
     if contents.identity is None:
-        return Plan(identity, fresh, ["There was no run to resume; started a new one."])
+        return Plan(identity, fresh, ["There was no run to resume; a new run was started."])
     differences = contents.identity.differences(identity)
     if differences:
         raise OutputError(
             f"The run in {folder} cannot be resumed with other settings: {'; '.join(differences)}. "
             "Use the same settings, another --output, or start over with --overwrite."
         )
-    notes = [f"Resumed: {answered} answers were there already."]
+    notes = [f"Resumed: {answered} results were already there."]
     if contents.complete:
         notes = [
-            f"The earlier run had finished, with {answered} answers: only new or modified files are classified, and "
+            f"The earlier run had finished, with {answered} results: only new or modified files are classified, and "
             "the result files are written again."
         ]
     if contents.damaged:
         notes.append(
-            f"The journal was damaged: its last {contents.bad_bytes} bytes were dropped, and what they held is "
-            "predicted on anew."
+            f"The journal was damaged: its last {contents.bad_bytes} bytes were discarded, and the crops in them "
+            "are classified again."
         )
     elif contents.bad_bytes:
-        notes.append(f"The last {contents.bad_bytes} bytes of the journal were torn and were dropped.")
+        notes.append(f"The last {contents.bad_bytes} bytes of the journal were incomplete and were discarded.")
     return Plan(contents.identity, contents, notes)
 
 
 def unanswered(root: bytes, inputs: Iterable[Found], contents: Contents) -> tuple[list[Found], list[Found]]:
-    """What is left to do: inputs without an answer or changed since, and those whose fault may have passed.
+    """What remains: inputs without an answer or modified since, and those whose error may have been transient.
 
-    The two are batched apart, so that the batches of the first are the ones of an uninterrupted run.
+    The two are batched separately, so that the batches of the first are those of an uninterrupted run.
     """
     new, again = [], []
     for found in inputs:
@@ -101,7 +118,7 @@ def unanswered(root: bytes, inputs: Iterable[Found], contents: Contents) -> tupl
 
 
 def _changed(root: bytes, found: Found, before: Fingerprint) -> bool:
-    """Whether a file is another one than when it was answered; one that is gone keeps its answer."""
+    """Whether a file has changed since it was answered; one that is gone keeps its answer."""
     if before.mtime_ns is None:
         return False
     try:
@@ -112,21 +129,21 @@ def _changed(root: bytes, found: Found, before: Fingerprint) -> bool:
 
 
 def publishable(path: Path, inputs: Sequence[Found], contents: Contents) -> Contents:
-    """What the journal of a run that came to its end says: what was written since ``contents`` is read back from disk.
+    """The journal of a run that finished: what was written since ``contents`` is read back from disk.
 
-    A folder that can be listed by now is no input any more, and its row of an earlier run is left out.
+    A folder that can now be listed is no longer an input, and its row of an earlier run is omitted.
 
     Raises:
-        OutputError: an input has no answer, or there is more than can be read. A shorter table must never pass for the
-            whole one.
+        OutputError: an input has no answer, or part of the journal is unreadable. An incomplete table must never be
+            published as complete.
     """
     contents = read_on(path, contents)
     contents.answers.drop_folders()
     missing = contents.answers.missing()
     if missing or contents.bad_bytes:
         raise OutputError(
-            f"The journal {path} does not hold all that was written to it: {missing} of {len(inputs)} inputs have no "
-            f"answer, its last {contents.bad_bytes} bytes cannot be read. No file was made. Check the disk; then run "
-            "again with --resume, which predicts on what is missing."
+            f"The journal {path} does not contain everything that was written to it: {missing} of {len(inputs)} "
+            f"inputs have no result, and its last {contents.bad_bytes} bytes cannot be read. No result file was "
+            "written. Check the disk; then run again with --resume, which classifies the missing inputs."
         )
     return contents

@@ -1,4 +1,4 @@
-"""One row of the results: what tables, cases and report say of one input."""
+"""One row of the results: what tables, cases and report contain for one input."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 
 class Attachment(NamedTuple):
-    """Where a row's map and thumbnail lie in the thumbnails file (``thumbnails.py``)."""
+    """Location of a row's map and thumbnail in the thumbnails file (``thumbnails.py``)."""
 
     offset: int
     length: int
@@ -16,9 +16,9 @@ class Attachment(NamedTuple):
 class Row(NamedTuple):
     """One input in the results; a tuple, because millions are made.
 
-    ``probability``, ``label`` and ``class_name`` are None where ``status`` begins with ``error:``. ``path`` is escaped
+    ``probability``, ``label`` and ``class_name`` are None if ``status`` begins with ``error:``. ``path`` is escaped
     (``files.names.escape_name``) and relative; ``sha256`` is of the bytes that were classified; ``review`` is 1 where
-    the probability lies in the review band, 0 where not, None for an error.
+    the probability is in the review band, 0 if not, None for an error.
     """
 
     path: str

@@ -17,7 +17,7 @@ _SYNC_EVERY_S = 1.0
 
 
 class FolderSink:
-    """Takes answers into the journal, thumbnails into their file, crops to draw on aside; ``answered`` counts them.
+    """Writes answers to the journal and thumbnails to their file, and keeps crops for heatmaps; counts ``answered``.
 
     Raises OutputError where the disk is full.
     """
@@ -31,7 +31,7 @@ class FolderSink:
         self.answered = 0
 
     def start(self, batch: Sequence[Found]) -> None:
-        """Note the suspects, should a decoder take this process down."""
+        """Record the suspects, in case a decoder crashes this process."""
         self._journal.start([found.key for found in batch])
 
     def rows(self, answers: Sequence[Answer]) -> None:
@@ -41,7 +41,7 @@ class FolderSink:
             self.answered += len(answers)
 
     def _kept(self, answer: Answer) -> Attachment | None:
-        """Put away what is kept of a crop beside its row; returns where the thumbnail is."""
+        """Store what is kept of a crop in addition to its row; returns the location of the thumbnail."""
         attachment = None
         if self._thumbnails is not None and answer.activation is not None:
             attachment = self._thumbnails.append(answer.activation, answer.thumbnail or b"")
@@ -52,7 +52,7 @@ class FolderSink:
         return attachment
 
     def sync(self) -> None:
-        """Put the journal on disk, at most once a second: a power cut costs that much work, a kill costs none."""
+        """Flush the journal to disk, at most once a second: a power cut loses that much work, a kill none."""
         now_s = time.monotonic()
         if now_s - self._synced_s >= _SYNC_EVERY_S:
             self._synced_s = now_s

@@ -21,7 +21,7 @@ _IDS = ("case", "slide")
 
 
 def byte_order_mark(formats: Collection[str]) -> bytes:
-    """What the CSV files begin with: the mark by which Excel knows UTF-8, where ``csv-bom`` is asked for."""
+    """The first bytes of the CSV files: the byte order mark by which Excel detects UTF-8, with ``csv-bom``."""
     return codecs.BOM_UTF8 if "csv-bom" in formats else b""
 
 
@@ -57,7 +57,7 @@ class TableWriter(Protocol):
         """Add rows."""
 
     def close(self) -> None:
-        """Write what is still owed; the handle stays open. Once is enough, twice does no harm."""
+        """Write what is still buffered; the handle stays open. Idempotent."""
 
 
 def _getter(names: tuple[str, ...]) -> Callable[[Row], tuple[Any, ...]]:
@@ -71,7 +71,7 @@ def _plain_cell(text: str) -> str:
 
 
 def _id_cell(text: str) -> str:
-    """A biopsy or slide, which no spreadsheet may take for a number or a date."""
+    """A biopsy or slide, which no spreadsheet may convert to a number or a date."""
     return guard(text.replace("\r", "\\x0d"))
 
 
@@ -82,7 +82,7 @@ _CELLS: dict[str, Callable[[str], str]] = {
     **dict.fromkeys(_IDS, lru_cache(maxsize=4096)(_id_cell)),
     **dict.fromkeys(("class_name", "status", "provider"), _repeated_cell),
 }
-"""Columns of text that a spreadsheet could take for a formula; the ``csv`` module writes numbers as they are."""
+"""Text columns that a spreadsheet could read as a formula; the ``csv`` module writes numbers as they are."""
 
 
 def _csv_column(name: str, values: Sequence[Any]) -> list[str]:

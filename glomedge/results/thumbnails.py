@@ -1,8 +1,8 @@
-"""Thumbnails and activation maps, kept on disk while a run goes on, so that memory stays flat and the report at the end
+"""Thumbnails and activation maps, kept on disk during a run, so that memory stays flat and the report at the end
 reads no crop a second time.
 
-An append-only file of records without frame: the journal's rows say where each lies and what its CRC-32 is, so a record
-that a crash tore is simply not there.
+An append-only file of unframed records: the journal's rows hold the offset and CRC-32 of each, so a record that a crash
+left incomplete is simply ignored.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ class ThumbnailFile:
 
     def _failure(self, error: OSError) -> OutputError:
         return OutputError(
-            f"{self._path} cannot be written: {error.strerror}. Make room or choose another --output; then go on with "
-            "--resume: every batch written so far is kept."
+            f"{self._path} cannot be written: {error.strerror}. Free space or choose another --output; then run again "
+            "with --resume: every batch written so far is kept."
         )
 
     def append(self, activation: npt.NDArray[np.float32], thumbnail: bytes) -> Attachment:
@@ -59,7 +59,7 @@ class ThumbnailFile:
         return Attachment(offset, len(record), zlib.crc32(record))
 
     def read(self, attachment: Attachment | None) -> tuple[npt.NDArray[np.float32], bytes] | None:
-        """The map, float32 ``[7, 7]``, and the JPEG; None where they are missing or torn."""
+        """The map, float32 ``[7, 7]``, and the JPEG; None if they are missing or incomplete."""
         if attachment is None or attachment.length < _MAP_BYTES:
             return None
         record = os.pread(self._descriptor, attachment.length, attachment.offset)

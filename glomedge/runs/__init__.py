@@ -1,1 +1,1 @@
-"""Whole runs: a folder of crops in, a folder of results out; or a labelled data set, compared."""
+"""Complete runs: from a folder of crops to a folder of results, or an evaluation of a labelled data set."""

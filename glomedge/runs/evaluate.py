@@ -1,4 +1,4 @@
-"""``glomedge evaluate``: the model's answers against the labels of a data set, by the pipeline that ``infer`` uses."""
+"""``glomedge evaluate``: predictions against the labels of a data set, with the pipeline of ``infer``."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What was found.
+    """The result of an evaluation.
 
     Attributes:
-        crops: labelled crops asked for; ``answered`` of them have a probability.
-        errors: relative path -> error code of the others; they are in no figure.
-        auroc, average_precision: None where a class is missing.
+        crops: requested labelled crops; ``answered`` of them have a probability.
+        errors: relative path -> error code of the other crops, which are excluded from all figures.
+        auroc, average_precision: None if a class is missing.
         cases: %GS by labels and by calls.
     """
 
@@ -90,10 +90,10 @@ def find_crops(
     """Each labelled crop with its file, in the files' order, and notes on how the names had to be read.
 
     Args:
-        side: names of the split that is asked for; the others are left out.
+        side: names in the requested split; all others are omitted.
 
     Raises:
-        DatasetError: names without a file, that mean several, that mean the same one, or whose label contradicts the
+        DatasetError: names without a file, that match several files or the same file, or whose label contradicts the
             class folder of their file; lists them.
     """
     paths = [os.fsdecode(found.relative) for found in inputs]
@@ -119,37 +119,37 @@ def find_crops(
     }
     if any(problems.values()):
         raise DatasetError(
-            problem_report("The labels and the files do not fit", problems, f"Correct the folder or {LABELS_NAME}.")
+            problem_report("The labels and the files do not match", problems, f"Correct the folder or {LABELS_NAME}.")
         )
     pairs = [(inputs[place], labels[name]) for name, place in chosen.items()]
     return sorted(pairs, key=lambda pair: pair[0].relative), matches.notes(LABELS_NAME)
 
 
 class MemorySink:
-    """Keeps the answers of a data set small enough to be labelled by hand."""
+    """Keeps the answers in memory: a labelled data set is small."""
 
     def __init__(self) -> None:
         self.answers: dict[Found, Answer] = {}
 
     def start(self, batch: Sequence[Found]) -> None:
-        """Nothing to note."""
+        """Does nothing."""
 
     def rows(self, answers: Sequence[Answer]) -> None:
         """Keep one batch; ``dict.update`` is atomic, so run threads need no lock."""
         self.answers.update({answer.found: answer for answer in answers})
 
     def sync(self) -> None:
-        """Nothing to put on disk."""
+        """Does nothing: there is no file to flush."""
 
 
 def _copies(crops: Sequence[tuple[str, str, int, str]]) -> list[str]:
-    """What to know of crops with the same bytes: they count twice, or contradict each other."""
+    """Notes on crops with identical bytes: they count twice, or contradict each other."""
     under_two_labels, in_two_biopsies = copies(crops)
     return [
-        f"CHECK: the same picture {how} ({len(rows)} times): {some(rows, 5, '; ')}."
+        f"CHECK: the same image {how} ({len(rows)} times): {some(rows, 5, '; ')}."
         for how, rows in (
-            ("stands under both labels", under_two_labels),
-            ("stands in two biopsies", in_two_biopsies),
+            ("is listed under both labels", under_two_labels),
+            ("is listed in two biopsies", in_two_biopsies),
         )
         if rows
     ]
@@ -161,10 +161,10 @@ def evaluate_folder(
     stop: Callable[[], bool] = lambda: False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Evaluation | None:
-    """Predict on every labelled crop and compare; None when stopped.
+    """Classify every labelled crop and compare; None if stopped.
 
     Raises:
-        DatasetError: labels and files do not fit.
+        DatasetError: labels and files do not match.
         UsageError: an option out of range.
         GlomedgeError: the model cannot be loaded or run.
     """
@@ -203,7 +203,7 @@ def evaluate_folder(
 
 
 def _labelled_crops(options: EvaluateOptions) -> tuple[list[tuple[Found, int]], list[str]]:
-    """The crops asked for with their labels, and how table and folder were read. Raises DatasetError."""
+    """The requested crops with their labels, and notes on how table and folder were read. Raises DatasetError."""
     from glomedge.imaging.images import ALLOWED_SUFFIXES
 
     side = None
@@ -214,8 +214,8 @@ def _labelled_crops(options: EvaluateOptions) -> tuple[list[tuple[Found, int]], 
     crops, notes = find_crops(found_in.inputs, listed.labels, side)
     if not crops:
         raise DatasetError(
-            f"No crop of {options.data} is in split {options.split!r} of {options.split_file}. Name the matching split "
-            "file."
+            f"No crop of {options.data} is in split {options.split!r} of {options.split_file}. Give the split "
+            "file of this data set."
         )
     return crops, [*listed.notes, *found_in.notes(), *notes]
 
@@ -225,12 +225,12 @@ def _compare(
     file: ModelFile,
     answers: Sequence[tuple[Found, int, Answer]],
     finder: CaseFinder,
-    said: Sequence[str],
+    table_notes: Sequence[str],
     provider: str,
 ) -> Evaluation:
     """The figures from each crop's file, label and answer."""
     notes = [
-        *said,
+        *table_notes,
         *_copies(
             [(found.key, a.sha256 or found.key, label, finder.case_of(found.key).case) for found, label, a in answers]
         ),
@@ -238,8 +238,8 @@ def _compare(
     if options.split is None and file.spec.training is not None:
         notes.insert(
             0,
-            "All labelled crops were used. If the model was trained on some of them these figures flatter it: give "
-            "--split-file and --split test.",
+            "All labelled crops were used. If the model was trained on some of them, these figures are too optimistic: "
+            "give --split-file and --split test.",
         )
     limit = options.threshold if options.threshold is not None else file.spec.threshold
     answered = [(found, label, a.probability) for found, label, a in answers if a.probability is not None]

@@ -1,4 +1,4 @@
-"""``glomedge infer``: a folder of crops in, a folder of results out, nothing lost on the way."""
+"""``glomedge infer``: from a folder of crops to a folder of results, without losing any."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from glomedge.results.published_rows import PublishedRows
 from glomedge.results.resume import Plan, plan, publishable, unanswered
 from glomedge.results.sink import FolderSink
 from glomedge.runs.options import Options
-from glomedge.runs.outcome import THUMBNAIL_PX, Outcome
+from glomedge.runs.outcome import OWNED, THUMBNAIL_PX, Outcome
 from glomedge.runs.pipeline_run import PipelineRun
 from glomedge.runs.stores import RunStores
 from glomedge.system.stopping import StoppedError, unless_stopped
@@ -42,20 +42,20 @@ def infer_folder(
     progress: Callable[[int, int], None] | None = None,
     decoder: Decoder | None = None,
 ) -> Outcome:
-    """Run a folder.
+    """Classify a folder of crops and write the results.
 
     Args:
-        stop: asked many times a second from the search on; once true the run ends early, resumable.
+        stop: polled many times a second from the search on; once true, the run ends early and can be resumed.
         progress: called with answered and total.
         decoder: for tests.
 
     Raises:
-        GlomedgeError: whatever keeps the run from going on; files of an earlier run are then untouched.
+        GlomedgeError: the run cannot continue; the files of an earlier run are then untouched.
     """
     options.check()
     begin_s = time.perf_counter()
     if options.folder.is_symlink() and options.folder.is_file():
-        # A linked image that was named itself is meant.
+        # A link to an image that was given explicitly is followed.
         options = replace(options, follow_symlinks=True)
     try:
         found = scan(
@@ -70,7 +70,8 @@ def infer_folder(
         return Outcome(complete=False, inputs=kept, answered=kept, predicted=0, provider="none")
     if not found.inputs:
         raise UsageError(
-            f"There is no image in {options.folder} ({found.other_files} other files). Name the folder with the crops."
+            f"There is no image in {options.folder} ({found.other_files} other files). Give the folder that contains "
+            "the crops."
         )
     output = OutputFolder(options.output, len(found.inputs))
     try:
@@ -123,6 +124,7 @@ class _FolderRun:
             self._found.inputs,
             resume=self._options.resume,
             overwrite=self._options.overwrite,
+            results=OWNED,
         )
         self._notes += plan_.notes
         with contextlib.ExitStack() as open_:
@@ -208,7 +210,7 @@ class _FolderRun:
         publication.write(outcome, batch_size, self._begin_s)
 
     def _predict(self, plan_: Plan, journal: Journal, sink: FolderSink) -> bool:
-        """Predict on what has no answer yet; False, or StoppedError, when it was stopped."""
+        """Classify the inputs without an answer; False, or StoppedError, if it was stopped."""
         inputs = self._found.inputs
         new, again = unanswered(self._found.root, unless_stopped(inputs, self._stop), plan_.contents)
         if not new and not again:
@@ -216,8 +218,8 @@ class _FolderRun:
         crashed = any(found.key in plan_.contents.suspects for found in (*new, *again))
         if crashed:
             self._notes.append(
-                "The last run ended in the middle of decoding. Each decoder now has a process of its own, so that a "
-                "file that ends it costs that file only."
+                "The previous run ended while decoding. Each decoder now runs in its own process, so that a file that "
+                "crashes it costs only that file."
             )
         done = self._answer(plan_, journal, sink, new, again, self._settings(plan_.identity.batch_size, crashed))
         if self._engine is not None:
@@ -248,7 +250,7 @@ class _FolderRun:
         )
 
     def _decode_in_processes(self, workers: int, crashed: bool) -> bool:
-        """As asked for; but a decoder that took a whole run with it gets no second chance to."""
+        """As requested; but after a decoder has crashed a run, decoding is moved to processes."""
         options = self._options
         if self._decoder is not None:
             return False

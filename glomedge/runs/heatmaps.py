@@ -1,7 +1,7 @@
 """``--heatmaps DIR``: the overlays of a finished run, made from the maps in the thumbnails file and the crops in grey.
 
-Drawn on threads, after the answers are safe. The crops that are chosen were kept in grey while the run went on
-(``grey_crops.py``), or are read again where they were not: a run that asks for the uncertain ones hardly notices.
+Drawn on threads, after the results are on disk. The chosen crops were kept in grey during the run
+(``grey_crops.py``) or are read again; for the uncertain crops only, the cost is small.
 """
 
 from __future__ import annotations
@@ -42,11 +42,11 @@ def chosen(probability: float | None, options: Options, threshold: float) -> boo
     return options.to_review(probability, threshold)
 
 
-_ADVICE = "Make room, or choose another --heatmaps folder."
+_ADVICE = "Free space, or choose another --heatmaps folder."
 
 
 def check_folder(folder: Path) -> None:
-    """Make the folder and write into it, before anything is predicted. Raises OutputError."""
+    """Create the folder and test that it is writable, before anything is classified. Raises OutputError."""
     check_writable(folder, _ADVICE)
 
 
@@ -109,8 +109,8 @@ def write_heatmaps(
         cv2.setNumThreads(threads_before)
     notes = [f"{drawn} heatmaps were written to {escape_name(bytes(options.heatmaps))}."]
     if others := _others(options.heatmaps, drawn):
-        # Other crops, another model, another scale: never to be taken for this run's, and not ours to delete.
-        notes.append(f"{others} heatmaps of other runs lie in that folder as well. Name a new one to keep runs apart.")
+        # Other crops, another model, another scale: must not be mistaken for this run's, and are not ours to delete.
+        notes.append(f"That folder also contains {others} heatmaps of other runs. Use a new folder to keep runs apart.")
     notes += failures[:_MAX_SAID]
     if len(failures) > _MAX_SAID:
         notes.append(f"{len(failures) - _MAX_SAID} more heatmaps could not be drawn.")
@@ -133,12 +133,12 @@ def _draw(
     threshold_logit: float,
     row: Row,
 ) -> str | None:
-    """Draw one; returns why not, if so."""
+    """Draw one; returns the reason if it cannot be drawn."""
     from glomedge.reports import overlay
 
     kept = thumbnails.read(row.attachment)
     if kept is None:
-        return f"No heatmap for {row.path}: its map was lost in a crash. --overwrite predicts on it again."
+        return f"No heatmap for {row.path}: its map was lost in a crash. Run with --overwrite to classify it again."
     relative = unescape_name(row.path)
     pixels = None if grey_crops is None else grey_crops.get(row.path)
     if pixels is None:
@@ -152,7 +152,7 @@ def _draw(
     )
     folder = os.fsencode(options.heatmaps or Path())
     target = Path(os.fsdecode(os.path.join(folder, relative + HEATMAP_SUFFIX)))  # noqa: PTH118 (bytes)
-    # A short name of this thread's own, and hidden: what a crash leaves is no crop and is written over.
+    # A short hidden name, one per thread: what a crash leaves is not taken for a crop and is overwritten.
     temporary = target.parent / f".{threading.get_native_id()}.tmp"
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -171,10 +171,10 @@ def _draw(
 
 
 def _decode_again(path: bytes, row: Row, *, follow_symlinks: bool) -> Pixels:
-    """The pixels, uint8 RGB ``[H, W, 3]``, that were predicted on. Raises ImageError."""
+    """The pixels, uint8 RGB ``[H, W, 3]``, that were classified. Raises ImageError."""
     from glomedge.imaging import images
 
     data = images.read(path, follow_symlinks=follow_symlinks)
     if hashlib.sha256(data).hexdigest() != row.sha256:
-        raise ImageError("vanished", "the file has changed since it was predicted on.")
+        raise ImageError("vanished", "the file has changed since it was classified.")
     return images.decode(data).pixels_hwc

@@ -1,4 +1,4 @@
-"""What ``glomedge infer`` and ``evaluate`` can be asked for, and the check of it before any work begins."""
+"""The options of ``glomedge infer`` and ``evaluate``, and their validation before any work begins."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ DECODE_CHOICES = ("auto", "threads", "processes")
 
 @dataclass(frozen=True)
 class Options:
-    """What ``glomedge infer`` was asked for; see ``cli/infer.py`` for the meaning of each."""
+    """The options of ``glomedge infer``; see ``cli/infer.py`` for the meaning of each."""
 
     folder: Path
     model: Path = DEFAULT_MODEL
@@ -43,11 +43,11 @@ class Options:
     report: bool = True
 
     def band(self, threshold: float) -> tuple[float, float]:
-        """The least and the greatest probability of a crop that counts as uncertain.
+        """The lowest and the highest probability of a crop that counts as uncertain.
 
-        What was asked for; else the probabilities whose odds are within a factor of four of the threshold's: 0.2 to 0.8
-        at a threshold of 0.5, 0.06 to 0.5 at 0.2. A band that stayed where it is would hold nearly every crop of a
-        model whose threshold lies low.
+        As given; else the probabilities whose odds are within a factor of four of the threshold's: 0.2 to 0.8
+        at a threshold of 0.5, 0.06 to 0.5 at 0.2. A fixed band would contain nearly every crop of a
+        model with a low threshold.
         """
         if self.review_band is not None:
             return self.review_band
@@ -61,11 +61,11 @@ class Options:
         return low <= probability <= high
 
     def check(self) -> None:
-        """Refuse what cannot be carried out, before any work begins.
+        """Reject invalid options before any work begins.
 
         Raises:
             UsageError: a value is out of its range.
-            MissingExtraError: Parquet is asked for and pyarrow is not installed.
+            MissingExtraError: Parquet is requested and pyarrow is not installed.
         """
         self.engine.check()
         _check_shared(self.model, self.threshold, self.workers, self.case_pattern)
@@ -74,7 +74,7 @@ class Options:
             (not 0.0 <= low <= high <= 1.0, "--review-band must be two probabilities, such as 0.2..0.8"),
             (self.tta not in (1, 8), "--tta must be 1 or 8"),
             (not self.decode_timeout_s > 0, "--decode-timeout must be more than 0 seconds"),
-            (self.resume and self.overwrite, "--resume and --overwrite exclude each other"),
+            (self.resume and self.overwrite, "--resume and --overwrite cannot be combined"),
             (self.decode_in not in DECODE_CHOICES, f"--decode-in must be one of {', '.join(DECODE_CHOICES)}"),
             (self.heatmaps_for not in HEATMAP_CHOICES, f"--heatmaps-for must be one of {', '.join(HEATMAP_CHOICES)}"),
         ]
@@ -86,13 +86,13 @@ class Options:
             if wrong:
                 raise UsageError(f"{message}. See: glomedge infer --help")
         if "parquet" in self.formats and importlib.util.find_spec("pyarrow") is None:
-            # Not after a night of predicting.
+            # Before the run, not at its end.
             raise MissingExtraError("--format parquet", "pyarrow", "parquet")
 
 
 @dataclass(frozen=True)
 class EvaluateOptions:
-    """What ``glomedge evaluate`` was asked for.
+    """The options of ``glomedge evaluate``.
 
     Attributes:
         data: folder of labelled crops.
@@ -113,26 +113,26 @@ class EvaluateOptions:
     workers: int | None = None
 
     def check(self) -> None:
-        """Refuse what cannot be carried out, before any work begins. Raises UsageError."""
+        """Reject invalid options before any work begins. Raises UsageError."""
         self.engine.check()
         _check_shared(self.model, self.threshold, self.workers, self.case_pattern)
         if (self.split_file is None) != (self.split is None):
             raise UsageError(
-                "--split-file and --split go together. Example: --split-file artifacts/split.csv --split test"
+                "--split-file and --split must be given together: --split-file artifacts/split.csv --split test"
             )
 
 
 def _check_shared(model: Path, threshold: float | None, workers: int | None, case_pattern: str | None) -> None:
-    """What both commands take alike. Raises UsageError."""
+    """Check the options that both commands share. Raises UsageError."""
     if threshold is not None and not 0.0 < threshold < 1.0:
-        raise UsageError(f"--threshold must lie between 0 and 1, not {threshold:g}.")
+        raise UsageError(f"--threshold must be between 0 and 1, not {threshold:g}.")
     if workers is not None and not 1 <= workers <= 512:
         raise UsageError(f"--workers must be 1 to 512, not {workers}.")
     try:
         str(model).encode("utf-8")
     except UnicodeEncodeError:
         raise UsageError(
-            f"The model's path {escape_name(bytes(model))} is not UTF-8, and onnxruntime opens no such file. Rename it."
+            f"The model's path {escape_name(bytes(model))} is not UTF-8, and onnxruntime cannot open it. Rename it."
         ) from None
     if case_pattern is not None:
         compile_case_pattern(case_pattern)

@@ -1,4 +1,4 @@
-"""What came of a run of a folder."""
+"""The outcome of a run over a folder."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ THUMBNAIL_PX = 112
 
 @dataclass
 class Outcome:
-    """What came of a run.
+    """The outcome of a run.
 
     Attributes:
-        complete: False when it was stopped; then there are no files but the journal, for ``--resume``.
-        inputs: how many were found (where it was stopped while it still searched: those that have a row from before);
-            ``answered`` of them have a row by now, ``predicted`` more than when it began.
+        complete: False if the run was stopped; only the journal exists then, for ``--resume``.
+        inputs: number of inputs found (if stopped during the search: those with a row from an earlier run);
+            ``answered`` of them have a row now, ``predicted`` of these are new.
         counts: rows by kind (``ok``, ``flagged``, ``error``, ``positive``, ``negative``, ``uncertain``).
         errors: rows by error code.
         cases: the summaries of the biopsies.
-        files: what was written.
+        files: the files written.
         record: the content of ``run.json``.
-        decoding: how many workers decoded, and in what; empty where nothing was left to decode.
+        decoding: the number of decode workers and their kind; empty if nothing was left to decode.
         biopsies_found: how each crop's biopsy was found: ``counts`` by rule, ``summary``, ``warnings``.
-        hung: threads that sit in a library and do not come back.
+        hung: threads that are blocked in a library and do not return.
     """
 
     complete: bool
@@ -55,5 +55,5 @@ class Outcome:
 
     @property
     def exit_code(self) -> int:
-        """0 all predicted on, 2 some errors (FAULTS)."""
+        """0: every image was classified; 2: some inputs have an error row."""
         return 2 if self.errors else 0

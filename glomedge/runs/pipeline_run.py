@@ -23,13 +23,13 @@ if TYPE_CHECKING:
 
 @dataclass
 class PipelineRun:
-    """A model, how it is asked to run, and who is told; ``close`` frees the engine.
+    """A model, the options of its run, and the callbacks; ``close`` frees the engine.
 
     Attributes:
         model: the file as it was read before the run; one that has been replaced since is refused.
         options: of the engine; the batch is the one of ``settings``.
         settings: of the pipeline.
-        stop: asked many times a second; once true the run ends early.
+        stop: polled many times a second; once true, the run ends early.
         progress: called with the number of inputs answered.
         decoder: for tests.
         opened: called with the engine before its first answer; what it raises ends the run.
@@ -73,7 +73,7 @@ class PipelineRun:
                 self.hung = pipeline.hung
 
     def close(self) -> None:
-        """Free the engine, where one was loaded."""
+        """Free the engine, if one was loaded."""
         if self.engine is not None:
             self.engine.close()
 
@@ -83,7 +83,7 @@ class PipelineRun:
         try:
             loading.require_bf16(engine, options)
             if engine.file.sha256 != self.model.sha256:
-                raise OutputError(f"{self.model.path} was replaced while the run began. Start again.")
+                raise OutputError(f"{self.model.path} was replaced while the run was starting. Run the command again.")
             self.opened(engine)
         except BaseException:
             engine.close()

@@ -1,6 +1,6 @@
 """From the rows of a finished run to the files a person opens: tables, cases, heatmaps, report, run record.
 
-All rows go by once, and everything that is made of them takes what it needs: tables, counts, cases, report.
+The rows are read once, and each consumer takes what it needs: tables, counts, cases, report.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 
 _PART = 1024
-"""Rows that are handled together: few enough to be held, enough for each step to be one call for many of them."""
+"""Rows per block: few enough to hold in memory, enough to amortise the calls per block."""
 
 
 @dataclass(frozen=True)
@@ -49,13 +49,13 @@ class Publication:
 
     Attributes:
         options: of the run.
-        model: that classified.
+        model: the model used.
         found: the inputs.
         rows: of all inputs.
-        thumbnails: None where neither report nor heatmaps are wanted.
-        grey_crops: crops of this run that heatmaps are laid over.
-        engine: None where nothing was left to classify.
-        stop: asked at every row; once true, StoppedError is raised and nothing has changed.
+        thumbnails: None if neither report nor heatmaps are wanted.
+        grey_crops: crops of this run that heatmaps are drawn over.
+        engine: None if nothing was left to classify.
+        stop: polled at every row; once true, StoppedError is raised and no file has changed.
     """
 
     options: Options
@@ -68,22 +68,22 @@ class Publication:
     stop: Callable[[], bool]
 
     def write(self, outcome: Outcome, batch_size: int, begin_s: float) -> None:
-        """Make every file and let them appear together; the run record comes last and names the others' SHA-256.
+        """Make every file and publish them together; the run record comes last and holds the SHA-256 of the others.
 
         Args:
-            outcome: is filled.
+            outcome: filled in by this call.
             batch_size: of the run.
             begin_s: ``perf_counter`` at the run's start.
 
         Raises:
-            OutputError: a file cannot be written; those of an earlier run are then still there. Or a heatmap could not:
-                then everything else is written.
+            OutputError: a file cannot be written, and the files of an earlier run are kept; or a heatmap cannot be
+                written, and all other files are.
             MissingExtraError: Parquet without pyarrow.
-            StoppedError: ``stop`` said so.
+            StoppedError: ``stop`` returned true.
         """
         undrawn, heatmap_notes = self._heatmaps()
         if self.grey_crops is not None:
-            self.grey_crops.drop()  # its room is the tables' now
+            self.grey_crops.drop()  # free its space for the tables
         staged = Staged(self.options.output, self.options.output / WORK_FOLDER, OWNED)
         try:
             collected = self._tables(staged)
@@ -100,7 +100,7 @@ class Publication:
             staged.discard()
         if undrawn is not None:
             raise OutputError(
-                f"{undrawn} The tables and the report are written; --resume draws without predicting again."
+                f"{undrawn} The tables and the report were written; run again with --resume to draw only."
             )
 
     def _tables(self, staged: Staged) -> Collected:
@@ -130,32 +130,32 @@ class Publication:
         return collected
 
     def _fill(self, outcome: Outcome, collected: Collected) -> None:
-        """Counts, cases, and what is to be said of them."""
+        """Counts, cases, and the notes on them."""
         counts = collected.counts
         if collected.copies is not None:
             counts["copies"] = collected.copies
         if collected.copies:
             outcome.notes.append(
-                f"Byte for byte copies of other files: {collected.copies}. Each counts as a crop of its own."
+                f"Byte-for-byte copies of other files: {collected.copies}. Each is counted as a separate crop."
             )
         outcome.counts, outcome.errors = dict(counts), dict(sorted(collected.errors.items()))
         outcome.cases = collected.cases.summaries(self._operating_point(outcome))
         for pooled in outcome.cases:
             if pooled.case == UNKNOWN_CASE:
-                # Pooling several biopsies into one percentage must never pass for an answer.
+                # A percentage pooled over several biopsies must never be mistaken for one biopsy's.
                 outcome.notes.append(
-                    f"{pooled.crops} crops have names that tell no biopsy. They stand together as '{UNKNOWN_CASE}', "
-                    "and their percentage is not one biopsy's. Give --case-pattern with a group 'case' that fits "
+                    f"The names of {pooled.crops} crops do not identify a biopsy. They are pooled as '{UNKNOWN_CASE}', "
+                    "whose percentage is not that of one biopsy. Give --case-pattern with a group 'case' that matches "
                     "their names."
                 )
         if self.options.exclude_flagged and counts["flagged"]:
             outcome.notes.append(
-                f"{counts['flagged']} flagged crops were predicted on and left out of the case counts "
+                f"{counts['flagged']} flagged crops were classified but excluded from the case counts "
                 "(--exclude-flagged)."
             )
 
     def _operating_point(self, outcome: Outcome) -> OperatingPoint | None:
-        """The model's, which holds at the model's threshold, and for one view of each crop, only."""
+        """The model's, which is valid only at the model's threshold and for one view of each crop."""
         point, threshold = self.model.spec.operating_point, self.model.spec.threshold
         if point is None:
             return None
@@ -166,12 +166,12 @@ class Publication:
         else:
             return point
         outcome.notes.append(
-            f"The corrected percentages are left out: the model's sensitivity and specificity were measured {other}."
+            f"The corrected percentages are omitted: the model's sensitivity and specificity were measured {other}."
         )
         return None
 
     def _heatmaps(self) -> tuple[OutputError | None, list[str]]:
-        """Draw; a folder that cannot be written must not cost the tables, so what it raised is handed back."""
+        """Draw; an unwritable folder must not prevent the tables from being written, so its error is returned."""
         if self.options.heatmaps is None or self.thumbnails is None:
             return None, []
         from glomedge.reports.overlay import logit_threshold
@@ -185,7 +185,7 @@ class Publication:
         try:
             return None, write_heatmaps(self.options, self.found, rows, self.thumbnails, self.grey_crops, turn)
         except OutputError as error:
-            return error, [f"The heatmaps are not complete: {error}"]
+            return error, [f"The heatmaps are incomplete: {error}"]
 
     def _record(self, outcome: Outcome, batch_size: int) -> None:
         from glomedge.runs.record import record
@@ -210,12 +210,12 @@ class Publication:
 
 
 class Collected:
-    """What is made of the rows beside the tables, part by part.
+    """What is derived from the rows in addition to the tables.
 
     Attributes:
         counts: rows by kind (``Outcome.counts``).
         errors: rows by error code.
-        copies: rows whose file is byte for byte that of another row; None where no file could be read.
+        copies: rows whose file is byte for byte that of another row; None if no file could be read.
         cases: the biopsies.
         report: the rows that the report shows; None without a report.
     """

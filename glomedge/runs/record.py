@@ -1,4 +1,4 @@
-"""``run.json``: what was asked, what ran, on what, and what came of it."""
+"""``run.json``: the options, the environment and the outcome of a run."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SCHEMA = 1
 
 
 def arguments(options: Options) -> dict[str, Any]:
-    """The options as JSON values, those of the engine beside the others.
+    """The options as JSON values, with those of the engine at the same level.
 
     Paths are escaped like every name: they need not be UTF-8, results are.
     """

@@ -1,4 +1,4 @@
-"""The files that a run fills while it goes on: the journal, and what the report and the heatmaps will need."""
+"""The files that a run fills: the journal, and what the report and the heatmaps need later."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ class RunStores:
 
     Args:
         options: whether there will be a report or heatmaps.
-        output: where the files lie.
-        plan: whether the run starts or goes on.
+        output: folder of the files.
+        plan: whether the run starts or resumes.
         threshold: of the run; it decides which crops will have a heatmap.
 
     Attributes:
         journal: the answers.
-        thumbnails: pictures and maps; None where neither report nor heatmaps are wanted.
-        grey_crops: the crops that heatmaps will be laid over; None where none are wanted.
+        thumbnails: pictures and maps; None if neither report nor heatmaps are wanted.
+        grey_crops: the crops that heatmaps are drawn over; None if none are wanted.
 
     Raises:
         OutputError: one of them cannot be written.
@@ -45,7 +45,7 @@ class RunStores:
             if self.thumbnails is not None and options.heatmaps is not None:
                 self.grey_crops = _grey_store(options, output.work, threshold)
                 opened.callback(self.grey_crops.close)
-                # They are a convenience, and the first to go on a full disk.
+                # They are optional, and the first to be dropped on a full disk.
                 self.journal.make_room = self.thumbnails.make_room = self.grey_crops.drop
             if plan.contents.identity is None:
                 self.journal.head(plan.identity)

@@ -1,6 +1,6 @@
-"""What ran where: the machine and the versions that stand beside every figure.
+"""The machine and the package versions that are recorded with every figure.
 
-No host name, no user name, no path: a record can be published as it is.
+No host name, no user name, no path: a record can be published unchanged.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"
 
 
 def environment() -> dict[str, Any]:
-    """Everything that belongs beside a figure, as plain JSON values (absent facts are None or empty)."""
+    """The environment of a measurement, as plain JSON values (absent facts are None or empty)."""
     return {
         "versions": versions(),
         "python": platform.python_version(),
@@ -56,7 +56,7 @@ def versions(also: Iterable[str] = ()) -> dict[str, str]:
 
 
 def usable_cores() -> int:
-    """Cores this process may run on: its affinity, cut by a cgroup's CPU quota where one is set."""
+    """Cores this process may run on: its affinity, limited by a cgroup's CPU quota if one is set."""
     return usable_cpus()
 
 
@@ -76,7 +76,7 @@ def cpu() -> dict[str, Any]:
 
 
 def memory_bytes() -> int | None:
-    """Physical memory, or None where the system does not tell."""
+    """Physical memory, or None if the system does not report it."""
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (ValueError, OSError, AttributeError):

@@ -26,7 +26,7 @@ class Gpu:
     Attributes:
         name: such as ``NVIDIA RTX A2000``.
         compute_capability: such as ``8.6``.
-        memory_bytes: in all.
+        memory_bytes: total memory.
     """
 
     name: str
@@ -36,7 +36,7 @@ class Gpu:
 
 @dataclass(frozen=True)
 class Gpus:
-    """What the driver reports; ``driver`` is empty and ``problem`` says why where there is none."""
+    """What the driver reports; without one, ``driver`` is empty and ``problem`` says why."""
 
     driver: str
     devices: tuple[Gpu, ...]
@@ -44,7 +44,7 @@ class Gpus:
 
 
 class NvmlUnavailableError(GlomedgeError):
-    """NVML cannot be asked; the message says why."""
+    """NVML is unavailable; the message says why."""
 
 
 class Nvml:
@@ -78,7 +78,7 @@ class Nvml:
         self._handles = [handle for handle in found if handle is not None]
 
     def driver(self) -> str:
-        """Version of the driver; empty where it does not say."""
+        """Version of the driver; empty if it does not report one."""
         return self._ask(self._nvml.nvmlSystemGetDriverVersion) or ""
 
     def gpus(self) -> tuple[Gpu, ...]:
@@ -129,7 +129,7 @@ class Nvml:
 
 
 def find_gpus() -> Gpus:
-    """Ask NVML. Never raises: a machine without a GPU is an ordinary machine."""
+    """Query NVML. Never raises: not every machine has a GPU."""
     try:
         with Nvml() as nvml:
             return Gpus(nvml.driver(), nvml.gpus())

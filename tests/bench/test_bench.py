@@ -67,7 +67,7 @@ def test_a_fixed_batch_is_the_one_that_is_measured(tmp_path: Path) -> None:
         ({"batch_sizes": (1, 8), "engine": EngineOptions(fixed_batch=True)}, "--fixed-batch runs one batch size"),
         ({"batch_sizes": (8,), "engine": EngineOptions(fixed_batch=True, max_batch=16)}, "--fixed-batch runs one"),
         ({"batch_sizes": (1, 32), "engine": EngineOptions(max_batch=8)}, "--batch-size 32 is more than --max-batch 8"),
-        ({"precisions": ("fp32",), "engine": EngineOptions(bf16=True)}, "--bf16 and --precision exclude"),
+        ({"precisions": ("fp32",), "engine": EngineOptions(bf16=True)}, "--bf16 and --precision cannot be combined"),
         ({"engine": EngineOptions(max_batch=0)}, "--max-batch must be 1 to 1024, not 0"),
     ],
 )

@@ -82,4 +82,4 @@ def test_one_batch_size_still_plots() -> None:
 
 def test_a_provider_that_was_not_asked_for_is_named_as_such() -> None:
     fell = build.configuration().model_copy(update={"fell_back": True, "provider_asked": "tensorrt"})
-    assert "fp32 cpu (asked for tensorrt)" in tables.tables(build.record([fell]))[0].header
+    assert "fp32 cpu (requested tensorrt)" in tables.tables(build.record([fell]))[0].header

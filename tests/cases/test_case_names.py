@@ -136,30 +136,30 @@ def test_the_summary_counts_and_guesses_are_loud() -> None:
     mixed = CaseFinder([*(f"K1-{k}.png" for k in range(12)), "2026-11-25/x.png", "B7/y.png"])
     assert mixed.summary() == (
         "How the 3 biopsies were found: 12 crops: by name (running number 12); 1 crop: from the folder 'B7'; 1 crop: "
-        "no biopsy found, counted together as 'unknown'."
+        "no biopsy found, pooled as 'unknown'."
     )
     assert mixed.found_by() == {"folder": 1, "running number": 12, "unknown": 1}
     (warning,) = mixed.warnings()
-    assert warning.startswith("CHECK: the names of 1 crop tell no biopsy")
+    assert warning.startswith("CHECK: the names of 1 crop do not identify a biopsy")
     # Folders alone are a layout, not a guess.
     assert CaseFinder([f"B{k % 3}/crop{k}.png" for k in range(12)]).warnings() == []
     (doubt,) = CaseFinder(["K1_2_3.png", "K1_2_4.png"]).warnings()
-    assert "2 crops can be read in two ways" in doubt
+    assert "2 crops are ambiguous" in doubt
     assert "K1_2_3.png -> K1" in doubt
     (single,) = CaseFinder([f"B{k}/crop.png" for k in range(40)]).warnings()
-    assert "40 crops make 40 biopsies" in single
+    assert "40 crops gave 40 biopsies" in single
     (twins,) = CaseFinder(["k1-1.png", "K1-2.png"]).warnings()
     assert "K1/k1" in twins
 
 
 def test_a_pattern_that_fits_no_name_or_only_some() -> None:
     names = [f"B{k}_x.png" for k in range(3)] + [f"odd{k}.png" for k in range(7)]
-    with pytest.raises(UsageError, match=r"fits none of the 10 names, such as B0_x\.png"):
+    with pytest.raises(UsageError, match=r"matches none of the 10 names, such as B0_x\.png"):
         CaseFinder(names, r"^(?P<case>X\d)_")
     finder = CaseFinder(names, r"^(?P<case>B\d)_")
     assert finder.found_by() == {"pattern": 3, "unknown": 7}
     (warning,) = finder.warnings()
-    assert "does not fit 7 of 10 names: odd0.png, odd1.png, odd2.png, odd3.png, odd4.png ..." in warning
+    assert "does not match 7 of 10 names: odd0.png, odd1.png, odd2.png, odd3.png, odd4.png ..." in warning
     assert CaseFinder([], r"^(?P<case>B\d)_").found_by() == {}
     assert CaseFinder(["Mu\u0308-1.png"], "^(?P<case>Mu\u0308)").case_of("M\u00fc-1.png").case == "M\u00fc"
 

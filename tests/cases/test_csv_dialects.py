@@ -86,7 +86,7 @@ def _workbook() -> bytes:
         (b"a.png,1\nb.png,0\n", "it has a.png, 1"),
         (b"", "it has none"),
         (b"\n,,\n", "it has ,,"),
-        (b"name,ground truth\na,b.png,1\n", "1 rows have more cells than.*line 2: a,b.png,1.*in quotes"),
+        (b"name,ground truth\na,b.png,1\n", "1 rows have more cells than.*line 2: a,b.png,1.*Quote names"),
         (b'name,ground truth\n"a.png,1\nb.png,0\n', "not a CSV file"),
     ],
 )  # fmt: skip

@@ -22,8 +22,8 @@ FILES = [
     [
         ("a.png", 0, None),
         ("a", 0, "without their suffix"),
-        ("a.PNG", 0, "with another case of their suffix"),
-        ("B.png", 1, "with another case of their suffix"),
+        ("a.PNG", 0, "with a suffix in different letter case"),
+        ("B.png", 1, "with a suffix in different letter case"),
         ("B", 1, "without their suffix"),
         ("S1/1_4.png", 2, None),
         ("S2\\1_4.png", 3, None),

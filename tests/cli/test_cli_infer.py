@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -36,6 +37,44 @@ def test_summary_and_exit_codes(folder: Path) -> None:
     some = CliRunner().invoke(app, _arguments(folder))
     assert some.exit_code == 2
     assert "error:format: 1" in some.output
+
+
+@pytest.mark.parametrize("options_first", [False, True])
+def test_what_a_shell_makes_of_a_pattern_is_told_to_give_the_folder(folder: Path, options_first: bool) -> None:
+    crops = sorted(str(path) for path in (folder / "crops").rglob("*.png"))
+    flat = [str(folder / "crops" / Path(crop).name) for crop in crops]
+    options = ["--model", str(folder / "model.onnx"), "--output", str(folder / "out")]
+    given = [*options, *flat] if options_first else [*flat, *options]
+    done = subprocess.run(
+        [sys.executable, "-m", "glomedge", "infer", *given], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert len(done.stderr.splitlines()) == 1, done.stderr
+    assert f"{len(flat)} names were given" in done.stderr
+    assert done.stderr.endswith(f"Give the folder: glomedge infer {folder / 'crops'}\n")
+    assert not (folder / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("named", "cure"),
+    [
+        (["a.png", "b.png"], "Give the folder: glomedge infer ."),
+        (["my night/a.png", "my night/b.png"], "Give the folder: glomedge infer 'my night'"),
+        (["k1/a.png", "k2/b.png"], "Give the folder that holds them all; it is searched at any depth"),
+    ],
+)
+def test_several_names_are_refused_with_what_to_type(named: list[str], cure: str) -> None:
+    refused = CliRunner().invoke(app, ["infer", *named])
+    assert isinstance(refused.exception, UsageError)
+    assert str(refused.exception).endswith(cure)
+    assert len(str(refused.exception)) < 2000
+
+
+def test_the_help_names_one_folder() -> None:
+    shown = CliRunner().invoke(app, ["infer", "--help"], env={"COLUMNS": "160"}).output
+    assert re.search(r"infer \[OPTIONS\] \S*folder\S*\s*$", shown, re.MULTILINE | re.IGNORECASE), shown[:200]
+    assert "CONTEXT" not in shown.upper()
 
 
 def test_json_is_the_run_record(folder: Path) -> None:

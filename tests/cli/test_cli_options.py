@@ -133,7 +133,7 @@ def test_a_model_by_argument_by_option_or_by_both_alike(command: list[str], tiny
 def test_two_models_are_refused(command: str) -> None:
     refused = CliRunner().invoke(app, [command, "a.onnx", "--model", "b.onnx"])
     assert isinstance(refused.exception, UsageError)
-    assert str(refused.exception) == "Two models are named: a.onnx and --model b.onnx. Name one."
+    assert str(refused.exception) == "Two models were given: a.onnx and --model b.onnx. Give only one."
 
 
 def test_run_json_keeps_its_flat_arguments(tmp_path: Path) -> None:

@@ -8,9 +8,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from glomedge.about import RESEARCH_USE_NOTICE
+from glomedge_export.training.checkpoint import Checkpoint, Checkpoints, EpochRow
 from helpers.labelled import SIX_CROPS, write_crops, write_csv
 from helpers.paths import ROOT
 
@@ -73,6 +75,76 @@ def test_bad_options_are_one_clear_error_without_tensorflow(tmp_path: Path, opti
     assert done.returncode == 1
     assert expected in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def _stopped(out: Path, *, pretraining: bool) -> Path:
+    """A checkpoint as a killed run leaves it."""
+    folder = out / "checkpoint" / "pretraining" if pretraining else out / "checkpoint"
+    history = (EpochRow(1, 0.5, 0.7, 0.6, 0.6, 3.0),)
+    Checkpoints(folder).save(Checkpoint([np.ones(3)], [np.zeros(2)], history, {"seed": 42}))
+    return folder / "last.npz"
+
+
+@pytest.mark.parametrize(
+    ("left", "found"),
+    [
+        ("finished", "out already holds a trained model (model.keras): "),
+        ("stopped", "out already holds a stopped training run: "),
+        ("stopped pretraining", "out already holds a stopped training run: "),
+    ],
+)
+def test_an_earlier_run_is_never_replaced_unasked(tmp_path: Path, left: str, found: str) -> None:
+    data, out = write_crops(tmp_path / "data"), tmp_path / "out"
+    out.mkdir()
+    kept = out / "model.keras"
+    if left == "finished":
+        kept.write_bytes(b"hours of training")
+    else:
+        kept = _stopped(out, pretraining=left == "stopped pretraining")
+    before = kept.read_bytes()
+    done = glomedge("train", data, "--output", out, code=_WITHOUT_TENSORFLOW)
+    assert done.returncode == 1
+    assert found in done.stderr
+    assert "--resume" in done.stderr
+    assert "--overwrite" in done.stderr
+    assert len(done.stderr.splitlines()) == 1, done.stderr
+    assert kept.read_bytes() == before
+    assert not (out / "split.csv").exists()
+    assert not (out / "cache").exists(), "crops were enhanced before the refusal"
+    # Either option goes on: it stops at the first thing that needs TensorFlow.
+    for option in ["--overwrite"] if left == "finished" else ["--overwrite", "--resume"]:
+        goes_on = glomedge("train", data, "--output", out, option, code=_WITHOUT_TENSORFLOW)
+        assert "was loaded" in goes_on.stderr, goes_on.stderr
+        assert (out / "split.csv").exists()
+
+
+def test_resuming_a_finished_run_says_that_it_has_finished(tmp_path: Path) -> None:
+    data, out = write_crops(tmp_path / "data"), tmp_path / "out"
+    out.mkdir()
+    (out / "model.keras").write_bytes(b"hours of training")
+    done = glomedge("train", data, "--output", out, "--resume", code=_WITHOUT_TENSORFLOW)
+    assert done.returncode == 1
+    assert "has finished" in done.stderr
+    assert "--overwrite" in done.stderr
+    assert (out / "model.keras").read_bytes() == b"hours of training"
+
+
+def test_the_default_output_is_guarded_as_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_crops(tmp_path / "data")
+    (tmp_path / "artifacts").mkdir()
+    (tmp_path / "artifacts" / "model.keras").write_bytes(b"hours of training")
+    done = glomedge("train", "data", code=_WITHOUT_TENSORFLOW)
+    assert done.returncode == 1
+    assert "artifacts already holds a trained model" in done.stderr
+
+
+def test_resume_and_overwrite_exclude_each_other(tmp_path: Path) -> None:
+    data = write_crops(tmp_path / "data")
+    done = glomedge("train", data, "--output", tmp_path / "out", "--resume", "--overwrite", code=_WITHOUT_TENSORFLOW)
+    assert done.returncode == 1
+    assert "--resume and --overwrite exclude each other" in done.stderr
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.keras

@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import csv
 import dataclasses
+import importlib.util
 import itertools
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -16,7 +18,7 @@ import numpy as np
 import pytest
 
 from glomedge.about import RESEARCH_USE_NOTICE
-from glomedge.errors import GlomedgeError, OutputError, UsageError
+from glomedge.errors import GlomedgeError, MissingExtraError, OutputError, UsageError
 from glomedge_export.demo import MIN_AUROC, RECORD_FILE, STEPS, DemoResult, Step, auroc_of, run_demo, run_glomedge
 from helpers.builders import build_tiny_model
 
@@ -147,6 +149,18 @@ def test_a_crop_without_probability_is_an_error_not_a_smaller_sample(tmp_path: P
     fake = FakeGlomedge([0.9, "", 0.3, 0.1], [1, 1, 0, 0])
     with pytest.raises(GlomedgeError, match=r"no probability for 1 labelled crops, 1\.png"):
         run_demo(tmp_path, steps=TINY, runner=fake, say=lambda _: None)
+
+
+@pytest.mark.parametrize(
+    ("absent", "extras"), [("tensorflow", "[export]"), ("tf2onnx", "[export]"), ("onnxruntime", "[export,cpu]")]
+)
+def test_a_missing_package_names_the_extras_that_bring_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, absent: str, extras: str
+) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == absent else object())
+    with pytest.raises(MissingExtraError, match=re.escape(extras)):
+        run_demo(tmp_path / "demo", say=lambda _: None)
+    assert not (tmp_path / "demo").exists()
 
 
 def test_steps_run_the_real_command_line(tmp_path: Path) -> None:

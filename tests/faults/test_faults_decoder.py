@@ -86,7 +86,7 @@ def test_a_decoder_that_aborts_takes_the_run_with_it_once(options: Options) -> N
     assert _infer(options, "abort", sha256, "--decode-in", "threads", "--resume") == 2
     record = json.loads((options.output / "run.json").read_text("utf-8"))
     assert record["decoding"]["in"] == "processes"
-    assert any("ended in the middle of decoding" in note for note in record["notes"])
+    assert any("The previous run ended while decoding" in note for note in record["notes"])
     _check(options, sha256)
     _replace_and_resume(options, "abort", sha256)
 

@@ -101,7 +101,7 @@ def test_resuming_a_finished_run_says_that_it_had_finished(options: Options) -> 
     again = infer_folder(replace(options, resume=True))
     assert again.predicted == 0
     assert again.counts == before.counts
-    assert any(note.startswith("The earlier run had finished, with 30 answers") for note in again.notes)
+    assert any(note.startswith("The earlier run had finished, with 30 results") for note in again.notes)
 
 
 def test_a_journal_that_others_wrote_into_is_never_published_short(options: Options) -> None:
@@ -115,7 +115,7 @@ def test_a_journal_that_others_wrote_into_is_never_published_short(options: Opti
                 journal.write(b"junk\n")
         return inner.read(name)
 
-    with pytest.raises(OutputError, match=r"of 30 inputs have no answer.*No file was made.*--resume"):
+    with pytest.raises(OutputError, match=r"of 30 inputs have no result.*No result file was written.*--resume"):
         infer_folder(options, decoder=inner._replace(read=read))
     assert not (options.output / "predictions.csv").exists()
     outcome = infer_folder(replace(options, resume=True))

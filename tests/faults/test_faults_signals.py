@@ -125,7 +125,9 @@ def test_the_command_ends_with_the_code_of_its_signal(options: Options, number: 
     assert process.returncode == 128 + number, said
     answered = len(read_journal(options.output / ".glomedge" / "journal").answers)
     assert 10 <= answered < total
-    assert said == f"Stopped. {answered} of {total} crops are answered and kept; go on with --resume.\n"
+    assert (
+        said == f"Stopped. {answered} of {total} crops are classified and saved. Run again with --resume to continue.\n"
+    )
     assert not (options.output / "predictions.csv").exists()
     done = subprocess.run([*command, "--resume"], capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 2, done.stderr

@@ -1,4 +1,4 @@
-"""Small labelled data sets in the users' layout, for tests of the training side."""
+"""Small labelled data sets in the layout of docs/training.md, for tests of the training side."""
 
 from __future__ import annotations
 

@@ -113,13 +113,17 @@ def test_no_damage_passes_with_other_pixels_that_are_partly_black(compression: s
 
 
 @pytest.mark.parametrize("mode", ["RGB", "YCbCr"])
-@pytest.mark.parametrize("part", ["tail", "middle", "header"])
+@pytest.mark.parametrize("part", ["tail", "middle", "scan", "header", "marks"])
 def test_a_hole_in_jpeg_within_tiff(mode: str, part: str, capfd: pytest.CaptureFixture[str]) -> None:
     data = image_files.saved(RGB.repeat(4, 0).repeat(4, 1), "TIFF", mode=mode, compression="jpeg", quality=95)
     assert images.decode(data).pixels_hwc.shape == (384, 480, 3)
     begin, end = extent(data)
     if part == "header":
         end = begin + 40
+    elif part == "marks":
+        begin, end = begin + 4, begin + 1028
+    elif part == "scan":
+        begin, end = begin + 4000, begin + 5024
     else:
         begin = (begin + end) // 2
         end = end if part == "tail" else begin + 1024

@@ -125,7 +125,7 @@ def test_a_night_may_meet_more_hanging_files_than_decoders_may_hang_at_once(tmp_
 
 
 def test_a_child_that_does_not_start_ends_the_run_and_blames_no_file(tmp_path: Path) -> None:
-    with pytest.raises(GlomedgeError, match=r"does not start \(it ended at once\).*--resume"):
+    with pytest.raises(GlomedgeError, match=r"could not be started \(it ended at once\).*--resume"):
         _run(tmp_path, ["a.png"], processes=True, child="raise SystemExit(3)")
 
 

@@ -63,7 +63,7 @@ def test_what_is_an_input(tmp_path: Path) -> None:
     found = scan(tmp_path, SUFFIXES)
     assert [item.key for item in found.inputs] == ["a.png", "a/c.JPG", "b.png", "deep/er/d.png"]
     assert (found.other_files, found.hidden_skipped) == (1, 2)
-    assert found.notes() == ["2 images whose name begins with a dot were left out."]
+    assert found.notes() == ["2 images whose names begin with a dot were skipped."]
 
 
 @pytest.mark.parametrize(
@@ -180,7 +180,7 @@ def test_one_file(tmp_path: Path) -> None:
     assert found.path(found.inputs[0]) == os.fsencode(tmp_path / "a.png")
     with pytest.raises(UsageError, match="neither a folder nor an image"):
         scan(tmp_path / "c.txt", SUFFIXES)
-    with pytest.raises(UsageError, match="Name a folder"):
+    with pytest.raises(UsageError, match="Give a folder"):
         scan(tmp_path / "none", SUFFIXES)
 
 

@@ -364,5 +364,5 @@ def test_no_heatmap_of_a_crop_that_is_another_one_now(options: Options) -> None:
     os.utime(changed, ns=(stamp, stamp))
     outcome = infer_folder(replace(run, resume=True))
     assert outcome.predicted == 0
-    assert "No heatmap for b/case2-5.png: the file has changed since it was predicted on." in outcome.notes
+    assert "No heatmap for b/case2-5.png: the file has changed since it was classified." in outcome.notes
     assert len(_drawn(run)) == 27

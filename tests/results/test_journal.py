@@ -264,13 +264,13 @@ def test_an_unfinished_run_is_not_dropped_by_accident(tmp_path: Path) -> None:
     path = tmp_path / "out" / ".glomedge" / "journal"
     path.parent.mkdir(parents=True)
     _write(path)
-    with pytest.raises(OutputError, match=r"20 answers.*--resume.*--overwrite"):
+    with pytest.raises(OutputError, match=r"20 results.*--resume.*--overwrite"):
         plan(path, IDENTITY, resume=False, overwrite=False)
     assert plan(path, IDENTITY, resume=False, overwrite=True).contents.good_bytes == 0
     resumed = plan(path, IDENTITY, resume=True, overwrite=False)
     assert len(resumed.contents.answers) == 20
     assert plan(path.parent / "none", IDENTITY, resume=True, overwrite=False).notes == [
-        "There was no run to resume; started a new one."
+        "There was no run to resume; a new run was started."
     ]
 
 
@@ -290,7 +290,7 @@ def test_answers_that_cannot_be_told_are_not_dropped_unasked(tmp_path: Path, lin
         else:
             # The head is whole, all answers after it are lost: asked to resume, it says so and predicts anew.
             notes = plan(path, IDENTITY, resume=True, overwrite=False).notes
-            assert f"its last {len(data) - begin} bytes were dropped" in notes[-1]
+            assert f"its last {len(data) - begin} bytes were discarded" in notes[-1]
         assert path.read_bytes() == flipped
         assert plan(path, IDENTITY, resume=False, overwrite=True).contents.good_bytes == 0
 
@@ -309,14 +309,14 @@ def test_only_what_holds_an_answer_for_every_input_is_published(tmp_path: Path) 
     data = _write(path)
     assert len(publishable(path, INPUTS, read_journal(path, INPUTS)).answers) == 20
     more = [*INPUTS, Found(b"new.png")]
-    with pytest.raises(OutputError, match=r"1 of 21 inputs have no answer.*--resume"):
+    with pytest.raises(OutputError, match=r"1 of 21 inputs have no result.*--resume"):
         publishable(path, more, read_journal(path, more))
     contents = read_journal(path, INPUTS)
     path.write_bytes(data + b"torn")
     with pytest.raises(OutputError, match=r"its last 4 bytes cannot be read.*--resume"):
         publishable(path, INPUTS, contents)
     path.unlink()
-    with pytest.raises(OutputError, match=r"20 of 20 inputs have no answer.*--resume"):
+    with pytest.raises(OutputError, match=r"20 of 20 inputs have no result.*--resume"):
         publishable(path, INPUTS, contents)
 
 
@@ -327,8 +327,8 @@ def test_torn_tail_is_said(tmp_path: Path) -> None:
     path.write_bytes(data + b"1234")
     notes = plan(path, IDENTITY, resume=True, overwrite=False).notes
     assert notes == [
-        "Resumed: 20 answers were there already.",
-        "The last 4 bytes of the journal were torn and were dropped.",
+        "Resumed: 20 results were already there.",
+        "The last 4 bytes of the journal were incomplete and were discarded.",
     ]
 
 

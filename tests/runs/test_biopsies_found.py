@@ -27,7 +27,9 @@ def options(tmp_path: Path, tiny_model: Path) -> Options:
 
 
 def test_a_pattern_that_fits_no_name_is_refused_before_anything_is_predicted(options: Options) -> None:
-    with pytest.raises(UsageError, match=r"fits none of the 30 names, such as a/case0-0\.png.*Correct --case-pattern"):
+    with pytest.raises(
+        UsageError, match=r"matches none of the 30 names, such as a/case0-0\.png.*Correct --case-pattern"
+    ):
         infer_folder(replace(options, case_pattern=r"(?P<case>nothing)_.*"))
     assert not (options.output / "predictions.csv").exists()
 
@@ -49,12 +51,14 @@ def test_how_biopsies_were_found_is_on_screen_in_the_record_and_atop_the_report(
         .output
     )
     summary = "32 crops: by name (QuPath or HistomicsTK 2, running number 30); 1 crop: from the folder 'B7'"
-    warning = "CHECK: the names of 1 crop tell no biopsy, unlike the others; they count for the folder 'B7'."
+    warning = (
+        "CHECK: the names of 1 crop do not identify a biopsy, unlike the others; they are assigned to the folder 'B7'."
+    )
     record = json.loads((options.output / "run.json").read_text("utf-8"))
     report = html.unescape((options.output / "report.html").read_text("utf-8"))
-    for text in (shown, record["biopsies_found"]["summary"], report[: report.index("id=cases")]):
+    for text in (shown, record["biopsies_found"]["summary"], report[: report.index('id="cases"')]):
         assert summary in text
-    for text in (shown, *record["biopsies_found"]["warnings"], report[: report.index("id=cases")]):
+    for text in (shown, *record["biopsies_found"]["warnings"], report[: report.index('id="cases"')]):
         assert warning in text
     assert record["biopsies_found"]["counts"] == {"folder": 1, "region": 2, "running number": 30}
     assert {row["case"] for row in table(options.output)} == {"case0", "case1", "case2", "S21-1234", "B7"}

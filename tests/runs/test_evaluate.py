@@ -148,7 +148,7 @@ def test_a_split_restricts_the_crops(data: Path) -> None:
         ("name,label\na.png,1\n", "no column 'ground truth'; it has name, label"),
         ("name,ground truth\na.png,2\nb.png,x\n", "line 2.*line 3"),
         ("name,ground truth\na.png,1\na.png,0\n", "line 3: 'a.png' is listed twice .first in line 2."),
-        ("name,ground truth\n", "holds no label"),
+        ("name,ground truth\n", "contains no label"),
     ],
 )
 def test_bad_labels_are_refused(tmp_path: Path, text: str, problem: str) -> None:
@@ -168,7 +168,7 @@ def test_missing_and_doubled_files_are_all_listed(data: Path) -> None:
 
 
 def test_bad_options_are_refused(data: Path) -> None:
-    with pytest.raises(UsageError, match="go together"):
+    with pytest.raises(UsageError, match="must be given together"):
         evaluate_folder(EvaluateOptions(data, data.parent / "model.onnx", split="test"))
     with pytest.raises(UsageError, match="threshold"):
         evaluate_folder(EvaluateOptions(data, data.parent / "model.onnx", threshold=1.5))
@@ -232,7 +232,7 @@ def test_labels_that_contradict_the_class_folders_are_refused(data: Path) -> Non
     assert found.crops == 24
     table = data / "public.csv"
     table.write_text(table.read_text("utf-8").replace("case0-0.png,0", "case0-0.png,1"), "utf-8")
-    with pytest.raises(DatasetError, match=rf"1 label.* contradict.*case0-0\.png: labelled 1, lies in {NGS}"):
+    with pytest.raises(DatasetError, match=rf"1 label.* contradict.*case0-0\.png: labelled 1, but is in {NGS}"):
         evaluate_folder(EvaluateOptions(data, model, engine=EngineOptions("cpu")))
     swapped = [f"{line[:-1]}{1 - int(line[-1])}" for line in table.read_text("utf-8").splitlines()[1:]]
     table.write_text("name,ground truth\n" + "\n".join(swapped) + "\n", "utf-8")
@@ -268,4 +268,4 @@ def test_the_same_picture_under_both_labels_is_listed(data: Path) -> None:
     second.write_bytes(first.read_bytes())
     found = evaluate_folder(EvaluateOptions(data, data.parent / "model.onnx", engine=EngineOptions("cpu")))
     assert found is not None
-    assert [note for note in found.notes if "same picture stands under both labels (1 times): a/case1-10.png" in note]
+    assert [note for note in found.notes if "same image is listed under both labels (1 times): a/case1-10.png" in note]

@@ -37,6 +37,32 @@ def options(tmp_path: Path) -> Options:
     return Options(tmp_path / "crops", tmp_path / "model.onnx", tmp_path / "out", engine=EngineOptions("cpu"))
 
 
+@pytest.mark.parametrize("name", ["predictions.csv", "predictions.parquet", "cases.csv", "report.html", "run.json"])
+def test_files_of_another_program_are_not_replaced_unasked(options: Options, name: str) -> None:
+    """Only a journal of glomedge beside them makes result files its own; a mere folder ``.glomedge`` does not."""
+    (options.output / ".glomedge").mkdir(parents=True)
+    foreign = options.output / name
+    foreign.write_text("months of somebody's work\n")
+    for again in (options, replace(options, resume=True), options):
+        with pytest.raises(OutputError, match=rf"holds {re.escape(name)}, and no journal.*--output.*--overwrite"):
+            infer_folder(again)
+        assert foreign.read_text() == "months of somebody's work\n"
+        assert [path.name for path in options.output.iterdir() if path.name != ".glomedge"] == [name]
+    infer_folder(replace(options, overwrite=True))
+    assert len(table(options.output)) == 30
+    # From now on they are its own.
+    infer_folder(options)
+
+
+def test_a_journal_that_is_not_of_glomedge_makes_nothing_its_own(options: Options) -> None:
+    (options.output / ".glomedge").mkdir(parents=True)
+    (options.output / ".glomedge" / "journal").write_bytes(b"")
+    (options.output / "cases.csv").symlink_to("moved away")
+    with pytest.raises(OutputError, match=r"holds cases\.csv.*--overwrite"):
+        infer_folder(options)
+    assert (options.output / "cases.csv").is_symlink()
+
+
 def test_every_input_has_one_row_and_the_right_answer(options: Options) -> None:
     outcome = infer_folder(options)
     rows = table(options.output)
@@ -66,7 +92,7 @@ def test_every_input_has_one_row_and_the_right_answer(options: Options) -> None:
 
 
 def test_crops_pooled_for_want_of_a_biopsy_are_said(options: Options) -> None:
-    assert not any("tell no biopsy" in note for note in infer_folder(options).notes)
+    assert not any("do not identify a biopsy" in note for note in infer_folder(options).notes)
     flat = options.folder.parent / "flat"
     flat.mkdir()
     for number, path in enumerate(sorted(options.folder.rglob("*.png"))):
@@ -76,9 +102,9 @@ def test_crops_pooled_for_want_of_a_biopsy_are_said(options: Options) -> None:
     total = len(list(flat.iterdir())) - 1
     assert outcome.biopsies_found["counts"] == {"pattern": 1, "unknown": total}
     (warning,) = outcome.biopsies_found["warnings"]
-    assert f"does not fit {total} of {total + 1} names: case0-12.png" in warning
-    assert [note for note in outcome.notes if note.startswith(f"{total} crops have names that tell no biopsy")]
-    assert "tell no biopsy" in (run.output / "run.json").read_text("utf-8")
+    assert f"does not match {total} of {total + 1} names: case0-12.png" in warning
+    assert [note for note in outcome.notes if note.startswith(f"The names of {total} crops do not identify a biopsy")]
+    assert "do not identify a biopsy" in (run.output / "run.json").read_text("utf-8")
 
 
 def test_the_run_record_says_what_was_done(options: Options) -> None:
@@ -333,7 +359,7 @@ def test_no_room_is_found_before_the_model_is_read(options: Options, monkeypatch
         return os.statvfs_result((*real(path)[:3], 10, 10, *real(path)[5:]))
 
     monkeypatch.setattr(os, "statvfs", nearly_full)
-    with pytest.raises(OutputError, match="There is no room"):
+    with pytest.raises(OutputError, match="There is not enough space"):
         infer_folder(replace(options, model=Path("none.onnx")))
 
 

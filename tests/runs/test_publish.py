@@ -99,10 +99,10 @@ def test_heatmaps_that_fail_cost_no_table(options: Options, monkeypatch: pytest.
 
     with monkeypatch.context() as patch:
         patch.setattr(overlay, "to_jpeg", full)
-        with pytest.raises(OutputError, match=r"No space left.*tables and the report are written; --resume"):
+        with pytest.raises(OutputError, match=r"No space left.*the report were written; run again with --resume"):
             infer_folder(run)
     assert outputs(run.output) == expected
-    assert "The heatmaps are not complete" in (run.output / "run.json").read_text("utf-8")
+    assert "The heatmaps are incomplete" in (run.output / "run.json").read_text("utf-8")
     assert run.heatmaps is not None
     assert not list(run.heatmaps.rglob("*.*"))
     outcome = infer_folder(replace(run, resume=True))
@@ -162,10 +162,10 @@ def test_excluded_crops_are_said(options: Options) -> None:
     flagged = outcome.counts["flagged"]
     assert flagged > 0
     assert sum(summary.classified for summary in outcome.cases) == outcome.counts["ok"]
-    assert any(note.startswith(f"{flagged} flagged crops were predicted on and left out") for note in outcome.notes)
+    assert any(note.startswith(f"{flagged} flagged crops were classified but excluded") for note in outcome.notes)
     page = (options.output / "report.html").read_text("utf-8")
     assert page.split('<h2 id="crops">')[1].count("not counted") == flagged
-    assert "left out of the counts per case" in page
+    assert "excluded from the counts per case" in page
     counted = sum(summary.globally_sclerotic for summary in outcome.cases)
     assert f"<li><b>{counted}</b>globally sclerotic</li>" in page
     assert f"<li><b>{flagged}</b>flagged, not counted</li>" in page
@@ -206,7 +206,7 @@ def test_heatmaps_of_other_runs_are_said(options: Options) -> None:
     uncertain = again.counts["uncertain"]
     assert 0 < uncertain < 28
     assert f"{uncertain} heatmaps were written to" in " ".join(again.notes)
-    assert any(note.startswith(f"{28 - uncertain} heatmaps of other runs") for note in again.notes)
+    assert any(f"also contains {28 - uncertain} heatmaps of other runs" in note for note in again.notes)
     uncertain_rows = {row["path"] for row in _table(options.output / "predictions.csv") if row["review"] == "1"}
     fresh = infer_folder(
         replace(options, heatmaps=options.output.parent / "fresh", heatmaps_for="uncertain", resume=True)

@@ -1,10 +1,10 @@
-"""The labelled data set in the users' layout, checked as a whole before anything is trained on it.
+"""The labelled data set, checked completely before anything is trained on it.
 
     DIR/public.csv                          columns `name`, `ground truth` (0 or 1)
-    DIR/globally_sclerotic_glomeruli/       the crops labelled 1, in folders of their own if wanted
+    DIR/globally_sclerotic_glomeruli/       the crops labelled 1, in subfolders if wanted
     DIR/non_globally_sclerotic_glomeruli/   the crops labelled 0
 
-Every problem is found and listed at once. Nothing here imports TensorFlow, so that bad data is refused in a second.
+Every problem is found and listed at once. Nothing here imports TensorFlow, so that bad data is rejected in a second.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from glomedge.pipeline.inputs import scan
 CSV_NAME = LABELS_NAME
 # Index is the label.
 FOLDERS = ("non_globally_sclerotic_glomeruli", "globally_sclerotic_glomeruli")
-# Each of train, validation and test must hold crops of both labels, from biopsies of its own.
+# Each of train, validation and test must contain crops of both labels, from separate biopsies.
 MIN_CASES = 3
 
 
@@ -42,8 +42,8 @@ class Item:
     """One labelled crop.
 
     Attributes:
-        name: file name as it stands in public.csv.
-        path: where it lies.
+        name: file name as listed in public.csv.
+        path: its file.
         label: 1 globally sclerotic, 0 not.
         case: the biopsy.
         slide: the slide.
@@ -76,7 +76,7 @@ class Dataset:
 
     @cached_property
     def sha256(self) -> str:
-        """Hash of what was learned from: names, labels and file contents, not where they lie."""
+        """Hash of the training data: names, labels and file contents, but not their location."""
         return _digest((item.name, item.label, item.sha256) for item in self.items)
 
     @cached_property
@@ -143,14 +143,14 @@ def _scan(directory: Path, problems: Problems, notes: list[str]) -> list[str]:
         return files
     for folder in FOLDERS:
         try:
-            # Data sets are often folders of links to where the crops lie.
+            # Data sets are often folders of links to the crops.
             found = scan(directory / folder, images.ALLOWED_SUFFIXES, follow_symlinks=True)
         except UsageError:
             reason = "No such file or directory" if not (directory / folder).exists() else "it cannot be listed"
             problems.add("folder", f"folder {folder}: {reason}")
             continue
         if not found.inputs:
-            problems.add("folder", f"folder {folder}: holds no image")
+            problems.add("folder", f"folder {folder}: contains no image")
         for item in found.inputs:
             path = f"{folder}/{os.fsdecode(item.relative)}"
             if item.error is None:
@@ -171,38 +171,40 @@ def _match(
         problems.add("missing", f"{name}: in {CSV_NAME} but in neither folder")
     for name, places in matches.ambiguous.items():
         if len({class_folder_label(files[place]) for place in places}) > 1:
-            problems.add("ambiguous", f"{name}: the same name lies in both folders")
+            problems.add("ambiguous", f"{name}: the same name is in both folders")
         else:
             problems.add("ambiguous", f"{name}: may be {some([files[place] for place in places], 3, ' or ')}")
         chosen.append((name, files[places[0]], labels[name]))
     for names in matches.shared.values():
-        problems.add("shared", f"{' and '.join(names)}: listed apart in {CSV_NAME}, but the same file")
+        problems.add("shared", f"{' and '.join(names)}: listed separately in {CSV_NAME}, but the same file")
     placed = {name: files[place] for name, place in matches.file_of.items()}
     for name, path in placed.items():
-        said = class_folder_label(path)
-        if said is not None and said != labels[name]:
-            problems.add("contradiction", f"{name}: labelled {labels[name]} in {CSV_NAME} but lies in {FOLDERS[said]}")
+        in_folder = class_folder_label(path)
+        if in_folder is not None and in_folder != labels[name]:
+            problems.add(
+                "contradiction", f"{name}: labelled {labels[name]} in {CSV_NAME} but is in {FOLDERS[in_folder]}"
+            )
     if labels:
         known = {*matches.file_of.values(), *(place for places in matches.ambiguous.values() for place in places)}
         for place, path in enumerate(files):
             if place not in known:
                 folder, _, name = path.partition("/")
-                problems.add("unlisted", f"{name}: lies in {folder} but not in {CSV_NAME}")
+                problems.add("unlisted", f"{name}: is in {folder} but not in {CSV_NAME}")
     notes += matches.notes(CSV_NAME)
     return chosen
 
 
 def _check_copies(items: Sequence[Item], problems: Problems, notes: list[str], *, refuse_leaks: bool) -> None:
-    """The same bytes under two labels teach nothing; in two biopsies they may stand on both sides of the split."""
+    """Identical bytes under two labels are contradictory; in two biopsies they may be on both sides of the split."""
     under_two_labels, in_two_biopsies = copies((item.name, item.sha256, item.label, item.case) for item in items)
     for row in under_two_labels:
-        problems.add("two labels", f"the same picture under two labels: {row}")
+        problems.add("two labels", f"the same image under two labels: {row}")
     for row in in_two_biopsies:
         if refuse_leaks:
-            problems.add("two biopsies", f"the same picture in two biopsies: {row}")
+            problems.add("two biopsies", f"the same image in two biopsies: {row}")
     if in_two_biopsies and not refuse_leaks:
         listed = some(in_two_biopsies, 5, "; ")
-        notes.append(f"CHECK: {len(in_two_biopsies)} pictures stand in two biopsies each: {listed}.")
+        notes.append(f"CHECK: {len(in_two_biopsies)} images are listed in two biopsies each: {listed}.")
 
 
 def _read_csv(path: Path, problems: Problems, notes: list[str]) -> dict[str, int]:
@@ -213,7 +215,7 @@ def _read_csv(path: Path, problems: Problems, notes: list[str]) -> dict[str, int
         problems.add("table", f"{CSV_NAME}: {error.reason}")
         return {}
     if not found.labels and not found.problems:
-        problems.add("table", f"{CSV_NAME}: holds no row")
+        problems.add("table", f"{CSV_NAME}: contains no rows")
     for problem in found.problems:
         problems.add("rows", f"{CSV_NAME} {problem}")
     notes += found.notes

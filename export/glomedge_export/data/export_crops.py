@@ -112,7 +112,7 @@ def calibration_crops(
     if record is None:
         raise UsageError(
             "Calibration takes crops of the training split only, and this model has no training record to tell which "
-            "those are. Copy MODEL.keras.json from where the model was trained, beside MODEL.keras."
+            "those are. Copy MODEL.keras.json from where the model was trained and place it next to MODEL.keras."
         )
     chosen = [item for item in dataset.items if record.split.get(item.name) == "train"]
     if len(chosen) < min(count, MIN_CALIBRATION_CROPS):
@@ -129,7 +129,7 @@ def calibration_crops(
 def held_out(
     dataset: Dataset, record: TrainingRecord, recipe: Recipe, count: int, progress: Progress = silent
 ) -> Crops | None:
-    """Up to about ``count`` crops of the test, then the validation split, in whole biopsies; None where under 64.
+    """Up to about ``count`` crops of the test, then the validation split, in whole biopsies; None if under 64.
 
     Whole biopsies, because %GS and Remuzzi grade are those of a biopsy, not of the part of it that was drawn.
     """

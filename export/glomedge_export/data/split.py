@@ -201,14 +201,14 @@ def _shared_cases(dataset: Dataset, sides: Mapping[str, SplitName]) -> int:
 
 
 def _checked(dataset: Dataset, split: Split) -> Split:
-    lacking: Sequence[str] = [
+    incomplete: Sequence[str] = [
         f"{side} ({count.crops} crops, {count.positive} positive)"
         for side, count in split.counts(dataset).items()
         if not 0 < count.positive < count.crops
     ]
-    if lacking:
+    if incomplete:
         raise DatasetError(
-            f"The split leaves a side without crops of both labels: {', '.join(lacking)}. Add crops, or choose "
+            f"The split leaves a side without crops of both labels: {', '.join(incomplete)}. Add crops, or choose "
             "another split."
         )
     return split

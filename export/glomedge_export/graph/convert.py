@@ -284,7 +284,7 @@ def check(model: onnx.ModelProto) -> onnx.ModelProto:
     unknown = [name for node in inferred.graph.node for name in node.output if name not in shapes]
     if promised or unknown:
         raise GateError(
-            f"The exported graph lacks {sorted(promised)} or has tensors without a shape {unknown[:3]}. "
+            f"The exported graph does not contain {sorted(promised)} or has tensors without a shape {unknown[:3]}. "
             "This is a defect of the export: report it."
         )
     return model

@@ -68,7 +68,7 @@ def runner_for(model: onnx.ModelProto, precision: Precision, target: Target) -> 
 
 @dataclass(frozen=True)
 class LoweringInputs:
-    """What lowering must know beside the graph.
+    """What lowering needs in addition to the graph.
 
     Attributes:
         input_scaling: of the model.
@@ -86,7 +86,7 @@ class LoweringInputs:
 def lower(
     fp32: onnx.ModelProto, precision: Precision, target: Target, inputs: LoweringInputs, progress: Progress = silent
 ) -> Lowered:
-    """The graph in the precision asked for.
+    """The graph in the requested precision.
 
     Args:
         fp32: of ``graph.convert.convert``.

@@ -26,8 +26,8 @@ class Answers:
 
     Attributes:
         probability: float32 ``[N]``.
-        activation: float32 ``[N, 7, 7]``; None where the runner gives no map (Keras).
-        logit: float64 ``[N]`` before temperature, measured apart from the map; None where not measured.
+        activation: float32 ``[N, 7, 7]``; None if the runner gives no map (Keras).
+        logit: float64 ``[N]`` before temperature, measured apart from the map; None if not measured.
     """
 
     probability: Floats

@@ -145,7 +145,7 @@ def fold_constants(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _evaluate(model: onnx.ModelProto, node: onnx.NodeProto, inputs: dict[str, Array]) -> list[Array] | None:
-    """One node on constants with ONNX' own reference implementation; None where it is random by definition."""
+    """One node on constants with ONNX' own reference implementation; None if it is random by definition."""
     if node.op_type.startswith("Random") or node.op_type in ("Multinomial", "Bernoulli"):
         return None
     graph = helper.make_graph(

@@ -77,7 +77,7 @@ def rewrite(model: onnx.ModelProto) -> onnx.ModelProto:
 def _eligible(
     node: onnx.NodeProto, known: dict[str, Array], shapes: dict[str, tuple[int | str, ...]]
 ) -> tuple[int, int] | None:
-    """Height and width of what it reads, or None where it stays as it is."""
+    """Height and width of what it reads, or None if it stays as it is."""
     if node.op_type != "Conv":
         return None
     weight = known.get(node.input[1])

@@ -97,7 +97,7 @@ def compare(
         candidate: answers of the file on ``crops``; with its activation map.
         crops: the crops, with labels and biopsies.
         decision: threshold and temperature of the model.
-        limits: kept beside the figures.
+        limits: kept with the figures.
         reference_name: in words.
 
     Raises:

@@ -30,7 +30,7 @@ class TensorRtCheck:
         version: of tensorrt-rtx.
         unsupported: ``"<node> (<operator>): <why>"`` of each node that the parser refuses; empty when it takes all.
         layers: layers of the parsed network, before fusion.
-        engine_bytes: size of the serialised engine; None where it was not built.
+        engine_bytes: size of the serialised engine; None if it was not built.
         device_memory_bytes: activation memory that the engine asks for at the profile's largest batch; None where
             this build of the library does not say so without a GPU.
         parse_seconds: parsing.
@@ -58,7 +58,7 @@ def installed() -> bool:
 
 
 def unfit(precision: Precision, target: Target) -> str | None:
-    """Why a file of this layout is not asked about, in words that follow "This file is"; None where it is."""
+    """Why a file of this layout is not asked about, in words that follow "This file is"; None if it is."""
     if precision == "int8" and target != "tensorrt":
         return f"laid out for {target}, with uint8 activations that TensorRT does not take"
     if precision == "fp32" and target == "onnxruntime":

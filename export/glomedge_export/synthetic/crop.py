@@ -53,7 +53,7 @@ def draw_crop(rng: Rng, sclerotic: bool, size_px: tuple[int, int] | None = None,
         rng: source of all randomness; the same state gives the same bytes.
         sclerotic: True for a globally sclerotic glomerulus (label 1), False for any other (label 0), which includes
             segmentally sclerosed and collapsed ones.
-        size_px: height and width; drawn from the users' range (200-1200) when None.
+        size_px: height and width; drawn from the range of full-size crops (200-1200) when None.
         stain: how the biopsy took the stain; drawn when None.
 
     Returns:
@@ -82,7 +82,7 @@ def draw_crop(rng: Rng, sclerotic: bool, size_px: tuple[int, int] | None = None,
 
 
 def draw_size(rng: Rng) -> tuple[int, int]:
-    """Height and width of a crop in pixels: log-normal about 560, nearly square, within the users' range."""
+    """Height and width of a crop in pixels: log-normal about 560, nearly square, 200 to 1200."""
     side = 560 * rng.lognormal(0.0, 0.33)
     ratio = rng.lognormal(0.0, 0.09)
     size = np.clip(np.rint([side * ratio, side / ratio]), MIN_SIDE_PX, MAX_SIDE_PX)

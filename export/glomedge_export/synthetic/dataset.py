@@ -104,7 +104,7 @@ def _positives_per_case(rng: Rng, counts: list[int], total: int) -> list[int]:
     propensity[order[:few]] = 0.0
     propensity[order[few : 2 * few]] = rng.uniform(0.6, 0.9, few)
     size = np.array(counts, float)
-    # One shift of the log-odds brings the middle to the total that was asked for; zero stays zero.
+    # One shift of the log-odds brings the middle to the requested total; zero stays zero.
     middle = np.ones(cases, bool)
     middle[order[: 2 * few]] = False
     with np.errstate(divide="ignore"):
@@ -290,7 +290,7 @@ def _check_free(directory: Path, force: bool) -> None:
     if present - set(_OWN_ENTRIES) and not earlier and not force:
         raise UsageError(
             f"{directory} is not empty ({min(present - set(_OWN_ENTRIES))}): "
-            "name a new folder, or add --force to draw beside what is there."
+            "name a new folder, or add --force to draw into it anyway."
         )
 
 

@@ -76,7 +76,7 @@ def best_epoch(history: Sequence[EpochRow]) -> int:
 
 
 class Checkpoints:
-    """Reads and writes the checkpoint folder of one run; ``keep_best`` keeps the weights of the best epoch, too."""
+    """Reads and writes the checkpoint folder of one run; ``keep_best`` also keeps the weights of the best epoch."""
 
     def __init__(self, directory: Path, *, keep_best: bool = True) -> None:
         self.directory = directory
@@ -88,6 +88,10 @@ class Checkpoints:
 
     def _best(self, epoch: int) -> Path:
         return self.directory / f"best-{epoch}.npz"
+
+    def exist(self) -> bool:
+        """Whether there is a state to resume from."""
+        return self._last.exists()
 
     def save(self, checkpoint: Checkpoint) -> None:
         """Write the state after an epoch; where that epoch is the best so far its weights are kept as well.
@@ -115,7 +119,7 @@ class Checkpoints:
                 old.unlink(missing_ok=True)
 
     def load(self, settings: dict[str, Any]) -> Checkpoint | None:
-        """The last complete epoch's state, None where there is none.
+        """The last complete epoch's state, None if there is none.
 
         Raises:
             OutputError: the checkpoint is damaged, or of a run with other settings (which are named).
@@ -131,7 +135,7 @@ class Checkpoints:
             listed = "; ".join(f"{key}: {theirs.get(key)!r} before, {mine.get(key)!r} now" for key in differing)
             raise OutputError(
                 f"The run in {self.directory} was started otherwise ({listed}), so it cannot be resumed. Give the "
-                "same options and data as before, or start again without --resume."
+                "same options and data as before, or start again with --overwrite."
             )
         history = tuple(EpochRow(**row) for row in meta["history"])
         return Checkpoint(_numbered(arrays, "w"), _numbered(arrays, "o"), history, theirs)
@@ -140,7 +144,7 @@ class Checkpoints:
         """The weights of the best epoch. Raises OutputError where they are gone or damaged."""
         arrays = _read(self._best(epoch))
         if arrays is None:
-            raise OutputError(f"{self._best(epoch)} is missing. Start the training again without --resume.")
+            raise OutputError(f"{self._best(epoch)} is missing. Start the training again with --overwrite.")
         return _numbered(arrays, "w")
 
     def clear(self) -> None:
@@ -162,7 +166,7 @@ def _read(path: Path) -> dict[str, npt.NDArray[Any]] | None:
         return None
     except (OSError, ValueError, EOFError, BadZipFile) as error:
         raise OutputError(
-            f"The checkpoint {path} is damaged ({error}). Start the training again without --resume."
+            f"The checkpoint {path} is damaged ({error}). Start the training again with --overwrite."
         ) from error
 
 

@@ -196,7 +196,7 @@ def fit(
         data: crops, labels and the indices of both sides.
         options: see FitOptions; those that a resumed run must have in common are added to the settings.
         checkpointing: where, and whether to continue from, the state after each epoch.
-        listener: told how it goes.
+        listener: receives the progress.
         tensorboard_dir: where to write TensorBoard logs, None for none.
 
     Raises:

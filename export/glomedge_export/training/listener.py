@@ -8,7 +8,7 @@ from glomedge_export.training.checkpoint import EpochRow
 
 
 class Listener(Protocol):
-    """Told how a training goes; for progress bars and logs (``glomedge.cli.progress``)."""
+    """Receives the progress of a training run; for progress bars and logs (``glomedge.cli.progress``)."""
 
     def step(self, epoch: int, done: int, steps: int) -> None:
         """A step of an epoch of the fit is done."""
@@ -17,7 +17,7 @@ class Listener(Protocol):
         """An epoch of the fit is done."""
 
     def preparing(self, what: str, done: int, total: int) -> None:
-        """Something other than an epoch goes on."""
+        """Work other than an epoch is in progress."""
 
     def note(self, text: str) -> None:
         """Something the user should know."""

@@ -53,7 +53,7 @@ def weighted_metrics(
         weights: ``[B, N]``, not negative.
 
     Returns:
-        Each ``[B]``; NaN where a figure is undefined (a label without weight).
+        Each ``[B]``; NaN if a figure is undefined (a label without weight).
     """
     y = labels.astype(np.float64)
     called = (probabilities >= threshold).astype(np.float64)

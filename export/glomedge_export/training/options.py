@@ -45,7 +45,7 @@ class FitOptions:
                 f"({self.early_stopping}) at least 0. Change the option."
             )
         if not 0 < self.learning_rate < float("inf"):
-            raise UsageError(f"The learning rate {self.learning_rate} is not above 0. Choose one such as 0.001.")
+            raise UsageError(f"The learning rate {self.learning_rate} is not above 0. Use, for example, 0.001.")
         if self.pretrain_epochs < 0 or (self.pretrain_epochs and self.weights != "none"):
             raise UsageError(
                 f"--pretrain-epochs {self.pretrain_epochs} trains all layers from random weights. Use it with "
@@ -67,7 +67,7 @@ class FitOptions:
 
 @dataclass(frozen=True)
 class TrainOptions:
-    """What ``glomedge train`` was asked for.
+    """The options of ``glomedge train``.
 
     Attributes:
         data: folder with public.csv.
@@ -75,6 +75,8 @@ class TrainOptions:
         split: ``case`` or ``random``; ignored where ``split_file`` is given.
         threshold: rule, see ``decision.choose_threshold``.
         calibrate: fit a temperature on validation; otherwise it is 1.
+        resume: continue the stopped run in ``output``.
+        overwrite: replace the finished model or the stopped run in ``output``.
         cache_dir: for the enhanced crops; ``output/cache`` where None.
     """
 
@@ -88,5 +90,10 @@ class TrainOptions:
     threshold: str = "0.5"
     calibrate: bool = True
     resume: bool = False
+    overwrite: bool = False
     tensorboard_dir: Path | None = None
     cache_dir: Path | None = None
+
+    def __post_init__(self) -> None:
+        if self.resume and self.overwrite:
+            raise UsageError("--resume and --overwrite exclude each other. See: glomedge train --help")

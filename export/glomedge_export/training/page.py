@@ -145,7 +145,7 @@ class _Wrong(NamedTuple):
 
 
 def _wrong(result: TrainResult, wrong: npt.NDArray[np.int64]) -> list[_Wrong]:
-    """The wrong answers furthest from the threshold, as crops beside their heatmaps, all on one scale.
+    """The wrong answers furthest from the threshold, as crops next to their heatmaps, all on one scale.
 
     Args:
         wrong: places among the test crops, int64 ``[n]``.

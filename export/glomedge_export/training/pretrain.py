@@ -157,7 +157,7 @@ def pretrain(
         data: only the training crops are looked at.
         options: seed, batch size, compute dtype, number of epochs.
         checkpointing: of the run; a folder inside its folder is written after every epoch.
-        listener: told of steps and epochs.
+        listener: receives the steps and epochs.
 
     Raises:
         OutputError: checkpoint not writable, damaged, or of another run.

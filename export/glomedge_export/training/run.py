@@ -55,7 +55,8 @@ def train(options: TrainOptions, listener: Listener) -> TrainResult:
         DatasetError: the data cannot be trained on; before TensorFlow is loaded.
         UsageError: an option is wrong.
         ModelError: the starting weights are not available.
-        OutputError: something cannot be written, or there is no matching run to resume from.
+        OutputError: something cannot be written, there is no matching run to resume from, or the output folder holds
+            a finished model or a stopped run and neither ``resume`` nor ``overwrite`` was asked for.
     """
     decision.parse_rule(options.threshold)
     if options.case_pattern is not None:
@@ -69,6 +70,7 @@ def train(options: TrainOptions, listener: Listener) -> TrainResult:
     check_writable(output, "Choose another with --output.")
     (output / CHECKPOINT_FOLDER).mkdir(exist_ok=True)
     with OutputLock(output / CHECKPOINT_FOLDER / "lock"):
+        _check_earlier_run(options)
         cache_dir = options.cache_dir or output / "cache"
         dataset = read_dataset(
             options.data,
@@ -86,6 +88,27 @@ def train(options: TrainOptions, listener: Listener) -> TrainResult:
         )
         write_split(output / "split.csv", dataset, split)
         return _fit_and_write(options, dataset, split, crops, listener)
+
+
+def _check_earlier_run(options: TrainOptions) -> None:
+    """Refuse to replace hours of training unasked. Raises OutputError."""
+    output = options.output
+    finished = (output / MODEL_NAME).exists()
+    folders = (output / CHECKPOINT_FOLDER, output / CHECKPOINT_FOLDER / PRETRAINING_FOLDER)
+    stopped = any(Checkpoints(folder).exist() for folder in folders)
+    if options.overwrite or not (finished or stopped):
+        return
+    if not options.resume:
+        found = "a stopped training run" if stopped else f"a trained model ({MODEL_NAME})"
+        raise OutputError(
+            f"{output} already holds {found}: continue a stopped run with --resume, replace what is there with "
+            "--overwrite, or choose another --output."
+        )
+    if not stopped:
+        raise OutputError(
+            f"The training in {output} has finished ({MODEL_NAME} is there), so nothing is left to --resume: train "
+            "again with --overwrite, or choose another --output."
+        )
 
 
 def _fit_and_write(
@@ -156,7 +179,7 @@ def _fit(options: TrainOptions, dataset: Dataset, split: Split, crops: Images, l
 
 
 def _write(result: TrainResult, model_path: Path) -> None:
-    """Everything beside the model; then the checkpoints, which are no longer needed, are removed."""
+    """Everything in addition to the model; then the checkpoints, which are no longer needed, are removed."""
     from glomedge_export.training import page, plots
 
     output = model_path.parent
@@ -244,7 +267,7 @@ def _weights_name(weights: str) -> str:
 
 
 def _git_commit() -> str | None:
-    """The commit of the checkout this code runs from; None where it is installed."""
+    """The commit of the checkout this code runs from; None if it is installed."""
     root = Path(__file__).resolve().parents[3]
     if not (root / ".git").exists():
         return None

@@ -18,6 +18,7 @@ from glomedge.errors import OutputError, ProviderUnavailableError, UsageError
 from glomedge.model.spec import SIZE_PX, ModelSpec
 from glomedge.system import libraries
 from glomedge.system.gpu import find_gpus, session_gpu
+from glomedge.system.jetson import find_jetson
 from glomedge.system.telemetry import import_onnxruntime
 
 CUDA = "CUDAExecutionProvider"
@@ -29,6 +30,17 @@ RTX_LIBRARY = "libonnxruntime_providers_nv_tensorrt_rtx.so"
 
 INSTALL_GPU = "glomedge[gpu]"
 INSTALL_RTX = "glomedge[cpu,tensorrt-rtx-provider]"
+
+
+def jetson_advice() -> str | None:
+    """What to do for CUDA or TensorRT on a Jetson, None elsewhere: ``INSTALL_GPU`` brings no wheel that runs there."""
+    board = find_jetson()
+    if board is None:
+        return None
+    return (
+        f"This is a Jetson ({board}): CUDA and TensorRT come with JetPack, and onnxruntime-gpu for it is not the one "
+        "that pip finds by that name; docs/jetson.md says what to install, in which order"
+    )
 
 
 def cuda_options(request: SessionRequest) -> dict[str, str]:
@@ -210,6 +222,11 @@ def open_tensorrt(request: SessionRequest) -> DeviceRunner:
 
 def tensorrt_rtx_unusable() -> str | None:
     """Why the TensorRT-RTX plugin cannot run here."""
+    if find_jetson() is not None:
+        return (
+            "tensorrt-rtx: TensorRT for RTX does not run on a Jetson. Use --provider tensorrt or cuda "
+            "(docs/jetson.md), or cpu"
+        )
     cure = install_command(INSTALL_RTX)
     folder = libraries.module_folder(RTX_MODULE)
     if folder is None:

@@ -58,7 +58,7 @@ def check_pixel_data(data: bytes, header: Header) -> None:
     """
     if header.blocks is not None:
         tiff_blocks.check(data, header.blocks)
-    elif header.format == "jpeg" and jpeg_scan.complete(data) is False:
+    elif header.format == "jpeg" and jpeg_scan.may_have_hole(data) and jpeg_scan.complete(data) is False:
         raise ImageError(
             "corrupt", "The JPEG is damaged: a part of its pixels is missing or zero. Copy it again from its source."
         )

@@ -32,7 +32,7 @@ def read(data: bytes) -> Header:
     if width_px < 0:
         raise ImageError("corrupt", f"The bitmap's width is negative. {_AGAIN}")
     if bits not in (1, 4, 8, 16, 24, 32) or compression not in (0, 1, 2, 3, 6):
-        raise ImageError("format", "The bitmap's pixels are stored in a way no decoder reads. Save the crop as PNG.")
+        raise ImageError("format", "The bitmap's pixel format is not supported. Save the crop as PNG.")
     if compression not in (1, 2) and pixels_at + (width_px * bits + 31) // 32 * 4 * height_px > len(data):
         raise truncated("its pixels do")
     return Header(

@@ -45,6 +45,11 @@ def ends(data: bytes) -> bool:
     return data.startswith(b"\xff\xd8") and data.rstrip(b"\0").endswith(b"\xff\xd9")
 
 
+def may_have_hole(data: bytes) -> bool:
+    """Whether it is worth while to ask ``complete``; costs next to nothing."""
+    return _SUSPICIOUS in data
+
+
 def complete(data: bytes, tables: bytes = b"") -> bool | None:
     """Whether every scan holds exactly its pixels; None where that was not looked at or cannot be told.
 
@@ -58,9 +63,9 @@ def complete(data: bytes, tables: bytes = b"") -> bool | None:
             _walk(tables, state)
         checked = _walk(data, state)
         return checked if state.scans else False
-    except _BadDataError:
+    except (_BadDataError, struct.error, IndexError, ZeroDivisionError):
         return False
-    except (struct.error, IndexError, KeyError, ZeroDivisionError):
+    except KeyError:  # a table that is not in the file: libjpeg knows the usual ones
         return None
 
 
@@ -68,7 +73,7 @@ def _walk(data: bytes, state: _State) -> bool | None:
     at, checked = 2, None
     while at + 4 <= len(data):
         if data[at] != 0xFF:
-            return checked
+            return checked if state.scans else False
         code = data[at + 1]
         if code == 0xFF:
             at += 1
@@ -79,6 +84,8 @@ def _walk(data: bytes, state: _State) -> bool | None:
         if code == 0xD9:
             return checked
         length = int.from_bytes(data[at + 2 : at + 4], "big")
+        if length < 2:
+            raise _BadDataError
         body = data[at + 4 : at + 2 + length]
         at += 2 + length
         if code == 0xC4:

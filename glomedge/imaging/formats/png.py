@@ -42,7 +42,7 @@ def read(data: bytes) -> Header:
         length = int.from_bytes(data[at : at + 4], "big")
         kind = data[at + 4 : at + 8]
         if not kind.isalpha() or length > 0x7FFFFFFF or (at == 8 and kind != b"IHDR"):
-            raise _corrupt("its chunks do not follow each other")
+            raise _corrupt("its chunks are out of order")
         end = at + 12 + length
         if end > size:
             raise truncated("the PNG's end mark")
@@ -58,7 +58,7 @@ def read(data: bytes) -> Header:
             break
     if last_idat == (0, 0):
         raise _corrupt("no pixel data")
-    # After its last pixel a decoder may ignore what follows; this chunk holds the end of the stream.
+    # A decoder may stop reading after the last pixel, before the checksum of the chunk that holds it.
     if not _sound(data, *last_idat):
         raise _corrupt("checksum of chunk IDAT")
     return _header(extra, names)

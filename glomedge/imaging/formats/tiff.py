@@ -1,7 +1,7 @@
 """The first directory of a TIFF, walked without decoding, and the orientation tag of EXIF (which is a TIFF too).
 
-TIFF 6.0 and BigTIFF. Only kinds whose pixels are proven right by tests/imaging/test_images_tiff.py are let through;
-which library reads which kind stands in ``_decoder_for`` because both are wrong on some (docs/decoding.md).
+TIFF 6.0 and BigTIFF. Only kinds that tests/imaging/test_images_tiff.py proves to be decoded correctly are accepted.
+``_decoder_for`` chooses the library, since each gets some kinds wrong (docs/decoding.md).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _COLOUR: dict[int, Colour] = {0: "gray", 1: "gray", 2: "rgb", 3: "palette", 6: "
 
 
 class _BrokenError(Exception):
-    """The structure points outside itself."""
+    """An offset or a count points beyond the end of the data."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class _Reader:
 def exif_orientation(block: bytes) -> int:
     """The orientation, 1 to 8, in an EXIF block (with or without its ``Exif\\0\\0`` prefix); 1 when it says none.
 
-    A broken block is metadata that nobody can use, not a reason to refuse a picture: it counts as 1.
+    Broken metadata is no reason to refuse a picture: it counts as 1.
     """
     try:
         reader = _Reader.over(block.removeprefix(b"Exif\0\0"))
@@ -175,7 +175,7 @@ def declared_size(part: Part) -> tuple[int, int] | None:
     """Width and height by the first directory, wherever it lies."""
     try:
         reader = _Reader.over(part(0, 16))
-        # The positions of what does not fit into its entry mean nothing here; a size always fits.
+        # Only the directory is at hand: values stored elsewhere cannot be read, but a size fits into its entry.
         directory = replace(reader, data=part(reader.first_directory(), 8 + 20 * _MAX_ENTRIES))
         sizes = {
             tag: directory.integers(kind, count, at)[0]
@@ -257,7 +257,7 @@ def _check_compression(compression: int, predictor: int) -> None:
 
 
 def _header(tags: dict[int, tuple[int, ...]], *, big_endian_big: bool) -> Header:
-    # First, since some compressions come with colour codes of their own and that would say less.
+    # Before the colours: some compressions have colour codes of their own, and an error about those would say less.
     _check_compression(_one(tags, 259, 1), _one(tags, 317, 1))
     photometric = _one(tags, 262, -1)
     colour = _COLOUR.get(photometric)

@@ -111,14 +111,14 @@ def _binary_csv(directory: Path) -> None:
     ("damage", "expected"),
     [
         (_extra_row, "gone.png: in public.csv but in neither folder"),
-        (_unlisted_file, "stranger.png: lies in non_globally_sclerotic_glomeruli but not in public.csv"),
-        (_wrong_folder, f"{SIX_CROPS[0][0]}: labelled 1 in public.csv but lies in {FOLDERS[0]}"),
+        (_unlisted_file, "stranger.png: is in non_globally_sclerotic_glomeruli but not in public.csv"),
+        (_wrong_folder, f"{SIX_CROPS[0][0]}: labelled 1 in public.csv but is in {FOLDERS[0]}"),
         (_twice, f"public.csv line 8: {SIX_CROPS[0][0]!r} is listed twice (first in line 2)"),
-        (_both_folders, f"{SIX_CROPS[0][0]}: the same name lies in both folders"),
+        (_both_folders, f"{SIX_CROPS[0][0]}: the same name is in both folders"),
         (_truncated, f"{SIX_CROPS[0][0]}: "),
         (_missing_column, "public.csv: there is no column 'ground truth'; it has name, label"),
         (_label_two, f"public.csv line 2: label '2' of {SIX_CROPS[0][0]!r} is neither 0 nor 1"),
-        (_empty_folder, f"folder {FOLDERS[1]}: holds no image"),
+        (_empty_folder, f"folder {FOLDERS[1]}: contains no image"),
         (_one_class, "every crop is labelled 0; both labels are needed"),
         (_two_biopsies, "crops labelled 1 come from 2 biopsies, but 3 are needed"),
         (_no_csv, "public.csv: there is no such file"),
@@ -145,7 +145,7 @@ def test_all_problems_are_listed_at_once(tmp_path: Path) -> None:
     with pytest.raises(DatasetError) as caught:
         read_dataset(tmp_path)
     text = str(caught.value)
-    for part in ("gone.png: in", "label '2' of 'two.png'", "stranger.png: lies", f"{SIX_CROPS[0][0]}: labelled 1"):
+    for part in ("gone.png: in", "label '2' of 'two.png'", "stranger.png: is in", f"{SIX_CROPS[0][0]}: labelled 1"):
         assert part in text
     assert f"{SIX_CROPS[1][0]}: " in text
     # The label that was changed takes one of three biopsies from label 0, which is said too.
@@ -216,7 +216,7 @@ def test_how_the_table_was_read_and_biopsies_were_found_is_noted(tmp_path: Path)
         "public.csv was read as semicolon-separated.",
         "How the 3 biopsies were found: 6 crops: by name (stain and part 6).",
     )
-    with pytest.raises(UsageError, match="fits none of the 6 names"):
+    with pytest.raises(UsageError, match="matches none of the 6 names"):
         read_dataset(tmp_path, "(?P<case>nothing)")
 
 
@@ -228,15 +228,15 @@ def _copy(directory: Path, source: int, target: int) -> None:
 
 def test_the_same_bytes_under_two_labels_or_in_two_biopsies_are_refused(tmp_path: Path) -> None:
     _copy(write_crops(tmp_path), 0, 1)
-    with pytest.raises(DatasetError, match=r"same picture under two labels: B-0_\S+ \(label 0\) = B-0_\S+ \(label 1\)"):
+    with pytest.raises(DatasetError, match=r"same image under two labels: B-0_\S+ \(label 0\) = B-0_\S+ \(label 1\)"):
         read_dataset(tmp_path)
     _copy(write_crops(tmp_path), 0, 2)
     with pytest.raises(
-        DatasetError, match=r"same picture in two biopsies: B-0_\S+ \(biopsy B-0\) = B-1_\S+ \(biopsy B-1\)"
+        DatasetError, match=r"same image in two biopsies: B-0_\S+ \(biopsy B-0\) = B-1_\S+ \(biopsy B-1\)"
     ):
         read_dataset(tmp_path)
     # A split at random puts biopsies on several sides anyway: said, not refused.
-    assert "1 pictures stand in two biopsies each: B-0" in " ".join(read_dataset(tmp_path, min_cases=0).notes)
+    assert "1 images are listed in two biopsies each: B-0" in " ".join(read_dataset(tmp_path, min_cases=0).notes)
 
 
 def test_no_message_is_longer_than_two_thousand_characters(tmp_path: Path) -> None:

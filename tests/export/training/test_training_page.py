@@ -89,7 +89,7 @@ def test_figures_and_wrong_crops_are_shown(report: str) -> None:
         "0.750 (0.500 to 1.000)",
         "undefined",  # a figure that is not there
         "The test crops come from 2 biopsies",
-        "2 of 4 test crops were called otherwise than labelled; the 2 furthest from the threshold.",
+        "2 of 4 test crops were misclassified; the 2 furthest from the threshold.",
         "labelled globally sclerotic, probability below 0.001",
         "labelled not globally sclerotic, probability above 0.999",
     ):
@@ -102,7 +102,7 @@ def test_figures_and_wrong_crops_are_shown(report: str) -> None:
 def test_nothing_wrong_is_said(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib", reason="draws the plots")
     report = page.render(_result(tmp_path, [0.1, 0.2, 0.8, 0.9], "crop"))
-    assert "None: every test crop was called as labelled." in report
+    assert "None: every test crop was classified as labelled." in report
     assert 'class="pairs"' not in report
 
 
