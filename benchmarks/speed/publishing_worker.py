@@ -30,7 +30,7 @@ _FILES = ("journal", "thumbnails")
 def names(rows: int) -> list[bytes]:
     """Names such as scanners' exports have, sorted."""
     return sorted(
-        f"{number // CROPS_A_CASE // 1000}-{number // CROPS_A_CASE:06d}_PAS_{number % 3 + 1}of3_"
+        f"B{number // CROPS_A_CASE // 1000}-{number // CROPS_A_CASE:06d}_PAS_{number % 3 + 1}of3_"
         f"{hashlib.md5(str(number).encode(), usedforsecurity=False).hexdigest()[:24]}.png".encode()
         for number in range(rows)
     )
@@ -116,6 +116,7 @@ def publish(job: dict[str, Any]) -> dict[str, Any]:
     begin_s, begin_cpu_s = time.perf_counter(), time.process_time()
     outcome = run.run()
     seconds, cpu_seconds = time.perf_counter() - begin_s, time.process_time() - begin_cpu_s
+    peak = _status("VmHWM")
     digests = {
         path.name: hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(output.iterdir())
@@ -124,7 +125,7 @@ def publish(job: dict[str, Any]) -> dict[str, Any]:
     return {
         "seconds": seconds,
         "cpu_seconds": cpu_seconds,
-        "peak_bytes_above_inputs": _status("VmHWM") - before,
+        "peak_bytes_above_inputs": peak - before,
         "rows": outcome.answered,
         "complete": outcome.complete,
         "sha256": digests,

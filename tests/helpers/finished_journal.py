@@ -23,7 +23,7 @@ ODD_NAMES = (
 
 def names(rows: int) -> list[bytes]:
     """The files of the run, sorted."""
-    plain = [f"{'ab'[k % 2]}/{k % 9}-{k % 7}_PAS_{k % 3 + 1}of3_{k:05d}.png".encode() for k in range(rows)]
+    plain = [f"{'ab'[k % 2]}/B{k % 9}-{k % 7}_PAS_{k % 3 + 1}of3_{k:05d}.png".encode() for k in range(rows)]
     return sorted([*plain, *ODD_NAMES])
 
 

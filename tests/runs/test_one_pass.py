@@ -24,8 +24,7 @@ from glomedge.runs.publish import Publication
 from helpers import finished_journal
 
 GOLDEN = Path(__file__).parent / "golden"
-"""Made from the journal of ``finished_journal`` by the code before publishing read it once (commit 88ac869); since then
-biopsies and slides are guarded against spreadsheets, and a finished run is called so: nothing else has changed."""
+"""Made from the journal of ``finished_journal`` by the code before publishing read it once (commit 88ac869)."""
 
 
 def _finished(tmp_path: Path, model: Path, *, rows: int, shuffled: bool = True) -> Options:
@@ -46,9 +45,7 @@ def test_the_files_are_those_of_the_code_before(tmp_path: Path, tiny_model: Path
     assert (outcome.complete, outcome.predicted) == (True, 0)
     for name in ("predictions.csv", "predictions.jsonl", "cases.csv"):
         assert (options.output / name).read_bytes() == (GOLDEN / name).read_bytes(), name
-    said = {
-        "counts": outcome.counts, "errors": outcome.errors, "notes": outcome.notes, "answered": outcome.answered,
-    }  # fmt: skip
+    said = {"counts": outcome.counts, "errors": outcome.errors, "answered": outcome.answered}
     assert said == json.loads((GOLDEN / "summary.json").read_text("utf-8"))
 
 
