@@ -95,7 +95,8 @@ def guard(cell: str) -> str:
     For ids (biopsies, slides), which come back from a spreadsheet as ``Dec 3``, ``100000`` and ``12`` otherwise.
     ``restore`` takes it away.
     """
-    return f"'{cell}" if cell.startswith((*_FORMULA_STARTS, "'")) or _is_converted(cell) else cell
+    changed = cell.startswith("'") or cell.lstrip(" ").startswith(_FORMULA_STARTS) or _is_converted(cell)
+    return f"'{cell}" if changed else cell
 
 
 def restore(cell: str) -> str:
