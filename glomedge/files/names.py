@@ -99,8 +99,8 @@ def guard(cell: str) -> str:
     For ids (biopsies, slides), which come back from a spreadsheet as ``Dec 3``, ``100000`` and ``12`` otherwise.
     ``restore`` takes it away.
     """
-    at_risk = cell.startswith("'") or cell.lstrip(" ").startswith(_FORMULA_STARTS) or _is_converted(cell)
-    return f"'{cell}" if at_risk else cell
+    changed = cell.startswith("'") or cell.lstrip(" ").startswith(_FORMULA_STARTS) or _is_converted(cell)
+    return f"'{cell}" if changed else cell
 
 
 def restore(cell: str) -> str:

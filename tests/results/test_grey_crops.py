@@ -233,7 +233,7 @@ def test_a_crop_that_cannot_be_made_grey_is_answered(
 
 def test_processes_that_cannot_share_so_much_say_so(options: Options) -> None:
     run = replace(options, decode_in="processes")
-    with _files_end_at(3_000_000), pytest.raises(GlomedgeError, match=r"\d+ MB that .* --decode-in threads"):
+    with _files_end_at(3_000_000), pytest.raises(GlomedgeError, match=r"\d+ MB .*--decode-in threads"):
         infer_folder(run)
     assert infer_folder(run).exit_code == 2  # two of the crops are broken
 
