@@ -27,6 +27,12 @@ def install_command(requirement: str) -> str:
     return f"pip install {'--editable ' if editable else ''}'{source}{extras}'"
 
 
+def without_source(text: str) -> str:
+    """The text with the folder that glomedge was installed from as ``.``: records name no folder of a machine."""
+    source, _ = _installed_from()
+    return text if source is None else text.replace(source, ".")
+
+
 @lru_cache(maxsize=1)
 def _installed_from() -> tuple[str | None, bool]:
     """The folder or wheel that glomedge was installed from (None: an index), and whether that is editable.

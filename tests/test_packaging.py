@@ -60,6 +60,13 @@ def test_messages_name_the_package_where_no_source_is_known(installed: Path, rec
     assert about.install_command("glomedge[cpu,fast]") == "pip install 'glomedge[cpu,fast]'"
 
 
+def test_records_name_the_checkout_as_a_dot(installed: Path) -> None:
+    checkout = installed.parent / "a checkout"
+    checkout.mkdir()
+    (installed / "direct_url.json").write_text(json.dumps({"url": checkout.as_uri(), "dir_info": {"editable": True}}))
+    assert about.without_source(about.install_command("glomedge[gpu]")) == "pip install --editable '.[gpu]'"
+
+
 def test_other_packages_keep_their_names() -> None:
     assert about.install_command("onnxruntime") == "pip install onnxruntime"
     assert about.install_command("onnxruntime-gpu[cuda]") == "pip install 'onnxruntime-gpu[cuda]'"

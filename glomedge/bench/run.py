@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from glomedge.about import without_source
 from glomedge.bench.answers import compare_answers, fp32_of
 from glomedge.bench.jobs import run_job
 from glomedge.bench.page import check_output, write
@@ -81,7 +82,7 @@ def run(
                         model=target.file.path.name,
                         provider_asked=target.engine.provider,
                         error=type(error).__name__,
-                        message=str(error),
+                        message=without_source(str(error)),
                     )
                 )
         return BenchRecord(
@@ -92,7 +93,7 @@ def run(
             crops=source,
             configurations=tuple(configurations),
             failures=tuple(failures),
-            notes=tuple(bench.notes),
+            notes=tuple(map(without_source, bench.notes)),
         )
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from glomedge.about import without_source
 from glomedge.bench.energy import EnergyMeter, gpu_memory_bytes
 from glomedge.bench.record import EndToEnd, Energy, Latency, Memory, Scenario, ScenarioName
 from glomedge.bench.scenarios import Images, latency_by_batch, offline, server, single_stream
@@ -170,7 +171,7 @@ def _plain(value: Any) -> Any:
         return value.name
     if isinstance(value, str) and value.startswith("/"):
         return Path(value).name
-    return value if isinstance(value, int | float | bool | None) else str(value)
+    return value if isinstance(value, int | float | bool | None) else without_source(str(value))
 
 
 def peak_rss_bytes() -> int:
