@@ -65,7 +65,8 @@ def main(arguments: list[str]) -> int:
     try:
         result = measure(job)
     except GlomedgeError as error:
-        result = Result(error=type(error).__name__, message=str(error), exit_code=error.exit_code)
+        message = without_source(str(error))
+        result = Result(error=type(error).__name__, message=message, exit_code=error.exit_code)
     result_path.write_text(result.model_dump_json(), encoding="utf-8")
     return 0
 
