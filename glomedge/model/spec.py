@@ -12,16 +12,19 @@ from typing import Annotated, Literal
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from glomedge.about import RESEARCH_USE_NOTICE
 from glomedge.errors import ModelError
 
 SIZE_PX = 224
+"""Side of the input of this project's own network; another network's is in its spec (``InputSpec.side_px``)."""
 MAP_SIZE = 7
+"""Cells along one side of its activation map; another network's is in ``ModelSpec.map_cells``."""
 
 RecipeName = Literal["seed", "published", "plain"]
-InputScaling = Literal["resnet", "resnet_v2"]
+InputScaling = Literal["resnet", "resnet_v2", "torch", "unit", "none", "affine"]
+SidePx = Annotated[int, Field(ge=32, le=1024)]
 Precision = Literal["fp32", "fp16", "int8"]
 Target = Literal["any", "onnxruntime", "tensorrt", "openvino"]
 Probability = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -42,7 +45,7 @@ class Recipe(Frozen):
     """
 
     name: RecipeName = "seed"
-    size_px: Literal[224] = 224
+    size_px: SidePx = SIZE_PX
     equalise: bool = True
     saturation_factor: float = Field(default=1.5, ge=0.0, le=10.0)
     hue_degrees: float = Field(default=8.0, ge=-180.0, le=180.0)
@@ -61,14 +64,59 @@ class Recipe(Frozen):
 
 
 class InputSpec(Frozen):
-    """What crosses to the device: uint8, ``[N, 224, 224, 3]``, RGB, already enhanced."""
+    """What crosses to the device: uint8, ``[N, side, side, 3]``, RGB, already enhanced."""
 
     name: Literal["images"] = "images"
     layout: Literal["NHWC"] = "NHWC"
     channel_order: Literal["RGB"] = "RGB"
     dtype: Literal["uint8"] = "uint8"
-    height_px: Literal[224] = 224
-    width_px: Literal[224] = 224
+    height_px: SidePx = SIZE_PX
+    width_px: SidePx = SIZE_PX
+
+    @model_validator(mode="after")
+    def _square(self) -> InputSpec:
+        if self.height_px != self.width_px:
+            raise ValueError(f"the input is {self.height_px} x {self.width_px} px, but only square inputs are known")
+        return self
+
+    @property
+    def side_px(self) -> int:
+        """Height and width of the square input."""
+        return self.height_px
+
+
+class Affine(Frozen):
+    """An input scaling without a name of its own: ``scale * x + offset`` for each channel, x in 0..255.
+
+    Attributes:
+        channel_order: of the result; ``scale`` and ``offset`` are in this order.
+        scale: one factor a channel.
+        offset: one summand a channel.
+    """
+
+    channel_order: Literal["RGB", "BGR"] = "RGB"
+    scale: tuple[float, float, float]
+    offset: tuple[float, float, float]
+
+
+class ModelSource(Frozen):
+    """Where a model that glomedge did not train comes from, and who said what its file does not say.
+
+    Attributes:
+        file_format: of the file that was exported.
+        framework: that made it and answered for it in the parity test, with its version.
+        file_sha256: of the file; of a SavedModel folder, of its files' names and contents in order.
+        recipe_from, scaling_from, class_order_from, threshold_from, temperature_from: how each was settled.
+    """
+
+    file_format: Literal["keras3", "keras2", "h5", "savedmodel"]
+    framework: str
+    file_sha256: Sha256
+    recipe_from: Literal["given", "record"] = "given"
+    scaling_from: Literal["found in the model", "given"] = "given"
+    class_order_from: Literal["one output", "given"] = "one output"
+    threshold_from: Literal["unknown", "given", "measured"] = "unknown"
+    temperature_from: Literal["unknown", "measured"] = "unknown"
 
 
 class BatchProfile(Frozen):
@@ -171,18 +219,19 @@ class Parity(Frozen):
 class Golden(Frozen):
     """The self-test: a crop drawn from ``seed``, its enhanced pixels, the probability it must give.
 
-    ``pixels_zlib_base64`` holds the uint8 ``[224, 224, 3]`` RGB result of ``enhance`` at export.
+    ``pixels_zlib_base64`` holds the uint8 ``[side_px, side_px, 3]`` RGB result of ``enhance`` at export.
     """
 
     seed: int
+    side_px: SidePx = SIZE_PX
     pixels_zlib_base64: str
     probability: Probability
     pixel_tolerance: int = Field(ge=0, le=255)
     probability_tolerance: float = Field(gt=0.0, le=0.5)
 
     def pixels(self) -> npt.NDArray[np.uint8]:
-        """The enhanced pixels, uint8 ``[224, 224, 3]``. Raises ModelError when they cannot be unpacked."""
-        size = SIZE_PX * SIZE_PX * 3
+        """The enhanced pixels, uint8 ``[side_px, side_px, 3]``. Raises ModelError when they cannot be unpacked."""
+        size = self.side_px * self.side_px * 3
         try:
             # max_length: a damaged or hostile string must not inflate without bound.
             raw = zlib.decompressobj().decompress(base64.b64decode(self.pixels_zlib_base64, validate=True), size)
@@ -190,7 +239,7 @@ class Golden(Frozen):
             raise ModelError(f"The golden self-test inside the model is damaged ({error}). Export it again.") from error
         if len(raw) != size:
             raise ModelError("The golden self-test inside the model has the wrong size. Export the model again.")
-        return np.frombuffer(raw, np.uint8).reshape(SIZE_PX, SIZE_PX, 3)
+        return np.frombuffer(raw, np.uint8).reshape(self.side_px, self.side_px, 3)
 
     @staticmethod
     def pack(pixels: npt.NDArray[np.uint8]) -> str:
@@ -199,9 +248,20 @@ class Golden(Frozen):
 
 
 class ModelSpec(Frozen):
-    """The contract between export and every runner."""
+    """The contract between export and every runner.
 
-    schema_version: Literal[1] = 1
+    Version 2 added what a network other than ResNet50V2 needs: its side, ``backbone``, ``map``, more scalings,
+    ``source``. A file of version 1 has none of these fields and reads as the defaults.
+
+    Attributes:
+        backbone: the network by its name in ``keras.applications``, in lower case, or ``other``.
+        map: ``exact`` where the output ``activation`` exists, whose mean is the logit; ``none`` where it does not.
+        map_cells: cells along one side of the activation map, ``[N, map_cells, map_cells]``.
+        input_affine: the scaling's numbers where ``input_scaling`` is ``affine``.
+        source: of a model that glomedge did not train.
+    """
+
+    schema_version: Literal[1, 2] = 2
     producer: str
     created_utc: str
     notice: str = RESEARCH_USE_NOTICE
@@ -211,6 +271,11 @@ class ModelSpec(Frozen):
     input: InputSpec = InputSpec()
     recipe: Recipe
     input_scaling: InputScaling
+    input_affine: Affine | None = None
+    backbone: str = Field(default="resnet50v2", pattern=r"^[a-z0-9_.-]{1,64}$")
+    map: Literal["exact", "none"] = "exact"
+    map_cells: int = Field(default=MAP_SIZE, ge=1, le=1024)
+    source: ModelSource | None = None
     precision: Precision = "fp32"
     target: Target = "any"
     opset: int
@@ -222,6 +287,18 @@ class ModelSpec(Frozen):
     calibration: Calibration | None = None
     parity: Parity | None = None
     golden: Golden
+
+    @model_validator(mode="after")
+    def _consistent(self) -> ModelSpec:
+        side_px = self.input.side_px
+        if self.recipe.size_px != side_px or self.golden.side_px != side_px:
+            raise ValueError(
+                f"the input's side is {side_px} px, the recipe's {self.recipe.size_px}, the self-test's "
+                f"{self.golden.side_px}"
+            )
+        if (self.input_scaling == "affine") != (self.input_affine is not None):
+            raise ValueError("input_affine belongs to the input scaling 'affine', and to no other")
+        return self
 
     def to_json(self) -> str:
         """Compact JSON, the text under the ONNX metadata key ``glomedge``."""
