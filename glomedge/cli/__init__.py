@@ -7,23 +7,16 @@ sees TensorFlow.
 from __future__ import annotations
 
 import errno
+import importlib
 import sys
-from typing import Annotated
+from collections.abc import Iterable
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from glomedge.about import RESEARCH_USE_NOTICE, __version__
-from glomedge.cli.bench import bench
-from glomedge.cli.demo import demo
-from glomedge.cli.doctor import doctor
-from glomedge.cli.evaluate import evaluate
-from glomedge.cli.export import export
-from glomedge.cli.infer import infer
-from glomedge.cli.info import info
 from glomedge.cli.streams import lossy_output
-from glomedge.cli.synth import synth
-from glomedge.cli.train import train
-from glomedge.cli.warm import warm
 from glomedge.errors import GlomedgeError, UsageError
 from glomedge.system.memory import (
     NEEDED_ADDRESS_SPACE_BYTES,
@@ -32,15 +25,52 @@ from glomedge.system.memory import (
     out_of_memory,
 )
 
-app = typer.Typer(
-    name="glomedge",
-    help=f"Classify crops of kidney glomeruli as globally sclerotic or not, offline. {RESEARCH_USE_NOTICE}",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode="rich",
-    context_settings={"help_option_names": ["-h", "--help"]},
+# Commands, in the order in which a user meets them: each is the function of that name in the file of that name. What is
+# beside it goes to typer.
+COMMANDS: MappingProxyType[str, dict[str, Any]] = MappingProxyType(
+    {
+        "train": {},
+        "export": {},
+        # Further arguments are what a shell makes of night/*.png; infer says what to type instead.
+        "infer": {"context_settings": {"allow_extra_args": True}},
+        "evaluate": {},
+        "bench": {},
+        "info": {},
+        "doctor": {},
+        "warm": {},
+        "synth": {},
+        "demo": {},
+    }
 )
+
+if TYPE_CHECKING:
+    app: typer.Typer
+
+
+def __getattr__(name: str) -> Any:
+    """``glomedge.cli.app`` with every command, made when it is asked for."""
+    if name != "app":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()["app"] = made = build(COMMANDS)
+    return made
+
+
+def build(names: Iterable[str]) -> typer.Typer:
+    """The application with these commands; the files of the others are not imported, which a start would wait for."""
+    made = typer.Typer(
+        name="glomedge",
+        help=f"Classify crops of kidney glomeruli as globally sclerotic or not, offline. {RESEARCH_USE_NOTICE}",
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        rich_markup_mode="rich",
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    made.callback()(_root)
+    for name in names:
+        function = getattr(importlib.import_module(f"{__name__}.{name}"), name)
+        made.command(name, **COMMANDS[name])(function)
+    return made
 
 
 def _version(value: bool) -> None:
@@ -49,27 +79,12 @@ def _version(value: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
 def _root(
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
     pass
-
-
-# Commands, in the order in which a user meets them.
-app.command("train")(train)
-app.command("export")(export)
-# Further arguments are what a shell makes of night/*.png; infer says what to type instead.
-app.command("infer", context_settings={"allow_extra_args": True})(infer)
-app.command("evaluate")(evaluate)
-app.command("bench")(bench)
-app.command("info")(info)
-app.command("doctor")(doctor)
-app.command("warm")(warm)
-app.command("synth")(synth)
-app.command("demo")(demo)
 
 
 # The printed output is the only result of these commands: when it is lost, the command has failed.
@@ -90,10 +105,17 @@ def main() -> None:
     sys.exit(code)
 
 
+def _needed(command: str) -> Iterable[str]:
+    """The commands that this start needs: its own, or all for the help and for a word that is none of them."""
+    if command == "--version":
+        return ()
+    return (command,) if command in COMMANDS else COMMANDS
+
+
 def _exit_code(command: str) -> int:
     try:
         _check_address_space(command)
-        app()
+        build(_needed(command))()
     except GlomedgeError as error:
         return _failed(str(error), error.exit_code)
     except SystemExit as end:

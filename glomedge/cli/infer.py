@@ -28,7 +28,6 @@ from glomedge.cli.options import (
 from glomedge.cli.progress import Progress
 from glomedge.engine.options import DEFAULT_MODEL, EngineOptions
 from glomedge.errors import UsageError
-from glomedge.files.names import escape_name
 
 if TYPE_CHECKING:
     from glomedge.runs.outcome import Outcome
@@ -171,6 +170,8 @@ def require_one_folder(named: list[Path]) -> None:
     """Refuse several names, which is what a shell makes of ``night/*.png``. Raises UsageError."""
     if len(named) == 1:
         return
+    from glomedge.files.names import escape_name
+
     parents = {path.parent for path in named}
     many = "infer reads one folder or one image"
     some = ", ".join(escape_name(bytes(path)) for path in named[:2])
@@ -208,6 +209,7 @@ def print_summary(outcome: Outcome, output: Path) -> None:
     from rich.console import Console
 
     from glomedge.cases.summary import called
+    from glomedge.files.names import escape_name
     from glomedge.reports.case_table import case_tables
 
     console = Console(width=None if sys.stdout.isatty() else 120, highlight=False, markup=False)

@@ -92,3 +92,27 @@ def test_importing_the_engine_loads_no_runtime() -> None:
 def test_importing_the_package_loads_nothing() -> None:
     done = run("import glomedge\nprint(*sorted({'numpy', 'pydantic', 'cv2', 'onnxruntime'} & set(sys.modules)))")
     assert done.stdout.split() == []
+
+
+def test_a_command_starts_without_the_files_of_the_others() -> None:
+    done = run(
+        """
+from glomedge.cli import main
+sys.argv = ["glomedge", "doctor", "--help"]
+try:
+    main()
+except SystemExit as end:
+    assert end.code == 0
+print(*sorted(name for name in sys.modules if name.startswith("glomedge.cli.")))
+"""
+    )
+    assert done.returncode == 0, done.stderr
+    loaded = done.stdout.splitlines()[-1].split()
+    assert "glomedge.cli.doctor" in loaded
+    assert not {"glomedge.cli.infer", "glomedge.cli.train", "glomedge.cli.bench"} & set(loaded)
+
+
+def test_a_mistyped_command_is_answered_with_the_one_that_was_meant() -> None:
+    done = subprocess.run([sys.executable, "-m", "glomedge", "infre"], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "infer" in done.stderr
