@@ -134,8 +134,12 @@ def write_heatmaps(
                 take()
     finally:
         cv2.setNumThreads(threads_before)
-    notes = [f"{drawn} heatmaps were written to {escape_name(bytes(options.heatmaps))}."]
-    if others := _others(options.heatmaps, drawn):
+    return _notes(options.heatmaps, drawn, failures)
+
+
+def _notes(folder: Path, drawn: int, failures: list[str]) -> list[str]:
+    notes = [f"{drawn} heatmaps were written to {escape_name(bytes(folder))}."]
+    if others := _others(folder, drawn):
         # Other crops, another model, another scale: must not be mistaken for this run's, and are not ours to delete.
         notes.append(f"That folder also contains {others} heatmaps of other runs. Use a new folder to keep runs apart.")
     notes += failures[:_MAX_SAID]
