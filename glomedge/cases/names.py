@@ -11,10 +11,20 @@ import re
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from glomedge.cases.numbers import Decision, Ending, Evidence, ending_of
-from glomedge.cases.readings import CLASS_FOLDERS, Reading, Rule, by_folder, by_shape, of_slide, stem_of
+from glomedge.cases.readings import (
+    CLASS_FOLDERS,
+    CaseName,
+    Reading,
+    Rule,
+    SameSlide,
+    by_folder,
+    by_shape,
+    of_slide,
+    stem_of,
+)
 from glomedge.cases.text import some, tidy
 from glomedge.errors import UsageError
 
@@ -28,13 +38,6 @@ _MOST_FOLDERS_NAMED = 3
 _WINDOWS_NUMBER = re.compile(r"(?P<slide>.+?) ?\((?P<number>[0-9]+)\)", re.DOTALL)
 # S21_7: only where no folder says more, and only where the part before looks like an id.
 _UNDERSCORE_NUMBER = re.compile(r"(?P<slide>.*[0-9].*)_[0-9]+", re.DOTALL)
-
-
-class CaseName(NamedTuple):
-    """Where a crop comes from: the biopsy, and the slide of that biopsy."""
-
-    case: str
-    slide: str
 
 
 def case_of(name: str, pattern: str | None = None) -> CaseName:
@@ -54,8 +57,7 @@ def case_of(name: str, pattern: str | None = None) -> CaseName:
     Raises:
         UsageError: the pattern is no regular expression, or has no group named ``case``.
     """
-    reading, _ = _read(name, pattern, {})
-    return CaseName(reading.case, reading.slide)
+    return _read(name, pattern, {})[0].name
 
 
 _Kind = tuple[tuple[str, ...], int]
@@ -65,9 +67,10 @@ _Decisions = Mapping[tuple[_Kind, str | None], Decision]
 
 def _read(name: str, pattern: str | None, decisions: _Decisions) -> tuple[Reading, bool]:
     """The reading of a name, and whether it is unambiguous."""
-    *folders, base = tidy(name).split("/")
+    parts = tuple(tidy(name).split("/"))
+    folders, base = parts[:-1], parts[-1]
     if pattern is not None:
-        reading = _by_pattern("/".join([*folders, base]), base, pattern)
+        reading = _by_pattern("/".join(parts), base, pattern)
         return reading or by_folder(folders) or _unknown(), reading is not None
     stem = stem_of(base.strip())
     if reading := by_shape(stem):
@@ -80,7 +83,7 @@ def _read(name: str, pattern: str | None, decisions: _Decisions) -> tuple[Readin
     return (reading, True) if reading else (_unknown(), False)
 
 
-def _by_numbers(ending: Ending, stem: str, folders: list[str], decisions: _Decisions) -> tuple[Reading, bool]:
+def _by_numbers(ending: Ending, stem: str, folders: tuple[str, ...], decisions: _Decisions) -> tuple[Reading, bool]:
     reading = None
     if len(ending.numbers) > 1:
         decision = decisions.get((ending.kind, ending.start)) or decisions.get((ending.kind, None)) or _alone(ending)
@@ -112,7 +115,7 @@ def _alone(ending: Ending) -> Decision:
 
 
 def _unknown() -> Reading:
-    return Reading("unknown", UNKNOWN_CASE, UNKNOWN_CASE)
+    return Reading("unknown", CaseName(UNKNOWN_CASE, UNKNOWN_CASE))
 
 
 def _by_pattern(path: str, base: str, pattern: str) -> Reading | None:
@@ -121,7 +124,7 @@ def _by_pattern(path: str, base: str, pattern: str) -> Reading | None:
     if not match or not match["case"] or not (case := match["case"].strip()):
         return None
     slide = (match["slide"] or "").strip() if "slide" in compiled.groupindex else ""
-    return Reading("pattern", case, slide or case)
+    return Reading("pattern", CaseName(case, slide or case))
 
 
 class CaseFinder:
@@ -144,12 +147,13 @@ class CaseFinder:
         self._examples: dict[Rule, list[str]] = defaultdict(list)
         self._folders: Counter[str] = Counter()
         self._cases: Counter[str] = Counter()
+        same = SameSlide()
         for name in names:
-            reading, sure = _read(name, pattern, self._decisions)
+            reading, sure = self._reading(name, same)
             self._found[reading.rule] += 1
             self._cases[reading.case] += 1
             if reading.rule == "folder":
-                self._folders[reading.slide] += 1
+                self._folders[reading.name.slide] += 1
             if not sure:
                 self._doubtful[reading.rule] += 1
                 if len(self._examples[reading.rule]) < _EXAMPLES:
@@ -162,8 +166,21 @@ class CaseFinder:
 
     def case_of(self, name: str) -> CaseName:
         """The biopsy and the slide of one crop, decided from all names."""
-        reading, _ = _read(name, self._pattern, self._decisions)
-        return CaseName(reading.case, reading.slide)
+        return _read(name, self._pattern, self._decisions)[0].name
+
+    def cases_of(self, names: Iterable[str]) -> list[CaseName]:
+        """The same of many crops, quickest where those of a slide follow each other."""
+        same = SameSlide()
+        return [self._reading(name, same)[0].name for name in names]
+
+    def _reading(self, name: str, same: SameSlide) -> tuple[Reading, bool]:
+        """As ``_read``; ``same`` remembers the names before."""
+        if self._pattern is not None:
+            return _read(name, self._pattern, self._decisions)
+        if (reading := same.reading(name)) is not None:
+            return reading, True
+        reading, sure = _read(name, None, self._decisions)
+        return same.keep(reading), sure
 
     def found_by(self) -> dict[str, int]:
         """Number of crops by rule: ``pattern``, ``region``, ``parts``, ``coordinates``, ``running number``, ..."""
@@ -272,10 +289,14 @@ def _decisions(names: Iterable[str]) -> dict[tuple[_Kind, str | None], Decision]
     """The meaning of the numbers at the end: by prefix if enough names share it, else by kind."""
     enough = 5
     alike: dict[tuple[_Kind, str], Evidence] = defaultdict(Evidence)
+    same = SameSlide()
     for name in names:
+        if same.reading(name) is not None:
+            continue
         stem = stem_of(tidy(name.rpartition("/")[2]))
-        ending = ending_of(stem)
-        if ending and len(ending.numbers) > 1 and not by_shape(stem):
+        if reading := by_shape(stem):
+            same.keep(reading)
+        elif (ending := ending_of(stem)) and len(ending.numbers) > 1:
             alike[ending.kind, ending.start].add(ending)
     of_kind: dict[_Kind, Evidence] = defaultdict(Evidence)
     decisions: dict[tuple[_Kind, str | None], Decision] = {}

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import compress
 from pathlib import Path
 
 from glomedge.errors import OutputError
 from glomedge.pipeline.inputs import Found
 from glomedge.results.answer_table import AnswerTable, Fingerprint
 from glomedge.results.journal import Contents, Identity, read_journal, read_on
+from glomedge.system.stopping import unless_stopped
 
 
 @dataclass
@@ -102,13 +104,19 @@ def plan(
     return Plan(contents.identity, contents, notes)
 
 
-def unanswered(root: bytes, inputs: Iterable[Found], contents: Contents) -> tuple[list[Found], list[Found]]:
+def unanswered(
+    root: bytes, contents: Contents, stop: Callable[[], bool] = lambda: False
+) -> tuple[list[Found], list[Found]]:
     """What remains: inputs without an answer or modified since, and those whose error may have been transient.
 
     The two are batched separately, so that the batches of the first are those of an uninterrupted run.
+
+    Raises:
+        StoppedError: ``stop`` returned true; it is polled at every file that is asked for.
     """
     new, again = [], []
-    for found in inputs:
+    open_ = compress(contents.answers.inputs, ~contents.answers.settled())
+    for found in unless_stopped(open_, stop):
         before = contents.answers.fingerprint(found.relative)
         if before is None or _changed(root, found, before):
             new.append(found)

@@ -27,7 +27,7 @@ from glomedge.runs.options import Options
 from glomedge.runs.outcome import OWNED, THUMBNAIL_PX, Outcome
 from glomedge.runs.pipeline_run import PipelineRun
 from glomedge.runs.stores import RunStores
-from glomedge.system.stopping import StoppedError, unless_stopped
+from glomedge.system.stopping import StoppedError
 
 if TYPE_CHECKING:
     from glomedge.engine.engine import Engine
@@ -211,8 +211,7 @@ class _FolderRun:
 
     def _predict(self, plan_: Plan, journal: Journal, sink: FolderSink) -> bool:
         """Classify the inputs without an answer; False, or StoppedError, if it was stopped."""
-        inputs = self._found.inputs
-        new, again = unanswered(self._found.root, unless_stopped(inputs, self._stop), plan_.contents)
+        new, again = unanswered(self._found.root, plan_.contents, self._stop)
         if not new and not again:
             return True
         crashed = any(found.key in plan_.contents.suspects for found in (*new, *again))

@@ -12,7 +12,7 @@ from glomedge.about import RESEARCH_USE_NOTICE
 from glomedge.errors import GlomedgeError
 from glomedge.files.names import guard, neutralise
 from glomedge.files.writing import Staged
-from glomedge.results.rows import Row
+from glomedge.results.rows import Row, RowBlock
 from glomedge.results.tables import CsvWriter, columns
 
 
@@ -48,9 +48,8 @@ def test_csv_is_that_of_the_csv_module(texts: list[tuple[str, str, str, float | 
     ]  # fmt: skip
     written = io.BytesIO()
     writer = CsvWriter(written, tta=tta)
-    writer.write(rows[:4])
-    if rows[4:]:
-        writer.write(rows[4:])
+    writer.write(RowBlock.of(rows[:4]))
+    writer.write(RowBlock.of(rows[4:]))
     writer.close()
     names = columns(tta=tta)
     expected = io.StringIO(newline="")
@@ -69,7 +68,7 @@ def test_csv_is_that_of_the_csv_module(texts: list[tuple[str, str, str, float | 
 def test_csv_quotes_what_it_must(tmp_path: Path) -> None:
     row = Row('a,"b".png', "=c", "s", 0.5, 1, "globally sclerotic", 0.5, "ok", "cpu", None, None, "line\nline\rline")
     with (tmp_path / "t.csv").open("wb") as handle:
-        CsvWriter(handle, tta=False).write([row])
+        CsvWriter(handle, tta=False).write(RowBlock.of([row]))
     with (tmp_path / "t.csv").open(encoding="utf-8", newline="") as text:
         (read,) = csv.DictReader(text)
     assert (read["path"], read["case"], read["message"]) == ('a,"b".png', "'=c", "line\nline\\x0dline")
