@@ -13,13 +13,13 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from glomedge.cases.neighbours import Neighbours, Read
 from glomedge.cases.numbers import Decision, Ending, Evidence, ending_of
 from glomedge.cases.readings import (
     CLASS_FOLDERS,
     CaseName,
     Reading,
     Rule,
-    SameSlide,
     by_folder,
     by_shape,
     of_slide,
@@ -57,7 +57,7 @@ def case_of(name: str, pattern: str | None = None) -> CaseName:
     Raises:
         UsageError: the pattern is no regular expression, or has no group named ``case``.
     """
-    return _read(name, pattern, {})[0].name
+    return _read(name, pattern, {}).reading.name
 
 
 _Kind = tuple[tuple[str, ...], int]
@@ -65,42 +65,42 @@ _Kind = tuple[tuple[str, ...], int]
 _Decisions = Mapping[tuple[_Kind, str | None], Decision]
 
 
-def _read(name: str, pattern: str | None, decisions: _Decisions) -> tuple[Reading, bool]:
-    """The reading of a name, and whether it is unambiguous."""
+def _read(name: str, pattern: str | None, decisions: _Decisions) -> Read:
+    """The reading of one name."""
     parts = tuple(tidy(name).split("/"))
     folders, base = parts[:-1], parts[-1]
     if pattern is not None:
         reading = _by_pattern("/".join(parts), base, pattern)
-        return reading or by_folder(folders) or _unknown(), reading is not None
+        return Read(reading or by_folder(folders) or _unknown(), reading is not None)
     stem = stem_of(base.strip())
     if reading := by_shape(stem):
-        return reading, True
+        return Read(reading, sure=True)
     if ending := ending_of(stem):
         return _by_numbers(ending, stem, folders, decisions)
     if (match := _WINDOWS_NUMBER.fullmatch(stem)) and (reading := of_slide("running number", match["slide"])):
-        return reading, False
+        return Read(reading, sure=False)
     reading = by_folder(folders)
-    return (reading, True) if reading else (_unknown(), False)
+    return Read(reading, sure=True) if reading else Read(_unknown(), sure=False)
 
 
-def _by_numbers(ending: Ending, stem: str, folders: tuple[str, ...], decisions: _Decisions) -> tuple[Reading, bool]:
-    reading = None
+def _by_numbers(ending: Ending, stem: str, folders: tuple[str, ...], decisions: _Decisions) -> Read:
+    free_numbers = 1
     if len(ending.numbers) > 1:
-        decision = decisions.get((ending.kind, ending.start)) or decisions.get((ending.kind, None)) or _alone(ending)
+        kind = ending.kind
+        decision = decisions.get((kind, ending.start)) or decisions.get((kind, None))
+        free_numbers = decision.dropped if decision and decision.dropped in (1, 2) else 0
+        decision = decision or _alone(ending)
         rule: Rule = "running number" if decision.dropped == 1 else "coordinates"
-        reading = of_slide(rule, ending.without(decision.dropped))
-        if reading:
-            return reading, decision.sure
-    elif ending.separators == ("-",):
-        reading = of_slide("running number", ending.start)
-        if reading:
-            return reading, True
+        if reading := of_slide(rule, ending.without(decision.dropped)):
+            return Read(reading, decision.sure, free_numbers)
+    elif ending.separators == ("-",) and (reading := of_slide("running number", ending.start)):
+        return Read(reading, True, free_numbers)
     if reading := by_folder(folders):
-        return reading, True
+        return Read(reading, True, free_numbers)
     match = _UNDERSCORE_NUMBER.fullmatch(stem)
     if match and len(ending.numbers) == 1 and (reading := of_slide("running number", match["slide"])):
-        return reading, False
-    return _unknown(), False
+        return Read(reading, False, free_numbers)
+    return Read(_unknown(), False, free_numbers)
 
 
 def _alone(ending: Ending) -> Decision:
@@ -147,17 +147,17 @@ class CaseFinder:
         self._examples: dict[Rule, list[str]] = defaultdict(list)
         self._folders: Counter[str] = Counter()
         self._cases: Counter[str] = Counter()
-        same = SameSlide()
+        neighbours = Neighbours()
+        last, count = None, 0
         for name in names:
-            reading, sure = self._reading(name, same)
-            self._found[reading.rule] += 1
-            self._cases[reading.case] += 1
-            if reading.rule == "folder":
-                self._folders[reading.name.slide] += 1
-            if not sure:
-                self._doubtful[reading.rule] += 1
-                if len(self._examples[reading.rule]) < _EXAMPLES:
-                    self._examples[reading.rule].append(name)
+            read = self._read(name, neighbours)
+            if read is not last:
+                self._count(last, count)
+                last, count = read, 0
+            count += 1
+            if not read.sure and len(examples := self._examples[read.reading.rule]) < _EXAMPLES:
+                examples.append(name)
+        self._count(last, count)
         if pattern is not None and names and not self._found["pattern"]:
             raise UsageError(
                 f"The case pattern {pattern!r} matches none of the {len(names)} names, such as {some(names, 2)}. "
@@ -166,21 +166,30 @@ class CaseFinder:
 
     def case_of(self, name: str) -> CaseName:
         """The biopsy and the slide of one crop, decided from all names."""
-        return _read(name, self._pattern, self._decisions)[0].name
+        return _read(name, self._pattern, self._decisions).reading.name
 
     def cases_of(self, names: Iterable[str]) -> list[CaseName]:
         """The same of many crops, quickest where those of a slide follow each other."""
-        same = SameSlide()
-        return [self._reading(name, same)[0].name for name in names]
+        neighbours = Neighbours()
+        return [self._read(name, neighbours).reading.name for name in names]
 
-    def _reading(self, name: str, same: SameSlide) -> tuple[Reading, bool]:
-        """As ``_read``; ``same`` remembers the names before."""
-        if self._pattern is not None:
-            return _read(name, self._pattern, self._decisions)
-        if (reading := same.reading(name)) is not None:
-            return reading, True
-        reading, sure = _read(name, None, self._decisions)
-        return same.keep(reading), sure
+    def _read(self, name: str, neighbours: Neighbours) -> Read:
+        read = neighbours.again(name)
+        if read is None:
+            read = neighbours.keep(name, _read(name, self._pattern, self._decisions))
+        return read
+
+    def _count(self, read: Read | None, count: int) -> None:
+        """So many names that follow each other were read in that way."""
+        if read is None:
+            return
+        rule, name = read.reading
+        self._found[rule] += count
+        self._cases[name.case] += count
+        if rule == "folder":
+            self._folders[name.slide] += count
+        if not read.sure:
+            self._doubtful[rule] += count
 
     def found_by(self) -> dict[str, int]:
         """Number of crops by rule: ``pattern``, ``region``, ``parts``, ``coordinates``, ``running number``, ..."""
@@ -289,15 +298,24 @@ def _decisions(names: Iterable[str]) -> dict[tuple[_Kind, str | None], Decision]
     """The meaning of the numbers at the end: by prefix if enough names share it, else by kind."""
     enough = 5
     alike: dict[tuple[_Kind, str], Evidence] = defaultdict(Evidence)
-    same = SameSlide()
+    neighbours = Neighbours()
+    evidence, head = None, ""
     for name in names:
-        if same.reading(name) is not None:
+        if neighbours.again(name) is not None:
+            if evidence is not None:
+                evidence.add_pair(head, *neighbours.numbers)
             continue
+        evidence = None
         stem = stem_of(tidy(name.rpartition("/")[2]))
         if reading := by_shape(stem):
-            same.keep(reading)
+            neighbours.keep(name, Read(reading, sure=True))
         elif (ending := ending_of(stem)) and len(ending.numbers) > 1:
-            alike[ending.kind, ending.start].add(ending)
+            evidence, head = alike[ending.kind, ending.start], ending.without(2)
+            evidence.add(ending)
+            # Whatever the last two numbers are, what stands before them is the same.
+            neighbours.keep(name, Read(_unknown(), sure=False, free_numbers=2))
+        else:
+            neighbours = Neighbours()
     of_kind: dict[_Kind, Evidence] = defaultdict(Evidence)
     decisions: dict[tuple[_Kind, str | None], Decision] = {}
     for (kind, start), seen in alike.items():

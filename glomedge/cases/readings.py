@@ -134,37 +134,6 @@ def by_shape(stem: str) -> Reading | None:
     return None
 
 
-class SameSlide:
-    """Tells names that have the last one's stain and part, as neighbours in a sorted folder mostly do.
-
-    The rule ``parts`` takes the shortest case that fits. Of two names that begin with the same
-    ``<case>_<stain>_<i>of<n>_``, a shorter case would have fitted both. Neither does a region's box begin in that part
-    and end behind it: boxes hold no underscore. So only what follows is to be searched for one.
-    """
-
-    def __init__(self) -> None:
-        self._begin: str | None = None
-        self._reading: Reading | None = None
-
-    def keep(self, reading: Reading) -> Reading:
-        """Compare the next names with that reading; returns it."""
-        case, slide = reading.name
-        if reading.rule == "parts" and slide.startswith(f"{case}_"):
-            self._reading, self._begin = reading, f"{slide}_"
-        return reading
-
-    def reading(self, name: str) -> Reading | None:
-        """The kept reading if it is that of ``name``, too; None where that is to be found out."""
-        begin = self._begin
-        if begin is None or not (base := name.rpartition("/")[2]).startswith(begin):
-            return None
-        rest = base[len(begin) :].lower()
-        # Only what ``tidy`` and ``stem_of`` leave as it is.
-        if not rest[:1].isalnum() or not rest.isascii():
-            return None
-        return None if "y" in rest or "[" in rest or "(" in rest or "left-" in rest else self._reading
-
-
 def is_no_biopsy(folder: str) -> bool:
     """Whether a folder's name is something other than a biopsy (class, magnification, date)."""
     return (

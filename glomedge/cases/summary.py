@@ -223,25 +223,20 @@ class _Tally:
     ) -> None:
         self.slides.add(slide)
         self.crops += len(calls)
-        every = True
+        left_out = False
         for call, number in Counter(calls).items():
             flagged = call.status.startswith("flagged")
             self.flagged += number * flagged
             if call.label is None:
                 self.errors += number
-                every = False
             elif flagged and exclude_flagged:
-                every = False
+                left_out = True
             else:
                 self.positive += number * call.label
-        if every:
-            self.probabilities.extend(probabilities)
-        else:
-            self.probabilities.extend(
-                probability
-                for call, probability in zip(calls, probabilities, strict=True)
-                if probability is not None and not (exclude_flagged and call.status.startswith("flagged"))
-            )
+        if left_out:
+            pairs = zip(calls, probabilities, strict=True)
+            probabilities = [value for call, value in pairs if not call.status.startswith("flagged")]
+        self.probabilities.extend(value for value in probabilities if value is not None)
 
     def summary(self, case: str, operating_point: OperatingPoint | None) -> CaseSummary:
         total = len(self.probabilities)
