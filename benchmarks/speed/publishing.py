@@ -1,8 +1,9 @@
 """What publishing a finished run costs: seconds and memory by rows, before and after the journal was read once.
 
-``--resume`` of a finished run, which reads the journal and writes the tables, the cases and (with it) the report. A
-process each; this code and that of ``--before`` take turns, so that what slows the machine slows both. Rows lie in the
-journal in the order of their paths, or in any order (the worst that parallel batches and resumed runs could leave).
+``--resume`` of a finished run, which reads the names and the journal and writes the tables, the cases and (with it) the
+report. A process each; this code and that of ``--before`` take turns, so that what slows the machine slows both. Rows
+lie in the journal in the order of their paths, or in any order (the worst that parallel batches and resumed runs could
+leave).
 Runs that are expected to take more than ``--limit`` processor seconds are left out and marked "not run".
 
     .venv/bin/python -m benchmarks.speed.publishing [--quick] [--before COMMIT] [--limit 100]
@@ -24,7 +25,6 @@ from typing import Any
 
 from benchmarks.lib.common import (
     ROOT,
-    find_model,
     log,
     markdown_table,
     parser,
@@ -43,13 +43,11 @@ SIZES = {20_000: 1, 200_000: 2, 1_000_000: 1}
 def main() -> None:
     """Publish journals of every size, order and kind, write ``publishing.json`` and ``.md``."""
     options = parser(__doc__)
-    options.add_argument("--model", type=Path, help="any model file; nothing is classified")
     options.add_argument("--before", default=BEFORE, help=f"commit to compare with [default: {BEFORE}]")
     options.add_argument("--limit", type=float, default=100.0, help="processor seconds of one run")
     options.add_argument("--scratch", type=Path, help="folder for journals and outputs, up to 2 GB")
     arguments = options.parse_args()
     set_results_directory(arguments.results)
-    model = (arguments.model or find_model()).resolve()
     sizes = {20_000: 1} if arguments.quick else SIZES
     runs: list[dict[str, Any]] = []
     with (
@@ -57,6 +55,9 @@ def main() -> None:
         worktree(Path(scratch) / "before", arguments.before) as before,
     ):
         roots = {"before": before, "after": ROOT}
+        # Of the older format, which both read; nothing is classified.
+        model = Path(scratch) / "model.onnx"
+        worker(before, "model", {"model": str(model)})
         for rows, rounds in sizes.items():
             for shuffled in (False, True):
                 source = Path(scratch) / f"source-{rows}-{shuffled}"
@@ -86,7 +87,8 @@ def worker(root: Path, action: str, job: dict[str, Any]) -> dict[str, Any]:
     """One process of the code under ``root``; what it measured."""
     done = subprocess.run(
         [sys.executable, str(WORKER), action, json.dumps(job)],
-        capture_output=True, text=True, check=False, env={**os.environ, "PYTHONPATH": str(root)},
+        capture_output=True, text=True, check=False,
+        env={**os.environ, "PYTHONPATH": f"{root}{os.pathsep}{root / 'tests'}"},
     )  # fmt: skip
     if done.returncode != 0:
         raise SystemExit(f"{WORKER.name} {action} failed under {root.name}:\n{done.stderr[-2000:]}")
@@ -143,8 +145,8 @@ def table(runs: list[dict[str, Any]], sizes: dict[int, int]) -> str:
         + growth(runs)
         + (
             "\nMedians. s: elapsed; CPU s: processor seconds; MB: peak memory beyond the list of inputs. Reading the "
-            "journal of a finished run, then writing predictions.csv, cases.csv, run.json and the report where asked "
-            "for. Both codes ran in turn and wrote the same bytes.\n"
+            "biopsies' names and the journal of a finished run, then writing predictions.csv, cases.csv, run.json and "
+            "the report where asked for. Both codes ran in turn and wrote the same bytes.\n"
         )
     )
 

@@ -7,15 +7,24 @@ hold a million.
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import NamedTuple
 
 from glomedge.cases.readings import Reading
 
 # A name that ends in one or two numbers, and the suffix.
 _ENDS = {
-    1: re.compile(r"(?P<begin>.*[-_])(?P<middle>)[0-9]+(?P<end>[^0-9]*)", re.DOTALL),
+    1: re.compile(r"(?P<begin>.*[-_])[0-9]+(?P<middle>)(?P<end>[^0-9]*)", re.DOTALL),
     2: re.compile(r"(?P<begin>.*[-_])[0-9]+(?P<middle>[-_])[0-9]+(?P<end>[^0-9]*)", re.DOTALL),
 }
+# What may follow <case>_<stain>_<i>of<n>_ in a name of the rule ``parts``. That rule takes the shortest case that fits:
+# of two names with the same <case>_<stain>_<i>of<n>_, a shorter case would fit both. Only a region's box comes before
+# that rule. None begins before the rest and ends in it, because no box has an underscore in it, and one that lies
+# wholly before it would have been found in the last name. So a rest without what a box needs (``[``, ``(``, ``y`` or
+# ``left-``) changes nothing. ASCII, so that Unicode's forms stay as they are; a letter or digit first, so that
+# something is left of it without its suffix.
+_PLAIN = r"[^\u0080-\U0010ffffyY\[(/-]*"
+_BEHIND_PARTS = re.compile(rf"[0-9A-Za-z]{_PLAIN}(?:(?<![tT])-{_PLAIN})*")
 
 
 class Read(NamedTuple):
@@ -41,8 +50,8 @@ class Neighbours:
 
     def __init__(self) -> None:
         self._last: Read | None = None
-        self._begin = self._middle = self._end = ""
-        self._is_parts = False
+        self._begin = ""
+        self._rest = _BEHIND_PARTS
         self.numbers: tuple[str, ...] = ()
 
     def keep(self, name: str, read: Read) -> Read:
@@ -54,40 +63,24 @@ class Neighbours:
             folder, slash, base = name.rpartition("/")
             # Not where blanks or Unicode's forms were put right.
             if slide.startswith(f"{case}_") and base.startswith(begin):
-                self._last, self._is_parts, self._begin = read, True, folder + slash + begin
+                self._last, self._begin, self._rest = read, folder + slash + begin, _BEHIND_PARTS
         elif read.free_numbers and (match := _ENDS[read.free_numbers].fullmatch(name)):
-            self._last, self._is_parts = read, False
-            self._begin, self._middle, self._end = match.group("begin", "middle", "end")
+            self._last, self._begin = read, match["begin"]
+            self._rest = _numbers(match["middle"], match["end"])
         return read
 
     def again(self, name: str) -> Read | None:
         """What was kept, if ``name`` says the same; None where that is to be found out."""
-        if self._last is None or not name.startswith(self._begin) or not name.isascii():
+        if self._last is None or not name.startswith(self._begin):
             return None
-        rest = name[len(self._begin) :]
-        fits = _behind_a_part(rest) if self._is_parts else self._numbers(rest)
-        return self._last if fits else None
-
-    def _numbers(self, rest: str) -> bool:
-        if not rest.endswith(self._end):
-            return False
-        numbers = rest[: len(rest) - len(self._end)]
-        if not self._middle:
-            self.numbers = (numbers,)
-            return numbers.isdecimal()
-        first, _, second = numbers.partition(self._middle)
-        self.numbers = (first, second)
-        return first.isdecimal() and second.isdecimal()
+        if not (match := self._rest.fullmatch(name, len(self._begin))):
+            return None
+        self.numbers = match.groups()
+        return self._last
 
 
-def _behind_a_part(rest: str) -> bool:
-    """Whether a name stays one of the rule ``parts``, with the same slide, if that follows ``<stain>_<i>of<n>_``.
-
-    That rule takes the shortest case that fits: of two names with the same ``<case>_<stain>_<i>of<n>_``, a shorter case
-    would fit both. Only a region's box comes before that rule. None begins before the rest and ends in it, because no
-    box has an underscore in it, and one that lies wholly before it would have been found in the last name.
-    """
-    if not rest[:1].isalnum() or "/" in rest:  # what is left of it when the suffix is taken away
-        return False
-    lower = rest.lower()
-    return not ("y" in lower or "[" in lower or "(" in lower or "left-" in lower)
+@lru_cache(maxsize=256)
+def _numbers(middle: str, end: str) -> re.Pattern[str]:
+    """One number, or two with ``middle`` between them, then ``end``."""
+    numbers = f"([0-9]+){re.escape(middle)}([0-9]+)" if middle else "([0-9]+)"
+    return re.compile(numbers + re.escape(end))

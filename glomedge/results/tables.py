@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import json
 from collections.abc import Callable, Collection, Iterable, Sequence
+from functools import lru_cache
 from typing import IO, Any, Protocol, TypeVar
 
 from glomedge.about import RESEARCH_USE_NOTICE
@@ -92,6 +93,7 @@ def _text_cell(text: str) -> str:
     return _quoted(neutralise(text.replace("\r", "\\x0d")))
 
 
+@lru_cache(maxsize=4096)
 def _id_cell(text: str) -> str:
     """A biopsy or slide, which no spreadsheet may convert to a number or a date."""
     return _quoted(guard(text.replace("\r", "\\x0d")))

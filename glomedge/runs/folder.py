@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from glomedge.cases.names import CaseFinder
@@ -79,7 +79,7 @@ def infer_folder(
             from glomedge.runs.heatmaps import check_folder
 
             check_folder(options.heatmaps)
-        return _FolderRun(options, found, output, stop, progress, decoder, begin_s).run()
+        return _FolderRun(options, found, output, Callbacks(stop, progress, decoder), begin_s).run()
     finally:
         output.close()
 
@@ -90,23 +90,25 @@ def _suffixes() -> frozenset[str]:
     return ALLOWED_SUFFIXES
 
 
+@dataclass(frozen=True)
+class Callbacks:
+    """What the run calls of its caller; see ``infer_folder``."""
+
+    stop: Callable[[], bool] = lambda: False
+    progress: Callable[[int, int], None] | None = None
+    decoder: Decoder | None = None
+
+
 class _FolderRun:
     def __init__(
-        self,
-        options: Options,
-        found: Scan,
-        output: OutputFolder,
-        stop: Callable[[], bool],
-        progress: Callable[[int, int], None] | None,
-        decoder: Decoder | None,
-        begin_s: float,
+        self, options: Options, found: Scan, output: OutputFolder, callbacks: Callbacks, begin_s: float
     ) -> None:
         self._options = options
         self._found = found
         self._output = output
-        self._stop = stop
-        self._progress = progress
-        self._decoder = decoder
+        self._stop = callbacks.stop
+        self._progress = callbacks.progress
+        self._decoder = callbacks.decoder
         self._begin_s = begin_s
         self._model: ModelFile = read_model_file(options.model)
         self._threshold = options.threshold if options.threshold is not None else self._model.spec.threshold
