@@ -128,6 +128,7 @@ class AnswerTable:
         self.inputs = inputs
         self.said = [("", "")]
         self._numbers_said = {("", ""): 0}
+        self._failed = [False]  # of each of ``said``
         self._others: dict[bytes, int] = {}  # name -> number, from len(inputs) on
         self._other_names: list[bytes] = []
         self._count = self._room = 0
@@ -144,40 +145,32 @@ class AnswerTable:
 
     # Filling.
 
-    def put(self, rows: Sequence[Any]) -> list[str]:
-        """Take the rows of one journal line, all or none; returns their keys.
+    def put(self, rows: Sequence[Any]) -> None:
+        """Take the rows of one journal line, all or none.
 
         Raises:
             TypeError, ValueError: one of them is no row.
         """
         if not rows:
-            return []
+            return
         taken = journal_rows(rows)
         said = self._said_numbers(taken.said)
-        failed = [self.said[number][0].startswith("error") for number in said]
-        if failed != np.isnan(taken.probability).tolist():
+        if [self._failed[number] for number in said] != np.isnan(taken.probability).tolist():
             raise ValueError("a status that does not go with the probability")
-        where = self._places(taken.names)
-        if where is None:  # one input twice: the last row counts
-            for row in rows:
-                self.put([row])
-            return list(taken.keys)
+        where, kept = self._places(taken.names)
         room = self._room
-        self._said.put(where, np.array(said), room)
-        self._known.put(where, taken.known, room)
-        self._probability.put(where, taken.probability, room)
+        self._said.put(where, np.array(said)[kept], room)
         for column, values in (
+            (self._known, taken.known),
+            (self._probability, taken.probability),
             (self._disagreement, taken.disagreement),
             (self._sha256, taken.sha256),
             (self._size, taken.size_bytes),
             (self._time, taken.mtime_ns),
+            *zip((self._offset, self._length, self._crc32), taken.attachment or (), strict=False),
         ):
             if values is not None:
-                column.put(where, values, room)
-        if taken.attachment is not None:
-            for column, values in zip((self._offset, self._length, self._crc32), taken.attachment, strict=True):
-                column.put(where, values, room)
-        return list(taken.keys)
+                column.put(where, values[kept], room)
 
     def _said_numbers(self, said: list[tuple[str, str]]) -> list[int]:
         """Numbers of status and message. Raises ValueError where that is no status."""
@@ -191,24 +184,27 @@ class AnswerTable:
                 if pair not in numbers:
                     numbers[pair] = len(self.said)
                     self.said.append(pair)
+                    self._failed.append(pair[0].startswith("error"))
             return [numbers[pair] for pair in said]
 
-    def _places(self, names: list[bytes]) -> slice | Numbers | None:
-        """Numbers of the rows of those names, new ones where there are none yet; None where a name is there twice."""
+    def _places(self, names: list[bytes]) -> tuple[slice | Numbers, slice | Numbers]:
+        """Numbers of the rows of those names, new ones where there are none yet; and which of the names they are of:
+        all, or the last ones where a name is there twice."""
         if not self._room:
             # With room for some others: growing needs twice a column's memory.
             self._room = len(self.inputs) + len(self.inputs) // 256 + 16
         begin, end = self._next, self._next + len(names)
+        where: slice | Numbers = slice(begin, end)
+        kept: slice | Numbers = slice(None)
         if list(map(_RELATIVE, self.inputs[begin:end])) == names:
             self._next = end
-            where: slice | Numbers = slice(begin, end)
         else:
-            where = np.array([self._place(name) for name in names])
-            if len(set(where.tolist())) < len(names):
-                return None
+            last = {self._place(name): place for place, name in enumerate(names)}
+            where, kept = np.array(list(last)), np.array(list(last.values()))
         self._said.fit(self._room)
-        self._count += len(names) - int(np.count_nonzero(self._said.data[where]))
-        return where
+        answered = self._said.data[where]
+        self._count += len(answered) - int(np.count_nonzero(answered))
+        return where, kept
 
     def _place(self, name: bytes) -> int:
         number = self.find(name)
@@ -269,7 +265,8 @@ class AnswerTable:
         count = len(self.inputs)
         if not self._room:
             return np.zeros(count, np.bool_)
-        fine = np.array([bool(status) and not status.startswith("error") for status, _ in self.said])
+        fine = ~np.array(self._failed)
+        fine[0] = False
         settled: npt.NDArray[np.bool_] = fine[self._said.data[:count]] & (self._known.data[:count] & HAS_TIME == 0)
         return settled
 

@@ -26,7 +26,6 @@ class JournalRows(NamedTuple):
     """Columns of N rows; those that are None are missing in all of them, and zero where a row has none.
 
     Attributes:
-        keys: of the inputs, as the journal names them.
         names: their paths relative to the folder.
         said: status and message of each.
         known: uint8 ``[N]``, which of the columns below the row has (``HAS_...``).
@@ -35,10 +34,9 @@ class JournalRows(NamedTuple):
         sha256: uint8 ``[N, 32]``.
         size_bytes: uint64 ``[N]``.
         mtime_ns: uint64 ``[N]``.
-        attachment: uint64 ``[3, N]``: offset, length and CRC-32 in the thumbnails file.
+        attachment: uint64 ``[N]`` three times: offset, length and CRC-32 in the thumbnails file.
     """
 
-    keys: Sequence[str]
     names: list[bytes]
     said: list[tuple[str, str]]
     known: Numbers
@@ -47,7 +45,7 @@ class JournalRows(NamedTuple):
     sha256: Numbers | None
     size_bytes: Numbers | None
     mtime_ns: Numbers | None
-    attachment: Numbers | None
+    attachment: tuple[Numbers, Numbers, Numbers] | None
 
 
 def journal_rows(rows: Sequence[Any]) -> JournalRows:
@@ -62,7 +60,6 @@ def journal_rows(rows: Sequence[Any]) -> JournalRows:
             raise TypeError("a row without key, status or message")
     known = np.zeros(len(keys), np.uint8)
     return JournalRows(
-        keys,
         # A lone surrogate is no name that ``escape_name`` gives: encoding it fails.
         [unescape_name(key) if "\\" in key else key.encode("utf-8") for key in keys],
         list(zip(statuses, messages, strict=True)),
@@ -88,7 +85,7 @@ def _present(values: Sequence[Any], kind: type, known: Numbers, bit: int) -> tup
         return list(values), slice(None)
     if not kinds <= {kind, _NONE}:
         raise TypeError(f"a value that is no {kind.__name__}")
-    where = np.fromiter((value is not None for value in values), bool, len(values))
+    where = np.array([value is not None for value in values])
     known[where] |= bit
     return [value for value in values if value is not None], where
 
@@ -123,14 +120,21 @@ def _digests(values: Sequence[Any], known: Numbers) -> Numbers:
     return column
 
 
-def _attachments(values: Sequence[Any], known: Numbers) -> Numbers:
+def _attachments(values: Sequence[Any], known: Numbers) -> tuple[Numbers, Numbers, Numbers]:
     found, where = _present(values, list, known, HAS_ATTACHMENT)
     offsets, lengths, checksums = zip(*found, strict=True)
-    column = np.zeros((3, len(values)), np.uint64)
-    for row, numbers, limit in zip(column, (offsets, lengths, checksums), (1 << 64, 1 << 32, 1 << 32), strict=True):
-        if set(map(type, numbers)) != {int}:
-            raise TypeError("an attachment that is not of integers")
-        if min(numbers) < 0 or max(numbers) >= limit:
-            raise ValueError("an attachment out of range")
-        row[where] = numbers
+    return (
+        _in_range(offsets, 1 << 64, len(values), where),
+        _in_range(lengths, 1 << 32, len(values), where),
+        _in_range(checksums, 1 << 32, len(values), where),
+    )
+
+
+def _in_range(numbers: Sequence[Any], end: int, rows: int, where: Numbers | slice) -> Numbers:
+    if set(map(type, numbers)) != {int}:
+        raise TypeError("an attachment that is not of integers")
+    if min(numbers) < 0 or max(numbers) >= end:
+        raise ValueError("an attachment out of range")
+    column = np.zeros(rows, np.uint64)
+    column[where] = numbers
     return column

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from glomedge.errors import GlomedgeError
 from glomedge.files.names import guard, neutralise
 from glomedge.files.writing import Staged
 from glomedge.results.rows import Row, RowBlock
-from glomedge.results.tables import CsvWriter, columns
+from glomedge.results.tables import CsvWriter, JsonLinesWriter, columns
 
 
 def test_staged_files_appear_together_or_not_at_all(tmp_path: Path) -> None:
@@ -73,3 +74,34 @@ def test_csv_quotes_what_it_must(tmp_path: Path) -> None:
         (read,) = csv.DictReader(text)
     assert (read["path"], read["case"], read["message"]) == ('a,"b".png', "'=c", "line\nline\\x0dline")
     assert read["tta_disagreement" if "tta_disagreement" in read else "sha256"] == ""
+
+
+_ODD = st.text(st.sampled_from('a1-,"\\\n\u200b\ud7ffü/'), max_size=5)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.lists(
+        st.tuples(_ODD, _ODD, _ODD, st.none() | st.floats(0, 1), st.none() | st.floats(0, 1), st.booleans()),
+        max_size=6,
+    ),
+    st.booleans(),
+)
+def test_json_lines_are_those_of_the_json_module(
+    texts: list[tuple[str, str, str, float | None, float | None, bool]], tta: bool
+) -> None:
+    rows = [
+        Row(path, case, f"{case}-1", probability, None if probability is None else int(known), case if known else None,
+            0.5, "ok" if known else f"error:{message}", "cpu", "ab" * 32 if known else None, disagreement, message,
+            None, None if probability is None else 0)
+        for path, case, message, probability, disagreement, known in texts
+    ]  # fmt: skip
+    written = io.BytesIO()
+    writer = JsonLinesWriter(written, tta=tta)
+    writer.write(RowBlock.of(rows[:4]))
+    writer.write(RowBlock.of(rows[4:]))
+    writer.close()
+    expected = [{name: getattr(row, name, RESEARCH_USE_NOTICE) for name in columns(tta=tta)} for row in rows]
+    assert written.getvalue().decode("utf-8") == "".join(
+        json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in expected
+    )
