@@ -22,10 +22,11 @@ from glomedge.cases.readings import (
     Rule,
     by_folder,
     by_shape,
+    is_date,
     of_slide,
     stem_of,
 )
-from glomedge.cases.text import some, tidy
+from glomedge.cases.text import counted, some, tidy
 from glomedge.errors import UsageError
 
 __all__ = ["CLASS_FOLDERS", "UNKNOWN_CASE", "CaseFinder", "CaseName", "case_of", "compile_case_pattern"]
@@ -146,18 +147,19 @@ class CaseFinder:
         self._doubtful: Counter[Rule] = Counter()
         self._examples: dict[Rule, list[str]] = defaultdict(list)
         self._folders: Counter[str] = Counter()
+        self._dates: Counter[str] = Counter()  # folders of crops that no rule fits
         self._cases: Counter[str] = Counter()
         neighbours = Neighbours()
-        last, count = None, 0
+        last, first, count = None, "", 0
         for name in names:
             read = self._read(name, neighbours)
             if read is not last:
-                self._count(last, count)
-                last, count = read, 0
+                self._count(last, first, count)
+                last, first, count = read, name, 0
             count += 1
             if not read.sure and len(examples := self._examples[read.reading.rule]) < _EXAMPLES:
                 examples.append(name)
-        self._count(last, count)
+        self._count(last, first, count)
         if pattern is not None and names and not self._found["pattern"]:
             raise UsageError(
                 f"The case pattern {pattern!r} matches none of the {len(names)} names, such as {some(names, 2)}. "
@@ -179,8 +181,8 @@ class CaseFinder:
             read = neighbours.keep(name, _read(name, self._pattern, self._decisions))
         return read
 
-    def _count(self, read: Read | None, count: int) -> None:
-        """So many names that follow each other were read in that way."""
+    def _count(self, read: Read | None, first: str, count: int) -> None:
+        """So many names that follow each other, all in the folder of the first, were read in that way."""
         if read is None:
             return
         rule, name = read.reading
@@ -188,6 +190,9 @@ class CaseFinder:
         self._cases[name.case] += count
         if rule == "folder":
             self._folders[name.slide] += count
+        elif rule == "unknown":
+            for folder in [folder for folder in tidy(first).split("/")[:-1] if is_date(folder)][-1:]:
+                self._dates[folder] += count
         if not read.sure:
             self._doubtful[rule] += count
 
@@ -208,7 +213,10 @@ class CaseFinder:
             parts.append(f"{_crops(found['folder'])}: from {self._folder_words()}")
         if found["unknown"]:
             parts.append(f"{_crops(found['unknown'])}: no biopsy found, pooled as '{UNKNOWN_CASE}'")
-        many = "1 biopsy was" if len(self._cases) == 1 else f"{len(self._cases)} biopsies were"
+        biopsies = len(self._cases) - (0 < self._cases[UNKNOWN_CASE] == found["unknown"])
+        if not biopsies and self._cases:
+            return f"No biopsy was found: {_crops(found['unknown'])}, pooled as '{UNKNOWN_CASE}'."
+        many = "1 biopsy was" if biopsies == 1 else f"{biopsies} biopsies were"
         return f"How the {many} found: {'; '.join(parts) or 'there is no crop'}."
 
     def warnings(self) -> list[str]:
@@ -249,19 +257,26 @@ class CaseFinder:
         for rule, reading in readings:
             if doubtful[rule]:
                 sentences.append(
-                    f"CHECK: the names of {_crops(doubtful[rule])} are ambiguous; {reading}: "
+                    f"CHECK: {_names_of(doubtful[rule], 'is', 'are')} ambiguous; {reading}: "
                     f"{self._shown(rule)}. Give --case-pattern if that is wrong."
                 )
         others = sum(found.values()) - found["folder"] - found["unknown"]
         if found["folder"] and others:
             sentences.append(
-                f"CHECK: the names of {_crops(found['folder'])} do not identify a biopsy, unlike the "
-                f"others; they are assigned to {self._folder_words()}."
+                f"CHECK: {_names_of(found['folder'], 'does', 'do')} not identify a biopsy, unlike the others; "
+                f"{'it is' if found['folder'] == 1 else 'they are'} assigned to {self._folder_words()}."
             )
         return sentences
 
     def _oddities(self) -> list[str]:
         sentences = []
+        if self._dates and self._pattern is None:
+            dates = some((f"'{folder}'" for folder in sorted(self._dates)), _MOST_FOLDERS_NAMED)
+            sentences.append(
+                f"CHECK: a date is not taken for a biopsy ({dates}), and nothing else tells that of "
+                f"{_crops(self._dates.total())}. If each such folder is one biopsy, give "
+                "--case-pattern '(?P<case>[^/]+)/[^/]+$'."
+            )
         crops = sum(self._cases.values())
         if crops >= 2 * _EXAMPLES and len(self._cases) * 10 > crops * 9:
             sentences.append(
@@ -291,7 +306,11 @@ _RULE_WORDS: dict[Rule, str] = {
 
 
 def _crops(count: int) -> str:
-    return "1 crop" if count == 1 else f"{count} crops"
+    return counted(count, "crop")
+
+
+def _names_of(count: int, singular: str, plural: str) -> str:
+    return f"the name of 1 crop {singular}" if count == 1 else f"the names of {count} crops {plural}"
 
 
 def _decisions(names: Iterable[str]) -> dict[tuple[_Kind, str | None], Decision]:

@@ -134,12 +134,18 @@ def by_shape(stem: str) -> Reading | None:
     return None
 
 
+def is_date(folder: str) -> bool:
+    """Whether a folder is named after a day or a month, when something was done: never taken for a biopsy."""
+    return _DATE.fullmatch(folder) is not None
+
+
 def is_no_biopsy(folder: str) -> bool:
     """Whether a folder's name is something other than a biopsy (class, magnification, date)."""
     return (
         folder in CLASS_FOLDERS
         or folder in ("", ".", "..")
-        or any(pattern.fullmatch(folder) for pattern in (_GENERIC, _MAGNIFICATION, _DATE))
+        or is_date(folder)
+        or any(pattern.fullmatch(folder) for pattern in (_GENERIC, _MAGNIFICATION))
     )
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from itertools import compress
 from pathlib import Path
 
+from glomedge.cases.text import counted
 from glomedge.errors import OutputError
 from glomedge.pipeline.inputs import Found
 from glomedge.results.answer_table import AnswerTable, Fingerprint
@@ -76,8 +77,8 @@ def plan(
     if not resume:
         if not contents.complete and (answered or contents.damaged):
             raise OutputError(
-                f"{folder} contains an unfinished run with {answered} results. Run again with --resume to continue "
-                "it, or with --overwrite to start over."
+                f"{folder} contains an unfinished run with {counted(answered, 'result')}. Run again with --resume to "
+                "continue it, or with --overwrite to start over."
             )
         return Plan(identity, fresh, [])
     if contents.identity is None:
@@ -88,19 +89,22 @@ def plan(
             f"The run in {folder} cannot be resumed with other settings: {'; '.join(differences)}. "
             "Use the same settings, another --output, or start over with --overwrite."
         )
-    notes = [f"Resumed: {answered} results were already there."]
+    notes = [f"Resumed: {counted(answered, 'result was', 'results were')} already there."]
     if contents.complete:
         notes = [
-            f"The earlier run had finished, with {answered} results: only new or modified files are classified, and "
-            "the result files are written again."
+            f"The earlier run had finished, with {counted(answered, 'result')}: only new or modified files are "
+            "classified, and the result files are written again."
         ]
     if contents.damaged:
         notes.append(
-            f"The journal was damaged: its last {contents.bad_bytes} bytes were discarded, and the crops in them "
-            "are classified again."
+            f"The journal was damaged: its {_last(contents.bad_bytes, 'was', 'were')} discarded, and the crops in that "
+            "part are classified again."
         )
     elif contents.bad_bytes:
-        notes.append(f"The last {contents.bad_bytes} bytes of the journal were incomplete and were discarded.")
+        notes.append(
+            f"The {_last(contents.bad_bytes, 'was an incomplete line', 'were an incomplete line')} of the journal, and "
+            "discarded."
+        )
     return Plan(contents.identity, contents, notes)
 
 
@@ -149,9 +153,18 @@ def publishable(path: Path, inputs: Sequence[Found], contents: Contents) -> Cont
     contents.answers.drop_folders()
     missing = contents.answers.missing()
     if missing or contents.bad_bytes:
+        lost = []
+        if missing:
+            lost.append(f"{missing} of {counted(len(inputs), 'input')} {'has' if missing == 1 else 'have'} no result")
+        if contents.bad_bytes:
+            lost.append(f"its {_last(contents.bad_bytes, '', '')}cannot be read")
         raise OutputError(
-            f"The journal {path} does not contain everything that was written to it: {missing} of {len(inputs)} "
-            f"inputs have no result, and its last {contents.bad_bytes} bytes cannot be read. No result file was "
-            "written. Check the disk; then run again with --resume, which classifies the missing inputs."
+            f"The journal {path} does not contain everything that was written to it: {', and '.join(lost)}. No result "
+            "file was written. Check the disk; then run again with --resume, which classifies the missing inputs."
         )
     return contents
+
+
+def _last(count: int, singular: str, plural: str) -> str:
+    """``last byte`` or ``last N bytes`` of the journal, and a verb."""
+    return f"last byte {singular}" if count == 1 else f"last {count} bytes {plural}"

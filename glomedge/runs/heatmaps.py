@@ -16,6 +16,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
+from glomedge.cases.text import counted
 from glomedge.errors import ImageError, OutputError, UsageError
 from glomedge.files.names import escape_name, unescape_name
 from glomedge.files.writing import check_writable, nothing_to_give, write_all
@@ -107,10 +108,11 @@ def write_heatmaps(
                 take()
     finally:
         cv2.setNumThreads(threads_before)
-    notes = [f"{drawn} heatmaps were written to {escape_name(bytes(options.heatmaps))}."]
+    notes = [f"{counted(drawn, 'heatmap was', 'heatmaps were')} written to {escape_name(bytes(options.heatmaps))}."]
     if others := _others(options.heatmaps, drawn):
         # Other crops, another model, another scale: must not be mistaken for this run's, and are not ours to delete.
-        notes.append(f"That folder also contains {others} heatmaps of other runs. Use a new folder to keep runs apart.")
+        of_others = counted(others, "heatmap")
+        notes.append(f"That folder also contains {of_others} of other runs. Use a new folder to keep runs apart.")
     notes += failures[:_MAX_SAID]
     if len(failures) > _MAX_SAID:
         notes.append(f"{len(failures) - _MAX_SAID} more heatmaps could not be drawn.")

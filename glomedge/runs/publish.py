@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from glomedge.cases.names import UNKNOWN_CASE
+from glomedge.cases.text import counted
 from glomedge.errors import OutputError
 from glomedge.files.names import guard, neutralise
 from glomedge.files.writing import Staged
@@ -139,15 +140,17 @@ class Publication:
         for pooled in outcome.cases:
             if pooled.case == UNKNOWN_CASE:
                 # A percentage pooled over several biopsies must never be mistaken for one biopsy's.
+                one = pooled.crops == 1
                 outcome.notes.append(
-                    f"The names of {pooled.crops} crops do not identify a biopsy. They are pooled as '{UNKNOWN_CASE}', "
-                    "whose percentage is not that of one biopsy. Give --case-pattern with a group 'case' that matches "
-                    "their names."
+                    ("The name of 1 crop does" if one else f"The names of {pooled.crops} crops do")
+                    + f" not identify a biopsy. {'It is' if one else 'They are'} pooled as '{UNKNOWN_CASE}', whose "
+                    "percentage is not that of one biopsy. Give --case-pattern with a group 'case' that matches "
+                    f"{'its name' if one else 'their names'}."
                 )
         if self.options.exclude_flagged and counts["flagged"]:
             outcome.notes.append(
-                f"{counts['flagged']} flagged crops were classified but excluded from the case counts "
-                "(--exclude-flagged)."
+                f"{counted(counts['flagged'], 'flagged crop was', 'flagged crops were')} classified but excluded from "
+                "the case counts (--exclude-flagged)."
             )
 
     def _operating_point(self, outcome: Outcome) -> OperatingPoint | None:
