@@ -89,6 +89,12 @@ def plan(
             f"The run in {folder} cannot be resumed with other settings: {'; '.join(differences)}. "
             "Use the same settings, another --output, or start over with --overwrite."
         )
+    return Plan(contents.identity, contents, _resumed(contents))
+
+
+def _resumed(contents: Contents) -> list[str]:
+    """What was found of the run that is resumed."""
+    answered = len(contents.answers)
     notes = [f"Resumed: {counted(answered, 'result was', 'results were')} already there."]
     if contents.complete:
         notes = [
@@ -105,7 +111,7 @@ def plan(
             f"The {_last(contents.bad_bytes, 'was an incomplete line', 'were an incomplete line')} of the journal, and "
             "discarded."
         )
-    return Plan(contents.identity, contents, notes)
+    return notes
 
 
 def unanswered(
