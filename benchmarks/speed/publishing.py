@@ -20,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from benchmarks.lib.common import (
     log,
     markdown_table,
     parser,
+    results_directory,
     set_results_directory,
     write_result,
 )
@@ -35,6 +37,9 @@ from benchmarks.lib.common import (
 WORKER = Path(__file__).with_name("publishing_worker.py")
 BEFORE = "88ac869"
 """The last commit that read the journal once for every file it wrote."""
+
+_LONG_S = 60.0
+"""Runs of more processor seconds are made once."""
 
 SIZES = {20_000: 1, 200_000: 2, 1_000_000: 1}
 """Rows -> rounds."""
@@ -45,11 +50,12 @@ def main() -> None:
     options = parser(__doc__)
     options.add_argument("--before", default=BEFORE, help=f"commit to compare with [default: {BEFORE}]")
     options.add_argument("--limit", type=float, default=100.0, help="processor seconds of one run")
+    options.add_argument("--go-on", action="store_true", help="keep the runs in the result that is there, add others")
     options.add_argument("--scratch", type=Path, help="folder for journals and outputs, up to 2 GB")
     arguments = options.parse_args()
     set_results_directory(arguments.results)
     sizes = {20_000: 1} if arguments.quick else SIZES
-    runs: list[dict[str, Any]] = []
+    runs = earlier_runs(arguments.before) if arguments.go_on else []
     with (
         tempfile.TemporaryDirectory(prefix="glomedge-publishing-", dir=arguments.scratch) as scratch,
         worktree(Path(scratch) / "before", arguments.before) as before,
@@ -58,18 +64,24 @@ def main() -> None:
         # Of the older format, which both read; nothing is classified.
         model = Path(scratch) / "model.onnx"
         worker(before, "model", {"model": str(model)})
-        for rows, rounds in sizes.items():
-            for shuffled in (False, True):
-                source = Path(scratch) / f"source-{rows}-{shuffled}"
-                job = {"rows": rows, "shuffled": shuffled, "source": str(source), "model": str(model)}
+        for rows, shuffled in product(sizes, (False, True)):
+            left = [report for report in (False, True) if not any(is_of(run, rows, shuffled, report) for run in runs)]
+            source = Path(scratch) / f"source-{rows}-{shuffled}"
+            job = {"rows": rows, "shuffled": shuffled, "source": str(source), "model": str(model)}
+            if left:
                 worker(ROOT, "prepare", job)
-                for report in (False, True):
-                    runs += paired(roots, {**job, "report": report}, rounds, arguments.limit, runs, Path(scratch))
-                shutil.rmtree(source)
+            for report in left:
+                runs += paired(roots, {**job, "report": report}, sizes[rows], arguments.limit, runs, Path(scratch))
                 # After each: the last ones take minutes, and may be stopped.
                 data = {"before": arguments.before, "limit_cpu_s": arguments.limit, "runs": runs}
                 text = table(runs, sizes)
                 write_result("publishing", data, text, title="Publishing a finished run, before and after")
+            shutil.rmtree(source, ignore_errors=True)
+
+
+def is_of(run: dict[str, Any], rows: int, shuffled: bool, report: bool) -> bool:
+    """Whether a run is of that kind."""
+    return bool((run["rows"], run["shuffled"], run["report"]) == (rows, shuffled, report))
 
 
 @contextlib.contextmanager
@@ -81,6 +93,18 @@ def worktree(folder: Path, commit: str) -> Iterator[Path]:
         yield folder
     finally:
         subprocess.run([*git, "remove", "--force", str(folder)], check=True)
+
+
+def earlier_runs(before: str) -> list[dict[str, Any]]:
+    """Those of the result that is there. Exits if it compares with another commit."""
+    path = results_directory() / "publishing.json"
+    if not path.is_file():
+        return []
+    data = json.loads(path.read_text("utf-8"))
+    if data["before"] != before:
+        raise SystemExit(f"{path} compares with {data['before']}, not with {before}.")
+    runs: list[dict[str, Any]] = data["runs"]
+    return runs
 
 
 def worker(root: Path, action: str, job: dict[str, Any]) -> dict[str, Any]:
@@ -103,6 +127,8 @@ def paired(
     what = {name: job[name] for name in ("rows", "shuffled", "report")}
     ways = [name for name in roots if expected_s(known, what, name) <= limit_s]
     runs: list[dict[str, Any]] = []
+    if any(expected_s(known, what, name) > _LONG_S for name in ways):
+        rounds = 1
     for index in range(rounds):
         for name in ways if index % 2 == 0 else ways[::-1]:
             with tempfile.TemporaryDirectory(dir=scratch) as output:
