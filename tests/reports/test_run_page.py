@@ -20,7 +20,7 @@ from glomedge.reports.case_table import percent_text
 from glomedge.reports.interval_bar import interval_svg
 from glomedge.reports.run_page import Report, map_png
 from glomedge.reports.run_page_data import MAX_LISTED, MAX_REVIEWED, RunPageData, RunPageSelection, importance
-from glomedge.results.rows import Attachment, Row
+from glomedge.results.rows import Attachment, Row, RowBlock
 from glomedge.results.thumbnails import ThumbnailFile
 from glomedge.runs.folder import Options, infer_folder
 from helpers.builders import build_tiny_model
@@ -147,7 +147,7 @@ def test_hostile_text_stays_text_wherever_it_comes_from(tmp_path: Path) -> None:
     failed = failed._replace(status="error:io", message=HOSTILE)
     rows = [row, *(row._replace(path=f"{number}{HOSTILE}") for number in range(MAX_REVIEWED)), failed]
     selection = RunPageSelection()
-    selection.add(rows)
+    selection.add(RowBlock.of(rows))
     (summary,) = summarise([CropCall(f"x-{i}.png", r.probability, r.label, r.status) for i, r in enumerate(rows)], None)
     summary = replace(summary, case=HOSTILE)
     every = Rows(1, attachment)
@@ -258,7 +258,7 @@ def _record(rows: Rows) -> dict[str, Any]:
 
 def _data(rows: Rows, thumbnails: ThumbnailFile) -> RunPageData:
     selection = RunPageSelection()
-    selection.add(rows())
+    selection.add(RowBlock.of(rows()))
     return selection.data(thumbnails)
 
 
@@ -267,7 +267,7 @@ def test_the_selection_is_that_of_sorting_everything(tmp_path: Path) -> None:
     rows += [row._replace(probability=None, review=None, status="error:io") for row in rows[::7]]
     selection = RunPageSelection(max_thumbnails=300)
     for begin in range(0, len(rows), 997):
-        selection.add(rows[begin : begin + 997])
+        selection.add(RowBlock.of(rows[begin : begin + 997]))
     with contextlib.closing(ThumbnailFile(tmp_path / "thumbnails", fresh=True)) as thumbnails:
         data = selection.data(thumbnails)
     answered = sorted((row for row in rows if row.probability is not None), key=importance)
