@@ -93,7 +93,7 @@ def missing(outside: Outside, choices: Choices) -> list[str]:
     if found is None and choices.input_scaling is None:
         names = ", ".join(GIVEN_SCALINGS[:-1])
         wanted.append(
-            f"--input-scaling {names} or {GIVEN_SCALINGS[-1]} (the model shows none; none means pixels 0..255 as they are)"
+            f"--input-scaling {names} or {GIVEN_SCALINGS[-1]} (the model shows none; 'none': pixels 0..255 as they are)"
         )
     if found is not None and choices.input_scaling is not None:
         raise UsageError(

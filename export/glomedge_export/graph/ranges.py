@@ -163,8 +163,9 @@ def corrected_bias(
     if means is None:
         return bias
     error = (restored - weight.astype(np.float64)).sum((2, 3))
-    depthwise = error.shape[1] == 1 and len(means) == len(error)
-    shift = error[:, 0] * means if depthwise else error @ means
+    # Each group of output channels reads its own group of input channels.
+    groups = len(means) // error.shape[1]
+    shift = np.einsum("goi,gi->go", error.reshape(groups, -1, error.shape[1]), means.reshape(groups, -1)).reshape(-1)
     start = bias.astype(np.float64) if bias is not None else np.zeros(len(weight))
     return np.asarray(start - shift, np.float32)
 

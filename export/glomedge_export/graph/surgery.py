@@ -301,7 +301,7 @@ def _bordered_pool(
     height_width = shapes.get(pad.input[0], ())[2:]
     if len(height_width) != 2 or not all(isinstance(side, int) for side in height_width):
         raise ModelError(
-            f"The size of the padded max-pool {pool.name!r} is not static. Export a network with an input of fixed size."
+            f"The size of the padded max-pool {pool.name!r} is not static. Export a network of one input size."
         )
     kernel = attribute(pool, "kernel_shape")
     strides = attribute(pool, "strides", [1, 1])
@@ -318,7 +318,7 @@ def _bordered_pool(
     border = np.where(touches, np.float32(0), np.finfo(np.float32).min).astype(np.float32)[None, None]
     if any(end >= side for end, side in zip(ends, kernel, strict=True)):
         raise ModelError(
-            f"The padding of max-pool {pool.name!r} is wider than its window, which no max-pool needs. Remove it from the model."
+            f"The padding of max-pool {pool.name!r} is wider than its window. Remove what no window needs from the model."
         )
     base = _stem(pool.output[0])
     inner = f"{base}.unpadded"
@@ -361,7 +361,7 @@ def multiply_adds(model: onnx.ModelProto) -> int:
         out, weight = shapes.get(node.output[0], ()), shapes.get(node.input[1], ())
         sizes = [side for side in (*out[1:], *weight[1:]) if isinstance(side, int)]
         if len(out) != 4 or len(weight) != 4 or len(sizes) != 6:
-            raise ModelError(f"The output size of {node.name!r} is unknown. Export a network with an input of fixed size.")
+            raise ModelError(f"The output size of {node.name!r} is unknown. Export a network of one input size.")
         total += int(np.prod(sizes, dtype=np.int64))
     return total
 

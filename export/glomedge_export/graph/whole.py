@@ -1,4 +1,4 @@
-"""A whole inference function of TensorFlow as ONNX, and its skeleton: the same graph without the weights, in seconds."""
+"""A whole inference function of TensorFlow as ONNX, and its skeleton: the graph without its weights, in seconds."""
 
 from __future__ import annotations
 
