@@ -109,6 +109,10 @@ class _FolderRun:
         self._decoder = decoder
         self._begin_s = begin_s
         self._model: ModelFile = read_model_file(options.model)
+        if options.heatmaps is not None:
+            from glomedge.runs.heatmaps import require_map
+
+            require_map(self._model)
         self._threshold = options.threshold if options.threshold is not None else self._model.spec.threshold
         self._engine: Engine | None = None
         self._finder = CaseFinder(Keys(found.inputs), options.case_pattern)
@@ -128,7 +132,8 @@ class _FolderRun:
         )
         self._notes += plan_.notes
         with contextlib.ExitStack() as open_:
-            stores = open_.enter_context(RunStores(self._options, self._output, plan_, self._threshold))
+            map_shape = self._model.spec.map_shape
+            stores = open_.enter_context(RunStores(self._options, self._output, plan_, self._threshold, map_shape))
             open_.callback(self._close_engine)
             return self._run(plan_, stores)
 

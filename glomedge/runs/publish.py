@@ -174,16 +174,19 @@ class Publication:
         """Draw; an unwritable folder must not prevent the tables from being written, so its error is returned."""
         if self.options.heatmaps is None or self.thumbnails is None:
             return None, []
+        from glomedge.reports.cell_grid import CellGrid
         from glomedge.reports.overlay import logit_threshold
-        from glomedge.runs.heatmaps import chosen, write_heatmaps
+        from glomedge.runs.heatmaps import Drawing, chosen, write_heatmaps
 
         def rows() -> Iterator[Row]:
             wanted = self.rows.where(lambda probability: chosen(probability, self.options, self.rows.threshold))
             return unless_stopped(wanted, self.stop)
 
-        turn = logit_threshold(self.rows.threshold, self.model.spec.temperature)
+        spec = self.model.spec
+        turn = logit_threshold(self.rows.threshold, spec.temperature)
+        drawing = Drawing(turn, CellGrid.of(spec, self.options.tta))
         try:
-            return None, write_heatmaps(self.options, self.found, rows, self.thumbnails, self.grey_crops, turn)
+            return None, write_heatmaps(self.options, self.found, rows, self.thumbnails, self.grey_crops, drawing)
         except OutputError as error:
             return error, [f"The heatmaps are incomplete: {error}"]
 
@@ -195,13 +198,16 @@ class Publication:
     def _report(self, staged: Staged, outcome: Outcome, selection: RunPageSelection | None) -> None:
         if selection is None or self.thumbnails is None:
             return
+        from glomedge.reports.cell_grid import CellGrid
         from glomedge.reports.model_card import fragment
         from glomedge.reports.run_page import Report
 
-        card = fragment(self.model.spec, self.model.path.name, self.model.sha256)
+        spec = self.model.spec
+        card = fragment(spec, self.model.path.name, self.model.sha256)
+        grid = None if spec.map_shape is None else CellGrid.of(spec, self.options.tta)
         data = selection.data(self.thumbnails)
         with staged.open("report.html") as handle:
-            Report(outcome.record, outcome.cases, data, self.rows.review_band, card=card).write(handle)
+            Report(outcome.record, outcome.cases, data, self.rows.review_band, card, grid).write(handle)
 
     def _record_files(self, staged: Staged, outcome: Outcome) -> None:
         outcome.record["files_sha256"] = staged.sha256s()

@@ -59,6 +59,7 @@ def test_infer_agrees_with_a_reference_written_without_onnx(
         output = model.infer(images)
     expected = builders.tiny_logit(images)
     assert np.ptp(expected) > 0.5 or count == 1
+    assert output.activation is not None
     np.testing.assert_allclose(output.activation.mean(axis=(1, 2)), expected, atol=1e-4)
     np.testing.assert_allclose(output.probability, sigmoid(expected), atol=1e-5)
     assert output.probability.dtype == output.activation.dtype == np.float32
@@ -351,6 +352,7 @@ def test_predict_answers_each_item_by_itself(tmp_path: Path, tiny_model: Path) -
     assert answers[2].status == "error:truncated"
     assert answers[3].status == "error:vanished"
     assert answers[4].status == "error:format"
+    assert alone.activation is not None
     for answer in answers[:2]:
         assert answer.probability == pytest.approx(float(alone.probability[0]), abs=1e-6)
         assert answer.label == int(alone.probability[0] >= 0.5)

@@ -24,6 +24,7 @@ from glomedge.system.telemetry import import_onnxruntime
 
 CPU = "CPUExecutionProvider"
 OUTPUT_NAMES = ("probability", "activation")
+"""Of every file; without the second where the network has no exact map (``ModelSpec.map``)."""
 
 # Before 1.32 this pass merges the zero padding ahead of ResNet50V2's max-pool into the pool's own -inf padding and
 # moves probabilities by up to 7.7e-3. Files that glomedge exports hold nothing it could merge; other exporters' may.
@@ -176,14 +177,16 @@ class OrtRunner:
         self._session = session
         self._on_closed = on_closed
         self._forget = forget
+        found = {output.name for output in self.outputs}
+        self._wanted = [name for name in OUTPUT_NAMES if name in found]
 
     def run(self, images_nhwc: npt.NDArray[np.uint8]) -> RawOutput:
         """One run from host memory to host memory."""
         try:
-            probability, activation = self._session.run(OUTPUT_NAMES, {"images": images_nhwc})
+            probability, *maps = self._session.run(self._wanted, {"images": images_nhwc})
         except Exception as error:
             raise engine_error(error, self.opened, len(images_nhwc)) from error
-        return probability, activation
+        return probability, maps[0] if maps else None
 
     def forget(self) -> bool:
         """See ``Runner``."""
