@@ -69,9 +69,7 @@ def convert_foreign(surveyed: Survey, choices: Choices) -> tuple[Converted, Anat
         other = 1 - anatomy.positive
         kernel = kernel[:, [anatomy.positive]] - kernel[:, [other]]
         bias = bias[[anatomy.positive]] - bias[[other]]
-    converted = finish(
-        inside, anatomy.scaling, lambda m: attach_head(m, kernel, bias, 1.0), backbone_name(inside)
-    )
+    converted = finish(inside, anatomy.scaling, lambda m: attach_head(m, kernel, bias, 1.0), backbone_name(inside))
     return converted, anatomy
 
 

@@ -114,7 +114,7 @@ def _last_bottleneck(model: onnx.ModelProto, layouts: dict[str, bool]) -> str:
     for output in model.graph.output:
         if output.name in left:
             left[output.name] += 1
-    found = model.graph.input[0].name
+    found = str(model.graph.input[0].name)
     alive = {found}
     for node in model.graph.node:
         if node.output[0] not in layouts or node.output[0] in alive:
@@ -124,7 +124,7 @@ def _last_bottleneck(model: onnx.ModelProto, layouts: dict[str, bool]) -> str:
                 left[name] -= 1
         alive = {name for name in (*alive, node.output[0]) if left[name]}
         if alive == {node.output[0]}:
-            found = node.output[0]
+            found = str(node.output[0])
     return found
 
 

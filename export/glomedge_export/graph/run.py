@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+import onnx
 
 from glomedge.system.telemetry import import_onnxruntime, import_openvino
 from glomedge_export.progress import Progress, silent
@@ -109,3 +110,22 @@ def onnx_answers(
             maps.append(activation)
         progress(what, min(start + batch, len(images_nhwc)), len(images_nhwc))
     return Answers(np.concatenate(probabilities), np.concatenate(maps) if maps else None)
+
+
+def logits(model: onnx.ModelProto, images_nhwc: Images, progress: Progress = silent) -> npt.NDArray[np.float64]:
+    """The logit of a float32 graph before its temperature, float64 ``[N]``, with or without a map."""
+    makers = {name: node for node in model.graph.node for name in node.output}
+    name = makers["probability"].input[0]
+    if makers[name].op_type == "Div" and "temperature" in makers[name].input:
+        name = makers[name].input[0]
+    cut = onnx.ModelProto()
+    cut.CopyFrom(model)
+    del cut.graph.output[:]
+    cut.graph.output.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None))
+    session = import_onnxruntime().InferenceSession(cut.SerializeToString(), providers=["CPUExecutionProvider"])
+    parts = []
+    for start in range(0, len(images_nhwc), BATCH):
+        (part,) = session.run(None, {"images": np.ascontiguousarray(images_nhwc[start : start + BATCH])})
+        parts.append(np.asarray(part, np.float64).reshape(-1))
+        progress("logits", min(start + BATCH, len(images_nhwc)), len(images_nhwc))
+    return np.concatenate(parts)

@@ -78,8 +78,6 @@ class Scaling:
 
 
 def _alike(a: Affine, b: Affine) -> bool:
-    ends = [
-        [np.asarray(one.scale) * x + np.asarray(one.offset) for x in (0.0, 255.0)] for one in (a, b)
-    ]
+    ends = [[np.asarray(one.scale) * x + np.asarray(one.offset) for x in (0.0, 255.0)] for one in (a, b)]
     span = np.abs(ends[0][1] - ends[0][0])
     return all(bool((np.abs(left - right) <= _SAME * span).all()) for left, right in zip(*ends, strict=True))

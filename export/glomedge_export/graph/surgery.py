@@ -317,9 +317,7 @@ def _bordered_pool(
     touches = reaches[0][:, None] | reaches[1][None, :]
     border = np.where(touches, np.float32(0), np.finfo(np.float32).min).astype(np.float32)[None, None]
     if any(end >= side for end, side in zip(ends, kernel, strict=True)):
-        raise ModelError(
-            f"The padding of max-pool {pool.name!r} is wider than its window. Remove what no window needs from the model."
-        )
+        raise ModelError(f"The padding of max-pool {pool.name!r} is wider than its window. Remove it from the model.")
     base = _stem(pool.output[0])
     inner = f"{base}.unpadded"
     name = add_constant(model, f"{base}.border", border)

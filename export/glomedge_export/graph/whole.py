@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 from onnx import helper
 
@@ -62,6 +63,32 @@ def freeze(model: Inference) -> Frozen:
             "one picture and one answer: save the part of it that answers from the picture alone."
         )
     return Frozen(function.graph.as_graph_def(), function.inputs[0].name, function.outputs[0].name)
+
+
+@dataclass(frozen=True)
+class LogitsFunction:
+    """A frozen model asked for what it has before its last activation, in TensorFlow itself."""
+
+    function: Any
+
+    def predict(self, images: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """float32 ``[N, side, side, 3]`` -> logits float32 ``[N, outputs]``."""
+        return np.asarray(self.function(images), np.float32)
+
+
+def logits_function(frozen: Frozen) -> LogitsFunction:
+    """The same function up to the input of its ``Sigmoid`` or ``Softmax``."""
+    from glomedge_export.frameworks import tf
+
+    nodes = {node.name: node for node in frozen.graph_def.node}
+    node = nodes[frozen.result.partition(":")[0]]
+    while node.op in ("Identity", "Cast", "Reshape"):
+        node = nodes[node.input[0].partition(":")[0]]
+    wrapped = tf.compat.v1.wrap_function(lambda: tf.import_graph_def(frozen.graph_def, name=""), [])
+    graph = wrapped.graph
+    last = graph.get_operation_by_name(node.name)
+    fetched = last.inputs[0] if node.op in ("Sigmoid", "Softmax") else last.outputs[0]
+    return LogitsFunction(wrapped.prune(graph.get_tensor_by_name(frozen.source), fetched))
 
 
 def skeleton(frozen: Frozen) -> onnx.ModelProto:
@@ -151,9 +178,7 @@ def settle_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
     if not any(node.op_type == "Shape" for node in model.graph.node):
         return model
     known = surgery.constants(model)
-    computed = {
-        node.input[1] for node in model.graph.node if node.op_type == "Reshape" and node.input[1] not in known
-    }
+    computed = {node.input[1] for node in model.graph.node if node.op_type == "Reshape" and node.input[1] not in known}
     few, many = (_with_batch(model, count, computed) for count in (2, 3))
     model = surgery.copy(model)
     for name in computed & few.keys() & many.keys():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import onnx
@@ -76,13 +76,7 @@ def first_biopsies(crops: Crops, count: int) -> Crops:
         return crops
     last = crops.cases[count - 1]
     kept = [i for i, case in enumerate(crops.cases) if i < count or case == last]
-    return replace(
-        crops,
-        images_nhwc=np.ascontiguousarray(crops.images_nhwc[kept]),
-        labels=crops.labels[kept],
-        cases=tuple(crops.cases[i] for i in kept),
-        names=tuple(crops.names[i] for i in kept),
-    )
+    return crops.only(kept)
 
 
 def float32_rounding(model: onnx.ModelProto, crops: Crops) -> float:

@@ -11,7 +11,6 @@ import numpy.typing as npt
 
 from glomedge_export.graph.run import Answers, Floats, Images
 from glomedge_export.graph.scaling import Scaling
-from glomedge_export.graph.whole import Inference
 from glomedge_export.progress import Progress
 
 BATCH = 32
@@ -30,7 +29,7 @@ class Reference:
     answer: Callable[[Images, float, Progress], Answers]
 
 
-class Predicts(Inference, Protocol):
+class Predicts(Protocol):
     """A model that answers in its own framework (``keras_files.load.ForeignModel``)."""
 
     def predict(self, images: npt.NDArray[np.float32]) -> Floats:
