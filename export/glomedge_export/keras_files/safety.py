@@ -124,6 +124,7 @@ def _check_hdf5(file: KerasFile, opened: Any) -> None:
     import h5py
 
     count, size, waiting = 0, 0, [opened]
+    seen = {h5py.h5o.get_info(opened.id).addr}
     where = shown(file.path)
     try:
         while waiting:
@@ -133,7 +134,6 @@ def _check_hdf5(file: KerasFile, opened: Any) -> None:
                 link = group.get(name, getlink=True)
                 if count > _MAX_OBJECTS:
                     raise ModelError(f"The HDF5 in {where} holds too many objects for a model. Save the model again.")
-                # A hard link may lead back to a group above it; no more than the limit are followed.
                 if not isinstance(link, h5py.HardLink):
                     raise ModelError(
                         f"The HDF5 in {where} holds the link {shown(name)!r}, which may lead to another file. Save the "
@@ -141,6 +141,11 @@ def _check_hdf5(file: KerasFile, opened: Any) -> None:
                     )
                 item = group[name]
                 if isinstance(item, h5py.Group):
+                    # A hard link may lead back to a group above it.
+                    address = h5py.h5o.get_info(item.id).addr
+                    if address in seen:
+                        raise ModelError(f"The HDF5 in {where} holds {shown(name)!r} twice. Save the model again.")
+                    seen.add(address)
                     waiting.append(item)
                     continue
                 if not isinstance(item, h5py.Dataset) or item.external or item.is_virtual:
