@@ -55,7 +55,7 @@ def freeze(model: Inference) -> Frozen:
     """Trace a model's inference function. Raises ModelError where it is not one picture in, one answer out."""
     from glomedge_export.frameworks import frozen_function, tf
 
-    signature = tf.TensorSpec((None, model.side_px, model.side_px, 3), tf.float32, name=PIXELS)
+    signature = tf.TensorSpec((None, model.side_px, model.side_px, 3), tf.float32)
     function = frozen_function(model.inference().get_concrete_function(signature))
     if len(function.inputs) != 1 or len(function.outputs) != 1:
         raise ModelError(
@@ -144,9 +144,12 @@ def _cleaned(model: onnx.ModelProto) -> onnx.ModelProto:
     del model.opset_import[:]
     model.opset_import.append(helper.make_opsetid("", OPSET))
     model.ir_version = IR_VERSION
-    dims = model.graph.input[0].type.tensor_type.shape.dim
+    (pixels, dims) = (model.graph.input[0].name, model.graph.input[0].type.tensor_type.shape.dim)
     dims[0].Clear()
     dims[0].dim_param = "N"
+    model.graph.input[0].name = PIXELS
+    for node in model.graph.node:
+        node.input[:] = [PIXELS if name == pixels else name for name in node.input]
     return settle_shapes(surgery.fold_constants(in_float32(model)))
 
 
