@@ -219,6 +219,7 @@ def finish(
             ("head", head),
             ("constant folding", surgery.fold_constants),
             ("BatchNormalization from Mul + Add", surgery.batchnorm_from_mul_add),
+            ("BatchNormalization as factor and summand", folding.plain_batchnorm),
             ("BatchNormalization into convolutions", folding.batchnorm_into_convolutions),
             ("zero padding into max-pools that see nothing negative", folding.padding_into_pools),
             ("border maximum for the padded max-pool", surgery.border_max),

@@ -119,3 +119,32 @@ def batchnorm_into_convolutions(model: onnx.ModelProto) -> onnx.ModelProto:
         conv.output[0] = base
     surgery.replace_nodes(model, kept)
     return surgery.prune(model)
+
+
+def plain_batchnorm(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Every ``BatchNormalization`` as one factor and one summand: mean 0, variance 1, epsilon 0.
+
+    That is the form of ``surgery.batchnorm_from_mul_add``; in float16 a variance may be too small or too large.
+    """
+    model = surgery.copy(model)
+    known = surgery.constants(model)
+    for node in model.graph.node:
+        if node.op_type != "BatchNormalization" or not all(name in known for name in node.input[1:5]):
+            continue
+        gamma, beta, mean, variance = (known[name].astype(np.float64) for name in node.input[1:5])
+        epsilon = surgery.attribute(node, "epsilon", 1e-5)
+        if epsilon == 0.0 and not mean.any() and (variance == 1.0).all():
+            continue
+        scale = gamma / np.sqrt(variance + epsilon)
+        values = {
+            "scale": scale,
+            "shift": beta - mean * scale,
+            "mean": np.zeros(len(scale)),
+            "variance": np.ones(len(scale)),
+        }
+        base = node.output[0]
+        names = [surgery.add_constant(model, f"{base}.{key}", v.astype(np.float32)) for key, v in values.items()]
+        del node.attribute[:]
+        node.attribute.append(helper.make_attribute("epsilon", 0.0))
+        node.input[:] = [node.input[0], *names]
+    return surgery.prune(model)

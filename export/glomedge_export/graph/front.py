@@ -20,6 +20,8 @@ from glomedge_export.graph.scaling import NAMED, Scaling
 
 # Largest error of the fitted line, of the largest value: some roundings of float32, and far below one grey level.
 TOLERANCE = 4e-6
+# Where a slice ends that goes to the end: no picture is as large.
+_END = 2**31 - 1
 _TO_NCHW, _TO_NHWC = [0, 3, 1, 2], [0, 2, 3, 1]
 _ONE_BY_ONE = {"Identity", "Cast", "Neg", "Abs", "Sqrt", "Reciprocal", "Exp", "Log", "Clip"}
 _WITH_CONSTANTS = {"Add", "Sub", "Mul", "Div", "Pow", "Min", "Max"}
@@ -95,9 +97,18 @@ def _layout_after(
     if node.op_type in ("Concat", "Gather"):
         return channels_last if int(surgery.attribute(node, "axis", 0)) in (axis, axis - 4) else None
     if node.op_type == "Slice" and len(node.input) > 3:
-        axes = known[node.input[3]].reshape(-1).tolist()
-        return channels_last if all(one in (axis, axis - 4) for one in axes) else None
+        return channels_last if _slices_channels(node, known, axis) else None
     return None
+
+
+def _slices_channels(node: onnx.NodeProto, known: dict[str, surgery.Array], axis: int) -> bool:
+    """Whether a ``Slice`` leaves every other axis whole."""
+    starts, ends, axes = (known[name].reshape(-1).tolist() for name in node.input[1:4])
+    steps = known[node.input[4]].reshape(-1).tolist() if len(node.input) > 4 else [1] * len(axes)
+    return all(
+        one % 4 == axis or (start == 0 and step == 1 and end >= _END)
+        for start, end, one, step in zip(starts, ends, axes, steps, strict=True)
+    )
 
 
 def _per_channel(value: surgery.Array, axis: int) -> bool:

@@ -14,6 +14,8 @@ _INSIDE = re.compile(
     r"MaxPool2?d?|Pad|concat|Cast|add|mul|sub|truediv|Mul|Add|Sub|Shape|Reshape|strided_slice)(_\d+)*$"
 )
 _KEPT = ("features", "logits", "scaled", "scaled.nhwc")
+# Names of our own front and head, which a layer may have as well.
+_OURS = ("images", "head", "logit", "activation", "probability", "temperature")
 
 
 def named_by_layer(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -25,7 +27,7 @@ def named_by_layer(model: onnx.ModelProto) -> onnx.ModelProto:
     model = surgery.copy(model)
     weights = {tensor.name for tensor in model.graph.initializer}
     renamed: dict[str, str] = {}
-    taken: set[str] = set(_KEPT)
+    taken: set[str] = {*_KEPT, *_OURS}
 
     def unique(base: str) -> str:
         name, count = base, 1
