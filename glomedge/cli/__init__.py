@@ -59,12 +59,13 @@ def _root(
 
 
 # Commands, in the order in which a user meets them.
-app.command("train")(train)
+# Further arguments are what a shell makes of night/*.png; these commands say what to type instead (shell_patterns.py).
+_SEVERAL_NAMES = {"allow_extra_args": True}
+app.command("train", context_settings=_SEVERAL_NAMES)(train)
 app.command("export")(export)
-# Further arguments are what a shell makes of night/*.png; infer says what to type instead.
-app.command("infer", context_settings={"allow_extra_args": True})(infer)
-app.command("evaluate")(evaluate)
-app.command("bench")(bench)
+app.command("infer", context_settings=_SEVERAL_NAMES)(infer)
+app.command("evaluate", context_settings=_SEVERAL_NAMES)(evaluate)
+app.command("bench", context_settings=_SEVERAL_NAMES)(bench)
 app.command("info")(info)
 app.command("doctor")(doctor)
 app.command("warm")(warm)

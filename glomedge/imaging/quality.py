@@ -14,7 +14,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-#: The side at which detail is judged: what is lost above it the network never sees (spec.SIZE_PX).
+#: The side at which detail is judged, whatever the network's own: the limits below were measured at it, and what is
+#: lost above it the 224 px network never sees.
 _DETAIL_SIDE_PX = 224
 _COLOUR_SIDE_PX = 56
 _MIN_SIDE_PX = 64

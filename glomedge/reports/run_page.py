@@ -186,8 +186,11 @@ class Report:
     def _facts(self) -> list[tuple[str, object]]:
         record = self._record
         model, times = record["model"], record["times"]
-        return [
+        facts: list[tuple[str, object]] = [
             ("Model", f"{model['path']} ({model['precision']}, recipe {model['recipe']['name']})"),
+            ("Network", model["network"]),
+            ("Source", model["source_sentence"]),
+            ("Unknown", model["unknown"]),
             ("Model SHA-256", model["sha256"]),
             ("Threshold", f"{record['threshold']:g}"),
             ("Options", self._asked_for()),
@@ -200,6 +203,7 @@ class Report:
             ),
             *(("Note", note) for note in record["notes"]),
         ]
+        return [(name, value) for name, value in facts if value is not None]
 
     def _asked_for(self) -> str:
         arguments = self._record["arguments"]

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from glomedge.cases.names import CaseFinder
 from glomedge.errors import OutputError, UsageError
 from glomedge.files.names import escape_name
+from glomedge.model import origin
 from glomedge.model.file import ModelFile, read_model_file
 from glomedge.pipeline.decode_process import processes_pay
 from glomedge.pipeline.inputs import Found, Keys, Scan, scan
@@ -117,6 +118,11 @@ class _FolderRun:
         self._engine: Engine | None = None
         self._finder = CaseFinder(Keys(found.inputs), options.case_pattern)
         self._notes = found.notes()
+        if options.threshold is None and origin.threshold_is_unknown(self._model.spec):
+            self._notes.append(
+                f"The threshold of this model is not known, and {self._threshold:g} was assumed. Give --threshold, or "
+                "export the model again with --data or --threshold."
+            )
         self._times = StageTimes()
         self._decoding: dict[str, Any] = {}
         self._hung = 0

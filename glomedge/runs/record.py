@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from glomedge.about import RESEARCH_USE_NOTICE, __version__
 from glomedge.engine.options import EngineOptions
 from glomedge.files.names import escape_name
+from glomedge.model import origin
 from glomedge.model.file import ModelFile
 from glomedge.runs.options import Options
 from glomedge.runs.outcome import Outcome
@@ -71,6 +72,13 @@ def record(
             "class_names": list(model.spec.class_names),
             "created_utc": model.spec.created_utc,
             "producer": model.spec.producer,
+            "backbone": model.spec.backbone,
+            "input_side_px": model.spec.input.side_px,
+            "map": model.spec.map,
+            "network": origin.network(model.spec),
+            "source": None if model.spec.source is None else model.spec.source.model_dump(),
+            "source_sentence": origin.source(model.spec),
+            "unknown": origin.unknown(model.spec),
         },
         "threshold": threshold,
         "provider": outcome.provider,

@@ -325,9 +325,18 @@ def test_batch_profile(
     assert (profile.min, profile.opt, profile.max) == expected
 
 
-def test_contradicting_batch_sizes() -> None:
-    with pytest.raises(UsageError, match="--batch-size 8 is not between 1 and --max-batch 4"):
-        loading.batch_profile(BatchProfile(), EngineOptions(batch_size=8, max_batch=4))
+@pytest.mark.parametrize(
+    ("fixed", "words"),
+    [
+        (False, "^batch_size 8 is not between 1 and max_batch 4. Raise max_batch.$"),
+        (True, "^fixed_batch runs one batch size, and batch_size 8 is not max_batch 4. Give one of them.$"),
+    ],
+)
+def test_contradicting_batch_sizes_are_refused_in_the_words_of_python(
+    tiny_model: Path, fixed: bool, words: str
+) -> None:
+    with pytest.raises(UsageError, match=words):
+        loading.load(tiny_model, "cpu", batch_size=8, max_batch=4, fixed_batch=fixed)
 
 
 def test_bf16_is_refused_where_the_processor_has_none(

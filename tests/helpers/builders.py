@@ -56,8 +56,15 @@ def tiny_graph(
         helper.make_node("Div", ["logit", "temperature"], ["scaled"]),
         helper.make_node("Sigmoid", ["scaled"], [probability_name]),
     ]
+    initializers = [
+        constant("middle", np.array(127.5, np.float32)),
+        constant("weights", np.array(colour_weights, np.float32).reshape(1, 3, 1, 1)),
+        constant("bias", np.array([bias], np.float32)),
+        constant("temperature", np.array(temperature, np.float32)),
+    ]
     outputs = [helper.make_tensor_value_info(probability_name, TensorProto.FLOAT, ["N", 1])]
     if with_map:
+        initializers.append(constant("channel_axis", np.array([1], np.int64)))
         nodes.append(helper.make_node("Squeeze", ["map", "channel_axis"], [activation_name]))
         outputs.append(helper.make_tensor_value_info(activation_name, TensorProto.FLOAT, ["N", cells, cells]))
     shape = list(input_shape or ("N", side_px, side_px, 3))
@@ -66,13 +73,7 @@ def tiny_graph(
         "tiny",
         [helper.make_tensor_value_info(input_name, getattr(TensorProto, input_dtype), shape)],
         outputs,
-        [
-            constant("middle", np.array(127.5, np.float32)),
-            constant("weights", np.array(colour_weights, np.float32).reshape(1, 3, 1, 1)),
-            constant("bias", np.array([bias], np.float32)),
-            constant("channel_axis", np.array([1], np.int64)),
-            constant("temperature", np.array(temperature, np.float32)),
-        ],
+        initializers,
     )
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
 

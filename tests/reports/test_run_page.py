@@ -243,7 +243,10 @@ def _record(rows: Rows) -> dict[str, Any]:
     return {
         "arguments": {"folder": "crops"}, "started_utc": "2026-01-01T00:00:00Z", "glomedge": "0", "provider": "cpu",
         "rows": rows.count, "notes": [], "threshold": 0.5, "versions": {}, "machine": {"model": "", "cores_usable": 2},
-        "model": {"path": "m", "precision": "fp32", "recipe": {"name": "seed"}, "sha256": "0"},
+        "model": {
+            "path": "m", "precision": "fp32", "recipe": {"name": "seed"}, "sha256": "0", "network": "ResNet50V2",
+            "source_sentence": None, "unknown": None,
+        },
         "times": {"wall_s": 1.0, "rows_per_s": 1.0},
         "counts": {
             "positive": sum(row.label or 0 for row in every), "negative": sum(1 - (row.label or 0) for row in every),
