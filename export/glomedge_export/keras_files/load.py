@@ -7,8 +7,7 @@ TensorFlow alone: ``tf_keras.models.load_model`` would also run what ``keras_met
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,15 +18,14 @@ import numpy.typing as npt
 
 from glomedge.errors import MissingExtraError, ModelError
 from glomedge_export.frameworks import import_tf_keras, keras, tf
-from glomedge_export.keras_files import safety
+from glomedge_export.keras_files import allowed, safety
+from glomedge_export.keras_files.copies import to_open
 from glomedge_export.keras_files.identify import KerasFile, identify
-from glomedge_export.keras_files.older import needs_new_names, write_with_new_names
 from glomedge_export.keras_files.reading import reason, shown
 from glomedge_export.keras_files.saved_graph import SIGNATURE, read_saved_graph
 
 MIN_SIDE_PX, MAX_SIDE_PX = 32, 1024
 _BATCH = 32
-_HALF = ("float16", "bfloat16")
 
 
 @dataclass(frozen=True)
@@ -113,16 +111,17 @@ def open_model(file: KerasFile) -> tuple[Any, str]:
         module, name = keras, "keras"
     else:
         module, name = _tf_keras(), "tf_keras"
-    with _with_suffix(file) as path:
+    _refuse_unreadable(file)
+    with tempfile.TemporaryDirectory(prefix="glomedge-") as folder:
+        path = to_open(file, Path(folder))
         try:
-            model = module.models.load_model(path, compile=False, safe_mode=True)
+            model = module.models.load_model(str(path), compile=False, safe_mode=True)
         # Keras raises whatever its parts raise on a damaged file: zip, JSON, HDF5, lookup and type errors alike.
         except Exception as error:
             raise ModelError(
                 f"{name} {module.__version__} cannot load {shown(file.path)} ({reason(error)}). Copy it again, or save "
                 "the model again with the Keras that made it: model.save('FILE.keras')"
             ) from error
-    _compute_in_float32(model)
     written = f"file written by keras {shown(file.keras_version)}" if file.keras_version else "file of unknown version"
     return model, f"{name} {module.__version__}" if file.is_keras3 else f"{name} {module.__version__} ({written})"
 
@@ -134,32 +133,18 @@ def _tf_keras() -> Any:
         raise MissingExtraError("Loading a file of Keras 2", "tf_keras", "export") from error
 
 
-@contextmanager
-def _with_suffix(file: KerasFile) -> Iterator[str]:
-    """The file under the suffix of its content: Keras decides by the name."""
-    suffix = ".h5" if file.file_format == "h5" else ".keras"
-    older = needs_new_names(file)
-    if file.path.suffix == suffix and not older:
-        yield str(file.path)
+def _refuse_unreadable(file: KerasFile) -> None:
+    """Keras 3 writes arithmetic between layers into ``.h5`` in a way that it cannot read itself."""
+    if file.file_format != "h5" or not file.is_keras3:
         return
-    with tempfile.TemporaryDirectory(prefix="glomedge-") as folder:
-        if older:
-            yield str(write_with_new_names(file, Path(folder)))
-            return
-        link = Path(folder) / f"model{suffix}"
-        link.symlink_to(file.path.resolve())
-        yield str(link)
-
-
-def _compute_in_float32(model: Any) -> None:
-    for layer in model._flatten_layers():
-        # A wrapper without its own policy, such as an input, has no compute_dtype.
-        if getattr(layer, "compute_dtype", None) not in _HALF or getattr(layer, "variable_dtype", None) in _HALF:
-            continue
-        if hasattr(layer, "_set_dtype_policy"):
-            layer._set_dtype_policy("float32")
-        else:
-            layer.dtype_policy = "float32"
+    for found in safety.named_objects(file.config):
+        # An operation has a name alone; a layer (Add is both) has more.
+        inner = found.get("config")
+        if found["class_name"] in allowed.KERAS3_OPERATIONS and isinstance(inner, dict) and "trainable" not in inner:
+            raise ModelError(
+                f"Keras 3 cannot read the arithmetic between layers ({found['class_name']}) in {shown(file.path)}, an "
+                ".h5 that it wrote. Save the model as .keras where it was made: model.save('FILE.keras')"
+            )
 
 
 def _keras_call(model: Any) -> Callable[[Any], Any]:

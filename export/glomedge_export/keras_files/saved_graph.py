@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from glomedge.errors import ModelError
-from glomedge.model.file import iter_fields, mapped
+from glomedge.model.file import iter_fields, mapped, read_varint
 from glomedge_export.keras_files import allowed
 from glomedge_export.keras_files.reading import MAX_CONFIG_BYTES, SAVED_MODEL, reason, shown
 
@@ -52,6 +52,7 @@ class SavedGraph:
         saver_nodes: names of the outer nodes that save and restore variables.
         objects: the serialised object graph; empty for a file of TensorFlow 1.
         answer_nodes: names of the outer nodes that ``serving_default`` answers with.
+        input_shape: of its one input, -1 where a size is open; empty where it has several.
     """
 
     tensorflow_version: str = ""
@@ -60,6 +61,7 @@ class SavedGraph:
     saver_nodes: set[str] = field(default_factory=set)
     objects: bytes = b""
     answer_nodes: set[str] = field(default_factory=set)
+    input_shape: list[int] = field(default_factory=list)
 
 
 def read_saved_graph(path: Path) -> SavedGraph:
@@ -154,12 +156,26 @@ def _read_graph(buffer: mmap.mmap, span: Span, found: SavedGraph) -> None:
         found.saver_nodes |= {tensor.partition(":")[0] for tensor in tensors}
     for entry in _parts(buffer, span, _SIGNATURES):
         if SIGNATURE in _texts(buffer, entry, 1):
+            found.input_shape = _input_shape(buffer, entry)
             # SignatureDef: outputs = 2, a map whose values are TensorInfo {name = 1}.
             for value in _parts(buffer, entry, 2):
                 for output in _parts(buffer, value, 2):
                     for tensor in _parts(buffer, output, 2):
                         found.answer_nodes |= {name.partition(":")[0] for name in _texts(buffer, tensor, 1)}
     found.objects = b"".join(buffer[begin:end] for begin, end in _parts(buffer, span, _OBJECTS))
+
+
+def _input_shape(buffer: mmap.mmap, entry: Span) -> list[int]:
+    # SignatureDef: inputs = 1, a map to TensorInfo {tensor_shape = 3 {dim = 2 {size = 1}}}.
+    inputs = [value for signature in _parts(buffer, entry, 2) for value in _parts(buffer, signature, 1)]
+    if len(inputs) != 1:
+        return []
+    shapes = [shape for tensor in _parts(buffer, inputs[0], 2) for shape in _parts(buffer, tensor, 3)]
+    sizes = []
+    for dimension in (part for shape in shapes for part in _parts(buffer, shape, 2)):
+        size = [read_varint(buffer, begin)[0] for begin, _ in _parts(buffer, dimension, 1)] or [0]
+        sizes.append(size[-1] if size[-1] < 1 << 63 else -1)
+    return sizes
 
 
 def _node(buffer: mmap.mmap, span: Span) -> Node:
