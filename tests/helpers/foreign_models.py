@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+SMALL_SIDE_PX = 64
 PREPROCESSING = {
     "ResNet50V2": "resnet_v2",
     "ResNet50": "resnet",
@@ -115,13 +116,16 @@ def _leaves(model: Any) -> Iterator[Any]:
             yield layer
 
 
-SMALL_SIDE_PX = 64
-
-
 def small(
-    module: Any, front: str = "resnet_v2", head: str = "sigmoid", *, body: str = "residual", seed: int = 0
+    module: Any,
+    front: str = "resnet_v2",
+    head: str = "sigmoid",
+    *,
+    body: str = "residual",
+    side_px: int = SMALL_SIDE_PX,
+    seed: int = 0,
 ) -> Any:
-    """A network of a few thousand weights, input 64 x 64, with the layer types of the large ones.
+    """A network of a few thousand weights with the layer types of the large ones.
 
     Args:
         module: ``keras`` or ``tf_keras``.
@@ -129,10 +133,11 @@ def small(
         head: see ``_head``.
         body: ``residual`` (ResNet's), ``mobile`` (depthwise, ReLU6, uneven padding), ``efficient`` (swish, squeeze and
             excite) or ``dense`` (concatenation, average pooling).
+        side_px: of the input.
         seed: of the weights.
     """
     module.utils.set_random_seed(seed)
-    images = module.Input((SMALL_SIDE_PX, SMALL_SIDE_PX, 3))
+    images = module.Input((side_px, side_px, 3))
     features = _BODIES[body](module, _front(module, front, images))
     return module.Model(images, _head(module, head, features))
 

@@ -20,8 +20,8 @@ from glomedge_export.graph.scaling import NAMED, Scaling
 
 # Largest error of the fitted line, of the largest value: some roundings of float32, and far below one grey level.
 TOLERANCE = 4e-6
-# Where a slice ends that goes to the end: no picture is as large.
-_END = 2**31 - 1
+# Where tf2onnx lets a slice end that goes to the end.
+_END = 1_000_000_000
 _TO_NCHW, _TO_NHWC = [0, 3, 1, 2], [0, 2, 3, 1]
 _ONE_BY_ONE = {"Identity", "Cast", "Neg", "Abs", "Sqrt", "Reciprocal", "Exp", "Log", "Clip"}
 _WITH_CONSTANTS = {"Add", "Sub", "Mul", "Div", "Pow", "Min", "Max"}

@@ -73,7 +73,9 @@ class LogitsFunction:
 
     def predict(self, images: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """float32 ``[N, side, side, 3]`` -> logits float32 ``[N, outputs]``."""
-        return np.asarray(self.function(images), np.float32)
+        from glomedge_export.frameworks import tf
+
+        return np.asarray(self.function(tf.constant(images)), np.float32)
 
 
 def logits_function(frozen: Frozen) -> LogitsFunction:
