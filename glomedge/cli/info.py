@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from glomedge.about import RESEARCH_USE_NOTICE
 from glomedge.cli.options import json_option, model_argument, model_option, one_model
 
 if TYPE_CHECKING:
@@ -18,15 +19,23 @@ _BULKY = {"golden": {"pixels_zlib_base64"}, "calibration": {"names"}}
 
 
 def info(
-    model_path: Annotated[Path | None, model_argument("The exported model.")] = None,
+    model_path: Annotated[
+        Path | None, model_argument("The exported model, or a Keras file: .keras, .h5, SavedModel folder.")
+    ] = None,
     model: Annotated[Path | None, model_option()] = None,
     as_json: Annotated[bool, json_option()] = False,
 ) -> None:
-    """Show a model file's metadata. A file that is damaged or not made by glomedge is rejected with the reason."""
+    """Show what is in an exported model, or in a Keras file and which export command that needs.
+
+    A file that is damaged or of another kind is rejected with the reason.
+    """
+    path = one_model(model_path, model)
+    if _is_keras(path):
+        _describe_keras(path, as_json)
+        return
     from glomedge.model.file import read_model_file
     from glomedge.model.graph import check_graph
 
-    path = one_model(model_path, model)
     file = read_model_file(path)
     facts = check_graph(path, file.spec)
     document = describe(file, facts)
@@ -34,6 +43,30 @@ def info(
         typer.echo(json.dumps(document, indent=2, ensure_ascii=False))
     else:
         print_info(document)
+
+
+def _is_keras(path: Path) -> bool:
+    if path.is_dir():
+        return True
+    try:
+        with path.open("rb") as handle:
+            head = handle.read(8)
+    except OSError:
+        return False
+    return head.startswith((b"PK\x03\x04", b"\x89HDF")) or path.suffix in (".keras", ".h5", ".hdf5")
+
+
+def _describe_keras(path: Path, as_json: bool) -> None:
+    # The one command of the edge that reads Keras files; this part of glomedge_export needs no framework.
+    from glomedge_export.keras_files.describe import describe as describe_keras
+    from glomedge_export.keras_files.describe import in_rows
+
+    found = describe_keras(path)
+    if as_json:
+        typer.echo(json.dumps(found.as_json(), indent=2, ensure_ascii=False))
+        return
+    _print_rows(in_rows(found))
+    typer.echo(RESEARCH_USE_NOTICE)
 
 
 def describe(file: ModelFile, facts: GraphFacts) -> dict[str, Any]:
@@ -58,10 +91,6 @@ def describe(file: ModelFile, facts: GraphFacts) -> dict[str, Any]:
 
 def print_info(document: dict[str, Any]) -> None:
     """The same as a table: the file, its output, its training, and its agreement with Keras."""
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
-
     spec, file, graph = document["spec"], document["file"], document["graph"]
     recipe = spec["recipe"]
     steps = (
@@ -102,12 +131,19 @@ def print_info(document: dict[str, Any]) -> None:
                 f"{calibration['method']} on {calibration['crops']} crops of {calibration['cases']} biopsies",
             )
         )
+    _print_rows(rows)
+    typer.echo(spec["notice"])
+
+
+def _print_rows(rows: list[tuple[str, str]]) -> None:
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
     table = Table.grid(padding=(0, 2))
     for name, text in rows:
         table.add_row(f"[bold]{name}[/bold]", escape(text))
-    console = Console(highlight=False)
-    console.print(table)
-    console.print(spec["notice"])
+    Console(highlight=False).print(table)
 
 
 def _training(training: dict[str, Any] | None) -> list[tuple[str, str]]:
