@@ -1,9 +1,9 @@
 """Make genuine Keras 2 files of classifiers, as users have them: run by the Python of an environment with Keras 2.
 
-    python3.11 -m venv .venv-keras2 && .venv-keras2/bin/pip install 'tensorflow-cpu==2.15.1' 'numpy<2'
-    .venv-keras2/bin/python tests/tools/make_keras2.py build/keras2                        (or: make keras2-files)
-    .venv-keras2/bin/python tests/tools/make_keras2.py build/keras2 --full model.keras     (the real ResNet50V2)
-    .venv-keras2/bin/python tests/tools/make_keras2.py tests/keras_files/genuine --tiny    (the committed files)
+    make keras2-files                                                 (environments and files in build/keras2)
+    .venv-keras2/2.15.1/bin/python tests/tools/make_keras2.py OUT                                (small stand-ins)
+    .venv-keras2/2.15.1/bin/python tests/tools/make_keras2.py OUT --full model.keras         (the real ResNet50V2)
+    .venv-keras2/2.15.1/bin/python tests/tools/make_keras2.py tests/keras_files/genuine --tiny   (committed files)
 
 TensorFlow 2.12 to 2.15 bring Keras 2; the folder is named after its version. ``answers.json`` in it holds what that
 Keras answers for four drawn images (``images_of``), so that a test can compare with what the author of a file saw. The

@@ -9,7 +9,10 @@ may hold only operations that compute.
 from __future__ import annotations
 
 import re
+import shutil
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from glomedge.errors import ModelError
@@ -17,6 +20,7 @@ from glomedge_export.keras_files import allowed
 from glomedge_export.keras_files.identify import KerasFile
 from glomedge_export.keras_files.reading import WEIGHTS, opened_archive, opened_hdf5, reason, shown
 from glomedge_export.keras_files.saved_graph import check_saved_graph
+from glomedge_export.keras_files.wiring import wrong_wiring
 
 # Modules of Keras 2 and 3 themselves. Their names are looked up there, so the class must be one that is allowed, too.
 _KERAS_MODULE = re.compile(r"(?:tf_)?keras(?:\.[a-z][a-z0-9_]*)*")
@@ -47,12 +51,18 @@ def check(file: KerasFile) -> None:
                 f"{shown(file.path)} holds no {WEIGHTS}, or more than that. Save the whole model again: "
                 "model.save('FILE.keras')"
             )
-        try:
-            member = archive.open(WEIGHTS)
-        except Exception as error:
-            raise ModelError(f"{WEIGHTS} in {shown(file.path)} is damaged ({reason(error)}). Copy it again.") from error
-        with member, opened_hdf5(file.path, member) as opened:
-            _check_hdf5(file, opened)
+        with tempfile.TemporaryDirectory(prefix="glomedge-") as folder:
+            # A copy, because jumping to and fro inside an archive's member reads it from its start each time.
+            weights = Path(folder) / WEIGHTS
+            try:
+                with archive.open(WEIGHTS) as source, weights.open("wb") as target:
+                    shutil.copyfileobj(source, target, 1 << 20)
+            except Exception as error:
+                raise ModelError(
+                    f"{WEIGHTS} in {shown(file.path)} is damaged ({reason(error)}). Copy it again."
+                ) from error
+            with opened_hdf5(weights, file.path) as opened:
+                _check_hdf5(file, opened)
 
 
 def is_own(file: KerasFile) -> bool:
@@ -78,6 +88,13 @@ def check_config(file: KerasFile) -> None:
                 f"{shown(file.path)} holds {wrong}. A model file is a program, so glomedge loads only layers of Keras "
                 "itself. Replace it by such layers and save the model again."
             )
+    _check_wiring(file, config)
+
+
+def _check_wiring(file: KerasFile, config: dict[str, Any]) -> None:
+    wrong = wrong_wiring(config, file.is_keras3)
+    if wrong is not None:
+        raise ModelError(f"{shown(file.path)} holds {wrong}. It is damaged or not written by Keras; copy it again.")
 
 
 def named_objects(config: Any) -> Iterator[dict[str, Any]]:
