@@ -32,14 +32,15 @@ def framework(name: str) -> Any:
     return keras if name == "keras" else import_tf_keras()
 
 
-def saved(path: Path, module_name: str = "keras", *, side_px: int = 64, **structure: str) -> Path:
+def saved(path: Path, module_name: str = "keras", **structure: Any) -> Path:
     """A small network with realistic statistics, saved where its suffix says how."""
     from helpers.foreign_models import settle, small
 
     module = framework(module_name)
-    recipe = Recipe.named("published").model_copy(update={"size_px": side_px})
+    model = small(module, **structure)
+    recipe = Recipe.named("published").model_copy(update={"size_px": model.input_shape[1]})
     crops = np.stack([enhance(draw_crop(seed), recipe) for seed in range(16)])
-    settle(module, small(module, side_px=side_px, **structure), crops).save(path)
+    settle(module, model, crops).save(path)
     return path
 
 
@@ -164,6 +165,7 @@ def test_int8_of_a_model_without_a_map(tmp_path: Path, data: Path) -> None:
     assert "rank correlation of the map, at least" not in {row.name for row in result.rows}
     with glomedge.load(result.path, provider="cpu") as engine:
         (answer,) = engine.predict(next(data.rglob("*.png")))
+    assert answer.probability is not None
     assert 0 <= answer.probability <= 1
 
 
