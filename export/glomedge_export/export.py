@@ -33,6 +33,7 @@ from glomedge_export.export_source.source import Said, Source
 from glomedge_export.graph import surgery
 from glomedge_export.graph.convert import Converted
 from glomedge_export.graph.lower import Lowered, LoweringInputs, lower, runner_for
+from glomedge_export.graph.placement import placement
 from glomedge_export.graph.run import Runner
 from glomedge_export.progress import Progress, silent
 from glomedge_export.proof import gates, judge, tensorrt
@@ -315,6 +316,7 @@ def _spec(job: _Job, source: Source, converted: Converted, proven: _Proven, weig
         backbone=converted.backbone,
         map="none" if converted.map_cells is None else "exact",
         map_cells=converted.map_cells or MAP_SIZE,
+        map_placement=None if converted.map_cells is None else placement(converted.model),
         source=source.origin,
         precision=precision,
         target=job.target,

@@ -71,6 +71,8 @@ def _describe_keras(path: Path, as_json: bool) -> None:
 
 def describe(file: ModelFile, facts: GraphFacts) -> dict[str, Any]:
     """The file, its graph and its spec as plain values, without the golden pixels and the calibration names."""
+    from glomedge.model import origin
+
     spec = file.spec.model_dump(mode="json")
     for part, fields in _BULKY.items():
         if spec[part] is not None:
@@ -78,6 +80,11 @@ def describe(file: ModelFile, facts: GraphFacts) -> dict[str, Any]:
     return {
         "file": {"path": str(file.path), "size_bytes": file.size_bytes, "sha256": file.sha256, "seal": "intact"},
         "graph": {"opset": facts.opset, "operators": dict(sorted(facts.operators.items()))},
+        "said": {
+            "network": origin.network(file.spec),
+            "source": origin.source(file.spec),
+            "unknown": origin.unknown(file.spec),
+        },
         "spec": spec,
     }
 
@@ -97,6 +104,7 @@ def print_info(document: dict[str, Any]) -> None:
         ("precision", f"{spec['precision']} for target '{spec['target']}', opset {graph['opset']}"),
         ("graph", ", ".join(f"{count} {name}" for name, count in graph["operators"].items())),
         ("work", f"{spec['multiply_adds'] / 1e9:.3f} G multiply-adds a crop"),
+        *((name, sentence) for name, sentence in document["said"].items() if sentence is not None),
         (
             "input",
             f"uint8 [N, {spec['input']['height_px']}, {spec['input']['width_px']}, 3] "

@@ -118,7 +118,7 @@ class Pipeline:
         progress: Callable[[int], None] | None = None,
         decoder: Decoder | None = None,
         child_command: Sequence[str] | None = None,
-    ) -> None:
+    ) -> None:  # what every run gives, then what only some replace: more parameters than usual, but no second object
         self._how = settings.preparation(root)
         self._settings = settings
         self._load = engine

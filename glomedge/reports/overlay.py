@@ -109,7 +109,7 @@ def overlay(
     bgr: bool = False,
     views: int = 1,
     grid: CellGrid | None = None,
-) -> Pixels:  # the Python contract: one keyword each, so more of them than usual
+) -> Pixels:  # documented for Python users, one keyword each as in matplotlib: more parameters than usual
     """Lay the map over the original crop, at the crop's own size.
 
     The crop is shown in grey below the colours: pink and blue stain mixed into viridis would give colours that the
@@ -136,9 +136,7 @@ def overlay(
     """
     place = _grid_of(activation, views, grid)
     _check(pixels_hwc, activation, place, alpha, limits)
-    low, high = limits if limits is not None else (float(activation.min()), float(activation.max()))
-    if high <= low:  # a flat map: one colour, in the middle of the scale
-        low, high = low - 0.5, high + 0.5
+    low, high = _ends(activation, limits)
     height_px, width_px = pixels_hwc.shape[:2]
     scale = colour_scale.strip(height_px, low, high, threshold_logit, bgr=bgr) if legend else None
     image = np.empty((height_px, width_px + (0 if scale is None else scale.shape[1]), 3), np.uint8)
@@ -156,12 +154,25 @@ def overlay(
     gain = 255.0 / (high - low)
     levels = cv2.convertScaleAbs(field, alpha=gain, beta=-low * gain)
     colours = cv2.applyColorMap(levels, colour_scale.viridis(bgr=bgr, share=alpha))
-    # Each share is taken where it is cheap, on one channel and on 256 colours; what is left is a sum of bytes.
-    tissue = cv2.convertScaleAbs(pixels_hwc if pixels_hwc.ndim == 2 else grey(pixels_hwc), alpha=1.0 - alpha)
-    cv2.cvtColor(tissue, cv2.COLOR_GRAY2BGR, dst=crop)
-    cv2.add(crop, cv2.resize(colours, (width_px, height_px), interpolation=cv2.INTER_LINEAR), dst=crop)
+    _mix(pixels_hwc, colours, 1.0 - alpha, crop)
     _draw(crop, line)
     return image
+
+
+def _ends(activation: npt.NDArray[np.float32], limits: tuple[float, float] | None) -> tuple[float, float]:
+    """The activations at the two ends of the colours."""
+    low, high = limits if limits is not None else (float(activation.min()), float(activation.max()))
+    # A flat map: one colour, in the middle of the scale.
+    return (low, high) if high > low else (low - 0.5, high + 0.5)
+
+
+def _mix(pixels_hwc: Pixels, colours: Pixels, share: float, out: Pixels) -> None:
+    """The crop in grey, ``share`` of it, plus the colours, which have their share in them and any size."""
+    # Each share is taken where it is cheap, on one channel and on 256 colours; what is left is a sum of bytes.
+    tissue = cv2.convertScaleAbs(pixels_hwc if pixels_hwc.ndim == 2 else grey(pixels_hwc), alpha=share)
+    cv2.cvtColor(tissue, cv2.COLOR_GRAY2BGR, dst=out)
+    size = out.shape[1], out.shape[0]
+    cv2.add(out, cv2.resize(colours, size, interpolation=cv2.INTER_LINEAR), dst=out)
 
 
 def to_png(rgb: Pixels) -> bytes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from glomedge.cases.names import CaseFinder
@@ -28,7 +28,7 @@ from glomedge.runs.options import Options
 from glomedge.runs.outcome import OWNED, THUMBNAIL_PX, Outcome
 from glomedge.runs.pipeline_run import PipelineRun
 from glomedge.runs.stores import RunStores
-from glomedge.system.stopping import StoppedError, unless_stopped
+from glomedge.system.stopping import StoppedError
 
 if TYPE_CHECKING:
     from glomedge.engine.engine import Engine
@@ -80,7 +80,7 @@ def infer_folder(
             from glomedge.runs.heatmaps import check_folder
 
             check_folder(options.heatmaps)
-        return _FolderRun(options, found, output, stop, progress, decoder, begin_s).run()
+        return _FolderRun(options, found, output, Callbacks(stop, progress, decoder), begin_s).run()
     finally:
         output.close()
 
@@ -91,23 +91,25 @@ def _suffixes() -> frozenset[str]:
     return ALLOWED_SUFFIXES
 
 
+@dataclass(frozen=True)
+class Callbacks:
+    """What the run calls of its caller; see ``infer_folder``."""
+
+    stop: Callable[[], bool] = lambda: False
+    progress: Callable[[int, int], None] | None = None
+    decoder: Decoder | None = None
+
+
 class _FolderRun:
     def __init__(
-        self,
-        options: Options,
-        found: Scan,
-        output: OutputFolder,
-        stop: Callable[[], bool],
-        progress: Callable[[int, int], None] | None,
-        decoder: Decoder | None,
-        begin_s: float,
+        self, options: Options, found: Scan, output: OutputFolder, callbacks: Callbacks, begin_s: float
     ) -> None:
         self._options = options
         self._found = found
         self._output = output
-        self._stop = stop
-        self._progress = progress
-        self._decoder = decoder
+        self._stop = callbacks.stop
+        self._progress = callbacks.progress
+        self._decoder = callbacks.decoder
         self._begin_s = begin_s
         self._model: ModelFile = read_model_file(options.model)
         if options.heatmaps is not None:
@@ -222,8 +224,7 @@ class _FolderRun:
 
     def _predict(self, plan_: Plan, journal: Journal, sink: FolderSink) -> bool:
         """Classify the inputs without an answer; False, or StoppedError, if it was stopped."""
-        inputs = self._found.inputs
-        new, again = unanswered(self._found.root, unless_stopped(inputs, self._stop), plan_.contents)
+        new, again = unanswered(self._found.root, plan_.contents, self._stop)
         if not new and not again:
             return True
         crashed = any(found.key in plan_.contents.suspects for found in (*new, *again))

@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+from glomedge.cases.text import counted
 from glomedge.errors import ImageError, OutputError, UsageError
 from glomedge.files.names import escape_name, unescape_name
 from glomedge.files.writing import check_writable, nothing_to_give, write_all
@@ -103,14 +104,27 @@ def write_heatmaps(
     Raises:
         OutputError: the folder cannot be written.
     """
-    import cv2
-
     from glomedge.system.cpu import usable_cpus
 
     assert options.heatmaps is not None
     drawing = replace(drawing, limits=shared_limits((row.attachment for row in rows()), thumbnails))
     draw = partial(_draw, options, found, thumbnails, grey_crops, drawing)
-    workers = options.workers or usable_cpus()
+    drawn, failures = _draw_all(draw, rows(), options.workers or usable_cpus())
+    notes = [f"{counted(drawn, 'heatmap was', 'heatmaps were')} written to {escape_name(bytes(options.heatmaps))}."]
+    if others := _others(options.heatmaps, drawn):
+        # Other crops, another model, another scale: must not be mistaken for this run's, and are not ours to delete.
+        of_others = counted(others, "heatmap")
+        notes.append(f"That folder also contains {of_others} of other runs. Use a new folder to keep runs apart.")
+    notes += failures[:_MAX_SAID]
+    if len(failures) > _MAX_SAID:
+        notes.append(f"{len(failures) - _MAX_SAID} more heatmaps could not be drawn.")
+    return notes
+
+
+def _draw_all(draw: Callable[[Row], str | None], rows: Iterator[Row], workers: int) -> tuple[int, list[str]]:
+    """Draw on threads, a few rows ahead; how many were drawn, and why the others were not."""
+    import cv2
+
     drawn, failures = 0, list[str]()
     waiting: deque[Future[str | None]] = deque()
 
@@ -126,7 +140,7 @@ def write_heatmaps(
     cv2.setNumThreads(1)
     try:
         with ThreadPoolExecutor(workers) as pool:
-            for row in rows():
+            for row in rows:
                 waiting.append(pool.submit(draw, row))
                 if len(waiting) > 4 * workers:
                     take()
@@ -134,14 +148,7 @@ def write_heatmaps(
                 take()
     finally:
         cv2.setNumThreads(threads_before)
-    notes = [f"{drawn} heatmaps were written to {escape_name(bytes(options.heatmaps))}."]
-    if others := _others(options.heatmaps, drawn):
-        # Other crops, another model, another scale: must not be mistaken for this run's, and are not ours to delete.
-        notes.append(f"That folder also contains {others} heatmaps of other runs. Use a new folder to keep runs apart.")
-    notes += failures[:_MAX_SAID]
-    if len(failures) > _MAX_SAID:
-        notes.append(f"{len(failures) - _MAX_SAID} more heatmaps could not be drawn.")
-    return notes
+    return drawn, failures
 
 
 def _others(folder: Path, drawn: int) -> int:

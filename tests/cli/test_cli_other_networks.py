@@ -30,6 +30,16 @@ def test_warm_and_doctor(model: Path) -> None:
     assert "self-test passed" in run("doctor", "--model", str(model), "--provider", "cpu").replace("\n", " ")
 
 
+def test_info(model: Path) -> None:
+    said = json.loads(run("info", str(model), "--json"))["said"]
+    flat = " ".join(run("info", str(model)).split())
+    for sentence in said.values():
+        assert sentence
+        assert sentence in flat
+    assert "Not trained by glomedge: exported from a Keras 2 file" in flat
+    assert "Not known of this model: its decision threshold (0.5 is assumed)" in flat
+
+
 def test_bench(model: Path, tmp_path: Path) -> None:
     write_crops(tmp_path / "crops", 8, broken=0)
     run(

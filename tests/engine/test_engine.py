@@ -16,11 +16,10 @@ import pytest
 import glomedge
 from glomedge.engine import engine, golden, loading, providers
 from glomedge.engine.backends import onnxrt
-from glomedge.engine.options import EngineOptions
 from glomedge.engine.runner import OutOfMemoryError, RawOutput, Runner, SessionRequest
 from glomedge.errors import EngineError, ModelError, ProviderUnavailableError, SelfTestError, UsageError
 from glomedge.model.file import ModelFile, read_model_file, sealed
-from glomedge.model.spec import BatchProfile, Golden
+from glomedge.model.spec import Golden
 from helpers import builders
 
 RUNTIMES = ["cpu", pytest.param("openvino", marks=pytest.mark.openvino)]
@@ -303,40 +302,6 @@ def test_a_file_that_was_read_is_read_again_only_where_it_has_changed(
 def test_arguments_out_of_range(tiny_model: Path, arguments: dict[str, int]) -> None:
     with pytest.raises(UsageError, match="at least 1"):
         loading.load(tiny_model, "cpu", **arguments)  # type: ignore[arg-type]  # a table of keyword arguments
-
-
-@pytest.mark.parametrize(
-    ("batch_size", "max_batch", "fixed", "expected"),
-    [
-        (None, None, False, (1, 8, 32)),
-        (16, None, False, (1, 16, 32)),
-        (64, None, False, (1, 64, 64)),
-        (None, 4, False, (1, 4, 4)),
-        (4, 128, False, (1, 4, 128)),
-        (None, 128, True, (128, 128, 128)),
-    ],
-)
-def test_batch_profile(
-    batch_size: int | None, max_batch: int | None, fixed: bool, expected: tuple[int, int, int]
-) -> None:
-    profile = loading.batch_profile(
-        BatchProfile(), EngineOptions(batch_size=batch_size, max_batch=max_batch, fixed_batch=fixed)
-    )
-    assert (profile.min, profile.opt, profile.max) == expected
-
-
-@pytest.mark.parametrize(
-    ("fixed", "words"),
-    [
-        (False, "^batch_size 8 is not between 1 and max_batch 4. Raise max_batch.$"),
-        (True, "^fixed_batch runs one batch size, and batch_size 8 is not max_batch 4. Give one of them.$"),
-    ],
-)
-def test_contradicting_batch_sizes_are_refused_in_the_words_of_python(
-    tiny_model: Path, fixed: bool, words: str
-) -> None:
-    with pytest.raises(UsageError, match=words):
-        loading.load(tiny_model, "cpu", batch_size=8, max_batch=4, fixed_batch=fixed)
 
 
 def test_bf16_is_refused_where_the_processor_has_none(

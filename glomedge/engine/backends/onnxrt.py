@@ -227,32 +227,26 @@ def open_session(
     if ort_name != CPU:
         chain.append((CPU, {}))
     session = create_session(request, chain, options)
-    return _runner(session, ort_name, request, options, provider_options, batch_sizes, notes)
+    opened = _opened(session, ort_name, request, describe_options(options) | dict(provider_options), notes)
+    return OrtRunner(session, opened, batch_sizes)
 
 
-def _runner(
-    session: Any,
-    ort_name: str,
-    request: SessionRequest,
-    options: Any,
-    provider_options: Mapping[str, str],
-    batch_sizes: tuple[int, ...],
-    notes: tuple[str, ...],
-    forget: Callable[[], bool] = no_cache,
-) -> OrtRunner:
+def _opened(
+    session: Any, ort_name: str, request: SessionRequest, options: Mapping[str, str], notes: tuple[str, ...]
+) -> Opened:
+    """What an open session reports, once it is known to run on ``ort_name``."""
     ort = import_onnxruntime()
 
     verify_provider(session, ort_name)
     counts, strays = placement(session, ort_name) if request.record_placement else ({}, ())
-    opened = Opened(
+    return Opened(
         precision=request.file.spec.precision,
         versions={"onnxruntime": ort.__version__},
-        options=describe_options(options) | dict(provider_options),
+        options=options,
         placement=counts,
         strays=strays,
         notes=notes,
     )
-    return OrtRunner(session, opened, batch_sizes, forget=forget)
 
 
 def open_cpu(request: SessionRequest) -> OrtRunner:
@@ -293,7 +287,8 @@ def _open_copy(request: SessionRequest, root: Path) -> OrtRunner:
         if entry.reason:
             note += f" again: {entry.reason}"
         entry.commit()
-    return _runner(session, CPU, request, options, {}, (), (note,), entry.drop)
+    opened = _opened(session, CPU, request, describe_options(options), (note,))
+    return OrtRunner(session, opened, forget=entry.drop)
 
 
 def _graph_key(request: SessionRequest) -> EngineKey:
