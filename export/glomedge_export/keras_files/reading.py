@@ -90,16 +90,16 @@ def member_of(path: Path, archive: zipfile.ZipFile, name: str) -> bytes:
 
 
 @contextmanager
-def opened_hdf5(path: Path, handle: Any = None) -> Iterator[Any]:
-    """An ``h5py.File`` of a path or of an open member of an archive, to read. Raises ModelError where it is damaged."""
+def opened_hdf5(path: Path, shown_as: Path | None = None) -> Iterator[Any]:
+    """An ``h5py.File``, to read. Raises ModelError where it is damaged, MissingExtraError where h5py is missing."""
     try:
         import h5py
     except ModuleNotFoundError as error:
         raise MissingExtraError("Reading an HDF5 file", "h5py", "export") from error
     try:
-        file = h5py.File(handle or path, "r")
+        file = h5py.File(path, "r")
     except Exception as error:
-        raise ModelError(f"{shown(path)} holds damaged HDF5 ({reason(error)}). Copy it again.") from error
+        raise ModelError(f"{shown(shown_as or path)} holds damaged HDF5 ({reason(error)}). Copy it again.") from error
     with file:
         yield file
 

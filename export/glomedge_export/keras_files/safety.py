@@ -9,7 +9,10 @@ may hold only operations that compute.
 from __future__ import annotations
 
 import re
+import shutil
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from glomedge.errors import ModelError
@@ -47,12 +50,18 @@ def check(file: KerasFile) -> None:
                 f"{shown(file.path)} holds no {WEIGHTS}, or more than that. Save the whole model again: "
                 "model.save('FILE.keras')"
             )
-        try:
-            member = archive.open(WEIGHTS)
-        except Exception as error:
-            raise ModelError(f"{WEIGHTS} in {shown(file.path)} is damaged ({reason(error)}). Copy it again.") from error
-        with member, opened_hdf5(file.path, member) as opened:
-            _check_hdf5(file, opened)
+        with tempfile.TemporaryDirectory(prefix="glomedge-") as folder:
+            # A copy, because jumping to and fro inside an archive's member reads it from its start each time.
+            weights = Path(folder) / WEIGHTS
+            try:
+                with archive.open(WEIGHTS) as source, weights.open("wb") as target:
+                    shutil.copyfileobj(source, target, 1 << 20)
+            except Exception as error:
+                raise ModelError(
+                    f"{WEIGHTS} in {shown(file.path)} is damaged ({reason(error)}). Copy it again."
+                ) from error
+            with opened_hdf5(weights, file.path) as opened:
+                _check_hdf5(file, opened)
 
 
 def is_own(file: KerasFile) -> bool:
