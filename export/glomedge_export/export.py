@@ -26,7 +26,7 @@ from glomedge.model.spec import MAP_SIZE, BatchProfile, InputSpec, ModelSpec, Pa
 from glomedge.reports import model_card
 from glomedge.system.environment import versions
 from glomedge_export.export_source.crops import CropsWanted, ExportCrops, crops_for
-from glomedge_export.export_source.foreign import with_fit
+from glomedge_export.export_source.foreign import with_fit, with_network
 from glomedge_export.export_source.load import load_source
 from glomedge_export.export_source.measured import measured
 from glomedge_export.export_source.source import Said, Source
@@ -237,7 +237,7 @@ def _export(job: _Job, conversions: dict[str, Converted]) -> Result:
     progress("converting", 1, 1)
     lap("convert")
     already = len(source.found)
-    source = measured(source, converted, crops, request.said.threshold, progress)
+    source = measured(with_network(source, converted), converted, crops, request.said.threshold, progress)
     converted = with_fit(converted, source)
     job.tell.found(source.found[already:])
     lap("threshold")

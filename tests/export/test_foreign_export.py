@@ -32,14 +32,15 @@ def framework(name: str) -> Any:
     return keras if name == "keras" else import_tf_keras()
 
 
-def saved(path: Path, module_name: str = "keras", *, side_px: int = 64, **structure: str) -> Path:
+def saved(path: Path, module_name: str = "keras", **structure: Any) -> Path:
     """A small network with realistic statistics, saved where its suffix says how."""
     from helpers.foreign_models import settle, small
 
     module = framework(module_name)
-    recipe = Recipe.named("published").model_copy(update={"size_px": side_px})
+    model = small(module, **structure)
+    recipe = Recipe.named("published").model_copy(update={"size_px": model.input_shape[1]})
     crops = np.stack([enhance(draw_crop(seed), recipe) for seed in range(16)])
-    settle(module, small(module, side_px=side_px, **structure), crops).save(path)
+    settle(module, model, crops).save(path)
     return path
 
 
@@ -79,18 +80,36 @@ def test_one_message_lists_everything_that_must_be_said(tmp_path: Path) -> None:
     assert "--positive-class" in str(raised.value)
 
 
+def test_a_side_that_the_model_leaves_open_is_asked_for_with_the_rest(tmp_path: Path) -> None:
+    from helpers.foreign_models import small
+
+    path = tmp_path / "open.keras"
+    small(framework("keras"), "none", side_px=None).save(path)
+    with pytest.raises(UsageError) as raised:
+        exported(path, Said())
+    message = str(raised.value)
+    assert all(option in message for option in ("--recipe ", "--input-side PX", "--input-scaling "))
+    assert "--logits" not in message
+    from glomedge_export.export_source.foreign import load_foreign
+
+    source = load_foreign(path, Said("seed", Choices("unit"), side_px=96))
+    assert source.recipe.size_px == 96
+
+
 @pytest.mark.parametrize(("module_name", "file"), [
     ("keras", "best_model.keras"),
     ("tf_keras", "best_model.keras"),
     ("tf_keras", "best_model.h5"),
+    ("tf_keras", "best_model"),
 ])  # fmt: skip
 def test_the_published_way_answers_as_its_own_script_does(
     tmp_path: Path, data: Path, module_name: str, file: str
 ) -> None:
-    """A small stand-in of the published structure; the whole network is in the slow suite."""
+    """A small stand-in of the published structure (without a suffix: SavedModel); the slow suite has the whole one."""
     model = saved(tmp_path / file, module_name, side_px=224, front="augmented")
     result, lines = exported(model, Said("published"))
     assert "scaling resnet_v2: found in the model" in lines
+    assert "activation map 56 x 56, exact: the logit is linear in the feature map" in lines
     spec = result.spec
     assert spec.source is not None
     assert spec.source.framework == spec.parity.reference if spec.parity is not None else False
@@ -164,6 +183,7 @@ def test_int8_of_a_model_without_a_map(tmp_path: Path, data: Path) -> None:
     assert "rank correlation of the map, at least" not in {row.name for row in result.rows}
     with glomedge.load(result.path, provider="cpu") as engine:
         (answer,) = engine.predict(next(data.rglob("*.png")))
+    assert answer.probability is not None
     assert 0 <= answer.probability <= 1
 
 

@@ -122,7 +122,7 @@ def small(
     head: str = "sigmoid",
     *,
     body: str = "residual",
-    side_px: int = SMALL_SIDE_PX,
+    side_px: int | None = SMALL_SIDE_PX,
     seed: int = 0,
 ) -> Any:
     """A network of a few thousand weights with the layer types of the large ones.
@@ -133,7 +133,7 @@ def small(
         head: see ``_head``.
         body: ``residual`` (ResNet's), ``mobile`` (depthwise, ReLU6, uneven padding), ``efficient`` (swish, squeeze and
             excite) or ``dense`` (concatenation, average pooling).
-        side_px: of the input.
+        side_px: of the input; None leaves it open.
         seed: of the weights.
     """
     module.utils.set_random_seed(seed)

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from glomedge.errors import UsageError
-from glomedge.model.spec import ModelSource, Recipe
+from glomedge.errors import ModelError, UsageError
+from glomedge.model.spec import SIZE_PX, ModelSource, Recipe
 from glomedge_export.export_source.source import Said, Source, fixed_threshold
 from glomedge_export.graph.anatomy import Outside, missing
 from glomedge_export.graph.convert import Converted
@@ -23,6 +23,7 @@ from glomedge_export.proof.reference import Meaning, Reference, foreign_answers
 if TYPE_CHECKING:
     from glomedge_export.keras_files.load import ForeignModel
 
+INPUT_SIDE = "--input-side"
 RECIPES = "--recipe seed, published or plain (how the crops were enhanced for training)"
 
 
@@ -39,14 +40,21 @@ def load_foreign(model: Path, said: Said) -> Source:
     """
     from glomedge_export.keras_files.load import load
 
-    return source_of(load(model, said.side_px), said)
+    try:
+        return source_of(load(model, said.side_px), said)
+    except ModelError as error:
+        if said.side_px is not None or INPUT_SIDE not in str(error):
+            raise
+    # Nothing that is read off the graph depends on the side: with any, the rest is known as well.
+    source_of(load(model, SIZE_PX), said, (f"{INPUT_SIDE} PX (side of the input, which the model leaves open)",))
+    raise AssertionError("a source whose side is unknown was accepted")
 
 
-def source_of(model: ForeignModel, said: Said) -> Source:
-    """The same for a model that is loaded already."""
+def source_of(model: ForeignModel, said: Said, unsaid: tuple[str, ...] = ()) -> Source:
+    """The same for a model that is loaded already; ``unsaid`` is known to be missing."""
     threshold = fixed_threshold(said)
     surveyed = survey(model)
-    wanted = missing(surveyed.outside, said.choices)
+    wanted = [*unsaid, *missing(surveyed.outside, said.choices)]
     if said.recipe is None:
         wanted.insert(0, RECIPES)
     if said.recipe is None or wanted:
@@ -107,6 +115,19 @@ def _reference(model: ForeignModel, surveyed: Survey, given: Scaling | None, pos
         return replace(said, probability=(0.5 * (1.0 + np.tanh(0.5 * said.logit / temperature))).astype(np.float32))
 
     return Reference(model.framework, answer)
+
+
+def with_network(source: Source, converted: Converted) -> Source:
+    """The source of a foreign model with what its whole graph has shown as well."""
+    if source.origin is None:
+        return source
+    cells = converted.map_cells
+    activation = (
+        f"activation map {cells} x {cells}, exact: the logit is linear in the feature map"
+        if cells is not None
+        else "no activation map: the layers behind the feature map are not linear"
+    )
+    return replace(source, found=(*source.found, f"network: {converted.backbone}", activation))
 
 
 def with_fit(converted: Converted, source: Source) -> Converted:
