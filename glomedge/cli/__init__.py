@@ -25,16 +25,18 @@ from glomedge.system.memory import (
     out_of_memory,
 )
 
+# Further arguments are what a shell makes of night/*.png; these commands say what to type instead (shell_patterns.py).
+_SEVERAL_NAMES = {"context_settings": {"allow_extra_args": True}}
+
 # Commands, in the order in which a user meets them: each is the function of that name in the file of that name. What is
 # beside it goes to typer.
 COMMANDS: MappingProxyType[str, dict[str, Any]] = MappingProxyType(
     {
-        "train": {},
+        "train": _SEVERAL_NAMES,
         "export": {},
-        # Further arguments are what a shell makes of night/*.png; infer says what to type instead.
-        "infer": {"context_settings": {"allow_extra_args": True}},
-        "evaluate": {},
-        "bench": {},
+        "infer": _SEVERAL_NAMES,
+        "evaluate": _SEVERAL_NAMES,
+        "bench": _SEVERAL_NAMES,
         "info": {},
         "doctor": {},
         "warm": {},
