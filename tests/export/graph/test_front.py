@@ -71,8 +71,8 @@ def test_any_factor_and_summand_is_read_back(scale: list[float], offset: list[fl
     assert (front.tensor, front.channels_last) == ("c", False)
     assert front.scaling is not None
     assert front.scaling.affine.channel_order == ("BGR" if turned else "RGB")
-    np.testing.assert_allclose(front.scaling.affine.scale, np.float32(scale), rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(front.scaling.affine.offset, np.float32(offset), rtol=1e-4, atol=2e-3)
+    np.testing.assert_allclose(front.scaling.affine.scale, np.asarray(scale, np.float32), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(front.scaling.affine.offset, np.asarray(offset, np.float32), rtol=1e-4, atol=2e-3)
 
 
 CHANNELS_FIRST = node("Transpose", ["pixels"], ["planes"], perm=[0, 3, 1, 2])
