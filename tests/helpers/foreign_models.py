@@ -165,6 +165,8 @@ def _front(module: Any, name: str, x: Any) -> Any:
             return layers.ZeroPadding2D(3)(module.applications.resnet_v2.preprocess_input(x))
         case "torch":
             return module.applications.imagenet_utils.preprocess_input(x, mode="torch")
+        case "resized":
+            return layers.Rescaling(1 / 127.5, offset=-1)(layers.Resizing(48, 48)(x))
         case "squared":
             return x * x / 65025.0
         case "swapped":

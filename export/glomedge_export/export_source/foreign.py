@@ -61,7 +61,7 @@ def source_of(model: ForeignModel, said: Said, unsaid: tuple[str, ...] = ()) -> 
         raise UsageError(
             f"{model.file.path.name} does not say everything that a model file must. Give {_listed(wanted)}."
         )
-    scaling = surveyed.outside.front.scaling
+    found = surveyed.outside.front.known
     given = Scaling.named(said.choices.input_scaling) if said.choices.input_scaling is not None else None
     choices = said.choices
     return Source(
@@ -77,7 +77,7 @@ def source_of(model: ForeignModel, said: Said, unsaid: tuple[str, ...] = ()) -> 
             framework=model.framework,
             file_sha256=model.file.sha256,
             recipe_from="given",
-            scaling_from="given" if scaling is None else "found in the model",
+            scaling_from="given" if found is None else "found in the model",
             class_order_from="given" if model.outputs == 2 else "one output",
             threshold_from="given" if said.threshold is not None else "unknown",
         ),
@@ -90,11 +90,13 @@ def _listed(wanted: list[str]) -> str:
 
 
 def _found(model: ForeignModel, outside: Outside) -> tuple[str, ...]:
-    scaling = outside.front.scaling
+    scaling, inner = outside.front.scaling, outside.front.behind_resizing
     names = {"sigmoid": "one probability", "softmax": "softmax over two classes", "linear": "no activation"}
     lines = [f"made by {model.framework}", f"input {model.side_px} x {model.side_px} px"]
     if scaling is not None:
         lines.append(f"scaling {scaling.name}: found in the model")
+    if inner is not None:
+        lines.append(f"scaling {inner.name}: found in the model, behind a resizing of its own, where it stays")
     lines.append(f"output: {names[outside.output.kind]}")
     return tuple(lines)
 

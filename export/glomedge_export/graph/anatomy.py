@@ -89,15 +89,16 @@ def missing(outside: Outside, choices: Choices) -> list[str]:
         UsageError: something was said that the model contradicts.
     """
     wanted = []
-    found = outside.front.scaling
+    found = outside.front.known
     if found is None and choices.input_scaling is None:
         names = ", ".join(GIVEN_SCALINGS[:-1])
         wanted.append(
             f"--input-scaling {names} or {GIVEN_SCALINGS[-1]} (the model shows none; 'none': pixels 0..255 as they are)"
         )
     if found is not None and choices.input_scaling is not None:
+        inside = outside.front.behind_resizing or found
         raise UsageError(
-            f"The model scales its pixels itself ({found.name}), so --input-scaling {choices.input_scaling} would be "
+            f"The model scales its pixels itself ({inside.name}), so --input-scaling {choices.input_scaling} would be "
             "applied on top of that. Omit --input-scaling."
         )
     if outside.output.kind == "linear" and not choices.logits:
@@ -123,7 +124,7 @@ def read(model: onnx.ModelProto, outputs: int, choices: Choices) -> Anatomy:
         choices: what the user said.
     """
     outside = read_outside(model, outputs)
-    found = outside.front.scaling
+    found = outside.front.known
     scaling = found if found is not None else Scaling.named(choices.input_scaling or "none")
     positive = choices.positive_class if outputs == 2 and choices.positive_class is not None else outputs - 1
     head = read_linear_head(model, outside.output)

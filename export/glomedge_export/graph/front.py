@@ -20,6 +20,8 @@ from glomedge_export.graph.scaling import NAMED, Scaling
 
 # Largest error of the fitted line, of the largest value: some roundings of float32, and far below one grey level.
 TOLERANCE = 4e-6
+# Room for 256 values of each channel, and as many mixed colours.
+PROBE_SIDE_PX = 32
 # Where tf2onnx lets a slice end that goes to the end.
 _END = 1_000_000_000
 _TO_NCHW, _TO_NHWC = [0, 3, 1, 2], [0, 2, 3, 1]
@@ -35,11 +37,19 @@ class Front:
         tensor: what everything behind the front reads.
         channels_last: whether that tensor is ``[N, H, W, 3]`` and not ``[N, 3, H, W]``.
         scaling: what was found; None where the pixels reach the network unchanged.
+        behind_resizing: a scaling that the network itself applies behind a resizing or padding of its own, where it
+            stays; ``scaling`` is None then.
     """
 
     tensor: str
     channels_last: bool
     scaling: Scaling | None
+    behind_resizing: Scaling | None = None
+
+    @property
+    def known(self) -> Scaling | None:
+        """What must be applied before the network; None where the model does not show it."""
+        return Scaling.named("none") if self.behind_resizing is not None else self.scaling
 
 
 def read_front(model: onnx.ModelProto) -> Front:
@@ -51,21 +61,40 @@ def read_front(model: onnx.ModelProto) -> Front:
     Raises:
         ModelError: what is done to the pixels is no factor and summand for each channel.
     """
-    layouts = _pointwise(model)
-    tensor = _last_bottleneck(model, layouts)
-    channels_last = layouts[tensor]
-    source = model.graph.input[0].name
-    if tensor == source:
-        return Front(tensor, True, None)
-    affine = _measure(model, tensor, channels_last)
-    scaling = Scaling.of(affine)
-    return Front(tensor, channels_last, None if scaling.affine == NAMED["none"] else scaling)
+    source = str(model.graph.input[0].name)
+    tensor, channels_last, scaling = _scaled(model, source, True)
+    if scaling is not None:
+        return Front(tensor, channels_last, scaling)
+    resized = _behind_resizing(model, tensor)
+    if resized == tensor:
+        return Front(tensor, channels_last, None)
+    return Front(tensor, channels_last, None, _scaled(model, resized, channels_last)[2])
 
 
-def _pointwise(model: onnx.ModelProto) -> dict[str, bool]:
-    """Every tensor that depends on its own pixel only, with True where its channels are last."""
+def _scaled(model: onnx.ModelProto, start: str, channels_last: bool) -> tuple[str, bool, Scaling | None]:
+    """The pointwise part that begins with a tensor: where it ends, the layout there, and its scaling unless none."""
+    layouts = _pointwise(model, start, channels_last)
+    tensor = _last_bottleneck(model, layouts, start)
+    if tensor == start:
+        return start, channels_last, None
+    scaling = Scaling.of(_measure(model, (start, channels_last), (tensor, layouts[tensor])))
+    return tensor, layouts[tensor], None if scaling.affine == NAMED["none"] else scaling
+
+
+def _behind_resizing(model: onnx.ModelProto, tensor: str) -> str:
+    """The tensor behind all resizing and padding that follows on another, or the same where none does."""
+    readers = surgery.consumers(model)
+    while True:
+        after = [node for node in readers.get(tensor, []) if node.op_type != "Shape"]
+        if len(after) != 1 or after[0].op_type not in ("Resize", "Pad") or after[0].input[0] != tensor:
+            return tensor
+        tensor = str(after[0].output[0])
+
+
+def _pointwise(model: onnx.ModelProto, start: str, channels_last: bool) -> dict[str, bool]:
+    """Every tensor that depends on its own pixel of ``start`` only, with True where its channels are last."""
     known = surgery.constants(model)
-    layouts = {model.graph.input[0].name: True}
+    layouts = {start: channels_last}
     for node in model.graph.node:
         read = [name for name in node.input if name in layouts]
         rest = [name for name in node.input if name and name not in layouts]
@@ -117,7 +146,7 @@ def _per_channel(value: surgery.Array, axis: int) -> bool:
     return len(shape) == 4 and all(size == 1 for position, size in enumerate(shape) if position != axis)
 
 
-def _last_bottleneck(model: onnx.ModelProto, layouts: dict[str, bool]) -> str:
+def _last_bottleneck(model: onnx.ModelProto, layouts: dict[str, bool], start: str) -> str:
     """The last pointwise tensor through which everything that the network sees of the pixels passes."""
     readers = surgery.consumers(model)
     # The size of a picture is no pixel.
@@ -125,7 +154,7 @@ def _last_bottleneck(model: onnx.ModelProto, layouts: dict[str, bool]) -> str:
     for output in model.graph.output:
         if output.name in left:
             left[output.name] += 1
-    found = str(model.graph.input[0].name)
+    found = start
     alive = {found}
     for node in model.graph.node:
         if node.output[0] not in layouts or node.output[0] in alive:
@@ -150,13 +179,18 @@ def probe(side_px: int) -> npt.NDArray[np.float32]:
     return colours.reshape(1, side_px, side_px, 3).astype(np.float32)
 
 
-def _measure(model: onnx.ModelProto, tensor: str, channels_last: bool) -> Affine:
-    side_px = model.graph.input[0].type.tensor_type.shape.dim[1].dim_value
+def _measure(model: onnx.ModelProto, begin: tuple[str, bool], end: tuple[str, bool]) -> Affine:
+    """What is done to the pixels between two tensors, each with whether its channels are last."""
+    (start, from_last), (tensor, channels_last) = begin, end
+    side_px = PROBE_SIDE_PX
     pixels = probe(side_px)
     alone = with_outputs(model, [tensor], extremes=False)
-    # The other inputs are the weights of a skeleton.
-    del alone.graph.input[1:]
-    (result,) = session(alone).run(None, {model.graph.input[0].name: pixels})
+    # Everything else that the graph takes are the weights of a skeleton.
+    del alone.graph.input[:]
+    alone.graph.input.append(onnx.helper.make_tensor_value_info(start, onnx.TensorProto.FLOAT, [None] * 4))
+    surgery.replace_nodes(alone, [node for node in alone.graph.node if start not in node.output])
+    fed = pixels if from_last else np.ascontiguousarray(pixels.transpose(0, 3, 1, 2))
+    (result,) = session(surgery.prune(alone)).run(None, {start: fed})
     seen = np.asarray(result, np.float64)
     values = seen.reshape(-1, seen.shape[-1]) if channels_last else seen[0].reshape(seen.shape[1], -1).T
     if values.shape != (side_px * side_px, 3) or not np.isfinite(values).all():

@@ -94,6 +94,19 @@ def test_the_scaling_inside_a_model_is_found(name: str, front: str) -> None:
         np.testing.assert_allclose(scaling.affine.offset, offset, rtol=1e-5)
 
 
+def test_a_scaling_behind_a_resizing_stays_where_it_is() -> None:
+    from helpers.foreign_models import small
+
+    module = framework("keras")
+    outside = surveyed(small(module, "resized"), module).outside
+    assert outside.front.scaling is None
+    assert outside.front.behind_resizing == Scaling.named("resnet_v2")
+    assert outside.front.known == Scaling.named("none")
+    assert missing(outside, Choices()) == []
+    with pytest.raises(UsageError, match=r"scales its pixels itself \(resnet_v2\)"):
+        missing(outside, Choices("unit"))
+
+
 @pytest.mark.parametrize(
     ("front", "reason"), [("squared", "is not a factor and a summand"), ("swapped", "mixes the colour channels")]
 )
@@ -155,6 +168,7 @@ STRUCTURES = [
     ("keras", "resnet_v2", "flat", "residual"),
     ("keras", "resnet_v2", "max", "dense"),
     ("keras", "padded", "convolution", "dense"),
+    ("keras", "resized", "sigmoid", "mobile"),
     ("tf_keras", "augmented", "sigmoid", "efficient"),
     ("tf_keras", "none", "softmax", "dense"),
 ]
@@ -235,6 +249,7 @@ LOWERED: list[tuple[Precision, Target]] = [
     ("resnet", "hidden", "mobile"),
     ("normalised", "sigmoid", "efficient"),
     ("unit", "flat", "dense"),
+    ("resized", "sigmoid", "residual"),
 ])  # fmt: skip
 def test_every_precision_of_other_networks_answers_near_float32(
     images: Images, front: str, head: str, body: str

@@ -71,8 +71,8 @@ def test_any_factor_and_summand_is_read_back(scale: list[float], offset: list[fl
     assert (front.tensor, front.channels_last) == ("c", False)
     assert front.scaling is not None
     assert front.scaling.affine.channel_order == ("BGR" if turned else "RGB")
-    np.testing.assert_allclose(front.scaling.affine.scale, np.float32(scale), rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(front.scaling.affine.offset, np.float32(offset), rtol=1e-4, atol=2e-3)
+    np.testing.assert_allclose(front.scaling.affine.scale, np.asarray(scale, np.float32), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(front.scaling.affine.offset, np.asarray(offset, np.float32), rtol=1e-4, atol=2e-3)
 
 
 CHANNELS_FIRST = node("Transpose", ["pixels"], ["planes"], perm=[0, 3, 1, 2])
@@ -166,7 +166,7 @@ def test_body_and_front_put_together_again_say_the_same(affine: Affine, branches
     images = np.random.default_rng(5).integers(0, 256, (3, 32, 32, 3)).astype(np.uint8)
     (probability,) = _run(finished, {"images": images})
     (logit,) = _run(model, {"pixels": images.astype(np.float32)})
-    assert 0.01 < np.ptp(probability)
+    assert np.ptp(probability) > 1e-3
     np.testing.assert_allclose(probability, 1 / (1 + np.exp(-logit)), atol=1e-5)
 
 
