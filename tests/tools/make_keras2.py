@@ -121,7 +121,8 @@ def _make_realistic(backbone: Any, given: Arrays | None, side_px: int) -> None:
         first = [rng.uniform(0.6, 1.4, size)] if layer.scale else []
         layer.set_weights([*first, rng.normal(0.0, 0.2, size), np.zeros(size), np.ones(size)])
         layer.momentum = 0.0
-    backbone(images_of(side_px) / 127.5 - 1, training=True)
+    scales_itself = any(isinstance(layer, layers.Rescaling) for layer in backbone.layers)
+    backbone(images_of(side_px) if scales_itself else images_of(side_px) / 127.5 - 1, training=True)
     for layer in norms:
         layer.momentum = 0.99
 

@@ -4,7 +4,7 @@
     HDF5 with the attribute model_config    whole-model .h5 of Keras 2 or 3
     folder with saved_model.pb              SavedModel
 
-Keras 2.12 itself writes HDF5 under the suffix .keras, so a suffix says nothing.
+Keras 2.12 itself writes some models as HDF5 under the suffix .keras, so a suffix says nothing.
 """
 
 from __future__ import annotations
