@@ -1,6 +1,6 @@
 """Genuine Keras 2 files, made by ``tests/tools/make_keras2.py`` with TensorFlow 2.12 and 2.15.
 
-The committed ones have the structures that users save round a backbone of one convolution, so that they are small:
+The committed ones have the structures that users save round a backbone of three convolutions, so that they are small:
 made with ``make_keras2.py tests/keras_files/genuine --tiny`` by the Python of an environment with
 ``tensorflow-cpu==2.15.1`` (and 2.12.1) and ``numpy<2``. ``make keras2-files`` makes the whole matrix.
 """

@@ -11,9 +11,11 @@ from typing import Any
 import pytest
 
 from glomedge.errors import ModelError
-from glomedge_export.keras_files.backbones import backbone_of
+from glomedge_export.keras_files.backbones import backbone_of, convolutions_sha256
 from glomedge_export.keras_files.describe import describe, in_rows
+from glomedge_export.keras_files.identify import identify
 from glomedge_export.keras_files.layers import CONVOLUTIONS, layers_of
+from glomedge_export.keras_files.saved_graph import keras_metadata
 from helpers.keras2_files import ARCHIVES, Genuine
 
 VERSIONS = [archive.name.removeprefix("keras-").removesuffix(".tar.xz") for archive in ARCHIVES]
@@ -56,6 +58,16 @@ def test_every_format_says_the_same(
         rows = in_rows(found)
         assert 8 <= len(rows) <= 11
         assert dict(rows)["head"] == ", ".join(head)
+
+
+def test_every_format_shows_the_same_convolutions(genuine: dict[str, Genuine]) -> None:
+    """keras_metadata.pb writes tuples where other files have lists."""
+    for made in genuine.values():
+        hashes = set()
+        for path in made.files("published"):
+            config = identify(path).config or keras_metadata(path)["model_config"]
+            hashes.add(convolutions_sha256([layer for layer in layers_of(config) if layer.kind in CONVOLUTIONS]))
+        assert len(hashes) == 1
 
 
 def _without_front(config: dict[str, Any]) -> None:

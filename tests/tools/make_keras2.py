@@ -53,7 +53,7 @@ def _block(x: Any, filters: int, stride: int, name: str, first: bool) -> Any:
 
 
 def _small_backbone(side_px: int, pooling: str | None, blocks: int) -> Any:
-    """A network of ResNet50V2's layer types with few filters; ``blocks`` 0 leaves a convolution and its norm."""
+    """A network of ResNet50V2's layer types with few filters; ``blocks`` 0 leaves three convolutions and two norms."""
     images = keras.Input((side_px, side_px, 3))
     x = layers.ZeroPadding2D(((3, 3), (3, 3)), name="conv1_pad")(images)
     x = layers.Conv2D(8 if blocks else 2, 7, strides=2, name="conv1_conv")(x)
@@ -64,6 +64,11 @@ def _small_backbone(side_px: int, pooling: str | None, blocks: int) -> Any:
         for block in range(blocks):
             last = block == blocks - 1
             x = _block(x, 4 << stack, 2 if last else 1, f"conv{stack + 2}_block{block + 1}", block == 0)
+    if not blocks:
+        # Of one shape, so that weights in a wrong order show.
+        x = layers.BatchNormalization(name="conv1_bn")(x)
+        x = layers.Conv2D(2, 1, name="conv2_conv")(x)
+        x = layers.Conv2D(2, 1, name="conv3_conv")(x)
     x = layers.BatchNormalization(epsilon=1.001e-5, name="post_bn")(x)
     x = layers.Activation("relu", name="post_relu")(x)
     if pooling == "avg":
@@ -116,7 +121,8 @@ def _make_realistic(backbone: Any, given: Arrays | None, side_px: int) -> None:
         first = [rng.uniform(0.6, 1.4, size)] if layer.scale else []
         layer.set_weights([*first, rng.normal(0.0, 0.2, size), np.zeros(size), np.ones(size)])
         layer.momentum = 0.0
-    backbone(images_of(side_px) / 127.5 - 1, training=True)
+    scales_itself = any(isinstance(layer, layers.Rescaling) for layer in backbone.layers)
+    backbone(images_of(side_px) if scales_itself else images_of(side_px) / 127.5 - 1, training=True)
     for layer in norms:
         layer.momentum = 0.99
 

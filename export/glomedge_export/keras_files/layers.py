@@ -51,4 +51,13 @@ def _walk(config: dict[str, Any], inside: tuple[str, ...]) -> Iterator[Layer]:
             yield from _walk(layer, (*inside, str(arguments.get("name", layer["class_name"]))))
         else:
             kind = str(layer["class_name"]).rpartition(">")[2]
-            yield Layer(kind, dict(arguments), layer.get("inbound_nodes"), inside)
+            yield Layer(kind, dict(_plain(arguments)), _plain(layer.get("inbound_nodes")), inside)
+
+
+def _plain(value: Any) -> Any:
+    """``keras_metadata.pb`` writes a tuple out, where other files have a list."""
+    if isinstance(value, dict):
+        if value.get("class_name") in ("__tuple__", "TensorShape") and "items" in value:
+            return _plain(value["items"])
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, list) else value

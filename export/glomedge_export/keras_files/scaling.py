@@ -119,9 +119,7 @@ def _apply_tensorflow(function: str, nodes: Any, pixels: _Pixels) -> bool:
     arguments = node[3] if isinstance(node[0], str) else node[0][3]
     name = function.rpartition(".")[2]
     if function == "__operators__.getitem":
-        spec = arguments["slice_spec"]
-        # keras_metadata.pb writes a tuple out.
-        *_, last = spec["items"] if isinstance(spec, dict) else spec
+        *_, last = arguments["slice_spec"]
         if last.get("step") != -1:
             return False
         pixels.reverse()

@@ -73,7 +73,8 @@ def test_every_format_holds_the_same_weights(keras2: dict[str, Genuine], version
     read = {path.name: weights_in(identify(path)) for path in made.files("published")}
     assert len(read) >= 3
     expected = read["published.h5"]
-    assert [found.name for found in expected] == ["conv1_conv", "post_bn", "dense"]
+    names = ["conv1_conv", "conv1_bn", "conv2_conv", "conv3_conv", "post_bn", "dense"]
+    assert [found.name for found in expected] == names
     gamma, beta, mean, variance = expected[1].arrays
     assert not any(np.array_equal(gamma, other) for other in (beta, mean, variance))
     for name, layers in read.items():
