@@ -37,7 +37,7 @@ def source(spec: ModelSpec) -> str | None:
     told = [f"recipe {spec.source.recipe_from}", f"input scaling {spec.source.scaling_from}"]
     if spec.source.class_order_from == "given":
         told.append("class order given")
-    file = f"{_FORMATS[spec.source.file_format]} of {spec.source.framework} (SHA-256 {spec.source.file_sha256})"
+    file = f"{_FORMATS[spec.source.file_format]}, read by {spec.source.framework}, SHA-256 {spec.source.file_sha256}"
     return f"Not trained by glomedge: exported from {file}; {', '.join(told)}."
 
 

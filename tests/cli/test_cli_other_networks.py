@@ -36,7 +36,7 @@ def test_info(model: Path) -> None:
     for sentence in said.values():
         assert sentence
         assert sentence in flat
-    assert "Not trained by glomedge: exported from a Keras 2 file" in flat
+    assert "Not trained by glomedge: exported from a Keras 2 file, read by tf_keras 2.21.0" in flat
     assert "Not known of this model: its decision threshold (0.5 is assumed)" in flat
 
 

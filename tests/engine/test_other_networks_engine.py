@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import onnx
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 
 import glomedge
 from glomedge.engine import golden, loading
@@ -65,6 +68,60 @@ def test_every_runtime_answers(path: Path, network: Network, provider: str, tmp_
         assert model.runtime.provider == provider
         output = model.infer(images)
     check(network, images, output.probability, output.activation)
+
+
+def in_half_precision(graph: onnx.ModelProto) -> onnx.ModelProto:
+    """Weights and convolution in float16, as fp16 files have them."""
+    for tensor in graph.graph.initializer:
+        if tensor.name in ("weights", "bias"):
+            tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float16), tensor.name))
+    at = next(i for i, node in enumerate(graph.graph.node) if node.op_type == "Conv")
+    conv = graph.graph.node[at]
+    conv.input[0], conv.output[0] = "centred.half", "map.half"
+    graph.graph.node.insert(at, helper.make_node("Cast", ["centred"], ["centred.half"], to=TensorProto.FLOAT16))
+    graph.graph.node.insert(at + 2, helper.make_node("Cast", ["map.half"], ["map"], to=TensorProto.FLOAT))
+    return graph
+
+
+def in_integers(graph: onnx.ModelProto) -> onnx.ModelProto:
+    """The cells' mean colours as uint8 with a scale and a zero point, as int8 files have their activations."""
+    conv = next(node for node in graph.graph.node if node.op_type == "Conv")
+    conv.input[0] = "centred.again"
+    at = list(graph.graph.node).index(conv)
+    scale = [numpy_helper.from_array(np.array(1.0, np.float32), "scale")]
+    graph.graph.initializer.extend([*scale, numpy_helper.from_array(np.array(128, np.uint8), "zero")])
+    for offset, (kind, source, target) in enumerate(
+        (("QuantizeLinear", "centred", "centred.int"), ("DequantizeLinear", "centred.int", "centred.again"))
+    ):
+        graph.graph.node.insert(at + offset, helper.make_node(kind, [source, "scale", "zero"], [target]))
+    return graph
+
+
+@pytest.mark.parametrize("provider", ["cpu", "openvino"])
+@pytest.mark.parametrize(("precision", "lowered"), [("fp16", in_half_precision), ("int8", in_integers)])
+def test_files_of_every_precision(
+    tmp_path: Path,
+    network: Network,
+    provider: str,
+    precision: str,
+    lowered: Callable[[onnx.ModelProto], onnx.ModelProto],
+) -> None:
+    if provider == "openvino":
+        needs_openvino()
+    spec = network.build(tmp_path / "fp32.onnx")
+    graph = lowered(tiny_graph(side_px=network.side_px, cells=network.cells, with_map=network.with_map))
+    path = tmp_path / f"{precision}.onnx"
+    golden_too = spec.golden.model_copy(update={"probability_tolerance": 0.05})
+    path.write_bytes(
+        sealed(graph.SerializeToString(), spec.model_copy(update={"precision": precision, "golden": golden_too}))
+    )
+    images = enhanced(network, 5)
+    with loading.load(path, provider, max_batch=2, cache_dir=tmp_path / "cache") as model:
+        assert model.runtime.precision == precision
+        output = model.infer(images)
+    expected = 1 / (1 + np.exp(-tiny_logit(images)))
+    np.testing.assert_allclose(output.probability, expected, atol=0.02)
+    assert (None if output.activation is None else output.activation.shape[1:]) == network.map_shape
 
 
 def request_for(path: Path, largest: int) -> SessionRequest:

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from glomedge.errors import ModelError
+from glomedge.model.file import iter_fields
 from glomedge_export.keras_files.saved_graph import (
     answer_operations,
     check_saved_graph,
     keras_metadata,
     keras_version_of,
-    read_saved_graph,
 )
 from helpers.keras2_files import Genuine
 
@@ -26,18 +26,10 @@ def folder(keras2: Genuine, tmp_path: Path) -> Path:
     return tmp_path / "model"
 
 
-def _replace(folder: Path, old: bytes, new: bytes, count: int = -1) -> None:
-    """Exchange bytes of the same length, so that every length in the protobuf stays right."""
-    assert len(old) == len(new)
-    path = folder / "saved_model.pb"
-    data = path.read_bytes()
-    assert old in data
-    path.write_bytes(data.replace(old, new, count))
-
-
-def _op(name: str) -> bytes:
-    # NodeDef.op = 2.
-    return b"\x12" + bytes([len(name)]) + name.encode()
+# SavedModel.meta_graphs, MetaGraphDef.graph_def; GraphDef.node.op; GraphDef.library.function.node_def.op.
+_GRAPH = (2, 2)
+OUTER_OPERATION, INNER_OPERATION = (*_GRAPH, 1, 2), (*_GRAPH, 2, 1, 3, 2)
+SAVE_TENSOR = (2, 3, 2)
 
 
 def _field(number: int, payload: bytes) -> bytes:
@@ -45,6 +37,29 @@ def _field(number: int, payload: bytes) -> bytes:
         return bytes([value]) if value < 0x80 else bytes([value & 0x7F | 0x80]) + varint(value >> 7)
 
     return varint(number << 3 | 2) + varint(len(payload)) + payload
+
+
+def _rewritten(data: bytes, place: tuple[int, ...], change: Callable[[bytes], bytes]) -> bytes:
+    """A protobuf message with every field at ``place`` (field numbers, outermost first) changed."""
+    out, position = b"", 0
+    for number, begin, end in iter_fields(data, 0, len(data)):
+        raw, position = data[position:end], end
+        if number == place[0]:
+            inner = data[begin:end]
+            raw = _field(number, _rewritten(inner, place[1:], change) if place[1:] else change(inner))
+        out += raw
+    return out
+
+
+def _change(folder: Path, place: tuple[int, ...], change: Callable[[bytes], bytes]) -> None:
+    path = folder / "saved_model.pb"
+    before = path.read_bytes()
+    path.write_bytes(_rewritten(before, place, change))
+    assert path.read_bytes() != before
+
+
+def _swap(old: str, new: str) -> Callable[[bytes], bytes]:
+    return lambda payload: new.encode() if payload == old.encode() else payload
 
 
 def test_genuine_graphs(genuine: dict[str, Genuine]) -> None:
@@ -59,70 +74,69 @@ def test_genuine_graphs(genuine: dict[str, Genuine]) -> None:
             assert config["class_name"] in ("Functional", "Sequential")
 
 
-@pytest.mark.parametrize("by", ["PyFunc", "ReadFile", "WriteFile", "EagerPyFunc", "ImmutableConst", "RestoreV2"])
-@pytest.mark.parametrize("where", ["Relu", "RealDiv", "Placeholder", "Sigmoid", "Conv2D"])
-def test_an_operation_that_does_more_than_compute(folder: Path, where: str, by: str) -> None:
-    """Added to a node, where a protobuf reader takes the last of two: both are seen."""
+def test_rewriting_nothing_changes_nothing(folder: Path) -> None:
+    data = (folder / "saved_model.pb").read_bytes()
+    assert _rewritten(data, INNER_OPERATION, lambda payload: payload) == data
+
+
+@pytest.mark.parametrize(
+    "operation", ["PyFunc", "EagerPyFunc", "ReadFile", "WriteFile", "ImmutableConst", "SaveV2", "RestoreV2", "MyOp\x1b"]
+)
+@pytest.mark.parametrize(("place", "instead"), [(OUTER_OPERATION, "NoOp"), (INNER_OPERATION, "Sigmoid")])
+def test_an_operation_that_does_more_than_compute(
+    folder: Path, place: tuple[int, ...], instead: str, operation: str
+) -> None:
+    _change(folder, place, _swap(instead, operation))
+    with pytest.raises(ModelError, match="which is not one of those that only compute") as caught:
+        check_saved_graph(folder)
+    assert operation.rstrip("\x1b") in str(caught.value)
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < 500
+
+
+def test_a_second_graph_and_a_second_operation_are_seen(folder: Path) -> None:
+    """A protobuf reader merges what is given twice, or takes the last."""
     path = folder / "saved_model.pb"
-    # As another node of the outer graph: SavedModel.meta_graphs = 2, MetaGraphDef.graph_def = 2, GraphDef.node = 1.
-    node = _field(1, b"evil") + _field(2, by.encode())
     whole = path.read_bytes()
-    match = re.search(re.escape(_op(where)), whole)
-    assert match is not None
+    node = _field(1, b"evil") + _field(2, b"PyFunc")
     path.write_bytes(whole + _field(2, _field(2, _field(1, node))))
     with pytest.raises(ModelError, match="holds 2 graphs"):
         check_saved_graph(folder)
-    if len(by) == len(where):
-        path.write_bytes(whole)
-        _replace(folder, _op(where), _op(by))
-        with pytest.raises(ModelError, match=f"operation '{by}'") as caught:
-            check_saved_graph(folder)
-        assert len(str(caught.value)) < 500
-
-
-def test_an_operation_within_a_function(folder: Path) -> None:
-    _replace(folder, _op("Sigmoid"), _op("ReadFil"))
-    with pytest.raises(ModelError, match="operation 'ReadFil'"):
+    # A second graph_def in the one MetaGraphDef.
+    path.write_bytes(_rewritten(whole, (2,), lambda payload: payload + _field(2, _field(1, node))))
+    with pytest.raises(ModelError, match="operation 'PyFunc'"):
+        check_saved_graph(folder)
+    # A second operation in the one node.
+    path.write_bytes(_rewritten(whole, (*_GRAPH, 1), lambda payload: payload + _field(2, b"PyFunc")))
+    with pytest.raises(ModelError, match="damaged"):
         check_saved_graph(folder)
 
 
 def test_the_saver_may_be_called_by_the_saver_alone(folder: Path) -> None:
-    """SaveV2 writes files: in a function that anything else calls, it is refused."""
+    """SaveV2 writes files: in a function that anything else could call, it is refused."""
     graph = check_saved_graph(folder)
     (name,) = (name for name, nodes in graph.functions.items() if any(node.operation == "SaveV2" for node in nodes))
-    # The nodes of the saver lose their names: what they call is then called by an ordinary node.
-    _replace(folder, b"StatefulPartitionedCall_1:0", b"StatefulPartitionedCall_9:0")
-    with pytest.raises(ModelError, match=r"operation '(StaticRegexFullMatch|StringJoin|ShardedFilename|SaveV2)'"):
-        check_saved_graph(folder)
-    _replace(folder, b"StatefulPartitionedCall_9:0", b"StatefulPartitionedCall_1:0")
-    check_saved_graph(folder)
-    # An object that names the function could have it called on loading.
-    objects = read_saved_graph(folder).objects
-    other = re.search(rb"__inference_[a-z0-9_]{%d}(?![a-z0-9_])" % (len(name) - len("__inference_")), objects)
-    if other is None:
-        data = (folder / "saved_model.pb").read_bytes()
-        # SavedObjectGraph.nodes = 1; the merge of both object graphs is what TensorFlow would read.
-        extra = _field(7, _field(1, _field(4, name.encode())))
-        begin = data.index(objects)
-        assert begin > 0
-        (folder / "saved_model.pb").write_bytes(_with_last_meta_graph(data, extra))
-    with pytest.raises(ModelError, match="holds the operation"):
-        check_saved_graph(folder)
-
-
-def _with_last_meta_graph(data: bytes, extra: bytes) -> bytes:
-    """The file with more fields at the end of its one MetaGraphDef."""
-    from glomedge.model.file import iter_fields
-
-    out = b""
-    for number, begin, end in iter_fields(data, 0, len(data)):
-        out += _field(number, data[begin:end] + extra) if number == 2 else b"\x08\x01"
-    return out
+    saver_operation = r"operation '(StaticRegexFullMatch|StringJoin|ShardedFilename|SaveV2|MergeV2Checkpoints)'"
+    whole = (folder / "saved_model.pb").read_bytes()
+    for place, change in (
+        # The node that calls it is no longer the saver's.
+        (SAVE_TENSOR, lambda payload: b"another:0"),
+        # An object names it: TensorFlow could call it on loading. MetaGraphDef.object_graph_def = 7.
+        ((2, 7), lambda payload: payload + _field(1, _field(4, name.encode()))),
+        # Another node calls it. NodeDef.attr = 5 {value = 2 {func = 10 {name = 1}}}.
+        (
+            (*_GRAPH, 1),
+            lambda payload: payload + _field(5, _field(1, b"f") + _field(2, _field(10, _field(1, name.encode())))),
+        ),
+    ):
+        (folder / "saved_model.pb").write_bytes(_rewritten(whole, place, change))
+        with pytest.raises(ModelError, match=saver_operation):
+            check_saved_graph(folder)
 
 
 def test_an_active_augmentation_is_seen_in_the_graph(folder: Path) -> None:
     """As Keras 3's model.export() writes it: the answer depends on a random operation."""
-    _replace(folder, _op("Sigmoid"), _op("RngSkip"))
+    _change(folder, INNER_OPERATION, _swap("Sigmoid", "RandomUniform"))
     with pytest.raises(ModelError, match="answers by chance"):
         check_saved_graph(folder)
 

@@ -40,8 +40,8 @@ def test_another_network() -> None:
 def test_a_foreign_model_of_which_nothing_is_known() -> None:
     spec = changed(source=SOURCE, operating_point=None)
     assert origin.source(spec) == (
-        f"Not trained by glomedge: exported from a Keras 2 file of tf_keras 2.21.0 (SHA-256 {'a' * 64}); recipe given, "
-        "input scaling given."
+        f"Not trained by glomedge: exported from a Keras 2 file, read by tf_keras 2.21.0, SHA-256 {'a' * 64}; recipe "
+        "given, input scaling given."
     )
     assert origin.unknown(spec) == (
         "Not known of this model: its decision threshold (0.42 is assumed), its temperature (probabilities are not "

@@ -49,7 +49,7 @@ def test_card_of_another_network_says_where_it_comes_from_and_what_is_not_known(
     text = markdown(example_spec().model_copy(update=changes), "model.onnx", "e" * 64)
     for expected in (
         "| network | DenseNet121, 224 x 224 px, no exact activation map, 3.480 billion multiply-adds per crop |",
-        "| source | Not trained by glomedge: exported from a Keras 2 file of tf_keras 2.21.0",
+        "| source | Not trained by glomedge: exported from a Keras 2 file, read by tf_keras 2.21.0",
         "| unknown | Not known of this model: its decision threshold (0.42 is assumed), its temperature",
         "input scaling `affine` (BGR, times 1 0.5 2, plus -103.9 0 1)",
         "nothing shows which areas influenced the result",

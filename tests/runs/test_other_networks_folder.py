@@ -159,7 +159,7 @@ def test_a_foreign_model_says_what_is_not_known_of_it(tmp_path: Path) -> None:
     for words in ("decision threshold (0.5 is assumed)", "not calibrated", "sensitivity and specificity"):
         assert words in unknown
     assert unknown in page
-    assert "Not trained by glomedge: exported from a Keras 2 file of tf_keras 2.21.0" in page
+    assert "Not trained by glomedge: exported from a Keras 2 file, read by tf_keras 2.21.0" in page
     assert "InceptionV3, 299 x 299 px, exact activation map of 13 x 13 cells" in page
     # No sensitivity and specificity, no corrected percentage.
     header, *rows = (options.output / "cases.csv").read_text("utf-8").splitlines()

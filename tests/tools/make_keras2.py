@@ -1,9 +1,9 @@
 """Make genuine Keras 2 files of classifiers, as users have them: run by the Python of an environment with Keras 2.
 
-    python3.11 -m venv .venv-keras2 && .venv-keras2/bin/pip install 'tensorflow-cpu==2.15.1' 'numpy<2'
-    .venv-keras2/bin/python tests/tools/make_keras2.py build/keras2                        (or: make keras2-files)
-    .venv-keras2/bin/python tests/tools/make_keras2.py build/keras2 --full model.keras     (the real ResNet50V2)
-    .venv-keras2/bin/python tests/tools/make_keras2.py tests/keras_files/genuine --tiny    (the committed files)
+    make keras2-files                                                 (environments and files in build/keras2)
+    .venv-keras2/2.15.1/bin/python tests/tools/make_keras2.py OUT                                (small stand-ins)
+    .venv-keras2/2.15.1/bin/python tests/tools/make_keras2.py OUT --full model.keras         (the real ResNet50V2)
+    .venv-keras2/2.15.1/bin/python tests/tools/make_keras2.py tests/keras_files/genuine --tiny   (committed files)
 
 TensorFlow 2.12 to 2.15 bring Keras 2; the folder is named after its version. ``answers.json`` in it holds what that
 Keras answers for four drawn images (``images_of``), so that a test can compare with what the author of a file saw. The
@@ -98,19 +98,27 @@ def _snake_case(name: str) -> str:
     return {"Conv2D": "conv2d", "BatchNormalization": "batch_normalization"}.get(name, name.lower())
 
 
-def _make_realistic(model: Any, given: Arrays | None, rng: np.random.Generator) -> None:
-    """BatchNorm statistics that are not trivial, or the given weights; every answer then differs from one half."""
-    for layer in _all_layers(model):
-        if given is not None and layer.name in given and not isinstance(layer, layers.Dense):
-            layer.set_weights(given[layer.name])
-        elif isinstance(layer, layers.BatchNormalization):
-            size = layer.gamma.shape[0]
-            gamma, beta = rng.uniform(0.6, 1.4, size), rng.normal(0.0, 0.2, size)
-            layer.set_weights([gamma, beta, rng.normal(0.0, 0.3, size), rng.uniform(0.5, 2.0, size)])
+def _make_realistic(backbone: Any, given: Arrays | None, side_px: int) -> None:
+    """Give a backbone these weights, or seeded ones with the BatchNorm statistics that they have on images.
 
-
-def _all_layers(model: Any) -> list[Any]:
-    return [inner for layer in model.layers for inner in (_all_layers(layer) if hasattr(layer, "layers") else [layer])]
+    Untouched statistics (mean 0, variance 1) would hide a norm that was forgotten or read in the wrong order.
+    """
+    norms = [layer for layer in backbone.layers if isinstance(layer, layers.BatchNormalization)]
+    if given is not None:
+        for layer in backbone.layers:
+            if layer.weights:
+                layer.set_weights(given[layer.name])
+        return
+    rng = np.random.default_rng(SEED)
+    for layer in norms:
+        size = layer.moving_mean.shape[0]
+        # Some norms have no gamma or no beta.
+        first = [rng.uniform(0.6, 1.4, size)] if layer.scale else []
+        layer.set_weights([*first, rng.normal(0.0, 0.2, size), np.zeros(size), np.ones(size)])
+        layer.momentum = 0.0
+    backbone(images_of(side_px) / 127.5 - 1, training=True)
+    for layer in norms:
+        layer.momentum = 0.99
 
 
 class Maker:
@@ -118,19 +126,23 @@ class Maker:
 
     Args:
         side_px: of the square input.
-        full: the real ResNet50V2 of ``keras.applications`` instead of a small stand-in.
+        network: the name of a network of ``keras.applications`` instead of a small stand-in.
         blocks: residual blocks in each of the stand-in's two stacks.
+        given: weights of the backbone by layer name.
     """
 
-    def __init__(self, side_px: int, full: bool, blocks: int) -> None:
-        self.side_px, self.full, self.blocks = side_px, full, blocks
+    def __init__(self, side_px: int, network: str | None, blocks: int, given: Arrays | None = None) -> None:
+        self.side_px, self.network, self.blocks, self.given = side_px, network, blocks, given
 
     def backbone(self, pooling: str | None = None) -> Any:
-        """A new one with random weights."""
-        if not self.full:
-            return _small_backbone(self.side_px, pooling, self.blocks)
-        shape = (self.side_px, self.side_px, 3)
-        return keras.applications.ResNet50V2(include_top=False, weights=None, input_shape=shape, pooling=pooling)
+        """A new one with realistic weights."""
+        if self.network is None:
+            base = _small_backbone(self.side_px, pooling, self.blocks)
+        else:
+            build, shape = getattr(keras.applications, self.network), (self.side_px, self.side_px, 3)
+            base = build(include_top=False, weights=None, input_shape=shape, pooling=pooling)
+        _make_realistic(base, self.given, self.side_px)
+        return base
 
     def around(self, scaling: Callable[[Any], Any], head: Callable[[Any], Any], augmented: bool = False) -> Any:
         """Images -> augmentation -> scaling -> nested backbone -> average -> head."""
@@ -228,14 +240,13 @@ def _spread_answers(model: Any, images: npt.NDArray[np.float32]) -> None:
     last.set_weights([kernel * factor, -logits.mean(axis=0) * factor])
 
 
-def make(name: str, maker: Maker, folder: Path, version: str, given: Arrays | None = None) -> dict[str, Any]:
+def make(name: str, maker: Maker, folder: Path, version: str) -> dict[str, Any]:
     """Write one structure in every format; its answers, and what this Keras could not write."""
     keras.backend.clear_session()
     keras.utils.set_random_seed(SEED)
     model = STRUCTURES[name](maker)
-    _make_realistic(model, given, np.random.default_rng(SEED))
     images = images_of(maker.side_px)
-    last, head = model.layers[-1], (given or {}).get("probability")
+    last, head = model.layers[-1], (maker.given or {}).get("probability")
     if head is not None and [array.shape for array in head] == [array.shape for array in last.get_weights()]:
         last.set_weights(head)
     else:
@@ -266,18 +277,23 @@ def main() -> None:
     size.add_argument(
         "--full", nargs="?", const="", metavar="MODEL.keras", help="ResNet50V2 at 224, weights of this model or seeded"
     )
+    size.add_argument("--network", metavar="NAME", help="another network of keras.applications, such as InceptionV3")
+    parser.add_argument("--side", type=int, default=224, metavar="PX", help="of the input, with --network")
     options = parser.parse_args()
     version = importlib.metadata.version("keras")
     if not version.startswith("2."):
         raise SystemExit(f"This is Keras {version}: run the tool in an environment with TensorFlow 2.12 to 2.15.")
-    given = _weights_of(Path(options.full)) if options.full else None
-    full = options.full is not None
-    maker = Maker(224 if full else 32 if options.tiny else 64, full, 0 if options.tiny else 2)
+    if options.full is not None:
+        maker = Maker(224, "ResNet50V2", 0, _weights_of(Path(options.full)) if options.full else None)
+    elif options.network:
+        maker = Maker(options.side, options.network, 0)
+    else:
+        maker = Maker(32 if options.tiny else 64, None, 0 if options.tiny else 2)
     folder = options.output / f"keras-{version}"
     folder.mkdir(parents=True, exist_ok=True)
     made: dict[str, Any] = {"keras_version": version, "side_px": maker.side_px, "structures": {}}
     for name in options.structures or (TINY if options.tiny else STRUCTURES):
-        made["structures"][name] = make(name, maker, folder, version, given)
+        made["structures"][name] = make(name, maker, folder, version)
         print(folder / name, made["structures"][name]["unwritten"] or "", flush=True)
     (folder / "answers.json").write_text(json.dumps(made, indent=1), encoding="utf-8")
     if options.tiny:

@@ -167,7 +167,7 @@ def _from_config(config: dict[str, Any]) -> dict[str, Any]:
     return {
         "side_px": _input_side(layers),
         "layers": len(layers),
-        "augmentation": tuple(dict.fromkeys(layer.kind for layer in layers if is_augmentation(layer))),
+        "augmentation": tuple(dict.fromkeys(shown(layer.kind) for layer in layers if is_augmentation(layer))),
         "scaling": scaling,
         "backbone": backbone_of(convolutions),
         "nested": bool(convolutions) and all(layer.inside for layer in convolutions),
@@ -186,7 +186,7 @@ def _head(layers: list[Layer]) -> tuple[list[str], int | None, Head | None]:
     start = next((at for at, layer in enumerate(after) if layer.kind in POOLINGS), 0)
     dense = [layer for layer in after if layer.kind == "Dense"]
     if not dense:
-        return [layer.kind for layer in after[start:]], None, None
+        return [shown(layer.kind) for layer in after[start:]], None, None
     units = dense[-1].config["units"]
     activation = dense[-1].config.get("activation") or "linear"
     for layer in after[after.index(dense[-1]) + 1 :]:
@@ -202,7 +202,7 @@ def _words(layer: Layer) -> str:
         return f"Dense({shown(config['units'])}, {shown(config.get('activation') or 'linear')})"
     if layer.kind == "Dropout":
         return f"Dropout({shown(config['rate'])})"
-    return shown(config["activation"]) if layer.kind == "Activation" else layer.kind
+    return shown(config["activation"] if layer.kind == "Activation" else layer.kind)
 
 
 def _input_side(layers: list[Layer]) -> int | None:

@@ -20,6 +20,7 @@ from glomedge_export.keras_files import allowed
 from glomedge_export.keras_files.identify import KerasFile
 from glomedge_export.keras_files.reading import WEIGHTS, opened_archive, opened_hdf5, reason, shown
 from glomedge_export.keras_files.saved_graph import check_saved_graph
+from glomedge_export.keras_files.wiring import wrong_wiring
 
 # Modules of Keras 2 and 3 themselves. Their names are looked up there, so the class must be one that is allowed, too.
 _KERAS_MODULE = re.compile(r"(?:tf_)?keras(?:\.[a-z][a-z0-9_]*)*")
@@ -87,6 +88,13 @@ def check_config(file: KerasFile) -> None:
                 f"{shown(file.path)} holds {wrong}. A model file is a program, so glomedge loads only layers of Keras "
                 "itself. Replace it by such layers and save the model again."
             )
+    _check_wiring(file, config)
+
+
+def _check_wiring(file: KerasFile, config: dict[str, Any]) -> None:
+    wrong = wrong_wiring(config, file.is_keras3)
+    if wrong is not None:
+        raise ModelError(f"{shown(file.path)} holds {wrong}. It is damaged or not written by Keras; copy it again.")
 
 
 def named_objects(config: Any) -> Iterator[dict[str, Any]]:
