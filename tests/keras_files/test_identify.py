@@ -162,3 +162,12 @@ def test_a_name_is_shown_printable_and_short(tmp_path: Path) -> None:
         identify(path)
     assert str(caught.value).isprintable()
     assert len(str(caught.value)) < 300
+
+
+def test_training_records_the_hash_of_its_starting_weights(keras2: Genuine) -> None:
+    from glomedge_export.training.run import _weights_name
+
+    for name in ("published.h5", "published_savedmodel"):
+        path = keras2.folder / name
+        assert _weights_name(str(path)) == f"{name} (sha256 {identify(path).sha256})"
+    assert _weights_name("none") == "none"

@@ -12,6 +12,7 @@ Three things need a copy; no weight in it changes:
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import zipfile
 from pathlib import Path
@@ -22,6 +23,7 @@ from glomedge_export.keras_files.identify import KerasFile
 from glomedge_export.keras_files.reading import CONFIG, METADATA, WEIGHTS, opened_archive, reason, shown
 
 _OLD_GROUP, _GROUP = "_layer_checkpoint_dependencies", "layers"
+_NUMBERED = re.compile(r"(.+)_(\d+)")
 _HALF = ("float16", "bfloat16")
 _MIXED = ("mixed_float16", "mixed_bfloat16")
 
@@ -86,6 +88,11 @@ def _archive_with(path: Path, config: Any, folder: Path, old_names: bool) -> Pat
 
 
 def _rename_groups(path: Path) -> None:
+    """Groups of Keras 2.12 under the names of 2.13.
+
+    Both name a layer by its class and a running number. In 2.12 the number counts a layer with weights twice, because
+    it stands in two lists: conv2d, conv2d_2, conv2d_4.
+    """
     import h5py
 
     with h5py.File(path, "r+") as opened:
@@ -94,7 +101,21 @@ def _rename_groups(path: Path) -> None:
             group = waiting.pop()
             if _OLD_GROUP in group and _GROUP not in group:
                 group.move(_OLD_GROUP, _GROUP)
+                _renumber(group[_GROUP])
             waiting += [item for item in group.values() if isinstance(item, h5py.Group)]
+
+
+def _renumber(layers: Any) -> None:
+    of_class: dict[str, list[int]] = {}
+    for name in layers:
+        found = _NUMBERED.fullmatch(name)
+        kind, number = (found[1], int(found[2])) if found else (name, 0)
+        of_class.setdefault(kind, []).append(number)
+    for kind, numbers in of_class.items():
+        # Upwards: a new number is never above the old one, so it is free.
+        for new, old in enumerate(sorted(numbers)):
+            if new != old:
+                layers.move(f"{kind}_{old}", f"{kind}_{new}" if new else kind)
 
 
 def _with_new_modules(value: Any) -> Any:

@@ -160,11 +160,16 @@ def _saved_model(path: Path) -> KerasFile:
         raise ModelError(f"The folder {shown(path)} holds no {SAVED_MODEL}, so it is no SavedModel. {TAKEN}")
     if not any((path / "variables").glob("variables.index")):
         raise ModelError(f"The SavedModel {shown(path)} has no variables/variables.index. Copy the whole folder again.")
+    return KerasFile(path, "savedmodel", keras_version_of(path), None, sha256_of_folder(path))
+
+
+def sha256_of_folder(path: Path) -> str:
+    """SHA-256 over the relative name and the SHA-256 of each file in a folder, sorted by name."""
     digest = hashlib.sha256()
     for file in sorted(part for part in path.rglob("*") if part.is_file()):
         digest.update(file.relative_to(path).as_posix().encode("utf-8", "surrogateescape") + b"\0")
         digest.update(sha256_of(file).encode())
-    return KerasFile(path, "savedmodel", keras_version_of(path), None, digest.hexdigest())
+    return digest.hexdigest()
 
 
 def _version(value: Any) -> str | None:

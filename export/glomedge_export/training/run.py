@@ -28,6 +28,7 @@ from glomedge.system.environment import versions
 from glomedge_export.data import enhanced
 from glomedge_export.data.dataset import MIN_CASES, Dataset, read_dataset
 from glomedge_export.data.split import Split, SplitMethod, make_split, write_split
+from glomedge_export.keras_files.identify import sha256_of_folder
 from glomedge_export.quiet_tensorflow import start_tensorflow
 from glomedge_export.training import decision
 from glomedge_export.training import metrics as evaluation
@@ -69,7 +70,7 @@ def train(options: TrainOptions, listener: Listener) -> TrainResult:
     decision.parse_rule(options.threshold)
     if options.case_pattern is not None:
         compile_case_pattern(options.case_pattern)
-    if options.fit.weights not in ("imagenet", "none") and not Path(options.fit.weights).is_file():
+    if options.fit.weights not in ("imagenet", "none") and not Path(options.fit.weights).exists():
         raise ModelError(
             f"There is no weights file at {options.fit.weights}. Name another with --weights, or use: --weights none"
         )
@@ -302,7 +303,8 @@ def _provenance(
 def _weights_name(weights: str) -> str:
     if weights in ("imagenet", "none"):
         return weights
-    return f"{Path(weights).name} (sha256 {sha256_of(Path(weights))})"
+    path = Path(weights)
+    return f"{path.name} (sha256 {sha256_of_folder(path) if path.is_dir() else sha256_of(path)})"
 
 
 def _git_commit() -> str | None:
