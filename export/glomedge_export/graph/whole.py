@@ -52,7 +52,11 @@ class Frozen:
 
 
 def freeze(model: Inference) -> Frozen:
-    """Trace a model's inference function. Raises ModelError where it is not one picture in, one answer out."""
+    """Trace a model's inference function.
+
+    Raises:
+        ModelError: not one picture in and one answer out, or computed in half precision.
+    """
     from glomedge_export.frameworks import frozen_function, tf
 
     signature = tf.TensorSpec((None, model.side_px, model.side_px, 3), tf.float32)
@@ -61,6 +65,14 @@ def freeze(model: Inference) -> Frozen:
         raise ModelError(
             f"This model takes {len(function.inputs)} inputs and gives {len(function.outputs)} outputs. glomedge takes "
             "one picture and one answer: save the part of it that answers from the picture alone."
+        )
+    halves = [
+        op for op in function.graph.get_operations() if any(t.dtype in (tf.float16, tf.bfloat16) for t in op.outputs)
+    ]
+    if halves:
+        raise ModelError(
+            f"This model computes in half precision ({halves[0].name}), and so does its answer that a float32 file "
+            "would be compared with. Save it as .keras or .h5 instead of a SavedModel: those are computed in float32."
         )
     return Frozen(function.graph.as_graph_def(), function.inputs[0].name, function.outputs[0].name)
 
@@ -141,7 +153,7 @@ def _convert(graph_def: Any, inputs: list[str], output: str) -> onnx.ModelProto:
 
 
 def _cleaned(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Constants folded, shapes settled, half precision made float32, the batch named ``N``."""
+    """Constants folded, shapes settled, the batch named ``N``."""
     model = surgery.copy(model)
     del model.opset_import[:]
     model.opset_import.append(helper.make_opsetid("", OPSET))
@@ -152,26 +164,7 @@ def _cleaned(model: onnx.ModelProto) -> onnx.ModelProto:
     model.graph.input[0].name = PIXELS
     for node in model.graph.node:
         node.input[:] = [PIXELS if name == pixels else name for name in node.input]
-    return settle_shapes(surgery.fold_constants(in_float32(model)))
-
-
-def in_float32(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A graph that a mixed precision policy computes in half precision, in float32: no digit is lost by it."""
-    model = surgery.copy(model)
-    halves = (onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)
-    for tensor in model.graph.initializer:
-        if tensor.data_type in halves:
-            value = onnx.numpy_helper.to_array(tensor).astype(np.float32)
-            tensor.CopyFrom(onnx.numpy_helper.from_array(value, tensor.name))
-    for node in model.graph.node:
-        for item in node.attribute:
-            if node.op_type == "Cast" and item.name == "to" and item.i in halves:
-                item.i = onnx.TensorProto.FLOAT
-    for info in [*model.graph.input, *model.graph.output]:
-        if info.type.tensor_type.elem_type in halves:
-            info.type.tensor_type.elem_type = onnx.TensorProto.FLOAT
-    del model.graph.value_info[:]
-    return model
+    return settle_shapes(surgery.fold_constants(model))
 
 
 def settle_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
