@@ -28,9 +28,9 @@ def export(
     ] = None,
     model: Annotated[Path | None, model_option()] = None,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="The .onnx file to write [default: next to the model]")
+        Path | None, typer.Option("--output", "-o", help="The .onnx file to write (default: next to the model)")
     ] = None,
-    precision: Annotated[str | None, typer.Option(help="fp32, fp16 or int8 [default: fp32]")] = None,
+    precision: Annotated[str | None, typer.Option(help="fp32, fp16 or int8 (default: fp32)")] = None,
     target: Annotated[
         str | None, typer.Option(help="Optimise the file for a runtime: onnxruntime, tensorrt or openvino.")
     ] = None,
@@ -41,7 +41,7 @@ def export(
             "--data",
             metavar="DATA",
             help="Labelled crops. The training data set of a model of glomedge train: its training split calibrates "
-            "int8, the rest serves the gates [default: its location during training]. Of any other model: half of the "
+            "int8, the rest serves the gates (default: where it was during training). Of any other model: half of the "
             "biopsies fits temperature and threshold, the other half is counted on.",
         ),
     ] = None,
@@ -72,17 +72,17 @@ def export(
         int | None, typer.Option(metavar="PX", help="Side of the input, for a model that leaves it open.")
     ] = None,
     case_pattern: Annotated[
-        str | None, typer.Option(help="How biopsies are named in --data [default: found in the names]")
+        str | None, typer.Option(help="How biopsies are named in --data (default: found in the names)")
     ] = None,
     threshold: Annotated[
         str | None,
         typer.Option(
             metavar="VALUE|youden|sensitivity=S",
-            help="Decision threshold of a model without a training record; a rule is fitted on --data [default: 0.5]",
+            help="Decision threshold of a model without a training record; a rule is fitted on --data (default: 0.5)",
         ),
     ] = None,
     batch_profile: Annotated[
-        str | None, typer.Option(metavar="MIN,OPT,MAX", help="Batch sizes of an engine [default: 1,8,32]")
+        str | None, typer.Option(metavar="MIN,OPT,MAX", help="Batch sizes of an engine (default: 1,8,32)")
     ] = None,
     gate_crops: Annotated[
         int | None, typer.Option(min=64, help="Approximate number of held-out crops to compare.")
@@ -126,7 +126,7 @@ def export(
         from glomedge_export.quiet_tensorflow import start_tensorflow
 
         # First, because tf2onnx also loads TensorFlow.
-        start_tensorflow()
+        start_tensorflow(exact=True)
         import onnx  # noqa: F401
         import tf2onnx  # noqa: F401
     except ModuleNotFoundError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -154,3 +155,10 @@ def test_arguments_are_json_values() -> None:
     found = arguments(Options(Path("crops"), engine=EngineOptions(cache_dir=Path("cache"))))
     assert json.loads(json.dumps(found)) == found
     assert list(found) == ARGUMENTS
+
+
+def test_no_default_in_a_help_text_is_taken_for_markup() -> None:
+    """Rich reads ``[default: x]`` inside a help text as a style, and shows nothing."""
+    shown = " ".join(re.sub("[│╭╮╰╯─]", " ", CliRunner().invoke(app, ["export", "--help"]).output).split())
+    for default in ("next to the model", "1,8,32", "found in the names"):
+        assert f"(default: {default})" in shown
