@@ -81,11 +81,13 @@ class Recalibrated:
     Attributes:
         line: fitted to all of them.
         threshold: on the recalibrated probability, by the rule.
-        operating_point: counts of calls that each biopsy got from a line and a threshold fitted without it.
+        calls: int64 ``[N]``, what each crop is called by a line and a threshold fitted without its biopsy.
+        operating_point: the counts of these calls, weighted.
     """
 
     line: Line
     threshold: float
+    calls: Ints
     operating_point: OperatingPoint
 
 
@@ -199,7 +201,7 @@ def recalibrate(crops: Labelled, rule: str = "0.5") -> Recalibrated:
         if 0 < rest.labels.sum() < len(rest.labels):
             limit = choose_threshold(rule, without.probabilities(rest.logits), rest.labels, rest.weights)
         calls[out] = without.probabilities(crops.logits[out]) >= limit
-    return Recalibrated(line, threshold, _counts(crops, calls))
+    return Recalibrated(line, threshold, calls, _counts(crops, calls))
 
 
 def _counts(crops: Labelled, calls: Ints) -> OperatingPoint:

@@ -7,6 +7,7 @@ frozen and refuse unknown keys: a file made by a newer glomedge is refused rathe
 from __future__ import annotations
 
 import base64
+import math
 import zlib
 from typing import Annotated, Literal
 
@@ -159,7 +160,12 @@ class SplitCounts(Frozen):
 
 
 class TrainingProvenance(Frozen):
-    """Where the weights come from."""
+    """Where the weights come from.
+
+    Attributes:
+        crop_digests: of the crops that the weights, the epoch or the temperature were chosen on (train and validation
+            split), packed by ``model.crop_digests``; None in files of earlier versions.
+    """
 
     data_sha256: Sha256
     data_name: str
@@ -180,6 +186,7 @@ class TrainingProvenance(Frozen):
     metrics: dict[str, Interval]
     package_versions: dict[str, str]
     git_commit: str | None = None
+    crop_digests: str | None = None
 
 
 class OperatingPoint(Frozen):
@@ -189,6 +196,44 @@ class OperatingPoint(Frozen):
     false_negative: int = Field(ge=0)
     true_negative: int = Field(ge=0)
     false_positive: int = Field(ge=0)
+
+
+class SiteCalibration(Frozen):
+    """The recalibration of a finished model to one site (``glomedge recalibrate``, ``cases.recalibration``).
+
+    ``probability = sigmoid(slope * logit / temperature + offset)``, ``logit`` being the mean of the activation map.
+
+    Attributes:
+        site: its name, as given.
+        created_utc: when.
+        parent_sha256: of the model file that was recalibrated, as runners name it.
+        readers: who labelled, as far as the labels say.
+        labels_sha256: of the file of labels.
+        crops, positive, cases: labelled crops, those of them that are globally sclerotic, and their biopsies.
+        effective_crops: how many crops of equal weight they are worth (Kish).
+        slope, offset: fitted on the logit.
+        covariance: of (slope, offset), by Laplace's approximation.
+        prior_log_slope_sd, prior_offset_sd: standard deviations of the normal priors; their means are 0.
+        threshold_rule: that gave the threshold.
+        counts_from: how the operating point was counted.
+    """
+
+    site: str = Field(min_length=1, max_length=100)
+    created_utc: str
+    parent_sha256: Sha256
+    readers: tuple[str, ...] = ()
+    labels_sha256: Sha256
+    crops: int = Field(ge=1)
+    positive: int = Field(ge=1)
+    cases: int = Field(ge=1)
+    effective_crops: float = Field(gt=0.0)
+    slope: float = Field(gt=0.0, le=100.0)
+    offset: float = Field(ge=-100.0, le=100.0)
+    covariance: tuple[tuple[float, float], tuple[float, float]]
+    prior_log_slope_sd: float = Field(gt=0.0)
+    prior_offset_sd: float = Field(gt=0.0)
+    threshold_rule: str
+    counts_from: Literal["biopsies left out in turn"] = "biopsies left out in turn"
 
 
 class Calibration(Frozen):
@@ -275,6 +320,7 @@ class ModelSpec(Frozen):
         map_placement: where these cells look; None where that was not worked out (``reports.cell_grid``).
         input_affine: the scaling's numbers where ``input_scaling`` is ``affine``.
         source: of a model that glomedge did not train.
+        site: of a file that was recalibrated; then ``threshold`` and ``operating_point`` are that site's.
     """
 
     schema_version: Literal[1, 2] = 2
@@ -301,6 +347,7 @@ class ModelSpec(Frozen):
     multiply_adds: int = Field(ge=0)
     training: TrainingProvenance | None = None
     operating_point: OperatingPoint | None = None
+    site: SiteCalibration | None = None
     calibration: Calibration | None = None
     parity: Parity | None = None
     golden: Golden
@@ -317,7 +364,21 @@ class ModelSpec(Frozen):
             raise ValueError("input_affine belongs to the input scaling 'affine', and to no other")
         if self.map == "none" and self.map_placement is not None:
             raise ValueError("map_placement belongs to an exact map, and this network has none")
+        if self.site is not None and self.operating_point is None:
+            raise ValueError("a recalibrated model has the operating_point of its site")
         return self
+
+    @property
+    def logit_line(self) -> tuple[float, float]:
+        """``(a, b)`` of ``probability = sigmoid(a * logit + b)``; ``logit`` is the mean of the activation map."""
+        if self.site is None:
+            return 1.0 / self.temperature, 0.0
+        return self.site.slope / self.temperature, self.site.offset
+
+    def logit_at(self, probability: float) -> float:
+        """The mean of the activation map that gives that probability, between 0 and 1."""
+        a, b = self.logit_line
+        return (math.log(probability / (1.0 - probability)) - b) / a
 
     @property
     def map_shape(self) -> tuple[int, int] | None:

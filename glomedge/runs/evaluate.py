@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -20,12 +20,8 @@ from glomedge.files.names import escape_name
 from glomedge.model.file import ModelFile, read_model_file
 from glomedge.pipeline.inputs import Found, scan
 from glomedge.pipeline.prepare import Answer
-from glomedge.pipeline.settings import Settings
 from glomedge.runs.options import EvaluateOptions
-from glomedge.runs.pipeline_run import PipelineRun
-
-if TYPE_CHECKING:
-    pass
+from glomedge.runs.scores import score
 
 
 @dataclass(frozen=True)
@@ -87,10 +83,22 @@ class Evaluation:
 def find_crops(
     inputs: Sequence[Found], labels: dict[str, int], side: set[str] | None = None
 ) -> tuple[list[tuple[Found, int]], list[str]]:
-    """Each labelled crop with its file, in the files' order, and notes on how the names had to be read.
+    """Each labelled crop with its file, in the files' order, and notes: see ``find_named``."""
+    file_of, notes = find_named(inputs, labels, side)
+    pairs = [(found, labels[name]) for name, found in file_of.items()]
+    return sorted(pairs, key=lambda pair: pair[0].relative), notes
+
+
+def find_named(
+    inputs: Sequence[Found], labels: dict[str, int], side: set[str] | None = None, listed_in: str = LABELS_NAME
+) -> tuple[dict[str, Found], list[str]]:
+    """The file of each labelled name, and notes on how the names had to be read.
 
     Args:
+        inputs: of the folder.
+        labels: by name.
         side: names in the requested split; all others are omitted.
+        listed_in: name of the table, for messages.
 
     Raises:
         DatasetError: names without a file, that match several files or the same file, or whose label contradicts the
@@ -119,27 +127,9 @@ def find_crops(
     }
     if any(problems.values()):
         raise DatasetError(
-            problem_report("The labels and the files do not match", problems, f"Correct the folder or {LABELS_NAME}.")
+            problem_report("The labels and the files do not match", problems, f"Correct the folder or {listed_in}.")
         )
-    pairs = [(inputs[place], labels[name]) for name, place in chosen.items()]
-    return sorted(pairs, key=lambda pair: pair[0].relative), matches.notes(LABELS_NAME)
-
-
-class MemorySink:
-    """Keeps the answers in memory: a labelled data set is small."""
-
-    def __init__(self) -> None:
-        self.answers: dict[Found, Answer] = {}
-
-    def start(self, batch: Sequence[Found]) -> None:
-        """Does nothing."""
-
-    def rows(self, answers: Sequence[Answer]) -> None:
-        """Keep one batch; ``dict.update`` is atomic, so run threads need no lock."""
-        self.answers.update({answer.found: answer for answer in answers})
-
-    def sync(self) -> None:
-        """Does nothing: there is no file to flush."""
+    return {name: inputs[place] for name, place in chosen.items()}, matches.notes(listed_in)
 
 
 def _copies(crops: Sequence[tuple[str, str, int, str]]) -> list[str]:
@@ -168,38 +158,19 @@ def evaluate_folder(
         UsageError: an option out of range.
         GlomedgeError: the model cannot be loaded or run.
     """
-    from glomedge.engine.providers import batch_of, run_threads
-    from glomedge.system.cpu import usable_cpus
-
     options.check()
     crops, notes = _labelled_crops(options)
     finder = CaseFinder([found.key for found, _ in crops], options.case_pattern)
     notes += finder.sentences()
     file = read_model_file(options.model)
-    settings = Settings(
-        file.spec.recipe,
-        batch_of(options.engine),
-        decode_workers=options.workers or usable_cpus(),
-        run_threads=run_threads(options.engine),
-    )
-    sink = MemorySink()
-    run = PipelineRun(
-        file,
-        options.engine,
-        settings,
-        stop=stop,
-        progress=None if progress is None else lambda done: progress(done, len(crops)),
-    )
-    inputs = [found for found, _ in crops]
-    try:
-        if not run.run(os.fsencode(options.data), inputs, sink, new=inputs):
-            return None
-        assert run.engine is not None
-        runtime = run.engine.runtime
-    finally:
-        run.close()
-    answers = [(found, label, sink.answers[found]) for found, label in crops]
-    return _compare(options, file, answers, finder, (*notes, *runtime.notes), runtime.provider)
+    scored = score(
+        file, options.data, [found for found, _ in crops], options.engine,
+        workers=options.workers, stop=stop, progress=progress,
+    )  # fmt: skip
+    if scored is None:
+        return None
+    answers = [(found, label, scored.answers[found]) for found, label in crops]
+    return _compare(options, file, answers, finder, (*notes, *scored.runtime.notes), scored.runtime.provider)
 
 
 def _labelled_crops(options: EvaluateOptions) -> tuple[list[tuple[Found, int]], list[str]]:

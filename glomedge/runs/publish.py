@@ -175,7 +175,6 @@ class Publication:
         if self.options.heatmaps is None or self.thumbnails is None:
             return None, []
         from glomedge.reports.cell_grid import CellGrid
-        from glomedge.reports.overlay import logit_threshold
         from glomedge.runs.heatmaps import Drawing, chosen, write_heatmaps
 
         def rows() -> Iterator[Row]:
@@ -183,7 +182,7 @@ class Publication:
             return unless_stopped(wanted, self.stop)
 
         spec = self.model.spec
-        turn = logit_threshold(self.rows.threshold, spec.temperature)
+        turn = spec.logit_at(self.rows.threshold)
         drawing = Drawing(turn, CellGrid.of(spec, self.options.tta))
         try:
             return None, write_heatmaps(self.options, self.found, rows, self.thumbnails, self.grey_crops, drawing)

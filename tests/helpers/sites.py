@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from glomedge.cases.recalibration import Labelled
 from glomedge.cases.sampling import choose
+from glomedge.model.spec import SiteCalibration
 
 Floats = npt.NDArray[np.float64]
 
@@ -56,3 +59,56 @@ def draw_site(seed: int, *, biopsies: int = 12, offset_sd: float = 2.0) -> Drawn
         labels.append(truth)
         cases += [case] * size
     return DrawnSite(np.concatenate(logits), np.concatenate(labels), tuple(cases), prevalence)
+
+
+def write_site(
+    folder: Path, count: int = 60, *, cases: int = 6, seed: int = 0, turn: float = 1.0, noise: float = 0.6
+) -> dict[str, int]:
+    """A folder of crops of one colour each for ``builders.build_tiny_model(recipe="plain")``, and their labels.
+
+    The model's logit of a crop follows from its colour: 0.05 times red less 127.5, plus its ``bias``, with ``bias``
+    -4 from -8 to 0. A crop is globally sclerotic where red, with a little noise, says more than ``turn``.
+
+    Args:
+        folder: where to.
+        count: of crops, spread over the biopsies.
+        cases: how many biopsies.
+        seed: of the drawing.
+        turn: logit without bias at which the truth turns; a model with ``bias=-turn`` is right.
+        noise: standard deviation on the logit.
+
+    Returns:
+        Name -> label, 1 globally sclerotic; also written to ``public.csv``.
+    """
+    import cv2
+
+    rng = np.random.default_rng(seed)
+    folder.mkdir(parents=True, exist_ok=True)
+    labels = {}
+    for index in range(count):
+        red = int(rng.integers(48, 208))
+        colour = np.array([red, 127, 127], np.uint8)
+        name = f"S-10{index % cases:02d}_PAS_1of1_{index:024x}.png"
+        pixels = np.tile(colour[::-1], (48, 48, 1))
+        pixels[0, 0] = index % 256, index // 256, 0  # no two files have the same bytes
+        cv2.imwrite(str(folder / name), pixels)
+        labels[name] = int(0.05 * (red - 127.5) + rng.normal(0.0, noise) > turn)
+    write_labels(folder / "public.csv", labels)
+    return labels
+
+
+def write_labels(path: Path, labels: dict[str, int]) -> Path:
+    """A table of names and labels."""
+    path.write_text("name,ground truth\n" + "".join(f"{name},{label}\n" for name, label in labels.items()), "utf-8")
+    return path
+
+
+def site_calibration(slope: float = 0.625, offset: float = 1.75, **changed: Any) -> SiteCalibration:
+    """What a spec says of a site, with everything filled in; slope and offset are exact in float32."""
+    fields: dict[str, Any] = {
+        "site": "North Lab", "created_utc": "2026-01-02T00:00:00+00:00", "parent_sha256": "e" * 64,
+        "readers": ("Ada",), "labels_sha256": "f" * 64, "crops": 30, "positive": 11, "cases": 9,
+        "effective_crops": 24.5, "slope": slope, "offset": offset, "covariance": ((0.04, 0.01), (0.01, 0.25)),
+        "prior_log_slope_sd": 0.5, "prior_offset_sd": 2.5, "threshold_rule": "0.5",
+    }  # fmt: skip
+    return SiteCalibration.model_validate(fields | changed)

@@ -24,6 +24,7 @@ from glomedge.cases.names import compile_case_pattern
 from glomedge.errors import ModelError, OutputError
 from glomedge.files.lock import OutputLock
 from glomedge.files.writing import check_writable, replacing, sha256_of, write_atomically
+from glomedge.model import crop_digests
 from glomedge.model.spec import TrainingProvenance
 from glomedge.system.environment import versions
 from glomedge_export.data import enhanced
@@ -257,6 +258,9 @@ def _provenance(
         metrics={f"test_{name}": interval for name, interval in test.metrics.items()},
         package_versions=versions() | {"python": platform.python_version()},
         git_commit=_git_commit(),
+        crop_digests=crop_digests.pack(
+            item.sha256 for item in dataset.items if split.sides[item.name] in ("train", "validation")
+        ),
     )
 
 
