@@ -13,6 +13,7 @@ from pathlib import Path
 from glomedge.cases.csv_text import TableError, read_table
 from glomedge.cases.text import problem_report, some
 from glomedge.errors import DatasetError
+from glomedge.files.names import restore
 
 __all__ = [
     "LABELS_NAME",
@@ -165,7 +166,7 @@ def read_site_labels(path: Path) -> SiteLabels:
     weights, readers, bare = {}, set(), []
     for name in listed.labels:
         text, reader = found.more[name]
-        readers.update([reader] if reader else [])
+        readers.update([restore(reader)] if reader else [])
         weights[name] = 1.0
         if not text:
             bare.append(name)

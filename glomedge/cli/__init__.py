@@ -20,6 +20,7 @@ from glomedge.cli.evaluate import evaluate
 from glomedge.cli.export import export
 from glomedge.cli.infer import infer
 from glomedge.cli.info import info
+from glomedge.cli.label import label
 from glomedge.cli.recalibrate import recalibrate
 from glomedge.cli.streams import lossy_output
 from glomedge.cli.synth import synth
@@ -65,6 +66,7 @@ app.command("export")(export)
 # Further arguments are what a shell makes of night/*.png; infer says what to type instead.
 app.command("infer", context_settings={"allow_extra_args": True})(infer)
 app.command("evaluate")(evaluate)
+app.command("label")(label)
 app.command("recalibrate")(recalibrate)
 app.command("bench")(bench)
 app.command("info")(info)

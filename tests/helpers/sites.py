@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from glomedge.cases.recalibration import Labelled
 from glomedge.cases.sampling import choose
-from glomedge.model.spec import SiteCalibration
+from glomedge.model.spec import SiteCalibration, SplitCounts, TrainingProvenance
 
 Floats = npt.NDArray[np.float64]
 
@@ -112,3 +112,13 @@ def site_calibration(slope: float = 0.625, offset: float = 1.75, **changed: Any)
         "prior_log_slope_sd": 0.5, "prior_offset_sd": 2.5, "threshold_rule": "0.5",
     }  # fmt: skip
     return SiteCalibration.model_validate(fields | changed)
+
+
+def training_provenance(**changed: Any) -> TrainingProvenance:
+    """Where a model comes from: 60 crops of six biopsies of somebody else."""
+    fields: dict[str, Any] = {
+        "data_sha256": "c" * 64, "data_name": "theirs", "split_method": "case", "seed": 1,
+        "splits": {"train": SplitCounts(crops=60, positive=20, cases=6)}, "weights": "imagenet", "optimizer": "sgd",
+        "learning_rate": 0.001, "batch_size": 8, "epochs": 1, "best_epoch": 1, "metrics": {}, "package_versions": {},
+    }  # fmt: skip
+    return TrainingProvenance.model_validate(fields | changed)

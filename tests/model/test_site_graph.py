@@ -134,7 +134,7 @@ def test_constants_without_their_nodes_are_found_by_the_map(tmp_path: Path) -> N
     graph = model.SerializeToString()
     path = tmp_path / "model.onnx"
     path.write_bytes(sealed(graph, tiny_spec(graph, site=site_calibration(), operating_point=POINT)))
-    with pytest.raises(ModelError, match="at temperature 1, the site's slope 0.625 and offset 1.75, the graph"):
+    with pytest.raises(ModelError, match=r"at temperature 1, the site's slope 0.625 and offset 1.75, the graph"):
         loading.load(path, "cpu")
 
 

@@ -18,13 +18,13 @@ from glomedge.imaging import images
 from glomedge.model.crop_digests import data_sha256, pack
 from glomedge.model.file import read_model_file
 from glomedge.model.graph import check_graph
-from glomedge.model.spec import Golden, SplitCounts, TrainingProvenance
+from glomedge.model.spec import Golden
 from glomedge.runs.evaluate import evaluate_folder
 from glomedge.runs.options import EvaluateOptions
 from glomedge.runs.recalibrate import RecalibrateOptions, Recalibration, recalibrate_models, shifted_golden
 from helpers.builders import build_tiny_model, build_tiny_other
 from helpers.needs import needs_openvino
-from helpers.sites import write_labels, write_site
+from helpers.sites import training_provenance, write_labels, write_site
 
 CPU = EngineOptions(provider="cpu")
 
@@ -220,19 +220,10 @@ def test_names_without_a_file_are_refused(site: Path, model: Path, tmp_path: Pat
     refused(DatasetError, r"have no file: absent\.png.*labels\.csv", options(site, model, labels=table))
 
 
-def training(**changed: Any) -> TrainingProvenance:
-    fields: dict[str, Any] = {
-        "data_sha256": "c" * 64, "data_name": "theirs", "split_method": "case", "seed": 1,
-        "splits": {"train": SplitCounts(crops=60, positive=20, cases=6)}, "weights": "imagenet", "optimizer": "sgd",
-        "learning_rate": 0.001, "batch_size": 8, "epochs": 1, "best_epoch": 1, "metrics": {}, "package_versions": {},
-    }  # fmt: skip
-    return TrainingProvenance.model_validate(fields | changed)
-
-
 def test_crops_that_the_model_was_trained_on_are_refused_by_their_bytes(site: Path, tmp_path: Path) -> None:
     path = tmp_path / "trained.onnx"
     crops = sorted(site.glob("*.png"))
-    build_tiny_model(path, recipe="plain", training=training(crop_digests=pack([sha256_of(crops[3])])))
+    build_tiny_model(path, recipe="plain", training=training_provenance(crop_digests=pack([sha256_of(crops[3])])))
     crops[3].rename(site / "S-1003_PAS_1of1_eeeeeeeeeeeeeeeeeeeeeeee.png")  # another name is no excuse
     table = site / "public.csv"
     table.write_text(table.read_text().replace(crops[3].name, "S-1003_PAS_1of1_eeeeeeeeeeeeeeeeeeeeeeee.png"))
@@ -241,7 +232,7 @@ def test_crops_that_the_model_was_trained_on_are_refused_by_their_bytes(site: Pa
 
 def test_crops_of_others_pass(site: Path, tmp_path: Path) -> None:
     path = tmp_path / "trained.onnx"
-    build_tiny_model(path, recipe="plain", training=training(crop_digests=pack(["ab" * 32, "cd" * 32])))
+    build_tiny_model(path, recipe="plain", training=training_provenance(crop_digests=pack(["ab" * 32, "cd" * 32])))
     assert run(options(site, path))[0].site.crops == 60
 
 
@@ -249,7 +240,7 @@ def test_the_data_set_of_an_older_model_is_known_by_its_hash(site: Path, tmp_pat
     path = tmp_path / "trained.onnx"
     rows = [line.split(",") for line in (site / "public.csv").read_text().splitlines()[1:]]
     digest = data_sha256(sorted((name, int(label), sha256_of(site / name)) for name, label in rows))
-    build_tiny_model(path, recipe="plain", training=training(data_sha256=digest))
+    build_tiny_model(path, recipe="plain", training=training_provenance(data_sha256=digest))
     refused(DatasetError, "60 of the 60 labelled crops were used to train", options(site, path))
 
 
