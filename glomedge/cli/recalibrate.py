@@ -87,7 +87,7 @@ def recalibrate(
         print_recalibration(one)
     for note in dict.fromkeys(note for one in made for note in one.notes):
         typer.echo(f"Note: {note}")
-    typer.echo(f"Use it with: glomedge infer DIR -m {made[0].path}")
+    typer.echo(f"Use it with: glomedge infer DIR -m {made[0].path} --site '{made[0].site.site}'")
     typer.echo(RESEARCH_USE_NOTICE)
 
 
@@ -106,6 +106,7 @@ def as_document(made: Recalibration) -> dict[str, object]:
         "operating_point": made.spec.operating_point.model_dump(),
         "labelled_crops_before": asdict(made.before),
         "labelled_crops_after": asdict(made.after),
+        "weighted_share_right": {"before": made.share_before, "after": made.share_after},
         "notes": list(made.notes),
     }
 
@@ -116,13 +117,16 @@ def print_recalibration(made: Recalibration) -> None:
     typer.echo(
         f"{made.path}: {site.crops} labelled crops ({site.positive} globally sclerotic) of {site.cases} biopsies"
     )
+    rule = "" if site.threshold_rule == f"{spec.threshold:g}" else f" ({site.threshold_rule})"
     typer.echo(
-        f"  slope {site.slope:.3f}, offset {site.offset:+.3f}, threshold {spec.threshold:.4g} ({site.threshold_rule}); "
-        f"{made.provider}"
+        f"  slope {site.slope:.3f}, offset {site.offset:+.3f}, threshold {spec.threshold:.4g}{rule}; {made.provider}"
     )
-    typer.echo("  of the labelled crops          called right   globally sclerotic found   others left alone")
-    for name, found in (("before", made.before), ("after, each biopsy left out", made.after)):
+    typer.echo("  of the labelled crops         called right   weighted   globally sclerotic found   others left alone")
+    for name, found, weighted in (
+        ("before", made.before, made.share_before),
+        ("after, each biopsy left out", made.after, made.share_after),
+    ):
         shares = (found.accuracy, found.sensitivity, found.specificity)
         right, positive, negative = (f"{share.k} of {share.n}" for share in shares)
-        typer.echo(f"  {name:<27} {right:>15} {positive:>25} {negative:>19}")
+        typer.echo(f"  {name:<27} {right:>14} {100 * weighted:>9.1f}% {positive:>26} {negative:>19}")
     typer.echo(f"  written with its card {made.path.with_suffix('.card.md').name}; self-test passed")

@@ -165,6 +165,7 @@ class TrainingProvenance(Frozen):
     Attributes:
         crop_digests: of the crops that the weights, the epoch or the temperature were chosen on (train and validation
             split), packed by ``model.crop_digests``; None in files of earlier versions.
+        site: whose slides these were, and so where the counts of the test split hold (``train --site``).
     """
 
     data_sha256: Sha256
@@ -187,6 +188,7 @@ class TrainingProvenance(Frozen):
     package_versions: dict[str, str]
     git_commit: str | None = None
     crop_digests: str | None = None
+    site: str | None = None
 
 
 class OperatingPoint(Frozen):

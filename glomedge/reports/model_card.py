@@ -217,6 +217,8 @@ def _limits(spec: ModelSpec) -> _Bullets:
         "9 to 39%. Read the interval, not only the percentage.",
         "Stain, scanner and cutting differ between laboratories; these figures hold for crops like the training data.",
     ]
+    if site.site_of(spec) is None:
+        lines.append(site.NOT_CALIBRATED)
     if spec.map_shape is not None:
         lines.append(
             f"The activation map shows which of {spec.map_cells} x {spec.map_cells} areas influenced the result. "

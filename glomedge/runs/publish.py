@@ -20,6 +20,7 @@ from glomedge.cases.names import UNKNOWN_CASE, CaseName
 from glomedge.errors import OutputError
 from glomedge.files.names import guard, neutralise
 from glomedge.files.writing import Staged
+from glomedge.model import site
 from glomedge.model.file import ModelFile
 from glomedge.pipeline.inputs import Scan
 from glomedge.results.folder import WORK_FOLDER
@@ -155,9 +156,10 @@ class Publication:
             )
 
     def _operating_point(self, outcome: Outcome) -> OperatingPoint | None:
-        """The model's, which is valid only at the model's threshold and for one view of each crop."""
+        """The model's, which is valid only at its own site, at its threshold and for one view of each crop."""
         point, threshold = self.model.spec.operating_point, self.model.spec.threshold
-        if point is None:
+        if point is None or self.options.site is None:
+            outcome.notes.append(site.why_uncorrected(self.model.spec))
             return None
         if self.rows.threshold != threshold:
             other = f"at its threshold {threshold:g}, not at {self.rows.threshold:g}"

@@ -98,6 +98,7 @@ class Recalibration:
         provider: that gave the answers.
         before: calls of the parent at its threshold, over the labelled crops, not weighted.
         after: calls of lines fitted without the crop's biopsy, over the same crops.
+        share_before, share_after: of either, the weighted share of right calls: what all crops of the site would show.
         notes: how the labels were read.
     """
 
@@ -107,6 +108,8 @@ class Recalibration:
     provider: str
     before: Confusion
     after: Confusion
+    share_before: float
+    share_after: float
     notes: tuple[str, ...]
 
     @property
@@ -224,14 +227,23 @@ def _one(options: RecalibrateOptions, file: ModelFile, crops: _Crops, scored: Sc
     result = recalibration.recalibrate(labelled, options.threshold)
     spec = _spec(options, file, crops, labelled, result)
     sha256 = _write(path, file, spec, options.engine)
-    calls = np.array([answers[index].probability for index in kept], np.float64) >= file.spec.threshold
+    before = np.array([answers[index].probability for index in kept], np.float64) >= file.spec.threshold
+    weights = labelled.weights / labelled.weights.sum()
+    was, now = (float(weights[labelled.labels == calls].sum()) for calls in (before, result.calls))
+    if now < was:
+        notes.append(
+            f"CHECK: {path.name} calls fewer crops right than before, with each biopsy left out. Label more crops, or "
+            "keep the model as it was."
+        )
     return Recalibration(
         path,
         spec,
         sha256,
         scored.runtime.provider,
-        Confusion.of(labelled.labels, calls.astype(np.int64)),
+        Confusion.of(labelled.labels, before.astype(np.int64)),
         Confusion.of(labelled.labels, result.calls),
+        was,
+        now,
         tuple(notes),
     )
 

@@ -160,6 +160,22 @@ def test_names_are_found_as_predictions_csv_writes_them(site: Path, model: Path,
     assert made.site.crops == 61
 
 
+def test_shares_of_right_calls_are_weighted_and_a_loss_is_told(site: Path, tmp_path: Path) -> None:
+    # This model is right where it stands, and the labels say the opposite of what it sees.
+    path = tmp_path / "right.onnx"
+    build_tiny_model(path, recipe="plain", bias=-1.0)
+    names = sorted(crop.name for crop in site.glob("*.png"))
+    truth = dict(line.split(",") for line in (site / "public.csv").read_text().splitlines()[1:])
+    table = tmp_path / "labels.csv"
+    wrong = [f"{name},{1 - int(truth[name])},1" for name in names[:12]]
+    rows = [*wrong, *(f"{name},{truth[name]},4" for name in names[12:24])]
+    table.write_text("name,ground truth,weight\n" + "\n".join(rows) + "\n", "utf-8")
+    (made,) = run(options(site, path, labels=table))
+    assert made.before.accuracy.k <= 14
+    assert made.share_before > 0.7  # the right ones weigh four times as much
+    assert (made.share_after < made.share_before) == any(note.startswith("CHECK: new.onnx") for note in made.notes)
+
+
 def test_an_unreadable_crop_is_left_out_and_noted(site: Path, model: Path) -> None:
     broken = next(site.glob("*.png"))
     broken.write_bytes(broken.read_bytes()[:60])

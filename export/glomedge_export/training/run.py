@@ -261,6 +261,7 @@ def _provenance(
         crop_digests=crop_digests.pack(
             item.sha256 for item in dataset.items if split.sides[item.name] in ("train", "validation")
         ),
+        site=options.site,
     )
 
 
