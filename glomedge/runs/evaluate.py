@@ -21,7 +21,7 @@ from glomedge.model.file import ModelFile, read_model_file
 from glomedge.pipeline.inputs import Found, scan
 from glomedge.pipeline.prepare import Answer
 from glomedge.runs.options import EvaluateOptions
-from glomedge.runs.scores import score
+from glomedge.runs.scores import Crops, score
 
 
 @dataclass(frozen=True)
@@ -164,7 +164,7 @@ def evaluate_folder(
     notes += finder.sentences()
     file = read_model_file(options.model)
     scored = score(
-        file, options.data, [found for found, _ in crops], options.engine,
+        file, Crops(options.data, [found for found, _ in crops]), options.engine,
         workers=options.workers, stop=stop, progress=progress,
     )  # fmt: skip
     if scored is None:

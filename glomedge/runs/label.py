@@ -34,7 +34,7 @@ from glomedge.model.crop_digests import among
 from glomedge.model.file import ModelFile, read_model_file
 from glomedge.pipeline.inputs import Found, Scan, scan
 from glomedge.pipeline.prepare import Answer
-from glomedge.runs.scores import logit_of, score
+from glomedge.runs.scores import Crops, logit_of, score
 from glomedge.system.stopping import StoppedError
 
 if TYPE_CHECKING:
@@ -130,7 +130,9 @@ def prepare_labelling(
     if not found.inputs:
         raise DatasetError(f"There is no image in {options.folder}. Give a folder of glomerulus crops.")
     root = Path(os.fsdecode(found.root))
-    scored = score(file, root, found.inputs, options.engine, workers=options.workers, stop=stop, progress=progress)
+    scored = score(
+        file, Crops(root, found.inputs), options.engine, workers=options.workers, stop=stop, progress=progress
+    )
     if scored is None:
         return None
     answers, notes = _candidates(file, [scored.answers[one] for one in found.inputs])

@@ -25,12 +25,13 @@ from glomedge.files.names import neutralise
 from glomedge.files.writing import check_writable, replacing, sha256_of, write_atomically
 from glomedge.model.crop_digests import among, data_sha256
 from glomedge.model.file import ModelFile, read_model_file, sealed
+from glomedge.model.site_calibration import SiteCalibration
 from glomedge.model.site_graph import with_site_line
-from glomedge.model.spec import Golden, ModelSpec, SiteCalibration, TrainingProvenance
+from glomedge.model.spec import Golden, ModelSpec, TrainingProvenance
 from glomedge.pipeline.inputs import Found, scan
 from glomedge.pipeline.prepare import Answer
 from glomedge.runs.evaluate import find_named
-from glomedge.runs.scores import Scored, logit_of, score
+from glomedge.runs.scores import Crops, Scored, logit_of, score
 
 
 @dataclass(frozen=True)
@@ -153,7 +154,12 @@ def recalibrate_models(
     made = []
     for file, path in zip(files, options.outputs(), strict=True):
         scored = score(
-            file, options.images, crops.found, options.engine, workers=options.workers, stop=stop, progress=progress
+            file,
+            Crops(options.images, crops.found),
+            options.engine,
+            workers=options.workers,
+            stop=stop,
+            progress=progress,
         )
         if scored is None:
             return None

@@ -30,6 +30,17 @@ _LEAST_PROBABILITY = 1e-7
 
 
 @dataclass(frozen=True)
+class Crops:
+    """Attributes:
+    root: a folder.
+    inputs: crops in it.
+    """
+
+    root: Path
+    inputs: Sequence[Found]
+
+
+@dataclass(frozen=True)
 class Scored:
     """Attributes:
     answers: of every crop that was asked for.
@@ -59,20 +70,18 @@ class MemorySink:
 
 def score(
     file: ModelFile,
-    root: Path,
-    inputs: Sequence[Found],
+    crops: Crops,
     engine: EngineOptions,
     *,
     workers: int | None = None,
     stop: Callable[[], bool] = lambda: False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Scored | None:
-    """Classify crops below ``root``, with the pipeline of ``infer``; None if stopped.
+    """Classify crops with the pipeline of ``infer``; None if stopped.
 
     Args:
         file: the model.
-        root: folder that the inputs are relative to.
-        inputs: the crops.
+        crops: to classify.
         engine: how to open the model.
         workers: decode threads; None: one per core.
         stop: polled many times a second.
@@ -96,10 +105,10 @@ def score(
         engine,
         settings,
         stop=stop,
-        progress=None if progress is None else lambda done: progress(done, len(inputs)),
+        progress=None if progress is None else lambda done: progress(done, len(crops.inputs)),
     )
     try:
-        if not run.run(os.fsencode(root), inputs, sink, new=inputs):
+        if not run.run(os.fsencode(crops.root), crops.inputs, sink, new=crops.inputs):
             return None
         assert run.engine is not None
         runtime = run.engine.runtime

@@ -11,7 +11,8 @@ import numpy.typing as npt
 
 from glomedge.cases.recalibration import Labelled
 from glomedge.cases.sampling import choose
-from glomedge.model.spec import SiteCalibration, SplitCounts, TrainingProvenance
+from glomedge.model.site_calibration import SiteCalibration
+from glomedge.model.spec import SplitCounts, TrainingProvenance
 
 Floats = npt.NDArray[np.float64]
 

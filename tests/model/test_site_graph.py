@@ -15,8 +15,9 @@ from glomedge.engine import loading
 from glomedge.errors import ModelError
 from glomedge.model.file import read_model_file, sealed
 from glomedge.model.graph import check_graph, read_graph_facts
+from glomedge.model.site_calibration import SiteCalibration
 from glomedge.model.site_graph import with_site_line
-from glomedge.model.spec import OperatingPoint, SiteCalibration
+from glomedge.model.spec import OperatingPoint
 from glomedge.runs.recalibrate import shifted_golden
 from glomedge.system.telemetry import import_onnxruntime
 from helpers.builders import build_tiny_model, build_tiny_other, tiny_graph, tiny_spec
