@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from glomedge.about import RESEARCH_USE_NOTICE
 from glomedge.cases.labels import LABELS_NAME, read_split, usable_labels
@@ -25,6 +26,27 @@ from glomedge.runs.scores import Crops, score
 
 
 @dataclass(frozen=True)
+class EvaluatedCrop:
+    """One labelled crop that was answered.
+
+    Attributes:
+        found: its file.
+        case: its biopsy.
+        label: 1 globally sclerotic, 0 not.
+        probability: of the model.
+        sha256: of the file's bytes, if it was read.
+        activation: float32 ``[cells, cells]``; None for a network without an exact map.
+    """
+
+    found: Found
+    case: str
+    label: int
+    probability: float
+    sha256: str | None
+    activation: npt.NDArray[np.float32] | None
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """The result of an evaluation.
 
@@ -33,6 +55,7 @@ class Evaluation:
         errors: relative path -> error code of the other crops, which are excluded from all figures.
         auroc, average_precision: None if a class is missing.
         cases: %GS by labels and by calls.
+        details: the answered crops, for the validation report.
     """
 
     crops: int
@@ -47,6 +70,7 @@ class Evaluation:
     average_precision: float | None
     cases: list[CaseError]
     notes: list[str]
+    details: tuple[EvaluatedCrop, ...] = ()
 
     def mean_case_error(self) -> float | None:
         """Mean of the absolute %GS errors, in percentage points."""
@@ -230,4 +254,9 @@ def _compare(
         average_precision=average_precision(truth, scores),
         cases=case_errors([finder.case_of(found.key).case for found, _, _ in answered], truth, calls),
         notes=notes,
+        details=tuple(
+            EvaluatedCrop(found, finder.case_of(found.key).case, label, float(a.probability), a.sha256, a.activation)
+            for found, label, a in answers
+            if a.probability is not None
+        ),
     )

@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from glomedge.about import RESEARCH_USE_NOTICE
+from glomedge.cases import biopsy_metrics as evaluation
 from glomedge.cases import decision
 from glomedge.cases.names import compile_case_pattern
 from glomedge.errors import ModelError, OutputError
@@ -31,7 +32,6 @@ from glomedge_export.data import enhanced
 from glomedge_export.data.dataset import MIN_CASES, Dataset, read_dataset
 from glomedge_export.data.split import Split, SplitMethod, make_split, write_split
 from glomedge_export.quiet_tensorflow import start_tensorflow
-from glomedge_export.training import metrics as evaluation
 from glomedge_export.training.checkpoint import PRETRAINING_FOLDER, Checkpointing, Checkpoints, EpochRow
 from glomedge_export.training.listener import Listener
 from glomedge_export.training.options import TrainOptions
