@@ -142,7 +142,7 @@ def _train_one(arguments: argparse.Namespace, folder: Path) -> None:
 
 
 def _write(arguments: argparse.Namespace, folds: list[dict[str, Any]]) -> None:
-    from glomedge_export.training import metrics
+    from glomedge.cases import biopsy_metrics as metrics
 
     labels = np.concatenate([np.array(fold["labels"], np.int64) for fold in folds])
     cases = np.concatenate([np.array(fold["cases"], str) for fold in folds])

@@ -15,7 +15,8 @@ from pydantic import Field, ValidationError
 from glomedge.about import RESEARCH_USE_NOTICE
 from glomedge.errors import ModelError
 from glomedge.files.writing import sha256_of, write_atomically
-from glomedge.model.spec import Frozen, InputScaling, OperatingPoint, Recipe, Sha256, TrainingProvenance
+from glomedge.model.frozen import Frozen, Sha256
+from glomedge.model.spec import InputScaling, OperatingPoint, Recipe, TrainingProvenance
 
 SplitName = Literal["train", "validation", "test"]
 

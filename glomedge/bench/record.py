@@ -13,7 +13,7 @@ from pydantic import Field, ValidationError
 from glomedge.about import RESEARCH_USE_NOTICE
 from glomedge.bench.statistics import Estimate, Rounds, Summary, bootstrap_median, summarise
 from glomedge.errors import UsageError
-from glomedge.model.spec import Frozen
+from glomedge.model.frozen import Frozen
 
 ScenarioName = Literal["single-stream", "offline", "server"]
 STAGES = ("read", "decode", "assess", "enhance", "thumbnail", "copy", "infer", "write")

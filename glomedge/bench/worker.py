@@ -21,7 +21,7 @@ from glomedge.bench.scenarios import Images, latency_by_batch, offline, server, 
 from glomedge.engine import loading
 from glomedge.engine.options import EngineOptions
 from glomedge.errors import GlomedgeError
-from glomedge.model.spec import Frozen
+from glomedge.model.frozen import Frozen
 
 if TYPE_CHECKING:
     from glomedge.engine.engine import Engine

@@ -50,7 +50,7 @@ class TableError(DatasetError):
 
 @dataclass(frozen=True)
 class Line:
-    """One row: its line in the file (where it ends, from 1), and the cells of the requested columns."""
+    """One row: its line in the file (where it ends, from 1), and the cells of the requested columns, optional last."""
 
     number: int
     cells: tuple[str, ...]
@@ -69,12 +69,13 @@ class Table:
     notes: list[str] = field(default_factory=list)
 
 
-def read_table(path: Path, columns: Sequence[str]) -> Table:
+def read_table(path: Path, columns: Sequence[str], optional: Sequence[str] = ()) -> Table:
     """Read the named columns of a CSV file.
 
     Args:
         columns: their names in lower case with blanks, such as ``ground truth``; in the file underscores, hyphens,
             capitals and blanks around them do not matter.
+        optional: names of columns that need not be there; their cells are empty then.
 
     Raises:
         TableError: it cannot be read, is no text, lacks a column or holds it twice, or a row has more cells than the
@@ -98,9 +99,11 @@ def read_table(path: Path, columns: Sequence[str]) -> Table:
     if delimiter != ",":
         notes.append(f"{_DELIMITERS.get(delimiter, repr(delimiter))}-separated")
     header = rows[0][1]
-    places = [_place(path, header, name, columns) for name in columns]
+    present = [name for name in optional if name in _names(header)]
+    places = {name: _place(path, header, name, columns) for name in (*columns, *present)}
     _check_widths(path, header, rows[1:], delimiter, columns)
-    lines = [Line(number, tuple(_cell(row, place) for place in places)) for number, row in rows[1:]]
+    asked = [places.get(name) for name in (*columns, *optional)]
+    lines = [Line(number, tuple(_cell(row, place) for place in asked)) for number, row in rows[1:]]
     return Table(lines, [f"{path.name} was read as {', '.join(notes)}."] if notes else [])
 
 
@@ -196,8 +199,8 @@ def _place(path: Path, header: Sequence[str], column: str, columns: Sequence[str
     return places[0]
 
 
-def _cell(row: Sequence[str], place: int) -> str:
-    return row[place] if place < len(row) else ""
+def _cell(row: Sequence[str], place: int | None) -> str:
+    return row[place] if place is not None and place < len(row) else ""
 
 
 def _check_widths(

@@ -1,10 +1,11 @@
-"""Tables of labelled crops: ``public.csv`` (name and label) and ``split.csv`` (name and split of a training run).
+"""Tables of labelled crops: ``public.csv`` and ``labels.csv`` (name and label), ``split.csv`` (name and split).
 
 Train, evaluate and everything else that takes labels read them here, by one rule; ``csv_text`` parses the file.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,19 +13,25 @@ from pathlib import Path
 from glomedge.cases.csv_text import TableError, read_table
 from glomedge.cases.text import problem_report, some
 from glomedge.errors import DatasetError
+from glomedge.files.names import restore
 
 __all__ = [
     "LABELS_NAME",
     "LABEL_COLUMN",
     "NAME_COLUMN",
+    "READER_COLUMN",
     "SPLIT_COLUMN",
+    "UNSURE",
+    "WEIGHT_COLUMN",
     "LabelledNames",
     "NamedValues",
+    "SiteLabels",
     "TableError",
     "named_values",
     "parse_labels",
     "read_labels",
     "read_rows",
+    "read_site_labels",
     "read_split",
     "usable_labels",
 ]
@@ -33,6 +40,10 @@ LABELS_NAME = "public.csv"
 NAME_COLUMN = "name"
 LABEL_COLUMN = "ground truth"
 SPLIT_COLUMN = "split"
+WEIGHT_COLUMN, READER_COLUMN = "weight", "reader"
+"""Further columns of the ``labels.csv`` that the page of ``glomedge label`` writes."""
+UNSURE = "unsure"
+"""In place of a label: the reader could not tell. Such crops are left out, and a note counts them."""
 
 # What programs make of 0 and 1: pandas and spreadsheets write 1.0, in other countries 1,0.
 _LABELS = {"0": 0, "1": 1, "0.0": 0, "1.0": 1, "0,0": 0, "1,0": 1}
@@ -44,12 +55,14 @@ class NamedValues:
 
     Attributes:
         values: file name -> value, of every usable row, in their order.
+        more: file name -> the cells of the optional columns.
         lines: file name -> line number in the file, from 1 (the header).
         problems: line number -> what is wrong with the row there.
         notes: how the file was read, where not as plain UTF-8 with commas.
     """
 
     values: dict[str, str] = field(default_factory=dict)
+    more: dict[str, tuple[str, ...]] = field(default_factory=dict)
     lines: dict[str, int] = field(default_factory=dict)
     problems: dict[int, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
@@ -80,18 +93,26 @@ def parse_labels(path: Path) -> LabelledNames:
     """Every row of a ``public.csv``: columns ``name`` and ``ground truth``, others are ignored.
 
     A usable row has a name that no earlier row has (folders before it are taken; ``matching`` finds its file) and the
-    label 0 or 1. Names come in Unicode form NFC, without blanks around them.
+    label 0 or 1. Names come in Unicode form NFC, without blanks around them. Rows labelled ``unsure`` are left out.
 
     Raises:
         TableError: no such file, not a CSV file, or without these columns.
     """
-    found = named_values(path, LABEL_COLUMN)
-    labels = {}
+    return _labels_of(path, named_values(path, LABEL_COLUMN))
+
+
+def _labels_of(path: Path, found: NamedValues) -> LabelledNames:
+    labels, unsure = {}, 0
     for name, value in found.values.items():
         if value in _LABELS:
             labels[name] = _LABELS[value]
+        elif value.lower() == UNSURE:
+            unsure += 1
         else:
             found.problems[found.lines[name]] = f"label {value!r} of {name!r} is neither 0 nor 1"
+    if unsure:
+        crops = "1 crop is" if unsure == 1 else f"{unsure} crops are"
+        found.notes.append(f"{crops} labelled '{UNSURE}' in {path.name} and left out.")
     return LabelledNames(labels, {name: found.lines[name] for name in labels}, found.listed(), found.notes)
 
 
@@ -108,9 +129,65 @@ def usable_labels(path: Path) -> LabelledNames:
     """As ``parse_labels``, where every row must be usable. Raises DatasetError as ``read_labels``."""
     found = parse_labels(path)
     _refuse(path, found.problems)
-    if not found.labels:
-        raise DatasetError(f"{path} contains no label. Its columns are: {NAME_COLUMN},{LABEL_COLUMN}")
+    _refuse_empty(path, found.labels)
     return found
+
+
+def _refuse_empty(path: Path, labels: dict[str, int]) -> None:
+    if not labels:
+        raise DatasetError(f"{path} contains no label. Its columns are: {NAME_COLUMN},{LABEL_COLUMN}")
+
+
+@dataclass(frozen=True)
+class SiteLabels:
+    """What the ``labels.csv`` of a site says, or its ``public.csv``.
+
+    Attributes:
+        labels: file name -> label, 1 globally sclerotic and 0 not, in the order of the file.
+        weights: file name -> how many crops of the site it stands for; 1 for all where the file has no weights.
+        readers: who labelled, sorted; empty where the file does not say.
+        notes: how the file was read.
+    """
+
+    labels: dict[str, int]
+    weights: dict[str, float]
+    readers: tuple[str, ...]
+    notes: list[str]
+
+
+def read_site_labels(path: Path) -> SiteLabels:
+    """Labels with the optional columns ``weight`` and ``reader``; every row must be usable.
+
+    Raises:
+        DatasetError: as ``read_labels``; or a weight is not a positive number, or only some rows have one.
+    """
+    found = named_values(path, LABEL_COLUMN, (WEIGHT_COLUMN, READER_COLUMN))
+    listed = _labels_of(path, found)
+    weights, readers, bare = {}, set(), []
+    for name in listed.labels:
+        text, reader = found.more[name]
+        readers.update([restore(reader)] if reader else [])
+        weights[name] = 1.0
+        if not text:
+            bare.append(name)
+        elif (weight := _positive(text)) is None:
+            found.problems[found.lines[name]] = f"weight {text!r} of {name!r} is not a positive number"
+        else:
+            weights[name] = weight
+    if bare and len(bare) < len(weights):
+        for name in bare:
+            found.problems[found.lines[name]] = f"{name!r} has no weight, but other rows have one"
+    _refuse(path, found.listed())
+    _refuse_empty(path, listed.labels)
+    return SiteLabels(listed.labels, weights, tuple(sorted(readers)), found.notes)
+
+
+def _positive(text: str) -> float | None:
+    try:
+        value = float(text.replace(",", "."))
+    except ValueError:
+        return None
+    return value if math.isfinite(value) and value > 0 else None
 
 
 def read_split(path: Path, wanted: str) -> set[str]:
@@ -131,18 +208,18 @@ def _refuse(path: Path, problems: Sequence[str]) -> None:
         raise DatasetError(problem_report(str(path), {rows: problems}, "Correct these lines.", "; "))
 
 
-def named_values(path: Path, column: str) -> NamedValues:
+def named_values(path: Path, column: str, optional: Sequence[str] = ()) -> NamedValues:
     """One column of a table whose rows are named by the column ``name``, blanks removed. Raises TableError."""
-    table = read_table(path, (NAME_COLUMN, column))
+    table = read_table(path, (NAME_COLUMN, column), optional)
     found = NamedValues(notes=table.notes)
     for line in table.lines:
-        name, value = line.cells
+        name, value, *more = line.cells
         if not name or name.endswith(("/", "\\")) or ".." in name.replace("\\", "/").split("/"):
             found.problems[line.number] = f"{name!r} is not a file name"
         elif name in found.values:
             found.problems[line.number] = f"{name!r} is listed twice (first in line {found.lines[name]})"
         else:
-            found.values[name], found.lines[name] = value, line.number
+            found.values[name], found.lines[name], found.more[name] = value, line.number, tuple(more)
     return found
 
 

@@ -110,14 +110,13 @@ class CaseSummary:
         interval_low: Wilson interval of ``percent_gs``.
         interval_high: its upper end.
         corrected_percent_gs: corrected for the classifier's sensitivity and specificity (Rogan-Gladen); None if the
-            model carries no operating point or the correction is undefined.
+            model has no operating point for this site or the correction is undefined.
         corrected_low: its interval, which also carries the uncertainty of sensitivity and specificity (Lang-Reiczigel).
         corrected_high: its upper end.
         expected_count: sum of the probabilities of the classified crops.
-        band: the band that holds the whole interval, ``undetermined`` where it straddles a limit; None if nothing
-            was classified. The interval is the corrected one where there is an operating point, and the band
-            undetermined where that is undefined: the classifier's errors are then known to matter, but not how much.
-            Without an operating point it is Wilson's.
+        band: the band that holds the whole corrected interval, ``undetermined`` where it straddles a limit or the
+            correction is undefined: the classifier's errors are then known to matter, but not how much. None if nothing
+            was classified, or without an operating point: what the calls alone say has no band.
         remuzzi_glomerular_score: 0 to 3, of the counts as classified; None if nothing was classified.
         adequate: at least 25 classified glomeruli (Wang 1998).
         adequate_banff: at least 10 classified glomeruli (Banff, glomerular criterion only).
@@ -155,7 +154,8 @@ def summarise(
 
     Args:
         items: one per file found, in any order; the result does not depend on it.
-        operating_point: the model's held-out confusion counts (``spec.operating_point``), for the corrected figures.
+        operating_point: the model's confusion counts at the site of the crops (``spec.operating_point``), for the
+            corrected figures; None where they were counted elsewhere.
         exclude_flagged: leave flagged crops out of ``classified`` and everything computed from it.
         case_pattern: as for ``case_of``.
         finder: one that has seen all names of the run; without it, one is made of the names of ``items``.
@@ -245,8 +245,8 @@ class _Tally:
         band: Band | Literal["undetermined"] | None = None
         if corrected:
             band = settled_band(corrected.low, corrected.high)
-        elif interval:
-            band = "undetermined" if operating_point else settled_band(*interval)
+        elif interval and operating_point:
+            band = "undetermined"
         return CaseSummary(
             case=case,
             slides=len(self.slides),

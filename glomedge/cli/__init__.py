@@ -37,6 +37,8 @@ COMMANDS: MappingProxyType[str, dict[str, Any]] = MappingProxyType(
         "export": {},
         "infer": _SEVERAL_NAMES,
         "evaluate": _SEVERAL_NAMES,
+        "label": {},
+        "recalibrate": {},
         "bench": _SEVERAL_NAMES,
         "info": {},
         "doctor": {},

@@ -9,13 +9,23 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from glomedge.about import RESEARCH_USE_NOTICE
-from glomedge.cli.options import LABELS, CasePattern, Model, Threshold, Workers, json_option, takes_engine_options
+from glomedge.cli.options import (
+    LABELS,
+    RESULTS,
+    CasePattern,
+    Model,
+    Threshold,
+    Workers,
+    json_option,
+    takes_engine_options,
+)
 from glomedge.cli.progress import Progress
 from glomedge.cli.shell_patterns import require_one_data_set
 from glomedge.engine.options import DEFAULT_MODEL, EngineOptions
 
 if TYPE_CHECKING:
     from glomedge.runs.evaluate import Evaluation
+    from glomedge.runs.validation import Validation
 
 
 @takes_engine_options()
@@ -41,17 +51,33 @@ def evaluate(
     ] = None,
     case_pattern: CasePattern = None,
     workers: Workers = None,
+    report: Annotated[
+        Path | None,
+        typer.Option(help="Write a validation report (HTML) to file.", show_default=False, rich_help_panel=RESULTS),
+    ] = None,
+    require: Annotated[
+        str | None,
+        typer.Option(
+            help="Exit with 1 if a figure misses: sensitivity=0.9,specificity=0.9,auroc=0.95.",
+            show_default=False,
+            rich_help_panel=RESULTS,
+        ),
+    ] = None,
     as_json: Annotated[bool, json_option("Print JSON instead of the table.")] = False,
 ) -> None:
     """Compare predictions with labels: confusion matrix, accuracy, AUROC, sensitivity, specificity, %GS per case.
 
-    Exit code 0: every labelled crop was classified; 2: some had errors (excluded from all figures); 1: failed.
+    Exit code 0: every labelled crop was classified; 2: some had errors (excluded from all figures); 1: failed, or a
+    figure of --require was missed.
     """
+    from glomedge.cases.acceptance import parse_requirements
+    from glomedge.model.file import read_model_file
     from glomedge.runs.evaluate import evaluate_folder
     from glomedge.runs.options import EvaluateOptions
     from glomedge.system.stopping import StopOnSignals
 
     require_one_data_set("evaluate", [data, *map(Path, context.args)])
+    requirements = tuple(parse_requirements(require)) if require is not None else ()
     options = EvaluateOptions(
         data=data,
         model=model,
@@ -67,14 +93,25 @@ def evaluate(
         found = evaluate_folder(options, stop=stop, progress=progress.stage("crops"))
     if found is None:
         raise typer.Exit(stop.exit_code)
+    validation = None
+    if report is not None or requirements:
+        from glomedge.runs.validation import Validation, write_validation
+
+        validation = Validation(found, read_model_file(model).spec, requirements)
+        if report is not None:
+            write_validation(report, options, validation)
     if as_json:
-        typer.echo(json.dumps(found.as_json(), indent=2))
+        typer.echo(json.dumps({**found.as_json(), **(validation.as_json() if validation else {})}, indent=2))
     else:
-        print_evaluation(found)
+        print_evaluation(found, validation)
+        if report is not None:
+            typer.echo(f"Written to {report}")
+    if validation is not None and validation.missed:
+        raise typer.Exit(1)
     raise typer.Exit(2 if found.errors else 0)
 
 
-def print_evaluation(found: Evaluation) -> None:
+def print_evaluation(found: Evaluation, validation: Validation | None = None) -> None:
     """The figures as lines, intervals in brackets."""
     confusion = found.confusion
     side = f", split {found.split}" if found.split else ""
@@ -95,6 +132,14 @@ def print_evaluation(found: Evaluation) -> None:
     if mean is not None and largest is not None:
         typer.echo(
             f"%GS per case  mean error {mean:.1f}, largest {largest:.1f} percentage points, {len(found.cases)} cases"
+        )
+    for one in validation.requirements if validation is not None else ():
+        assert validation is not None
+        figure = validation.figures.get(one.name)
+        measured = "undefined" if figure is None else f"{figure.value:.4f}"
+        typer.echo(
+            f"required      {one.name} {'<=' if one.at_most else '>='} {one.limit:g}: "
+            f"{'met' if one.met(validation.figures) else 'MISSED'} ({measured})"
         )
     for path, code in found.errors.items():
         typer.echo(f"error:{code}  {path}")

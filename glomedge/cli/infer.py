@@ -100,6 +100,16 @@ def infer(
         bool, typer.Option("--follow-symlinks", help="Follow symbolic links.", rich_help_panel=DECODING)
     ] = False,
     case_pattern: CasePattern = None,
+    site: Annotated[
+        str | None,
+        typer.Option(
+            "--site",
+            help="Laboratory of these crops. Corrected percentages and bands are given only if the model is calibrated "
+            "for it (glomedge recalibrate).",
+            show_default=False,
+            rich_help_panel=BIOPSIES,
+        ),
+    ] = None,
     exclude_flagged: Annotated[
         bool,
         typer.Option(
@@ -141,6 +151,7 @@ def infer(
         overwrite=overwrite,
         follow_symlinks=follow_symlinks,
         case_pattern=case_pattern,
+        site=site,
         exclude_flagged=exclude_flagged,
         review_band=None if review_band is None else parse_band(review_band),
         tta=tta,

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from glomedge.model.file import ModelFile
     from glomedge.model.graph import GraphFacts
 
-_BULKY = {"golden": {"pixels_zlib_base64"}, "calibration": {"names"}}
+_BULKY = {"golden": {"pixels_zlib_base64"}, "calibration": {"names"}, "training": {"crop_digests"}}
 
 
 def info(
@@ -122,7 +122,7 @@ def print_info(document: dict[str, Any]) -> None:
             f"(+-{spec['golden']['probability_tolerance']:g})",
         ),
     ]
-    rows += _training(spec["training"]) + _parity(spec["parity"])
+    rows += _site(spec["site"]) + _training(spec["training"]) + _parity(spec["parity"])
     if spec["calibration"] is not None:
         calibration = spec["calibration"]
         rows.append(
@@ -144,6 +144,19 @@ def _print_rows(rows: list[tuple[str, str]]) -> None:
     for name, text in rows:
         table.add_row(f"[bold]{name}[/bold]", escape(text))
     Console(highlight=False).print(table)
+
+
+def _site(site: dict[str, Any] | None) -> list[tuple[str, str]]:
+    if site is None:
+        return []
+    return [
+        (
+            "site",
+            f"recalibrated for {site['site']}, {site['created_utc']}: {site['crops']} labelled crops of "
+            f"{site['cases']} biopsies; slope {site['slope']:.3f}, offset {site['offset']:+.3f}; "
+            f"from {site['parent_sha256']}",
+        )
+    ]
 
 
 def _training(training: dict[str, Any] | None) -> list[tuple[str, str]]:

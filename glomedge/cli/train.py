@@ -61,6 +61,12 @@ def train(
     ] = "case",
     split_file: Annotated[Path | None, typer.Option(help="Use this split.csv instead.")] = None,
     case_pattern: CasePattern = None,
+    site: Annotated[
+        str | None,
+        typer.Option(
+            help="Laboratory of these slides: infer --site gives corrected percentages there.", show_default=False
+        ),
+    ] = None,
     threshold: Annotated[
         str, typer.Option(help="A number, or a rule for validation crops: youden, sensitivity=0.95.")
     ] = "0.5",
@@ -108,6 +114,7 @@ def train(
             ),
             recipe=recipe_of(recipe, saturation_factor=saturation, hue_degrees=hue_degrees, equalise=equalise),
             case_pattern=case_pattern,
+            site=site,
             split=split,
             split_file=split_file,
             threshold=threshold,

@@ -61,17 +61,23 @@ def self_test(
 
 
 def _check_map(spec: ModelSpec, answer: RawOutput, allowed: float) -> None:
-    """The map and the probability must agree, or the temperature in the spec is not the graph's."""
+    """The map and the probability must agree, or temperature, slope or offset in the spec are not the graph's."""
     if answer[1] is None:
         return  # a network without an exact map
     probability = float(answer[0].reshape(-1)[0])
-    logit = float(answer[1].mean(dtype=np.float64)) / spec.temperature
+    slope, offset = spec.logit_line
+    logit = slope * float(answer[1].mean(dtype=np.float64)) + offset
     implied = 1.0 / (1.0 + float(np.exp(-np.clip(logit, -700.0, 700.0))))
     if not abs(implied - probability) <= allowed:
         raise ModelError(
             f"The spec and the graph disagree on temperature or activation: the map gives probability {implied:.6f} "
-            f"at temperature {spec.temperature:g}, the graph {probability:.6f}. Export it again."
+            f"at temperature {spec.temperature:g}{_at_site(spec)}, the graph {probability:.6f}. Export it again."
         )
+
+
+def _at_site(spec: ModelSpec) -> str:
+    site = spec.site
+    return "" if site is None else f", the site's slope {site.slope:g} and offset {site.offset:g}"
 
 
 def _forget(runner: Runner, error: ModelError) -> NoReturn:

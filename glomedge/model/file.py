@@ -26,7 +26,7 @@ from glomedge.model.spec import ModelSpec
 SPEC_KEY = "glomedge"
 SEAL_KEY = "glomedge.sha256"
 
-_METADATA_FIELD = 14
+METADATA_FIELD = 14
 _LENGTH_DELIMITED = 2
 
 
@@ -60,7 +60,7 @@ def _identity(status: os.stat_result) -> tuple[int, int, int]:
     return status.st_ino, status.st_size, status.st_mtime_ns
 
 
-def _varint(value: int) -> bytes:
+def write_varint(value: int) -> bytes:
     out = bytearray()
     while value >= 0x80:
         out.append((value & 0x7F) | 0x80)
@@ -69,11 +69,13 @@ def _varint(value: int) -> bytes:
     return bytes(out)
 
 
-def _entry(key: str, value: str) -> bytes:
-    def field(number: int, payload: bytes) -> bytes:
-        return _varint(number << 3 | _LENGTH_DELIMITED) + _varint(len(payload)) + payload
+def write_field(number: int, payload: bytes) -> bytes:
+    """One length-delimited protobuf field: text, bytes or a message."""
+    return write_varint(number << 3 | _LENGTH_DELIMITED) + write_varint(len(payload)) + payload
 
-    return field(_METADATA_FIELD, field(1, key.encode()) + field(2, value.encode()))
+
+def _entry(key: str, value: str) -> bytes:
+    return write_field(METADATA_FIELD, write_field(1, key.encode()) + write_field(2, value.encode()))
 
 
 # How files begin that people name where the .onnx file is meant.
@@ -137,7 +139,7 @@ def metadata(buffer: mmap.mmap | bytes) -> dict[str, bytes]:
     """The ONNX metadata entries of a serialised ModelProto, without parsing its graph."""
     entries: dict[str, bytes] = {}
     for number, begin, end in iter_fields(buffer, 0, len(buffer)):
-        if number == _METADATA_FIELD:
+        if number == METADATA_FIELD:
             parts = {n: bytes(buffer[b:e]) for n, b, e in iter_fields(buffer, begin, end)}
             entries[parts.get(1, b"").decode("utf-8")] = parts.get(2, b"")
     return entries

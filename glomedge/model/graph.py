@@ -1,8 +1,8 @@
 """What the graph inside a model file declares, read without the ``onnx`` package.
 
 Only what must be known before a runtime opens the file: that no tensor is stored outside it, and that opset, number
-types and temperature are those the spec claims. Field numbers: onnx.proto3 (ModelProto, GraphProto, NodeProto,
-AttributeProto, TensorProto).
+types, temperature and a site's slope and offset are those the spec claims. Field numbers: onnx.proto3 (ModelProto,
+GraphProto, NodeProto, AttributeProto, TensorProto).
 """
 
 from __future__ import annotations
@@ -32,6 +32,9 @@ _FLOAT, _UINT8, _INT8, _FLOAT16 = 1, 2, 3, 10
 
 # What export calls the float32 constant that the logit is divided by; it writes none where the temperature is 1.
 TEMPERATURE = "temperature"
+# What recalibration calls the float32 constants behind it (``model.site_graph``).
+SLOPE, OFFSET = "site.slope", "site.offset"
+_SCALARS = {TEMPERATURE: "temperature", SLOPE: "slope", OFFSET: "offset"}
 _MAX_ELEMENTS = 2**63 - 1  # dims are int64
 _STANDARD_DOMAINS = {"", "ai.onnx", "com.microsoft"}
 
@@ -47,6 +50,7 @@ class GraphFacts:
         external: names of tensors whose data is outside the file.
         foreign_domains: operator domains that need another library.
         temperature: that the logit is divided by.
+        slope, offset: of a site, applied to that.
     """
 
     opset: int = 0
@@ -55,6 +59,8 @@ class GraphFacts:
     external: list[str] = field(default_factory=list)
     foreign_domains: set[str] = field(default_factory=set)
     temperature: float = 1.0
+    slope: float = 1.0
+    offset: float = 0.0
 
     @property
     def precision(self) -> str:
@@ -91,8 +97,8 @@ def check_graph(path: Path, spec: ModelSpec) -> GraphFacts:
     """Refuse a graph that reaches outside its file or is not what its spec claims.
 
     Raises:
-        ModelError: external data, operators of a custom library, another opset, precision or temperature than the
-            spec's.
+        ModelError: external data, operators of a custom library, another opset, precision, temperature, slope or
+            offset than the spec's.
     """
     facts = read_graph_facts(path)
     if facts.external:
@@ -115,11 +121,17 @@ def check_graph(path: Path, spec: ModelSpec) -> GraphFacts:
                 "Export the model again."
             )
     # Read rather than inferred: the golden crop is chosen near one half, where no temperature shows in an answer.
-    if not math.isclose(spec.temperature, facts.temperature, rel_tol=1e-6):  # the graph's is a float32
-        raise ModelError(
-            f"The spec inside {path} and its graph disagree on temperature: spec {spec.temperature:g}, graph "
-            f"{facts.temperature:g}. Export the model again."
-        )
+    site = spec.site
+    for name, said, is_there in (
+        ("temperature", spec.temperature, facts.temperature),
+        ("the site's slope", site.slope if site else 1.0, facts.slope),
+        ("the site's offset", site.offset if site else 0.0, facts.offset),
+    ):
+        if not math.isclose(said, is_there, rel_tol=1e-6, abs_tol=1e-30):  # the graph's is a float32
+            raise ModelError(
+                f"The spec inside {path} and its graph disagree on {name}: spec {said:g}, graph {is_there:g}. "
+                "Export the model again."
+            )
     return facts
 
 
@@ -181,5 +193,5 @@ def _walk_tensor(buffer: mmap.mmap, start: int, end: int, facts: GraphFacts) -> 
     facts.elements[data_type] += elements
     if external:
         facts.external.append(name or "unnamed")
-    if name == TEMPERATURE and data_type == _FLOAT and data is not None and data[1] - data[0] == 4:
-        facts.temperature = struct.unpack("<f", buffer[data[0] : data[1]])[0]
+    if name in _SCALARS and data_type == _FLOAT and data is not None and data[1] - data[0] == 4:
+        setattr(facts, _SCALARS[name], struct.unpack("<f", buffer[data[0] : data[1]])[0])

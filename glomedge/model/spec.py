@@ -7,15 +7,18 @@ frozen and refuse unknown keys: a file made by a newer glomedge is refused rathe
 from __future__ import annotations
 
 import base64
+import math
 import zlib
 from typing import Annotated, Literal
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from glomedge.about import RESEARCH_USE_NOTICE
 from glomedge.errors import ModelError
+from glomedge.model.frozen import Frozen, Sha256
+from glomedge.model.site_calibration import SiteCalibration
 
 SIZE_PX = 224
 """Side of the input of this project's own network; another network's is in its spec (``InputSpec.side_px``)."""
@@ -31,13 +34,6 @@ SidePx = Annotated[int, Field(ge=MIN_SIDE_PX, le=MAX_SIDE_PX)]
 Precision = Literal["fp32", "fp16", "int8"]
 Target = Literal["any", "onnxruntime", "tensorrt", "openvino"]
 Probability = Annotated[float, Field(ge=0.0, le=1.0)]
-Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-
-
-class Frozen(BaseModel):
-    """Immutable, strict about keys and about numbers (no NaN, no Inf)."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Recipe(Frozen):
@@ -159,7 +155,13 @@ class SplitCounts(Frozen):
 
 
 class TrainingProvenance(Frozen):
-    """Where the weights come from."""
+    """Where the weights come from.
+
+    Attributes:
+        crop_digests: of the crops that the weights, the epoch or the temperature were chosen on (train and validation
+            split), packed by ``model.crop_digests``; None in files of earlier versions.
+        site: whose slides these were, and so where the counts of the test split hold (``train --site``).
+    """
 
     data_sha256: Sha256
     data_name: str
@@ -180,6 +182,8 @@ class TrainingProvenance(Frozen):
     metrics: dict[str, Interval]
     package_versions: dict[str, str]
     git_commit: str | None = None
+    crop_digests: str | None = None
+    site: str | None = None
 
 
 class OperatingPoint(Frozen):
@@ -275,6 +279,7 @@ class ModelSpec(Frozen):
         map_placement: where these cells look; None where that was not worked out (``reports.cell_grid``).
         input_affine: the scaling's numbers where ``input_scaling`` is ``affine``.
         source: of a model that glomedge did not train.
+        site: of a file that was recalibrated; then ``threshold`` and ``operating_point`` are that site's.
     """
 
     schema_version: Literal[1, 2] = 2
@@ -301,6 +306,7 @@ class ModelSpec(Frozen):
     multiply_adds: int = Field(ge=0)
     training: TrainingProvenance | None = None
     operating_point: OperatingPoint | None = None
+    site: SiteCalibration | None = None
     calibration: Calibration | None = None
     parity: Parity | None = None
     golden: Golden
@@ -317,7 +323,21 @@ class ModelSpec(Frozen):
             raise ValueError("input_affine belongs to the input scaling 'affine', and to no other")
         if self.map == "none" and self.map_placement is not None:
             raise ValueError("map_placement belongs to an exact map, and this network has none")
+        if self.site is not None and self.operating_point is None:
+            raise ValueError("a recalibrated model has the operating_point of its site")
         return self
+
+    @property
+    def logit_line(self) -> tuple[float, float]:
+        """``(a, b)`` of ``probability = sigmoid(a * logit + b)``; ``logit`` is the mean of the activation map."""
+        if self.site is None:
+            return 1.0 / self.temperature, 0.0
+        return self.site.slope / self.temperature, self.site.offset
+
+    def logit_at(self, probability: float) -> float:
+        """The mean of the activation map that gives that probability, between 0 and 1."""
+        a, b = self.logit_line
+        return (math.log(probability / (1.0 - probability)) - b) / a
 
     @property
     def map_shape(self) -> tuple[int, int] | None:

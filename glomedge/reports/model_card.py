@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup, escape
 
-from glomedge.model import origin
+from glomedge.model import origin, site
 from glomedge.model.gate_table import table
 from glomedge.model.spec import Interval, ModelSpec
 from glomedge.reports import html
@@ -89,6 +89,7 @@ def _sections(spec: ModelSpec, sha256: str) -> list[tuple[str, list[_Block]]]:
                 "global sclerosis and is not reported separately."
             ],
         ),
+        *_site(spec),
         ("Preprocessing", [_preprocessing(spec)]),
         ("Training data and recipe", _training(spec)),
         ("Metrics", _metrics(spec)),
@@ -103,12 +104,23 @@ def _identity(spec: ModelSpec, sha256: str) -> list[tuple[str, str]]:
         ("network", f"{origin.network(spec)}, {spec.multiply_adds / 1e9:.3f} billion multiply-adds per crop"),
         ("precision", f"{spec.precision}, laid out for {spec.target} (opset {spec.opset})"),
         ("decision", f"{spec.class_names[1]} where probability >= {spec.threshold:g}"),
-        ("temperature", f"{spec.temperature:g}" + (" (not calibrated)" if spec.temperature == 1.0 else "")),
+        (
+            "temperature",
+            f"{spec.temperature:g}" + (" (not calibrated)" if spec.temperature == 1.0 and spec.site is None else ""),
+        ),
         ("made by", f"{spec.producer}, {spec.created_utc}"),
         ("file SHA-256", f"`{sha256}`"),
         ("weights SHA-256", f"`{spec.weights_sha256}`"),
         *((name, sentence) for name, sentence in said if sentence is not None),
     ]
+
+
+def _site(spec: ModelSpec) -> list[tuple[str, list[_Block]]]:
+    lines = site.recalibration(spec)
+    if not lines:
+        return []
+    lines.append("Metrics, precision and parity below were measured on the model before it was recalibrated.")
+    return [("Recalibrated for one site", [_Bullets(tuple(lines))])]
 
 
 def _preprocessing(spec: ModelSpec) -> str:
@@ -159,10 +171,18 @@ def _metrics(spec: ModelSpec) -> list[_Block]:
     if spec.operating_point is not None:
         point = spec.operating_point
         parts.append(
-            f"At the threshold, on held-out crops: {point.true_positive} true positive, {point.false_negative} false "
+            f"At the threshold, on {_whose(spec)}: {point.true_positive} true positive, {point.false_negative} false "
             f"negative, {point.true_negative} true negative, {point.false_positive} false positive."
         )
     return parts or ["None were measured."]
+
+
+def _is_calibrated(spec: ModelSpec) -> bool:
+    return spec.temperature != 1.0 or spec.site is not None
+
+
+def _whose(spec: ModelSpec) -> str:
+    return "held-out crops" if spec.site is None else f"the labelled crops of {spec.site.site}"
 
 
 def _parity(spec: ModelSpec) -> list[_Block]:
@@ -197,6 +217,8 @@ def _limits(spec: ModelSpec) -> _Bullets:
         "9 to 39%. Read the interval, not only the percentage.",
         "Stain, scanner and cutting differ between laboratories; these figures hold for crops like the training data.",
     ]
+    if site.site_of(spec) is None:
+        lines.append(site.NOT_CALIBRATED)
     if spec.map_shape is not None:
         lines.append(
             f"The activation map shows which of {spec.map_cells} x {spec.map_cells} areas influenced the result. "
@@ -206,7 +228,7 @@ def _limits(spec: ModelSpec) -> _Bullets:
         lines.append("This network has no exact activation map, so nothing shows which areas influenced the result.")
     if spec.training is not None and spec.training.split_method == "random":
         lines.append("The split was random: crops of one biopsy are on both sides, so the metrics are optimistic.")
-    if spec.temperature == 1.0:
+    if not _is_calibrated(spec):
         lines.append("The probability is not calibrated: 0.8 does not mean that 8 of 10 such crops are positive.")
     if spec.parity is not None and spec.parity.source.startswith("drawn"):
         lines.append("Parity was measured on drawn crops: export with --data DATA to measure it on real crops.")

@@ -33,7 +33,10 @@ _LINE_SHIFT = 4
 
 
 def logit_threshold(threshold: float, temperature: float = 1.0) -> float:
-    """The activation at the decision threshold: ``temperature * ln(threshold / (1 - threshold))``."""
+    """The activation at the decision threshold: ``temperature * ln(threshold / (1 - threshold))``.
+
+    Of a loaded model, ``spec.logit_at(threshold)`` is the same, and right for a recalibrated one as well.
+    """
     return temperature * math.log(threshold / (1.0 - threshold))
 
 

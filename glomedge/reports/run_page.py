@@ -264,15 +264,17 @@ def _case(summary: CaseSummary, number: int) -> _Case:
 
 
 def _tags(summary: CaseSummary) -> _Lines:
-    if summary.band is None:
+    if summary.percent_gs is None:
         tags = [("tag warn", "nothing classified")]
+    elif summary.band is None:  # not calibrated for this site
+        tags = []
     elif summary.band == "undetermined":
         tags = [("tag open", "band undetermined")]
     else:
         tags = [("tag", f"band {summary.band}")]
     if summary.remuzzi_glomerular_score is not None:
         tags.append(("tag", f"Remuzzi glomerular {summary.remuzzi_glomerular_score}"))
-    if summary.band is not None and not summary.adequate:
+    if summary.percent_gs is not None and not summary.adequate:
         tags.append(("tag warn", "under 25 glomeruli"))
     return tags
 

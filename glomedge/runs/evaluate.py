@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from glomedge.about import RESEARCH_USE_NOTICE
 from glomedge.cases.labels import LABELS_NAME, read_split, usable_labels
@@ -20,12 +21,29 @@ from glomedge.files.names import escape_name
 from glomedge.model.file import ModelFile, read_model_file
 from glomedge.pipeline.inputs import Found, scan
 from glomedge.pipeline.prepare import Answer
-from glomedge.pipeline.settings import Settings
 from glomedge.runs.options import EvaluateOptions
-from glomedge.runs.pipeline_run import PipelineRun
+from glomedge.runs.scores import Crops, score
 
-if TYPE_CHECKING:
-    pass
+
+@dataclass(frozen=True)
+class EvaluatedCrop:
+    """One labelled crop that was answered.
+
+    Attributes:
+        found: its file.
+        case: its biopsy.
+        label: 1 globally sclerotic, 0 not.
+        probability: of the model.
+        sha256: of the file's bytes, if it was read.
+        activation: float32 ``[cells, cells]``; None for a network without an exact map.
+    """
+
+    found: Found
+    case: str
+    label: int
+    probability: float
+    sha256: str | None
+    activation: npt.NDArray[np.float32] | None
 
 
 @dataclass(frozen=True)
@@ -37,6 +55,7 @@ class Evaluation:
         errors: relative path -> error code of the other crops, which are excluded from all figures.
         auroc, average_precision: None if a class is missing.
         cases: %GS by labels and by calls.
+        details: the answered crops, for the validation report.
     """
 
     crops: int
@@ -51,6 +70,7 @@ class Evaluation:
     average_precision: float | None
     cases: list[CaseError]
     notes: list[str]
+    details: tuple[EvaluatedCrop, ...] = ()
 
     def mean_case_error(self) -> float | None:
         """Mean of the absolute %GS errors, in percentage points."""
@@ -87,10 +107,22 @@ class Evaluation:
 def find_crops(
     inputs: Sequence[Found], labels: dict[str, int], side: set[str] | None = None
 ) -> tuple[list[tuple[Found, int]], list[str]]:
-    """Each labelled crop with its file, in the files' order, and notes on how the names had to be read.
+    """Each labelled crop with its file, in the files' order, and notes: see ``find_named``."""
+    file_of, notes = find_named(inputs, labels, side)
+    pairs = [(found, labels[name]) for name, found in file_of.items()]
+    return sorted(pairs, key=lambda pair: pair[0].relative), notes
+
+
+def find_named(
+    inputs: Sequence[Found], labels: dict[str, int], side: set[str] | None = None, listed_in: str = LABELS_NAME
+) -> tuple[dict[str, Found], list[str]]:
+    """The file of each labelled name, and notes on how the names had to be read.
 
     Args:
+        inputs: of the folder.
+        labels: by name.
         side: names in the requested split; all others are omitted.
+        listed_in: name of the table, for messages.
 
     Raises:
         DatasetError: names without a file, that match several files or the same file, or whose label contradicts the
@@ -119,27 +151,9 @@ def find_crops(
     }
     if any(problems.values()):
         raise DatasetError(
-            problem_report("The labels and the files do not match", problems, f"Correct the folder or {LABELS_NAME}.")
+            problem_report("The labels and the files do not match", problems, f"Correct the folder or {listed_in}.")
         )
-    pairs = [(inputs[place], labels[name]) for name, place in chosen.items()]
-    return sorted(pairs, key=lambda pair: pair[0].relative), matches.notes(LABELS_NAME)
-
-
-class MemorySink:
-    """Keeps the answers in memory: a labelled data set is small."""
-
-    def __init__(self) -> None:
-        self.answers: dict[Found, Answer] = {}
-
-    def start(self, batch: Sequence[Found]) -> None:
-        """Does nothing."""
-
-    def rows(self, answers: Sequence[Answer]) -> None:
-        """Keep one batch; ``dict.update`` is atomic, so run threads need no lock."""
-        self.answers.update({answer.found: answer for answer in answers})
-
-    def sync(self) -> None:
-        """Does nothing: there is no file to flush."""
+    return {name: inputs[place] for name, place in chosen.items()}, matches.notes(listed_in)
 
 
 def _copies(crops: Sequence[tuple[str, str, int, str]]) -> list[str]:
@@ -168,38 +182,19 @@ def evaluate_folder(
         UsageError: an option out of range.
         GlomedgeError: the model cannot be loaded or run.
     """
-    from glomedge.engine.providers import batch_of, run_threads
-    from glomedge.system.cpu import usable_cpus
-
     options.check()
     crops, notes = _labelled_crops(options)
     finder = CaseFinder([found.key for found, _ in crops], options.case_pattern)
     notes += finder.sentences()
     file = read_model_file(options.model)
-    settings = Settings(
-        file.spec.recipe,
-        batch_of(options.engine),
-        decode_workers=options.workers or usable_cpus(),
-        run_threads=run_threads(options.engine),
-    )
-    sink = MemorySink()
-    run = PipelineRun(
-        file,
-        options.engine,
-        settings,
-        stop=stop,
-        progress=None if progress is None else lambda done: progress(done, len(crops)),
-    )
-    inputs = [found for found, _ in crops]
-    try:
-        if not run.run(os.fsencode(options.data), inputs, sink, new=inputs):
-            return None
-        assert run.engine is not None
-        runtime = run.engine.runtime
-    finally:
-        run.close()
-    answers = [(found, label, sink.answers[found]) for found, label in crops]
-    return _compare(options, file, answers, finder, (*notes, *runtime.notes), runtime.provider)
+    scored = score(
+        file, Crops(options.data, [found for found, _ in crops]), options.engine,
+        workers=options.workers, stop=stop, progress=progress,
+    )  # fmt: skip
+    if scored is None:
+        return None
+    answers = [(found, label, scored.answers[found]) for found, label in crops]
+    return _compare(options, file, answers, finder, (*notes, *scored.runtime.notes), scored.runtime.provider)
 
 
 def _labelled_crops(options: EvaluateOptions) -> tuple[list[tuple[Found, int]], list[str]]:
@@ -259,4 +254,9 @@ def _compare(
         average_precision=average_precision(truth, scores),
         cases=case_errors([finder.case_of(found.key).case for found, _, _ in answered], truth, calls),
         notes=notes,
+        details=tuple(
+            EvaluatedCrop(found, finder.case_of(found.key).case, label, float(a.probability), a.sha256, a.activation)
+            for found, label, a in answers
+            if a.probability is not None
+        ),
     )

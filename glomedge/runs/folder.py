@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from glomedge.cases.names import CaseFinder
 from glomedge.errors import OutputError, UsageError
 from glomedge.files.names import escape_name
-from glomedge.model import origin
+from glomedge.model import origin, site
 from glomedge.model.file import ModelFile, read_model_file
 from glomedge.pipeline.decode_process import processes_pay
 from glomedge.pipeline.inputs import Found, Keys, Scan, scan
@@ -112,6 +112,7 @@ class _FolderRun:
         self._decoder = callbacks.decoder
         self._begin_s = begin_s
         self._model: ModelFile = read_model_file(options.model)
+        site.check_site(self._model.spec, options.site)
         if options.heatmaps is not None:
             from glomedge.runs.heatmaps import require_map
 

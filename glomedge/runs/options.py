@@ -41,6 +41,7 @@ class Options:
     decode_timeout_s: float = 30.0
     decode_in: str = "auto"
     report: bool = True
+    site: str | None = None
 
     def band(self, threshold: float) -> tuple[float, float]:
         """The lowest and the highest probability of a crop that counts as uncertain.

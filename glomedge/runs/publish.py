@@ -20,6 +20,7 @@ from glomedge.cases.text import counted
 from glomedge.errors import OutputError
 from glomedge.files.names import guard, neutralise
 from glomedge.files.writing import Staged
+from glomedge.model import site
 from glomedge.model.file import ModelFile
 from glomedge.pipeline.inputs import Scan
 from glomedge.results.folder import WORK_FOLDER
@@ -154,9 +155,10 @@ class Publication:
             )
 
     def _operating_point(self, outcome: Outcome) -> OperatingPoint | None:
-        """The model's, which is valid only at the model's threshold and for one view of each crop."""
+        """The model's, which is valid only at its own site, at its threshold and for one view of each crop."""
         point, threshold = self.model.spec.operating_point, self.model.spec.threshold
-        if point is None:
+        if point is None or self.options.site is None:
+            outcome.notes.append(site.why_uncorrected(self.model.spec))
             return None
         if self.rows.threshold != threshold:
             other = f"at its threshold {threshold:g}, not at {self.rows.threshold:g}"
@@ -174,7 +176,6 @@ class Publication:
         if self.options.heatmaps is None or self.thumbnails is None:
             return None, []
         from glomedge.reports.cell_grid import CellGrid
-        from glomedge.reports.overlay import logit_threshold
         from glomedge.runs.heatmaps import Drawing, chosen, write_heatmaps
 
         def rows() -> Iterator[Row]:
@@ -182,7 +183,7 @@ class Publication:
             return unless_stopped(wanted, self.stop)
 
         spec = self.model.spec
-        turn = logit_threshold(self.rows.threshold, spec.temperature)
+        turn = spec.logit_at(self.rows.threshold)
         drawing = Drawing(turn, CellGrid.of(spec, self.options.tta))
         try:
             return None, write_heatmaps(self.options, self.found, rows, self.thumbnails, self.grey_crops, drawing)

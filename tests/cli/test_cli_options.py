@@ -33,7 +33,7 @@ ARGUMENTS = [
     "folder", "model", "output", "provider", "allow_fallback", "strict_placement", "batch_size", "max_batch",
     "fixed_batch", "cache_dir", "bf16", "workers", "threshold", "formats", "resume", "overwrite", "follow_symlinks",
     "case_pattern", "exclude_flagged", "review_band", "tta", "heatmaps", "heatmaps_for", "decode_timeout_s",
-    "decode_in", "report",
+    "decode_in", "report", "site",
 ]  # fmt: skip
 """The keys of ``arguments`` in run.json, which machines read."""
 

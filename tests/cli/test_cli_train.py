@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 
 from glomedge.about import RESEARCH_USE_NOTICE
+from glomedge.files.writing import sha256_of
+from glomedge.model.crop_digests import among
 from glomedge_export.training.checkpoint import Checkpoint, Checkpoints, EpochRow
 from helpers.labelled import SIX_CROPS, write_crops, write_csv
 from helpers.paths import ROOT
@@ -150,7 +152,19 @@ def test_resume_and_overwrite_exclude_each_other(tmp_path: Path) -> None:
 @pytest.mark.keras
 def test_a_whole_run_writes_what_it_promises(tmp_path: Path) -> None:
     data, out = write_crops(tmp_path / "data"), tmp_path / "out"
-    options = ["--weights", "none", "--epochs", 1, "--batch-size", 2, "--threshold", "youden", "--json"]
+    options = [
+        "--weights",
+        "none",
+        "--epochs",
+        1,
+        "--batch-size",
+        2,
+        "--threshold",
+        "youden",
+        "--json",
+        "--site",
+        "Lab",
+    ]
     done = glomedge("train", data, "--output", out, "--tensorboard", tmp_path / "board", *options)
     assert done.returncode == 0, done.stderr
     summary = json.loads(done.stdout)
@@ -176,6 +190,14 @@ def test_a_whole_run_writes_what_it_promises(tmp_path: Path) -> None:
     record = read_record(out / "model.keras")
     assert record.threshold == summary["threshold"]
     assert set(record.split) == {name for name, _ in SIX_CROPS}
+    assert record.training.site == "Lab"
+    # The crops that it was made with are known by their bytes, so that no site recalibrates on them.
+    sha256_of_name = {path.name: sha256_of(path) for path in data.rglob("*.png")}
+    assert record.training.crop_digests is not None
+    known = among(record.training.crop_digests, sha256_of_name.values())
+    assert {name for name in record.split if sha256_of_name[name] in known} == {
+        name for name, side in record.split.items() if side != "test"
+    }
     assert load_model(out / "model.keras").name == "glomedge"
     # Complete: nothing is left to resume, only the lock.
     assert [path.name for path in (out / "checkpoint").iterdir()] == ["lock"]

@@ -14,6 +14,7 @@ from glomedge.errors import ModelError, SelfTestError
 from glomedge.model.file import read_model_file, sealed
 from glomedge.model.spec import ModelSpec, Recipe
 from helpers import builders
+from helpers.sites import site_calibration
 
 
 def behind(name: str, operator: str, dtype: int, shape: list[Any], **attributes: Any) -> Callable[[], Any]:
@@ -136,6 +137,8 @@ SPEC_CHANGES: dict[str, tuple[Any, type[ModelError], str]] = {
     "golden": ({"probability": 0.9}, SelfTestError, "gives probability"),
     "input": ({"width_px": 448}, ModelError, "input: Value error, the input is 224 x 448 px"),
     "map": ("none", ModelError, "the graph has activation, probability, the contract requires probability"),
+    # Slope and offset themselves: tests/model/test_site_graph.py.
+    "site": (site_calibration(), ModelError, "a recalibrated model has the operating_point of its site"),
     "map_cells": (8, ModelError, r"'activation' shape: the graph has \[N, 7, 7\], the contract requires \[N, 8, 8\]"),
 }
 # What the graph does not say: decisions and words of the user, where the file comes from, what was measured at export.

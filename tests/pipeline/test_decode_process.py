@@ -19,7 +19,7 @@ from glomedge.pipeline.inputs import Found
 from glomedge.pipeline.pipeline import MAX_HUNG_DECODERS, Pipeline
 from glomedge.pipeline.prepare import Stamp
 from glomedge.pipeline.settings import Settings
-from glomedge.runs.evaluate import MemorySink
+from glomedge.runs.scores import MemorySink
 from helpers.run_kit import write_crops
 
 # The real child, but for names with "abort" and "hang": what a decoder's defect does, the bytes read.

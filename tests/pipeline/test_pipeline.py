@@ -23,7 +23,7 @@ from glomedge.pipeline.inputs import Found
 from glomedge.pipeline.pipeline import MAX_HUNG_DECODERS, Pipeline
 from glomedge.pipeline.prepare import Answer, Decoder, default_decoder, fill, thumbnail
 from glomedge.pipeline.settings import Settings
-from glomedge.runs.evaluate import MemorySink
+from glomedge.runs.scores import MemorySink
 
 Pixels = npt.NDArray[np.uint8]
 

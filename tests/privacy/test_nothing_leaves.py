@@ -48,6 +48,7 @@ COMMANDS = [
         ["infer", "data", "-m", "model.onnx", "--provider", "openvino", "-o", "out"], marks=OPENVINO, id="openvino"
     ),
     pytest.param(["evaluate", "data", "-m", "model.onnx", "--provider", "cpu"], id="evaluate"),
+    pytest.param(["label", "data", "-m", "model.onnx", "--provider", "cpu", "-o", "out"], id="label"),
     pytest.param(["warm", "model.onnx", "--provider", "openvino"], marks=OPENVINO, id="warm"),
     pytest.param(
         ["bench", "-m", "model.onnx", "--provider", "cpu", "--images", "data", "--duration", "0.1", "-o", "out"],

@@ -7,6 +7,7 @@ from glomedge.model.spec import Affine
 from glomedge.reports.model_card import fragment, markdown
 from helpers.export_specs import example_spec
 from helpers.other_networks import SOURCE
+from helpers.sites import site_calibration
 
 
 def test_card_of_a_full_spec() -> None:
@@ -84,3 +85,27 @@ def test_tables_keep_their_columns() -> None:
     assert len(tables) >= 4
     for block in tables:
         assert len({line.count("|") for line in block.splitlines()}) == 1, block
+
+
+def test_a_recalibrated_model_says_for_whom_and_from_what() -> None:
+    spec = example_spec().model_copy(update={"site": site_calibration(site="<b>Lab</b>")})
+    text = markdown(spec, "model.onnx", "e" * 64)
+    for expected in (
+        "## Recalibrated for one site",
+        "Recalibrated for <b>Lab</b> on 2026-01-02T00:00:00+00:00",
+        "e" * 64,
+        "30 labelled crops of 9 biopsies, 11 of them globally sclerotic, read by Ada; weighted, they are worth 24.5",
+        "Logit times 0.625 (standard error 0.200) plus +1.750 (0.500)",
+        "Sensitivity 30 of 32, specificity 60 of 63",
+        "measured on the model before it was recalibrated",
+    ):
+        assert expected in text, expected
+    assert "Not calibrated here" not in text
+    assert "<b>Lab" not in fragment(spec, "model.onnx", "e" * 64)
+
+
+def test_a_model_of_no_site_says_what_that_means() -> None:
+    text = markdown(example_spec(), "model.onnx", "e" * 64)
+    assert "Recalibrated for" not in text
+    assert "Not calibrated here" in text
+    assert "Label 30 of your crops" in text

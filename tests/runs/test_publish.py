@@ -22,6 +22,7 @@ from glomedge.reports import overlay
 from glomedge.runs.folder import Options, infer_folder
 from helpers.builders import build_tiny_model
 from helpers.run_kit import outputs
+from helpers.sites import training_provenance
 
 
 def _table(path: Path) -> list[dict[str, str]]:
@@ -212,7 +213,8 @@ def test_heatmaps_of_other_runs_are_said(options: Options) -> None:
 
 def test_sensitivity_and_specificity_hold_at_their_own_threshold_only(options: Options) -> None:
     point = OperatingPoint(true_positive=45, false_negative=5, true_negative=95, false_positive=5)
-    build_tiny_model(options.model, operating_point=point, threshold=0.6)
+    build_tiny_model(options.model, operating_point=point, threshold=0.6, training=training_provenance(site="Here"))
+    options = replace(options, site="Here")
     for given, known in ((None, True), (0.6, True), (0.5, False)):
         outcome = infer_folder(replace(options, threshold=given))
         assert any(summary.corrected_percent_gs is not None for summary in outcome.cases) is known
@@ -220,6 +222,38 @@ def test_sensitivity_and_specificity_hold_at_their_own_threshold_only(options: O
     outcome = infer_folder(replace(options, tta=8))
     assert all(summary.corrected_percent_gs is None for summary in outcome.cases)
     assert any("measured on single views, not on the mean over 8" in note for note in outcome.notes)
+
+
+def test_corrected_percentages_and_bands_are_given_at_the_models_own_site_only(options: Options) -> None:
+    point = OperatingPoint(true_positive=45, false_negative=5, true_negative=95, false_positive=5)
+
+    def told(site: str | None) -> tuple[bool, str, str]:
+        outcome = infer_folder(replace(options, site=site, overwrite=True))
+        known = {
+            any(getattr(summary, name) is not None for summary in outcome.cases)
+            for name in ("corrected_percent_gs", "corrected_low", "corrected_high", "band")
+        }
+        assert len(known) == 1
+        return known.pop(), " ".join(outcome.notes), (options.output / "report.html").read_text("utf-8")
+
+    build_tiny_model(options.model, operating_point=point)
+    known, notes, page = told(None)
+    assert not known
+    for words in ("Not calibrated here", "66% and 40%", "Label 30 of your crops"):
+        assert words in notes
+        assert words in page
+    with pytest.raises(UsageError, match=r"--site 'Here': this model was never calibrated"):
+        told("Here")
+    build_tiny_model(options.model, operating_point=point, training=training_provenance(site="Here"))
+    known, notes, page = told("Here")
+    assert known
+    assert "alibrated" not in notes
+    known, notes, page = told(None)
+    assert not known
+    assert "give --site 'Here'" in notes
+    assert "Not calibrated here" not in notes
+    with pytest.raises(UsageError, match=r"--site 'There': this model is calibrated for 'Here'"):
+        told("There")
 
 
 def test_files_that_had_no_bytes_are_read_once_they_are_files(options: Options) -> None:

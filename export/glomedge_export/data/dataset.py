@@ -10,10 +10,9 @@ Every problem is found and listed at once. Nothing here imports TensorFlow, so t
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -28,6 +27,7 @@ from glomedge.cases.names import CaseFinder
 from glomedge.cases.text import Problems, some
 from glomedge.errors import DatasetError, ImageError, UsageError
 from glomedge.imaging import images
+from glomedge.model.crop_digests import data_sha256
 from glomedge.pipeline.inputs import scan
 
 CSV_NAME = LABELS_NAME
@@ -77,7 +77,7 @@ class Dataset:
     @cached_property
     def sha256(self) -> str:
         """Hash of the training data: names, labels and file contents, but not their location."""
-        return _digest((item.name, item.label, item.sha256) for item in self.items)
+        return data_sha256((item.name, item.label, item.sha256) for item in self.items)
 
     @cached_property
     def labels(self) -> npt.NDArray[np.int64]:
@@ -88,13 +88,6 @@ class Dataset:
     def cases(self) -> npt.NDArray[np.str_]:
         """The biopsy of each crop, ``[N]``."""
         return np.array([item.case for item in self.items])
-
-
-def _digest(rows: Iterable[tuple[str, int, str]]) -> str:
-    digest = hashlib.sha256()
-    for row in rows:
-        digest.update(json.dumps(row).encode() + b"\n")
-    return digest.hexdigest()
 
 
 def read_dataset(
@@ -252,7 +245,7 @@ def _hash_and_decode(
         hashed = list(pool.map(hash_one, chosen))
         items = tuple(entry for entry in hashed if isinstance(entry, Item))
         failed = [entry for entry in hashed if isinstance(entry, str)]
-        sha256 = _digest((item.name, item.label, item.sha256) for item in items)
+        sha256 = data_sha256((item.name, item.label, item.sha256) for item in items)
         if known_good is None or not known_good(sha256):
             failed += [message for message in pool.map(decode_one, items) if message is not None]
     for message in failed:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from glomedge.cases.biopsy_metrics import operating_point
+from glomedge.cases.decision import choose_threshold, fit_temperature, parse_rule, sigmoid
 from glomedge_export.data.export_crops import Crops
 from glomedge_export.export_source.crops import ExportCrops
 from glomedge_export.export_source.source import DEFAULT_THRESHOLD, Source
 from glomedge_export.graph.convert import Converted
 from glomedge_export.graph.run import logits
 from glomedge_export.progress import Progress
-from glomedge_export.training.decision import choose_threshold, fit_temperature, parse_rule, sigmoid
-from glomedge_export.training.metrics import operating_point
 
 
 def measured(source: Source, converted: Converted, crops: ExportCrops, rule: str | None, progress: Progress) -> Source:

@@ -6,12 +6,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from glomedge.cases.decision import parse_rule
 from glomedge.errors import UsageError
 from glomedge.model.spec import ModelSource, OperatingPoint, Recipe, RecipeName
 from glomedge_export.graph.anatomy import Choices
 from glomedge_export.graph.convert import Converted
 from glomedge_export.proof.reference import Reference
-from glomedge_export.training.decision import parse_rule
 from glomedge_export.training_record import TrainingRecord
 
 DEFAULT_THRESHOLD = 0.5

@@ -15,13 +15,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from glomedge.cases.decision import cross_entropy
 from glomedge.errors import GlomedgeError
 from glomedge.model.spec import ComputeDtype
 from glomedge_export.frameworks import tf
 from glomedge_export.network import network, weights
 from glomedge_export.training.batch_norm import CALIBRATION_CROPS, calibrate_batch_norms
 from glomedge_export.training.checkpoint import Checkpoint, Checkpointing, Checkpoints, EpochRow, best_epoch
-from glomedge_export.training.decision import cross_entropy
 from glomedge_export.training.feed import Images, TrainingData, batches
 from glomedge_export.training.head_start import start_head
 from glomedge_export.training.listener import Listener, Silent

@@ -19,10 +19,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from glomedge.cases.decision import cross_entropy
 from glomedge.model.spec import SIZE_PX
 from glomedge_export.frameworks import tf
 from glomedge_export.network import network
-from glomedge_export.training.decision import cross_entropy
 
 # Strengths of the L2 penalty, as multiples of the one that dropout on the features amounts to; weakest last. Nothing
 # weaker: large weights of both signs that cancel each other lift float32 rounding to where export refuses it.

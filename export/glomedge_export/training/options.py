@@ -78,6 +78,7 @@ class TrainOptions:
         resume: continue the stopped run in ``output``.
         overwrite: replace the finished model or the stopped run in ``output``.
         cache_dir: for the enhanced crops; ``output/cache`` where None.
+        site: whose slides these are: there the counts of the test split hold.
     """
 
     data: Path
@@ -93,6 +94,7 @@ class TrainOptions:
     overwrite: bool = False
     tensorboard_dir: Path | None = None
     cache_dir: Path | None = None
+    site: str | None = None
 
     def __post_init__(self) -> None:
         if self.resume and self.overwrite:

@@ -10,10 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 from glomedge.about import RESEARCH_USE_NOTICE
+from glomedge.cases.biopsy_metrics import CALIBRATION_BINS, CaseFigures, bin_of
 from glomedge.cases.prevalence import wilson_interval
 from glomedge.system.telemetry import import_matplotlib
 from glomedge_export.training.checkpoint import EpochRow
-from glomedge_export.training.metrics import CALIBRATION_BINS, CaseFigures, bin_of
 
 FigureCanvasAgg = import_matplotlib("backends.backend_agg").FigureCanvasAgg
 Figure = import_matplotlib("figure").Figure

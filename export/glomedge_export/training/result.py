@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from glomedge.cases import biopsy_metrics as evaluation
 from glomedge.model.spec import Interval
 from glomedge_export.data.dataset import Dataset
 from glomedge_export.data.split import Split
-from glomedge_export.training import metrics as evaluation
 from glomedge_export.training.checkpoint import EpochRow
 from glomedge_export.training.options import TrainOptions
 from glomedge_export.training_record import TrainingRecord

@@ -19,10 +19,13 @@ import numpy as np
 import numpy.typing as npt
 
 from glomedge.about import RESEARCH_USE_NOTICE
+from glomedge.cases import biopsy_metrics as evaluation
+from glomedge.cases import decision
 from glomedge.cases.names import compile_case_pattern
 from glomedge.errors import GlomedgeError, ModelError, OutputError
 from glomedge.files.lock import OutputLock
 from glomedge.files.writing import check_writable, replacing, sha256_of, write_atomically
+from glomedge.model import crop_digests
 from glomedge.model.spec import TrainingProvenance
 from glomedge.system.environment import versions
 from glomedge_export.data import enhanced
@@ -30,8 +33,6 @@ from glomedge_export.data.dataset import MIN_CASES, Dataset, read_dataset
 from glomedge_export.data.split import Split, SplitMethod, make_split, write_split
 from glomedge_export.keras_files.identify import sha256_of_folder
 from glomedge_export.quiet_tensorflow import start_tensorflow
-from glomedge_export.training import decision
-from glomedge_export.training import metrics as evaluation
 from glomedge_export.training.checkpoint import (
     PRETRAINING_FOLDER,
     Checkpointing,
@@ -297,6 +298,10 @@ def _provenance(
         metrics={f"test_{name}": interval for name, interval in test.metrics.items()},
         package_versions=versions() | {"python": platform.python_version()},
         git_commit=_git_commit(),
+        crop_digests=crop_digests.pack(
+            item.sha256 for item in dataset.items if split.sides[item.name] in ("train", "validation")
+        ),
+        site=options.site,
     )
 
 

@@ -13,9 +13,9 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from glomedge.cases.decision import sigmoid
 from glomedge.errors import OutputError, UsageError
 from glomedge_export.training.checkpoint import Checkpointing, EpochRow
-from glomedge_export.training.decision import sigmoid
 from glomedge_export.training.options import FitOptions
 
 keras = pytest.importorskip("keras", reason="needs TensorFlow: pip install 'glomedge[export]'")

@@ -10,9 +10,9 @@ import pytest
 pytest.importorskip("tensorflow", reason="needs TensorFlow: pip install 'glomedge[export]'")
 pytest.importorskip("sklearn", reason="needs scikit-learn: pip install 'glomedge[export]'")
 
+from glomedge.cases.decision import cross_entropy
 from glomedge_export.network import network
 from glomedge_export.training import head_start
-from glomedge_export.training.decision import cross_entropy
 
 pytestmark = pytest.mark.keras
 

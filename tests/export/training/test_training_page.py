@@ -8,12 +8,12 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from glomedge.cases.biopsy_metrics import CaseFigures
 from glomedge.model.spec import Interval, Recipe, SplitCounts, TrainingProvenance
 from glomedge_export.data.dataset import Dataset, Item
 from glomedge_export.data.split import Split
 from glomedge_export.training import page
 from glomedge_export.training.checkpoint import EpochRow
-from glomedge_export.training.metrics import CaseFigures
 from glomedge_export.training.options import TrainOptions
 from glomedge_export.training.result import SideResult, TrainResult
 from glomedge_export.training_record import TrainingRecord

@@ -8,9 +8,9 @@ import cv2
 import numpy as np
 import pytest
 
+from glomedge.cases.biopsy_metrics import CaseFigures
 from glomedge_export.training import page, plots
 from glomedge_export.training.checkpoint import EpochRow
-from glomedge_export.training.metrics import CaseFigures
 
 LABELS = np.array([0, 0, 1, 0, 1, 1, 0, 1], np.int64)
 PROBABILITIES = np.array([0.1, 0.3, 0.3, 0.2, 0.9, 0.6, 0.6, 1.0])

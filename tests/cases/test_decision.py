@@ -6,8 +6,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from glomedge.cases.decision import choose_threshold, cross_entropy, fit_temperature, parse_rule, sigmoid
 from glomedge.errors import UsageError
-from glomedge_export.training.decision import choose_threshold, cross_entropy, fit_temperature, parse_rule, sigmoid
 
 Floats = npt.NDArray[np.float64]
 

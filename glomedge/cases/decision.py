@@ -77,12 +77,20 @@ def parse_rule(rule: str) -> float | None:
     return None if rule.startswith(_SENSITIVITY_RULE) else value
 
 
-def choose_threshold(rule: str, probabilities: npt.ArrayLike, labels: npt.ArrayLike) -> float:
-    """The threshold on calibrated probability that a rule gives on validation crops.
+def choose_threshold(
+    rule: str, probabilities: npt.ArrayLike, labels: npt.ArrayLike, weights: npt.ArrayLike | None = None
+) -> float:
+    """The threshold on calibrated probability that a rule gives on validation crops, or on the labels of a site.
 
     ``youden`` maximises sensitivity + specificity - 1 (Youden, Cancer 1950;3:32); ``sensitivity=S`` is the highest
     threshold with at least sensitivity S. The threshold is put halfway to the next lower probability, so that a
     rounding error in another runtime does not flip the crop that set it.
+
+    Args:
+        rule: see ``parse_rule``.
+        probabilities: ``[N]``.
+        labels: ``[N]``, 0 or 1; both occur where the rule is fitted.
+        weights: ``[N]``, positive; None: all alike.
 
     Raises:
         UsageError: unknown rule.
@@ -91,10 +99,11 @@ def choose_threshold(rule: str, probabilities: npt.ArrayLike, labels: npt.ArrayL
     if fixed is not None:
         return fixed
     p, y = np.asarray(probabilities, np.float64), np.asarray(labels) == 1
+    w = np.ones_like(p) if weights is None else np.asarray(weights, np.float64)
     candidates = np.unique(p)[::-1]
-    sensitivity = np.array([(p[y] >= t).mean() for t in candidates])
+    sensitivity = np.array([w[y & (p >= t)].sum() for t in candidates]) / w[y].sum()
     if rule == "youden":
-        specificity = np.array([(p[~y] < t).mean() for t in candidates])
+        specificity = np.array([w[~y & (p < t)].sum() for t in candidates]) / w[~y].sum()
         chosen = int(np.argmax(sensitivity + specificity))
     else:
         chosen = int(np.argmax(sensitivity >= float(rule.removeprefix(_SENSITIVITY_RULE)) - 1e-12))

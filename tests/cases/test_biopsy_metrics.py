@@ -6,8 +6,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from glomedge_export.training import metrics as evaluation
-from glomedge_export.training.metrics import CaseFigures
+from glomedge.cases import biopsy_metrics as evaluation
+from glomedge.cases.biopsy_metrics import CaseFigures
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]

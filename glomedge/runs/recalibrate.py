@@ -1,0 +1,361 @@
+"""``glomedge recalibrate``: a finished model made right for one site, from crops that were labelled there."""
+
+from __future__ import annotations
+
+import datetime
+import math
+import os
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from glomedge.about import __version__
+from glomedge.cases import recalibration
+from glomedge.cases.decision import parse_rule
+from glomedge.cases.labels import LABELS_NAME, SiteLabels, read_site_labels, usable_labels
+from glomedge.cases.metrics import Confusion
+from glomedge.cases.names import CaseFinder, compile_case_pattern
+from glomedge.cases.text import some
+from glomedge.engine.options import EngineOptions
+from glomedge.errors import DatasetError, ModelError, UsageError
+from glomedge.files.names import neutralise
+from glomedge.files.writing import check_writable, replacing, sha256_of, write_atomically
+from glomedge.model.crop_digests import among, data_sha256
+from glomedge.model.file import ModelFile, read_model_file, sealed
+from glomedge.model.site_calibration import SiteCalibration
+from glomedge.model.site_graph import with_site_line
+from glomedge.model.spec import Golden, ModelSpec, TrainingProvenance
+from glomedge.pipeline.inputs import Found, scan
+from glomedge.pipeline.prepare import Answer
+from glomedge.runs.evaluate import find_named
+from glomedge.runs.scores import Crops, Scored, logit_of, score
+
+
+@dataclass(frozen=True)
+class RecalibrateOptions:
+    """The options of ``glomedge recalibrate``.
+
+    Attributes:
+        models: files of one model (fp32, fp16, int8), each recalibrated on its own answers.
+        labels: ``labels.csv`` of ``glomedge label``, or a ``public.csv``.
+        images: folder of the labelled crops.
+        site: whose crops they are.
+        output: the new file; with several models, the folder of the new files.
+        threshold: rule, see ``decision.choose_threshold``.
+        engine: how to open the models.
+        case_pattern: see ``cases.names.case_of``.
+        workers: decode threads; None: one per core.
+    """
+
+    models: tuple[Path, ...]
+    labels: Path
+    images: Path
+    site: str
+    output: Path
+    threshold: str = "0.5"
+    engine: EngineOptions = field(default_factory=EngineOptions)
+    case_pattern: str | None = None
+    workers: int | None = None
+
+    def check(self) -> None:
+        """Reject invalid options before any work begins. Raises UsageError."""
+        self.engine.check()
+        parse_rule(self.threshold)
+        if self.case_pattern is not None:
+            compile_case_pattern(self.case_pattern)
+        if not self.site.strip() or not self.site.isprintable() or len(self.site) > 100:
+            raise UsageError("--site must be the name of your laboratory, 1 to 100 printable characters.")
+        if self.workers is not None and not 1 <= self.workers <= 512:
+            raise UsageError(f"--workers must be 1 to 512, not {self.workers}.")
+        if len(self.models) > 1 and self.output.suffix == ".onnx":
+            raise UsageError(f"{len(self.models)} models give as many files: name a folder with -o, not {self.output}.")
+        if len(self.models) == 1 and self.output.suffix != ".onnx":
+            raise UsageError(f"The new model's name must end in .onnx: -o {self.output}.onnx")
+        for model, path in zip(self.models, self.outputs(), strict=True):
+            if path.resolve() == model.resolve():
+                raise UsageError(f"-o {path} is the model itself, which is kept. Give the new file another name.")
+        if len(set(self.outputs())) < len(self.models):
+            raise UsageError("Two of the models have the same file name. Recalibrate them one by one.")
+
+    def outputs(self) -> list[Path]:
+        """The new files, in the order of the models."""
+        if len(self.models) == 1:
+            return [self.output]
+        site = re.sub(r"[^A-Za-z0-9_-]+", "-", self.site).strip("-") or "site"
+        return [self.output / f"{model.stem}.{site}.onnx" for model in self.models]
+
+
+@dataclass(frozen=True)
+class Recalibration:
+    """One new file.
+
+    Attributes:
+        path: of it; its model card is beside it.
+        spec: what it says of itself.
+        sha256: of it, as runners name it.
+        provider: that gave the answers.
+        before: calls of the parent at its threshold, over the labelled crops, not weighted.
+        after: calls of lines fitted without the crop's biopsy, over the same crops.
+        share_before, share_after: of either, the weighted share of right calls: what all crops of the site would show.
+        notes: how the labels were read.
+    """
+
+    path: Path
+    spec: ModelSpec
+    sha256: str
+    provider: str
+    before: Confusion
+    after: Confusion
+    share_before: float
+    share_after: float
+    notes: tuple[str, ...]
+
+    @property
+    def site(self) -> SiteCalibration:
+        """The site's part of the spec."""
+        assert self.spec.site is not None
+        return self.spec.site
+
+
+@dataclass(frozen=True)
+class _Crops:
+    """The labelled crops: file, label and weight of each, the biopsies, and how they were read."""
+
+    found: list[Found]
+    labels: list[int]
+    weights: list[float]
+    listed: SiteLabels
+    finder: CaseFinder
+    notes: tuple[str, ...]
+
+
+def recalibrate_models(
+    options: RecalibrateOptions,
+    *,
+    stop: Callable[[], bool] = lambda: False,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[Recalibration] | None:
+    """Recalibrate each model on its own answers and write the new files; None if stopped.
+
+    Raises:
+        DatasetError: labels that do not match the files, are too few, of one class, or of crops the model has seen.
+        ModelError: a model that was recalibrated before, or models of different weights.
+        GlomedgeError: a model cannot be loaded or run, or its new file cannot be written.
+    """
+    options.check()
+    files = [read_model_file(path) for path in options.models]
+    _check_models(files)
+    crops = _labelled_crops(options)
+    for path in options.outputs():
+        check_writable(path.parent, "Choose another -o.")
+    made = []
+    for file, path in zip(files, options.outputs(), strict=True):
+        scored = score(
+            file,
+            Crops(options.images, crops.found),
+            options.engine,
+            workers=options.workers,
+            stop=stop,
+            progress=progress,
+        )
+        if scored is None:
+            return None
+        made.append(_one(options, file, crops, scored, path))
+    return made
+
+
+def _check_models(files: Sequence[ModelFile]) -> None:
+    first = files[0]
+    for file in files:
+        if (site := file.spec.site) is not None:
+            raise ModelError(
+                f"{file.path} was recalibrated before, for {site.site!r}. Recalibrate the model that it was made from "
+                f"(SHA-256 {site.parent_sha256[:12]}...)."
+            )
+        if file.spec.weights_sha256 != first.spec.weights_sha256:
+            raise ModelError(
+                f"{file.path} and {first.path} are not of one model: their weights differ. Recalibrate them in two "
+                "calls."
+            )
+        if (file.spec.recipe, file.spec.input_scaling) != (first.spec.recipe, first.spec.input_scaling):
+            raise ModelError(
+                f"{file.path} and {first.path} differ in their preprocessing (recipe '{file.spec.recipe.name}' and "
+                f"'{first.spec.recipe.name}'). Recalibrate them in two calls."
+            )
+
+
+def _labelled_crops(options: RecalibrateOptions) -> _Crops:
+    from glomedge.imaging.images import ALLOWED_SUFFIXES
+
+    listed = read_site_labels(options.labels)
+    inputs = scan(options.images, ALLOWED_SUFFIXES)
+    # The page writes a crop's path as predictions.csv does: such a name is the file's, whatever it looks like.
+    by_cell = {neutralise(found.key): found for found in inputs.inputs}
+    exact = {name: by_cell[name] for name in listed.labels if name in by_cell}
+    others = {name: label for name, label in listed.labels.items() if name not in exact}
+    rest, notes = find_named(inputs.inputs, others, listed_in=options.labels.name) if others else ({}, [])
+    name_of = {found: name for name, found in exact.items()}
+    twice = [found.key for found in rest.values() if found in name_of]
+    if twice:
+        raise DatasetError(f"{options.labels} lists a crop under two names: {some(twice, 5)}. Remove one of the lines.")
+    name_of |= {found: name for name, found in rest.items()}
+    found = sorted(name_of, key=lambda one: one.relative)
+    finder = CaseFinder([one.key for one in inputs.inputs], options.case_pattern)
+    return _Crops(
+        found,
+        [listed.labels[name_of[one]] for one in found],
+        [listed.weights[name_of[one]] for one in found],
+        listed,
+        finder,
+        (*listed.notes, *inputs.notes(), *notes, *finder.sentences()),
+    )
+
+
+def _one(options: RecalibrateOptions, file: ModelFile, crops: _Crops, scored: Scored, path: Path) -> Recalibration:
+    """Fit one model and write its new file."""
+    answers = [scored.answers[found] for found in crops.found]
+    kept = [index for index, answer in enumerate(answers) if answer.probability is not None]
+    notes = list(crops.notes)
+    if len(kept) < len(answers):
+        failed = [answer.found.key for answer in answers if answer.probability is None]
+        notes.append(f"{len(failed)} labelled crops could not be classified and are left out: {some(failed, 5)}.")
+    if file.spec.training is not None:
+        _refuse_seen(file, file.spec.training, options.images, answers)
+    labelled = recalibration.of_crops(
+        [logit_of(file.spec, answers[index]) for index in kept],
+        [crops.labels[index] for index in kept],
+        [crops.weights[index] for index in kept],
+        [crops.finder.case_of(answers[index].found.key).case for index in kept],
+    )
+    result = recalibration.recalibrate(labelled, options.threshold)
+    spec = _spec(options, file, crops, labelled, result)
+    sha256 = _write(path, file, spec, options.engine)
+    before = np.array([answers[index].probability for index in kept], np.float64) >= file.spec.threshold
+    weights = labelled.weights / labelled.weights.sum()
+    was, now = (float(weights[labelled.labels == calls].sum()) for calls in (before, result.calls))
+    if now < was:
+        notes.append(
+            f"CHECK: {path.name} calls fewer crops right than before, with each biopsy left out. Label more crops, or "
+            "keep the model as it was."
+        )
+    return Recalibration(
+        path,
+        spec,
+        sha256,
+        scored.runtime.provider,
+        Confusion.of(labelled.labels, before.astype(np.int64)),
+        Confusion.of(labelled.labels, result.calls),
+        was,
+        now,
+        tuple(notes),
+    )
+
+
+def _refuse_seen(file: ModelFile, training: TrainingProvenance, images: Path, answers: Sequence[Answer]) -> None:
+    """Raise DatasetError where labelled crops belong to those that the model was trained on."""
+    if training.crop_digests is not None:
+        known = among(training.crop_digests, [answer.sha256 for answer in answers if answer.sha256 is not None])
+        seen = [answer.found.key for answer in answers if answer.sha256 in known]
+    else:
+        seen = [answer.found.key for answer in answers] if _is_training_data(training, images) else []
+    if seen:
+        raise DatasetError(
+            f"{len(seen)} of the {len(answers)} labelled crops were used to train {file.path.name}, such as "
+            f"{some(seen, 2)}: what it answers there says nothing of your site. Label crops that it has not seen."
+        )
+
+
+def _is_training_data(training: TrainingProvenance, images: Path) -> bool:
+    """Whether a folder is the very data set of the training: names, labels and bytes of all crops."""
+    from glomedge.imaging.images import ALLOWED_SUFFIXES
+
+    table = images / LABELS_NAME
+    if not table.is_file():
+        return False
+    labels = usable_labels(table).labels
+    if len(labels) != sum(counts.crops for counts in training.splits.values()):
+        return False  # spares the reading of every file
+    file_of, _ = find_named(scan(images, ALLOWED_SUFFIXES, follow_symlinks=True).inputs, labels)
+    rows = sorted((name, labels[name], images / os.fsdecode(found.relative)) for name, found in file_of.items())
+    return data_sha256((name, label, sha256_of(path)) for name, label, path in rows) == training.data_sha256
+
+
+def _spec(
+    options: RecalibrateOptions,
+    file: ModelFile,
+    crops: _Crops,
+    labelled: recalibration.Labelled,
+    result: recalibration.Recalibrated,
+) -> ModelSpec:
+    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    # The graph's constants are float32: the spec says the same numbers.
+    slope, offset = float(np.float32(result.line.slope)), float(np.float32(result.line.offset))
+    site = SiteCalibration(
+        site=options.site.strip(),
+        created_utc=now,
+        parent_sha256=file.sha256,
+        readers=crops.listed.readers,
+        labels_sha256=sha256_of(options.labels),
+        crops=len(labelled.labels),
+        positive=int(labelled.labels.sum()),
+        cases=len(set(labelled.cases)),
+        effective_crops=recalibration.effective_size(labelled.weights),
+        slope=slope,
+        offset=offset,
+        covariance=result.line.covariance,
+        prior_log_slope_sd=recalibration.LOG_SLOPE_SD,
+        prior_offset_sd=recalibration.OFFSET_SD,
+        threshold_rule=options.threshold,
+    )
+    parent = file.spec
+    source = parent.source
+    if source is not None:
+        source = source.model_copy(update={"threshold_from": "measured", "temperature_from": "measured"})
+    changed = {
+        "schema_version": 2,
+        "producer": f"glomedge {__version__}",
+        "created_utc": now,
+        "threshold": result.threshold,
+        "operating_point": result.operating_point,
+        "site": site,
+        "source": source,
+        "golden": shifted_golden(parent.golden, slope, offset),
+    }
+    return ModelSpec.model_validate({**dict(parent), **changed})
+
+
+def shifted_golden(golden: Golden, slope: float, offset: float) -> Golden:
+    """The self-test of the recalibrated file: the same pixels, the probability and its tolerance carried over.
+
+    The probability is worked out rather than measured, so that it stays the one of the exporting machine. The
+    tolerance grows with how much steeper the new probability is there; it never shrinks.
+    """
+    p = min(max(golden.probability, 1e-7), 1.0 - 1e-7)
+    logit = slope * math.log(p / (1.0 - p)) + offset
+    new = 1.0 / (1.0 + math.exp(-logit)) if logit >= 0 else math.exp(logit) / (1.0 + math.exp(logit))
+    steeper = slope * new * (1.0 - new) / (p * (1.0 - p))
+    tolerance = min(0.5, golden.probability_tolerance * max(1.0, steeper))
+    return golden.model_copy(update={"probability": new, "probability_tolerance": tolerance})
+
+
+def _write(path: Path, file: ModelFile, spec: ModelSpec, engine: EngineOptions) -> str:
+    """Write the new file and its card; it appears only once it has been loaded and has passed its self-test."""
+    from glomedge.engine.loading import open_engine
+    from glomedge.reports import model_card
+
+    assert spec.site is not None
+    if not file.unchanged():
+        raise ModelError(f"{file.path} was replaced while it was running. Run the command again.")
+    data = sealed(with_site_line(file.path, spec.site.slope, spec.site.offset), spec)
+    try:
+        with replacing(path) as temporary:
+            temporary.write_bytes(data)
+            with open_engine(temporary, engine) as opened:
+                sha256 = opened.file.sha256
+        write_atomically(path.with_suffix(".card.md"), model_card.markdown(spec, path.name, sha256).encode())
+    except OSError as error:
+        raise UsageError(f"{path} cannot be written ({error.strerror}). Make room or choose another -o.") from error
+    return sha256
