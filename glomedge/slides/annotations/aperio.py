@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from glomedge.slides.annotations.outline import Label, Outline, Polygon, build, ellipse, failed, shapely_module
+from glomedge.slides.annotations.outline import Label, Outline, Polygon, build, ellipse, failed, repair, shapely_module
 
 Point = tuple[Any, Any]
 
@@ -111,5 +111,7 @@ def _cut(outline: Outline, hole: Outline) -> Outline | None:
             rings = (*polygon.holes, *(part.exterior for part in hole.polygons))
             polygons = list(outline.polygons)
             polygons[index] = Polygon(polygon.exterior, rings)
-            return replace(outline, polygons=tuple(polygons))
+            polygons, repaired = repair(polygons)
+            flags = tuple(dict.fromkeys((*outline.flags, *(["repaired"] if repaired else []))))
+            return replace(outline, polygons=tuple(polygons), flags=flags) if polygons else outline
     return None

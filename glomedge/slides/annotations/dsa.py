@@ -33,7 +33,7 @@ def outline_of_element(element: Any, layer_name: str, place: int) -> Outline:
         class_name=_own_class(element) or layer_name,
         name=_label(element),
     )
-    kind = element.get("type")
+    kind = str(element.get("type"))[:40]
     if kind in _NO_AREA or (kind == "polyline" and not element.get("closed")):
         what = "an open line" if kind == "polyline" else f"of the type {kind}"
         return failed(label, "dsa", place, f"it is {what}, which has no area", "no_area")
@@ -42,8 +42,8 @@ def outline_of_element(element: Any, layer_name: str, place: int) -> Outline:
         rings = [element.get("points"), *(holes if isinstance(holes, list) else [])]
         return build(label, "dsa", place, [rings])
     if kind not in ("rectangle", "rectanglegrid", "circle", "ellipse"):
-        return failed(label, "dsa", place, f"its type is {str(kind)[:40]!r}")
-    ring = _round_or_square(element, str(kind))
+        return failed(label, "dsa", place, f"its type is {kind!r}")
+    ring = _round_or_square(element, kind)
     if ring is None:
         return failed(label, "dsa", place, f"its {kind} has no usable center, size or rotation")
     return build(label, "dsa", place, [ring])

@@ -56,14 +56,14 @@ def _outline(feature: Any, place: int) -> Outline:
     geometry = feature.get("geometry")
     if not isinstance(geometry, dict):
         return failed(label, "geojson", place, "it has no geometry")
-    kind, points = geometry.get("type"), geometry.get("coordinates")
+    kind, points = _text(geometry.get("type"))[:40], geometry.get("coordinates")
     plane = _object(geometry.get("plane"))
     if plane.get("z") or plane.get("t"):
         return failed(label, "geojson", place, "it lies on another plane or time point than the first")
     if kind in _NO_AREA:
         return failed(label, "geojson", place, f"it is a {kind}, which has no area", "no_area")
     if kind not in ("Polygon", "MultiPolygon") or not isinstance(points, list):
-        return failed(label, "geojson", place, f"its geometry is {_text(kind)[:40] or 'nothing'}, not a polygon")
+        return failed(label, "geojson", place, f"its geometry is {kind or 'nothing'}, not a polygon")
     parts = [points] if kind == "Polygon" else points
     return build(label, "geojson", place, parts, () if _closed(parts) else ("repaired",))
 

@@ -6,7 +6,7 @@ Coordinates are level-0 pixels of the slide, x to the right and y down, as they 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -125,7 +125,7 @@ def build(
         return failed(label, source, place, "it has no points")
     corners = np.concatenate([polygon.exterior for polygon in polygons])
     bounds = Bounds(*map(float, (*corners.min(axis=0), *corners.max(axis=0))))
-    polygons, repaired = _valid(polygons)
+    polygons, repaired = repair(polygons)
     if not polygons:
         return failed(label, source, place, "it encloses no area")
     flags = tuple(dict.fromkeys((*flags, *(["repaired"] if repaired else []))))
@@ -169,8 +169,12 @@ def shapely_module() -> Any:
     return shapely
 
 
-def _valid(polygons: list[Polygon]) -> tuple[list[Polygon], bool]:
-    """The polygons as they are, or, where one crosses itself, what shapely makes of them; and whether it had to."""
+def repair(polygons: list[Polygon]) -> tuple[list[Polygon], bool]:
+    """The polygons as they are, or, where they cross themselves or each other, what shapely makes of them.
+
+    Returns:
+        The polygons, none where they enclose no area; and whether they had to be repaired.
+    """
     shapely = shapely_module()
     shapes = [shapely.Polygon(polygon.exterior, polygon.holes) for polygon in polygons]
     shape = shapes[0] if len(shapes) == 1 else shapely.MultiPolygon(shapes)
@@ -184,6 +188,21 @@ def _valid(polygons: list[Polygon]) -> tuple[list[Polygon], bool]:
 def _polygon(shape: Any) -> Polygon:
     return Polygon(
         np.array(shape.exterior.coords)[:-1, :2], tuple(np.array(ring.coords)[:-1, :2] for ring in shape.interiors)
+    )
+
+
+def moved(outline: Outline, by_x: float, by_y: float) -> Outline:
+    """The outline at another place: QuPath counts from the corner of what was scanned, the slide from its own."""
+    if outline.bounds is None or (by_x == 0 and by_y == 0):
+        return outline
+    by = np.array([by_x, by_y])
+    low_x, low_y, high_x, high_y = outline.bounds
+    return replace(
+        outline,
+        polygons=tuple(
+            Polygon(part.exterior + by, tuple(hole + by for hole in part.holes)) for part in outline.polygons
+        ),
+        bounds=Bounds(low_x + by_x, low_y + by_y, high_x + by_x, high_y + by_y),
     )
 
 

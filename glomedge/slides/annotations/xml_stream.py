@@ -15,7 +15,7 @@ from glomedge.slides.annotations.outline import Outline
 from glomedge.slides.annotations.source import Source
 
 _CHUNK_BYTES = 1 << 16
-_MAX_TOKEN_BYTES = 16 << 20
+_MAX_TOKEN_BYTES = 1 << 20
 _MAX_DEPTH = 64
 
 
