@@ -55,9 +55,10 @@ test-slow: .venv/.fuzzer  ## the long tests: 500 kills, 100,000 crops, the demo,
 
 GPU_WHEEL_PACKAGES := numpy opencv-python-headless pillow pydantic rich typer openvino onnx psutil \
   pytest pytest-timeout hypothesis
-# All but the workstation's commands, which need TensorFlow.
+# All but the workstation's commands, which need TensorFlow, and slides, which need their extra.
 EDGE_TESTS := $(filter-out tests/cli/test_cli_train.py tests/cli/test_cli_export.py tests/cli/test_cli_synth.py \
-  tests/cli/test_cli_demo.py, $(filter-out tests/export/% tests/fuzz/% tests/parity/%, $(wildcard tests/*/test_*.py)))
+  tests/cli/test_cli_demo.py tests/cli/test_cli_slides.py, \
+  $(filter-out tests/export/% tests/fuzz/% tests/parity/% tests/slides/%, $(wildcard tests/*/test_*.py)))
 
 test-gpu-wheel: .venv-gpu/.installed  ## the engine's tests with the onnxruntime-gpu wheel, GPU or not
 	.venv-gpu/bin/python -m pytest $(EDGE_TESTS)

@@ -9,7 +9,18 @@ import pytest
 
 from helpers.paths import ROOT
 
-BLOCKED = ("tensorflow", "keras", "tf2onnx", "onnx", "tensorrt", "tensorrt_rtx", "sklearn", "matplotlib")
+BLOCKED = (
+    "tensorflow",
+    "keras",
+    "tf2onnx",
+    "onnx",
+    "tensorrt",
+    "tensorrt_rtx",
+    "sklearn",
+    "matplotlib",
+    "openslide",
+    "shapely",
+)
 
 _BLOCKER = f"""
 import sys
