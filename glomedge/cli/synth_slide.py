@@ -47,9 +47,14 @@ def synth_slide(
         }
         typer.echo(json.dumps(summary, indent=1))
         return
+    slides = _counted(len(drawn.slides), "slide")
     typer.echo(
-        f"Drew {len(drawn.slides)} slides of {drawn.cases} biopsies with {drawn.glomeruli} glomeruli ({drawn.positive} "
-        f"globally sclerotic) into {drawn.directory}. {RESEARCH_USE_NOTICE}"
+        f"Drew {drawn.glomeruli} glomeruli ({drawn.positive} globally sclerotic) on {slides} of "
+        f"{_counted(drawn.cases, 'case')} into {drawn.directory}. {RESEARCH_USE_NOTICE}"
     )
     first = drawn.directory / drawn.slides[0]
     typer.echo(f"Next: glomedge crop {first} --annotations {first.with_suffix('.geojson')} --output crops")
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"
