@@ -208,6 +208,10 @@ class Slide:
 
     def _open(self) -> OpenSlide:
         openslide = openslide_module()
+        if self.path.is_dir():
+            raise ImageError(
+                "format", f"{self._name} is a folder. Give the slide itself, of DICOM any one file of its level 0."
+            )
         try:
             with self.path.open("rb"):
                 pass

@@ -24,6 +24,7 @@ _COLUMNS: Final[dict[str, tuple[str, ...]]] = {
 }
 _NEEDED = ("x", "y", "width", "height")
 _DELIMITERS = ",;\t"
+_MAX_LINE_CHARACTERS = 1 << 20
 
 
 class _Lines(io.RawIOBase):
@@ -46,15 +47,24 @@ def csv_outlines(source: Source) -> Iterator[Outline]:
     # Spreadsheets outside English write Windows-1252; the columns that matter are ASCII in either.
     text = io.TextIOWrapper(io.BufferedReader(_Lines(source)), "utf-8", errors="backslashreplace", newline="")
     try:
-        header = text.readline()
+        lines = _lines(source, text)
+        header = next(lines, "")
         delimiter = max(_DELIMITERS, key=header.count)
         places = _places(source, next(csv.reader([header], delimiter=delimiter), []))
-        reader = csv.reader(text, delimiter=delimiter, strict=True)
+        reader = csv.reader(lines, delimiter=delimiter, strict=True)
         for row in reader:
             if any(cell.strip() for cell in row):
                 yield _outline(row, places, reader.line_num + 1, decimal_comma=delimiter != ",")
     except csv.Error as error:
         raise source.refuse(f"it is not a CSV file ({error}). Save it as CSV again.") from None
+
+
+def _lines(source: Source, text: io.TextIOWrapper) -> Iterator[str]:
+    """The lines, none of which is read whole where it is no table but something huge."""
+    while line := text.readline(_MAX_LINE_CHARACTERS):
+        if len(line) == _MAX_LINE_CHARACTERS:
+            raise source.refuse("it is no table of boxes: a line has more than a million characters. Check the file.")
+        yield line
 
 
 def _places(source: Source, header: list[str]) -> dict[str, int]:

@@ -12,17 +12,11 @@ _NO_CLASS = frozenset({"", "default"})
 """HistomicsUI's first style group is called ``default``: it says nothing."""
 
 
-def has_class(element: Any) -> bool:
-    """Whether the element itself tells its class, so that the name of its layer is not needed."""
-    return bool(_own_class(element))
-
-
-def outline_of_element(element: Any, layer_name: str, place: int) -> Outline:
-    """The outline of one element.
+def outline_of_element(element: Any, place: int) -> Outline:
+    """The outline of one element; its class is its ``group`` or its ``label``, else empty.
 
     Args:
         element: one decoded element, or whatever stands in its place.
-        layer_name: of the annotation it belongs to: its class where it has neither ``group`` nor ``label``.
         place: its number in the file.
     """
     if not isinstance(element, dict):
@@ -30,7 +24,7 @@ def outline_of_element(element: Any, layer_name: str, place: int) -> Outline:
     identity = element.get("id")
     label = Label(
         id=identity if isinstance(identity, str) else "",
-        class_name=_own_class(element) or layer_name,
+        class_name=_own_class(element),
         name=_label(element),
     )
     kind = str(element.get("type"))[:40]
@@ -49,9 +43,7 @@ def outline_of_element(element: Any, layer_name: str, place: int) -> Outline:
     return build(label, "dsa", place, [ring])
 
 
-def _own_class(element: Any) -> str:
-    if not isinstance(element, dict):
-        return ""
+def _own_class(element: dict[str, Any]) -> str:
     group = element.get("group")
     if isinstance(group, str) and group.strip().lower() not in _NO_CLASS:
         return group

@@ -7,9 +7,10 @@ around it (``{"annotation": {...}}``, as the archive's web interface gives it), 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
-from glomedge.slides.annotations.dsa import has_class, outline_of_element
+from glomedge.slides.annotations.dsa import outline_of_element
 from glomedge.slides.annotations.geojson import outlines_of_feature
 from glomedge.slides.annotations.json_stream import JsonReader
 from glomedge.slides.annotations.outline import Outline
@@ -51,7 +52,7 @@ class _Walk:
             if key in ("features", "elements") and reader.peek() == "[":
                 found = True
                 for _ in reader.elements():
-                    yield from self._feature(reader.value()) if key == "features" else layer.add(self, reader.value())
+                    yield from self._feature(reader.value()) if key == "features" else layer.add(self._element(reader))
             elif key == "annotation" and reader.peek() == "{":
                 found = True
                 yield from self._object()
@@ -59,7 +60,7 @@ class _Walk:
                 members[key] = reader.value()
                 if key == "name" and isinstance(members[key], str):
                     layer.name = members[key]
-        yield from layer.rest(self)
+        yield from layer.rest()
         if found:
             return
         if members.get("type") == "Feature" or "geometry" in members:
@@ -75,10 +76,9 @@ class _Walk:
             self._place += 1
             yield outline
 
-    def element(self, element: Any, layer_name: str) -> Outline:
-        """The next outline of an annotation of the archive."""
+    def _element(self, reader: JsonReader) -> Outline:
         self._place += 1
-        return outline_of_element(element, layer_name, self._place - 1)
+        return outline_of_element(reader.value(), self._place - 1)
 
 
 def _is_empty_annotation(members: dict[str, Any]) -> bool:
@@ -90,15 +90,20 @@ class _Layer:
 
     def __init__(self) -> None:
         self.name: str | None = None
-        self._held: list[Any] = []
+        self._held: list[Outline] = []
 
-    def add(self, walk: _Walk, element: Any) -> Iterator[Outline]:
-        if self.name is None and (self._held or not has_class(element)):
-            self._held.append(element)
+    def add(self, outline: Outline) -> Iterator[Outline]:
+        if self.name is None and (self._held or not outline.label.class_name):
+            self._held.append(outline)
         else:
-            yield walk.element(element, self.name or "")
+            yield self._named(outline)
 
-    def rest(self, walk: _Walk) -> Iterator[Outline]:
-        for element in self._held:
-            yield walk.element(element, self.name or "")
+    def rest(self) -> Iterator[Outline]:
+        yield from map(self._named, self._held)
         self._held.clear()
+
+    def _named(self, outline: Outline) -> Outline:
+        """The outline, with the layer's name for its class where it has none of its own."""
+        if outline.label.class_name or not self.name:
+            return outline
+        return replace(outline, label=replace(outline.label, class_name=self.name))

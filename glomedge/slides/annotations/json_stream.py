@@ -14,7 +14,7 @@ from typing import Any
 from glomedge.errors import AnnotationError
 from glomedge.slides.annotations.source import Source
 
-MAX_VALUE_CHARACTERS = 64 << 20
+MAX_VALUE_CHARACTERS = 16 << 20
 """Of one outline with all that belongs to it."""
 _CHUNK_BYTES = 1 << 18
 _BLANKS = " \t\r\n"

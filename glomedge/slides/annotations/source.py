@@ -6,6 +6,7 @@ Formats are told by content. A suffix says nothing here: QuPath writes ``.geojso
 from __future__ import annotations
 
 import gzip
+import lzma
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -69,7 +70,7 @@ class Source:
     def _read_on(self, size: int) -> bytes:
         try:
             data = self._stream.read(size)
-        except (EOFError, zlib.error, zipfile.BadZipFile, gzip.BadGzipFile) as error:
+        except (EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile, gzip.BadGzipFile) as error:
             raise self.refuse(f"the archive is damaged ({error}). Export the annotations again.") from None
         except OSError as error:
             raise self.refuse(f"it cannot be read: {error.strerror or error}. Check the disk and the file.") from None

@@ -58,6 +58,8 @@ def xml_outlines(source: Source) -> Iterator[Outline]:
             raise source.refuse(
                 f"it is damaged at line {error.lineno:,}: {reason}. Export the annotations again."
             ) from None
+        except (LookupError, ValueError) as error:  # an encoding that expat cannot read
+            raise source.refuse(f"its encoding cannot be read ({error}). Save it as UTF-8.") from None
         fed += len(data)
         if fed - max(0, parser.CurrentByteIndex) > _MAX_TOKEN_BYTES:
             raise source.refuse(
