@@ -71,9 +71,10 @@ def _as_json(done: CutCrops) -> dict[str, Any]:
 
 def _as_text(done: CutCrops) -> str:
     unlabelled = done.crops - sum(done.labels)
+    crops = "1 crop" if done.crops == 1 else f"{done.crops} crops"
     source = "--mpp" if done.info.mpp_given else "the slide"
     lines = [
-        f"Cut {done.crops} crops ({done.labels[1]} globally sclerotic, {done.labels[0]} not, {unlabelled} without a "
+        f"Cut {crops} ({done.labels[1]} globally sclerotic, {done.labels[0]} not, {unlabelled} without a "
         f"label) at {done.info.mpp:g} microns per pixel ({source}) into {done.directory}. {RESEARCH_USE_NOTICE}",
         done.choice.sentence(),
     ]

@@ -48,9 +48,10 @@ def synth_slide(
         typer.echo(json.dumps(summary, indent=1))
         return
     slides = _counted(len(drawn.slides), "slide")
+    outlined = "1 outlined glomerulus" if drawn.glomeruli == 1 else f"{drawn.glomeruli} outlined glomeruli"
     typer.echo(
-        f"Drew {drawn.glomeruli} glomeruli ({drawn.positive} globally sclerotic) on {slides} of "
-        f"{_counted(drawn.cases, 'case')} into {drawn.directory}. {RESEARCH_USE_NOTICE}"
+        f"Drew {slides} of {_counted(drawn.cases, 'case')} with {outlined} ({drawn.positive} globally sclerotic) "
+        f"into {drawn.directory}. {RESEARCH_USE_NOTICE}"
     )
     first = drawn.directory / drawn.slides[0]
     typer.echo(f"Next: glomedge crop {first} --annotations {first.with_suffix('.geojson')} --output crops")

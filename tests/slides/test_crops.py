@@ -288,5 +288,5 @@ def test_json_of_the_command(slide_path: Path, tmp_path: Path) -> None:
     assert "Research use only" in summary["notice"]
     named = CliRunner().invoke(build(["crop"]), [*arguments[:-1], "--class", "mine", "--mpp", "0.5"])
     assert named.exit_code == 0
-    assert "Cut 1 crops" in named.stdout
+    assert "Cut 1 crop (" in named.stdout
     assert "0.5 microns per pixel (--mpp)" in named.stdout
