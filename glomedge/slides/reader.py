@@ -180,7 +180,7 @@ class Slide:
         if handle is not None:
             try:
                 return _rgba(handle, box)
-            except (OpenSlideError, ValueError):  # ValueError: closed by a thread that met damage before
+            except OpenSlideError:
                 pass
         # The handle may only have been spoilt by another box: a fresh one decides.
         fresh = self._open()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,8 @@ import openslide
 import pytest
 from PIL import Image
 
-from glomedge.errors import ImageError
+from glomedge.errors import ImageError, MissingExtraError
+from glomedge.slides.annotations.reading import read_outlines
 from glomedge.slides.reader import Box, Slide, _on_background
 from helpers.drawn_slides import damage_tile, picture, write
 
@@ -194,3 +196,13 @@ def test_qupath_counts_from_the_scanned_part_where_both_sides_differ(slide_path:
         assert slide.qupath_origin_px == (120, 80)
         slide.info = replace(slide.info, bounds=Box(120, 0, 500, 700))
         assert slide.qupath_origin_px == (0, 0)
+
+
+@pytest.mark.parametrize("package", ["openslide", "shapely"])
+def test_without_its_package_the_extra_is_named(
+    package: str, slide_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "boxes.csv").write_text("x,y,width,height\n1,2,3,4\n")
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(MissingExtraError, match=r"slides\]"):
+        list(read_outlines(tmp_path / "boxes.csv")) if package == "shapely" else Slide(slide_path)
