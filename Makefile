@@ -6,10 +6,10 @@ SOURCES := glomedge export/glomedge_export tests benchmarks
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-gpu-wheel test-lowest lint format bench clean
+.PHONY: help demo test test-slow keras2-files test-gpu-wheel test-lowest lint format bench clean
 
 help:  ## list what can be made
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
 
 .venv/.created:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
@@ -43,8 +43,30 @@ PYTEST_PARALLEL := --numprocesses $(WORKERS) --dist loadfile --max-worker-restar
 test: .venv/.developer  ## the default test suite
 	$(BIN)/python -X faulthandler -m pytest $(PYTEST_PARALLEL)
 
-test-slow: .venv/.fuzzer  ## the long tests: 500 kills, 100,000 crops, the demo, guided fuzzing
+test-slow: .venv/.fuzzer  ## the long tests: 500 kills, 100,000 crops, the demo, guided fuzzing, files of Keras 2
+	$(MAKE) keras2-files || echo "No Python for Keras 2 here (KERAS2_PYTHON): its slow tests will be skipped." >&2
 	$(BIN)/python -m pytest -m slow --timeout 7200
+
+# Genuine files of Keras 2, made where it still runs: TensorFlow 2.12 to 2.15 have wheels up to Python 3.11 alone.
+KERAS2_PYTHON ?= python3.11
+KERAS2_FILES := $(foreach version,2.12.1 2.15.1,build/keras2/$(version)/.made) build/keras2/full/.made
+
+keras2-files: $(KERAS2_FILES)  ## genuine Keras 2 files of every structure, in build/keras2 (needs Python 3.11)
+
+.venv-keras2/%/.installed:
+	$(KERAS2_PYTHON) -m venv .venv-keras2/$*
+	.venv-keras2/$*/bin/python -m pip install --quiet 'tensorflow-cpu==$*' 'numpy<2'
+	@touch $@
+
+build/keras2/full/.made: .venv-keras2/2.15.1/.installed tests/tools/make_keras2.py
+	.venv-keras2/2.15.1/bin/python tests/tools/make_keras2.py build/keras2/full --full --structures published
+	@touch $@
+
+build/keras2/%/.made: .venv-keras2/%/.installed tests/tools/make_keras2.py
+	.venv-keras2/$*/bin/python tests/tools/make_keras2.py build/keras2/$*
+	@touch $@
+
+.PRECIOUS: .venv-keras2/%/.installed
 
 # onnxruntime-gpu installs the same module as onnxruntime, so it gets an environment of its own.
 .venv-gpu/.installed: pyproject.toml constraints.txt
@@ -58,7 +80,8 @@ GPU_WHEEL_PACKAGES := numpy opencv-python-headless pillow pydantic rich typer op
 # All but the workstation's commands, which need TensorFlow, and slides, which need their extra.
 EDGE_TESTS := $(filter-out tests/cli/test_cli_train.py tests/cli/test_cli_export.py tests/cli/test_cli_synth.py \
   tests/cli/test_cli_demo.py tests/cli/test_cli_slides.py, \
-  $(filter-out tests/export/% tests/fuzz/% tests/parity/% tests/slides/%, $(wildcard tests/*/test_*.py)))
+  $(filter-out tests/export/% tests/fuzz/% tests/keras_files/% tests/parity/% tests/slides/%, \
+  $(wildcard tests/*/test_*.py)))
 
 test-gpu-wheel: .venv-gpu/.installed  ## the engine's tests with the onnxruntime-gpu wheel, GPU or not
 	.venv-gpu/bin/python -m pytest $(EDGE_TESTS)
@@ -89,4 +112,4 @@ bench: .venv/.developer  ## measure and rewrite benchmarks/results/
 	$(BIN)/python -m benchmarks.run_all
 
 clean:  ## remove the environment and caches, never results
-	rm -rf .venv .venv-lowest .venv-gpu build .pytest_cache .mypy_cache .ruff_cache *.egg-info
+	rm -rf .venv .venv-lowest .venv-gpu .venv-keras2 build .pytest_cache .mypy_cache .ruff_cache *.egg-info

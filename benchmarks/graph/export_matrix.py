@@ -23,7 +23,8 @@ from benchmarks.lib.common import ROOT, log, markdown_table, parser, set_results
 from glomedge.errors import GateError
 from glomedge.model.gate_table import GateRow
 from glomedge.model.spec import Precision, Target
-from glomedge_export.export import Request, export
+from glomedge_export.export import Request, Tell, export
+from glomedge_export.export_source.source import Said
 from glomedge_export.graph.convert import Converted
 
 FILES: tuple[tuple[Precision, Target], ...] = (
@@ -56,13 +57,13 @@ def _one(arguments: Any, precision: Precision, target: Target, conversions: dict
         model=arguments.model,
         precision=precision,
         target=target,
-        data=arguments.data,
+        said=Said(data=arguments.data),
         calibration_crops=64 if arguments.quick else 256,
         gate_crops=64 if arguments.quick else None,
     )
     result: dict[str, Any] = {"precision": precision, "target": target}
     try:
-        done = export(request, on_gates=rows.extend, conversions=conversions)
+        done = export(request, tell=Tell(gates=rows.extend), conversions=conversions)
     except GateError as error:
         result |= {"verdict": "refused", "why": str(error)}
     else:

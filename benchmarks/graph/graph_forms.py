@@ -27,7 +27,7 @@ from benchmarks.lib.common import (
 from glomedge.engine.golden import draw_crop
 from glomedge.imaging.enhance import enhance
 from glomedge.system.telemetry import import_onnxruntime
-from glomedge_export.graph import convert, int8, ranges, surgery
+from glomedge_export.graph import convert, ends, int8, ranges, surgery
 from glomedge_export.network.network import inference_parts, load_model
 
 BATCH = 4
@@ -43,8 +43,8 @@ def main() -> None:
     parts = inference_parts(load_model(arguments.model))
     backbone = convert.convert_backbone(parts.backbone)
     images = np.stack([enhance(draw_crop(seed)) for seed in range(16)])
-    plain = convert.attach_head(
-        convert.attach_front(backbone, parts.input_scaling), parts.kernel, parts.bias, temperature=1.0
+    plain = ends.attach_head(
+        ends.attach_front(backbone, parts.input_scaling), parts.kernel, parts.bias, temperature=1.0
     )
     merged = surgery.batchnorm_from_mul_add(plain)
     bordered = surgery.border_max(merged)
@@ -53,7 +53,7 @@ def main() -> None:
         "fp32: BatchNormalization, Pad": merged,
         "fp32: BatchNormalization, border maximum (exported)": bordered,
         "fp32: depthwise Conv, border maximum": surgery.depthwise_from_batchnorm(bordered),
-        **_int8(bordered, images, parts.input_scaling),
+        **_int8(bordered, images),
     }
     sessions = {name: _session(model) for name, model in forms.items()}
     batch = images[:BATCH]
@@ -78,7 +78,7 @@ def main() -> None:
     )
 
 
-def _int8(fp32: onnx.ModelProto, images: Any, scaling: Any) -> dict[str, onnx.ModelProto]:
+def _int8(fp32: onnx.ModelProto, images: Any) -> dict[str, onnx.ModelProto]:
     log("quantising")
     made = {}
     for name, model in (
@@ -87,7 +87,7 @@ def _int8(fp32: onnx.ModelProto, images: Any, scaling: Any) -> dict[str, onnx.Mo
     ):
         tensors = int8.quantised_tensors(model, "onnxruntime")
         seen = ranges.observe(model, tensors, images)
-        made[name] = int8.to_int8(model, "onnxruntime", int8.ActivationStatistics(seen, "minmax"), scaling, 7)
+        made[name] = int8.to_int8(model, "onnxruntime", int8.ActivationStatistics(seen, "minmax"), 7)
     return made
 
 

@@ -57,7 +57,7 @@ def main() -> None:
         statistics = int8.ActivationStatistics(seen, arguments.method)
         for bits in (8, 7):
             log(f"{target} {bits} bits")
-            model = int8.to_int8(prepared, target, statistics, converted.input_scaling, bits)
+            model = int8.to_int8(prepared, target, statistics, bits)
             found, ran = _errors(model, target, bits, images, reference)
             rows += found
             runners |= ran

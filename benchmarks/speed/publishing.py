@@ -1,8 +1,9 @@
 """What publishing a finished run costs: seconds and memory by rows, before and after the journal was read once.
 
-``--resume`` of a finished run, which reads the journal and writes the tables, the cases and (with it) the report. A
-process each; this code and that of ``--before`` take turns, so that what slows the machine slows both. Rows lie in the
-journal in the order of their paths, or in any order (the worst that parallel batches and resumed runs could leave).
+``--resume`` of a finished run, which reads the names and the journal and writes the tables, the cases and (with it) the
+report. A process each; this code and that of ``--before`` take turns, so that what slows the machine slows both. Rows
+lie in the journal in the order of their paths, or in any order (the worst that parallel batches and resumed runs could
+leave).
 Runs that are expected to take more than ``--limit`` processor seconds are left out and marked "not run".
 
     .venv/bin/python -m benchmarks.speed.publishing [--quick] [--before COMMIT] [--limit 100]
@@ -19,15 +20,16 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 from benchmarks.lib.common import (
     ROOT,
-    find_model,
     log,
     markdown_table,
     parser,
+    results_directory,
     set_results_directory,
     write_result,
 )
@@ -36,6 +38,9 @@ WORKER = Path(__file__).with_name("publishing_worker.py")
 BEFORE = "88ac869"
 """The last commit that read the journal once for every file it wrote."""
 
+_LONG_S = 60.0
+"""Runs of more processor seconds are made once."""
+
 SIZES = {20_000: 1, 200_000: 2, 1_000_000: 1}
 """Rows -> rounds."""
 
@@ -43,32 +48,40 @@ SIZES = {20_000: 1, 200_000: 2, 1_000_000: 1}
 def main() -> None:
     """Publish journals of every size, order and kind, write ``publishing.json`` and ``.md``."""
     options = parser(__doc__)
-    options.add_argument("--model", type=Path, help="any model file; nothing is classified")
     options.add_argument("--before", default=BEFORE, help=f"commit to compare with [default: {BEFORE}]")
     options.add_argument("--limit", type=float, default=100.0, help="processor seconds of one run")
+    options.add_argument("--go-on", action="store_true", help="keep the runs in the result that is there, add others")
     options.add_argument("--scratch", type=Path, help="folder for journals and outputs, up to 2 GB")
     arguments = options.parse_args()
     set_results_directory(arguments.results)
-    model = (arguments.model or find_model()).resolve()
     sizes = {20_000: 1} if arguments.quick else SIZES
-    runs: list[dict[str, Any]] = []
+    runs = earlier_runs(arguments.before) if arguments.go_on else []
     with (
         tempfile.TemporaryDirectory(prefix="glomedge-publishing-", dir=arguments.scratch) as scratch,
         worktree(Path(scratch) / "before", arguments.before) as before,
     ):
         roots = {"before": before, "after": ROOT}
-        for rows, rounds in sizes.items():
-            for shuffled in (False, True):
-                source = Path(scratch) / f"source-{rows}-{shuffled}"
-                job = {"rows": rows, "shuffled": shuffled, "source": str(source), "model": str(model)}
+        # Of the older format, which both read; nothing is classified.
+        model = Path(scratch) / "model.onnx"
+        worker(before, "model", {"model": str(model)})
+        for rows, shuffled in product(sizes, (False, True)):
+            left = [report for report in (False, True) if not any(is_of(run, rows, shuffled, report) for run in runs)]
+            source = Path(scratch) / f"source-{rows}-{shuffled}"
+            job = {"rows": rows, "shuffled": shuffled, "source": str(source), "model": str(model)}
+            if left:
                 worker(ROOT, "prepare", job)
-                for report in (False, True):
-                    runs += paired(roots, {**job, "report": report}, rounds, arguments.limit, runs, Path(scratch))
-                shutil.rmtree(source)
+            for report in left:
+                runs += paired(roots, {**job, "report": report}, sizes[rows], arguments.limit, runs, Path(scratch))
                 # After each: the last ones take minutes, and may be stopped.
                 data = {"before": arguments.before, "limit_cpu_s": arguments.limit, "runs": runs}
                 text = table(runs, sizes)
                 write_result("publishing", data, text, title="Publishing a finished run, before and after")
+            shutil.rmtree(source, ignore_errors=True)
+
+
+def is_of(run: dict[str, Any], rows: int, shuffled: bool, report: bool) -> bool:
+    """Whether a run is of that kind."""
+    return bool((run["rows"], run["shuffled"], run["report"]) == (rows, shuffled, report))
 
 
 @contextlib.contextmanager
@@ -82,11 +95,24 @@ def worktree(folder: Path, commit: str) -> Iterator[Path]:
         subprocess.run([*git, "remove", "--force", str(folder)], check=True)
 
 
+def earlier_runs(before: str) -> list[dict[str, Any]]:
+    """Those of the result that is there. Exits if it compares with another commit."""
+    path = results_directory() / "publishing.json"
+    if not path.is_file():
+        return []
+    data = json.loads(path.read_text("utf-8"))
+    if data["before"] != before:
+        raise SystemExit(f"{path} compares with {data['before']}, not with {before}.")
+    runs: list[dict[str, Any]] = data["runs"]
+    return runs
+
+
 def worker(root: Path, action: str, job: dict[str, Any]) -> dict[str, Any]:
     """One process of the code under ``root``; what it measured."""
     done = subprocess.run(
         [sys.executable, str(WORKER), action, json.dumps(job)],
-        capture_output=True, text=True, check=False, env={**os.environ, "PYTHONPATH": str(root)},
+        capture_output=True, text=True, check=False,
+        env={**os.environ, "PYTHONPATH": f"{root}{os.pathsep}{root / 'tests'}"},
     )  # fmt: skip
     if done.returncode != 0:
         raise SystemExit(f"{WORKER.name} {action} failed under {root.name}:\n{done.stderr[-2000:]}")
@@ -101,6 +127,8 @@ def paired(
     what = {name: job[name] for name in ("rows", "shuffled", "report")}
     ways = [name for name in roots if expected_s(known, what, name) <= limit_s]
     runs: list[dict[str, Any]] = []
+    if any(expected_s(known, what, name) > _LONG_S for name in ways):
+        rounds = 1
     for index in range(rounds):
         for name in ways if index % 2 == 0 else ways[::-1]:
             with tempfile.TemporaryDirectory(dir=scratch) as output:
@@ -143,8 +171,8 @@ def table(runs: list[dict[str, Any]], sizes: dict[int, int]) -> str:
         + growth(runs)
         + (
             "\nMedians. s: elapsed; CPU s: processor seconds; MB: peak memory beyond the list of inputs. Reading the "
-            "journal of a finished run, then writing predictions.csv, cases.csv, run.json and the report where asked "
-            "for. Both codes ran in turn and wrote the same bytes.\n"
+            "biopsies' names and the journal of a finished run, then writing predictions.csv, cases.csv, run.json and "
+            "the report where asked for. Both codes ran in turn and wrote the same bytes.\n"
         )
     )
 

@@ -1,5 +1,6 @@
 """One process of ``publishing.py``: writes a journal, or publishes one; with this code or that of an older commit.
 
+    python publishing_worker.py model '{"model": ...}'
     python publishing_worker.py prepare '{"rows": ..., "shuffled": ..., "source": ..., "model": ...}'
     python publishing_worker.py publish '{... "report": ..., "output": ...}'     prints {"seconds": ..., ...}
 
@@ -9,7 +10,9 @@ rows have no time, so that ``--resume`` of a finished run asks for no file: it p
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import importlib
 import json
 import random
 import re
@@ -36,35 +39,52 @@ def names(rows: int) -> list[bytes]:
     )
 
 
-def run_of(job: dict[str, Any], output: Path) -> Any:
-    """A folder run, ready to begin, by whichever code is on the path."""
-    try:
-        from glomedge.pipeline.inputs import Found, Scan
-        from glomedge.results.folder import OutputFolder
-        from glomedge.runs.folder import Options, _FolderRun
-    except ImportError:
-        from glomedge.folderrun import Options, _FolderRun  # type: ignore
-        from glomedge.outputs import OutputFolder  # type: ignore
-        from glomedge.scan import Found, Scan  # type: ignore
-    source = Path(job["source"])
-    options = Options(
-        folder=source,
+def _first(*modules: str) -> Any:
+    """The first of these modules that this code has: the older commit names them differently."""
+    for name in modules:
+        with contextlib.suppress(ModuleNotFoundError):
+            return importlib.import_module(name)
+    raise ModuleNotFoundError(" or ".join(modules))
+
+
+def model(job: dict[str, Any]) -> None:
+    """A small model file of the format that this code writes; nothing is classified with it."""
+    _first("helpers.builders", "builders").build_tiny_model(Path(job["model"]))
+
+
+def options_of(job: dict[str, Any], output: Path) -> Any:
+    """Options of a run that resumes."""
+    return _first("glomedge.runs.folder", "glomedge.folderrun").Options(
+        folder=Path(job["source"]),
         model=Path(job["model"]),
         output=output,
         formats=tuple(job.get("formats", ("csv",))),
         resume=True,
         report=job.get("report", False),
     )
-    found = Scan(bytes(source / "crops"), [Found(name) for name in names(job["rows"])])
-    folder = OutputFolder(output, len(found.inputs))
-    return _FolderRun(options, found, folder, lambda: False, None, None, time.perf_counter())
+
+
+def found_by(job: dict[str, Any]) -> Any:
+    """What the scan of the folder gives."""
+    inputs = _first("glomedge.pipeline.inputs", "glomedge.scan")
+    return inputs.Scan(bytes(Path(job["source"]) / "crops"), [inputs.Found(name) for name in names(job["rows"])])
+
+
+def run_of(options: Any, found: Any) -> Any:
+    """A folder run, ready to begin, by whichever code is on the path; reads the biopsies' names."""
+    runs = _first("glomedge.runs.folder", "glomedge.folderrun")
+    output = _first("glomedge.results.folder", "glomedge.outputs").OutputFolder(options.output, len(found.inputs))
+    begin_s = time.perf_counter()
+    if hasattr(runs, "Callbacks"):
+        return runs._FolderRun(options, found, output, runs.Callbacks(), begin_s)
+    return runs._FolderRun(options, found, output, lambda: False, None, None, begin_s)
 
 
 def prepare(job: dict[str, Any]) -> None:
     """A finished run's journal and thumbnails, under ``source``."""
     source = Path(job["source"])
     source.mkdir(parents=True)
-    identity = asdict(run_of(job, source / "unused")._identity())
+    identity = asdict(run_of(options_of(job, source / "unused"), found_by(job))._identity())
     rng = random.Random(14)
     pictures = [struct.pack("<49f", *(rng.gauss(0, 3) for _ in range(49))) + rng.randbytes(2500) for _ in range(64)]
     (source / "thumbnails").write_bytes(b"".join(pictures))
@@ -107,14 +127,23 @@ def publish(job: dict[str, Any]) -> dict[str, Any]:
     (output / ".glomedge").mkdir(parents=True)
     for name in _FILES:
         shutil.copyfile(Path(job["source"]) / name, output / ".glomedge" / name)
-    run = run_of(job, output)
+    options, found = options_of(job, output), found_by(job)
     # What all of it imports is not what a row costs.
     import cv2  # noqa: F401
+
+    for module in (
+        "glomedge.cases.names",
+        "glomedge.cases.summary",
+        "glomedge.runs.publish",
+        "glomedge.reports.run_page",
+    ):
+        with contextlib.suppress(ModuleNotFoundError):
+            importlib.import_module(module)
 
     Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak counts from here
     before = _status("VmRSS")
     begin_s, begin_cpu_s = time.perf_counter(), time.process_time()
-    outcome = run.run()
+    outcome = run_of(options, found).run()
     seconds, cpu_seconds = time.perf_counter() - begin_s, time.process_time() - begin_cpu_s
     peak = _status("VmHWM")
     digests = {
@@ -140,7 +169,9 @@ def _status(field: str) -> int:
 
 if __name__ == "__main__":
     task: dict[str, Any] = json.loads(sys.argv[2])
-    if sys.argv[1] == "prepare":
+    if sys.argv[1] == "model":
+        model(task)
+    elif sys.argv[1] == "prepare":
         prepare(task)
     else:
         print(json.dumps(publish(task)))

@@ -150,7 +150,9 @@ def _files_run(engine: engines.Engine, context: Context, threads: int) -> Run:
         passes += 1
         found = scan(context.folder, ALLOWED_SUFFIXES)
         journal = Journal(context.scratch / f"journal-{passes}")
-        thumbnails = ThumbnailFile(context.scratch / f"thumbnails-{passes}", fresh=True)
+        thumbnails = ThumbnailFile(
+            context.scratch / f"thumbnails-{passes}", fresh=True, map_shape=engine.spec.map_shape
+        )
         try:
             sink = _CollectingSink(journal, thumbnails)
             pipeline = Pipeline(found.root, settings, lambda: engine, sink)

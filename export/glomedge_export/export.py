@@ -22,13 +22,18 @@ from glomedge.errors import GateError, MissingExtraError, UsageError
 from glomedge.files.writing import check_writable, write_atomically
 from glomedge.model.file import SEAL_BYTES, read_model_file, sealed
 from glomedge.model.gate_table import GateRow, table
-from glomedge.model.spec import BatchProfile, ModelSpec, Parity, Precision, Recipe, Target
+from glomedge.model.spec import MAP_SIZE, BatchProfile, InputSpec, ModelSpec, Parity, Precision, Target
 from glomedge.reports import model_card
 from glomedge.system.environment import versions
-from glomedge_export.export_source import ExportCrops, Source, crops_for, load_source, weights_sha256
+from glomedge_export.export_source.crops import CropsWanted, ExportCrops, crops_for
+from glomedge_export.export_source.foreign import with_fit, with_network
+from glomedge_export.export_source.load import load_source
+from glomedge_export.export_source.measured import measured
+from glomedge_export.export_source.source import Said, Source
 from glomedge_export.graph import surgery
-from glomedge_export.graph.convert import Converted, convert
+from glomedge_export.graph.convert import Converted
 from glomedge_export.graph.lower import Lowered, LoweringInputs, lower, runner_for
+from glomedge_export.graph.placement import placement
 from glomedge_export.graph.run import Runner
 from glomedge_export.progress import Progress, silent
 from glomedge_export.proof import gates, judge, tensorrt
@@ -50,13 +55,12 @@ class Request:
     """What one export is asked to do.
 
     Attributes:
-        model: the ``.keras`` file; its record is beside it.
+        model: the Keras file or SavedModel folder; the record of one that glomedge trained is beside it.
         output: final path; None for the default next to the model.
         precision: of the file.
         target: runtime that the file is laid out for; None for the precision's first.
-        data: labelled data set for calibration and gates; None for the one in the record, if it is still there.
-        recipe: colour enhancement, only for a model without a record.
-        threshold: decision threshold, only for a model without a record.
+        said: what the model's file may not say, and labelled crops for calibration and gates (without any, the data
+            set in the record, if it is still there).
         calibration_crops: how many training crops int8 is calibrated on.
         calibration_method: how activation ranges are chosen.
         batch_profile: batch sizes that an engine is built for.
@@ -71,9 +75,7 @@ class Request:
     output: Path | None = None
     precision: Precision = "fp32"
     target: Target | None = None
-    data: Path | None = None
-    recipe: Recipe | None = None
-    threshold: float | None = None
+    said: Said = field(default_factory=Said)
     calibration_crops: int = 256
     calibration_method: CalibrationMethod = "auto"
     batch_profile: BatchProfile = field(default_factory=BatchProfile)
@@ -82,6 +84,19 @@ class Request:
     require_tensorrt_check: bool = False
     engine: bool = False
     device: str | None = None
+
+
+@dataclass(frozen=True)
+class Tell:
+    """What is said while an export runs.
+
+    Attributes:
+        found: called with what was read off a model that glomedge did not train.
+        gates: called with the gate table before it is enforced, so that it can also be shown when a gate fails.
+    """
+
+    found: Callable[[tuple[str, ...]], None] = lambda _: None
+    gates: Callable[[list[GateRow]], None] = lambda _: None
 
 
 @dataclass(frozen=True)
@@ -125,7 +140,7 @@ def default_output(model: Path, precision: Precision, target: Target) -> Path:
 def export(
     request: Request,
     progress: Progress = silent,
-    on_gates: Callable[[list[GateRow]], None] | None = None,
+    tell: Tell | None = None,
     conversions: dict[str, Converted] | None = None,
 ) -> Result:
     """Run one export.
@@ -133,7 +148,7 @@ def export(
     Args:
         request: what to export, and how.
         progress: called with (stage, done, of).
-        on_gates: called with the gate table before it is enforced, so that it can also be shown when a gate fails.
+        tell: what is called with what is known before the end.
         conversions: kept by the caller between exports of one model in several precisions, so that tf2onnx, the
             slowest step, runs once.
 
@@ -151,7 +166,7 @@ def export(
     if not output.parent.is_dir():
         raise UsageError(f"The folder {output.parent} does not exist. Create it, or give another --output.")
     check_writable(output.parent, "Choose another --output.")
-    job = _Job(request, target, output, progress, on_gates)
+    job = _Job(request, target, output, progress, tell or Tell())
     try:
         return _export(job, conversions if conversions is not None else {})
     except GateError as error:
@@ -170,7 +185,7 @@ class _Job:
     target: Target
     output: Path
     progress: Progress
-    on_gates: Callable[[list[GateRow]], None] | None
+    tell: Tell
 
 
 @dataclass(frozen=True)
@@ -181,7 +196,7 @@ class _Proven:
         lowered: the graph in its final precision.
         runner: what judged it.
         parity: measured against its reference, and kept in the spec.
-        float32_parity: of the float32 graph behind it against Keras; the same for a float32 file.
+        float32_parity: of the float32 graph behind it against its framework; the same for a float32 file.
         rows: the gate table.
     """
 
@@ -208,21 +223,24 @@ class _Laps:
 def _export(job: _Job, conversions: dict[str, Converted]) -> Result:
     request, progress, lap = job.request, job.progress, _Laps()
     progress("loading", 0, 1)
-    source = load_source(request.model, request.recipe, request.threshold)
+    source = load_source(request.model, request.said)
     progress("loading", 1, 1)
+    job.tell.found(source.found)
     lap("load")
-    count = request.gate_crops or (FP32_GATE_CROPS if request.precision == "fp32" else GATE_CROPS)
-    calibrated = request.calibration_crops if request.precision == "int8" else 0
-    crops = crops_for(source, request.data, count, calibrated, progress)
+    crops = crops_for(source, _crops_wanted(request), progress)
     lap("crops")
     progress("converting", 0, 1)
-    weights = weights_sha256(source.keras_model)
-    key = f"{weights} {source.temperature!r}"
-    if key not in conversions:
-        conversions[key] = convert(source.keras_model, source.temperature)
-    converted = conversions[key]
+    if source.key not in conversions:
+        conversions[source.key] = source.convert()
+    converted = conversions[source.key]
+    weights = source.weights_sha256(converted)
     progress("converting", 1, 1)
     lap("convert")
+    already = len(source.found)
+    source = measured(with_network(source, converted), converted, crops, request.said.threshold, progress)
+    converted = with_fit(converted, source)
+    job.tell.found(source.found[already:])
+    lap("threshold")
     proven = _prove(job, source, converted, crops, lap)
     spec = _spec(job, source, converted, proven, weights)
     data = sealed(proven.lowered.model.SerializeToString(), spec)
@@ -231,6 +249,7 @@ def _export(job: _Job, conversions: dict[str, Converted]) -> Result:
     progress("NVIDIA's parser", 1, 1)
     lap("tensorrt check")
     report = _report(job, data, converted, proven)
+    report["found_in_the_model"] = list(source.found)
     report["drawn_crops_because"] = crops.drawn_because
     report["tensorrt"] = asdict(checked) if isinstance(checked, tensorrt.TensorRtCheck) else {"not_checked": checked}
     report["seconds"] = lap.seconds
@@ -245,16 +264,25 @@ def _export(job: _Job, conversions: dict[str, Converted]) -> Result:
     return Result(job.output, spec, proven.rows, report, tuple(written))
 
 
+def _crops_wanted(request: Request) -> CropsWanted:
+    return CropsWanted(
+        data=request.said.data,
+        case_pattern=request.said.case_pattern,
+        compared=request.gate_crops or (FP32_GATE_CROPS if request.precision == "fp32" else GATE_CROPS),
+        calibration=request.calibration_crops if request.precision == "int8" else 0,
+    )
+
+
 def _prove(job: _Job, source: Source, converted: Converted, crops: ExportCrops, lap: _Laps) -> _Proven:
-    """Lower the graph and compare float32 with Keras, then the file with float32. Raises GateError."""
+    """Lower the graph and compare float32 with its framework, then the file with float32. Raises GateError."""
     request, target, compared = job.request, job.target, crops.compared
     decision = Decision(source.threshold, source.temperature)
     criteria = judge.Criteria(request.precision, decision, request.gate_overrides, job.progress)
     images = compared.images_nhwc
-    inputs = LoweringInputs(converted.input_scaling, images, crops.calibration, request.calibration_method)
+    inputs = LoweringInputs(images, crops.calibration, request.calibration_method)
     is_float32 = request.precision == "fp32"
     lowered = lower(converted.model, "fp32", target if is_float32 else "any", inputs, job.progress)
-    float32_parity = judge.against_keras(source.keras_model, lowered.model, compared, criteria)
+    float32_parity = judge.against_framework(source.reference, lowered.model, compared, criteria)
     lap("fp32 gates")
     if not is_float32:
         judge.enforce_float32(float32_parity, lowered.model, compared, "The float32 graph behind this file")
@@ -263,8 +291,7 @@ def _prove(job: _Job, source: Source, converted: Converted, crops: ExportCrops, 
     runner = runner_for(lowered.model, request.precision, target)
     parity = float32_parity if is_float32 else judge.against_fp32(converted.model, runner, compared, criteria)
     rows = table(parity)
-    if job.on_gates is not None:
-        job.on_gates(rows)
+    job.tell.gates(rows)
     what = f"{job.output.name} ({request.precision}, {target})"
     if is_float32:
         judge.enforce_float32(parity, lowered.model, compared, what)
@@ -282,8 +309,15 @@ def _spec(job: _Job, source: Source, converted: Converted, proven: _Proven, weig
         created_utc=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         threshold=source.threshold,
         temperature=source.temperature,
+        input=InputSpec(height_px=converted.side_px, width_px=converted.side_px),
         recipe=source.recipe,
         input_scaling=converted.input_scaling,
+        input_affine=converted.scaling.in_spec,
+        backbone=converted.backbone,
+        map="none" if converted.map_cells is None else "exact",
+        map_cells=converted.map_cells or MAP_SIZE,
+        map_placement=None if converted.map_cells is None else placement(converted.model),
+        source=source.origin,
         precision=precision,
         target=job.target,
         opset=proven.lowered.model.opset_import[0].version,
@@ -291,7 +325,7 @@ def _spec(job: _Job, source: Source, converted: Converted, proven: _Proven, weig
         weights_sha256=weights,
         multiply_adds=surgery.multiply_adds(converted.model),
         training=record.training if record is not None else None,
-        operating_point=record.operating_point if record is not None else None,
+        operating_point=source.operating_point,
         calibration=proven.lowered.calibration,
         parity=proven.parity,
         golden=golden.make(source.recipe, lambda images: proven.runner(images)[0], precision),

@@ -74,7 +74,7 @@ def describe(crops: Crops) -> CropSource:
 
 
 def enhanced(crops: Crops, recipe: Recipe, limit: int = PARITY_CROPS) -> npt.NDArray[np.uint8]:
-    """Up to ``limit`` crops spread evenly over the folder, as the network sees them: uint8 ``[N, 224, 224, 3]``."""
+    """Up to ``limit`` crops spread evenly over the folder, as the network sees them: uint8 ``[N, side, side, 3]``."""
     from glomedge.imaging import enhance, images
 
     made = []

@@ -27,7 +27,6 @@ from glomedge.bench.record import STAGES, EndToEnd, Figure, StageRound
 from glomedge.bench.statistics import bootstrap_median
 from glomedge.engine import providers
 from glomedge.errors import EngineError, ImageError
-from glomedge.model.spec import SIZE_PX
 from glomedge.pipeline.batching import batches
 from glomedge.pipeline.decode_process import processes_pay
 from glomedge.pipeline.inputs import Found, scan
@@ -138,7 +137,7 @@ def limits(stages_s: dict[str, float], *, cores: int, gpu: bool) -> tuple[float,
 
 
 def _pass(engine: Engine, root: bytes, inputs: Sequence[Found], settings: Settings, scratch: Path) -> StageRound:
-    with _sink(scratch) as sink:
+    with _sink(engine, scratch) as sink:
         pipeline = Pipeline(root, settings, lambda: engine, sink)
         taper = not providers.named(engine.provider).gpu
         begin = time.perf_counter()
@@ -157,11 +156,11 @@ def _pass(engine: Engine, root: bytes, inputs: Sequence[Found], settings: Settin
 
 
 @contextmanager
-def _sink(scratch: Path) -> Iterator[_CountingSink]:
+def _sink(engine: Engine, scratch: Path) -> Iterator[_CountingSink]:
     folder = scratch / f"pass-{time.monotonic_ns()}"
     folder.mkdir()
     journal = Journal(folder / "journal")
-    thumbnails = ThumbnailFile(folder / "thumbnails", fresh=True)
+    thumbnails = ThumbnailFile(folder / "thumbnails", fresh=True, map_shape=engine.spec.map_shape)
     try:
         yield _CountingSink(journal, thumbnails)
     finally:
@@ -180,14 +179,14 @@ def stage_seconds(
     """
 
     def walk(index: int) -> _StageClock:
-        with _sink(scratch) as sink:
+        with _sink(engine, scratch) as sink:
             return _walk(engine, [*paths[index:], *paths[:index]], batch_size, sink)
 
     with ThreadPoolExecutor(copies, thread_name_prefix="stages") as pool:
         clocks = list(pool.map(walk, range(copies)))
     pooled = {name: [value for clock in clocks for value in clock.samples[name]] for name in STAGES}
     means = {name: float(np.mean(values)) if values else 0.0 for name, values in pooled.items()}
-    batch = np.full((batch_size, SIZE_PX, SIZE_PX, 3), 128, np.uint8)
+    batch = _grey_batch(engine, batch_size)
     engine.infer(batch)
     if gpu:
         means["copy"], means["infer"] = _device_seconds(engine, batch)
@@ -235,10 +234,15 @@ class _StageClock:
         self.samples[stage].append((clock() - begin) / crops)
 
 
+def _grey_batch(engine: Engine, batch_size: int) -> npt.NDArray[np.uint8]:
+    side_px = engine.spec.input.side_px
+    return np.full((batch_size, side_px, side_px, 3), 128, np.uint8)
+
+
 def _walk(engine: Engine, paths: Sequence[Path], batch_size: int, sink: _CountingSink) -> _StageClock:
     from glomedge.imaging import enhance, images, quality
 
-    batch = np.full((batch_size, SIZE_PX, SIZE_PX, 3), 128, np.uint8)
+    batch = _grey_batch(engine, batch_size)
     clock, answers = _StageClock(), list[Answer]()
     for index, path in enumerate([*paths[:2], *paths]):  # the first two twice: they warm up
         if index == 2:
@@ -262,7 +266,7 @@ def _walk(engine: Engine, paths: Sequence[Path], batch_size: int, sink: _Countin
     for begin in range(0, len(answers), batch_size):
         group = answers[begin : begin + batch_size]
         for position, answer in enumerate(group):
-            answer.activation = output.activation[position]
+            answer.activation = None if output.activation is None else output.activation[position]
         with clock.of("write", len(group)):
             sink.rows(group)
     return clock

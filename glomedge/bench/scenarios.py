@@ -29,7 +29,7 @@ from glomedge.errors import UsageError
 
 Images = npt.NDArray[np.uint8]
 Infer = Callable[[Images], object]
-"""Answers uint8 ``[N, 224, 224, 3]``; must be callable from ``concurrency`` threads at once."""
+"""Answers uint8 ``[N, side, side, 3]``; must be callable from ``concurrency`` threads at once."""
 
 ROUNDS = 5
 MIN_QUERIES = 100

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 class Job(Frozen):
-    """What to measure. ``crops`` is an ``.npy`` of enhanced crops, uint8 ``[N, 224, 224, 3]``."""
+    """What to measure. ``crops`` is an ``.npy`` of enhanced crops, uint8 ``[N, side, side, 3]``."""
 
     model: Path
     engine: EngineOptions

@@ -11,11 +11,22 @@ import re
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
+from glomedge.cases.neighbours import Neighbours, Read
 from glomedge.cases.numbers import Decision, Ending, Evidence, ending_of
-from glomedge.cases.readings import CLASS_FOLDERS, Reading, Rule, by_folder, by_shape, of_slide, stem_of
-from glomedge.cases.text import some, tidy
+from glomedge.cases.readings import (
+    CLASS_FOLDERS,
+    CaseName,
+    Reading,
+    Rule,
+    by_folder,
+    by_shape,
+    is_date,
+    of_slide,
+    stem_of,
+)
+from glomedge.cases.text import counted, some, tidy
 from glomedge.errors import UsageError
 
 __all__ = ["CLASS_FOLDERS", "UNKNOWN_CASE", "CaseFinder", "CaseName", "case_of", "compile_case_pattern"]
@@ -28,13 +39,6 @@ _MOST_FOLDERS_NAMED = 3
 _WINDOWS_NUMBER = re.compile(r"(?P<slide>.+?) ?\((?P<number>[0-9]+)\)", re.DOTALL)
 # S21_7: only where no folder says more, and only where the part before looks like an id.
 _UNDERSCORE_NUMBER = re.compile(r"(?P<slide>.*[0-9].*)_[0-9]+", re.DOTALL)
-
-
-class CaseName(NamedTuple):
-    """Where a crop comes from: the biopsy, and the slide of that biopsy."""
-
-    case: str
-    slide: str
 
 
 def case_of(name: str, pattern: str | None = None) -> CaseName:
@@ -54,8 +58,7 @@ def case_of(name: str, pattern: str | None = None) -> CaseName:
     Raises:
         UsageError: the pattern is no regular expression, or has no group named ``case``.
     """
-    reading, _ = _read(name, pattern, {})
-    return CaseName(reading.case, reading.slide)
+    return _read(name, pattern, {}).reading.name
 
 
 _Kind = tuple[tuple[str, ...], int]
@@ -63,41 +66,42 @@ _Kind = tuple[tuple[str, ...], int]
 _Decisions = Mapping[tuple[_Kind, str | None], Decision]
 
 
-def _read(name: str, pattern: str | None, decisions: _Decisions) -> tuple[Reading, bool]:
-    """The reading of a name, and whether it is unambiguous."""
-    *folders, base = tidy(name).split("/")
+def _read(name: str, pattern: str | None, decisions: _Decisions) -> Read:
+    """The reading of one name."""
+    parts = tuple(tidy(name).split("/"))
+    folders, base = parts[:-1], parts[-1]
     if pattern is not None:
-        reading = _by_pattern("/".join([*folders, base]), base, pattern)
-        return reading or by_folder(folders) or _unknown(), reading is not None
+        reading = _by_pattern("/".join(parts), base, pattern)
+        return Read(reading or by_folder(folders) or _unknown(), reading is not None)
     stem = stem_of(base.strip())
     if reading := by_shape(stem):
-        return reading, True
+        return Read(reading, sure=True)
     if ending := ending_of(stem):
         return _by_numbers(ending, stem, folders, decisions)
     if (match := _WINDOWS_NUMBER.fullmatch(stem)) and (reading := of_slide("running number", match["slide"])):
-        return reading, False
+        return Read(reading, sure=False)
     reading = by_folder(folders)
-    return (reading, True) if reading else (_unknown(), False)
+    return Read(reading, sure=True) if reading else Read(_unknown(), sure=False)
 
 
-def _by_numbers(ending: Ending, stem: str, folders: list[str], decisions: _Decisions) -> tuple[Reading, bool]:
-    reading = None
+def _by_numbers(ending: Ending, stem: str, folders: tuple[str, ...], decisions: _Decisions) -> Read:
+    free_numbers = 1
     if len(ending.numbers) > 1:
-        decision = decisions.get((ending.kind, ending.start)) or decisions.get((ending.kind, None)) or _alone(ending)
+        kind = ending.kind
+        decision = decisions.get((kind, ending.start)) or decisions.get((kind, None))
+        free_numbers = decision.dropped if decision and decision.dropped in (1, 2) else 0
+        decision = decision or _alone(ending)
         rule: Rule = "running number" if decision.dropped == 1 else "coordinates"
-        reading = of_slide(rule, ending.without(decision.dropped))
-        if reading:
-            return reading, decision.sure
-    elif ending.separators == ("-",):
-        reading = of_slide("running number", ending.start)
-        if reading:
-            return reading, True
+        if reading := of_slide(rule, ending.without(decision.dropped)):
+            return Read(reading, decision.sure, free_numbers)
+    elif ending.separators == ("-",) and (reading := of_slide("running number", ending.start)):
+        return Read(reading, True, free_numbers)
     if reading := by_folder(folders):
-        return reading, True
+        return Read(reading, True, free_numbers)
     match = _UNDERSCORE_NUMBER.fullmatch(stem)
     if match and len(ending.numbers) == 1 and (reading := of_slide("running number", match["slide"])):
-        return reading, False
-    return _unknown(), False
+        return Read(reading, False, free_numbers)
+    return Read(_unknown(), False, free_numbers)
 
 
 def _alone(ending: Ending) -> Decision:
@@ -112,7 +116,7 @@ def _alone(ending: Ending) -> Decision:
 
 
 def _unknown() -> Reading:
-    return Reading("unknown", UNKNOWN_CASE, UNKNOWN_CASE)
+    return Reading("unknown", CaseName(UNKNOWN_CASE, UNKNOWN_CASE))
 
 
 def _by_pattern(path: str, base: str, pattern: str) -> Reading | None:
@@ -121,7 +125,7 @@ def _by_pattern(path: str, base: str, pattern: str) -> Reading | None:
     if not match or not match["case"] or not (case := match["case"].strip()):
         return None
     slide = (match["slide"] or "").strip() if "slide" in compiled.groupindex else ""
-    return Reading("pattern", case, slide or case)
+    return Reading("pattern", CaseName(case, slide or case))
 
 
 class CaseFinder:
@@ -143,17 +147,19 @@ class CaseFinder:
         self._doubtful: Counter[Rule] = Counter()
         self._examples: dict[Rule, list[str]] = defaultdict(list)
         self._folders: Counter[str] = Counter()
+        self._dates: Counter[str] = Counter()  # folders of crops that no rule fits
         self._cases: Counter[str] = Counter()
+        neighbours = Neighbours()
+        last, first, count = None, "", 0
         for name in names:
-            reading, sure = _read(name, pattern, self._decisions)
-            self._found[reading.rule] += 1
-            self._cases[reading.case] += 1
-            if reading.rule == "folder":
-                self._folders[reading.slide] += 1
-            if not sure:
-                self._doubtful[reading.rule] += 1
-                if len(self._examples[reading.rule]) < _EXAMPLES:
-                    self._examples[reading.rule].append(name)
+            read = self._read(name, neighbours)
+            if read is not last:
+                self._count(last, first, count)
+                last, first, count = read, name, 0
+            count += 1
+            if not read.sure and len(examples := self._examples[read.reading.rule]) < _EXAMPLES:
+                examples.append(name)
+        self._count(last, first, count)
         if pattern is not None and names and not self._found["pattern"]:
             raise UsageError(
                 f"The case pattern {pattern!r} matches none of the {len(names)} names, such as {some(names, 2)}. "
@@ -162,8 +168,33 @@ class CaseFinder:
 
     def case_of(self, name: str) -> CaseName:
         """The biopsy and the slide of one crop, decided from all names."""
-        reading, _ = _read(name, self._pattern, self._decisions)
-        return CaseName(reading.case, reading.slide)
+        return _read(name, self._pattern, self._decisions).reading.name
+
+    def cases_of(self, names: Iterable[str]) -> list[CaseName]:
+        """The same of many crops, quickest where those of a slide follow each other."""
+        neighbours = Neighbours()
+        return [self._read(name, neighbours).reading.name for name in names]
+
+    def _read(self, name: str, neighbours: Neighbours) -> Read:
+        read = neighbours.again(name)
+        if read is None:
+            read = neighbours.keep(name, _read(name, self._pattern, self._decisions))
+        return read
+
+    def _count(self, read: Read | None, first: str, count: int) -> None:
+        """So many names that follow each other, all in the folder of the first, were read in that way."""
+        if read is None:
+            return
+        rule, name = read.reading
+        self._found[rule] += count
+        self._cases[name.case] += count
+        if rule == "folder":
+            self._folders[name.slide] += count
+        elif rule == "unknown":
+            for folder in [folder for folder in tidy(first).split("/")[:-1] if is_date(folder)][-1:]:
+                self._dates[folder] += count
+        if not read.sure:
+            self._doubtful[rule] += count
 
     def found_by(self) -> dict[str, int]:
         """Number of crops by rule: ``pattern``, ``region``, ``parts``, ``coordinates``, ``running number``, ..."""
@@ -182,7 +213,10 @@ class CaseFinder:
             parts.append(f"{_crops(found['folder'])}: from {self._folder_words()}")
         if found["unknown"]:
             parts.append(f"{_crops(found['unknown'])}: no biopsy found, pooled as '{UNKNOWN_CASE}'")
-        many = "1 biopsy was" if len(self._cases) == 1 else f"{len(self._cases)} biopsies were"
+        biopsies = len(self._cases) - (0 < self._cases[UNKNOWN_CASE] == found["unknown"])
+        if not biopsies and self._cases:
+            return f"No biopsy was found: {_crops(found['unknown'])}, pooled as '{UNKNOWN_CASE}'."
+        many = "1 biopsy was" if biopsies == 1 else f"{biopsies} biopsies were"
         return f"How the {many} found: {'; '.join(parts) or 'there is no crop'}."
 
     def warnings(self) -> list[str]:
@@ -223,19 +257,26 @@ class CaseFinder:
         for rule, reading in readings:
             if doubtful[rule]:
                 sentences.append(
-                    f"CHECK: the names of {_crops(doubtful[rule])} are ambiguous; {reading}: "
+                    f"CHECK: {_names_of(doubtful[rule], 'is', 'are')} ambiguous; {reading}: "
                     f"{self._shown(rule)}. Give --case-pattern if that is wrong."
                 )
         others = sum(found.values()) - found["folder"] - found["unknown"]
         if found["folder"] and others:
             sentences.append(
-                f"CHECK: the names of {_crops(found['folder'])} do not identify a biopsy, unlike the "
-                f"others; they are assigned to {self._folder_words()}."
+                f"CHECK: {_names_of(found['folder'], 'does', 'do')} not identify a biopsy, unlike the others; "
+                f"{'it is' if found['folder'] == 1 else 'they are'} assigned to {self._folder_words()}."
             )
         return sentences
 
     def _oddities(self) -> list[str]:
         sentences = []
+        if self._dates and self._pattern is None:
+            dates = some((f"'{folder}'" for folder in sorted(self._dates)), _MOST_FOLDERS_NAMED)
+            sentences.append(
+                f"CHECK: a date is not taken for a biopsy ({dates}), and nothing else tells that of "
+                f"{_crops(self._dates.total())}. If each such folder is one biopsy, give "
+                "--case-pattern '(?P<case>[^/]+)/[^/]+$'."
+            )
         crops = sum(self._cases.values())
         if crops >= 2 * _EXAMPLES and len(self._cases) * 10 > crops * 9:
             sentences.append(
@@ -265,18 +306,35 @@ _RULE_WORDS: dict[Rule, str] = {
 
 
 def _crops(count: int) -> str:
-    return "1 crop" if count == 1 else f"{count} crops"
+    return counted(count, "crop")
+
+
+def _names_of(count: int, singular: str, plural: str) -> str:
+    return f"the name of 1 crop {singular}" if count == 1 else f"the names of {count} crops {plural}"
 
 
 def _decisions(names: Iterable[str]) -> dict[tuple[_Kind, str | None], Decision]:
     """The meaning of the numbers at the end: by prefix if enough names share it, else by kind."""
     enough = 5
     alike: dict[tuple[_Kind, str], Evidence] = defaultdict(Evidence)
+    neighbours = Neighbours()
+    evidence, head = None, ""
     for name in names:
+        if neighbours.again(name) is not None:
+            if evidence is not None:
+                evidence.add_pair(head, *neighbours.numbers)
+            continue
+        evidence = None
         stem = stem_of(tidy(name.rpartition("/")[2]))
-        ending = ending_of(stem)
-        if ending and len(ending.numbers) > 1 and not by_shape(stem):
-            alike[ending.kind, ending.start].add(ending)
+        if reading := by_shape(stem):
+            neighbours.keep(name, Read(reading, sure=True))
+        elif (ending := ending_of(stem)) and len(ending.numbers) > 1:
+            evidence, head = alike[ending.kind, ending.start], ending.without(2)
+            evidence.add(ending)
+            # Whatever the last two numbers are, what stands before them is the same.
+            neighbours.keep(name, Read(_unknown(), sure=False, free_numbers=2))
+        else:
+            neighbours = Neighbours()
     of_kind: dict[_Kind, Evidence] = defaultdict(Evidence)
     decisions: dict[tuple[_Kind, str | None], Decision] = {}
     for (kind, start), seen in alike.items():

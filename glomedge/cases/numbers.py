@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from operator import add as joined
+from typing import NamedTuple
 
 _DIGITS = "0123456789"
 _SEPARATORS = ("-", "_")
@@ -19,8 +21,7 @@ _LEAST_TILE_PX = 16
 _ENOUGH_NAMES = 5
 
 
-@dataclass(frozen=True)
-class Ending:
+class Ending(NamedTuple):
     """The numbers at the end of a name: ``S21-1234-100-456`` is ``S21``, ``-`` and (1234, 100, 456).
 
     Attributes:
@@ -35,8 +36,10 @@ class Ending:
 
     def without(self, count: int) -> str:
         """The name without its last ``count`` numbers."""
-        kept = zip(self.separators, self.numbers, strict=True)
-        return self.start + "".join(sep + number for sep, number in list(kept)[: len(self.numbers) - count])
+        kept = len(self.numbers) - count
+        if not kept:
+            return self.start
+        return self.start + "".join(map(joined, self.separators[:kept], self.numbers[:kept]))
 
     @property
     def kind(self) -> tuple[tuple[str, ...], int]:
@@ -92,11 +95,15 @@ class Evidence:
     def add(self, ending: Ending) -> None:
         """Take one more name into account; it must end in two numbers or more."""
         first, second = ending.numbers[-2:]
+        self.add_pair(ending.without(2), first, second)
+
+    def add_pair(self, head: str, first: str, second: str) -> None:
+        """The same, of the last two numbers and what stands before them."""
         values = int(first), int(second)
         if self._first is None or self._last_pair is None:
             self._first, self._last_pair = values, (first, second)
         self.names += 1
-        self.first_values.add((ending.without(2), first))
+        self.first_values.add((head, first))
         self.first_step = math.gcd(self.first_step, abs(values[0] - self._first[0]))
         self.second_step = math.gcd(self.second_step, abs(values[1] - self._first[1]))
         self.first_max = max(self.first_max, values[0])

@@ -7,8 +7,8 @@ a running number?) is left to ``numbers``. docs/cases.md shows an example for ea
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
-from typing import Literal
+from functools import lru_cache
+from typing import Literal, NamedTuple
 
 Rule = Literal["pattern", "region", "parts", "coordinates", "running number", "folder", "unknown"]
 """How a crop's biopsy was found; ``region``: QuPath's or HistomicsTK's box; ``parts``: ``_<stain>_<i>of<n>_``."""
@@ -91,15 +91,26 @@ def stem_of(base: str) -> str:
         base = stem.rstrip()
 
 
-@dataclass(frozen=True)
-class Reading:
-    """The reading of one name: the rule that matches it, the biopsy and the slide."""
+class CaseName(NamedTuple):
+    """Where a crop comes from: the biopsy, and the slide of that biopsy."""
 
-    rule: Rule
     case: str
     slide: str
 
 
+class Reading(NamedTuple):
+    """The reading of one name: the rule that matches it, and the biopsy and the slide."""
+
+    rule: Rule
+    name: CaseName
+
+    @property
+    def case(self) -> str:
+        """The biopsy."""
+        return self.name.case
+
+
+@lru_cache(maxsize=4096)
 def of_slide(rule: Rule, slide: str) -> Reading | None:
     """The reading of a slide's name: its biopsy where it names the stain and the part, else the slide is the case.
 
@@ -109,7 +120,7 @@ def of_slide(rule: Rule, slide: str) -> Reading | None:
     if not slide or _GENERIC.fullmatch(slide):
         return None
     match = _SLIDE_OF_PARTS.fullmatch(slide)
-    return Reading(rule, match["case"].strip() if match else slide, slide)
+    return Reading(rule, CaseName(match["case"].strip() if match else slide, slide))
 
 
 def by_shape(stem: str) -> Reading | None:
@@ -119,8 +130,13 @@ def by_shape(stem: str) -> Reading | None:
         if token in lower and (match := pattern.fullmatch(stem)):
             return of_slide("region", match["slide"])
     if "of" in stem and (match := _PARTS.fullmatch(stem)):
-        return Reading("parts", match["case"].strip() or match["case"], match["slide"].strip())
+        return Reading("parts", CaseName(match["case"].strip() or match["case"], match["slide"].strip()))
     return None
+
+
+def is_date(folder: str) -> bool:
+    """Whether a folder is named after a day or a month, when something was done: never taken for a biopsy."""
+    return _DATE.fullmatch(folder) is not None
 
 
 def is_no_biopsy(folder: str) -> bool:
@@ -128,11 +144,13 @@ def is_no_biopsy(folder: str) -> bool:
     return (
         folder in CLASS_FOLDERS
         or folder in ("", ".", "..")
-        or any(pattern.fullmatch(folder) for pattern in (_GENERIC, _MAGNIFICATION, _DATE))
+        or is_date(folder)
+        or any(pattern.fullmatch(folder) for pattern in (_GENERIC, _MAGNIFICATION))
     )
 
 
-def by_folder(folders: list[str]) -> Reading | None:
+@lru_cache(maxsize=4096)
+def by_folder(folders: tuple[str, ...]) -> Reading | None:
     """The nearest folder that may be a biopsy's; ``folders`` outermost first."""
     for index in range(len(folders) - 1, -1, -1):
         folder = folders[index].strip()

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import math
 from array import array
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
+from itertools import groupby
 from typing import Literal, Protocol
 
 from glomedge.about import RESEARCH_USE_NOTICE
@@ -83,7 +85,16 @@ class CropResult(Protocol):
     def status(self) -> str: ...
 
 
-@dataclass(frozen=True)
+class Call(Protocol):
+    """What of a crop's result is counted; see ``CropCall``."""
+
+    @property
+    def label(self) -> int | None: ...
+    @property
+    def status(self) -> str: ...
+
+
+@dataclass(frozen=True, slots=True)
 class CaseSummary:
     """One biopsy. All percentages run from 0 to 100; intervals are 95%.
 
@@ -160,7 +171,7 @@ def summarise(
         finder = CaseFinder([item.name for item in items], case_pattern)
     tally = CaseTally(exclude_flagged=exclude_flagged)
     for item in items:
-        tally.add(item, finder.case_of(item.name))
+        tally.add_many([finder.case_of(item.name)], [item], [item.probability])
     return tally.summaries(operating_point)
 
 
@@ -175,12 +186,16 @@ class CaseTally:
         self._exclude_flagged = exclude_flagged
         self._cases: dict[str, _Tally] = {}
 
-    def add(self, item: CropResult, name: CaseName) -> None:
-        """Count one crop of that biopsy and slide."""
-        tally = self._cases.get(name.case)
-        if tally is None:
-            tally = self._cases[name.case] = _Tally()
-        tally.add(item, name.slide, self._exclude_flagged)
+    def add_many(self, names: Sequence[CaseName], calls: Sequence[Call], probabilities: Sequence[float | None]) -> None:
+        """Count many crops; quicker where those of one slide follow each other and calls are the same objects."""
+        begin = 0
+        for name, run in groupby(names):
+            end = begin + sum(1 for _ in run)
+            tally = self._cases.get(name.case)
+            if tally is None:
+                tally = self._cases[name.case] = _Tally()
+            tally.add_many(name.slide, calls[begin:end], probabilities[begin:end], self._exclude_flagged)
+            begin = end
 
     def summaries(self, operating_point: OperatingPoint | None) -> list[CaseSummary]:
         """One per biopsy, sorted by its id; ``operating_point`` is the model's, for the corrected figures."""
@@ -196,21 +211,32 @@ def called(cases: Iterable[CaseSummary]) -> tuple[int, int]:
 class _Tally:
     """Running counts of one biopsy."""
 
+    __slots__ = ("crops", "errors", "flagged", "positive", "probabilities", "slides")
+
     def __init__(self) -> None:
         self.slides: set[str] = set()
         self.crops = self.flagged = self.errors = self.positive = 0
         self.probabilities = array("d")
 
-    def add(self, item: CropResult, slide: str, exclude_flagged: bool) -> None:
+    def add_many(
+        self, slide: str, calls: Sequence[Call], probabilities: Sequence[float | None], exclude_flagged: bool
+    ) -> None:
         self.slides.add(slide)
-        self.crops += 1
-        flagged = item.status.startswith("flagged")
-        self.flagged += flagged
-        if item.label is None or item.probability is None:
-            self.errors += 1
-        elif not (flagged and exclude_flagged):
-            self.positive += item.label
-            self.probabilities.append(item.probability)
+        self.crops += len(calls)
+        left_out = False
+        for call, number in Counter(calls).items():
+            flagged = call.status.startswith("flagged")
+            self.flagged += number * flagged
+            if call.label is None:
+                self.errors += number
+            elif flagged and exclude_flagged:
+                left_out = True
+            else:
+                self.positive += number * call.label
+        if left_out:
+            pairs = zip(calls, probabilities, strict=True)
+            probabilities = [value for call, value in pairs if not call.status.startswith("flagged")]
+        self.probabilities.extend(value for value in probabilities if value is not None)
 
     def summary(self, case: str, operating_point: OperatingPoint | None) -> CaseSummary:
         total = len(self.probabilities)

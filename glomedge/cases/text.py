@@ -39,6 +39,11 @@ def some(names: Iterable[str], limit: int = 5, separator: str = ", ") -> str:
     return shown + (f"{separator}and {len(names) - limit} more" if len(names) > limit else "")
 
 
+def counted(count: int, singular: str, plural: str = "") -> str:
+    """The number and the word for it: ``1 crop``, ``2 crops``; ``plural`` where it is not the singular with an s."""
+    return f"{count} {singular}" if count == 1 else f"{count} {plural or singular + 's'}"
+
+
 def problem_report(head: str, kinds: Mapping[str, Sequence[str]], advice: str, separator: str = ", ") -> str:
     """One message of at most ``MAX_MESSAGE_CHARS``: what is wrong by kind, at most ``MAX_LISTED`` rows of each, advice.
 

@@ -18,6 +18,7 @@ from glomedge.cli.options import (
     model_option,
     takes_engine_options,
 )
+from glomedge.cli.shell_patterns import require_only_options
 from glomedge.engine.options import DEFAULT_MODEL, EngineOptions
 from glomedge.errors import UsageError
 
@@ -32,6 +33,7 @@ MEASURING = "Measuring"
 
 @takes_engine_options("provider", "batch_size")
 def bench(
+    context: typer.Context,
     *,
     model: Annotated[
         list[Path] | None,
@@ -105,6 +107,7 @@ def bench(
     ] = None,
 ) -> None:
     """Measure models on providers: latency, throughput, stages, cold start, memory, and agreement with fp32."""
+    require_only_options([*map(Path, context.args)])
     if compare is not None:
         _compare(*compare, as_json=as_json)
         return

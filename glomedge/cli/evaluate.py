@@ -11,6 +11,7 @@ import typer
 from glomedge.about import RESEARCH_USE_NOTICE
 from glomedge.cli.options import LABELS, CasePattern, Model, Threshold, Workers, json_option, takes_engine_options
 from glomedge.cli.progress import Progress
+from glomedge.cli.shell_patterns import require_one_data_set
 from glomedge.engine.options import DEFAULT_MODEL, EngineOptions
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 @takes_engine_options()
 def evaluate(
+    context: typer.Context,
     data: Annotated[Path, typer.Argument(help="Data set: public.csv (name, ground truth) and the crops.")],
     *,
     model: Model = DEFAULT_MODEL,
@@ -49,6 +51,7 @@ def evaluate(
     from glomedge.runs.options import EvaluateOptions
     from glomedge.system.stopping import StopOnSignals
 
+    require_one_data_set("evaluate", [data, *map(Path, context.args)])
     options = EvaluateOptions(
         data=data,
         model=model,

@@ -23,7 +23,8 @@ DEFAULT_KERAS = Path("artifacts/model.keras")
 
 def export(
     model_path: Annotated[
-        Path | None, model_argument("The .keras file that glomedge train wrote.", DEFAULT_KERAS)
+        Path | None,
+        model_argument("A Keras model: of glomedge train, or any .keras, .h5 or SavedModel folder.", DEFAULT_KERAS),
     ] = None,
     model: Annotated[Path | None, model_option()] = None,
     output: Annotated[
@@ -39,8 +40,9 @@ def export(
             "--calibration",
             "--data",
             metavar="DATA",
-            help="The training data set: its training split calibrates int8, the rest serves the gates "
-            "[default: its location during training]",
+            help="Labelled crops. The training data set of a model of glomedge train: its training split calibrates "
+            "int8, the rest serves the gates [default: its location during training]. Of any other model: half of the "
+            "biopsies fits temperature and threshold, the other half is counted on.",
         ),
     ] = None,
     calibration_crops: Annotated[int, typer.Option(min=1, help="Number of training crops for int8 calibration.")] = 256,
@@ -48,10 +50,36 @@ def export(
         str, typer.Option(help="auto (best parity of the three), minmax, entropy or percentile.")
     ] = "auto",
     recipe: Annotated[
-        str | None, typer.Option(help="Colour recipe, for a model without a training record: seed, published or plain.")
+        str | None,
+        typer.Option(help="How the crops were enhanced, if the model does not say: seed, published or plain."),
+    ] = None,
+    input_scaling: Annotated[
+        str | None,
+        typer.Option(
+            "--input-scaling",
+            help="How pixels are scaled before a model that does not do it itself: resnet, resnet_v2, torch, unit or "
+            "none.",
+        ),
+    ] = None,
+    logits: Annotated[
+        bool, typer.Option("--logits", help="The model's last layer has no activation: it gives logits.")
+    ] = False,
+    positive_class: Annotated[
+        int | None,
+        typer.Option(min=0, max=1, help="Which of two outputs is globally sclerotic, for a model with two."),
+    ] = None,
+    input_side: Annotated[
+        int | None, typer.Option(metavar="PX", help="Side of the input, for a model that leaves it open.")
+    ] = None,
+    case_pattern: Annotated[
+        str | None, typer.Option(help="How biopsies are named in --data [default: found in the names]")
     ] = None,
     threshold: Annotated[
-        float | None, typer.Option(help="Decision threshold, for a model without a training record [default: 0.5]")
+        str | None,
+        typer.Option(
+            metavar="VALUE|youden|sensitivity=S",
+            help="Decision threshold of a model without a training record; a rule is fitted on --data [default: 0.5]",
+        ),
     ] = None,
     batch_profile: Annotated[
         str | None, typer.Option(metavar="MIN,OPT,MAX", help="Batch sizes of an engine [default: 1,8,32]")
@@ -82,7 +110,7 @@ def export(
     ] = False,
     as_json: Annotated[bool, json_option("Print the report as JSON.")] = False,
 ) -> None:
-    """Export a Keras model to one self-describing ONNX file that is checked against Keras."""
+    """Export a Keras model to one self-describing ONNX file that is checked against its own framework."""
     if list_devices:
         from glomedge_export.device_recipes import DEVICES
 
@@ -106,8 +134,10 @@ def export(
     if importlib.util.find_spec("onnxruntime") is None:
         # The extra `export` leaves the choice between the CPU and the GPU wheel to the user.
         raise MissingExtraError("glomedge export", "onnxruntime", "export,cpu")
-    from glomedge_export.export import Request
+    from glomedge_export.export import Request, Tell
     from glomedge_export.export import export as run
+    from glomedge_export.export_source.source import Said
+    from glomedge_export.graph.anatomy import GIVEN_SCALINGS, Choices
 
     chosen, layout, batches = _for_device(device, precision, target, batch_profile)
     request = Request(
@@ -115,9 +145,18 @@ def export(
         output=output,
         precision=_choice("--precision", chosen, ("fp32", "fp16", "int8")),
         target=_choice("--target", layout, ("any", "onnxruntime", "tensorrt", "openvino")) if layout else None,
-        data=calibration,
-        recipe=_recipe(recipe),
-        threshold=threshold,
+        said=Said(
+            recipe=_choice("--recipe", recipe, ("seed", "published", "plain")) if recipe else None,
+            choices=Choices(
+                _choice("--input-scaling", input_scaling, GIVEN_SCALINGS) if input_scaling else None,
+                logits,
+                1 if positive_class == 1 else 0 if positive_class == 0 else None,
+            ),
+            side_px=input_side,
+            threshold=threshold,
+            data=calibration,
+            case_pattern=case_pattern,
+        ),
         calibration_crops=calibration_crops,
         calibration_method=_choice(
             "--calibration-method", calibration_method, ("auto", "minmax", "entropy", "percentile")
@@ -136,7 +175,11 @@ def export(
         device=device,
     )
     with Progress() as progress:
-        result = run(request, progress, lambda rows: None if as_json else progress.pause(lambda: _gate_table(rows)))
+        tell = Tell(
+            found=lambda lines: progress.pause(lambda: _found(lines)),
+            gates=lambda rows: progress.pause(lambda: _gate_table(rows)),
+        )
+        result = run(request, progress, Tell() if as_json else tell)
     if as_json:
         typer.echo(json.dumps(result.report, indent=1))
     else:
@@ -168,15 +211,9 @@ def _choice(option: str, value: str, allowed: tuple[str, ...]) -> Any:
     return value
 
 
-def _recipe(name: str | None) -> Any:
-    from glomedge.model.spec import Recipe
-
-    if name is None:
-        return None
-    try:
-        return Recipe.named(name)
-    except ValueError as error:
-        raise UsageError(f"--recipe: {error}.") from error
+def _found(lines: tuple[str, ...]) -> None:
+    for line in lines:
+        typer.echo(line)
 
 
 def _profile(text: str) -> Any:

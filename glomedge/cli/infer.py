@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
@@ -26,6 +25,7 @@ from glomedge.cli.options import (
     takes_engine_options,
 )
 from glomedge.cli.progress import Progress
+from glomedge.cli.shell_patterns import require_one_folder
 from glomedge.engine.options import DEFAULT_MODEL, EngineOptions
 from glomedge.errors import UsageError
 
@@ -164,23 +164,6 @@ def infer(
     else:
         print_summary(outcome, output)
     leave(outcome, outcome.exit_code)
-
-
-def require_one_folder(named: list[Path]) -> None:
-    """Refuse several names, which is what a shell makes of ``night/*.png``. Raises UsageError."""
-    if len(named) == 1:
-        return
-    from glomedge.files.names import escape_name
-
-    parents = {path.parent for path in named}
-    many = "infer reads one folder or one image"
-    some = ", ".join(escape_name(bytes(path)) for path in named[:2])
-    listed = f"{len(named)} names were given ({some}{', ...' if len(named) > 2 else ''})"
-    if len(parents) == 1 and not any(path.is_dir() for path in named):
-        cure = f"Give the folder: glomedge infer {shlex.quote(escape_name(bytes(parents.pop())))}"
-    else:
-        cure = "Give the folder that holds them all; it is searched at any depth"
-    raise UsageError(f"{many}, and {listed}. {cure}")
 
 
 def leave(outcome: Outcome, code: int) -> NoReturn:

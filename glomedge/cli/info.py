@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from glomedge.about import RESEARCH_USE_NOTICE
 from glomedge.cli.options import json_option, model_argument, model_option, one_model
 
 if TYPE_CHECKING:
@@ -18,15 +19,23 @@ _BULKY = {"golden": {"pixels_zlib_base64"}, "calibration": {"names"}}
 
 
 def info(
-    model_path: Annotated[Path | None, model_argument("The exported model.")] = None,
+    model_path: Annotated[
+        Path | None, model_argument("The exported model, or a Keras file: .keras, .h5, SavedModel folder.")
+    ] = None,
     model: Annotated[Path | None, model_option()] = None,
     as_json: Annotated[bool, json_option()] = False,
 ) -> None:
-    """Show a model file's metadata. A file that is damaged or not made by glomedge is rejected with the reason."""
+    """Show what is in an exported model, or in a Keras file and which export command that needs.
+
+    A file that is damaged or of another kind is rejected with the reason.
+    """
+    path = one_model(model_path, model)
+    if _is_keras(path):
+        _describe_keras(path, as_json)
+        return
     from glomedge.model.file import read_model_file
     from glomedge.model.graph import check_graph
 
-    path = one_model(model_path, model)
     file = read_model_file(path)
     facts = check_graph(path, file.spec)
     document = describe(file, facts)
@@ -36,8 +45,34 @@ def info(
         print_info(document)
 
 
+def _is_keras(path: Path) -> bool:
+    if path.is_dir():
+        return True
+    try:
+        with path.open("rb") as handle:
+            head = handle.read(8)
+    except OSError:
+        return False
+    return head.startswith((b"PK\x03\x04", b"\x89HDF")) or path.suffix in (".keras", ".h5", ".hdf5")
+
+
+def _describe_keras(path: Path, as_json: bool) -> None:
+    # The one command of the edge that reads Keras files; this part of glomedge_export needs no framework.
+    from glomedge_export.keras_files.describe import describe as describe_keras
+    from glomedge_export.keras_files.describe import in_rows
+
+    found = describe_keras(path)
+    if as_json:
+        typer.echo(json.dumps(found.as_json(), indent=2, ensure_ascii=False))
+        return
+    _print_rows(in_rows(found))
+    typer.echo(RESEARCH_USE_NOTICE)
+
+
 def describe(file: ModelFile, facts: GraphFacts) -> dict[str, Any]:
     """The file, its graph and its spec as plain values, without the golden pixels and the calibration names."""
+    from glomedge.model import origin
+
     spec = file.spec.model_dump(mode="json")
     for part, fields in _BULKY.items():
         if spec[part] is not None:
@@ -45,16 +80,17 @@ def describe(file: ModelFile, facts: GraphFacts) -> dict[str, Any]:
     return {
         "file": {"path": str(file.path), "size_bytes": file.size_bytes, "sha256": file.sha256, "seal": "intact"},
         "graph": {"opset": facts.opset, "operators": dict(sorted(facts.operators.items()))},
+        "said": {
+            "network": origin.network(file.spec),
+            "source": origin.source(file.spec),
+            "unknown": origin.unknown(file.spec),
+        },
         "spec": spec,
     }
 
 
 def print_info(document: dict[str, Any]) -> None:
     """The same as a table: the file, its output, its training, and its agreement with Keras."""
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
-
     spec, file, graph = document["spec"], document["file"], document["graph"]
     recipe = spec["recipe"]
     steps = (
@@ -68,6 +104,7 @@ def print_info(document: dict[str, Any]) -> None:
         ("precision", f"{spec['precision']} for target '{spec['target']}', opset {graph['opset']}"),
         ("graph", ", ".join(f"{count} {name}" for name, count in graph["operators"].items())),
         ("work", f"{spec['multiply_adds'] / 1e9:.3f} G multiply-adds a crop"),
+        *((name, sentence) for name, sentence in document["said"].items() if sentence is not None),
         (
             "input",
             f"uint8 [N, {spec['input']['height_px']}, {spec['input']['width_px']}, 3] "
@@ -94,12 +131,19 @@ def print_info(document: dict[str, Any]) -> None:
                 f"{calibration['method']} on {calibration['crops']} crops of {calibration['cases']} biopsies",
             )
         )
+    _print_rows(rows)
+    typer.echo(spec["notice"])
+
+
+def _print_rows(rows: list[tuple[str, str]]) -> None:
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
     table = Table.grid(padding=(0, 2))
     for name, text in rows:
         table.add_row(f"[bold]{name}[/bold]", escape(text))
-    console = Console(highlight=False)
-    console.print(table)
-    console.print(spec["notice"])
+    Console(highlight=False).print(table)
 
 
 def _training(training: dict[str, Any] | None) -> list[tuple[str, str]]:

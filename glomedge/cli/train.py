@@ -11,10 +11,12 @@ import typer
 from glomedge.about import RESEARCH_USE_NOTICE
 from glomedge.cli.options import CasePattern, json_option
 from glomedge.cli.progress import TrainingProgress
+from glomedge.cli.shell_patterns import require_one_data_set
 from glomedge.errors import MissingExtraError
 
 
 def train(
+    context: typer.Context,
     data: Annotated[Path, typer.Argument(help="Folder with public.csv and the two folders of crops.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for model, record and report.")] = Path(
         "artifacts"
@@ -82,6 +84,7 @@ def train(
 
     Writes model.keras with its record, split.csv, history.csv, curves.png, metrics.json and training-report.html.
     """
+    require_one_data_set("train", [data, *map(Path, context.args)])
     try:
         from glomedge_export.training.options import FitOptions, TrainOptions
         from glomedge_export.training.recipes import recipe_of, scaling_of

@@ -18,10 +18,10 @@ import numpy.typing as npt
 
 from glomedge.engine.items import Item
 from glomedge.engine.predict import Prediction, predict_all
-from glomedge.engine.runner import OutOfMemoryError, Runner, padded
+from glomedge.engine.runner import OutOfMemoryError, RawOutput, Runner, padded
 from glomedge.errors import EngineError, UsageError
 from glomedge.model.file import ModelFile
-from glomedge.model.spec import MAP_SIZE, SIZE_PX, ModelSpec
+from glomedge.model.spec import ModelSpec
 
 __all__ = ["Engine", "Output", "Prediction", "Runtime"]
 
@@ -32,16 +32,17 @@ class Output:
 
     Attributes:
         probability: float32 ``[N]``, the chance of *globally sclerotic*; may hold NaN or Inf from broken weights.
-        activation: float32 ``[N, 7, 7]``, the class-activation map; its mean is the logit before temperature.
+        activation: float32 ``[N, cells, cells]`` (7 x 7 for ResNet50V2 at 224 px), the class-activation map; its mean
+            is the logit before temperature. None for a network without an exact map (``spec.map``).
     """
 
     probability: npt.NDArray[np.float32]
-    activation: npt.NDArray[np.float32]
+    activation: npt.NDArray[np.float32] | None
 
     def __post_init__(self) -> None:
-        n = len(self.probability)
-        if self.probability.shape != (n,) or self.activation.shape != (n, MAP_SIZE, MAP_SIZE):
-            raise ValueError(f"probability {self.probability.shape}, activation {self.activation.shape}")
+        n, maps = len(self.probability), self.activation
+        if self.probability.shape != (n,) or (maps is not None and (maps.ndim != 3 or len(maps) != n)):
+            raise ValueError(f"probability {self.probability.shape}, activation {getattr(maps, 'shape', None)}")
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,9 @@ class Engine:
         self._runtime = runtime
         self._limit = max(runner.batch_sizes, default=max_batch)
         self._lock = threading.Lock()
+        side_px = file.spec.input.side_px
+        self._crop_shape = (side_px, side_px, 3)
+        self._map_shape = file.spec.map_shape
 
     @property
     def spec(self) -> ModelSpec:
@@ -110,8 +114,9 @@ class Engine:
         """Run the network.
 
         Args:
-            images_nhwc: uint8 ``[N, 224, 224, 3]``, RGB, already enhanced; any N >= 1. Longer batches than the
-                session takes are split, and for sessions of fixed shape the last one is padded.
+            images_nhwc: uint8 ``[N, side, side, 3]``, RGB, already enhanced, ``side`` that of the model
+                (``spec.input.side_px``); any N >= 1. Longer batches than the session takes are split, and for sessions
+                of fixed shape the last one is padded.
 
         Raises:
             UsageError: another dtype or shape.
@@ -121,15 +126,16 @@ class Engine:
             images_nhwc.dtype != np.uint8
             or images_nhwc.ndim != 4
             or images_nhwc.shape[0] < 1
-            or images_nhwc.shape[1:] != (SIZE_PX, SIZE_PX, 3)
+            or images_nhwc.shape[1:] != self._crop_shape
         ):
+            side_px = self._crop_shape[0]
             raise UsageError(
-                f"infer takes uint8 [N, {SIZE_PX}, {SIZE_PX}, 3] with N >= 1, not {images_nhwc.dtype} "
-                f"{list(images_nhwc.shape)}. Pass crops through glomedge.enhance first."
+                f"infer takes uint8 [N, {side_px}, {side_px}, 3] with N >= 1, not {images_nhwc.dtype} "
+                f"{list(images_nhwc.shape)}. Pass crops through glomedge.enhance(crop, engine.spec.recipe) first."
             )
         total = len(images_nhwc)
         probability = np.empty(total, np.float32)
-        activation = np.empty((total, MAP_SIZE, MAP_SIZE), np.float32)
+        activation = None if self._map_shape is None else np.empty((total, *self._map_shape), np.float32)
         start = 0
         while start < total:
             # Read again each round: another thread may have lowered the limit.
@@ -140,7 +146,9 @@ class Engine:
                 self._shrink(count, error)
                 continue
             probability[start : start + count] = part[0].reshape(-1)[:count]
-            activation[start : start + count] = part[1][:count]
+            if activation is not None:
+                assert part[1] is not None  # ``check_contract``
+                activation[start : start + count] = part[1][:count]
             start += count
         return Output(probability, activation)
 
@@ -181,7 +189,7 @@ class Engine:
     ) -> None:
         self.close()
 
-    def _run(self, images: npt.NDArray[np.uint8]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    def _run(self, images: npt.NDArray[np.uint8]) -> RawOutput:
         runner = self._runner
         if runner is None:
             raise EngineError("This engine is closed. Load the model again with glomedge.load.")

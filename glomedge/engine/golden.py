@@ -15,13 +15,14 @@ import numpy as np
 import numpy.typing as npt
 
 from glomedge.errors import SelfTestError
-from glomedge.model.spec import Golden, ModelSpec, Precision, Recipe
+from glomedge.model.spec import SIZE_PX, Golden, ModelSpec, Precision, Recipe
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
-# Whole multiples of 224 (3 x and 2 x): shrinking by area is then a mean of whole pixels, exact on every platform,
-# and still differs from every other interpolation along the first axis.
+# Three and two times the network's side (of 224 as drawn; another side's crop is enlarged or thinned out to that):
+# shrinking by area is then a mean of whole pixels, exact on every platform, and still differs from every other
+# interpolation along the first axis.
 CROP_WIDTH_PX = 672
 CROP_HEIGHT_PX = 448
 
@@ -50,12 +51,29 @@ class _Integers:
         return (self._state >> 8) * limit >> 24
 
 
-def draw_crop(seed: int) -> npt.NDArray[np.uint8]:
-    """A schematic glomerulus, uint8 ``[448, 672, 3]`` RGB, fixed by ``seed`` to the last bit on every platform.
+def draw_crop(seed: int, side_px: int = SIZE_PX) -> npt.NDArray[np.uint8]:
+    """A schematic glomerulus, uint8 RGB, fixed by ``seed`` and ``side_px`` to the last bit on every platform.
 
     Flat areas with sharp borders: it exercises resizing, equalising, saturation and hue, and its enhanced form
     packs into a few kB.
+
+    Args:
+        seed: of the drawing.
+        side_px: side of the network's input.
+
+    Returns:
+        ``[2 * side_px, 3 * side_px, 3]``.
     """
+    crop = _drawn(seed)
+    if side_px == SIZE_PX:
+        return crop
+    # Nearest pixel, in whole numbers; drawing takes the same time for every side.
+    rows, columns = (np.arange(times * side_px) * SIZE_PX // side_px for times in (2, 3))
+    return np.ascontiguousarray(crop[rows[:, np.newaxis], columns])
+
+
+def _drawn(seed: int) -> npt.NDArray[np.uint8]:
+    """The drawing for a side of 224 px, uint8 ``[448, 672, 3]``."""
     draw = _Integers(seed)
     rows, columns = np.mgrid[0:CROP_HEIGHT_PX, 0:CROP_WIDTH_PX].astype(np.int32)
     # Interstitium: a mosaic of blocks in a few stain depths.
@@ -100,14 +118,14 @@ def make(recipe: Recipe, infer: Infer, precision: Precision) -> Golden:
 
     Args:
         recipe: the file's preprocessing.
-        infer: images uint8 ``[1, 224, 224, 3]`` to the probability of that one crop (any shape of one element).
+        infer: images uint8 ``[1, side, side, 3]`` to the probability of that one crop (any shape of one element).
         precision: of the file; sets the tolerance.
     """
     from glomedge.imaging.enhance import enhance
 
     best: tuple[float, int, npt.NDArray[np.uint8], float] | None = None
     for seed in range(_SEEDS_TRIED):
-        pixels = enhance(draw_crop(seed), recipe)
+        pixels = enhance(draw_crop(seed, recipe.size_px), recipe)
         probability = _scalar(infer(pixels[np.newaxis]))
         distance = abs(probability - 0.5)
         if best is None or distance < best[0]:
@@ -115,6 +133,7 @@ def make(recipe: Recipe, infer: Infer, precision: Precision) -> Golden:
     assert best is not None
     return Golden(
         seed=best[1],
+        side_px=recipe.size_px,
         pixels_zlib_base64=Golden.pack(best[2]),
         probability=best[3],
         pixel_tolerance=PIXEL_TOLERANCE,
@@ -127,7 +146,7 @@ def check(spec: ModelSpec, infer: Infer, *, min_tolerance: float = 0.0, where: s
 
     Args:
         spec: of the loaded file.
-        infer: images uint8 ``[1, 224, 224, 3]`` to the probability of that one crop, on the provider that serves.
+        infer: images uint8 ``[1, side, side, 3]`` to the probability of that one crop, on the provider that serves.
         min_tolerance: a wider tolerance for a provider asked to compute below the file's precision (bf16).
         where: words for the message.
 
@@ -138,7 +157,7 @@ def check(spec: ModelSpec, infer: Infer, *, min_tolerance: float = 0.0, where: s
 
     golden = spec.golden
     expected = golden.pixels()
-    actual = enhance(draw_crop(golden.seed), spec.recipe)
+    actual = enhance(draw_crop(golden.seed, golden.side_px), spec.recipe)
     difference = np.abs(actual.astype(np.int16) - expected.astype(np.int16))
     worst = int(difference.max())
     if worst > golden.pixel_tolerance:

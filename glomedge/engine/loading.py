@@ -168,13 +168,14 @@ def batch_profile(default: BatchProfile, options: EngineOptions) -> BatchProfile
     """The batch sizes to build for: the spec's, overridden by what the user gave.
 
     ``batch_size`` alone also is the maximum unless the spec's is larger, or the batch is fixed: then it is the only
-    size. Raises UsageError where they contradict.
+    size. Raises UsageError where they contradict, in the words of ``load``: commands have checked their options before
+    (``EngineOptions.check``).
     """
     batch_size, max_batch = options.batch_size, options.max_batch
     if options.fixed_batch:
         if batch_size and max_batch and batch_size != max_batch:
             raise UsageError(
-                f"--fixed-batch runs one batch size, and --batch-size {batch_size} is not --max-batch {max_batch}. "
+                f"fixed_batch runs one batch size, and batch_size {batch_size} is not max_batch {max_batch}. "
                 "Give one of them."
             )
         only = batch_size or max_batch or default.max
@@ -182,7 +183,7 @@ def batch_profile(default: BatchProfile, options: EngineOptions) -> BatchProfile
     largest = max_batch or max(batch_size or 1, default.max)
     usual = batch_size or min(default.opt, largest)
     if usual < 1 or usual > largest:
-        raise UsageError(f"--batch-size {usual} is not between 1 and --max-batch {largest}. Raise --max-batch.")
+        raise UsageError(f"batch_size {usual} is not between 1 and max_batch {largest}. Raise max_batch.")
     return BatchProfile(min=1, opt=usual, max=largest)
 
 

@@ -28,7 +28,8 @@ class Prediction:
         label: 1 globally sclerotic, 0 not, by the spec's threshold; None on an error.
         class_name: the label in words; None on an error.
         status: ``ok``, ``flagged:<a+b>`` or ``error:<code>``.
-        activation: float32 ``[7, 7]`` class-activation map; None on an error.
+        activation: float32 ``[cells, cells]`` class-activation map, 7 x 7 for ResNet50V2 at 224 px; None on an error,
+            and of a model without an exact map (``spec.map``).
         message: what went wrong and what to do; empty when nothing did.
     """
 
@@ -41,7 +42,7 @@ class Prediction:
 
 
 def called(
-    spec: ModelSpec, probability: float, activation: npt.NDArray[np.float32], flags: tuple[str, ...]
+    spec: ModelSpec, probability: float, activation: npt.NDArray[np.float32] | None, flags: tuple[str, ...]
 ) -> Prediction:
     """Turn one probability into a Prediction: outside 0..1 is an error, the threshold decides the label."""
     fault = fault_of(probability, activation)
@@ -94,9 +95,8 @@ def _predict_chunk(engine: Infer, spec: ModelSpec, items: list[Any]) -> list[Pre
         pixels.append(enhance(crop, spec.recipe))
     if pixels:
         output = engine.infer(np.stack(pixels))
-        answers = iter(
-            [called(spec, float(output.probability[i]), output.activation[i], flags[i]) for i in range(len(pixels))]
-        )
+        maps = output.activation if output.activation is not None else [None] * len(pixels)
+        answers = iter([called(spec, float(output.probability[i]), maps[i], flags[i]) for i in range(len(pixels))])
     else:
         answers = iter(())
     return [prediction if prediction is not None else next(answers) for prediction in found]

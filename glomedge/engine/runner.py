@@ -17,9 +17,10 @@ import numpy.typing as npt
 
 from glomedge.errors import EngineError, ModelError
 from glomedge.model.file import ModelFile
-from glomedge.model.spec import MAP_SIZE, BatchProfile, ModelSpec
+from glomedge.model.spec import BatchProfile, ModelSpec
 
-RawOutput = tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]
+RawOutput = tuple[npt.NDArray[np.float32], npt.NDArray[np.float32] | None]
+"""Probability and activation of a batch; no activation where the graph has no such output (``ModelSpec.map``)."""
 
 
 def no_cache() -> bool:
@@ -98,7 +99,7 @@ class Runner(Protocol):
     """The only batch sizes that may be run, ascending; empty when any size is allowed."""
 
     def run(self, images_nhwc: npt.NDArray[np.uint8]) -> RawOutput:
-        """Probability ``[N, 1]`` and activation ``[N, 7, 7]``. Raises OutOfMemoryError, EngineError."""
+        """Probability ``[N, 1]`` and activation ``[N, cells, cells]``. Raises OutOfMemoryError, EngineError."""
 
     def forget(self) -> bool:
         """Remove its engine from the cache because it gives wrong answers. Called before ``close``.
@@ -124,10 +125,9 @@ def check_contract(runner: Runner, spec: ModelSpec, path: Path | os.PathLike[str
     expected_input = TensorInfo(
         spec.input.name, spec.input.dtype, (None, spec.input.height_px, spec.input.width_px, len("RGB"))
     )
-    expected_outputs = (
-        TensorInfo("probability", "float32", (None, 1)),
-        TensorInfo("activation", "float32", (None, MAP_SIZE, MAP_SIZE)),
-    )
+    expected_outputs: tuple[TensorInfo, ...] = (TensorInfo("probability", "float32", (None, 1)),)
+    if spec.map_shape is not None:
+        expected_outputs += (TensorInfo("activation", "float32", (None, *spec.map_shape)),)
     _compare(path, "input", (expected_input,), runner.inputs)
     _compare(path, "output", expected_outputs, runner.outputs)
 

@@ -16,14 +16,14 @@ class InferOutput(Protocol):
     @property
     def probability(self) -> npt.NDArray[np.float32]: ...
     @property
-    def activation(self) -> npt.NDArray[np.float32]: ...
+    def activation(self) -> npt.NDArray[np.float32] | None: ...
 
 
 class Infer(Protocol):
     """The part of ``engine.engine.Engine`` that the pipeline needs; called from several threads at once."""
 
     def infer(self, images_nhwc: Pixels, /) -> InferOutput:
-        """uint8 ``[N, 224, 224, 3]`` to probabilities ``[N]`` and maps ``[N, 7, 7]``."""
+        """uint8 ``[N, side, side, 3]`` to probabilities ``[N]`` and maps ``[N, cells, cells]``, None without a map."""
         ...
 
 
@@ -32,28 +32,28 @@ def shortest(value: np.float32) -> float:
     return float(str(value))
 
 
-def fault_of(probability: float, activation: npt.NDArray[np.float32]) -> str | None:
-    """What is wrong with one answer, float32 ``[7, 7]`` map included; None where nothing is.
+def fault_of(probability: float, activation: npt.NDArray[np.float32] | None) -> str | None:
+    """What is wrong with one answer, its float32 ``[cells, cells]`` map included; None where nothing is.
 
     A float32 sigmoid cannot leave 0..1, so there is no tolerance: a value outside was not computed by that network.
     """
     if not 0.0 <= probability <= 1.0:  # also catches NaN
         answered = shortest(np.float32(probability))
         return f"The network returned {answered}, which is not a probability. Check the model: glomedge doctor"
-    if not np.isfinite(activation).all():
+    if activation is not None and not np.isfinite(activation).all():
         return "The network returned a map with values that are not finite. Check the model: glomedge doctor"
     return None
 
 
 def predict_views(
     engine: Infer, images_nhwc: Pixels, views: int
-) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32] | None, npt.NDArray[np.float32]]:
-    """Probability ``[N]``, disagreement ``[N]`` and maps ``[N, 7, 7]``, all float32.
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32] | None, npt.NDArray[np.float32] | None]:
+    """Probability ``[N]``, disagreement ``[N]`` and maps ``[N, cells, cells]``, all float32.
 
     Disagreement is the largest minus the smallest probability over the views, None for one view. With 8 views
     the probability is the mean over the four quarter turns of the crop and of its mirror image, and the map is the mean
     of the maps turned back. Its mean is that of the eight logits, and its cells are placed differently from those of
-    one view: see ``reports.overlay.first_cell_px``.
+    one view: see ``reports.cell_grid``. No maps where the network has none.
     """
     if views == 1:
         output = engine.infer(images_nhwc)
@@ -64,9 +64,10 @@ def predict_views(
         for turns in range(4):
             output = engine.infer(np.ascontiguousarray(np.rot90(source, turns, axes=(1, 2))))
             probabilities.append(output.probability)
-            back = np.rot90(output.activation, -turns, axes=(1, 2))
-            maps.append(back[:, :, ::-1] if mirrored else back)
+            if output.activation is not None:
+                back = np.rot90(output.activation, -turns, axes=(1, 2))
+                maps.append(back[:, :, ::-1] if mirrored else back)
     stacked = np.stack(probabilities).astype(np.float64)
     spread = (stacked.max(axis=0) - stacked.min(axis=0)).astype(np.float32)
-    activation = np.stack(maps).astype(np.float64).mean(axis=0)
-    return stacked.mean(axis=0).astype(np.float32), spread, activation.astype(np.float32)
+    activation = np.stack(maps).astype(np.float64).mean(axis=0).astype(np.float32) if maps else None
+    return stacked.mean(axis=0).astype(np.float32), spread, activation

@@ -11,6 +11,7 @@ separators, and the marks that change the direction of text (they can make ``gnp
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Sequence
 
 _UNSAFE = re.compile(
     "[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff\\\\]",
@@ -20,6 +21,7 @@ _ESCAPE = re.compile(rb"\\(\\|x[0-9a-f]{2})")
 # What a spreadsheet may read as a formula (OWASP, "CSV Injection"), full-width forms included.
 _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 _NEUTRALISED_STARTS = (*_FORMULA_STARTS, "'")
+_NEUTRALISED_FIRST = frozenset(_NEUTRALISED_STARTS)
 
 
 def _escape_match(match: re.Match[str]) -> str:
@@ -37,6 +39,16 @@ def escape_name(name: bytes) -> str:
     return _UNSAFE.sub(_escape_match, text)
 
 
+def escape_names(names: Sequence[bytes]) -> list[str]:
+    """``escape_name`` of each; many times faster where all of them are plain, as nearly always."""
+    joined = b"\n".join(names)
+    if joined.isascii() and b"\\" not in joined:
+        texts = joined.decode("ascii").split("\n")
+        if len(texts) == len(names) and "".join(texts).isprintable():
+            return texts
+    return [escape_name(name) for name in names]
+
+
 def unescape_name(text: str) -> bytes:
     """The bytes of the file name that ``escape_name`` was given."""
 
@@ -44,6 +56,11 @@ def unescape_name(text: str) -> bytes:
         return b"\\" if match[1] == b"\\" else bytes([int(match[1][1:], 16)])
 
     return _ESCAPE.sub(byte_of, text.encode("utf-8", "surrogateescape"))
+
+
+def all_plain(cells: Iterable[str]) -> bool:
+    """Whether ``neutralise`` leaves every cell as it is; quick to tell for many."""
+    return _NEUTRALISED_FIRST.isdisjoint({cell[:1] for cell in cells})
 
 
 def neutralise(cell: str) -> str:

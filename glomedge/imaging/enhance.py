@@ -1,4 +1,4 @@
-"""Colour enhancement: decoded RGB pixels to the 224 x 224 pixels that the network sees.
+"""Colour enhancement: decoded RGB pixels to the square of pixels that the network sees, 224 x 224 or its own side.
 
 Training, calibration, parity and inference all call ``enhance``, so they cannot feed the network differently. It
 works in uint8 throughout, with look-up tables and saturating OpenCV calls: no float is ever cast to an integer type
@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from glomedge.errors import UsageError
-from glomedge.model.spec import SIZE_PX, Recipe
+from glomedge.model.spec import MAX_SIDE_PX, MIN_SIDE_PX, Recipe
 
 HUE_STEP_DEGREES = 2
 HUE_TURN_STEPS = 180
@@ -35,10 +35,16 @@ _SIGN_BIT = np.uint8(0x80)
 
 
 class _Scratch(threading.local):
-    """One thread's working buffers, made on its first call and reused."""
+    """One thread's working buffers, made for its first crop and reused while the side stays the same."""
 
-    def __init__(self) -> None:
-        size_px = (SIZE_PX, SIZE_PX)
+    side_px = 0
+
+    def fit(self, side_px: int) -> None:
+        """Make the buffers anew where they are of another side: a thread serves one model, as a rule."""
+        if side_px == self.side_px:
+            return
+        self.side_px = side_px
+        size_px = (side_px, side_px)
         self.pixels: Pixels = np.empty((*size_px, 3), np.uint8)
         self.other: Pixels = np.empty((*size_px, 3), np.uint8)
         self.planes: tuple[Pixels, Pixels, Pixels] = (
@@ -59,26 +65,33 @@ class _Scratch(threading.local):
 _scratch = _Scratch()
 
 
-def enhance(rgb: Pixels, recipe: Recipe | str = "seed", out: Pixels | None = None) -> Pixels:
+def enhance(
+    rgb: Pixels, recipe: Recipe | str = "seed", out: Pixels | None = None, *, size_px: int | None = None
+) -> Pixels:
     """Resize and colour-enhance one crop.
 
     Args:
         rgb: uint8 ``[H, W, 3]``, RGB, any size from 1 x 1 and any memory layout. Not written to (unless it is ``out``).
-        recipe: a Recipe, or the name of one with its default parameters: ``seed``, ``published``, ``plain``.
-        out: where to write, uint8 ``[224, 224, 3]``, C-contiguous; made when None.
+        recipe: a Recipe, or the name of one with its default parameters: ``seed``, ``published``, ``plain``. A model's
+            own is ``engine.spec.recipe``.
+        out: where to write, uint8 ``[side, side, 3]``, C-contiguous; made when None.
+        size_px: side of the result, 32 to 1,024, for a recipe given by name (224 when None); a Recipe has its own.
 
     Returns:
-        uint8 ``[224, 224, 3]``: ``out`` itself when given. RGB, except that ``published`` gives what the published
+        uint8 ``[side, side, 3]``: ``out`` itself when given. RGB, except that ``published`` gives what the published
         notebook gave its network, whose channel order was never corrected (docs/preprocessing.md).
 
     Raises:
-        UsageError: ``rgb``, ``out`` or ``recipe`` is none of the above, or the hue is not a multiple of two degrees.
+        UsageError: ``rgb``, ``out``, ``recipe`` or ``size_px`` is none of the above, or the hue is not a multiple of
+            two degrees.
 
     Safe to call from many threads at once; the bytes do not depend on threads or on ``cv2.setNumThreads``.
     """
-    steps = _resolve(recipe)
+    steps = _resolve(recipe, size_px)
+    side_px = steps.size_px
     rgb = _checked_input(rgb)
-    out = np.empty((SIZE_PX, SIZE_PX, 3), np.uint8) if out is None else _checked_output(out)
+    out = np.empty((side_px, side_px, 3), np.uint8) if out is None else _checked_output(out, side_px)
+    _scratch.fit(side_px)
     if steps.name == "published":
         _published(rgb, steps, out)
     else:
@@ -86,13 +99,22 @@ def enhance(rgb: Pixels, recipe: Recipe | str = "seed", out: Pixels | None = Non
     return out
 
 
-def _resolve(recipe: Recipe | str) -> Recipe:
+def _resolve(recipe: Recipe | str, size_px: int | None) -> Recipe:
     if isinstance(recipe, Recipe):
+        if size_px not in (None, recipe.size_px):
+            raise UsageError(
+                f"The recipe resizes to {recipe.size_px} px, not to {size_px}. Omit size_px, or name the recipe."
+            )
         return recipe
     try:
-        return Recipe.named(recipe)
+        named = Recipe.named(recipe)
     except ValueError as error:
         raise UsageError(f"{error}.") from None
+    if size_px in (None, named.size_px):
+        return named
+    if not isinstance(size_px, int) or not MIN_SIDE_PX <= size_px <= MAX_SIDE_PX:
+        raise UsageError(f"size_px must be a whole number from {MIN_SIDE_PX} to {MAX_SIDE_PX}, not {size_px!r}.")
+    return named.model_copy(update={"size_px": size_px})
 
 
 def _checked_input(rgb: Pixels) -> Pixels:
@@ -109,16 +131,16 @@ def _checked_input(rgb: Pixels) -> Pixels:
     return np.ascontiguousarray(rgb)
 
 
-def _checked_output(out: Pixels) -> Pixels:
+def _checked_output(out: Pixels, side_px: int) -> Pixels:
     if (
         not isinstance(out, np.ndarray)
         or out.dtype != np.uint8
-        or out.shape != (SIZE_PX, SIZE_PX, 3)
+        or out.shape != (side_px, side_px, 3)
         or not out.flags.c_contiguous
         or not out.flags.writeable
     ):
         raise UsageError(
-            f"enhance writes into a C-contiguous, writable uint8 array of shape [{SIZE_PX}, {SIZE_PX}, 3] "
+            f"enhance writes into a C-contiguous, writable uint8 array of shape [{side_px}, {side_px}, 3] "
             "(a slot of a batch). Pass such an array as out, or omit it."
         )
     return out
@@ -151,7 +173,7 @@ def _published(rgb: Pixels, recipe: Recipe, out: Pixels) -> None:
     channels as the notebook's RGB2YUV did; YUV2RGB then gives its channel order.
     """
     pixels = _scratch.pixels
-    cv2.resize(rgb, (SIZE_PX, SIZE_PX), dst=pixels, interpolation=cv2.INTER_LINEAR)
+    cv2.resize(rgb, pixels.shape[:2], dst=pixels, interpolation=cv2.INTER_LINEAR)
     np.negative(pixels, out=pixels)  # (x * 255) mod 256: the notebook multiplied in uint8
     _equalise(pixels, pixels, cv2.COLOR_BGR2YUV)
     np.negative(pixels, out=pixels)  # its second multiplication, as the integer formula
@@ -159,16 +181,17 @@ def _published(rgb: Pixels, recipe: Recipe, out: Pixels) -> None:
 
 
 def _resize(rgb: Pixels, out: Pixels) -> None:
-    """To 224 x 224, each axis by its own rule: area when shrinking, linear when enlarging.
+    """To the size of ``out``, each axis by its own rule: area when shrinking, linear when enlarging.
 
     OpenCV silently falls back from area to linear for both axes when either one grows, which would skip whole rows
     of a long thin crop; so a mixed aspect takes two calls, shrinking axis first.
     """
     height_px, width_px, _ = rgb.shape
-    if (height_px > SIZE_PX and width_px < SIZE_PX) or (width_px > SIZE_PX and height_px < SIZE_PX):
-        rgb = cv2.resize(rgb, (min(width_px, SIZE_PX), min(height_px, SIZE_PX)), interpolation=cv2.INTER_AREA)
-    shrinks = rgb.shape[0] > SIZE_PX or rgb.shape[1] > SIZE_PX
-    cv2.resize(rgb, (SIZE_PX, SIZE_PX), dst=out, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+    side_px = out.shape[0]
+    if (height_px > side_px and width_px < side_px) or (width_px > side_px and height_px < side_px):
+        rgb = cv2.resize(rgb, (min(width_px, side_px), min(height_px, side_px)), interpolation=cv2.INTER_AREA)
+    shrinks = rgb.shape[0] > side_px or rgb.shape[1] > side_px
+    cv2.resize(rgb, (side_px, side_px), dst=out, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
 
 
 def _equalise(pixels: Pixels, out: Pixels, to_yuv: int) -> None:

@@ -22,9 +22,12 @@ SIZE_PX = 224
 MAP_SIZE = 7
 """Cells along one side of its activation map; another network's is in ``ModelSpec.map_cells``."""
 
+MIN_SIDE_PX, MAX_SIDE_PX = 32, 1024
+"""Sides of the input that the recipes and runners are made for."""
+
 RecipeName = Literal["seed", "published", "plain"]
 InputScaling = Literal["resnet", "resnet_v2", "torch", "unit", "none", "affine"]
-SidePx = Annotated[int, Field(ge=32, le=1024)]
+SidePx = Annotated[int, Field(ge=MIN_SIDE_PX, le=MAX_SIDE_PX)]
 Precision = Literal["fp32", "fp16", "int8"]
 Target = Literal["any", "onnxruntime", "tensorrt", "openvino"]
 Probability = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -97,6 +100,18 @@ class Affine(Frozen):
     channel_order: Literal["RGB", "BGR"] = "RGB"
     scale: tuple[float, float, float]
     offset: tuple[float, float, float]
+
+
+class MapPlacement(Frozen):
+    """Where the cells of the activation map look, along either axis: cell i at ``first_px + pitch_px * i``.
+
+    Attributes:
+        first_px: centre of the first cell's receptive field, in pixels of the input; negative where it lies outside.
+        pitch_px: from one centre to the next: the product of the network's strides.
+    """
+
+    first_px: float = Field(ge=-MAX_SIDE_PX, le=MAX_SIDE_PX)
+    pitch_px: float = Field(gt=0.0, le=MAX_SIDE_PX)
 
 
 class ModelSource(Frozen):
@@ -257,6 +272,7 @@ class ModelSpec(Frozen):
         backbone: the network by its name in ``keras.applications``, in lower case, or ``other``.
         map: ``exact`` where the output ``activation`` exists, whose mean is the logit; ``none`` where it does not.
         map_cells: cells along one side of the activation map, ``[N, map_cells, map_cells]``.
+        map_placement: where these cells look; None where that was not worked out (``reports.cell_grid``).
         input_affine: the scaling's numbers where ``input_scaling`` is ``affine``.
         source: of a model that glomedge did not train.
     """
@@ -275,6 +291,7 @@ class ModelSpec(Frozen):
     backbone: str = Field(default="resnet50v2", pattern=r"^[a-z0-9_.-]{1,64}$")
     map: Literal["exact", "none"] = "exact"
     map_cells: int = Field(default=MAP_SIZE, ge=1, le=1024)
+    map_placement: MapPlacement | None = None
     source: ModelSource | None = None
     precision: Precision = "fp32"
     target: Target = "any"
@@ -298,7 +315,14 @@ class ModelSpec(Frozen):
             )
         if (self.input_scaling == "affine") != (self.input_affine is not None):
             raise ValueError("input_affine belongs to the input scaling 'affine', and to no other")
+        if self.map == "none" and self.map_placement is not None:
+            raise ValueError("map_placement belongs to an exact map, and this network has none")
         return self
+
+    @property
+    def map_shape(self) -> tuple[int, int] | None:
+        """``(map_cells, map_cells)``, the shape of one crop's activation map; None where there is none."""
+        return (self.map_cells, self.map_cells) if self.map == "exact" else None
 
     def to_json(self) -> str:
         """Compact JSON, the text under the ONNX metadata key ``glomedge``."""

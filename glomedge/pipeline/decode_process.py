@@ -30,11 +30,9 @@ import numpy.typing as npt
 
 from glomedge.errors import GlomedgeError
 from glomedge.files.names import escape_name
-from glomedge.model.spec import SIZE_PX
 from glomedge.pipeline.prepare import Answer, Preparation, Stamp, default_decoder, prepare
 from glomedge.system.children import child_environment, python_command
 
-SLOT_BYTES = SIZE_PX * SIZE_PX * 3
 _LENGTH = struct.Struct("<Q")
 _START_TIMEOUT_S = 60.0
 # A broken file can make libtiff or libpng write a line a row.
@@ -66,7 +64,7 @@ def _memory_file(name: str) -> int:
 
 
 class SharedBuffers:
-    """Memory for ``count`` batches of ``batch_size`` crops that child processes write into.
+    """Memory for ``count`` batches of ``batch_size`` crops of side ``side_px`` that child processes write into.
 
     Behind the batches, each crop has room for ``grey_px`` bytes: itself in grey, for its heatmap.
 
@@ -74,9 +72,10 @@ class SharedBuffers:
         GlomedgeError: there is not enough memory.
     """
 
-    def __init__(self, count: int, batch_size: int, grey_px: int = 0) -> None:
-        self.batch_bytes = batch_size * SLOT_BYTES
-        self.size_bytes = count * batch_size * (SLOT_BYTES + grey_px)
+    def __init__(self, count: int, batch_size: int, side_px: int, grey_px: int = 0) -> None:
+        self.slot_bytes = slot_bytes(side_px)
+        self.batch_bytes = batch_size * self.slot_bytes
+        self.size_bytes = count * batch_size * (self.slot_bytes + grey_px)
         self._grey_px = grey_px
         self.descriptor = _memory_file("glomedge-batches")
         try:
@@ -88,27 +87,33 @@ class SharedBuffers:
                 f"{self.size_bytes >> 20} MB of memory for the decode processes could not be allocated: "
                 f"{error.strerror}. Use a smaller --batch-size, or --decode-in threads."
             ) from None
-        self._shape = (batch_size, SIZE_PX, SIZE_PX, 3)
+        self._shape = (batch_size, side_px, side_px, 3)
 
     def batch(self, number: int) -> tuple[int, npt.NDArray[np.uint8]]:
-        """Offset in bytes and pixels, uint8 ``[batch_size, 224, 224, 3]``, of one batch."""
+        """Offset in bytes and pixels, uint8 ``[batch_size, side_px, side_px, 3]``, of one batch."""
         offset = number * self.batch_bytes
         flat = np.frombuffer(self._map, np.uint8, self.batch_bytes, offset)
         return offset, flat.reshape(self._shape)
 
     def grey(self, offset: int, shape: tuple[int, int]) -> npt.NDArray[np.uint8]:
         """The crop whose pixels are at ``offset``, in grey, uint8 ``[H, W]``; valid until the batch is used again."""
-        return _grey_area(self._map, offset, self._grey_px)[: shape[0] * shape[1]].reshape(shape)
+        area = _grey_area(self._map, offset, self.slot_bytes, self._grey_px)
+        return area[: shape[0] * shape[1]].reshape(shape)
 
     def close(self) -> None:
         """Close the descriptor; the memory goes with its last user."""
         os.close(self.descriptor)
 
 
-def _grey_area(memory: mmap.mmap, offset: int, grey_px: int) -> npt.NDArray[np.uint8]:
-    """The space for the grey version of the crop whose pixels are at ``offset``: uint8 ``[grey_px]``."""
-    slots = len(memory) // (SLOT_BYTES + grey_px)
-    return np.frombuffer(memory, np.uint8, grey_px, slots * SLOT_BYTES + offset // SLOT_BYTES * grey_px)
+def slot_bytes(side_px: int) -> int:
+    """Bytes of one enhanced crop."""
+    return side_px * side_px * 3
+
+
+def _grey_area(memory: mmap.mmap, offset: int, slot: int, grey_px: int) -> npt.NDArray[np.uint8]:
+    """The space for the grey version of the crop whose ``slot`` bytes are at ``offset``: uint8 ``[grey_px]``."""
+    slots = len(memory) // (slot + grey_px)
+    return np.frombuffer(memory, np.uint8, grey_px, slots * slot + offset // slot * grey_px)
 
 
 class DecodeChild:
@@ -276,6 +281,8 @@ def main() -> None:
     requests = sys.stdin.buffer
     how: Preparation = _receive(requests)
     plain = default_decoder(follow_symlinks=how.follow_symlinks)
+    side_px = how.recipe.size_px
+    slot = slot_bytes(side_px)
 
     def decode(data: bytes) -> Any:
         # Should this be the end of the process, the parent still knows which bytes did it.
@@ -289,12 +296,12 @@ def main() -> None:
             answer, offset = _receive(requests)
         except EOFError:
             return
-        out = np.frombuffer(memory, np.uint8, SLOT_BYTES, offset).reshape(SIZE_PX, SIZE_PX, 3)
+        out = np.frombuffer(memory, np.uint8, slot, offset).reshape(side_px, side_px, 3)
         decode_s, enhance_s = prepare(answer, how, decoder, out)
         _pass_on(held, log, answer.found.relative)
         grey, answer.grey = answer.grey, None
         if grey is not None:  # through the pipe it would cost what it saves
-            _grey_area(memory, offset, how.grey_px)[: grey.size] = grey.ravel()
+            _grey_area(memory, offset, slot, how.grey_px)[: grey.size] = grey.ravel()
         _send(answers, (answer, None if grey is None else grey.shape, decode_s, enhance_s))
 
 

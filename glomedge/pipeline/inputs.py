@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import NamedTuple, overload
 
 from glomedge.errors import UsageError
-from glomedge.files.names import escape_name
+from glomedge.files.names import escape_name, escape_names
 from glomedge.system.stopping import StoppedError, unless_stopped
 
 HEATMAP_SUFFIX = b".heatmap.jpg"
@@ -64,6 +64,9 @@ class Found(NamedTuple):
         return escape_name(self.relative)
 
 
+_KEYS_AT_ONCE = 1024
+
+
 class Keys(Sequence[str]):
     """The keys of many inputs, made as they are asked for: a list of them would take more room than all answers."""
 
@@ -83,7 +86,8 @@ class Keys(Sequence[str]):
         return self._inputs[place].key
 
     def __iter__(self) -> Iterator[str]:
-        return (found.key for found in self._inputs)
+        for begin in range(0, len(self._inputs), _KEYS_AT_ONCE):
+            yield from escape_names([found.relative for found in self._inputs[begin : begin + _KEYS_AT_ONCE]])
 
 
 @dataclass

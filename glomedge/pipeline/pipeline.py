@@ -23,8 +23,7 @@ import numpy as np
 
 from glomedge.engine.views import Infer, predict_views
 from glomedge.errors import GlomedgeError
-from glomedge.model.spec import SIZE_PX
-from glomedge.pipeline.decode_process import SLOT_BYTES, DecodeChild, SharedBuffers
+from glomedge.pipeline.decode_process import DecodeChild, SharedBuffers
 from glomedge.pipeline.inputs import Found
 from glomedge.pipeline.prepare import Answer, Decoder, Pixels, default_decoder, fill, prepare
 from glomedge.pipeline.settings import Settings
@@ -119,7 +118,7 @@ class Pipeline:
         progress: Callable[[int], None] | None = None,
         decoder: Decoder | None = None,
         child_command: Sequence[str] | None = None,
-    ) -> None:
+    ) -> None:  # what every run gives, then what only some replace: more parameters than usual, but no second object
         self._how = settings.preparation(root)
         self._settings = settings
         self._load = engine
@@ -210,14 +209,14 @@ class Pipeline:
         self._abandoned = [worker for worker in self._abandoned if worker.is_alive()]
 
     def _make_buffers(self) -> None:
-        settings = self._settings
+        settings, side_px = self._settings, self._settings.recipe.size_px
         if settings.decode_processes:
-            self._buffers = SharedBuffers(settings.buffers, settings.batch_size, self._how.grey_px)
+            self._buffers = SharedBuffers(settings.buffers, settings.batch_size, side_px, self._how.grey_px)
             for number in range(settings.buffers):
                 self._free.put(self._buffers.batch(number))
         else:
             for _ in range(settings.buffers):
-                self._free.put((0, np.zeros((settings.batch_size, SIZE_PX, SIZE_PX, 3), np.uint8)))
+                self._free.put((0, np.zeros((settings.batch_size, side_px, side_px, 3), np.uint8)))
 
     def _feed(self, batches: Iterable[Sequence[Found]]) -> bool:
         for inputs in batches:
@@ -321,7 +320,7 @@ class Pipeline:
         with self._lock:
             worker.task, worker.started_s = task, time.perf_counter()
         if worker.child is not None:
-            decode_s, enhance_s = worker.child.prepare(answer, batch.offset + slot * SLOT_BYTES)
+            decode_s, enhance_s = worker.child.prepare(answer, batch.offset + slot * batch.images.strides[0])
         else:
             assert self._decoder is not None
             decode_s, enhance_s = prepare(answer, self._how, self._decoder, batch.images[slot])

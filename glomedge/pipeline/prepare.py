@@ -104,7 +104,7 @@ def prepare(answer: Answer, how: Preparation, decoder: Decoder, out: Pixels) -> 
     """Fill one crop's answer and its pixels; any failure becomes its error row.
 
     Args:
-        out: uint8 ``[224, 224, 3]``, written in place.
+        out: uint8 ``[side, side, 3]`` (``how.recipe.size_px``), written in place.
 
     Returns:
         Processor seconds of decoding (with reading and hashing) and of enhancing (with flags, thumbnail and grey).
@@ -195,11 +195,12 @@ def fill(
     answer: Answer,
     probability: np.float32,
     disagreement: npt.NDArray[np.float32] | None,
-    activation: npt.NDArray[np.float32],
+    activation: npt.NDArray[np.float32] | None,
     index: int,
 ) -> None:
     """Store one crop's answer; a value that is not a probability is an error of that crop alone."""
-    fault = fault_of(float(probability), activation[index])
+    map_ = None if activation is None else activation[index]
+    fault = fault_of(float(probability), map_)
     if fault is None and disagreement is not None and not 0.0 <= disagreement[index] <= 1.0:
         spread = shortest(disagreement[index])
         fault = f"The probabilities of the network's views differ by {spread}. Check the model: glomedge doctor"
@@ -207,6 +208,6 @@ def fill(
         answer.fail("nonfinite", fault)
         return
     answer.probability = shortest(probability)
-    answer.activation = activation[index]
+    answer.activation = map_
     if disagreement is not None:
         answer.disagreement = shortest(disagreement[index])

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from glomedge.model.spec import Recipe
-from glomedge.pipeline.decode_process import grey_pays
+from glomedge.model.spec import SIZE_PX, Recipe
+from glomedge.pipeline.decode_process import grey_pays, slot_bytes
 from glomedge.pipeline.prepare import Preparation
 
-# While the engine loads, for a second or less, decoding continues: about this many crops, 10 MB of pixels.
+# While the engine loads, for a second or less, decoding continues: about this many crops, and 10 MB of pixels at most.
 _LEAD_CROPS = 64
+_LEAD_BYTES = _LEAD_CROPS * SIZE_PX * SIZE_PX * 3
 # Limit for crops kept in grey, in all buffers together.
 _GREY_BYTES = 1 << 29
 
@@ -47,7 +48,8 @@ class Settings:
         """How many batches are in flight at once."""
         # One being filled and one waiting for each run thread, and enough that no decoder waits for a buffer.
         count = 2 * self.run_threads + 2 + self.decode_workers // self.batch_size
-        return max(count, _LEAD_CROPS // self.batch_size)
+        lead = min(_LEAD_CROPS, _LEAD_BYTES // slot_bytes(self.recipe.size_px))
+        return max(count, lead // self.batch_size)
 
     def preparation(self, root: bytes) -> Preparation:
         """The ``Preparation`` for crops below that folder."""

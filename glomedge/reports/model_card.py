@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup, escape
 
+from glomedge.model import origin
 from glomedge.model.gate_table import table
 from glomedge.model.spec import Interval, ModelSpec
 from glomedge.reports import html
@@ -97,14 +98,16 @@ def _sections(spec: ModelSpec, sha256: str) -> list[tuple[str, list[_Block]]]:
 
 
 def _identity(spec: ModelSpec, sha256: str) -> list[tuple[str, str]]:
+    said = [("source", origin.source(spec)), ("unknown", origin.unknown(spec))]
     return [
-        ("network", f"ResNet50V2, {spec.multiply_adds / 1e9:.3f} billion multiply-adds per crop"),
+        ("network", f"{origin.network(spec)}, {spec.multiply_adds / 1e9:.3f} billion multiply-adds per crop"),
         ("precision", f"{spec.precision}, laid out for {spec.target} (opset {spec.opset})"),
         ("decision", f"{spec.class_names[1]} where probability >= {spec.threshold:g}"),
         ("temperature", f"{spec.temperature:g}" + (" (not calibrated)" if spec.temperature == 1.0 else "")),
         ("made by", f"{spec.producer}, {spec.created_utc}"),
         ("file SHA-256", f"`{sha256}`"),
         ("weights SHA-256", f"`{spec.weights_sha256}`"),
+        *((name, sentence) for name, sentence in said if sentence is not None),
     ]
 
 
@@ -117,13 +120,17 @@ def _preprocessing(spec: ModelSpec) -> str:
         steps.append(f"saturation x {recipe.saturation_factor:g}")
     if recipe.hue_degrees:
         steps.append(f"hue {recipe.hue_degrees:+g} degrees")
-    return f"{', '.join(steps)}; input scaling `{spec.input_scaling}` inside the file."
+    scaling = f"`{spec.input_scaling}`"
+    if (affine := spec.input_affine) is not None:
+        numbers = [" ".join(f"{value:g}" for value in values) for values in (affine.scale, affine.offset)]
+        scaling += f" ({affine.channel_order}, times {numbers[0]}, plus {numbers[1]})"
+    return f"{', '.join(steps)}; input scaling {scaling} inside the file."
 
 
 def _training(spec: ModelSpec) -> list[_Block]:
     training = spec.training
     if training is None:
-        return ["Unknown: the Keras model came without a training record."]
+        return ["Unknown: the Keras model came without a training record of glomedge."]
     rows = [
         (side, str(counts.crops), str(counts.positive), str(counts.cases)) for side, counts in training.splits.items()
     ]
@@ -189,8 +196,14 @@ def _limits(spec: ModelSpec) -> _Bullets:
         "A percentage of few glomeruli is uncertain: 5 globally sclerotic of 25 give 20%, with a 95% interval of "
         "9 to 39%. Read the interval, not only the percentage.",
         "Stain, scanner and cutting differ between laboratories; these figures hold for crops like the training data.",
-        "The activation map shows which of 7 x 7 areas influenced the result. It does not outline a lesion.",
     ]
+    if spec.map_shape is not None:
+        lines.append(
+            f"The activation map shows which of {spec.map_cells} x {spec.map_cells} areas influenced the result. "
+            "It does not outline a lesion."
+        )
+    else:
+        lines.append("This network has no exact activation map, so nothing shows which areas influenced the result.")
     if spec.training is not None and spec.training.split_method == "random":
         lines.append("The split was random: crops of one biopsy are on both sides, so the metrics are optimistic.")
     if spec.temperature == 1.0:

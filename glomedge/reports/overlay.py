@@ -1,8 +1,8 @@
 """Class-activation overlays: where in a crop the network saw global sclerosis.
 
-``activation`` is exact, not an approximation: its mean over the 7 x 7 cells is the logit before temperature, so a
-cell's value is what that cell alone would answer. Colours are one standard, perceptually uniform map (viridis), and
-every picture carries the scale they are read with (``colourscale``).
+``activation`` is exact, not an approximation: its mean over the cells (7 x 7 at 224 px) is the logit before
+temperature, so a cell's value is what that cell alone would answer. Colours are one standard, perceptually uniform map
+(viridis), and every picture carries the scale they are read with (``colourscale``).
 """
 
 from __future__ import annotations
@@ -19,17 +19,15 @@ import numpy.typing as npt
 from glomedge.about import RESEARCH_USE_NOTICE
 from glomedge.errors import UsageError
 from glomedge.imaging.images import grey
-from glomedge.model.spec import MAP_SIZE, SIZE_PX
+from glomedge.model.spec import MAP_SIZE
 from glomedge.reports import colour_scale
+from glomedge.reports.cell_grid import CellGrid
 
 Pixels = npt.NDArray[np.uint8]
 
-CELL_PX = SIZE_PX // MAP_SIZE
-"""Distance between the receptive fields of neighbouring cells, in network pixels (224 / 7)."""
-
 _JPEG_MAX_PX = 65_500
-_GRID = 128
-"""Colours and line are worked out on a grid of about that many points along the crop's shorter side, 18 a cell."""
+_POINTS, _POINTS_A_CELL = 128, 18
+"""Colours and line are worked out on a grid of about that many points along the crop's shorter side."""
 _LINE_SHIFT = 4
 """Bits behind the point of a pixel's coordinates, where OpenCV draws lines."""
 
@@ -39,36 +37,26 @@ def logit_threshold(threshold: float, temperature: float = 1.0) -> float:
     return temperature * math.log(threshold / (1.0 - threshold))
 
 
-def first_cell_px(views: int) -> float:
-    """The centre of a map's first cell, in network pixels; the others follow every ``CELL_PX``.
-
-    In ResNet50V2 every stride is taken by a padded odd kernel centred on even positions, so cell i looks at network
-    pixel 32 i (0, 32 ... 192), not at 32 i + 15.5 as resizing a picture would have it; a test measures it on the
-    network's gradients. A view that was turned or mirrored has its cells at 32 i + 31 once it is turned back, and the
-    mean over all eight (``--tta 8``) stands half-way.
-    """
-    return 0.0 if views == 1 else (CELL_PX - 1) / 2
-
-
 def upsample(
-    activation: npt.NDArray[np.float32], height_px: int, width_px: int, *, views: int = 1
+    activation: npt.NDArray[np.float32], height_px: int, width_px: int, *, views: int = 1, grid: CellGrid | None = None
 ) -> npt.NDArray[np.float32]:
-    """The map at the size of a crop, smooth, each cell's value standing where it looks (``first_cell_px``).
+    """The map at the size of a crop, smooth, each cell's value standing where it looks (``CellGrid``).
 
     Beyond the outermost centres the edge value is repeated. Between cells: cubic convolution (Keys 1981, a = -1/2),
     clipped to the map's own range so that no overshoot looks like evidence.
 
     Args:
-        activation: float32 ``[7, 7]``.
+        activation: float32 ``[cells, cells]``.
         height_px: of the crop.
         width_px: of the crop.
         views: how many views of the crop the map is the mean of.
+        grid: where its cells look; see ``overlay``.
 
     Returns:
         float32 ``[height_px, width_px]``.
     """
-    first_px = first_cell_px(views)
-    rows, columns = _weights(height_px, first_px), _weights(width_px, first_px)
+    place = _grid_of(activation, views, grid)
+    rows, columns = _weights(height_px, place), _weights(width_px, place)
     cells = np.ascontiguousarray(activation, np.float32)
     # Not a matrix product: NumPy and OpenCV both hand it to an OpenBLAS of their own, whose threads wait for more by
     # spinning, tens of milliseconds long. In this order the outer einsum's innermost loop runs along the pixels.
@@ -77,26 +65,36 @@ def upsample(
     return clipped
 
 
+def _grid_of(activation: npt.NDArray[np.float32], views: int, grid: CellGrid | None) -> CellGrid:
+    """The grid that was given, or the one that a map's own number of cells suggests."""
+    if grid is not None:
+        return grid
+    cells = activation.shape[0] if activation.ndim else 0
+    return (CellGrid() if cells == MAP_SIZE else CellGrid.even(32 * cells, max(1, cells))).seen_from(views)
+
+
 @functools.lru_cache(maxsize=256)
-def _weights(size_px: int, first_px: float) -> npt.NDArray[np.float32]:
-    """Cubic-convolution weights ``[7, size_px]`` from cells to the pixels of one axis."""
-    network_px = (np.arange(size_px) + 0.5) * (SIZE_PX / size_px) - 0.5
-    position = np.clip((network_px - first_px) / CELL_PX, 0.0, MAP_SIZE - 1.0)
-    first = np.minimum(position.astype(np.intp), MAP_SIZE - 2)
+def _weights(size_px: int, grid: CellGrid) -> npt.NDArray[np.float32]:
+    """Cubic-convolution weights ``[cells, size_px]`` from cells to the pixels of one axis."""
+    if grid.cells == 1:
+        return np.ones((1, size_px), np.float32)
+    network_px = (np.arange(size_px) + 0.5) * (grid.side_px / size_px) - 0.5
+    position = np.clip((network_px - grid.first_px) / grid.pitch_px, 0.0, grid.cells - 1.0)
+    first = np.minimum(position.astype(np.intp), grid.cells - 2)
     powers = np.vander(position - first, 4, increasing=True)
-    weights = np.einsum("np,npc->cn", powers, _polynomials()[first])
+    weights = np.einsum("np,npc->cn", powers, _polynomials(grid.cells)[first])
     return np.ascontiguousarray(weights, np.float32)
 
 
 @functools.cache
-def _polynomials() -> npt.NDArray[np.float64]:
-    """Between cells i and i + 1, what t^0 to t^3 contribute to each cell's weight: ``[6, 4, 7]``."""
+def _polynomials(cells: int) -> npt.NDArray[np.float64]:
+    """Between cells i and i + 1, what t^0 to t^3 contribute to each cell's weight: ``[cells - 1, 4, cells]``."""
     # Keys' kernel, a = -1/2: the row of a power holds its coefficients for the cells i - 1 to i + 2.
     taps = 0.5 * np.asarray([[0, 2, 0, 0], [-1, 0, 1, 0], [2, -5, 4, -1], [-1, 3, -3, 1]], np.float64)
-    table = np.zeros((MAP_SIZE - 1, 4, MAP_SIZE))
-    for first in range(MAP_SIZE - 1):
+    table = np.zeros((cells - 1, 4, cells))
+    for first in range(cells - 1):
         for tap in range(4):  # beyond the edge the outermost cell is repeated, and may occur twice
-            table[first, :, min(max(first + tap - 1, 0), MAP_SIZE - 1)] += taps[:, tap]
+            table[first, :, min(max(first + tap - 1, 0), cells - 1)] += taps[:, tap]
     return table
 
 
@@ -110,7 +108,8 @@ def overlay(
     legend: bool = True,
     bgr: bool = False,
     views: int = 1,
-) -> Pixels:
+    grid: CellGrid | None = None,
+) -> Pixels:  # documented for Python users, one keyword each as in matplotlib: more parameters than usual
     """Lay the map over the original crop, at the crop's own size.
 
     The crop is shown in grey below the colours: pink and blue stain mixed into viridis would give colours that the
@@ -118,7 +117,7 @@ def overlay(
 
     Args:
         pixels_hwc: the decoded crop, uint8 ``[H, W, 3]``, RGB, or ``[H, W]``, its ``grey``; not written to.
-        activation: float32 ``[7, 7]``, finite.
+        activation: float32 ``[cells, cells]``, finite.
         alpha: share of the colour, 0 to 1.
         limits: activation at the two ends of the colours; the map's own least and greatest when None. Give the same
             limits to all crops that are to be compared.
@@ -126,6 +125,8 @@ def overlay(
         legend: put the scale next to the crop.
         bgr: answer with blue first, as ``to_jpeg(..., bgr=True)`` takes it: spares a copy.
         views: how many views of the crop the map is the mean of: 1, or 8 with ``--tta 8``.
+        grid: where the map's cells look, ``CellGrid.of(engine.spec, views)``. When None: 7 x 7 cells lie as those of
+            ResNet50V2 at 224 px, other numbers of them evenly over the crop.
 
     Returns:
         uint8 ``[H, W', 3]``, RGB unless ``bgr``; W' is W plus the scale's width. The same bytes for the same arguments.
@@ -133,10 +134,9 @@ def overlay(
     Raises:
         UsageError: a shape, dtype or value is none of the above.
     """
-    _check(pixels_hwc, activation, alpha, limits)
-    low, high = limits if limits is not None else (float(activation.min()), float(activation.max()))
-    if high <= low:  # a flat map: one colour, in the middle of the scale
-        low, high = low - 0.5, high + 0.5
+    place = _grid_of(activation, views, grid)
+    _check(pixels_hwc, activation, place, alpha, limits)
+    low, high = _ends(activation, limits)
     height_px, width_px = pixels_hwc.shape[:2]
     scale = colour_scale.strip(height_px, low, high, threshold_logit, bgr=bgr) if legend else None
     image = np.empty((height_px, width_px + (0 if scale is None else scale.shape[1]), 3), np.uint8)
@@ -145,8 +145,8 @@ def overlay(
         image[:, width_px:] = scale
 
     # Between its points the map is as good as straight, and to read and write every pixel is what takes the time.
-    step = max(1, min(height_px, width_px) // _GRID)
-    field = upsample(activation, -(-height_px // step), -(-width_px // step), views=views)
+    step = max(1, min(height_px, width_px) // max(_POINTS, _POINTS_A_CELL * place.cells))
+    field = upsample(activation, -(-height_px // step), -(-width_px // step), grid=place)
     line = [] if threshold_logit is None else _line(field, threshold_logit, height_px, width_px)
     if activation.min() < low:
         # convertScaleAbs takes the magnitude, so values below the limits are clipped first; above, it saturates.
@@ -154,12 +154,25 @@ def overlay(
     gain = 255.0 / (high - low)
     levels = cv2.convertScaleAbs(field, alpha=gain, beta=-low * gain)
     colours = cv2.applyColorMap(levels, colour_scale.viridis(bgr=bgr, share=alpha))
-    # Each share is taken where it is cheap, on one channel and on 256 colours; what is left is a sum of bytes.
-    tissue = cv2.convertScaleAbs(pixels_hwc if pixels_hwc.ndim == 2 else grey(pixels_hwc), alpha=1.0 - alpha)
-    cv2.cvtColor(tissue, cv2.COLOR_GRAY2BGR, dst=crop)
-    cv2.add(crop, cv2.resize(colours, (width_px, height_px), interpolation=cv2.INTER_LINEAR), dst=crop)
+    _mix(pixels_hwc, colours, 1.0 - alpha, crop)
     _draw(crop, line)
     return image
+
+
+def _ends(activation: npt.NDArray[np.float32], limits: tuple[float, float] | None) -> tuple[float, float]:
+    """The activations at the two ends of the colours."""
+    low, high = limits if limits is not None else (float(activation.min()), float(activation.max()))
+    # A flat map: one colour, in the middle of the scale.
+    return (low, high) if high > low else (low - 0.5, high + 0.5)
+
+
+def _mix(pixels_hwc: Pixels, colours: Pixels, share: float, out: Pixels) -> None:
+    """The crop in grey, ``share`` of it, plus the colours, which have their share in them and any size."""
+    # Each share is taken where it is cheap, on one channel and on 256 colours; what is left is a sum of bytes.
+    tissue = cv2.convertScaleAbs(pixels_hwc if pixels_hwc.ndim == 2 else grey(pixels_hwc), alpha=share)
+    cv2.cvtColor(tissue, cv2.COLOR_GRAY2BGR, dst=out)
+    size = out.shape[1], out.shape[0]
+    cv2.add(out, cv2.resize(colours, size, interpolation=cv2.INTER_LINEAR), dst=out)
 
 
 def to_png(rgb: Pixels) -> bytes:
@@ -197,7 +210,11 @@ def _encoded(kind: str, pixels: Pixels, how: list[int], *, bgr: bool = False) ->
 
 
 def _check(
-    pixels_hwc: Pixels, activation: npt.NDArray[np.float32], alpha: float, limits: tuple[float, float] | None
+    pixels_hwc: Pixels,
+    activation: npt.NDArray[np.float32],
+    grid: CellGrid,
+    alpha: float,
+    limits: tuple[float, float] | None,
 ) -> None:
     right = pixels_hwc.ndim == 2 or (pixels_hwc.ndim == 3 and pixels_hwc.shape[2] == 3)
     if pixels_hwc.dtype != np.uint8 or not right or pixels_hwc.size == 0:
@@ -205,9 +222,9 @@ def _check(
             f"A heatmap is drawn over uint8 RGB pixels [height, width, 3] or their grey, not {pixels_hwc.dtype} "
             f"{list(pixels_hwc.shape)}. Decode the file with glomedge.imaging.images.decode."
         )
-    if activation.shape != (MAP_SIZE, MAP_SIZE) or not np.isfinite(activation).all():
+    if activation.shape != (grid.cells, grid.cells) or not np.isfinite(activation).all():
         raise UsageError(
-            f"A heatmap is made of {MAP_SIZE} x {MAP_SIZE} finite activations, not of shape "
+            f"A heatmap is made of {grid.cells} x {grid.cells} finite activations, not of shape "
             f"{list(activation.shape)} with {int((~np.isfinite(activation)).sum())} that are not finite. "
             "Pass one crop's activation as the engine gave it."
         )

@@ -17,6 +17,7 @@ from markupsafe import Markup
 
 from glomedge.reports import colour_scale, html
 from glomedge.reports.case_table import corrected_text
+from glomedge.reports.cell_grid import RESNET50V2_GRID, CellGrid
 from glomedge.reports.interval_bar import interval_svg
 from glomedge.reports.run_page_data import MAX_REVIEWED, RunPageData
 from glomedge.results.rows import Row
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from glomedge.cases.summary import CaseSummary
 
 NO_CARD = Markup()
+NO_MAP = "This network has no exact activation map, so no map is shown over the crops."
 
 
 def prepare() -> None:
@@ -40,6 +42,7 @@ class Report:
         data: the rows that are shown, and their pictures.
         review_band: probabilities between which a crop is to be looked at first.
         card: the model card (``model_card.fragment``), shown folded up at the end.
+        grid: where the maps' cells look; None for a model without maps.
     """
 
     def __init__(
@@ -49,12 +52,14 @@ class Report:
         data: RunPageData,
         review_band: tuple[float, float],
         card: Markup = NO_CARD,
+        grid: CellGrid | None = RESNET50V2_GRID,
     ) -> None:
         self._record = record
         self._cases = cases
         self._data = data
         self._low, self._high = review_band
         self._card = card
+        self._grid = grid
         self._excludes_flagged = bool(record["arguments"].get("exclude_flagged"))
         self._views = int(record["arguments"].get("tta", 1))
 
@@ -76,7 +81,8 @@ class Report:
             "excludes_flagged": self._excludes_flagged,
             "limits": [f"{limit:+.1f}" for limit in data.limits],
             "spread_note": self._spread_note(),
-            "map_class": "map" if self._views == 1 else "map views",
+            "map_place": None if self._grid is None else [f"{percent:.4f}%" for percent in map_place(self._grid)],
+            "no_map": NO_MAP,
             "review": self._review(),
             "shown": len(data.pictured),
             "classified": counts["positive"] + counts["negative"],
@@ -154,7 +160,8 @@ class Report:
         if kept is not None and kept[1]:
             activation, jpeg = kept
             picture = html.data_uri("jpeg", jpeg)
-            heatmap = html.data_uri("png", map_png(activation, self._data.limits, self._views))
+            if activation is not None and self._grid is not None:
+                heatmap = html.data_uri("png", map_png(activation, self._data.limits, self._grid))
         name = row.path.rpartition("/")[2]
         lines = [("name", name)]
         if with_case and not name.startswith(row.case):
@@ -179,8 +186,11 @@ class Report:
     def _facts(self) -> list[tuple[str, object]]:
         record = self._record
         model, times = record["model"], record["times"]
-        return [
+        facts: list[tuple[str, object]] = [
             ("Model", f"{model['path']} ({model['precision']}, recipe {model['recipe']['name']})"),
+            ("Network", model["network"]),
+            ("Source", model["source_sentence"]),
+            ("Unknown", model["unknown"]),
             ("Model SHA-256", model["sha256"]),
             ("Threshold", f"{record['threshold']:g}"),
             ("Options", self._asked_for()),
@@ -193,6 +203,7 @@ class Report:
             ),
             *(("Note", note) for note in record["notes"]),
         ]
+        return [(name, value) for name, value in facts if value is not None]
 
     def _asked_for(self) -> str:
         arguments = self._record["arguments"]
@@ -306,19 +317,35 @@ def _probability(row: Row) -> str:
     return ">0.999" if 0.9995 < value < 1.0 else f"{value:.3f}"
 
 
-def map_png(activation: npt.NDArray[np.float32], limits: tuple[float, float], views: int = 1) -> bytes:
-    """The map as a small PNG, viridis, to be stretched smoothly over a crop.
+def map_png(
+    activation: npt.NDArray[np.float32], limits: tuple[float, float], grid: CellGrid = RESNET50V2_GRID
+) -> bytes:
+    """The map as a small PNG, viridis, to be stretched smoothly over a crop: one pixel a cell.
 
-    Of one view: 8 x 8 pixels, the last row and column repeated, for cell i stands at network pixel 32 i
-    (``overlay.first_cell_px``) and the picture so spans pixels -16 to 240 of 224. Of eight: 7 x 7, just the crop. The
-    style sheet places both so.
+    Where cells at the edge leave a part of the crop uncovered, the outermost ones are repeated: for ResNet50V2, whose
+    cell i stands at network pixel 32 i, 8 x 8 pixels, which span -15.5 to 240.5 of 224. The page places it so
+    (``map_place``).
     """
     import cv2
 
     low, high = limits
     span = high - low if math.isfinite(high - low) and high > low else 1.0
     levels = np.rint(np.clip((activation - low) * (255.0 / span), 0.0, 255.0)).astype(np.uint8)
-    if views == 1:
-        levels = np.pad(levels, (0, 1), mode="edge")
+    levels = np.pad(levels, _missing_cells(grid), mode="edge")
     colours = cv2.applyColorMap(levels, colour_scale.viridis(bgr=True))
     return bytes(cv2.imencode(".png", colours)[1])
+
+
+def map_place(grid: CellGrid) -> tuple[float, float]:
+    """Left edge (and upper) and width (and height) of ``map_png`` over a crop, in per cent of the crop's."""
+    before, after = _missing_cells(grid)
+    left_px = grid.first_px + 0.5 - (0.5 + before) * grid.pitch_px  # pixel 0 is 0 to 1 along the edge
+    width_px = (before + grid.cells + after) * grid.pitch_px
+    return 100.0 * left_px / grid.side_px, 100.0 * width_px / grid.side_px
+
+
+def _missing_cells(grid: CellGrid) -> tuple[int, int]:
+    """Cells that would have to stand before the first and after the last one for the whole crop to be covered."""
+    left_px = grid.first_px + 0.5 - grid.pitch_px / 2.0
+    right_px = left_px + grid.cells * grid.pitch_px
+    return max(0, math.ceil(left_px / grid.pitch_px)), max(0, math.ceil((grid.side_px - right_px) / grid.pitch_px))

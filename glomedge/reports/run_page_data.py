@@ -5,12 +5,12 @@ Only the rows that are shown are kept in memory, however many there are.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from operator import itemgetter
 from typing import Any
 
-from glomedge.results.rows import Row
+from glomedge.results.rows import Row, RowBlock, Verdict
 from glomedge.results.thumbnails import ThumbnailFile, shared_limits
 
 MAX_THUMBNAILS = 2000
@@ -40,8 +40,19 @@ class RunPageData:
 def importance(row: Row) -> tuple[int, float, str]:
     """Smallest first: uncertain, flagged, positive, the rest; among equals the nearest to the threshold."""
     assert row.probability is not None
-    kind = 0 if row.review else 1 if row.flags else 2 if row.label else 3
-    return kind, abs(row.probability - row.threshold), row.path
+    return _kind(row), abs(row.probability - row.threshold), row.path
+
+
+def _kind(shared: Row | Verdict) -> int:
+    return 0 if shared.review else 1 if shared.status.startswith("flagged:") else 2 if shared.label else 3
+
+
+class _Kinds(dict[Verdict, int]):
+    def __missing__(self, verdict: Verdict) -> int:
+        if len(self) >= 4096:
+            self.clear()
+        self[verdict] = kind = _kind(verdict)
+        return kind
 
 
 class RunPageSelection:
@@ -55,17 +66,19 @@ class RunPageSelection:
         self._pictured = _Smallest(max_thumbnails)
         self._to_review = _Smallest(MAX_LISTED)
         self._errors = _Smallest(MAX_LISTED)
+        self._kinds = _Kinds()
 
-    def add(self, rows: Iterable[Row]) -> None:
+    def add(self, block: RowBlock) -> None:
         """Take rows, in any order."""
-        for row in rows:
-            if row.probability is None:
-                self._errors.add(row.path, row)
-            else:
-                rank = importance(row)
-                self._pictured.add(rank, row)
-                if row.review:
-                    self._to_review.add(rank, row)
+        for place, probability in enumerate(block.probabilities):
+            if probability is None:
+                self._errors.add(block.paths[place], block, place)
+                continue
+            verdict = block.verdicts[place]
+            rank = self._kinds[verdict], abs(probability - verdict.threshold), block.paths[place]
+            self._pictured.add(rank, block, place)
+            if verdict.review:
+                self._to_review.add(rank, block, place)
 
     def data(self, thumbnails: ThumbnailFile) -> RunPageData:
         """What was kept; the maps are read once for the scale that they share."""
@@ -87,10 +100,10 @@ class _Smallest:
         self._kept: list[tuple[Any, Row]] = []
         self._bound: Any = None  # once so many are kept, larger keys are of no use
 
-    def add(self, key: Any, row: Row) -> None:
+    def add(self, key: Any, block: RowBlock, place: int) -> None:
         if self._bound is not None and key >= self._bound:
             return
-        self._kept.append((key, row))
+        self._kept.append((key, block.row(place)))
         if len(self._kept) >= self._limit + self._limit // 8 + 64:
             self._shorten()
 

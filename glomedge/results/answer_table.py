@@ -1,41 +1,34 @@
-"""The last answer of every input, as read from the journal: 89 bytes a row beside the names that the scan holds anyway.
+"""The last answer of every input, as read from the journal: 47 to 77 bytes a row beside the names that the scan holds.
 
-A row is a record of fixed length at the place of its input, so that rows that lie in any order in the journal come out
-in path order without sorting, and without reading the file again.
+Each field is a column, with the value of an input at the input's place, so that rows that lie in any order in the
+journal come out in path order without sorting, and without reading the file again.
 """
 
 from __future__ import annotations
 
 import heapq
-import struct
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
-from math import isnan, nan
+from math import isnan
 from operator import itemgetter
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from glomedge.files.names import unescape_name
 from glomedge.pipeline.inputs import Found
+from glomedge.results.journal_rows import (
+    HAS_ATTACHMENT,
+    HAS_DISAGREEMENT,
+    HAS_SHA256,
+    HAS_SIZE,
+    HAS_TIME,
+    LOW_64,
+    Numbers,
+    journal_rows,
+)
 from glomedge.results.rows import Attachment
 
-# status, message, size, time, attachment (offset, length, CRC), probability, disagreement, sha256, what is known
-_RECORD = struct.Struct("<IIQQQIIdd32sB")
-_FIELDS = np.dtype(
-    [
-        ("status", "<u4"), ("message", "<u4"), ("size_bytes", "<u8"), ("mtime_ns", "<u8"),
-        ("offset", "<u8"), ("length", "<u4"), ("crc32", "<u4"),
-        ("probability", "<f8"), ("disagreement", "<f8"), ("sha256", "u1", 32), ("known", "u1"),
-    ]
-)  # fmt: skip
-assert _FIELDS.itemsize == _RECORD.size
-
-_HAS_SHA256, _HAS_SIZE, _HAS_TIME, _HAS_ATTACHMENT, _MAY_PASS = 1, 2, 4, 8, 16
-# Sizes and times are kept and compared modulo 2**64: a damaged file system reports any time at all.
-_LOW_64 = (1 << 64) - 1
-_NO_SHA256 = bytes(32)
 _STEP = 1 << 16  # rows that are looked at together
 
 _RETRIED = frozenset({"error:permission", "error:vanished", "error:io", "error:not_regular"})
@@ -53,6 +46,22 @@ class Stored(NamedTuple):
     attachment: Attachment | None
 
 
+class StoredColumns(NamedTuple):
+    """What the journal says of N inputs.
+
+    Attributes:
+        said: numbers of status and message (``AnswerTable.said``).
+        probability: float64 ``[N]``, NaN for an error.
+        sha256: None where the file could not be read.
+        disagreement: None without ``--tta``.
+    """
+
+    said: list[int]
+    probability: npt.NDArray[np.float64]
+    sha256: Sequence[str | None]
+    disagreement: Sequence[float | None]
+
+
 class Fingerprint(NamedTuple):
     """What tells whether an answered file is to be read again; size and time modulo 2**64.
 
@@ -68,7 +77,40 @@ class Fingerprint(NamedTuple):
 
     def differs(self, size_bytes: int, mtime_ns: int) -> bool:
         """Whether a file of that size and time is a different one; without a size the time decides."""
-        return self.mtime_ns != mtime_ns & _LOW_64 or self.size_bytes not in (None, size_bytes & _LOW_64)
+        return self.mtime_ns != mtime_ns & LOW_64 or self.size_bytes not in (None, size_bytes & LOW_64)
+
+
+class _Column:
+    """One field of all rows; takes memory from the first value on, and wider numbers once one needs them.
+
+    Args:
+        kinds: dtypes from the narrowest to the widest, which fits every value.
+        width: values a row.
+    """
+
+    def __init__(self, *kinds: str, width: int = 1) -> None:
+        self._kinds = list(kinds)
+        self._width = width
+        self.data = self._empty(0)
+
+    def _empty(self, rows: int) -> Numbers:
+        return np.zeros(rows if self._width == 1 else (rows, self._width), self._kinds[0])
+
+    def fit(self, rows: int) -> None:
+        """Have room for so many rows; zero where nothing was put."""
+        if len(self.data) < rows:
+            # ``zeros`` takes no memory for rows that are never written to.
+            grown = self._empty(rows)
+            grown[: len(self.data)] = self.data
+            self.data = grown
+
+    def put(self, where: slice | Numbers, values: Numbers, rows: int) -> None:
+        """Set some of ``rows`` rows."""
+        while len(self._kinds) > 1 and values.max(initial=0) > np.iinfo(self._kinds[0]).max:
+            del self._kinds[0]
+            self.data = self.data.astype(self._kinds[0])
+        self.fit(rows)
+        self.data[where] = values
 
 
 class AnswerTable:
@@ -77,91 +119,108 @@ class AnswerTable:
     Args:
         inputs: of the run, sorted by the bytes of their path. Rows of other files (gone since they were answered) are
             kept as well, at the cost of their names.
+
+    Attributes:
+        said: pairs of status and message that occur; the first stands for no answer.
     """
 
     def __init__(self, inputs: Sequence[Found] = ()) -> None:
         self.inputs = inputs
+        self.said = [("", "")]
+        self._numbers_said = {("", ""): 0}
+        self._failed = [False]  # of each of ``said``
         self._others: dict[bytes, int] = {}  # name -> number, from len(inputs) on
         self._other_names: list[bytes] = []
-        self._records = bytearray()
-        self._count = 0
+        self._count = self._room = 0
         self._next = 0  # where the next row most likely belongs: batches are runs of inputs
-        self._statuses, self._status_ids = [""], {"": 0}  # 0: no answer
-        self._messages, self._message_ids = [""], {"": 0}
+        self._said = _Column("<u2", "<u4")
+        self._known = _Column("u1")
+        self._probability, self._disagreement = _Column("<f8"), _Column("<f8")
+        self._sha256 = _Column("u1", width=32)
+        self._size, self._time = _Column("<u4", "<u8"), _Column("<u8")
+        self._offset, self._length, self._crc32 = _Column("<u4", "<u8"), _Column("<u2", "<u4"), _Column("<u4")
 
     def __len__(self) -> int:
         return self._count
 
     # Filling.
 
-    def put(self, rows: Sequence[Any]) -> list[str]:
-        """Take the rows of one journal line, all or none; returns their keys.
+    def put(self, rows: Sequence[Any]) -> None:
+        """Take the rows of one journal line, all or none.
 
         Raises:
             TypeError, ValueError: one of them is no row.
         """
-        packed = [self._packed(row) for row in rows]
-        for name, record in packed:
-            begin = self._place(name) * _RECORD.size
-            self._count += not any(self._records[begin : begin + 4])  # no status yet
-            self._records[begin : begin + _RECORD.size] = record
-        return [row[0] for row in rows]
+        if not rows:
+            return
+        taken = journal_rows(rows)
+        said = self._said_numbers(taken.said)
+        if [self._failed[number] for number in said] != np.isnan(taken.probability).tolist():
+            raise ValueError("a status that does not go with the probability")
+        where, kept = self._places(taken.names)
+        room = self._room
+        self._said.put(where, np.array(said)[kept], room)
+        for column, values in (
+            (self._known, taken.known),
+            (self._probability, taken.probability),
+            (self._disagreement, taken.disagreement),
+            (self._sha256, taken.sha256),
+            (self._size, taken.size_bytes),
+            (self._time, taken.mtime_ns),
+            *zip((self._offset, self._length, self._crc32), taken.attachment or (), strict=False),
+        ):
+            if values is not None:
+                column.put(where, values[kept], room)
 
-    def _packed(self, row: Any) -> tuple[bytes, bytes]:
-        """Name and record of a row. Raises TypeError or ValueError where the list is not a row."""
-        key, status, probability, sha256, size, mtime, message, disagreement, attachment = row
-        if not (isinstance(key, str) and isinstance(status, str) and isinstance(message, str)):
-            raise TypeError("a row without key, status or message")
-        name = key.encode("utf-8")  # a lone surrogate is no name that ``escape_name`` gives
-        if "\\" in key:
-            name = unescape_name(key)
-        kind = status.partition(":")[0]
-        if kind not in ("ok", "flagged", "error") or (probability is None) != (kind == "error"):
-            raise ValueError(f"status {status!r} with probability {probability!r}")
-        known, digest = 0, _NO_SHA256
-        if sha256 is not None:
-            digest = _digest(sha256)
-            known = _HAS_SHA256
-        if size is not None:
-            size = _integer(size)
-            known |= _HAS_SIZE
-        if mtime is not None:
-            mtime = _integer(mtime)
-            known |= _HAS_TIME
-        # Given up before its bytes were there: the disk's fault, not the file's.
-        if status in _RETRIED or (status == "error:decoder" and sha256 is None):
-            known |= _MAY_PASS
-        offset = length = crc32 = 0
-        if attachment is not None:
-            offset, length, crc32 = _attachment(attachment)
-            known |= _HAS_ATTACHMENT
-        record = _RECORD.pack(
-            _interned(status, self._statuses, self._status_ids), _interned(message, self._messages, self._message_ids),
-            size or 0, mtime or 0, offset, length, crc32, _fraction(probability), _fraction(disagreement), digest,
-            known,
-        )  # fmt: skip
-        return name, record
+    def _said_numbers(self, said: list[tuple[str, str]]) -> list[int]:
+        """Numbers of status and message. Raises ValueError where that is no status."""
+        numbers = self._numbers_said
+        try:
+            return [numbers[pair] for pair in said]
+        except KeyError:
+            for pair in dict.fromkeys(said):
+                if pair[0].partition(":")[0] not in ("ok", "flagged", "error"):
+                    raise ValueError(f"status {pair[0]!r}") from None
+                if pair not in numbers:
+                    numbers[pair] = len(self.said)
+                    self.said.append(pair)
+                    self._failed.append(pair[0].startswith("error"))
+            return [numbers[pair] for pair in said]
+
+    def _places(self, names: list[bytes]) -> tuple[slice | Numbers, slice | Numbers]:
+        """Numbers of the rows of those names, new ones where there are none yet; and which of the names they are of:
+        all, or the last ones where a name is there twice."""
+        if not self._room:
+            # With room for some others: growing needs twice a column's memory.
+            self._room = len(self.inputs) + len(self.inputs) // 256 + 16
+        begin, end = self._next, self._next + len(names)
+        where: slice | Numbers = slice(begin, end)
+        kept: slice | Numbers = slice(None)
+        if list(map(_RELATIVE, self.inputs[begin:end])) == names:
+            self._next = end
+        else:
+            last = {self._place(name): place for place, name in enumerate(names)}
+            where, kept = np.array(list(last)), np.array(list(last.values()))
+        self._said.fit(self._room)
+        answered = self._said.data[where]
+        self._count += len(answered) - int(np.count_nonzero(answered))
+        return where, kept
 
     def _place(self, name: bytes) -> int:
-        """Number of the row of that name; a new one where there is none yet."""
-        if not self._records:
-            # With room for some others: growing would cost an eighth of everything.
-            self._records = bytearray((len(self.inputs) + len(self.inputs) // 256 + 16) * _RECORD.size)
         number = self.find(name)
         if number is None:
             number = self._others[name] = len(self.inputs) + len(self._other_names)
             self._other_names.append(name)
-            if (number + 1) * _RECORD.size > len(self._records):
-                self._records.extend(bytes(_RECORD.size))
+            if number >= self._room:
+                self._room += self._room // 8 + 16
         return number
 
     def drop_folders(self) -> None:
         """Forget folders that could not be listed and are no longer inputs: their files have rows now."""
-        for name in [name for name in self._others if name.endswith(b"/")]:
-            begin = self._others[name] * _RECORD.size
-            if any(self._records[begin : begin + 4]):
+        for name, number in self._others.items():
+            if name.endswith(b"/") and self._said.data[number]:
                 self._count -= 1
-                self._records[begin : begin + _RECORD.size] = bytes(_RECORD.size)
+                self._said.data[number] = self._known.data[number] = 0
 
     # Asking.
 
@@ -180,64 +239,97 @@ class AnswerTable:
         inputs = self.inputs
         return inputs[number].relative if number < len(inputs) else self._other_names[number - len(inputs)]
 
+    def names(self, numbers: Sequence[int]) -> list[bytes]:
+        """The same of many rows; ``numbers`` as ``numbers()`` gives them."""
+        begin, end = numbers[0], numbers[-1] + 1
+        if end - begin == len(numbers) and end <= len(self.inputs):
+            return list(map(_RELATIVE, self.inputs[begin:end]))
+        return [self.name(number) for number in numbers]
+
     def fingerprint(self, name: bytes) -> Fingerprint | None:
         """Fingerprint of the file of that name when it was answered; None if it has no answer."""
-        number = self.find(name) if self._records else None
-        if number is None:
+        number = self.find(name) if self._room else None
+        if number is None or not self._said.data[number]:
             return None
-        status, _, size, mtime, _, _, _, _, _, _, known = _RECORD.unpack_from(self._records, number * _RECORD.size)
-        if not status:
-            return None
+        known = int(self._known.data[number])
+        status = self.said[self._said.data[number]][0]
         return Fingerprint(
-            size if known & _HAS_SIZE else None, mtime if known & _HAS_TIME else None, bool(known & _MAY_PASS)
+            int(self._size.data[number]) if known & HAS_SIZE else None,
+            int(self._time.data[number]) if known & HAS_TIME else None,
+            # Given up before its bytes were there: the disk's fault, not the file's.
+            status in _RETRIED or (status == "error:decoder" and not known & HAS_SHA256),
         )
+
+    def settled(self) -> npt.NDArray[np.bool_]:
+        """For each input, whether its answer stays whatever has become of its file: no error, and no time known."""
+        count = len(self.inputs)
+        if not self._room:
+            return np.zeros(count, np.bool_)
+        fine = ~np.array(self._failed)
+        fine[0] = False
+        settled: npt.NDArray[np.bool_] = fine[self._said.data[:count]] & (self._known.data[:count] & HAS_TIME == 0)
+        return settled
 
     def missing(self) -> int:
         """How many inputs have no answer."""
-        if not self._records:
+        if not self._room:
             return len(self.inputs)
-        return int(np.count_nonzero(self._column("status")[: len(self.inputs)] == 0))
+        return int(np.count_nonzero(self._said.data[: len(self.inputs)] == 0))
 
     def numbers(self) -> Iterator[int]:
         """Of all rows, sorted by the bytes of their names."""
-        every: Iterator[int] = iter(range(len(self.inputs) if self._records else 0))
+        every: Iterator[int] = iter(range(len(self.inputs) if self._room else 0))
         if self._count == len(self.inputs) and not self._others:
             return every
         if self._others:
             others = sorted(self._others.values(), key=self.name)
             every = heapq.merge(every, others, key=self.name)
-        records, size = self._records, _RECORD.size
-        return (number for number in every if any(records[number * size : number * size + 4]))
+        said = self._said.data
+        return (number for number in every if said[number])
 
     def probability(self, number: int) -> float | None:
         """Of one row."""
-        probability: float = _RECORD.unpack_from(self._records, number * _RECORD.size)[7]
+        probability = float(self._probability.data[number])
         return None if isnan(probability) else probability
+
+    def columns(self, numbers: Sequence[int]) -> StoredColumns:
+        """Many rows; ``numbers`` as ``numbers()`` gives them, at least one."""
+        begin, end = numbers[0], numbers[-1] + 1
+        where = slice(begin, end) if end - begin == len(numbers) else np.array(numbers)
+        known = self._known.data[where]
+        disagreement: Sequence[float | None] = [None] * len(numbers)
+        if (has := known & HAS_DISAGREEMENT).any():
+            self._disagreement.fit(self._room)
+            disagreement = _where(has, self._disagreement.data[where].tolist())
+        sha256: Sequence[str | None] = [None] * len(numbers)
+        if (has := known & HAS_SHA256).any():
+            self._sha256.fit(self._room)
+            text = self._sha256.data[where].tobytes().hex()
+            sha256 = _where(has, [text[at : at + 64] for at in range(0, len(text), 64)])
+        return StoredColumns(self._said.data[where].tolist(), self._probability.data[where], sha256, disagreement)
 
     def stored(self, number: int) -> Stored:
         """One row."""
-        status, message, _, _, offset, length, crc32, probability, disagreement, digest, known = _RECORD.unpack_from(
-            self._records, number * _RECORD.size
-        )
-        return Stored(
-            self._statuses[status],
-            None if isnan(probability) else probability,
-            digest.hex() if known & _HAS_SHA256 else None,
-            None if isnan(disagreement) else disagreement,
-            self._messages[message],
-            Attachment(offset, length, crc32) if known & _HAS_ATTACHMENT else None,
-        )
+        (said,), _, (sha256,), (disagreement,) = self.columns([number])
+        status, message = self.said[said]
+        return Stored(status, self.probability(number), sha256, disagreement, message, self.attachment(number))
+
+    def attachment(self, number: int) -> Attachment | None:
+        """Place of the map and the thumbnail of one row."""
+        if not self._known.data[number] & HAS_ATTACHMENT:
+            return None
+        return Attachment(*(int(column.data[number]) for column in (self._offset, self._length, self._crc32)))
 
     def copies(self) -> int | None:
         """How many rows are byte for byte copies of the file of another row, which is not counted.
 
         None if no row has a SHA-256.
         """
-        if not self._records:
+        if not len(self._sha256.data):
             return None
         # In 64 parts by the first six bits: a set of all digests would take more than everything else together.
-        digests, part_of = self._column("sha256"), self._column("sha256")[:, 0] >> 2
-        part_of[self._column("known") & _HAS_SHA256 == 0] = 64
+        digests, part_of = self._sha256.data, self._sha256.data[:, 0] >> 2
+        part_of[self._known.data[: len(part_of)] & HAS_SHA256 == 0] = 64
         if not np.any(part_of < 64):
             return None
         copies = 0
@@ -251,48 +343,7 @@ class AnswerTable:
                 copies -= len(seen)
         return copies
 
-    def _column(self, name: str) -> npt.NDArray[Any]:
-        column: npt.NDArray[Any] = np.frombuffer(self._records, _FIELDS)[name]
-        return column
 
-
-def _interned(text: str, texts: list[str], numbers: dict[str, int]) -> int:
-    number = numbers.get(text)
-    if number is None:
-        number = numbers[text] = len(texts)
-        texts.append(text)
-    return number
-
-
-def _fraction(value: Any) -> float:
-    if value is None:
-        return nan
-    if not isinstance(value, float):
-        raise TypeError(f"{value!r} is no float")
-    if not 0.0 <= value <= 1.0:
-        raise ValueError(f"{value!r} is no fraction")
-    return value
-
-
-def _integer(value: Any) -> int:
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise TypeError(f"{value!r} is no int")
-    return value & _LOW_64
-
-
-def _digest(sha256: Any) -> bytes:
-    if not isinstance(sha256, str):
-        raise TypeError(f"{sha256!r} is no str")
-    digest = bytes.fromhex(sha256)
-    if len(digest) != 32 or digest.hex() != sha256:
-        raise ValueError(f"{sha256!r} is no SHA-256")
-    return digest
-
-
-def _attachment(attachment: Any) -> tuple[int, int, int]:
-    offset, length, crc32 = attachment
-    if not (isinstance(offset, int) and isinstance(length, int) and isinstance(crc32, int)):
-        raise TypeError("attachment")
-    if not (0 <= offset < 1 << 64 and 0 <= length < 1 << 32 and 0 <= crc32 < 1 << 32):
-        raise ValueError("attachment")
-    return offset, length, crc32
+def _where(has: Numbers, values: list[Any]) -> Sequence[Any]:
+    """The values, None for rows that have none."""
+    return values if has.all() else [value if there else None for value, there in zip(values, has, strict=True)]

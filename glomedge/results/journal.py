@@ -169,8 +169,12 @@ def _take(contents: Contents, payload: dict[str, Any]) -> None:
     elif kind == "stop":
         contents.suspects.clear()
     elif kind == "rows":
-        for key in contents.answers.put(payload["rows"]):
-            contents.suspects.pop(key, None)
+        rows = payload["rows"]
+        if not isinstance(rows, list):
+            raise TypeError("rows")
+        contents.answers.put(rows)
+        for row in rows:
+            contents.suspects.pop(row[0], None)
     elif kind == "done":
         contents.complete = True
     else:

@@ -4,11 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
+
+import numpy as np
 
 from glomedge.cases.names import CaseFinder
-from glomedge.files.names import escape_name
+from glomedge.files.names import escape_names
 from glomedge.results.answer_table import AnswerTable
-from glomedge.results.rows import Row
+from glomedge.results.rows import Row, RowBlock, Verdict
+
+BLOCK_ROWS = 1024
+"""Rows per block: few enough to hold in memory, enough to amortise the calls per block."""
+
+_MOST_VERDICTS = 4096
 
 
 @dataclass(frozen=True)
@@ -34,29 +42,59 @@ class PublishedRows:
     def __len__(self) -> int:
         return len(self.answers)
 
-    def __iter__(self) -> Iterator[Row]:
-        return self._rows(self.answers.numbers())
+    def blocks(self) -> Iterator[RowBlock]:
+        """All rows, in order, ``BLOCK_ROWS`` at a time."""
+        return self._blocks(self.answers.numbers())
 
     def where(self, wanted: Callable[[float | None], bool]) -> Iterator[Row]:
         """Only the rows whose probability is wanted, in order; no others are made."""
         probability = self.answers.probability
-        return self._rows(number for number in self.answers.numbers() if wanted(probability(number)))
+        for block in self._blocks(number for number in self.answers.numbers() if wanted(probability(number))):
+            for place in range(len(block)):
+                yield block.row(place)
 
-    def _rows(self, numbers: Iterable[int]) -> Iterator[Row]:
-        # Names are looked up once, not for each of a million rows.
-        stored, name, case_of = self.answers.stored, self.answers.name, self.cases.case_of
-        threshold, provider, class_names = self.threshold, self.provider, self.class_names
+    def _blocks(self, numbers: Iterable[int]) -> Iterator[RowBlock]:
+        verdicts = _Verdicts(self)
+        iterator = iter(numbers)
+        while part := list(islice(iterator, BLOCK_ROWS)):
+            if len(verdicts) > _MOST_VERDICTS:  # a message for each file
+                verdicts = _Verdicts(self)
+            yield self._block(part, verdicts)
+
+    def _block(self, numbers: list[int], verdicts: _Verdicts) -> RowBlock:
+        said, probability, sha256, disagreement = self.answers.columns(numbers)
+        paths = escape_names(self.answers.names(numbers))
+        # For an error (NaN) both are false.
         low, high = self.review_band
-        for number in numbers:
-            status, probability, sha256, disagreement, message, attachment = stored(number)
-            path = escape_name(name(number))
-            case, slide = case_of(path)
-            label = class_name = review = None
-            if probability is not None:
-                label = int(probability >= threshold)
-                class_name = class_names[label]
-                review = int(low <= probability <= high)
-            yield Row(
-                path, case, slide, probability, label, class_name, threshold, status, provider, sha256, disagreement,
-                message, attachment, review,
-            )  # fmt: skip
+        kinds = 2 * (probability >= self.threshold) + ((low <= probability) & (probability <= high))
+        probabilities = probability.tolist()
+        if np.isnan(probability).any():
+            probabilities = [None if value != value else value for value in probabilities]
+        return RowBlock(
+            paths,
+            self.cases.cases_of(paths),
+            probabilities,
+            [verdicts[key] for key in zip(said, kinds.tolist(), strict=True)],
+            sha256,
+            disagreement,
+            lambda place: self.answers.attachment(numbers[place]),
+        )
+
+
+class _Verdicts(dict[tuple[int, int], Verdict]):
+    """Number of status and message, and twice the label plus the review -> what rows of that kind share."""
+
+    def __init__(self, rows: PublishedRows) -> None:
+        super().__init__()
+        self._rows = rows
+
+    def __missing__(self, key: tuple[int, int]) -> Verdict:
+        rows, (said, kind) = self._rows, key
+        status, message = rows.answers.said[said]
+        label: int | None = kind >> 1
+        review: int | None = kind & 1
+        if status.startswith("error"):
+            label = review = None
+        class_name = None if label is None else rows.class_names[label]
+        self[key] = verdict = Verdict(label, class_name, rows.threshold, review, status, rows.provider, message)
+        return verdict

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import compress
 from pathlib import Path
 
+from glomedge.cases.text import counted
 from glomedge.errors import OutputError
 from glomedge.pipeline.inputs import Found
 from glomedge.results.answer_table import AnswerTable, Fingerprint
 from glomedge.results.journal import Contents, Identity, read_journal, read_on
+from glomedge.system.stopping import unless_stopped
 
 
 @dataclass
@@ -74,8 +77,8 @@ def plan(
     if not resume:
         if not contents.complete and (answered or contents.damaged):
             raise OutputError(
-                f"{folder} contains an unfinished run with {answered} results. Run again with --resume to continue "
-                "it, or with --overwrite to start over."
+                f"{folder} contains an unfinished run with {counted(answered, 'result')}. Run again with --resume to "
+                "continue it, or with --overwrite to start over."
             )
         return Plan(identity, fresh, [])
     if contents.identity is None:
@@ -86,29 +89,44 @@ def plan(
             f"The run in {folder} cannot be resumed with other settings: {'; '.join(differences)}. "
             "Use the same settings, another --output, or start over with --overwrite."
         )
-    notes = [f"Resumed: {answered} results were already there."]
+    return Plan(contents.identity, contents, _resumed(contents))
+
+
+def _resumed(contents: Contents) -> list[str]:
+    """What was found of the run that is resumed."""
+    answered = len(contents.answers)
+    notes = [f"Resumed: {counted(answered, 'result was', 'results were')} already there."]
     if contents.complete:
         notes = [
-            f"The earlier run had finished, with {answered} results: only new or modified files are classified, and "
-            "the result files are written again."
+            f"The earlier run had finished, with {counted(answered, 'result')}: only new or modified files are "
+            "classified, and the result files are written again."
         ]
     if contents.damaged:
         notes.append(
-            f"The journal was damaged: its last {contents.bad_bytes} bytes were discarded, and the crops in them "
-            "are classified again."
+            f"The journal was damaged: its {_last(contents.bad_bytes, 'was', 'were')} discarded, and the crops in that "
+            "part are classified again."
         )
     elif contents.bad_bytes:
-        notes.append(f"The last {contents.bad_bytes} bytes of the journal were incomplete and were discarded.")
-    return Plan(contents.identity, contents, notes)
+        notes.append(
+            f"The {_last(contents.bad_bytes, 'was an incomplete line', 'were an incomplete line')} of the journal, and "
+            "discarded."
+        )
+    return notes
 
 
-def unanswered(root: bytes, inputs: Iterable[Found], contents: Contents) -> tuple[list[Found], list[Found]]:
+def unanswered(
+    root: bytes, contents: Contents, stop: Callable[[], bool] = lambda: False
+) -> tuple[list[Found], list[Found]]:
     """What remains: inputs without an answer or modified since, and those whose error may have been transient.
 
     The two are batched separately, so that the batches of the first are those of an uninterrupted run.
+
+    Raises:
+        StoppedError: ``stop`` returned true; it is polled at every file that is asked for.
     """
     new, again = [], []
-    for found in inputs:
+    open_ = compress(contents.answers.inputs, ~contents.answers.settled())
+    for found in unless_stopped(open_, stop):
         before = contents.answers.fingerprint(found.relative)
         if before is None or _changed(root, found, before):
             new.append(found)
@@ -141,9 +159,18 @@ def publishable(path: Path, inputs: Sequence[Found], contents: Contents) -> Cont
     contents.answers.drop_folders()
     missing = contents.answers.missing()
     if missing or contents.bad_bytes:
+        lost = []
+        if missing:
+            lost.append(f"{missing} of {counted(len(inputs), 'input')} {'has' if missing == 1 else 'have'} no result")
+        if contents.bad_bytes:
+            lost.append(f"its {_last(contents.bad_bytes, '', '')}cannot be read")
         raise OutputError(
-            f"The journal {path} does not contain everything that was written to it: {missing} of {len(inputs)} "
-            f"inputs have no result, and its last {contents.bad_bytes} bytes cannot be read. No result file was "
-            "written. Check the disk; then run again with --resume, which classifies the missing inputs."
+            f"The journal {path} does not contain everything that was written to it: {', and '.join(lost)}. No result "
+            "file was written. Check the disk; then run again with --resume, which classifies the missing inputs."
         )
     return contents
+
+
+def _last(count: int, singular: str, plural: str) -> str:
+    """``last byte`` or ``last N bytes`` of the journal, and a verb."""
+    return f"last byte {singular}" if count == 1 else f"last {count} bytes {plural}"

@@ -1,8 +1,12 @@
-"""One row of the results: what tables, cases and report contain for one input."""
+"""One row of the results: what tables, cases and report contain for one input; and many, by columns."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
+
+from glomedge.cases.names import CaseName
 
 
 class Attachment(NamedTuple):
@@ -50,3 +54,75 @@ class Row(NamedTuple):
     def flags(self) -> tuple[str, ...]:
         """The quality flags, such as ``("blurred",)``."""
         return tuple(self.status.removeprefix("flagged:").split("+")) if self.status.startswith("flagged:") else ()
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Verdict:
+    """The fields of a row that many rows share; rows with the same values share one object, told by its identity.
+
+    What is made of it (a part of a line of CSV, a count) is made once and kept by it as a key.
+    """
+
+    label: int | None
+    class_name: str | None
+    threshold: float
+    review: int | None
+    status: str
+    provider: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class RowBlock:
+    """Consecutive rows by columns, all of one length: a million rows are made 1,024 at a time.
+
+    Attributes:
+        paths: ``Row.path``.
+        cases: ``Row.case`` and ``Row.slide``.
+        probabilities: ``Row.probability``.
+        verdicts: the fields that many rows share.
+        sha256: ``Row.sha256``.
+        disagreements: ``Row.tta_disagreement``.
+        attachment: gives ``Row.attachment`` of the row at a place; few are asked for.
+    """
+
+    paths: Sequence[str]
+    cases: Sequence[CaseName]
+    probabilities: Sequence[float | None]
+    verdicts: Sequence[Verdict]
+    sha256: Sequence[str | None]
+    disagreements: Sequence[float | None]
+    attachment: Callable[[int], Attachment | None]
+
+    @classmethod
+    def of(cls, rows: Iterable[Row]) -> RowBlock:
+        """The block of those rows."""
+        rows = list(rows)
+        shared: dict[tuple[object, ...], Verdict] = {}
+
+        def verdict(row: Row) -> Verdict:
+            fields = (row.label, row.class_name, row.threshold, row.review, row.status, row.provider, row.message)
+            return shared.setdefault(fields, Verdict(*fields))
+
+        return cls(
+            [row.path for row in rows],
+            [CaseName(row.case, row.slide) for row in rows],
+            [row.probability for row in rows],
+            [verdict(row) for row in rows],
+            [row.sha256 for row in rows],
+            [row.tta_disagreement for row in rows],
+            lambda place: rows[place].attachment,
+        )
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def row(self, place: int) -> Row:
+        """One of the rows."""
+        case, slide = self.cases[place]
+        verdict = self.verdicts[place]
+        return Row(
+            self.paths[place], case, slide, self.probabilities[place], verdict.label, verdict.class_name,
+            verdict.threshold, verdict.status, verdict.provider, self.sha256[place], self.disagreements[place],
+            verdict.message, self.attachment(place), verdict.review,
+        )  # fmt: skip

@@ -43,7 +43,7 @@ class FolderSink:
     def _kept(self, answer: Answer) -> Attachment | None:
         """Store what is kept of a crop in addition to its row; returns the location of the thumbnail."""
         attachment = None
-        if self._thumbnails is not None and answer.activation is not None:
+        if self._thumbnails is not None and answer.probability is not None:
             attachment = self._thumbnails.append(answer.activation, answer.thumbnail or b"")
         if self._grey_crops is not None and answer.grey is not None and answer.probability is not None:
             if self._grey_crops.wanted(answer.probability):

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import codecs
-import csv
-import io
 import json
 from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import lru_cache
-from operator import itemgetter
-from typing import IO, Any, Protocol
+from typing import IO, Any, Protocol, TypeVar
 
 from glomedge.about import RESEARCH_USE_NOTICE
+from glomedge.cases.names import CaseName
 from glomedge.errors import MissingExtraError
-from glomedge.files.names import guard, neutralise
-from glomedge.results.rows import Row
+from glomedge.files.names import all_plain, guard, neutralise
+from glomedge.results.rows import RowBlock, Verdict
 
 FORMATS = ("csv", "csv-bom", "jsonl", "parquet")
-_IDS = ("case", "slide")
 
 
 def byte_order_mark(formats: Collection[str]) -> bytes:
@@ -53,41 +50,72 @@ def columns(*, tta: bool) -> tuple[str, ...]:
 class TableWriter(Protocol):
     """Writes the rows of one file, part by part."""
 
-    def write(self, rows: Sequence[Row]) -> None:
+    def write(self, block: RowBlock) -> None:
         """Add rows."""
 
     def close(self) -> None:
         """Write what is still buffered; the handle stays open. Idempotent."""
 
 
-def _getter(names: tuple[str, ...]) -> Callable[[Row], tuple[Any, ...]]:
-    """Gives the values of those columns, without the notice."""
-    return itemgetter(*(Row._fields.index(name) for name in names if name != "notice"))
+_Key = TypeVar("_Key")
 
 
-def _plain_cell(text: str) -> str:
+class _Texts(dict[_Key, str]):
+    """A key that many rows share -> its text, made when it is first needed; emptied where they are too many."""
+
+    def __init__(self, text_of: Callable[[_Key], str]) -> None:
+        super().__init__()
+        self._text_of = text_of
+
+    def __missing__(self, key: _Key) -> str:
+        if len(self) >= 4096:
+            self.clear()
+        self[key] = text = self._text_of(key)
+        return text
+
+
+def _known(values: Sequence[Any], text_of: Callable[[Any], str], missing: str) -> list[str]:
+    """Texts of values some of which may be None."""
+    if None in values:
+        return [missing if value is None else text_of(value) for value in values]
+    return list(map(text_of, values))
+
+
+def _quoted(cell: str) -> str:
+    """As the ``csv`` module writes it where lines end with a newline."""
+    if "," in cell or '"' in cell or "\n" in cell:
+        return '"' + cell.replace('"', '""') + '"'
+    return cell
+
+
+def _text_cell(text: str) -> str:
     # A bare carriage return would not be quoted (the line ends with a newline only) and would end the line.
-    return neutralise(text.replace("\r", "\\x0d"))
+    return _quoted(neutralise(text.replace("\r", "\\x0d")))
 
 
+@lru_cache(maxsize=4096)
 def _id_cell(text: str) -> str:
     """A biopsy or slide, which no spreadsheet may convert to a number or a date."""
-    return guard(text.replace("\r", "\\x0d"))
+    return _quoted(guard(text.replace("\r", "\\x0d")))
 
 
-_repeated_cell = lru_cache(maxsize=4096)(_plain_cell)
-_CELLS: dict[str, Callable[[str], str]] = {
-    "path": _plain_cell,
-    "message": _plain_cell,
-    **dict.fromkeys(_IDS, lru_cache(maxsize=4096)(_id_cell)),
-    **dict.fromkeys(("class_name", "status", "provider"), _repeated_cell),
-}
-"""Text columns that a spreadsheet could read as a formula; the ``csv`` module writes numbers as they are."""
+def _cells(texts: Sequence[str]) -> Sequence[str]:
+    """``_text_cell`` of each; quick where none of them changes, as nearly always."""
+    joined = "".join(texts)
+    if "," in joined or '"' in joined or not joined.isprintable() or not all_plain(texts):
+        return list(map(_text_cell, texts))
+    return texts
 
 
-def _csv_column(name: str, values: Sequence[Any]) -> list[str]:
-    cell = _CELLS.get(name, str)
-    return ["" if value is None else cell(value) for value in values]
+def _case_cells(case: CaseName) -> str:
+    return f"{_id_cell(case.case)},{_id_cell(case.slide)}"
+
+
+def _verdict_cells(verdict: Verdict) -> str:
+    """The columns from ``label`` to ``provider``."""
+    label, review = ("" if value is None else str(value) for value in (verdict.label, verdict.review))
+    class_name, status, provider = map(_text_cell, (verdict.class_name or "", verdict.status, verdict.provider))
+    return f"{label},{class_name},{verdict.threshold},{review},{status},{provider}"
 
 
 class CsvWriter:
@@ -96,42 +124,47 @@ class CsvWriter:
 
     def __init__(self, handle: IO[bytes], *, tta: bool) -> None:
         self._handle = handle
-        self._names = columns(tta=tta)
-        self._values = _getter(self._names)
-        self._handle.write((",".join(self._names) + "\n").encode("utf-8"))
+        self._tta = tta
+        self._cases = _Texts(_case_cells)
+        self._verdicts = _Texts(_verdict_cells)
+        self._ends = _Texts[Verdict](
+            lambda verdict: f"{_text_cell(verdict.message)},{_text_cell(RESEARCH_USE_NOTICE)}\n"
+        )
+        self._handle.write((",".join(columns(tta=tta)) + "\n").encode("utf-8"))
 
-    def write(self, rows: Sequence[Row]) -> None:
+    def write(self, block: RowBlock) -> None:
         """Add rows."""
-        # By columns: a function call for every cell would take most of the time.
-        values = zip(*map(self._values, rows), strict=True)
-        cells = [_csv_column(name, column) for name, column in zip(self._names, values, strict=False)]
-        cells.append([RESEARCH_USE_NOTICE] * len(rows))
-        lines = [",".join(line) for line in zip(*cells, strict=True)]
-        if not lines:
-            return
-        text = "\n".join(lines)
-        if '"' in text or text.count("\n") != len(lines) - 1 or text.count(",") != len(lines) * (len(self._names) - 1):
-            text = self._quoted(lines, zip(*cells, strict=True))
-        self._handle.write((text + "\n").encode("utf-8"))
-
-    def _quoted(self, lines: Sequence[str], cells: Iterable[tuple[str, ...]]) -> str:
-        """The lines, those in which something is to be quoted (few have any) as the ``csv`` module writes them."""
-        commas = len(self._names) - 1
-        text = io.StringIO(newline="")
-        writer = csv.writer(text, lineterminator="\n")
-        parts = []
-        for line, row in zip(lines, cells, strict=True):
-            if '"' in line or "\n" in line or line.count(",") != commas:
-                text.seek(0)
-                text.truncate()
-                writer.writerow(row)
-                parts.append(text.getvalue()[:-1])
-            else:
-                parts.append(line)
-        return "\n".join(parts)
+        # By columns, those that many rows share at once: a call for every cell would take most of the time.
+        cells: list[Iterable[str]] = [
+            _cells(block.paths),
+            map(self._cases.__getitem__, block.cases),
+            _known(block.probabilities, str, ""),
+            map(self._verdicts.__getitem__, block.verdicts),
+            _known(block.sha256, str, ""),
+        ]
+        if self._tta:
+            cells.append(_known(block.disagreements, str, ""))
+        cells.append(map(self._ends.__getitem__, block.verdicts))
+        self._handle.write("".join(map(",".join, zip(*cells, strict=True))).encode("utf-8"))
 
     def close(self) -> None:
         """Nothing is owed."""
+
+
+_encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
+
+
+def _strings(texts: Sequence[str]) -> list[str]:
+    """JSON strings; quick where nothing is to be escaped, as nearly always."""
+    joined = "".join(texts)
+    if '"' in joined or "\\" in joined or not joined.isprintable():
+        return list(map(_encode, texts))
+    return [f'"{text}"' for text in texts]
+
+
+def _members(names: Sequence[str], source: object) -> str:
+    """Members of a JSON object, with those attributes' names and values."""
+    return _encode({name: getattr(source, name) for name in names})[1:-1]
 
 
 class JsonLinesWriter:
@@ -139,15 +172,28 @@ class JsonLinesWriter:
 
     def __init__(self, handle: IO[bytes], *, tta: bool) -> None:
         self._handle = handle
-        self._names = columns(tta=tta)
-        self._values = _getter(self._names)
-        self._encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
+        self._tta = tta
+        self._cases = _Texts[CaseName](lambda case: _members(("case", "slide"), case) + ', "probability": ')
+        shared = COLUMNS[COLUMNS.index("label") : COLUMNS.index("sha256")]
+        self._verdicts = _Texts[Verdict](lambda verdict: ", " + _members(shared, verdict) + ', "sha256": ')
+        last = ', "notice": ' + _encode(RESEARCH_USE_NOTICE) + "}\n"
+        self._ends = _Texts[Verdict](lambda verdict: ", " + _members(("message",), verdict) + last)
 
-    def write(self, rows: Sequence[Row]) -> None:
+    def write(self, block: RowBlock) -> None:
         """Add rows."""
-        names, values, encode = self._names, self._values, self._encode
-        lines = [encode(dict(zip(names, (*values(row), RESEARCH_USE_NOTICE), strict=True))) for row in rows]
-        self._handle.write("".join(f"{line}\n" for line in lines).encode("utf-8"))
+        begins = [f'{{"path": {path}, ' for path in _strings(block.paths)]
+        parts: list[Iterable[str]] = [
+            begins,
+            map(self._cases.__getitem__, block.cases),
+            _known(block.probabilities, str, "null"),
+            map(self._verdicts.__getitem__, block.verdicts),
+            _known(block.sha256, _encode, "null"),
+        ]
+        if self._tta:
+            disagreements = _known(block.disagreements, str, "null")
+            parts.append([f', "tta_disagreement": {value}' for value in disagreements])
+        parts.append(map(self._ends.__getitem__, block.verdicts))
+        self._handle.write("".join(map("".join, zip(*parts, strict=True))).encode("utf-8"))
 
     def close(self) -> None:
         """Nothing is owed."""
@@ -173,31 +219,50 @@ class ParquetWriter:
         self._schema = pyarrow.schema(
             [(name, kinds.get(name, pyarrow.string())) for name in names], metadata={"notice": RESEARCH_USE_NOTICE}
         )
-        self._values = _getter(names)
-        self._owed: list[Row] = []
+        self._owed: dict[str, list[Any]] = {name: [] for name in names if name != "notice"}
         self._writer = pyarrow.parquet.ParquetWriter(handle, self._schema, compression="zstd")
 
-    def write(self, rows: Sequence[Row]) -> None:
+    def write(self, block: RowBlock) -> None:
         """Add rows."""
-        self._owed += rows
+        for name, values in self._owed.items():
+            values += _values(block, name)
         # Row groups of one size, whatever the size of the parts: the bytes depend on the rows alone.
-        while len(self._owed) >= ROW_GROUP:
-            self._flush(self._owed[:ROW_GROUP])
-            del self._owed[:ROW_GROUP]
+        while len(self._owed["path"]) >= ROW_GROUP:
+            self._flush(ROW_GROUP)
 
-    def _flush(self, rows: Sequence[Row]) -> None:
+    def _flush(self, count: int) -> None:
         import pyarrow
 
-        if rows:
-            columns_of = [*zip(*map(self._values, rows), strict=True), (RESEARCH_USE_NOTICE,) * len(rows)]
+        columns_of = [values[:count] for values in self._owed.values()]
+        for values in self._owed.values():
+            del values[:count]
+        if columns_of[0]:
+            columns_of.append([RESEARCH_USE_NOTICE] * len(columns_of[0]))
             arrays = [pyarrow.array(column, self._schema.field(index).type) for index, column in enumerate(columns_of)]
             self._writer.write_table(pyarrow.Table.from_arrays(arrays, schema=self._schema))
 
     def close(self) -> None:
         """Write the last rows and the footer."""
-        self._flush(self._owed)
-        self._owed = []
+        self._flush(ROW_GROUP)
         self._writer.close()
+
+
+def _values(block: RowBlock, name: str) -> Sequence[Any]:
+    """One column, by its name."""
+    match name:
+        case "path":
+            return block.paths
+        case "case":
+            return [case.case for case in block.cases]
+        case "slide":
+            return [case.slide for case in block.cases]
+        case "probability":
+            return block.probabilities
+        case "sha256":
+            return block.sha256
+        case "tta_disagreement":
+            return block.disagreements
+    return [getattr(verdict, name) for verdict in block.verdicts]
 
 
 WRITERS: dict[str, Callable[..., TableWriter]] = {"csv": CsvWriter, "jsonl": JsonLinesWriter, "parquet": ParquetWriter}

@@ -22,14 +22,20 @@ from glomedge.files.writing import MakeRoom, nothing_to_give, write_all
 from glomedge.model.spec import MAP_SIZE
 from glomedge.results.rows import Attachment
 
-_MAP_BYTES = MAP_SIZE * MAP_SIZE * 4
-
 
 class ThumbnailFile:
-    """The file; thread-safe. ``fresh`` empties it first. ``make_room`` is called on a full disk."""
+    """The file; thread-safe. ``make_room`` is called on a full disk.
 
-    def __init__(self, path: Path, *, fresh: bool) -> None:
+    Args:
+        path: where it is.
+        fresh: empty it first.
+        map_shape: of one crop's map, ``ModelSpec.map_shape``; None where there are no maps.
+    """
+
+    def __init__(self, path: Path, *, fresh: bool, map_shape: tuple[int, int] | None = (MAP_SIZE, MAP_SIZE)) -> None:
         self._path = path
+        self._map_shape = map_shape
+        self._map_bytes = 0 if map_shape is None else map_shape[0] * map_shape[1] * 4
         self.make_room: MakeRoom = nothing_to_give
         self._lock = threading.Lock()
         try:
@@ -46,9 +52,11 @@ class ThumbnailFile:
             "with --resume: every batch written so far is kept."
         )
 
-    def append(self, activation: npt.NDArray[np.float32], thumbnail: bytes) -> Attachment:
-        """Keep a map, float32 ``[7, 7]``, and a JPEG."""
-        record = np.ascontiguousarray(activation, np.dtype("<f4")).tobytes() + thumbnail
+    def append(self, activation: npt.NDArray[np.float32] | None, thumbnail: bytes) -> Attachment:
+        """Keep a map, float32 of ``map_shape`` (None where there are none), and a JPEG."""
+        record = thumbnail
+        if activation is not None:
+            record = np.ascontiguousarray(activation, np.dtype("<f4")).tobytes() + thumbnail
         with self._lock:
             offset, self._end = self._end, self._end + len(record)
         end = offset + len(record)
@@ -58,15 +66,17 @@ class ThumbnailFile:
             raise self._failure(error) from None
         return Attachment(offset, len(record), zlib.crc32(record))
 
-    def read(self, attachment: Attachment | None) -> tuple[npt.NDArray[np.float32], bytes] | None:
-        """The map, float32 ``[7, 7]``, and the JPEG; None if they are missing or incomplete."""
-        if attachment is None or attachment.length < _MAP_BYTES:
+    def read(self, attachment: Attachment | None) -> tuple[npt.NDArray[np.float32] | None, bytes] | None:
+        """The map, float32 of ``map_shape``, and the JPEG; None if they are missing or incomplete."""
+        if attachment is None or attachment.length < self._map_bytes:
             return None
         record = os.pread(self._descriptor, attachment.length, attachment.offset)
         if len(record) != attachment.length or zlib.crc32(record) != attachment.crc32:
             return None
-        activation = np.frombuffer(record, np.dtype("<f4"), MAP_SIZE * MAP_SIZE).reshape(MAP_SIZE, MAP_SIZE)
-        return activation.astype(np.float32), record[_MAP_BYTES:]
+        if self._map_shape is None:
+            return None, record
+        activation = np.frombuffer(record, np.dtype("<f4"), self._map_bytes // 4).reshape(self._map_shape)
+        return activation.astype(np.float32), record[self._map_bytes :]
 
     def close(self) -> None:
         """Close the file; it stays."""
@@ -77,7 +87,7 @@ def shared_limits(attachments: Iterable[Attachment | None], thumbnails: Thumbnai
     """One scale for many maps: the 2nd percentile of their minima to the 98th of their maxima; None for no maps."""
     lows, highs = array("f"), array("f")
     for attachment in attachments:
-        if (kept := thumbnails.read(attachment)) is not None:
+        if (kept := thumbnails.read(attachment)) is not None and kept[0] is not None:
             lows.append(kept[0].min())
             highs.append(kept[0].max())
     if not lows:

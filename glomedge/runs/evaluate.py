@@ -235,7 +235,7 @@ def _compare(
             [(found.key, a.sha256 or found.key, label, finder.case_of(found.key).case) for found, label, a in answers]
         ),
     ]
-    if options.split is None and file.spec.training is not None:
+    if options.split is None and (file.spec.training is not None or file.spec.source is not None):
         notes.insert(
             0,
             "All labelled crops were used. If the model was trained on some of them, these figures are too optimistic: "

@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from glomedge.cases.names import CaseFinder
 from glomedge.errors import OutputError, UsageError
 from glomedge.files.names import escape_name
+from glomedge.model import origin
 from glomedge.model.file import ModelFile, read_model_file
 from glomedge.pipeline.decode_process import processes_pay
 from glomedge.pipeline.inputs import Found, Keys, Scan, scan
@@ -27,7 +28,7 @@ from glomedge.runs.options import Options
 from glomedge.runs.outcome import OWNED, THUMBNAIL_PX, Outcome
 from glomedge.runs.pipeline_run import PipelineRun
 from glomedge.runs.stores import RunStores
-from glomedge.system.stopping import StoppedError, unless_stopped
+from glomedge.system.stopping import StoppedError
 
 if TYPE_CHECKING:
     from glomedge.engine.engine import Engine
@@ -79,7 +80,7 @@ def infer_folder(
             from glomedge.runs.heatmaps import check_folder
 
             check_folder(options.heatmaps)
-        return _FolderRun(options, found, output, stop, progress, decoder, begin_s).run()
+        return _FolderRun(options, found, output, Callbacks(stop, progress, decoder), begin_s).run()
     finally:
         output.close()
 
@@ -90,29 +91,40 @@ def _suffixes() -> frozenset[str]:
     return ALLOWED_SUFFIXES
 
 
+@dataclass(frozen=True)
+class Callbacks:
+    """What the run calls of its caller; see ``infer_folder``."""
+
+    stop: Callable[[], bool] = lambda: False
+    progress: Callable[[int, int], None] | None = None
+    decoder: Decoder | None = None
+
+
 class _FolderRun:
     def __init__(
-        self,
-        options: Options,
-        found: Scan,
-        output: OutputFolder,
-        stop: Callable[[], bool],
-        progress: Callable[[int, int], None] | None,
-        decoder: Decoder | None,
-        begin_s: float,
+        self, options: Options, found: Scan, output: OutputFolder, callbacks: Callbacks, begin_s: float
     ) -> None:
         self._options = options
         self._found = found
         self._output = output
-        self._stop = stop
-        self._progress = progress
-        self._decoder = decoder
+        self._stop = callbacks.stop
+        self._progress = callbacks.progress
+        self._decoder = callbacks.decoder
         self._begin_s = begin_s
         self._model: ModelFile = read_model_file(options.model)
+        if options.heatmaps is not None:
+            from glomedge.runs.heatmaps import require_map
+
+            require_map(self._model)
         self._threshold = options.threshold if options.threshold is not None else self._model.spec.threshold
         self._engine: Engine | None = None
         self._finder = CaseFinder(Keys(found.inputs), options.case_pattern)
         self._notes = found.notes()
+        if options.threshold is None and origin.threshold_is_unknown(self._model.spec):
+            self._notes.append(
+                f"The threshold of this model is not known, and {self._threshold:g} was assumed. Give --threshold, or "
+                "export the model again with --data or --threshold."
+            )
         self._times = StageTimes()
         self._decoding: dict[str, Any] = {}
         self._hung = 0
@@ -128,7 +140,8 @@ class _FolderRun:
         )
         self._notes += plan_.notes
         with contextlib.ExitStack() as open_:
-            stores = open_.enter_context(RunStores(self._options, self._output, plan_, self._threshold))
+            map_shape = self._model.spec.map_shape
+            stores = open_.enter_context(RunStores(self._options, self._output, plan_, self._threshold, map_shape))
             open_.callback(self._close_engine)
             return self._run(plan_, stores)
 
@@ -211,8 +224,7 @@ class _FolderRun:
 
     def _predict(self, plan_: Plan, journal: Journal, sink: FolderSink) -> bool:
         """Classify the inputs without an answer; False, or StoppedError, if it was stopped."""
-        inputs = self._found.inputs
-        new, again = unanswered(self._found.root, unless_stopped(inputs, self._stop), plan_.contents)
+        new, again = unanswered(self._found.root, plan_.contents, self._stop)
         if not new and not again:
             return True
         crashed = any(found.key in plan_.contents.suspects for found in (*new, *again))

@@ -13,14 +13,18 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+from glomedge.cases.text import counted
 from glomedge.errors import ImageError, OutputError, UsageError
 from glomedge.files.names import escape_name, unescape_name
 from glomedge.files.writing import check_writable, nothing_to_give, write_all
+from glomedge.model.file import ModelFile
 from glomedge.pipeline.inputs import HEATMAP_SUFFIX, Scan
 from glomedge.pipeline.prepare import Pixels
+from glomedge.reports.cell_grid import CellGrid
 from glomedge.results.grey_crops import GreyStore
 from glomedge.results.rows import Row
 from glomedge.results.thumbnails import ThumbnailFile, shared_limits
@@ -29,6 +33,21 @@ from glomedge.runs.options import Options
 # A fault of one name, not of the folder: such a crop goes without.
 _OF_ONE_NAME = frozenset({errno.ENAMETOOLONG, errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.EILSEQ})
 _MAX_SAID = 20
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """How maps of one model are drawn.
+
+    Attributes:
+        threshold_logit: where the decision turns.
+        grid: where the cells look.
+        limits: least and greatest activation of the colours, the same for all crops.
+    """
+
+    threshold_logit: float
+    grid: CellGrid
+    limits: tuple[float, float] | None = None
 
 
 def chosen(probability: float | None, options: Options, threshold: float) -> bool:
@@ -43,6 +62,15 @@ def chosen(probability: float | None, options: Options, threshold: float) -> boo
 
 
 _ADVICE = "Free space, or choose another --heatmaps folder."
+
+
+def require_map(model: ModelFile) -> None:
+    """Raise UsageError where the model has no activation map to draw."""
+    if model.spec.map_shape is None:
+        raise UsageError(
+            f"{escape_name(bytes(model.path))} has no exact activation map, because its network does not end in global "
+            "average pooling and one linear layer, so heatmaps cannot be drawn. Omit --heatmaps."
+        )
 
 
 def check_folder(folder: Path) -> None:
@@ -60,7 +88,7 @@ def write_heatmaps(
     rows: Callable[[], Iterator[Row]],
     thumbnails: ThumbnailFile,
     grey_crops: GreyStore | None,
-    threshold_logit: float,
+    drawing: Drawing,
 ) -> list[str]:
     """Write one JPEG for each chosen crop, at its own size, under the same relative path plus ``.heatmap.jpg``.
 
@@ -68,7 +96,7 @@ def write_heatmaps(
         rows: gives the rows that were chosen, in order, each time it is called; they are never all in memory.
         thumbnails: holds their maps.
         grey_crops: crops of this run in grey; those that are missing are read and decoded again.
-        threshold_logit: where the decision turns.
+        drawing: what the maps of this model mean; ``limits`` are worked out here.
 
     Returns:
         What was drawn and what could not be, in sentences.
@@ -76,14 +104,27 @@ def write_heatmaps(
     Raises:
         OutputError: the folder cannot be written.
     """
-    import cv2
-
     from glomedge.system.cpu import usable_cpus
 
     assert options.heatmaps is not None
-    limits = shared_limits((row.attachment for row in rows()), thumbnails)
-    draw = partial(_draw, options, found, thumbnails, grey_crops, limits, threshold_logit)
-    workers = options.workers or usable_cpus()
+    drawing = replace(drawing, limits=shared_limits((row.attachment for row in rows()), thumbnails))
+    draw = partial(_draw, options, found, thumbnails, grey_crops, drawing)
+    drawn, failures = _draw_all(draw, rows(), options.workers or usable_cpus())
+    notes = [f"{counted(drawn, 'heatmap was', 'heatmaps were')} written to {escape_name(bytes(options.heatmaps))}."]
+    if others := _others(options.heatmaps, drawn):
+        # Other crops, another model, another scale: must not be mistaken for this run's, and are not ours to delete.
+        of_others = counted(others, "heatmap")
+        notes.append(f"That folder also contains {of_others} of other runs. Use a new folder to keep runs apart.")
+    notes += failures[:_MAX_SAID]
+    if len(failures) > _MAX_SAID:
+        notes.append(f"{len(failures) - _MAX_SAID} more heatmaps could not be drawn.")
+    return notes
+
+
+def _draw_all(draw: Callable[[Row], str | None], rows: Iterator[Row], workers: int) -> tuple[int, list[str]]:
+    """Draw on threads, a few rows ahead; how many were drawn, and why the others were not."""
+    import cv2
+
     drawn, failures = 0, list[str]()
     waiting: deque[Future[str | None]] = deque()
 
@@ -99,7 +140,7 @@ def write_heatmaps(
     cv2.setNumThreads(1)
     try:
         with ThreadPoolExecutor(workers) as pool:
-            for row in rows():
+            for row in rows:
                 waiting.append(pool.submit(draw, row))
                 if len(waiting) > 4 * workers:
                     take()
@@ -107,14 +148,7 @@ def write_heatmaps(
                 take()
     finally:
         cv2.setNumThreads(threads_before)
-    notes = [f"{drawn} heatmaps were written to {escape_name(bytes(options.heatmaps))}."]
-    if others := _others(options.heatmaps, drawn):
-        # Other crops, another model, another scale: must not be mistaken for this run's, and are not ours to delete.
-        notes.append(f"That folder also contains {others} heatmaps of other runs. Use a new folder to keep runs apart.")
-    notes += failures[:_MAX_SAID]
-    if len(failures) > _MAX_SAID:
-        notes.append(f"{len(failures) - _MAX_SAID} more heatmaps could not be drawn.")
-    return notes
+    return drawn, failures
 
 
 def _others(folder: Path, drawn: int) -> int:
@@ -129,15 +163,14 @@ def _draw(
     found: Scan,
     thumbnails: ThumbnailFile,
     grey_crops: GreyStore | None,
-    limits: tuple[float, float] | None,
-    threshold_logit: float,
+    drawing: Drawing,
     row: Row,
 ) -> str | None:
     """Draw one; returns the reason if it cannot be drawn."""
     from glomedge.reports import overlay
 
     kept = thumbnails.read(row.attachment)
-    if kept is None:
+    if kept is None or kept[0] is None:
         return f"No heatmap for {row.path}: its map was lost in a crash. Run with --overwrite to classify it again."
     relative = unescape_name(row.path)
     pixels = None if grey_crops is None else grey_crops.get(row.path)
@@ -148,7 +181,7 @@ def _draw(
         except ImageError as error:
             return f"No heatmap for {row.path}: {error}"
     picture = overlay.overlay(
-        pixels, kept[0], limits=limits, threshold_logit=threshold_logit, bgr=True, views=options.tta
+        pixels, kept[0], limits=drawing.limits, threshold_logit=drawing.threshold_logit, bgr=True, grid=drawing.grid
     )
     folder = os.fsencode(options.heatmaps or Path())
     target = Path(os.fsdecode(os.path.join(folder, relative + HEATMAP_SUFFIX)))  # noqa: PTH118 (bytes)

@@ -11,12 +11,12 @@ import io
 import json
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import islice
 from typing import TYPE_CHECKING
 
-from glomedge.cases.names import UNKNOWN_CASE, CaseName
+from glomedge.cases.names import UNKNOWN_CASE
+from glomedge.cases.text import counted
 from glomedge.errors import OutputError
 from glomedge.files.names import guard, neutralise
 from glomedge.files.writing import Staged
@@ -24,7 +24,7 @@ from glomedge.model.file import ModelFile
 from glomedge.pipeline.inputs import Scan
 from glomedge.results.folder import WORK_FOLDER
 from glomedge.results.published_rows import PublishedRows
-from glomedge.results.rows import Row
+from glomedge.results.rows import Row, RowBlock
 from glomedge.results.tables import WRITERS, TableWriter, byte_order_mark
 from glomedge.results.thumbnails import ThumbnailFile
 from glomedge.runs.options import Options
@@ -39,10 +39,6 @@ if TYPE_CHECKING:
     from glomedge.results.grey_crops import GreyStore
 
 
-_PART = 1024
-"""Rows per block: few enough to hold in memory, enough to amortise the calls per block."""
-
-
 @dataclass(frozen=True)
 class Publication:
     """Everything that is written once a run is complete.
@@ -55,7 +51,7 @@ class Publication:
         thumbnails: None if neither report nor heatmaps are wanted.
         grey_crops: crops of this run that heatmaps are drawn over.
         engine: None if nothing was left to classify.
-        stop: polled at every row; once true, StoppedError is raised and no file has changed.
+        stop: polled at every block of rows; once true, StoppedError is raised and no file has changed.
     """
 
     options: Options
@@ -90,7 +86,8 @@ class Publication:
             self._fill(outcome, collected)
             outcome.notes += heatmap_notes
             with staged.open("cases.csv") as handle:
-                handle.write(byte_order_mark(self.options.formats) + cases_csv(outcome.cases))
+                handle.write(byte_order_mark(self.options.formats))
+                handle.writelines(cases_csv(outcome.cases))
             outcome.wall_s = time.perf_counter() - begin_s
             self._record(outcome, batch_size)
             self._report(staged, outcome, collected.report)
@@ -119,11 +116,11 @@ class Publication:
                     writer = WRITERS[name.rpartition(".")[2]](handle, tta=options.tta > 1)
                 writers.append((name, writer))
                 open_.callback(_closed_quietly, writer)
-            for part in _parts(unless_stopped(self.rows, self.stop)):
-                collected.add(part)
+            for block in unless_stopped(self.rows.blocks(), self.stop):
+                collected.add(block)
                 for name, writer in writers:
                     with staged.naming(name):
-                        writer.write(part)
+                        writer.write(block)
             for name, writer in writers:
                 with staged.naming(name):
                     writer.close()
@@ -143,15 +140,17 @@ class Publication:
         for pooled in outcome.cases:
             if pooled.case == UNKNOWN_CASE:
                 # A percentage pooled over several biopsies must never be mistaken for one biopsy's.
+                one = pooled.crops == 1
                 outcome.notes.append(
-                    f"The names of {pooled.crops} crops do not identify a biopsy. They are pooled as '{UNKNOWN_CASE}', "
-                    "whose percentage is not that of one biopsy. Give --case-pattern with a group 'case' that matches "
-                    "their names."
+                    ("The name of 1 crop does" if one else f"The names of {pooled.crops} crops do")
+                    + f" not identify a biopsy. {'It is' if one else 'They are'} pooled as '{UNKNOWN_CASE}', whose "
+                    "percentage is not that of one biopsy. Give --case-pattern with a group 'case' that matches "
+                    f"{'its name' if one else 'their names'}."
                 )
         if self.options.exclude_flagged and counts["flagged"]:
             outcome.notes.append(
-                f"{counts['flagged']} flagged crops were classified but excluded from the case counts "
-                "(--exclude-flagged)."
+                f"{counted(counts['flagged'], 'flagged crop was', 'flagged crops were')} classified but excluded from "
+                "the case counts (--exclude-flagged)."
             )
 
     def _operating_point(self, outcome: Outcome) -> OperatingPoint | None:
@@ -174,16 +173,19 @@ class Publication:
         """Draw; an unwritable folder must not prevent the tables from being written, so its error is returned."""
         if self.options.heatmaps is None or self.thumbnails is None:
             return None, []
+        from glomedge.reports.cell_grid import CellGrid
         from glomedge.reports.overlay import logit_threshold
-        from glomedge.runs.heatmaps import chosen, write_heatmaps
+        from glomedge.runs.heatmaps import Drawing, chosen, write_heatmaps
 
         def rows() -> Iterator[Row]:
             wanted = self.rows.where(lambda probability: chosen(probability, self.options, self.rows.threshold))
             return unless_stopped(wanted, self.stop)
 
-        turn = logit_threshold(self.rows.threshold, self.model.spec.temperature)
+        spec = self.model.spec
+        turn = logit_threshold(self.rows.threshold, spec.temperature)
+        drawing = Drawing(turn, CellGrid.of(spec, self.options.tta))
         try:
-            return None, write_heatmaps(self.options, self.found, rows, self.thumbnails, self.grey_crops, turn)
+            return None, write_heatmaps(self.options, self.found, rows, self.thumbnails, self.grey_crops, drawing)
         except OutputError as error:
             return error, [f"The heatmaps are incomplete: {error}"]
 
@@ -195,13 +197,16 @@ class Publication:
     def _report(self, staged: Staged, outcome: Outcome, selection: RunPageSelection | None) -> None:
         if selection is None or self.thumbnails is None:
             return
+        from glomedge.reports.cell_grid import CellGrid
         from glomedge.reports.model_card import fragment
         from glomedge.reports.run_page import Report
 
-        card = fragment(self.model.spec, self.model.path.name, self.model.sha256)
+        spec = self.model.spec
+        card = fragment(spec, self.model.path.name, self.model.sha256)
+        grid = None if spec.map_shape is None else CellGrid.of(spec, self.options.tta)
         data = selection.data(self.thumbnails)
         with staged.open("report.html") as handle:
-            Report(outcome.record, outcome.cases, data, self.rows.review_band, card=card).write(handle)
+            Report(outcome.record, outcome.cases, data, self.rows.review_band, card, grid).write(handle)
 
     def _record_files(self, staged: Staged, outcome: Outcome) -> None:
         outcome.record["files_sha256"] = staged.sha256s()
@@ -234,21 +239,20 @@ class Collected:
 
             self.report = RunPageSelection()
 
-    def add(self, rows: Sequence[Row]) -> None:
+    def add(self, block: RowBlock) -> None:
         """Take rows, in order."""
         counts = self.counts
-        for status, number in Counter(row.status for row in rows).items():
-            kind, _, code = status.partition(":")
+        for verdict, number in Counter(block.verdicts).items():
+            kind, _, code = verdict.status.partition(":")
             counts[kind] += number
             if kind == "error":
                 self.errors[code] += number
-        counts["positive"] += sum(row.label == 1 for row in rows)
-        counts["negative"] += sum(row.label == 0 for row in rows)
-        counts["uncertain"] += sum(row.review == 1 for row in rows)
-        for row in rows:
-            self.cases.add(row, CaseName(row.case, row.slide))
+            counts["positive"] += number * (verdict.label == 1)
+            counts["negative"] += number * (verdict.label == 0)
+            counts["uncertain"] += number * (verdict.review == 1)
+        self.cases.add_many(block.cases, block.verdicts, block.probabilities)
         if self.report is not None:
-            self.report.add(rows)
+            self.report.add(block)
 
 
 def _closed_quietly(writer: TableWriter) -> None:
@@ -257,21 +261,17 @@ def _closed_quietly(writer: TableWriter) -> None:
         writer.close()
 
 
-def _parts(rows: Iterable[Row]) -> Iterator[list[Row]]:
-    """The rows in lists."""
-    iterator = iter(rows)
-    while part := list(islice(iterator, _PART)):
-        yield part
-
-
-def cases_csv(cases: list[CaseSummary]) -> bytes:
-    """The bytes of ``cases.csv``."""
+def cases_csv(cases: list[CaseSummary]) -> Iterator[bytes]:
+    """The lines of ``cases.csv``, one at a time: there may be as many cases as crops."""
     from glomedge.cases.summary import CASE_COLUMNS, to_row
 
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(CASE_COLUMNS)
+    yield text.getvalue().encode("utf-8")
     for summary in cases:
+        text.seek(0)
+        text.truncate()
         row = to_row(summary)
         writer.writerow([guard(row[name]) if name == "case" else neutralise(row[name]) for name in CASE_COLUMNS])
-    return text.getvalue().encode("utf-8")
+        yield text.getvalue().encode("utf-8")

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 from glomedge.about import RESEARCH_USE_NOTICE, __version__
 from glomedge.engine.options import EngineOptions
 from glomedge.files.names import escape_name
+from glomedge.model import origin
 from glomedge.model.file import ModelFile
 from glomedge.runs.options import Options
 from glomedge.runs.outcome import Outcome
 
 if TYPE_CHECKING:
-    from glomedge.engine.engine import Engine
+    from glomedge.engine.engine import Engine, Runtime
 
 SCHEMA = 1
 
@@ -51,7 +52,6 @@ def record(
     from glomedge.imaging.images import png_decoder
     from glomedge.system.environment import cpu, versions
 
-    times, runtime = outcome.times, engine.runtime if engine is not None else None
     now = datetime.datetime.now(datetime.UTC)
     return {
         "notice": RESEARCH_USE_NOTICE,
@@ -59,35 +59,11 @@ def record(
         "glomedge": __version__,
         "started_utc": (now - datetime.timedelta(seconds=outcome.wall_s)).strftime("%Y-%m-%dT%H:%M:%SZ"),
         "arguments": arguments(options),
-        "model": {
-            "path": escape_name(bytes(model.path)),
-            "sha256": model.sha256,
-            "weights_sha256": model.spec.weights_sha256,
-            "precision": model.spec.precision,
-            "target": model.spec.target,
-            "recipe": model.spec.recipe.model_dump(),
-            "input_scaling": model.spec.input_scaling,
-            "temperature": model.spec.temperature,
-            "class_names": list(model.spec.class_names),
-            "created_utc": model.spec.created_utc,
-            "producer": model.spec.producer,
-        },
+        "model": _model(model),
         "threshold": threshold,
         "provider": outcome.provider,
         "batch_size": batch_size,
-        "engine": None
-        if runtime is None
-        else {
-            "requested": runtime.requested,
-            "provider": runtime.provider,
-            "precision": runtime.precision,
-            "threads": runtime.threads,
-            "concurrency": runtime.concurrency,
-            "versions": dict(runtime.versions),
-            "options": dict(runtime.options),
-            "placement": dict(runtime.placement),
-            "passed_over": list(runtime.passed_over),
-        },
+        "engine": None if engine is None else _engine(engine.runtime),
         "decoding": {"png_decoder": png_decoder(), **outcome.decoding} if outcome.decoding else None,
         "machine": cpu(),
         "versions": versions(also=("pyarrow",) if "parquet" in options.formats else ()),
@@ -98,17 +74,60 @@ def record(
         "errors": outcome.errors,
         "cases": len(outcome.cases),
         "biopsies_found": outcome.biopsies_found,
-        "times": {
-            "wall_s": round(outcome.wall_s, 4),
-            "rows_per_s": round(outcome.predicted / outcome.wall_s, 3) if outcome.wall_s > 0 else None,
-            "engine_load_wall_s": round(times.engine_load_wall_s, 4),
-            "infer_wall_s": round(times.infer_wall_s, 4),
-            "cpu_s": {
-                "decode": round(times.decode_s, 4),
-                "enhance": round(times.enhance_s, 4),
-                "infer": round(times.infer_s, 4),
-                "write": round(times.write_s, 4),
-            },
-        },
+        "times": _times(outcome),
         "notes": outcome.notes,
+    }
+
+
+def _model(model: ModelFile) -> dict[str, Any]:
+    spec = model.spec
+    return {
+        "path": escape_name(bytes(model.path)),
+        "sha256": model.sha256,
+        "weights_sha256": spec.weights_sha256,
+        "precision": spec.precision,
+        "target": spec.target,
+        "recipe": spec.recipe.model_dump(),
+        "input_scaling": spec.input_scaling,
+        "temperature": spec.temperature,
+        "class_names": list(spec.class_names),
+        "created_utc": spec.created_utc,
+        "producer": spec.producer,
+        "backbone": spec.backbone,
+        "input_side_px": spec.input.side_px,
+        "map": spec.map,
+        "network": origin.network(spec),
+        "source": None if spec.source is None else spec.source.model_dump(),
+        "source_sentence": origin.source(spec),
+        "unknown": origin.unknown(spec),
+    }
+
+
+def _engine(runtime: Runtime) -> dict[str, Any]:
+    return {
+        "requested": runtime.requested,
+        "provider": runtime.provider,
+        "precision": runtime.precision,
+        "threads": runtime.threads,
+        "concurrency": runtime.concurrency,
+        "versions": dict(runtime.versions),
+        "options": dict(runtime.options),
+        "placement": dict(runtime.placement),
+        "passed_over": list(runtime.passed_over),
+    }
+
+
+def _times(outcome: Outcome) -> dict[str, Any]:
+    times = outcome.times
+    return {
+        "wall_s": round(outcome.wall_s, 4),
+        "rows_per_s": round(outcome.predicted / outcome.wall_s, 3) if outcome.wall_s > 0 else None,
+        "engine_load_wall_s": round(times.engine_load_wall_s, 4),
+        "infer_wall_s": round(times.infer_wall_s, 4),
+        "cpu_s": {
+            "decode": round(times.decode_s, 4),
+            "enhance": round(times.enhance_s, 4),
+            "infer": round(times.infer_s, 4),
+            "write": round(times.write_s, 4),
+        },
     }

@@ -23,6 +23,7 @@ class RunStores:
         output: folder of the files.
         plan: whether the run starts or resumes.
         threshold: of the run; it decides which crops will have a heatmap.
+        map_shape: of one crop's activation map; None for a model without.
 
     Attributes:
         journal: the answers.
@@ -33,14 +34,22 @@ class RunStores:
         OutputError: one of them cannot be written.
     """
 
-    def __init__(self, options: Options, output: OutputFolder, plan: Plan, threshold: float) -> None:
+    def __init__(
+        self,
+        options: Options,
+        output: OutputFolder,
+        plan: Plan,
+        threshold: float,
+        map_shape: tuple[int, int] | None,
+    ) -> None:
         self.thumbnails: ThumbnailFile | None = None
         self.grey_crops: GreyStore | None = None
         with contextlib.ExitStack() as opened:
             self.journal = Journal(output.journal_path, plan.contents.good_bytes)
             opened.callback(self.journal.close)
             if options.report or options.heatmaps is not None:
-                self.thumbnails = ThumbnailFile(output.thumbnails_path, fresh=plan.contents.good_bytes == 0)
+                fresh = plan.contents.good_bytes == 0
+                self.thumbnails = ThumbnailFile(output.thumbnails_path, fresh=fresh, map_shape=map_shape)
                 opened.callback(self.thumbnails.close)
             if self.thumbnails is not None and options.heatmaps is not None:
                 self.grey_crops = _grey_store(options, output.work, threshold)

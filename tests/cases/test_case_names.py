@@ -135,12 +135,13 @@ def test_the_summary_counts_and_guesses_are_loud() -> None:
     assert plain.found_by() == {"running number": 12}
     mixed = CaseFinder([*(f"K1-{k}.png" for k in range(12)), "2026-11-25/x.png", "B7/y.png"])
     assert mixed.summary() == (
-        "How the 3 biopsies were found: 12 crops: by name (running number 12); 1 crop: from the folder 'B7'; 1 crop: "
+        "How the 2 biopsies were found: 12 crops: by name (running number 12); 1 crop: from the folder 'B7'; 1 crop: "
         "no biopsy found, pooled as 'unknown'."
     )
     assert mixed.found_by() == {"folder": 1, "running number": 12, "unknown": 1}
-    (warning,) = mixed.warnings()
-    assert warning.startswith("CHECK: the names of 1 crop do not identify a biopsy")
+    warning, dated = mixed.warnings()
+    assert warning.startswith("CHECK: the name of 1 crop does not identify a biopsy")
+    assert dated.startswith("CHECK: a date is not taken for a biopsy ('2026-11-25'), and nothing else tells that of 1 ")
     # Folders alone are a layout, not a guess.
     assert CaseFinder([f"B{k % 3}/crop{k}.png" for k in range(12)]).warnings() == []
     (doubt,) = CaseFinder(["K1_2_3.png", "K1_2_4.png"]).warnings()
@@ -202,3 +203,28 @@ def test_regions_of_any_slide(slide: str, x: int, y: int, folder: str) -> None:
         "{}_left-{}_top-{}_mag-20",
     ):
         assert case_of(f"{folder}{form.format(slide, x, y)}.png") == (slide, slide)
+
+
+def test_one_crop_is_said_in_the_singular() -> None:
+    many = [f"S21-{number}-{x}.png" for number in range(3) for x in range(5)]
+    (note,) = CaseFinder([*many, "a_b/x.png"]).warnings()
+    assert note.startswith("CHECK: the name of 1 crop does not identify a biopsy, unlike the others; it is assigned to")
+    (note,) = CaseFinder(["case (3).png"]).warnings()
+    assert note.startswith("CHECK: the name of 1 crop is ambiguous")
+
+
+def test_a_date_is_said_to_be_no_biopsy() -> None:
+    finder = CaseFinder([f"2026-11-25/crop{letter}.png" for letter in "abcdef"])
+    assert {finder.case_of("2026-11-25/cropa.png")} == {("unknown", "unknown")}
+    assert finder.summary() == "No biopsy was found: 6 crops, pooled as 'unknown'."
+    (note,) = finder.warnings()
+    assert note == (
+        "CHECK: a date is not taken for a biopsy ('2026-11-25'), and nothing else tells that of 6 crops. If each such "
+        "folder is one biopsy, give --case-pattern '(?P<case>[^/]+)/[^/]+$'."
+    )
+    advised = "(?P<case>[^/]+)/[^/]+$"
+    assert CaseFinder(["2026-11-25/cropa.png"], advised).case_of("2026-11-25/cropa.png").case == "2026-11-25"
+    mixed = CaseFinder(["B1_PAS_1of3_a.png", "2026-11-25/cropa.png"])
+    assert mixed.summary().startswith("How the 1 biopsy was found: 1 crop: by name")
+    assert mixed.summary().endswith("; 1 crop: no biopsy found, pooled as 'unknown'.")
+    assert any("of 1 crop." in note for note in mixed.warnings())

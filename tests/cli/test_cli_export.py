@@ -114,8 +114,8 @@ def test_defaults_write_a_proven_file(trained: Path, monkeypatch: pytest.MonkeyP
 def test_int8_records_its_calibration_and_a_broken_one_is_refused(
     trained: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from glomedge_export import export
-    from glomedge_export.export_source import weights_sha256
+    from glomedge_export.export_source import own
+    from glomedge_export.export_source.own import weights_sha256
     from glomedge_export.graph import convert as conversion
     from glomedge_export.graph import int8, surgery
     from glomedge_export.training_record import read_record
@@ -130,7 +130,7 @@ def test_int8_records_its_calibration_and_a_broken_one_is_refused(
         return conversions[key]
 
     convert = conversion.convert
-    monkeypatch.setattr(export, "convert", once)
+    monkeypatch.setattr(own, "convert", once)
     target = trained / "artifacts" / "model.int8.onnxruntime.onnx"
     loose = ["--gate-flips", "off", "--gate-auroc", "off", "--gate-grades", "off", "--gate-map", "0.2"]
     small = ["--precision", "int8", "--calibration-crops", "32", "--calibration-method", "minmax"]

@@ -56,21 +56,6 @@ def test_what_a_shell_makes_of_a_pattern_is_told_to_give_the_folder(folder: Path
     assert not (folder / "out").exists()
 
 
-@pytest.mark.parametrize(
-    ("named", "cure"),
-    [
-        (["a.png", "b.png"], "Give the folder: glomedge infer ."),
-        (["my night/a.png", "my night/b.png"], "Give the folder: glomedge infer 'my night'"),
-        (["k1/a.png", "k2/b.png"], "Give the folder that holds them all; it is searched at any depth"),
-    ],
-)
-def test_several_names_are_refused_with_what_to_type(named: list[str], cure: str) -> None:
-    refused = CliRunner().invoke(app, ["infer", *named])
-    assert isinstance(refused.exception, UsageError)
-    assert str(refused.exception).endswith(cure)
-    assert len(str(refused.exception)) < 2000
-
-
 def test_the_help_names_one_folder() -> None:
     shown = CliRunner().invoke(app, ["infer", "--help"], env={"COLUMNS": "160"}).output
     assert re.search(r"infer \[OPTIONS\] \S*folder\S*\s*$", shown, re.MULTILINE | re.IGNORECASE), shown[:200]

@@ -7,12 +7,68 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from typer.testing import CliRunner
 
 from glomedge.about import RESEARCH_USE_NOTICE
 from glomedge.cli import app
 from glomedge.model.file import read_model_file
+from helpers.keras2_files import Genuine, unpack
 from helpers.paths import ROOT
+
+KERAS_2 = "2.15.0"
+
+
+@pytest.fixture(scope="module")
+def keras2(tmp_path_factory: pytest.TempPathFactory) -> Genuine:
+    """Genuine files of the last Keras 2."""
+    return {found.version: found for found in unpack(tmp_path_factory.mktemp("keras2"))}[KERAS_2]
+
+
+@pytest.mark.parametrize("name", ["published.keras", "published_savedmodel"])
+def test_a_keras_file_in_ten_lines_without_any_framework(keras2: Genuine, name: str) -> None:
+    code = (
+        "import sys\n"
+        "for name in ('tensorflow', 'keras', 'tf_keras', 'h5py', 'onnx'): sys.modules[name] = None\n"
+        "sys.path[:0] = ['.', 'export']\n"
+        "from glomedge.cli import main\n"
+        "sys.argv = ['glomedge', 'info', sys.argv[1]]\n"
+        "main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(keras2.folder / name)],
+        capture_output=True, text=True, cwd=ROOT, check=False, env={"COLUMNS": "400", "HOME": "/nonexistent"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert 8 <= len(lines) <= 12
+    assert lines[-1] == RESEARCH_USE_NOTICE
+    for words in (KERAS_2, "resnet_v2, found in the model", "Dense(1, sigmoid)", "--recipe seed|published|plain"):
+        assert words in done.stdout
+
+
+def test_a_keras_file_as_json(keras2: Genuine) -> None:
+    pytest.importorskip("h5py", reason="needs h5py: pip install 'glomedge[export]'")
+    result = CliRunner().invoke(app, ["info", str(keras2.folder / "published.h5"), "--json"])
+    assert result.exit_code == 0, result.output
+    document = json.loads(result.stdout)
+    assert (document["file"]["format"], document["keras_version"]) == ("h5", KERAS_2)
+    assert document["notice"] == RESEARCH_USE_NOTICE
+    assert document["export_command"].endswith("published.h5 --recipe seed|published|plain")
+
+
+def test_hdf5_without_h5py_names_the_extra(keras2: Genuine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "h5py", None)
+    result = CliRunner().invoke(app, ["info", str(keras2.folder / "published.h5")])
+    assert result.exit_code == 1
+    assert "needs the package 'h5py'" in str(result.exception)
+    assert "[export]" in str(result.exception)
+
+
+def test_a_folder_that_is_no_saved_model(tmp_path: Path) -> None:
+    result = CliRunner().invoke(app, ["info", str(tmp_path)])
+    assert result.exit_code == 1
+    assert "saved_model.pb" in str(result.exception)
 
 
 def test_json_holds_the_spec_without_its_bulk(tiny_model: Path) -> None:

@@ -12,6 +12,7 @@ from helpers.paths import ROOT
 BLOCKED = (
     "tensorflow",
     "keras",
+    "tf_keras",
     "tf2onnx",
     "onnx",
     "tensorrt",

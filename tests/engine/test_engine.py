@@ -16,11 +16,10 @@ import pytest
 import glomedge
 from glomedge.engine import engine, golden, loading, providers
 from glomedge.engine.backends import onnxrt
-from glomedge.engine.options import EngineOptions
 from glomedge.engine.runner import OutOfMemoryError, RawOutput, Runner, SessionRequest
 from glomedge.errors import EngineError, ModelError, ProviderUnavailableError, SelfTestError, UsageError
 from glomedge.model.file import ModelFile, read_model_file, sealed
-from glomedge.model.spec import BatchProfile, Golden
+from glomedge.model.spec import Golden
 from helpers import builders
 
 RUNTIMES = ["cpu", pytest.param("openvino", marks=pytest.mark.openvino)]
@@ -59,6 +58,7 @@ def test_infer_agrees_with_a_reference_written_without_onnx(
         output = model.infer(images)
     expected = builders.tiny_logit(images)
     assert np.ptp(expected) > 0.5 or count == 1
+    assert output.activation is not None
     np.testing.assert_allclose(output.activation.mean(axis=(1, 2)), expected, atol=1e-4)
     np.testing.assert_allclose(output.probability, sigmoid(expected), atol=1e-5)
     assert output.probability.dtype == output.activation.dtype == np.float32
@@ -304,31 +304,6 @@ def test_arguments_out_of_range(tiny_model: Path, arguments: dict[str, int]) -> 
         loading.load(tiny_model, "cpu", **arguments)  # type: ignore[arg-type]  # a table of keyword arguments
 
 
-@pytest.mark.parametrize(
-    ("batch_size", "max_batch", "fixed", "expected"),
-    [
-        (None, None, False, (1, 8, 32)),
-        (16, None, False, (1, 16, 32)),
-        (64, None, False, (1, 64, 64)),
-        (None, 4, False, (1, 4, 4)),
-        (4, 128, False, (1, 4, 128)),
-        (None, 128, True, (128, 128, 128)),
-    ],
-)
-def test_batch_profile(
-    batch_size: int | None, max_batch: int | None, fixed: bool, expected: tuple[int, int, int]
-) -> None:
-    profile = loading.batch_profile(
-        BatchProfile(), EngineOptions(batch_size=batch_size, max_batch=max_batch, fixed_batch=fixed)
-    )
-    assert (profile.min, profile.opt, profile.max) == expected
-
-
-def test_contradicting_batch_sizes() -> None:
-    with pytest.raises(UsageError, match="--batch-size 8 is not between 1 and --max-batch 4"):
-        loading.batch_profile(BatchProfile(), EngineOptions(batch_size=8, max_batch=4))
-
-
 def test_bf16_is_refused_where_the_processor_has_none(
     monkeypatch: pytest.MonkeyPatch, tiny_model: Path, cache: Path
 ) -> None:
@@ -351,6 +326,7 @@ def test_predict_answers_each_item_by_itself(tmp_path: Path, tiny_model: Path) -
     assert answers[2].status == "error:truncated"
     assert answers[3].status == "error:vanished"
     assert answers[4].status == "error:format"
+    assert alone.activation is not None
     for answer in answers[:2]:
         assert answer.probability == pytest.approx(float(alone.probability[0]), abs=1e-6)
         assert answer.label == int(alone.probability[0] >= 0.5)

@@ -103,6 +103,8 @@ BROKEN_GRAPHS: dict[str, tuple[Callable[[], Any], str]] = {
         behind("activation", "Flatten", TensorProto.FLOAT, ["N", 49]),
         r"output 'activation' shape: the graph has \[N, 49\]",
     ),
+    "another side": (changed(side_px=96, cells=3), r"input 'images' shape: the graph has \[N, 96, 96, 3\]"),
+    "activation of other cells": (changed(cells=8), r"'activation' shape: the graph has \[N, 8, 8\]"),
     "another output": (with_another_output, "output name: the graph has activation, again, probability"),
     "opset": (changed(opset=16), "opset: spec 17, graph 16"),
     "temperature": (changed(temperature=1.01), r"temperature: spec 1, graph 1\.01"),
@@ -126,13 +128,15 @@ def test_a_graph_that_breaks_the_contract_is_refused_naming_the_field(
 
 # Another value than the graph's, and by what it is found.
 SPEC_CHANGES: dict[str, tuple[Any, type[ModelError], str]] = {
-    "schema_version": (2, ModelError, "schema_version"),
+    "schema_version": (3, ModelError, "schema_version"),
     "opset": (18, ModelError, "opset: spec 18, graph 17"),
     "precision": ("int8", ModelError, "precision: spec int8, graph fp32"),
     "temperature": (3.0, ModelError, "temperature: spec 3, graph 1"),
     "recipe": (Recipe.named("plain"), SelfTestError, "preprocessing"),
     "golden": ({"probability": 0.9}, SelfTestError, "gives probability"),
-    "input": ({"width_px": 448}, ModelError, "input.width_px"),
+    "input": ({"width_px": 448}, ModelError, "input: Value error, the input is 224 x 448 px"),
+    "map": ("none", ModelError, "the graph has activation, probability, the contract requires probability"),
+    "map_cells": (8, ModelError, r"'activation' shape: the graph has \[N, 7, 7\], the contract requires \[N, 8, 8\]"),
 }
 # What the graph does not say: decisions and words of the user, where the file comes from, what was measured at export.
 # weights_sha256 is of the Keras weights, before export folded them; runners act on neither it, multiply_adds nor
@@ -140,7 +144,8 @@ SPEC_CHANGES: dict[str, tuple[Any, type[ModelError], str]] = {
 # golden probability.
 NOT_IN_THE_GRAPH = {
     "producer", "created_utc", "notice", "class_names", "threshold", "target", "batch_profile", "weights_sha256",
-    "multiply_adds", "input_scaling", "training", "operating_point", "calibration", "parity",
+    "multiply_adds", "input_scaling", "input_affine", "backbone", "map_placement", "source", "training",
+    "operating_point", "calibration", "parity",
 }  # fmt: skip
 
 
@@ -167,18 +172,18 @@ def test_a_spec_that_disagrees_with_its_graph_is_refused(tmp_path: Path, field: 
 
 @pytest.mark.filterwarnings("ignore:Pydantic serializer warnings")
 @pytest.mark.parametrize(
-    ("field", "value"),
+    ("field", "value", "words"),
     [
-        ("name", "pictures"),
-        ("layout", "NCHW"),
-        ("channel_order", "BGR"),
-        ("dtype", "float32"),
-        ("height_px", 448),
-        ("width_px", 448),
+        ("name", "pictures", "input.name"),
+        ("layout", "NCHW", "input.layout"),
+        ("channel_order", "BGR", "input.channel_order"),
+        ("dtype", "float32", "input.dtype"),
+        ("height_px", 448, "the input is 448 x 224 px"),
+        ("width_px", 448, "the input is 224 x 448 px"),
     ],
 )
-def test_a_spec_of_another_input_is_refused(tmp_path: Path, field: str, value: Any) -> None:
-    refused(tmp_path, "input", {field: value}, ModelError, f"input.{field}")
+def test_a_spec_of_another_input_is_refused(tmp_path: Path, field: str, value: Any, words: str) -> None:
+    refused(tmp_path, "input", {field: value}, ModelError, words)
 
 
 @pytest.mark.parametrize("changes", [{"seed": 1}, {"pixels_zlib_base64": "AAAA"}, {"probability": 0.0}])

@@ -120,6 +120,7 @@ def crops(count: int, seed: int = 0) -> npt.NDArray[np.uint8]:
 def check(images: npt.NDArray[np.uint8], output: engine.Output) -> None:
     logit = builders.tiny_logit(images)
     np.testing.assert_allclose(output.probability, 1 / (1 + np.exp(-logit)), atol=1e-5)
+    assert output.activation is not None
     np.testing.assert_allclose(output.activation.mean(axis=(1, 2)), logit, atol=1e-4)
 
 

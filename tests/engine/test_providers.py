@@ -6,7 +6,6 @@ Nothing here pretends to be onnxruntime. Where the installed wheel decides what 
 
 from __future__ import annotations
 
-import dataclasses
 import importlib.util
 import sys
 from collections.abc import Mapping
@@ -20,35 +19,14 @@ import pytest
 from glomedge.about import install_command
 from glomedge.engine import loading, providers
 from glomedge.engine.backends import nvidia, onnxrt
-from glomedge.engine.backends.gpu_memory import CUDA_LIBRARY
-from glomedge.engine.options import EngineOptions
 from glomedge.engine.runner import SessionRequest
 from glomedge.errors import ModelError, ProviderUnavailableError, UsageError
-from glomedge.model.file import read_model_file
-from glomedge.model.spec import BatchProfile
-from glomedge.system import cpu, gpu, libraries
+from glomedge.system import gpu, libraries
 from glomedge.system.telemetry import import_onnxruntime
 from helpers import builders
+from helpers.wheels import GPU_WHEEL, HAS_GPU, cpu_only, cpu_wheel, gpu_wheel, request_for
 
 ort = import_onnxruntime()
-
-GPU_WHEEL = [package.name for package in libraries.onnxruntime_packages()] == ["onnxruntime-gpu"]
-HAS_GPU = bool(gpu.find_gpus().devices)
-CAPI = Path(ort.__file__).parent / "capi"
-
-cpu_only = pytest.mark.skipif(HAS_GPU, reason="this machine has a GPU: the provider may run")
-cpu_wheel = pytest.mark.skipif(GPU_WHEEL, reason="the wheel here is onnxruntime-gpu")
-gpu_wheel = pytest.mark.skipif(not GPU_WHEEL, reason="the wheel here is onnxruntime")
-
-
-def request_for(path: Path, **changes: object) -> SessionRequest:
-    fields: dict[str, object] = {
-        "file": read_model_file(path),
-        "threads": 1,
-        "concurrency": 1,
-        "profile": BatchProfile(min=1, opt=8, max=32),
-    }
-    return SessionRequest(**(fields | changes))  # type: ignore[arg-type]  # a table of keyword arguments
 
 
 @cpu_only
@@ -252,54 +230,6 @@ def test_strict_placement_passes_where_every_node_is_at_home(tiny_model: Path) -
         assert sum(model.runtime.placement.values()) >= 5
 
 
-@cpu_only
-@pytest.mark.parametrize(
-    ("name", "batch"), [("auto", 4), ("cpu", 4), ("openvino", 4), ("cuda", 32), ("tensorrt", 32), ("tensorrt-rtx", 32)]
-)
-def test_the_usual_batch_is_the_devices(name: str, batch: int) -> None:
-    assert providers.usual_batch(EngineOptions(name)) == batch
-
-
-@pytest.mark.parametrize("usable", [True, False])
-def test_auto_takes_the_gpus_batch_only_where_a_gpu_provider_can_run(
-    monkeypatch: pytest.MonkeyPatch, usable: bool
-) -> None:
-    card = gpu.Gpus("570.86", (gpu.Gpu("NVIDIA L4", "8.9", 1 << 34),))
-    monkeypatch.setattr(providers, "find_gpus", lambda: card)
-
-    def unusable() -> str | None:
-        return None if usable else "no library"
-
-    for name, provider in providers.PROVIDERS.items():
-        if provider.gpu:
-            monkeypatch.setitem(providers.PROVIDERS, name, dataclasses.replace(provider, unusable=unusable))
-    assert providers.usual_batch(EngineOptions()) == (32 if usable else 4)
-
-
-@pytest.mark.parametrize(
-    ("usable", "batches"),
-    [
-        ((), {"cuda": (32, 4), "tensorrt": (32, 4), "openvino": (4, 4), "cpu": (4, 4)}),
-        (("cuda",), {"cuda": (32, 32), "tensorrt": (32, 32), "openvino": (4, 32), "cpu": (4, 4)}),
-    ],
-)
-def test_what_may_fall_back_takes_the_batch_of_what_takes_its_place(
-    monkeypatch: pytest.MonkeyPatch, usable: tuple[str, ...], batches: dict[str, tuple[int, int]]
-) -> None:
-    card = gpu.Gpus("570.86", (gpu.Gpu("NVIDIA L4", "8.9", 1 << 34),))
-    monkeypatch.setattr(providers, "find_gpus", lambda: card)
-    for name, provider in providers.PROVIDERS.items():
-        says = (lambda: None) if name in (*usable, "cpu") else (lambda: "no library")
-        monkeypatch.setitem(providers.PROVIDERS, name, dataclasses.replace(provider, unusable=says))
-    for name, (exactly, allowed) in batches.items():
-        options = EngineOptions(name)
-        assert providers.usual_batch(options) == exactly
-        assert providers.usual_batch(dataclasses.replace(options, allow_fallback=True)) == allowed
-    assert providers.run_threads(EngineOptions("cuda", allow_fallback=True)) == (
-        2 if usable else min(cpu.usable_cpus(), 8)
-    )
-
-
 def padded_pool_model(path: Path) -> npt.NDArray[np.float32]:
     """Zero padding before a max-pool whose inputs are all negative: the zeros must win at the border."""
     from onnx import TensorProto, helper, numpy_helper
@@ -341,77 +271,7 @@ def test_a_graph_that_onnxruntime_cannot_load_is_a_model_error(tmp_path: Path, t
         onnxrt.create_session(request, [(onnxrt.CPU, {})], onnxrt.session_options(request), model=str(path))
 
 
-@pytest.mark.parametrize(
-    ("threads", "concurrency", "intra", "spinning"), [(4, 1, 4, "1"), (4, 2, 2, "0"), (2, 8, 1, "0"), (1, 1, 1, "1")]
-)
-def test_callers_share_the_threads(tiny_model: Path, threads: int, concurrency: int, intra: int, spinning: str) -> None:
-    options = onnxrt.session_options(request_for(tiny_model, threads=threads, concurrency=concurrency))
-    assert options.intra_op_num_threads == intra
-    assert options.get_session_config_entry("session.intra_op.allow_spinning") == spinning
-
-
 # Options: every name must exist in the provider's own library, so that a misspelt one cannot pass.
-
-
-@gpu_wheel
-@pytest.mark.parametrize("library", [nvidia.TENSORRT_LIBRARY, CUDA_LIBRARY])
-def test_option_names_are_those_of_the_installed_library(tiny_model: Path, library: str) -> None:
-    request = request_for(tiny_model)
-    if library == CUDA_LIBRARY:
-        names = set(nvidia.cuda_options(request))
-    else:
-        names = set(nvidia.tensorrt_options(request, "x"))
-    content = (CAPI / library).read_bytes()
-    assert [name for name in sorted(names) if name.encode() + b"\0" not in content] == []
-
-
-@pytest.mark.skipif(
-    libraries.module_folder(nvidia.RTX_MODULE) is None, reason="onnxruntime-ep-nv-tensorrt-rtx-cu13 is not installed"
-)
-def test_tensorrt_rtx_option_names_are_those_of_its_header(tiny_model: Path) -> None:
-    folder = libraries.module_folder(nvidia.RTX_MODULE)
-    assert folder is not None
-    header = (folder / "tensorrt_rtx_provider_options.h").read_text(encoding="utf-8")
-    names = nvidia.tensorrt_rtx_options(request_for(tiny_model), "x")
-    assert [name for name in names if f'"{name}"' not in header] == []
-
-
-@pytest.mark.parametrize(("fixed", "graph"), [(True, "1"), (False, "0")])
-def test_cuda_graphs_only_for_fixed_shapes(tiny_model: Path, fixed: bool, graph: str) -> None:
-    request = request_for(tiny_model, fixed_batch=fixed)
-    assert nvidia.cuda_options(request)["enable_cuda_graph"] == graph
-    assert nvidia.tensorrt_options(request, "x")["trt_cuda_graph_enable"] == graph
-    assert nvidia.tensorrt_rtx_options(request, "x")["enable_cuda_graph"] == graph
-
-
-@pytest.mark.parametrize(
-    ("precision", "fp16", "int8", "nhwc"), [("fp32", "0", "0", "0"), ("fp16", "1", "0", "1"), ("int8", "0", "1", "0")]
-)
-def test_precision_follows_the_file(tmp_path: Path, precision: str, fp16: str, int8: str, nhwc: str) -> None:
-    path = tmp_path / "model.onnx"
-    builders.build_tiny_model(path, precision=precision)
-    request = request_for(path)
-    options = nvidia.tensorrt_options(request, "folder")
-    assert (options["trt_fp16_enable"], options["trt_int8_enable"]) == (fp16, int8)
-    assert nvidia.cuda_options(request)["prefer_nhwc"] == nhwc
-    assert nvidia.cuda_options(request)["use_tf32"] == "0"
-    assert options["trt_profile_min_shapes"] == "images:1x224x224x3"
-    assert options["trt_profile_opt_shapes"] == "images:8x224x224x3"
-    assert options["trt_profile_max_shapes"] == "images:32x224x224x3"
-    assert nvidia.batch_sizes(request) == (1, 8, 32)
-
-
-@pytest.mark.parametrize(
-    ("target", "refused"), [("any", True), ("onnxruntime", True), ("openvino", True), ("tensorrt", False)]
-)
-def test_int8_files_of_other_targets_are_not_given_to_nvidias_parser(
-    tmp_path: Path, target: str, refused: bool
-) -> None:
-    path = tmp_path / "model.onnx"
-    builders.build_tiny_model(path, precision="int8", target=target)
-    reason = nvidia.unsuited_parser(request_for(path))
-    assert (reason is not None) is refused
-    assert nvidia.unsuited_cuda(request_for(path)) is not None
 
 
 # With a GPU.

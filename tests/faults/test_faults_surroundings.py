@@ -220,7 +220,7 @@ def test_any_command_says_memory_where_memory_ran_out(
     def fail() -> None:
         raise RuntimeError("can't start new thread")
 
-    monkeypatch.setattr(cli, "app", fail)
+    monkeypatch.setattr(cli, "build", lambda names: fail)
     monkeypatch.setattr(sys, "argv", ["glomedge", "infer"])
     with pytest.raises(SystemExit) as ended:
         cli.main()

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from glomedge.files.names import escape_name, guard, neutralise, restore, unescape_name
+from glomedge.files.names import all_plain, escape_name, escape_names, guard, neutralise, restore, unescape_name
 
 
 @settings(max_examples=1000, deadline=None)
@@ -112,3 +112,14 @@ def test_guarded_cells_come_back_and_are_no_numbers(cell: str) -> None:
             return
         # What reads as a number comes back as the same text.
         assert str(int(guarded)) == guarded
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.binary(max_size=4) | st.sampled_from([b"a.png", b"a b/c-1.png", b"\n", b"", b"\\"]), max_size=6))
+def test_many_names_are_escaped_as_each_is(names: list[bytes]) -> None:
+    assert escape_names(names) == [escape_name(name) for name in names]
+
+
+@given(st.lists(st.text(max_size=3) | st.sampled_from(["=a", "'", "", "＝1", "a"]), max_size=5))
+def test_cells_are_all_plain_if_none_is_changed(cells: list[str]) -> None:
+    assert all_plain(cells) == all(neutralise(cell) == cell for cell in cells)

@@ -45,7 +45,7 @@ def one_spec(data: bytes) -> bool:
         pixels_hwc = spec.golden.pixels()
     except ModelError:
         return True
-    assert pixels_hwc.shape == (224, 224, 3)
+    assert pixels_hwc.shape == (spec.golden.side_px, spec.golden.side_px, 3)
     assert pixels_hwc.dtype == np.uint8
     return True
 

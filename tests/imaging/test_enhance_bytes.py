@@ -121,9 +121,10 @@ def digests() -> list[str]:
     """Of every recipe at sizes where each way of resizing is taken."""
     sizes = [(224, 224), (448, 448), (100, 90), (500, 300), (577, 577), (600, 60)]
     return [
-        hashlib.sha256(enhance(arithmetic_crop(*size), recipe).tobytes()).hexdigest()[:16]
+        hashlib.sha256(enhance(arithmetic_crop(*size), recipe, size_px=side_px).tobytes()).hexdigest()[:16]
         for recipe in RECIPES
         for size in sizes
+        for side_px in (224, 97, 299)
     ]
 
 

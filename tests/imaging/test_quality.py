@@ -192,3 +192,29 @@ def test_degraded_real_crops_are_flagged(folder: str, real_data: Path) -> None:
     assert all("masked" in quality.assess(painted(rgb, colour)) for rgb in crops for colour in ((0,) * 3, (255,) * 3))
     assert blurred >= 0.98 * len(crops)
     assert gray == len(crops)
+
+
+def test_the_masked_share_is_that_of_the_parts_that_touch_the_border() -> None:
+    rng = np.random.default_rng(5)
+    shares = set()
+    for number in range(300):
+        height_px, width_px = (int(side) for side in rng.integers(1, 127, 2))
+        rgb = rng.integers(100, 150, (height_px, width_px, 3), dtype=np.uint8)
+        for _ in range(int(rng.integers(1, 7))):
+            y, x = rng.integers(0, height_px), rng.integers(0, width_px)
+            rgb[y : y + rng.integers(1, height_px + 1), x : x + rng.integers(1, width_px + 1)] = number % 7
+        if quality.masked_fraction(rgb) == 0.0:
+            continue
+        # Judged on every pixel: no side is 128 or more. Walked from the border by hand.
+        flat = (np.abs(rgb.astype(int) - number % 7) <= 3).all(axis=2)
+        seen = np.zeros_like(flat)
+        on_border = [(y, x) for y, x in np.ndindex(*flat.shape) if y in (0, height_px - 1) or x in (0, width_px - 1)]
+        waiting = [place for place in on_border if flat[place]]
+        while waiting:
+            y, x = waiting.pop()
+            if 0 <= y < height_px and 0 <= x < width_px and flat[y, x] and not seen[y, x]:
+                seen[y, x] = True
+                waiting += [(y - 1, x), (y + 1, x), (y, x - 1), (y, x + 1)]
+        assert quality.masked_fraction(rgb) == seen.mean()
+        shares.add(round(float(seen.mean()), 3))
+    assert len(shares) > 100

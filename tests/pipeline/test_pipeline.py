@@ -161,6 +161,7 @@ def test_nonfinite_answers_are_errors_of_their_own_crops() -> None:
             values = images_nhwc[:, 0, 0, 0]
             output.probability[values == 9] = np.nan
             output.probability[values == 10] = np.inf
+            assert output.activation is not None
             output.activation[values == 11, 3, 3] = np.nan
             output.probability[values == 12] = 1.0000001
             output.probability[values == 13] = 2e38
@@ -350,6 +351,8 @@ def test_eight_views_are_the_symmetries_of_the_square_and_their_mean() -> None:
     # 224 is even: the grid of cell centres maps to pixels 15 or 16 of a cell, so a smooth picture is used for the maps.
     smooth = np.kron(rng.integers(0, 256, (1, 7, 7, 1)), np.ones((1, 32, 32, 3))).astype(np.uint8)
     _, _, back = predict_views(CornerEngine(), smooth, 8)
+    assert back is not None
+    assert activation is not None
     np.testing.assert_allclose(back, smooth[:, 16::32, 16::32, 0].astype(np.float32))
     assert activation.shape == (3, 7, 7)
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from glomedge.about import RESEARCH_USE_NOTICE
+from glomedge.model.spec import Affine
 from glomedge.reports.model_card import fragment, markdown
 from helpers.export_specs import example_spec
+from helpers.other_networks import SOURCE
 
 
 def test_card_of_a_full_spec() -> None:
@@ -36,6 +38,27 @@ def test_card_of_a_bare_spec_admits_what_is_unknown() -> None:
     assert "Not measured." in text
     assert "not calibrated" in text
     assert "auroc" not in text
+
+
+def test_card_of_another_network_says_where_it_comes_from_and_what_is_not_known() -> None:
+    affine = Affine(channel_order="BGR", scale=(1.0, 0.5, 2.0), offset=(-103.9, 0.0, 1.0))
+    changes = {
+        "backbone": "densenet121", "map": "none", "source": SOURCE, "operating_point": None,
+        "input_scaling": "affine", "input_affine": affine,
+    }  # fmt: skip
+    text = markdown(example_spec().model_copy(update=changes), "model.onnx", "e" * 64)
+    for expected in (
+        "| network | DenseNet121, 224 x 224 px, no exact activation map, 3.480 billion multiply-adds per crop |",
+        "| source | Not trained by glomedge: exported from a Keras 2 file, read by tf_keras 2.21.0",
+        "| unknown | Not known of this model: its decision threshold (0.42 is assumed), its temperature",
+        "input scaling `affine` (BGR, times 1 0.5 2, plus -103.9 0 1)",
+        "nothing shows which areas influenced the result",
+    ):
+        assert expected in text, expected
+    own = markdown(example_spec(), "model.onnx", "e" * 64)
+    assert "ResNet50V2, 224 x 224 px, exact activation map of 7 x 7 cells" in own
+    assert "7 x 7 areas influenced" in own
+    assert "Not trained by glomedge" not in own
 
 
 def test_fragment_says_the_same_and_escapes_it() -> None:

@@ -20,11 +20,14 @@ from glomedge.about import RESEARCH_USE_NOTICE
 from glomedge.engine.engine import Output
 from glomedge.engine.views import predict_views
 from glomedge.errors import UsageError
+from glomedge.reports.cell_grid import RESNET50V2_GRID
 from glomedge.reports.colour_scale import viridis
-from glomedge.reports.overlay import CELL_PX, logit_threshold, overlay, to_jpeg, to_png, upsample
+from glomedge.reports.overlay import logit_threshold, overlay, to_jpeg, to_png, upsample
 from glomedge.reports.run_page import map_png
 
 Map = npt.NDArray[np.float32]
+CELL_PX = 32
+"""From one cell of ResNet50V2 to the next."""
 
 
 def random_map(seed: int = 0) -> Map:
@@ -83,10 +86,13 @@ def test_one_view_and_eight_show_the_same_place(views: int, axis: int) -> None:
     ramp = np.arange(224, dtype=np.uint8)
     image = np.broadcast_to(ramp.reshape(-1, 1) if axis == 0 else ramp, (224, 224))
     _, _, maps = predict_views(RampEngine(), np.repeat(image[None, :, :, None], 3, axis=3), views)
+    assert maps is not None
     field = upsample(maps[0], 224, 224, views=views)
     inner = slice(48, 160)  # further out a cell that is missing is the one at the edge again
     assert field[inner, inner] == pytest.approx(image[inner, inner].astype(float), abs=0.6)
-    seen: Any = cv2.imdecode(np.frombuffer(map_png(maps[0], (0.0, 223.0), views), np.uint8), cv2.IMREAD_COLOR)
+    seen: Any = cv2.imdecode(
+        np.frombuffer(map_png(maps[0], (0.0, 223.0), RESNET50V2_GRID.seen_from(views)), np.uint8), cv2.IMREAD_COLOR
+    )
     assert seen.shape == ((8, 8, 3) if views == 1 else (7, 7, 3))
 
 

@@ -13,14 +13,14 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
-from glomedge.cases.summary import CaseSummary, CropCall, case_of, summarise
+from glomedge.cases.summary import CropCall, case_of, summarise
 from glomedge.engine.options import EngineOptions
 from glomedge.model.spec import OperatingPoint
-from glomedge.reports.case_table import case_tables, percent_text
+from glomedge.reports.case_table import percent_text
 from glomedge.reports.interval_bar import interval_svg
 from glomedge.reports.run_page import Report, map_png
 from glomedge.reports.run_page_data import MAX_LISTED, MAX_REVIEWED, RunPageData, RunPageSelection, importance
-from glomedge.results.rows import Attachment, Row
+from glomedge.results.rows import Attachment, Row, RowBlock
 from glomedge.results.thumbnails import ThumbnailFile
 from glomedge.runs.folder import Options, infer_folder
 from helpers.builders import build_tiny_model
@@ -147,7 +147,7 @@ def test_hostile_text_stays_text_wherever_it_comes_from(tmp_path: Path) -> None:
     failed = failed._replace(status="error:io", message=HOSTILE)
     rows = [row, *(row._replace(path=f"{number}{HOSTILE}") for number in range(MAX_REVIEWED)), failed]
     selection = RunPageSelection()
-    selection.add(rows)
+    selection.add(RowBlock.of(rows))
     (summary,) = summarise([CropCall(f"x-{i}.png", r.probability, r.label, r.status) for i, r in enumerate(rows)], None)
     summary = replace(summary, case=HOSTILE)
     every = Rows(1, attachment)
@@ -243,7 +243,10 @@ def _record(rows: Rows) -> dict[str, Any]:
     return {
         "arguments": {"folder": "crops"}, "started_utc": "2026-01-01T00:00:00Z", "glomedge": "0", "provider": "cpu",
         "rows": rows.count, "notes": [], "threshold": 0.5, "versions": {}, "machine": {"model": "", "cores_usable": 2},
-        "model": {"path": "m", "precision": "fp32", "recipe": {"name": "seed"}, "sha256": "0"},
+        "model": {
+            "path": "m", "precision": "fp32", "recipe": {"name": "seed"}, "sha256": "0", "network": "ResNet50V2",
+            "source_sentence": None, "unknown": None,
+        },
         "times": {"wall_s": 1.0, "rows_per_s": 1.0},
         "counts": {
             "positive": sum(row.label or 0 for row in every), "negative": sum(1 - (row.label or 0) for row in every),
@@ -255,7 +258,7 @@ def _record(rows: Rows) -> dict[str, Any]:
 
 def _data(rows: Rows, thumbnails: ThumbnailFile) -> RunPageData:
     selection = RunPageSelection()
-    selection.add(rows())
+    selection.add(RowBlock.of(rows()))
     return selection.data(thumbnails)
 
 
@@ -264,7 +267,7 @@ def test_the_selection_is_that_of_sorting_everything(tmp_path: Path) -> None:
     rows += [row._replace(probability=None, review=None, status="error:io") for row in rows[::7]]
     selection = RunPageSelection(max_thumbnails=300)
     for begin in range(0, len(rows), 997):
-        selection.add(rows[begin : begin + 997])
+        selection.add(RowBlock.of(rows[begin : begin + 997]))
     with contextlib.closing(ThumbnailFile(tmp_path / "thumbnails", fresh=True)) as thumbnails:
         data = selection.data(thumbnails)
     answered = sorted((row for row in rows if row.probability is not None), key=importance)
@@ -345,47 +348,6 @@ def test_bars_stand_where_the_numbers_say() -> None:
     assert f"<circle class=corrected cx='{corrected.corrected_percent_gs:.2f}%'" in svg
     (nothing,) = summarise([CropCall("x-1.png", None, None, "error:format")], None)
     assert "nothing classified" in interval_svg(nothing)
-
-
-def printed(summaries: list[CaseSummary], width: int) -> str:
-    """The tables as a terminal of that width shows them."""
-    from rich.console import Console
-
-    console = Console(width=width)
-    with console.capture() as captured:
-        for table in case_tables(summaries, width):
-            console.print(table)
-    text = captured.get()
-    assert max(map(len, text.splitlines())) <= width
-    return text
-
-
-@pytest.mark.parametrize("width", [70, 80, 120])
-def test_the_table_on_the_screen_has_a_line_for_each_case(width: int) -> None:
-    calls = [CropCall(f"[red]{i % 3}-{i}.png", 0.9, 1, "ok") for i in range(9)]
-    text = printed(summarise(calls, None), width)
-    assert text.count("100.0%") == text.count("(43.9-100.0)") == text.count("3 of 3") == 3
-    assert all(f"[red]{number} " in text for number in range(3))
-    assert text.count("undetermined") + text.count(">20%") == text.count("(n<25)") == 3
-    assert "corrected" not in text
-
-
-@pytest.mark.parametrize(("width", "tables"), [(80, 2), (100, 2), (120, 2), (160, 1)])
-def test_no_figure_is_left_out_at_any_width(width: int, tables: int) -> None:
-    names = [f"S-{1000 + i}-00000{i}" for i in range(4)]
-    calls = [CropCall(f"{name}_PAS_{1 + k % 2}of2_{k:024x}.png", 0.9, k % 2, "ok") for name in names for k in range(24)]
-    calls += [CropCall(f"{names[0]}_PAS_1of2_{99:024x}.png", None, None, "error:format")]
-    calls += [CropCall(f"{name}_PAS_1of2_{98:024x}.png", 0.1, 0, "flagged:blank") for name in names]
-    point = OperatingPoint(true_positive=160, false_negative=40, true_negative=220, false_positive=6)
-    text = printed(summarise(calls, point), width)
-    assert all(text.count(name) == tables for name in names)
-    assert text.count("12 of 25") == text.count("48.0%") == 4
-    assert text.count(">20%") == 4
-    for heading in ("slides", "crops", "flagged", "errors", "expected", "corrected", "Remuzzi", "band"):
-        assert heading in text
-    counts = [re.split(r"[\s│┃]+", line.strip("│┃ ")) for line in text.splitlines() if line.startswith(f"│ {names[0]}")]
-    # slides, crops, flagged, errors; 24 x 0.9 + 0.1; 12 of 25 is 2 after Remuzzi
-    assert any(row[1:5] == ["2", "26", "1", "1"] and "21.7" in row and row[-1] == "2" for row in counts)
 
 
 def test_map_is_viridis_within_the_limits() -> None:

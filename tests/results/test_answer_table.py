@@ -37,8 +37,7 @@ def test_the_last_row_of_each_name_is_kept(lines: list[list[tuple[Any, ...]]], k
     table = AnswerTable([Found(name) for name in sorted(known)])
     expected: dict[bytes, tuple[Any, ...]] = {}
     for line in lines:
-        keys = table.put([[escape_name(name), *outcome, *rest] for name, outcome, *rest in line])
-        assert keys == [escape_name(name) for name, *_ in line]
+        table.put([[escape_name(name), *outcome, *rest] for name, outcome, *rest in line])
         expected.update({row[0]: row for row in line})
     assert len(table) == len(expected)
     assert [table.name(number) for number in table.numbers()] == sorted(expected)

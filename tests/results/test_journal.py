@@ -309,12 +309,15 @@ def test_only_what_holds_an_answer_for_every_input_is_published(tmp_path: Path) 
     data = _write(path)
     assert len(publishable(path, INPUTS, read_journal(path, INPUTS)).answers) == 20
     more = [*INPUTS, Found(b"new.png")]
-    with pytest.raises(OutputError, match=r"1 of 21 inputs have no result.*--resume"):
+    with pytest.raises(OutputError, match=r"written to it: 1 of 21 inputs has no result\. No .*--resume"):
         publishable(path, more, read_journal(path, more))
     contents = read_journal(path, INPUTS)
     path.write_bytes(data + b"torn")
-    with pytest.raises(OutputError, match=r"its last 4 bytes cannot be read.*--resume"):
+    with pytest.raises(OutputError, match=r"written to it: its last 4 bytes cannot be read\. No .*--resume"):
         publishable(path, INPUTS, contents)
+    path.write_bytes(data + b"t")
+    with pytest.raises(OutputError, match=r"1 of 21 inputs has no result, and its last byte cannot be read\."):
+        publishable(path, more, read_journal(path, more))
     path.unlink()
     with pytest.raises(OutputError, match=r"20 of 20 inputs have no result.*--resume"):
         publishable(path, INPUTS, contents)
@@ -328,7 +331,7 @@ def test_torn_tail_is_said(tmp_path: Path) -> None:
     notes = plan(path, IDENTITY, resume=True, overwrite=False).notes
     assert notes == [
         "Resumed: 20 results were already there.",
-        "The last 4 bytes of the journal were incomplete and were discarded.",
+        "The last 4 bytes were an incomplete line of the journal, and discarded.",
     ]
 
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 from pathlib import Path
 
 import pytest
@@ -12,8 +13,8 @@ from glomedge.about import RESEARCH_USE_NOTICE
 from glomedge.errors import GlomedgeError
 from glomedge.files.names import guard, neutralise
 from glomedge.files.writing import Staged
-from glomedge.results.rows import Row
-from glomedge.results.tables import CsvWriter, columns
+from glomedge.results.rows import Row, RowBlock
+from glomedge.results.tables import CsvWriter, JsonLinesWriter, columns
 
 
 def test_staged_files_appear_together_or_not_at_all(tmp_path: Path) -> None:
@@ -48,9 +49,8 @@ def test_csv_is_that_of_the_csv_module(texts: list[tuple[str, str, str, float | 
     ]  # fmt: skip
     written = io.BytesIO()
     writer = CsvWriter(written, tta=tta)
-    writer.write(rows[:4])
-    if rows[4:]:
-        writer.write(rows[4:])
+    writer.write(RowBlock.of(rows[:4]))
+    writer.write(RowBlock.of(rows[4:]))
     writer.close()
     names = columns(tta=tta)
     expected = io.StringIO(newline="")
@@ -69,8 +69,39 @@ def test_csv_is_that_of_the_csv_module(texts: list[tuple[str, str, str, float | 
 def test_csv_quotes_what_it_must(tmp_path: Path) -> None:
     row = Row('a,"b".png', "=c", "s", 0.5, 1, "globally sclerotic", 0.5, "ok", "cpu", None, None, "line\nline\rline")
     with (tmp_path / "t.csv").open("wb") as handle:
-        CsvWriter(handle, tta=False).write([row])
+        CsvWriter(handle, tta=False).write(RowBlock.of([row]))
     with (tmp_path / "t.csv").open(encoding="utf-8", newline="") as text:
         (read,) = csv.DictReader(text)
     assert (read["path"], read["case"], read["message"]) == ('a,"b".png', "'=c", "line\nline\\x0dline")
     assert read["tta_disagreement" if "tta_disagreement" in read else "sha256"] == ""
+
+
+_ODD = st.text(st.sampled_from('a1-,"\\\n\u200b\ud7ffü/'), max_size=5)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.lists(
+        st.tuples(_ODD, _ODD, _ODD, st.none() | st.floats(0, 1), st.none() | st.floats(0, 1), st.booleans()),
+        max_size=6,
+    ),
+    st.booleans(),
+)
+def test_json_lines_are_those_of_the_json_module(
+    texts: list[tuple[str, str, str, float | None, float | None, bool]], tta: bool
+) -> None:
+    rows = [
+        Row(path, case, f"{case}-1", probability, None if probability is None else int(known), case if known else None,
+            0.5, "ok" if known else f"error:{message}", "cpu", "ab" * 32 if known else None, disagreement, message,
+            None, None if probability is None else 0)
+        for path, case, message, probability, disagreement, known in texts
+    ]  # fmt: skip
+    written = io.BytesIO()
+    writer = JsonLinesWriter(written, tta=tta)
+    writer.write(RowBlock.of(rows[:4]))
+    writer.write(RowBlock.of(rows[4:]))
+    writer.close()
+    expected = [{name: getattr(row, name, RESEARCH_USE_NOTICE) for name in columns(tta=tta)} for row in rows]
+    assert written.getvalue().decode("utf-8") == "".join(
+        json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in expected
+    )

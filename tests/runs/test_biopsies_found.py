@@ -52,7 +52,7 @@ def test_how_biopsies_were_found_is_on_screen_in_the_record_and_atop_the_report(
     )
     summary = "32 crops: by name (QuPath or HistomicsTK 2, running number 30); 1 crop: from the folder 'B7'"
     warning = (
-        "CHECK: the names of 1 crop do not identify a biopsy, unlike the others; they are assigned to the folder 'B7'."
+        "CHECK: the name of 1 crop does not identify a biopsy, unlike the others; it is assigned to the folder 'B7'."
     )
     record = json.loads((options.output / "run.json").read_text("utf-8"))
     report = html.unescape((options.output / "report.html").read_text("utf-8"))

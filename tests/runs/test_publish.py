@@ -14,7 +14,6 @@ import cv2
 import numpy as np
 import pytest
 
-from glomedge.engine.options import EngineOptions
 from glomedge.errors import MissingExtraError, OutputError, UsageError
 from glomedge.files.names import unescape_name
 from glomedge.imaging import images
@@ -22,14 +21,7 @@ from glomedge.model.spec import OperatingPoint
 from glomedge.reports import overlay
 from glomedge.runs.folder import Options, infer_folder
 from helpers.builders import build_tiny_model
-from helpers.run_kit import outputs, write_crops
-
-
-@pytest.fixture
-def options(tmp_path: Path) -> Options:
-    write_crops(tmp_path / "crops", 30, broken=2)
-    build_tiny_model(tmp_path / "model.onnx")
-    return Options(tmp_path / "crops", tmp_path / "model.onnx", tmp_path / "out", engine=EngineOptions("cpu"))
+from helpers.run_kit import outputs
 
 
 def _table(path: Path) -> list[dict[str, str]]:

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,10 +19,10 @@ import numpy.typing as npt
 from glomedge.errors import DatasetError, UsageError
 from glomedge.imaging import images
 from glomedge.imaging.enhance import enhance
-from glomedge.model.spec import SIZE_PX, Recipe
+from glomedge.model.spec import Recipe
 from glomedge_export.data.dataset import Dataset, Item, read_dataset
 from glomedge_export.progress import Progress, silent
-from glomedge_export.training_record import TrainingRecord
+from glomedge_export.training_record import SplitName, TrainingRecord
 
 MIN_CROPS = 64
 MIN_CALIBRATION_CROPS = 16
@@ -33,7 +33,7 @@ class CalibrationCrops:
     """Enhanced crops of the training split.
 
     Attributes:
-        images_nhwc: uint8 ``[N, 224, 224, 3]`` RGB.
+        images_nhwc: uint8 ``[N, side, side, 3]`` RGB.
         names: of each crop, sorted.
         cases: number of biopsies among them.
     """
@@ -48,14 +48,19 @@ class CalibrationCrops:
         return hashlib.sha256("\n".join(self.names).encode()).hexdigest()
 
 
-def read_recorded(directory: Path, record: TrainingRecord | None) -> Dataset:
+def read_recorded(directory: Path, record: TrainingRecord | None, case_pattern: str | None = None) -> Dataset:
     """The data set; where it is byte for byte the one trained on, its images are not all decoded again.
+
+    Args:
+        directory: of the crops.
+        record: of the model's training, None without one.
+        case_pattern: how biopsies are named, only without a record.
 
     Raises:
         DatasetError: the folder is not a usable data set.
     """
     known: Callable[[str], bool] | None = None
-    pattern = None
+    pattern = case_pattern
     if record is not None:
         trained_on = record.training.data_sha256
         pattern = record.training.case_pattern
@@ -67,8 +72,8 @@ def read_recorded(directory: Path, record: TrainingRecord | None) -> Dataset:
 
 
 def enhanced(items: Sequence[Item], recipe: Recipe, progress: Progress = silent) -> npt.NDArray[np.uint8]:
-    """Decode and enhance, on all cores: uint8 ``[N, 224, 224, 3]`` in the order of ``items``."""
-    batch = np.empty((len(items), SIZE_PX, SIZE_PX, 3), np.uint8)
+    """Decode and enhance, on all cores: uint8 ``[N, side, side, 3]`` in the order of ``items``."""
+    batch = np.empty((len(items), recipe.size_px, recipe.size_px, 3), np.uint8)
 
     def fill(index: int) -> None:
         enhance(images.decode(images.read(items[index].path)).pixels_hwc, recipe, out=batch[index])
@@ -120,7 +125,14 @@ def calibration_crops(
             f"Only {len(chosen)} crops of the model's training split are in {dataset.directory}, "
             f"{MIN_CALIBRATION_CROPS} are needed. Give the folder that the model was trained on with --calibration."
         )
-    chosen = spread(chosen, count)
+    return calibration_from(chosen, recipe, count, progress)
+
+
+def calibration_from(
+    items: Sequence[Item], recipe: Recipe, count: int, progress: Progress = silent
+) -> CalibrationCrops:
+    """Up to ``count`` of these crops, half of each label as far as there are, over all biopsies."""
+    chosen = spread(items, count)
     return CalibrationCrops(
         enhanced(chosen, recipe, progress), tuple(item.name for item in chosen), len({item.case for item in chosen})
     )
@@ -129,27 +141,49 @@ def calibration_crops(
 def held_out(
     dataset: Dataset, record: TrainingRecord, recipe: Recipe, count: int, progress: Progress = silent
 ) -> Crops | None:
-    """Up to about ``count`` crops of the test, then the validation split, in whole biopsies; None if under 64.
+    """Up to about ``count`` crops of the test, then the validation split, in whole biopsies; None if under 64."""
+    chosen = whole_biopsies(dataset, record.split, ("test", "validation"), count)
+    if len(chosen) < MIN_CROPS:
+        return None
+    return labelled(chosen, recipe, "held-out crops of the training data", progress)
+
+
+def whole_biopsies(
+    dataset: Dataset,
+    sides: Mapping[str, SplitName],
+    order: Sequence[SplitName],
+    count: int,
+) -> list[Item]:
+    """About ``count`` crops of these sides, one side after the other, all of a biopsy or none.
 
     Whole biopsies, because %GS and Remuzzi grade are those of a biopsy, not of the part of it that was drawn.
+
+    Args:
+        dataset: the crops.
+        sides: crop name -> side of the split.
+        order: the sides to take from.
+        count: no further biopsy is begun once there are as many.
     """
     chosen: list[Item] = []
-    for side in ("test", "validation"):
+    for side in order:
         cases: dict[str, list[Item]] = {}
         for item in dataset.items:
-            if record.split.get(item.name) == side:
+            if sides.get(item.name) == side:
                 cases.setdefault(item.case, []).append(item)
         for case in _mixed_first(cases):
             if len(chosen) < count:
                 chosen.extend(cases[case])
-    if len(chosen) < MIN_CROPS:
-        return None
+    return chosen
+
+
+def labelled(items: Sequence[Item], recipe: Recipe, source: str, progress: Progress = silent) -> Crops:
+    """These crops enhanced, with their labels and biopsies; ``source`` says in words where they come from."""
     return Crops(
-        enhanced(chosen, recipe, progress),
-        np.array([item.label for item in chosen], np.int64),
-        tuple(item.case for item in chosen),
-        tuple(item.name for item in chosen),
-        "held-out crops of the training data",
+        enhanced(items, recipe, progress),
+        np.array([item.label for item in items], np.int64),
+        tuple(item.case for item in items),
+        tuple(item.name for item in items),
+        source,
     )
 
 
@@ -167,13 +201,7 @@ def drawn(recipe: Recipe, count: int = MIN_CROPS, seed: int = 0) -> Crops:
     with tempfile.TemporaryDirectory() as folder:
         write_dataset(Path(folder), crops=count, cases=8, seed=seed)
         dataset = read_dataset(Path(folder), min_cases=0)
-        return Crops(
-            enhanced(dataset.items, recipe),
-            dataset.labels,
-            tuple(str(case) for case in dataset.cases),
-            tuple(item.name for item in dataset.items),
-            f"drawn crops, seed {seed}",
-        )
+        return labelled(dataset.items, recipe, f"drawn crops, seed {seed}")
 
 
 @dataclass(frozen=True)
@@ -181,7 +209,7 @@ class Crops:
     """Enhanced crops to compare on, none of them seen by calibration.
 
     Attributes:
-        images_nhwc: uint8 ``[N, 224, 224, 3]`` RGB.
+        images_nhwc: uint8 ``[N, side, side, 3]`` RGB.
         labels: int ``[N]``, 1 for globally sclerotic.
         cases: biopsy of each crop, ``N`` of them.
         names: of each crop.
@@ -196,3 +224,13 @@ class Crops:
 
     def __len__(self) -> int:
         return len(self.images_nhwc)
+
+    def only(self, kept: Sequence[int]) -> Crops:
+        """The crops at these positions, in that order."""
+        return replace(
+            self,
+            images_nhwc=np.ascontiguousarray(self.images_nhwc[kept]),
+            labels=self.labels[kept],
+            cases=tuple(self.cases[index] for index in kept),
+            names=tuple(self.names[index] for index in kept),
+        )

@@ -72,39 +72,81 @@ def split_by_case(dataset: Dataset, seed: int = 42) -> Split:
     Raises:
         DatasetError: no assignment gives every side crops of both labels.
     """
-    names, case_index = np.unique(dataset.cases, return_inverse=True)
-    cases = len(names)
-    counts = np.zeros((cases, 2))
-    np.add.at(counts, (case_index, dataset.labels), 1)
+    cases = len(set(dataset.cases))
     held = max(1, round(TEST_FRACTION * cases)), max(1, round(VALIDATION_FRACTION * cases))
     if cases - sum(held) < 1:
         raise DatasetError(
             f"{cases} biopsies cannot be split into train, validation and test. Add crops of more biopsies, give a "
             "--case-pattern that tells them apart, or use --split random."
         )
-    totals = counts.sum(0)
-    wanted = np.array([1 - TEST_FRACTION - VALIDATION_FRACTION, VALIDATION_FRACTION, TEST_FRACTION])
-    rng = np.random.default_rng(seed)
-    best_cost, best_order = np.inf, None
-    for _ in range(DRAWS):
-        order = rng.permutation(cases)
-        test = counts[order[: held[0]]].sum(0)
-        validation = counts[order[held[0] : sum(held)]].sum(0)
-        shares = np.stack([totals - test - validation, validation, test]) / totals
-        if shares.min() <= 0:
-            continue
-        cost = float((((shares - wanted[:, None]) / wanted[:, None]) ** 2).sum())
-        if cost < best_cost:
-            best_cost, best_order = cost, order
-    if best_order is None:
+    wanted = (1 - TEST_FRACTION - VALIDATION_FRACTION, VALIDATION_FRACTION, TEST_FRACTION)
+    sides = _assigned(dataset, SIDES, (cases - sum(held), held[1], held[0]), wanted, seed)
+    if sides is None:
         raise DatasetError(
             "No split by biopsy gives train, validation and test crops of both labels. Add biopsies with the rarer "
             "label, or use --split random or --split-file."
         )
-    side_of_case: list[SplitName] = ["train"] * cases
-    for position, case in enumerate(best_order[: sum(held)]):
-        side_of_case[int(case)] = "test" if position < held[0] else "validation"
-    return Split({item.name: side_of_case[int(c)] for item, c in zip(dataset.items, case_index, strict=True)}, "case")
+    return Split(sides, "case")
+
+
+def split_in_halves(dataset: Dataset, seed: int = 42) -> Split:
+    """Half of the biopsies ``validation``, to fit a threshold on, and half ``test``, to count on what it gives.
+
+    For a model trained elsewhere: none of the crops here need be kept for training.
+
+    Raises:
+        DatasetError: no assignment gives both sides crops of both labels.
+    """
+    cases = len(set(dataset.cases))
+    sizes = (cases - cases // 2, cases // 2)
+    sides = _assigned(dataset, ("validation", "test"), sizes, (0.5, 0.5), seed) if cases > 1 else None
+    if sides is None:
+        raise DatasetError(
+            f"The {cases} {'biopsy' if cases == 1 else 'biopsies'} of {dataset.directory} cannot be split into two "
+            "halves with crops of both labels each, one to fit on and one to count on. Add biopsies, or give a "
+            "--case-pattern that tells them apart."
+        )
+    return Split(sides, "case")
+
+
+def _assigned(
+    dataset: Dataset, names: Sequence[SplitName], sizes: Sequence[int], wanted: Sequence[float], seed: int
+) -> dict[str, SplitName] | None:
+    """Crop name -> side, biopsies whole; None where no draw gives every side crops of both labels.
+
+    Of ``DRAWS`` random assignments the one whose shares of positive and of negative crops lie nearest to ``wanted``
+    (least sum of squared relative errors).
+
+    Args:
+        dataset: the crops.
+        names: of the sides.
+        sizes: biopsies on each side; the last side is drawn first.
+        wanted: share of the crops on each side.
+        seed: of the draws.
+    """
+    found, case_index = np.unique(dataset.cases, return_inverse=True)
+    counts = np.zeros((len(found), 2))
+    np.add.at(counts, (case_index, dataset.labels), 1)
+    totals, aims = counts.sum(0), np.array(wanted)
+    ends = np.cumsum(sizes[::-1])[::-1]
+    begins = [*ends[1:], 0]
+    rng = np.random.default_rng(seed)
+    best_cost, best_order = np.inf, None
+    for _ in range(DRAWS):
+        order = rng.permutation(len(found))
+        sides = [counts[order[begin:end]].sum(0) for begin, end in zip(begins, ends, strict=True)]
+        shares = np.stack(sides) / totals
+        if shares.min() <= 0:
+            continue
+        cost = float((((shares - aims[:, None]) / aims[:, None]) ** 2).sum())
+        if cost < best_cost:
+            best_cost, best_order = cost, order
+    if best_order is None:
+        return None
+    side_of_case: dict[int, SplitName] = {
+        int(case): name for name, begin, end in zip(names, begins, ends, strict=True) for case in best_order[begin:end]
+    }
+    return {item.name: side_of_case[int(c)] for item, c in zip(dataset.items, case_index, strict=True)}
 
 
 def split_published(dataset: Dataset) -> Split:

@@ -1,8 +1,10 @@
-"""Keras -> ONNX: the backbone by tf2onnx, front and head built here, so that names, layout and types are ours.
+"""Keras -> ONNX: the backbone by tf2onnx, front and head built in ``ends.py``, so that names and types are ours.
 
     images uint8 [N, 224, 224, 3] RGB -> Cast -> Transpose -> Sub means -> Conv ... ResNet50V2 ... Relu [N, 2048, 7, 7]
       -> Conv 1x1 (the dense layer) -> activation float32 [N, 7, 7] -> mean -> logit -> / temperature -> Sigmoid
       -> probability float32 [N, 1]
+
+That is our own network, whose parts Keras hands out by name. ``foreign.py`` converts any other.
 
 Global average pooling and the dense layer are both linear, so applying the dense layer to each of the 49 positions
 first and averaging afterwards is exact; that is class activation mapping (Zhou et al., CVPR 2016) with the bias kept.
@@ -13,6 +15,7 @@ from __future__ import annotations
 import gc
 import logging
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,14 +26,14 @@ from onnx import TensorProto, helper
 
 from glomedge.errors import GateError, ModelError
 from glomedge.model.spec import MAP_SIZE, SIZE_PX, InputScaling
-from glomedge_export.graph import surgery
+from glomedge_export.graph import folding, surgery
+from glomedge_export.graph.ends import attach_front, attach_head, tensor_info
+from glomedge_export.graph.scaling import Scaling
 from glomedge_export.graph.surgery import Step
 
 OPSET = 17
 IR_VERSION = 8
 FEATURES = 2048
-# keras.applications.resnet.preprocess_input: ImageNet means, here in RGB order.
-IMAGENET_MEAN_RGB = (123.68, 116.779, 103.939)
 
 
 @dataclass(frozen=True)
@@ -38,14 +41,25 @@ class Converted:
     """The float32 inference graph and how it was made.
 
     Attributes:
-        model: input ``images``, outputs ``probability`` and ``activation``.
+        model: input ``images``, outputs ``probability`` and, where the map is exact, ``activation``.
         steps: operator counts before and after each step of the surgery.
-        input_scaling: what is applied between ``images`` and the first convolution.
+        scaling: what is applied between ``images`` and the network.
+        side_px: height and width of the input.
+        map_cells: height and width of ``activation``; None where there is no exact map.
+        backbone: the network by its name in ``keras.applications``, or ``other``.
     """
 
     model: onnx.ModelProto
     steps: tuple[Step, ...]
-    input_scaling: InputScaling
+    scaling: Scaling
+    side_px: int
+    map_cells: int | None
+    backbone: str
+
+    @property
+    def input_scaling(self) -> InputScaling:
+        """The scaling's name, as in the spec."""
+        return self.scaling.name
 
 
 def convert_backbone(backbone: Any) -> onnx.ModelProto:
@@ -88,8 +102,8 @@ def _features_nchw(model: onnx.ModelProto) -> onnx.ModelProto:
     for node in model.graph.node:
         node.input[:] = ["features" if name == last.input[0] else name for name in node.input]
     del model.graph.input[:], model.graph.output[:]
-    model.graph.input.append(_tensor("scaled", TensorProto.FLOAT, ["N", 3, SIZE_PX, SIZE_PX]))
-    model.graph.output.append(_tensor("features", TensorProto.FLOAT, ["N", FEATURES, MAP_SIZE, MAP_SIZE]))
+    model.graph.input.append(tensor_info("scaled", TensorProto.FLOAT, ["N", 3, SIZE_PX, SIZE_PX]))
+    model.graph.output.append(tensor_info("features", TensorProto.FLOAT, ["N", FEATURES, MAP_SIZE, MAP_SIZE]))
     del model.opset_import[:]
     model.opset_import.append(helper.make_opsetid("", OPSET))
     model.ir_version = IR_VERSION
@@ -147,73 +161,6 @@ def _layer_of(names: list[str], layers: set[str]) -> str | None:
     return None
 
 
-def _tensor(name: str, dtype: int, shape: list[str | int]) -> onnx.ValueInfoProto:
-    return helper.make_tensor_value_info(name, dtype, shape)
-
-
-def attach_front(model: onnx.ModelProto, input_scaling: InputScaling) -> onnx.ModelProto:
-    """Put uint8 RGB NHWC input and ``preprocess_input`` before a backbone whose input is ``scaled``.
-
-    What is exact is absorbed into the weights of the first convolution: the RGB -> BGR flip (a permutation) and the
-    division by 127.5. The subtraction stays: folded into the bias it would be wrong at the zero-padded border.
-    """
-    model = surgery.copy(model)
-    known = surgery.constants(model)
-    first = [node for node in model.graph.node if "scaled" in node.input]
-    if len(first) != 1 or first[0].op_type != "Conv":
-        raise ModelError("The backbone does not begin with one convolution. Export a model trained by glomedge.")
-    weight = known[first[0].input[1]]
-    if input_scaling == "resnet":
-        weight, mean = weight[:, ::-1], np.asarray(IMAGENET_MEAN_RGB, np.float32)
-    else:
-        weight, mean = weight / np.float32(127.5), np.full(3, 127.5, np.float32)
-    surgery.add_constant(model, first[0].input[1], weight.astype(np.float32))
-    surgery.add_constant(model, "images.mean", mean.reshape(1, 3, 1, 1))
-    front = [
-        # Cast first: TensorRT takes a uint8 input into a Cast and into nothing else.
-        helper.make_node("Cast", ["images"], ["images.float"], name="images.float", to=TensorProto.FLOAT),
-        helper.make_node("Transpose", ["images.float"], ["images.nchw"], name="images.nchw", perm=[0, 3, 1, 2]),
-        helper.make_node("Sub", ["images.nchw", "images.mean"], ["scaled"], name="scaled"),
-    ]
-    surgery.replace_nodes(model, [*front, *model.graph.node])
-    del model.graph.input[:]
-    model.graph.input.append(_tensor("images", TensorProto.UINT8, ["N", SIZE_PX, SIZE_PX, 3]))
-    return model
-
-
-def attach_head(
-    model: onnx.ModelProto, kernel: npt.NDArray[np.float32], bias: npt.NDArray[np.float32], temperature: float
-) -> onnx.ModelProto:
-    """Put the dense layer as a 1x1 convolution behind ``features``, and the two outputs behind that.
-
-    Args:
-        model: backbone with output ``features`` ``[N, 2048, 7, 7]``.
-        kernel: ``[2048, 1]`` of the dense layer.
-        bias: ``[1]`` of the dense layer.
-        temperature: probability is sigmoid(logit / temperature).
-    """
-    model = surgery.copy(model)
-    surgery.add_constant(model, "head.weight", kernel.reshape(1, FEATURES, 1, 1).astype(np.float32))
-    surgery.add_constant(model, "head.bias", bias.reshape(1).astype(np.float32))
-    surgery.add_constant(model, "head.axis", np.asarray([1], np.int64))
-    nodes = [
-        helper.make_node("Conv", ["features", "head.weight", "head.bias"], ["head"], name="head", kernel_shape=[1, 1]),
-        helper.make_node("Squeeze", ["head", "head.axis"], ["activation"], name="activation"),
-        helper.make_node("ReduceMean", ["head"], ["logit.map"], name="logit.map", axes=[2, 3], keepdims=0),
-    ]
-    logit = "logit.map"
-    if temperature != 1.0:
-        surgery.add_constant(model, "temperature", np.asarray(temperature, np.float32))
-        nodes.append(helper.make_node("Div", [logit, "temperature"], ["logit.calibrated"], name="logit.calibrated"))
-        logit = "logit.calibrated"
-    nodes.append(helper.make_node("Sigmoid", [logit], ["probability"], name="probability"))
-    surgery.replace_nodes(model, [*model.graph.node, *nodes])
-    del model.graph.output[:]
-    model.graph.output.append(_tensor("probability", TensorProto.FLOAT, ["N", 1]))
-    model.graph.output.append(_tensor("activation", TensorProto.FLOAT, ["N", MAP_SIZE, MAP_SIZE]))
-    return model
-
-
 def convert(model: Any, temperature: float = 1.0) -> Converted:
     """The float32 inference graph of a Keras model of this network.
 
@@ -233,26 +180,63 @@ def convert(model: Any, temperature: float = 1.0) -> Converted:
 
 def assemble(
     backbone: onnx.ModelProto,
-    input_scaling: InputScaling,
+    input_scaling: InputScaling | Scaling,
     kernel: npt.NDArray[np.float32],
     bias: npt.NDArray[np.float32],
     temperature: float = 1.0,
 ) -> Converted:
-    """Front + backbone + head, cleaned up (``convert`` without TensorFlow)."""
+    """Front + backbone + head of an exact map, cleaned up (``convert`` without TensorFlow).
+
+    Args:
+        backbone: ``scaled`` ``[N, 3, side, side]`` -> ``features`` ``[N, C, cells, cells]``.
+        input_scaling: of the pixels.
+        kernel: ``[C, 1]`` of the dense layer.
+        bias: ``[1]`` of the dense layer.
+        temperature: probability is sigmoid(logit / temperature).
+    """
+    scaling = input_scaling if isinstance(input_scaling, Scaling) else Scaling.named(input_scaling)
+    return finish(backbone, scaling, lambda model: attach_head(model, kernel, bias, temperature), "resnet50v2")
+
+
+def finish(
+    backbone: onnx.ModelProto,
+    scaling: Scaling,
+    head: Callable[[onnx.ModelProto], onnx.ModelProto],
+    name: str,
+) -> Converted:
+    """Both ends put on a body, the steps of the surgery, and the check.
+
+    Args:
+        backbone: with input ``scaled``.
+        scaling: of the pixels.
+        head: puts the outputs behind it (``ends.attach_head``, ``ends.attach_logits``).
+        name: of the network.
+    """
     result, steps = surgery.apply(
         backbone,
         [
-            ("uint8 front", lambda m: attach_front(m, input_scaling)),
-            ("heatmap head", lambda m: attach_head(m, kernel, bias, temperature)),
+            ("uint8 front", lambda m: attach_front(m, scaling)),
+            ("head", head),
             ("constant folding", surgery.fold_constants),
             ("BatchNormalization from Mul + Add", surgery.batchnorm_from_mul_add),
+            ("BatchNormalization as factor and summand", folding.plain_batchnorm),
+            ("BatchNormalization into convolutions", folding.batchnorm_into_convolutions),
+            ("zero padding into max-pools that see nothing negative", folding.padding_into_pools),
             ("border maximum for the padded max-pool", surgery.border_max),
         ],
     )
     result.graph.name = "glomedge"
     result.producer_name = "glomedge"
     result.doc_string = ""
-    return Converted(check(result), steps, input_scaling)
+    check(result)
+    sizes = interface(result)
+    return Converted(result, steps, scaling, sizes["images"][1], sizes.get("activation", (0, None))[1], name)
+
+
+def interface(model: onnx.ModelProto) -> dict[str, tuple[Any, ...]]:
+    """Shapes of the inputs and outputs by name: ints, or the name of a dynamic dimension."""
+    shapes = surgery.static_shapes(model)
+    return {info.name: shapes[info.name] for info in [*model.graph.input, *model.graph.output]}
 
 
 def check(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -269,15 +253,19 @@ def check(model: onnx.ModelProto) -> onnx.ModelProto:
             f"The ONNX checker refuses the exported graph: {str(error).splitlines()[0]} "
             "This is a defect of the export: report it with the versions that glomedge doctor prints."
         ) from error
-    promised = {
-        "images": (TensorProto.UINT8, ("N", SIZE_PX, SIZE_PX, 3)),
-        "probability": (TensorProto.FLOAT, ("N", 1)),
-        "activation": (TensorProto.FLOAT, ("N", MAP_SIZE, MAP_SIZE)),
-    }
     shapes = surgery.static_shapes(inferred)
+    side_px = shapes.get("images", ("N", 0))[1]
+    promised: dict[str, tuple[int, tuple[int | str, ...]]] = {
+        "images": (TensorProto.UINT8, ("N", side_px, side_px, 3)),
+        "probability": (TensorProto.FLOAT, ("N", 1)),
+    }
+    outputs = [output.name for output in inferred.graph.output]
+    if "activation" in outputs:
+        cells = shapes["activation"][1]
+        promised["activation"] = (TensorProto.FLOAT, ("N", cells, cells))
     for info in [*inferred.graph.input, *inferred.graph.output]:
         got = (info.type.tensor_type.elem_type, shapes[info.name])
-        if promised.pop(info.name, None) != got:
+        if promised.pop(info.name, None) != got or not all(got[1]):
             raise GateError(
                 f"The exported graph has {info.name!r} as {got}. This is a defect of the export: report it."
             )

@@ -42,7 +42,8 @@ def to_fp16(model: onnx.ModelProto) -> onnx.ModelProto:
     # A dequantised weight depends on no pixel, but its reader wants it in float16.
     weights = [node for node in model.graph.node if node.output[0] in read - halved and node.input[0] in known]
     for node in [*inside, *weights]:
-        for name in node.input:
+        # ONNX wants the scales of a resizing in float32, whatever it resizes.
+        for name in node.input if node.op_type != "Resize" else ():
             value = known.get(name)
             if value is None or value.dtype != np.float32:
                 continue

@@ -19,9 +19,8 @@ import onnx
 from onnx import helper
 
 from glomedge.errors import ModelError
-from glomedge.model.spec import InputScaling, Target
+from glomedge.model.spec import Target
 from glomedge_export.graph import surgery
-from glomedge_export.graph.convert import IMAGENET_MEAN_RGB
 from glomedge_export.graph.float16 import between
 from glomedge_export.graph.ranges import (
     Method,
@@ -36,6 +35,9 @@ from glomedge_export.graph.ranges import (
 from glomedge_export.graph.surgery import add_constant, attribute, constants, consumers
 
 HEAD = "head"
+SAME_NUMBERS = ("MaxPool", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Transpose", "Identity")
+# Grey levels between a channel's mean and the zero point that all channels share.
+MOST_LEFT = 16.0
 
 
 def prepare_int8(model: onnx.ModelProto, target: Target) -> onnx.ModelProto:
@@ -47,17 +49,38 @@ def prepare_int8(model: onnx.ModelProto, target: Target) -> onnx.ModelProto:
 
 def quantised_tensors(model: onnx.ModelProto, target: Target) -> list[str]:
     """The tensors whose ranges must be known, in the order of the graph."""
-    readers = consumers(model)
+    readers, known = consumers(model), constants(model)
+    inferred = onnx.shape_inference.infer_shapes(model)
+    floats = {i.name for i in inferred.graph.value_info if i.type.tensor_type.elem_type == onnx.TensorProto.FLOAT}
     names = []
+    if target != "tensorrt" and reads_uint8(model) is None:
+        names.append("scaled")
     for node in between(model, "scaled", "features"):
         output = node.output[0]
-        after = [reader.op_type for reader in readers.get(output, [])]
+        after = readers.get(output, [])
+        if output not in floats and output != "features":
+            continue
         if target == "tensorrt":
-            if any(op == "Conv" for op in after) and output != "features":
+            if any(reader.op_type == "Conv" for reader in after) and output != "features":
                 names.append(output)
-        elif after != ["Relu"] and after != ["Max"]:
+        elif not _absorbs(after, known):
             names.append(output)
     return names
+
+
+def _absorbs(after: list[onnx.NodeProto], known: dict[str, surgery.Array]) -> bool:
+    """Whether what follows is computed together with the operator before it, or is the pool's border."""
+    if len(after) != 1:
+        return False
+    return after[0].op_type == "Relu" or _is_border(after[0]) or _clips_to_constants(after[0], known)
+
+
+def _is_border(node: onnx.NodeProto) -> bool:
+    return node.op_type == "Max" and len(node.input) == 2 and node.input[1].endswith(".border")
+
+
+def _clips_to_constants(node: onnx.NodeProto, known: dict[str, surgery.Array]) -> bool:
+    return node.op_type == "Clip" and all(name in known for name in node.input[1:] if name)
 
 
 @dataclass(frozen=True)
@@ -90,7 +113,6 @@ def to_int8(
     model: onnx.ModelProto,
     target: Target,
     statistics: ActivationStatistics,
-    input_scaling: InputScaling,
     weight_bits: int,
     *,
     half_scales: bool = False,
@@ -101,7 +123,6 @@ def to_int8(
         model: see ``prepare_int8``.
         target: ``onnxruntime``, ``tensorrt`` or ``openvino``.
         statistics: ranges and means of the activations.
-        input_scaling: of the model; decides scale and zero point of the uint8 input.
         weight_bits: 7 or 8.
         half_scales: take scales that float16 holds exactly, for ``float16.to_fp16`` afterwards.
     """
@@ -109,43 +130,58 @@ def to_int8(
     choose = unsigned if target != "tensorrt" else signed_half if half_scales else signed
     scales: dict[str, Scale] = {name: choose(seen, statistics.method) for name, seen in statistics.observed.items()}
     if target == "tensorrt":
-        layout = _Layout(quantise_bias=False, skip=frozenset({"conv1_conv", HEAD}), half_scales=half_scales)
+        first = {node.name for node in consumers(model).get("scaled", []) if node.op_type == "Conv"}
+        layout = _Layout(quantise_bias=False, skip=frozenset({*first, HEAD}), half_scales=half_scales)
         return _insert(model, scales, weight_bits, means, layout)
-    scales = _shared_through_pools(model, scales)
-    prepared = _uint8_front(model, input_scaling)
-    return _insert(
-        prepared,
-        scales,
-        weight_bits,
+    scales = _shared_where_numbers_stay(model, scales)
+    input_scale = reads_uint8(model)
+    if input_scale is not None:
+        model = _uint8_front(model, input_scale)
         # The first convolution reads raw pixels; what its bias takes over is exact, and its rounding is small.
-        {name: mean for name, mean in means.items() if name != "scaled"},
-        _Layout(
-            quantise_bias=True,
-            skip=frozenset({HEAD}),
-            input_scale=_input_scale(input_scaling),
-            uint8_pool=target == "onnxruntime",
-        ),
+        means = {name: mean for name, mean in means.items() if name != "scaled"}
+    layout = _Layout(
+        quantise_bias=True, skip=frozenset({HEAD}), input_scale=input_scale, uint8_pool=target == "onnxruntime"
     )
+    return _insert(model, scales, weight_bits, means, layout)
 
 
-def _input_scale(input_scaling: InputScaling) -> Scale:
-    """How the raw uint8 pixels are read: (x - 117) or (x - 128) / 127.5; the rest goes to the bias."""
-    if input_scaling == "resnet":
-        return Scale(np.float32(1.0), np.uint8(117))
-    return Scale(np.float32(1.0), np.uint8(128))
+def reads_uint8(model: onnx.ModelProto) -> Scale | None:
+    """How the first convolution can read the raw uint8 pixels: x - 117 or x - 128, the rest goes to its bias.
+
+    None where something else than one plain convolution reads them, or where the means of the channels lie so far
+    apart that no whole number stands for all three.
+    """
+    readers = consumers(model).get("scaled", [])
+    maker = next((node for node in model.graph.node if "scaled" in node.output), None)
+    if maker is None or len(readers) != 1 or readers[0].op_type != "Conv":
+        return None
+    mean = _pixel_mean(model, maker)
+    if mean is None:
+        return None
+    zero_point = int(np.clip(np.rint(np.median(mean)), 0, 255))
+    return Scale(np.float32(1.0), np.uint8(zero_point)) if np.abs(mean - zero_point).max() <= MOST_LEFT else None
 
 
-def _uint8_front(model: onnx.ModelProto, input_scaling: InputScaling) -> onnx.ModelProto:
+def _pixel_mean(model: onnx.ModelProto, maker: onnx.NodeProto) -> npt.NDArray[np.float64] | None:
+    """What is subtracted from each channel of the pixels, and nothing else done to them; None otherwise."""
+    if maker.op_type == "Transpose":
+        return np.zeros(3)
+    mean = constants(model).get(maker.input[1]) if maker.op_type == "Sub" else None
+    return mean.reshape(-1).astype(np.float64) if mean is not None and mean.size == 3 else None
+
+
+def _uint8_front(model: onnx.ModelProto, input_scale: Scale) -> onnx.ModelProto:
     """Drop Cast and Sub: the first convolution reads uint8 with a zero point, its bias takes what is left of the mean.
 
-    Exact inside; at the zero-padded border the remainder (at most 13 grey levels) is seen as if it were image, an
-    error below int8's own that parity measures.
+    Exact inside; at the zero-padded border the remainder (at most ``MOST_LEFT`` grey levels) is seen as if it were
+    image, an error below int8's own that parity measures.
     """
     model = surgery.copy(model)
     known = constants(model)
     first = next(node for node in model.graph.node if "scaled" in node.input)
-    mean = np.asarray(IMAGENET_MEAN_RGB if input_scaling == "resnet" else (127.5,) * 3, np.float64)
-    left = mean - float(_input_scale(input_scaling).zero_point)
+    mean = _pixel_mean(model, next(node for node in model.graph.node if "scaled" in node.output))
+    assert mean is not None
+    left = mean - float(input_scale.zero_point)
     bias = known[first.input[2]].astype(np.float64) if len(first.input) > 2 else np.zeros(len(known[first.input[1]]))
     bias = bias - np.einsum("ocij,c->o", known[first.input[1]].astype(np.float64), left)
     name = add_constant(model, f"{first.name}.bias", bias.astype(np.float32))
@@ -156,18 +192,17 @@ def _uint8_front(model: onnx.ModelProto, input_scaling: InputScaling) -> onnx.Mo
     return model
 
 
-def _shared_through_pools(model: onnx.ModelProto, scales: dict[str, Scale]) -> dict[str, Scale]:
-    """A max-pool's result lies on the grid of its input: give both one scale, so that the pool runs in int8."""
+def _shared_where_numbers_stay(model: onnx.ModelProto, scales: dict[str, Scale]) -> dict[str, Scale]:
+    """What a max-pool or a reshaping gives lies on the grid of its input: one scale for both, so that it runs in int8.
+
+    The pool behind the padding is MaxPool -> Max; only the ends of that pair are quantised.
+    """
     shared = dict(scales)
+    makers = {name: node for node in model.graph.node for name in node.output}
     for node in model.graph.node:
-        if node.op_type in ("MaxPool", "Max") and node.input[0] in shared:
-            shared[node.output[0]] = shared[node.input[0]]
-    # The pool behind the padding is MaxPool -> Max; only the ends of that pair are quantised.
-    for node in model.graph.node:
-        if node.op_type == "Max":
-            pool = next(other for other in model.graph.node if other.output[0] == node.input[0])
-            if pool.input[0] in shared:
-                shared[node.output[0]] = shared[pool.input[0]]
+        source = makers[node.input[0]].input[0] if _is_border(node) else node.input[0]
+        if (node.op_type in SAME_NUMBERS or _is_border(node)) and source in shared and node.output[0] in shared:
+            shared[node.output[0]] = shared[source]
     return shared
 
 
@@ -262,7 +297,10 @@ class _Quantiser:
         """
         scale = self.scales[conv]
         if int(scale.zero_point) == 0:
-            raise ModelError(f"{conv} has no negative value, which no trained first layer has. Train the model again.")
+            raise ModelError(
+                f"{conv} gives no negative value on any crop, as no trained first layer does. Calibrate on other crops "
+                "(--calibration), or choose --precision fp16 or fp32."
+            )
         pads = attribute(pool, "pads")
         name = maximum.output[0]
         begin_end = add_constant(
@@ -293,14 +331,14 @@ def _insert(
     layout: _Layout,
 ) -> onnx.ModelProto:
     build = _Quantiser(model, scales, weight_bits, half_scales=layout.half_scales)
-    paired = {n.input[0]: n for n in model.graph.node if n.op_type == "Max"} if layout.uint8_pool else {}
+    paired = {n.input[0]: n for n in model.graph.node if _is_border(n)} if layout.uint8_pool else {}
     pools = {n.output[0]: n for n in model.graph.node if n.op_type == "MaxPool" and n.output[0] in paired}
     where = dict(scales)
     for node in model.graph.node:
         output = node.output[0]
         if output in pools:
             continue
-        if layout.uint8_pool and node.op_type == "Max":
+        if layout.uint8_pool and _is_border(node):
             pool = pools[node.input[0]]
             build.pool_in_uint8(pool.input[0], pool, node, list(attribute(pool, "kernel_shape")))
             continue

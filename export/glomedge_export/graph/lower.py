@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 
 from glomedge.errors import MissingExtraError
-from glomedge.model.spec import Calibration, InputScaling, Precision, Target
+from glomedge.model.spec import Calibration, Precision, Target
 from glomedge_export.data.export_crops import CalibrationCrops
 from glomedge_export.graph import float16, int8, winograd
 from glomedge_export.graph.convert import check
@@ -71,13 +71,11 @@ class LoweringInputs:
     """What lowering needs in addition to the graph.
 
     Attributes:
-        input_scaling: of the model.
-        judge_on: uint8 ``[N, 224, 224, 3]``; fp16 looks for the largest activation on these.
+        judge_on: uint8 ``[N, side, side, 3]``; fp16 looks for the largest activation on these.
         calibration: crops of the training split, for int8.
         method: how int8 ranges are chosen: ``auto``, ``minmax``, ``entropy`` or ``percentile``.
     """
 
-    input_scaling: InputScaling
     judge_on: Images
     calibration: CalibrationCrops | None = None
     method: str = "auto"
@@ -124,7 +122,7 @@ def _lower_to_int8(
     def quantised(name: Method) -> onnx.ModelProto:
         bits, halved = WEIGHT_BITS[target], between == "float16"
         statistics = int8.ActivationStatistics(seen, name, means)
-        model = int8.to_int8(prepared, target, statistics, inputs.input_scaling, bits, half_scales=halved)
+        model = int8.to_int8(prepared, target, statistics, bits, half_scales=halved)
         return float16.to_fp16(model) if halved else model
 
     candidates = {name: quantised(name) for name in METHODS if inputs.method in ("auto", name)}
@@ -201,5 +199,8 @@ def _choose(
 
 def _logits(run: Runner, images: Images, what: str, progress: Progress) -> Any:
     answers = onnx_answers(run, images, what=what, progress=progress)
-    assert answers.activation is not None
-    return answers.activation.astype(np.float64).mean(axis=(1, 2))
+    if answers.activation is not None:
+        return answers.activation.astype(np.float64).mean(axis=(1, 2))
+    # Without a map the logit is only in the probability; where that has no digits left, the logit is large enough.
+    probability = np.clip(answers.probability.astype(np.float64), 1e-7, 1.0 - 1e-7)
+    return np.log(probability / (1.0 - probability))

@@ -79,7 +79,8 @@ def with_outputs(model: onnx.ModelProto, names: Sequence[str], *, extremes: bool
     return surgery.prune(model)
 
 
-def _session(model: onnx.ModelProto) -> object:
+def session(model: onnx.ModelProto) -> Any:
+    """An onnxruntime session on the CPU for any graph."""
     ort = import_onnxruntime()
 
     options = ort.SessionOptions()
@@ -91,10 +92,10 @@ def extremes(
     model: onnx.ModelProto, names: Sequence[str], images_nhwc: Images, progress: Progress = silent
 ) -> dict[str, tuple[float, float]]:
     """Least and greatest value of each tensor over all crops (reduced inside the graph)."""
-    session = _session(with_outputs(model, names, extremes=True))
+    running = session(with_outputs(model, names, extremes=True))
     seen = np.empty((0, 2 * len(names)))
     for start in range(0, len(images_nhwc), BATCH):
-        values = session.run(None, {"images": np.ascontiguousarray(images_nhwc[start : start + BATCH])})  # type: ignore[attr-defined]
+        values = running.run(None, {"images": np.ascontiguousarray(images_nhwc[start : start + BATCH])})
         seen = np.vstack([seen, np.asarray(values, np.float64).reshape(1, -1)])
         progress("calibrating ranges", min(start + BATCH, len(images_nhwc)), len(images_nhwc))
     low, high = seen[:, 0::2].min(0), seen[:, 1::2].max(0)
@@ -106,11 +107,11 @@ def observe(
 ) -> dict[str, Observed]:
     """Extremes over all crops, and a histogram of |value| over up to 64 of them, evenly picked."""
     reached = extremes(model, names, images_nhwc, progress)
-    session = _session(with_outputs(model, names, extremes=False))
+    running = session(with_outputs(model, names, extremes=False))
     counts = {name: np.zeros(BINS, np.int64) for name in names}
     picked = np.unique(np.linspace(0, len(images_nhwc) - 1, min(HISTOGRAM_CROPS, len(images_nhwc))).astype(int))
     for done, index in enumerate(picked, 1):
-        values = session.run(None, {"images": np.ascontiguousarray(images_nhwc[index : index + 1])})  # type: ignore[attr-defined]
+        values = running.run(None, {"images": np.ascontiguousarray(images_nhwc[index : index + 1])})
         for name, value in zip(names, values, strict=True):
             flat = np.abs(value.reshape(-1)[:: max(1, value.size // HISTOGRAM_VALUES_PER_CROP)])
             reach = max(*(abs(side) for side in reached[name]), 1e-12)
@@ -131,11 +132,11 @@ def channel_means(
         result = f"observed.mean.{index}"
         reduced.graph.node.append(helper.make_node("ReduceMean", [name], [result], axes=[0, 2, 3], keepdims=0))
         reduced.graph.output.append(helper.make_tensor_value_info(result, onnx.TensorProto.FLOAT, None))
-    session = _session(surgery.prune(reduced))
+    running = session(surgery.prune(reduced))
     picked = np.unique(np.linspace(0, len(images_nhwc) - 1, min(HISTOGRAM_CROPS, len(images_nhwc))).astype(int))
     sums: list[Any] = [0.0] * len(names)
     for done, index in enumerate(picked, 1):
-        values = session.run(None, {"images": np.ascontiguousarray(images_nhwc[index : index + 1])})  # type: ignore[attr-defined]
+        values = running.run(None, {"images": np.ascontiguousarray(images_nhwc[index : index + 1])})
         sums = [old + new for old, new in zip(sums, values, strict=True)]
         progress("calibrating means", done, len(picked))
     return {name: np.asarray(total, np.float64) / len(picked) for name, total in zip(names, sums, strict=True)}
@@ -162,8 +163,9 @@ def corrected_bias(
     if means is None:
         return bias
     error = (restored - weight.astype(np.float64)).sum((2, 3))
-    depthwise = error.shape[1] == 1 and len(means) == len(error)
-    shift = error[:, 0] * means if depthwise else error @ means
+    # Each group of output channels reads its own group of input channels.
+    groups = len(means) // error.shape[1]
+    shift = np.einsum("goi,gi->go", error.reshape(groups, -1, error.shape[1]), means.reshape(groups, -1)).reshape(-1)
     start = bias.astype(np.float64) if bias is not None else np.zeros(len(weight))
     return np.asarray(start - shift, np.float32)
 

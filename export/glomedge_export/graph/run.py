@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+import onnx
 
 from glomedge.system.telemetry import import_onnxruntime, import_openvino
 from glomedge_export.progress import Progress, silent
@@ -15,6 +16,7 @@ Images = npt.NDArray[np.uint8]
 
 
 Floats = npt.NDArray[np.float32]
+Answer = tuple[Floats, Floats | None]
 
 
 BATCH = 8
@@ -26,7 +28,7 @@ class Answers:
 
     Attributes:
         probability: float32 ``[N]``.
-        activation: float32 ``[N, 7, 7]``; None if the runner gives no map (Keras).
+        activation: float32 ``[N, cells, cells]``; None if the runner gives no map (Keras, a network without one).
         logit: float64 ``[N]`` before temperature, measured apart from the map; None if not measured.
     """
 
@@ -57,12 +59,14 @@ class OnnxRunner:
             # Float fusions stay on (they only change the order of sums); no pair becomes an integer kernel.
             options.add_session_config_entry("session.disable_quant_qdq", "1")
         self._session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        self._mapped = "activation" in {output.name for output in self._session.get_outputs()}
         self.name = f"onnxruntime {ort.__version__} CPU" + (", quantisation as written" if literal else "")
 
-    def __call__(self, images_nhwc: Images) -> tuple[Floats, Floats]:
-        """``[N, 224, 224, 3]`` -> probability ``[N]``, activation ``[N, 7, 7]``."""
-        probability, activation = self._session.run(["probability", "activation"], {"images": images_nhwc})
-        return probability.reshape(-1), activation
+    def __call__(self, images_nhwc: Images) -> Answer:
+        """``[N, side, side, 3]`` -> probability ``[N]``, activation ``[N, cells, cells]`` or None."""
+        names = ["probability", "activation"] if self._mapped else ["probability"]
+        answer = self._session.run(names, {"images": images_nhwc})
+        return answer[0].reshape(-1), answer[1] if self._mapped else None
 
 
 class OpenvinoRunner:
@@ -76,20 +80,21 @@ class OpenvinoRunner:
             core.read_model(model, b""), "CPU", {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
         )
         self._request = compiled.create_infer_request()
+        self._mapped = any("activation" in output.get_names() for output in compiled.outputs)
         self.name = f"openvino {openvino.__version__.split('-')[0]} CPU"
 
-    def __call__(self, images_nhwc: Images) -> tuple[Floats, Floats]:
-        """``[N, 224, 224, 3]`` -> probability ``[N]``, activation ``[N, 7, 7]``."""
+    def __call__(self, images_nhwc: Images) -> Answer:
+        """``[N, side, side, 3]`` -> probability ``[N]``, activation ``[N, cells, cells]`` or None."""
         self._request.infer({"images": images_nhwc})
         probability = self._request.get_tensor("probability").data.copy()
-        return probability.reshape(-1), self._request.get_tensor("activation").data.copy()
+        return probability.reshape(-1), self._request.get_tensor("activation").data.copy() if self._mapped else None
 
 
 Runner = OnnxRunner | OpenvinoRunner
 
 
 def onnx_answers(
-    run: Callable[[Images], tuple[Floats, Floats]],
+    run: Callable[[Images], Answer],
     images_nhwc: Images,
     *,
     batch: int = BATCH,
@@ -97,8 +102,30 @@ def onnx_answers(
     progress: Progress = silent,
 ) -> Answers:
     """Run all crops through one runner."""
-    parts = []
+    probabilities, maps = [], []
     for start in range(0, len(images_nhwc), batch):
-        parts.append(run(np.ascontiguousarray(images_nhwc[start : start + batch])))
+        probability, activation = run(np.ascontiguousarray(images_nhwc[start : start + batch]))
+        probabilities.append(probability)
+        if activation is not None:
+            maps.append(activation)
         progress(what, min(start + batch, len(images_nhwc)), len(images_nhwc))
-    return Answers(np.concatenate([p for p, _ in parts]), np.concatenate([a for _, a in parts]))
+    return Answers(np.concatenate(probabilities), np.concatenate(maps) if maps else None)
+
+
+def logits(model: onnx.ModelProto, images_nhwc: Images, progress: Progress = silent) -> npt.NDArray[np.float64]:
+    """The logit of a float32 graph before its temperature, float64 ``[N]``, with or without a map."""
+    makers = {name: node for node in model.graph.node for name in node.output}
+    name = makers["probability"].input[0]
+    if makers[name].op_type == "Div" and "temperature" in makers[name].input:
+        name = makers[name].input[0]
+    cut = onnx.ModelProto()
+    cut.CopyFrom(model)
+    del cut.graph.output[:]
+    cut.graph.output.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None))
+    session = import_onnxruntime().InferenceSession(cut.SerializeToString(), providers=["CPUExecutionProvider"])
+    parts = []
+    for start in range(0, len(images_nhwc), BATCH):
+        (part,) = session.run(None, {"images": np.ascontiguousarray(images_nhwc[start : start + BATCH])})
+        parts.append(np.asarray(part, np.float64).reshape(-1))
+        progress("logits", min(start + BATCH, len(images_nhwc)), len(images_nhwc))
+    return np.concatenate(parts)

@@ -133,7 +133,7 @@ def fold_constants(model: onnx.ModelProto) -> onnx.ModelProto:
         has_subgraph = any(item.type == onnx.AttributeProto.GRAPH for item in node.attribute)
         constant = not has_subgraph and all(name in known for name in node.input if name)
         if constant and not outputs.intersection(node.output):
-            results = _evaluate(model, node, {name: known[name] for name in node.input if name})
+            results = evaluate(model, node, {name: known[name] for name in node.input if name})
             if results is not None and sum(value.nbytes for value in results) <= FOLD_LIMIT_BYTES:
                 for name, value in zip(node.output, results, strict=True):
                     known[name] = value
@@ -144,7 +144,7 @@ def fold_constants(model: onnx.ModelProto) -> onnx.ModelProto:
     return prune(model)
 
 
-def _evaluate(model: onnx.ModelProto, node: onnx.NodeProto, inputs: dict[str, Array]) -> list[Array] | None:
+def evaluate(model: onnx.ModelProto, node: onnx.NodeProto, inputs: dict[str, Array]) -> list[Array] | None:
     """One node on constants with ONNX' own reference implementation; None if it is random by definition."""
     if node.op_type.startswith("Random") or node.op_type in ("Multinomial", "Bernoulli"):
         return None
@@ -266,7 +266,7 @@ def border_max(model: onnx.ModelProto) -> onnx.ModelProto:
     shapes = static_shapes(model)
     merged: dict[str, tuple[onnx.NodeProto, Array]] = {}
     for node in model.graph.node:
-        pads = _zero_padding(node, known)
+        pads = zero_padding(node, known)
         after = readers.get(node.output[0], [])
         if pads is not None and len(after) == 1 and after[0].op_type == "MaxPool":
             merged[after[0].output[0]] = (node, pads)
@@ -283,7 +283,7 @@ def border_max(model: onnx.ModelProto) -> onnx.ModelProto:
     return prune(model)
 
 
-def _zero_padding(node: onnx.NodeProto, known: dict[str, Array]) -> Array | None:
+def zero_padding(node: onnx.NodeProto, known: dict[str, Array]) -> Array | None:
     """``[2, 2]`` begin and end padding of height and width where the node pads those with zeros, else None."""
     if node.op_type != "Pad" or attribute(node, "mode", b"constant") != b"constant" or len(node.input) > 3:
         return None
@@ -301,7 +301,7 @@ def _bordered_pool(
     height_width = shapes.get(pad.input[0], ())[2:]
     if len(height_width) != 2 or not all(isinstance(side, int) for side in height_width):
         raise ModelError(
-            f"The size of the padded max-pool {pool.name!r} is not static. Export the 224 x 224 network of this tool."
+            f"The size of the padded max-pool {pool.name!r} is not static. Export a network of one input size."
         )
     kernel = attribute(pool, "kernel_shape")
     strides = attribute(pool, "strides", [1, 1])
@@ -317,9 +317,7 @@ def _bordered_pool(
     touches = reaches[0][:, None] | reaches[1][None, :]
     border = np.where(touches, np.float32(0), np.finfo(np.float32).min).astype(np.float32)[None, None]
     if any(end >= side for end, side in zip(ends, kernel, strict=True)):
-        raise ModelError(
-            f"The padding of max-pool {pool.name!r} is wider than its window: not the network of this tool."
-        )
+        raise ModelError(f"The padding of max-pool {pool.name!r} is wider than its window. Remove it from the model.")
     base = _stem(pool.output[0])
     inner = f"{base}.unpadded"
     name = add_constant(model, f"{base}.border", border)
@@ -361,7 +359,7 @@ def multiply_adds(model: onnx.ModelProto) -> int:
         out, weight = shapes.get(node.output[0], ()), shapes.get(node.input[1], ())
         sizes = [side for side in (*out[1:], *weight[1:]) if isinstance(side, int)]
         if len(out) != 4 or len(weight) != 4 or len(sizes) != 6:
-            raise ModelError(f"The output size of {node.name!r} is unknown. Export the 224 x 224 network of this tool.")
+            raise ModelError(f"The output size of {node.name!r} is unknown. Export a network of one input size.")
         total += int(np.prod(sizes, dtype=np.int64))
     return total
 

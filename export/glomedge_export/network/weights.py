@@ -1,9 +1,10 @@
 """Starting weights: ImageNet by download, a file, or none, each checked before anything is overwritten.
 
-Accepted files:
-    *.keras         a model of this network (or a bare ResNet50V2), read with ``safe_mode=True``
-    *.weights.h5    ``model.save_weights`` of this network
-    *.h5            Keras' own ImageNet weights of ResNet50V2, with or without top
+Accepted files, told apart by their content:
+    Keras model            .keras, .h5 or SavedModel folder of Keras 2 or 3: all weights of a model that glomedge
+                           trained, else those of the ResNet50V2 inside
+    ``save_weights``       .weights.h5 of this network
+    Keras' own weights     the ImageNet .h5 of ResNet50V2, with or without top
 """
 
 from __future__ import annotations
@@ -20,11 +21,16 @@ import h5py
 
 from glomedge.errors import ModelError
 from glomedge_export.frameworks import keras
+from glomedge_export.keras_files import safety
+from glomedge_export.keras_files.identify import identify
+from glomedge_export.keras_files.load import open_model
 from glomedge_export.network import network
+from glomedge_export.network.foreign_weights import matched, weights_in
 
 DOWNLOAD_TIMEOUT_S = 15.0
 # The one layer of the top in Keras' ImageNet file "with top"; it has no place in this network.
 _TOP_LAYERS = frozenset({"predictions"})
+_ZIP, _HDF5 = b"PK\x03\x04", b"\x89HDF\r\n\x1a\n"
 
 _WAYS_ON = (
     "Either fetch Keras' ResNet50V2 ImageNet file (resnet50v2_weights_tf_dim_ordering_tf_kernels_notop.h5) on a "
@@ -48,18 +54,25 @@ def load_into(model: Any, weights: str) -> None:
         _load_imagenet(network.backbone_of(model))
         return
     path = Path(weights)
+    if path.is_dir():
+        _copy_model(model, path)
+        return
     if not path.is_file():
         raise ModelError(f"There is no weights file at {path}. Name another with --weights, or use: --weights none")
-    if path.suffix == ".keras":
-        _copy_keras(model, path)
-    elif path.name.endswith(".weights.h5"):
-        _load_own_h5(model, path)
+    with path.open("rb") as handle:
+        head = handle.read(8)
+    if head.startswith(_ZIP):
+        _copy_model(model, path)
+    elif head == _HDF5:
+        _load_hdf5(model, path)
     elif path.suffix in (".h5", ".hdf5"):
-        _load_application_h5(network.backbone_of(model), path)
+        raise ModelError(f"{path} is damaged or no HDF5 file. Copy it again, or name another with --weights.")
+    elif path.suffix == ".keras":
+        raise ModelError(f"{path} cannot be loaded as a Keras model (it is no archive). Copy it again.")
     else:
         raise ModelError(
-            f"{path} is not a kind of weights file known here: give a .keras or .weights.h5 of this model, "
-            "or Keras' own ResNet50V2 .h5, with --weights"
+            f"{path} is not a kind of weights file known here: give a Keras model (.keras, .h5, SavedModel folder), "
+            "a .weights.h5 of this model, or Keras' own ResNet50V2 .h5, with --weights"
         )
 
 
@@ -93,24 +106,34 @@ def _first_line(error: BaseException) -> str:
     return lines[0].rsplit(" -- ", 1)[-1] if lines else type(error).__name__
 
 
-def _copy_keras(model: Any, path: Path) -> None:
-    try:
-        source = keras.saving.load_model(path, compile=False, safe_mode=True)
-    # A damaged archive raises whatever its parts raise: zip, JSON, HDF5, lookup and type errors alike.
-    except Exception as error:
-        raise ModelError(
-            f"{path} cannot be loaded as a Keras model ({_first_line(error)}). Copy it again, or name another file."
-        ) from error
-    is_bare_backbone = source.name == network.BACKBONE_NAME
-    target = network.backbone_of(model) if is_bare_backbone else model
-    if not is_bare_backbone:
-        try:
-            network.backbone_of(source)
-        except ModelError as error:
-            raise ModelError(
-                f"{path} holds another network, not this one. Name a .keras of this model with --weights, or use: "
-                "--weights none"
-            ) from error
+def _load_hdf5(model: Any, path: Path) -> None:
+    with _opened(path) as handle:
+        whole, listed = "model_config" in handle.attrs, "layer_names" in handle.attrs or "model_weights" in handle
+        saved = any(name in handle for name in ("layers", "_layer_checkpoint_dependencies"))
+    if whole:
+        _copy_model(model, path)
+    elif saved and not listed:
+        _load_own_h5(model, path)
+    else:
+        _load_application_h5(network.backbone_of(model), path)
+
+
+def _copy_model(model: Any, path: Path) -> None:
+    file = identify(path)
+    safety.check(file)
+    if safety.is_own(file):
+        _copy_own(model, path, open_model(file)[0])
+        return
+    backbone = network.backbone_of(model)
+    layers = [layer for layer in backbone.layers if layer.weights]
+    wanted = [(layer.name, [tuple(variable.shape) for variable in layer.weights]) for layer in layers]
+    found, wrong = matched(wanted, weights_in(file))
+    _refuse(path, wrong)
+    for layer, weights in zip(layers, found, strict=True):
+        layer.set_weights(weights.arrays)
+
+
+def _copy_own(target: Any, path: Path, source: Any) -> None:
     mine = {_key(v): v for v in target.weights}
     theirs = {_key(v): v for v in source.weights}
     wrong = [

@@ -90,7 +90,7 @@ def float32_advice(difference: float, rounding: float) -> str:
     """What to do about a float32 graph that is refused.
 
     Args:
-        difference: largest |difference| of probability to Keras.
+        difference: largest |difference| of probability to the framework that made the model.
         rounding: the same between two correct float32 runs of the graph (``judge.float32_rounding``).
     """
     # Keras adds in a third order: two orders apart by a fifth of the difference are explanation enough.

@@ -1,9 +1,8 @@
-"""The runs that gates look at: float32 graph against Keras, lowered file against float32, every batch size."""
+"""The runs that gates look at: float32 graph against its framework, lowered file against float32, every batch."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 import onnx
@@ -15,7 +14,7 @@ from glomedge_export.data.export_crops import MIN_CROPS, Crops
 from glomedge_export.graph.run import Answers, OnnxRunner, Runner, onnx_answers
 from glomedge_export.progress import Progress, silent
 from glomedge_export.proof import gates, parity
-from glomedge_export.proof.keras import keras_answers
+from glomedge_export.proof.reference import Reference
 
 
 @dataclass(frozen=True)
@@ -35,26 +34,24 @@ class Criteria:
     progress: Progress = silent
 
 
-def against_keras(keras_model: Any, model: onnx.ModelProto, crops: Crops, criteria: Criteria) -> Parity:
-    """The float32 graph on onnxruntime against Keras' own ``predict``.
+def against_framework(reference: Reference, model: onnx.ModelProto, crops: Crops, criteria: Criteria) -> Parity:
+    """The float32 graph on onnxruntime against the answers of the framework that made the model.
 
     Behind a lowered file (``precision`` not fp32) about 64 crops are enough: a wrong graph shows on any of them.
     """
-    from glomedge_export.frameworks import keras
-
     if criteria.precision != "fp32":
         crops = first_biopsies(crops, MIN_CROPS)
     progress = criteria.progress
-    reference = keras_answers(keras_model, crops.images_nhwc, criteria.decision.temperature, progress=progress)
+    said = reference.answer(crops.images_nhwc, criteria.decision.temperature, progress)
     runner = OnnxRunner(model.SerializeToString())
     candidate = onnx_answers(runner, crops.images_nhwc, what="float32 file", progress=progress)
     return parity.compare(
-        reference,
+        said,
         candidate,
         crops,
         decision=criteria.decision,
         limits=gates.float32_limits(criteria.precision, criteria.overrides),
-        reference_name=f"Keras {keras.__version__}",
+        reference_name=reference.name,
     )
 
 
@@ -79,13 +76,7 @@ def first_biopsies(crops: Crops, count: int) -> Crops:
         return crops
     last = crops.cases[count - 1]
     kept = [i for i, case in enumerate(crops.cases) if i < count or case == last]
-    return replace(
-        crops,
-        images_nhwc=np.ascontiguousarray(crops.images_nhwc[kept]),
-        labels=crops.labels[kept],
-        cases=tuple(crops.cases[i] for i in kept),
-        names=tuple(crops.names[i] for i in kept),
-    )
+    return crops.only(kept)
 
 
 def float32_rounding(model: onnx.ModelProto, crops: Crops) -> float:
@@ -117,7 +108,7 @@ def check_profile(runner: Runner, crops: Crops, profile: BatchProfile) -> None:
     for size in sorted({profile.min, profile.opt, profile.max}):
         picked = crops.images_nhwc[np.arange(size) % len(crops)]
         probability, activation = runner(np.ascontiguousarray(picked))
-        if probability.shape != (size,) or len(activation) != size:
+        if probability.shape != (size,) or (activation is not None and len(activation) != size):
             raise GateError(
                 f"The exported file answers a batch of {size} with {len(probability)} probabilities. Nothing was "
                 "written. This is a defect of the export: report it with the versions that glomedge doctor prints."

@@ -1,6 +1,6 @@
 """Two runs of one model, compared on the answers that matter: crops, biopsies, maps.
 
-The reference is Keras for the float32 file, and the float32 graph for the others.
+The reference is the framework that made the model for the float32 file, and the float32 graph for the others.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from glomedge.cases.metrics import auroc
 from glomedge.errors import GateError
-from glomedge.model.spec import MAP_SIZE, GateLimits, Parity
+from glomedge.model.spec import GateLimits, Parity
 from glomedge_export.data.export_crops import Crops
 from glomedge_export.graph.run import Answers, Floats
 
@@ -28,7 +28,7 @@ def _ranks(values: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
 
 
 def map_rank_correlations(reference: Floats, candidate: Floats) -> npt.NDArray[np.float64]:
-    """Spearman's rank correlation of each crop's 7 x 7 map, ``[N]``; 1 where the reference map is flat."""
+    """Spearman's rank correlation of each crop's map, ``[N]``; 1 where the reference map is flat."""
     correlations = np.ones(len(reference))
     for index, (a, b) in enumerate(zip(reference, candidate, strict=True)):
         x, y = _ranks(a.reshape(-1)), _ranks(b.reshape(-1))
@@ -94,7 +94,7 @@ def compare(
 
     Args:
         reference: answers of the reference on ``crops``.
-        candidate: answers of the file on ``crops``; with its activation map.
+        candidate: answers of the file on ``crops``; with its activation map where it has one.
         crops: the crops, with labels and biopsies.
         decision: threshold and temperature of the model.
         limits: kept with the figures.
@@ -110,7 +110,6 @@ def compare(
     correlation = None
     logit_difference = None
     if candidate.activation is not None:
-        assert candidate.activation.shape[1:] == (MAP_SIZE, MAP_SIZE)
         mean = candidate.activation.astype(np.float64).mean(axis=(1, 2))
         if reference.logit is not None:
             logit_difference = float(np.max(np.abs(mean - reference.logit) / np.maximum(np.abs(reference.logit), 1.0)))

@@ -18,7 +18,7 @@ import onnx
 from glomedge.about import RESEARCH_USE_NOTICE
 from glomedge.errors import GateError, MissingExtraError
 from glomedge.files.writing import write_atomically
-from glomedge.model.spec import SIZE_PX, BatchProfile, ModelSpec, Precision, Target
+from glomedge.model.spec import BatchProfile, ModelSpec, Precision, Target
 from glomedge_export.graph.surgery import attribute, constants
 
 
@@ -134,7 +134,8 @@ def check(data: bytes, profile: BatchProfile, *, build: bool = True) -> tuple[Te
         import tensorrt_rtx as trt
     except ImportError as error:
         raise MissingExtraError("NVIDIA's parser", "tensorrt-rtx", "tensorrt-rtx") from error
-    refuse_unsigned_activations(onnx.load_model_from_string(data))
+    model = onnx.load_model_from_string(data)
+    refuse_unsigned_activations(model)
     messages: list[str] = []
     logger = _logger(trt, messages)
     builder = trt.Builder(logger)
@@ -150,7 +151,8 @@ def check(data: bytes, profile: BatchProfile, *, build: bool = True) -> tuple[Te
     memory = None
     if accepted and build:
         config = builder.create_builder_config()
-        shapes = [(size, SIZE_PX, SIZE_PX, 3) for size in (profile.min, profile.opt, profile.max)]
+        side_px = model.graph.input[0].type.tensor_type.shape.dim[1].dim_value
+        shapes = [(size, side_px, side_px, 3) for size in (profile.min, profile.opt, profile.max)]
         ranges = builder.create_optimization_profile()
         ranges.set_shape("images", *shapes)
         config.add_optimization_profile(ranges)

@@ -26,6 +26,27 @@ PRETRAINING_FOLDER = "pretraining"
 """Inside the checkpoint folder: the state while all layers are trained (``pretrain.py``)."""
 
 
+_BEGUN = "begun"
+
+
+def mark_begun(folder: Path) -> None:
+    """Note in the checkpoint folder that a run has begun to replace a finished one, which is no result of it.
+
+    Until the first epoch is complete there is no checkpoint that would say so.
+    """
+    (folder / _BEGUN).touch()
+
+
+def is_begun(folder: Path) -> bool:
+    """Whether a run that replaces a finished one was begun and has not ended."""
+    return (folder / _BEGUN).exists()
+
+
+def unmark_begun(folder: Path) -> None:
+    """Remove the note: the run has ended, or was refused before it replaced anything."""
+    (folder / _BEGUN).unlink(missing_ok=True)
+
+
 @dataclass(frozen=True)
 class EpochRow:
     """One line of history.csv. Losses in nats, accuracies at 0.5, both over crops; seconds of wall clock."""

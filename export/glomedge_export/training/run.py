@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from glomedge.about import RESEARCH_USE_NOTICE
 from glomedge.cases.names import compile_case_pattern
-from glomedge.errors import ModelError, OutputError
+from glomedge.errors import GlomedgeError, ModelError, OutputError
 from glomedge.files.lock import OutputLock
 from glomedge.files.writing import check_writable, replacing, sha256_of, write_atomically
 from glomedge.model.spec import TrainingProvenance
@@ -31,7 +31,15 @@ from glomedge_export.data.split import Split, SplitMethod, make_split, write_spl
 from glomedge_export.quiet_tensorflow import start_tensorflow
 from glomedge_export.training import decision
 from glomedge_export.training import metrics as evaluation
-from glomedge_export.training.checkpoint import PRETRAINING_FOLDER, Checkpointing, Checkpoints, EpochRow
+from glomedge_export.training.checkpoint import (
+    PRETRAINING_FOLDER,
+    Checkpointing,
+    Checkpoints,
+    EpochRow,
+    is_begun,
+    mark_begun,
+    unmark_begun,
+)
 from glomedge_export.training.listener import Listener
 from glomedge_export.training.options import TrainOptions
 from glomedge_export.training.result import SideResult, TrainResult
@@ -65,38 +73,72 @@ def train(options: TrainOptions, listener: Listener) -> TrainResult:
         raise ModelError(
             f"There is no weights file at {options.fit.weights}. Name another with --weights, or use: --weights none"
         )
-    method: SplitMethod = "file" if options.split_file is not None else options.split
     output = options.output
     check_writable(output, "Choose another with --output.")
-    (output / CHECKPOINT_FOLDER).mkdir(exist_ok=True)
-    with OutputLock(output / CHECKPOINT_FOLDER / "lock"):
+    checkpoints = output / CHECKPOINT_FOLDER
+    checkpoints.mkdir(exist_ok=True)
+    with OutputLock(checkpoints / "lock"):
+        begun_before = is_begun(checkpoints)
         _check_earlier_run(options)
-        cache_dir = options.cache_dir or output / "cache"
-        dataset = read_dataset(
-            options.data,
-            options.case_pattern,
-            min_cases=MIN_CASES if method == "case" else 0,
-            known_good=lambda sha256: enhanced.cache_path(cache_dir, sha256, options.recipe).is_file(),
-        )
-        for note in dataset.notes:
-            listener.note(note)
-        split = make_split(dataset, method, seed=options.fit.seed, file=options.split_file)
-        for warning in split.warnings:
-            listener.note(f"warning: {warning}")
+        try:
+            dataset, split = _read(options, listener)
+        except GlomedgeError:
+            if not begun_before:  # nothing was replaced
+                unmark_begun(checkpoints)
+            raise
+        if options.overwrite:
+            _clear(output)
         crops = enhanced.enhanced(
-            dataset, options.recipe, cache_dir, lambda done, total: listener.preparing("Enhancing crops", done, total)
+            dataset,
+            options.recipe,
+            _cache(options),
+            lambda done, total: listener.preparing("Enhancing crops", done, total),
         )
         write_split(output / "split.csv", dataset, split)
-        return _fit_and_write(options, dataset, split, crops, listener)
+        result = _fit_and_write(options, dataset, split, crops, listener)
+        # Only now: until everything is written, a killed run can still be resumed.
+        _clear(output)
+        unmark_begun(checkpoints)
+        return result
+
+
+def _cache(options: TrainOptions) -> Path:
+    return options.cache_dir or options.output / "cache"
+
+
+def _clear(output: Path) -> None:
+    """Remove the checkpoints, which are no longer needed."""
+    Checkpoints(output / CHECKPOINT_FOLDER).clear()
+    Checkpoints(output / CHECKPOINT_FOLDER / PRETRAINING_FOLDER).clear()
+
+
+def _read(options: TrainOptions, listener: Listener) -> tuple[Dataset, Split]:
+    """The data and how they are split. Raises DatasetError or UsageError."""
+    method: SplitMethod = "file" if options.split_file is not None else options.split
+    dataset = read_dataset(
+        options.data,
+        options.case_pattern,
+        min_cases=MIN_CASES if method == "case" else 0,
+        known_good=lambda sha256: enhanced.cache_path(_cache(options), sha256, options.recipe).is_file(),
+    )
+    for note in dataset.notes:
+        listener.note(note)
+    split = make_split(dataset, method, seed=options.fit.seed, file=options.split_file)
+    for warning in split.warnings:
+        listener.note(f"warning: {warning}")
+    return dataset, split
 
 
 def _check_earlier_run(options: TrainOptions) -> None:
-    """Refuse to replace hours of training unasked. Raises OutputError."""
+    """Refuse to replace hours of training unasked; note where it was asked for. Raises OutputError."""
     output = options.output
     finished = (output / MODEL_NAME).exists()
     folders = (output / CHECKPOINT_FOLDER, output / CHECKPOINT_FOLDER / PRETRAINING_FOLDER)
-    stopped = any(Checkpoints(folder).exist() for folder in folders)
-    if options.overwrite or not (finished or stopped):
+    stopped = is_begun(folders[0]) or any(Checkpoints(folder).exist() for folder in folders)
+    if not (finished or stopped):
+        return
+    if options.overwrite:
+        mark_begun(folders[0])
         return
     if not options.resume:
         found = "a stopped training run" if stopped else f"a trained model ({MODEL_NAME})"
@@ -179,7 +221,7 @@ def _fit(options: TrainOptions, dataset: Dataset, split: Split, crops: Images, l
 
 
 def _write(result: TrainResult, model_path: Path) -> None:
-    """Everything in addition to the model; then the checkpoints, which are no longer needed, are removed."""
+    """Everything in addition to the model."""
     from glomedge_export.training import page, plots
 
     output = model_path.parent
@@ -188,9 +230,6 @@ def _write(result: TrainResult, model_path: Path) -> None:
     write_atomically(output / "metrics.json", (json.dumps(result.summary, indent=1) + "\n").encode())
     write_atomically(output / "curves.png", plots.curves_png(result.history, result.best_epoch))
     write_atomically(output / "training-report.html", page.render(result).encode())
-    # Only now: until everything is written, a killed run can still be resumed.
-    Checkpoints(output / CHECKPOINT_FOLDER).clear()
-    Checkpoints(output / CHECKPOINT_FOLDER / PRETRAINING_FOLDER).clear()
 
 
 def _answers(

@@ -22,7 +22,7 @@ import numpy.typing as npt
 from glomedge.engine import selftest
 from glomedge.engine.runner import OutOfMemoryError, RawOutput, Runner, SessionRequest, padded
 from glomedge.errors import EngineError, ModelError
-from glomedge.model.spec import MAP_SIZE, BatchProfile
+from glomedge.model.spec import BatchProfile
 
 
 class FixedBatchRunner:
@@ -54,7 +54,7 @@ class FixedBatchRunner:
         self.inputs, self.outputs = first.inputs, first.outputs
 
     def run(self, images_nhwc: npt.NDArray[np.uint8]) -> RawOutput:
-        """Probability ``[N, 1]`` and activation ``[N, 7, 7]``; waits for the calls before it.
+        """Probability ``[N, 1]`` and activation ``[N, cells, cells]``; waits for the calls before it.
 
         Raises:
             EngineError: closed, device lost, or out of memory at a batch of one.
@@ -88,7 +88,8 @@ class FixedBatchRunner:
 
     def _run(self, images: npt.NDArray[np.uint8]) -> RawOutput:
         probability = np.empty((len(images), 1), np.float32)
-        activation = np.empty((len(images), MAP_SIZE, MAP_SIZE), np.float32)
+        shape = self._request.file.spec.map_shape
+        activation = None if shape is None else np.empty((len(images), *shape), np.float32)
         start = 0
         while start < len(images):
             part = images[start : start + self._size]
@@ -100,7 +101,9 @@ class FixedBatchRunner:
                 # Reopened in the next round, not here: the error's traceback holds the old session's buffers.
                 self._halve(error)
                 continue
-            probability[start : start + len(part)], activation[start : start + len(part)] = answer
+            probability[start : start + len(part)] = answer[0]
+            if activation is not None:
+                activation[start : start + len(part)] = answer[1]
             start += len(part)
         return probability, activation
 
@@ -108,7 +111,7 @@ class FixedBatchRunner:
         """The session's answers for at most one batch, run as a full one."""
         assert self._session is not None
         probability, activation = self._session.run(padded(images, self._size))
-        return probability[: len(images)], activation[: len(images)]
+        return probability[: len(images)], None if activation is None else activation[: len(images)]
 
     def _halve(self, error: OutOfMemoryError) -> None:
         """Free the memory for the session with half the batch."""

@@ -14,7 +14,6 @@ import numpy.typing as npt
 
 from glomedge.engine.backends import onnxrt
 from glomedge.engine.runner import Opened, RawOutput, no_cache
-from glomedge.model.spec import MAP_SIZE, SIZE_PX
 from glomedge.system import libraries
 from glomedge.system.telemetry import import_onnxruntime
 
@@ -27,8 +26,7 @@ class _Slot:
 
     staging: npt.NDArray[np.uint8]
     images: Any
-    probability: Any
-    activation: Any
+    outputs: list[Any]
     binding: Any
 
 
@@ -66,7 +64,8 @@ class DeviceRunner:
                 slot.images.update_inplace(slot.staging)
                 self._session.run_with_iobinding(slot.binding)
                 # Copied: the next run writes the same buffers.
-                return np.array(slot.probability.numpy()), np.array(slot.activation.numpy())
+                probability, *maps = (np.array(output.numpy()) for output in slot.outputs)
+                return probability, maps[0] if maps else None
             except Exception as error:
                 raise onnxrt.engine_error(error, self.opened, len(images_nhwc)) from error
 
@@ -87,18 +86,23 @@ class DeviceRunner:
         def on_device(shape: tuple[int, ...], dtype: type[np.generic]) -> Any:
             return ort.OrtValue.ortvalue_from_shape_and_type(list(shape), dtype, self._device, 0)
 
-        shape = (batch, SIZE_PX, SIZE_PX, 3)
+        by_name = {tensor.name: tensor for tensor in (*self.inputs, *self.outputs)}
+
+        def shape(name: str) -> tuple[int, ...]:
+            # All sides but the batch are fixed: ``check_contract`` has seen to it.
+            return (batch, *(side or 1 for side in by_name[name].shape[1:]))
+
+        wanted = [name for name in onnxrt.OUTPUT_NAMES if name in by_name]
         binding = self._session.io_binding()
         slot = _Slot(
-            staging=self._pinned.empty(shape),
-            images=on_device(shape, np.uint8),
-            probability=on_device((batch, 1), np.float32),
-            activation=on_device((batch, MAP_SIZE, MAP_SIZE), np.float32),
+            staging=self._pinned.empty(shape("images")),
+            images=on_device(shape("images"), np.uint8),
+            outputs=[on_device(shape(name), np.float32) for name in wanted],
             binding=binding,
         )
         binding.bind_ortvalue_input("images", slot.images)
-        binding.bind_ortvalue_output("probability", slot.probability)
-        binding.bind_ortvalue_output("activation", slot.activation)
+        for name, output in zip(wanted, slot.outputs, strict=True):
+            binding.bind_ortvalue_output(name, output)
         self._slots[batch] = slot
         return slot
 

@@ -15,7 +15,7 @@ from glomedge.engine.backends.gpu_memory import DeviceRunner
 from glomedge.engine.cache import EngineKey, Entry, WorkingCopy, cache_notes, problem, secure_root
 from glomedge.engine.runner import Opened, SessionRequest, no_cache
 from glomedge.errors import OutputError, ProviderUnavailableError, UsageError
-from glomedge.model.spec import SIZE_PX, ModelSpec
+from glomedge.model.spec import ModelSpec
 from glomedge.system import libraries
 from glomedge.system.gpu import find_gpus, session_gpu
 from glomedge.system.jetson import find_jetson
@@ -63,10 +63,10 @@ def cuda_options(request: SessionRequest) -> dict[str, str]:
 
 def profile_shapes(request: SessionRequest) -> tuple[str, str, str]:
     """Smallest, usual and largest input, as TensorRT's options write shapes: ``images:1x224x224x3``."""
-    profile = request.profile
+    profile, side_px = request.profile, _spec(request).input.side_px
 
     def shape(batch: int) -> str:
-        return f"images:{batch}x{SIZE_PX}x{SIZE_PX}x3"
+        return f"images:{batch}x{side_px}x{side_px}x3"
 
     return shape(profile.min), shape(profile.opt), shape(profile.max)
 

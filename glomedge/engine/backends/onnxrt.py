@@ -24,6 +24,7 @@ from glomedge.system.telemetry import import_onnxruntime
 
 CPU = "CPUExecutionProvider"
 OUTPUT_NAMES = ("probability", "activation")
+"""Of every file; without the second where the network has no exact map (``ModelSpec.map``)."""
 
 # Before 1.32 this pass merges the zero padding ahead of ResNet50V2's max-pool into the pool's own -inf padding and
 # moves probabilities by up to 7.7e-3. Files that glomedge exports hold nothing it could merge; other exporters' may.
@@ -176,14 +177,16 @@ class OrtRunner:
         self._session = session
         self._on_closed = on_closed
         self._forget = forget
+        found = {output.name for output in self.outputs}
+        self._wanted = [name for name in OUTPUT_NAMES if name in found]
 
     def run(self, images_nhwc: npt.NDArray[np.uint8]) -> RawOutput:
         """One run from host memory to host memory."""
         try:
-            probability, activation = self._session.run(OUTPUT_NAMES, {"images": images_nhwc})
+            probability, *maps = self._session.run(self._wanted, {"images": images_nhwc})
         except Exception as error:
             raise engine_error(error, self.opened, len(images_nhwc)) from error
-        return probability, activation
+        return probability, maps[0] if maps else None
 
     def forget(self) -> bool:
         """See ``Runner``."""
@@ -224,32 +227,26 @@ def open_session(
     if ort_name != CPU:
         chain.append((CPU, {}))
     session = create_session(request, chain, options)
-    return _runner(session, ort_name, request, options, provider_options, batch_sizes, notes)
+    opened = _opened(session, ort_name, request, describe_options(options) | dict(provider_options), notes)
+    return OrtRunner(session, opened, batch_sizes)
 
 
-def _runner(
-    session: Any,
-    ort_name: str,
-    request: SessionRequest,
-    options: Any,
-    provider_options: Mapping[str, str],
-    batch_sizes: tuple[int, ...],
-    notes: tuple[str, ...],
-    forget: Callable[[], bool] = no_cache,
-) -> OrtRunner:
+def _opened(
+    session: Any, ort_name: str, request: SessionRequest, options: Mapping[str, str], notes: tuple[str, ...]
+) -> Opened:
+    """What an open session reports, once it is known to run on ``ort_name``."""
     ort = import_onnxruntime()
 
     verify_provider(session, ort_name)
     counts, strays = placement(session, ort_name) if request.record_placement else ({}, ())
-    opened = Opened(
+    return Opened(
         precision=request.file.spec.precision,
         versions={"onnxruntime": ort.__version__},
-        options=describe_options(options) | dict(provider_options),
+        options=options,
         placement=counts,
         strays=strays,
         notes=notes,
     )
-    return OrtRunner(session, opened, batch_sizes, forget=forget)
 
 
 def open_cpu(request: SessionRequest) -> OrtRunner:
@@ -290,7 +287,8 @@ def _open_copy(request: SessionRequest, root: Path) -> OrtRunner:
         if entry.reason:
             note += f" again: {entry.reason}"
         entry.commit()
-    return _runner(session, CPU, request, options, {}, (), (note,), entry.drop)
+    opened = _opened(session, CPU, request, describe_options(options), (note,))
+    return OrtRunner(session, opened, forget=entry.drop)
 
 
 def _graph_key(request: SessionRequest) -> EngineKey:

@@ -139,6 +139,8 @@ class OpenVinoRunner:
             self._requests.put(compiled.create_infer_request())
         self._compiled = compiled
         self._forget = forget
+        found = {output.name for output in self.outputs}
+        self._wanted = [name for name in OUTPUT_NAMES if name in found]
 
     def run(self, images_nhwc: npt.NDArray[np.uint8]) -> RawOutput:
         """One synchronous request; a caller beyond ``concurrency`` waits for a free one."""
@@ -146,10 +148,8 @@ class OpenVinoRunner:
         try:
             request.infer({"images": images_nhwc}, share_inputs=True)
             # Copied, because the request's own buffers are written again by its next run.
-            return (
-                np.array(request.get_tensor("probability").data, np.float32),
-                np.array(request.get_tensor("activation").data, np.float32),
-            )
+            probability, *maps = (np.array(request.get_tensor(name).data, np.float32) for name in self._wanted)
+            return probability, maps[0] if maps else None
         except RuntimeError as error:
             if is_out_of_memory(error):
                 raise OutOfMemoryError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import struct
+from dataclasses import dataclass
 
 from glomedge.errors import ImageError
 from glomedge.imaging.formats.header import Header, Part, truncated
@@ -16,16 +17,62 @@ _MAX_STEPS = 1000
 _AGAIN = "Write the file again from its source."
 
 
+@dataclass
+class _Before:
+    """What stands before the compressed pixels.
+
+    Attributes:
+        frame: bits a sample, height and width in px, and components; None without a frame header.
+        orientation: of the Exif data.
+        index_at: where the index of several pictures begins, 0 for none.
+        end: where the first scan begins.
+    """
+
+    frame: tuple[int, int, int, int] | None = None
+    orientation: int = 1
+    index_at: int = 0
+    end: int = 0
+
+
 def read(data: bytes) -> Header:
     """The header of a JPEG: of its first picture, where the others (MPO) are reduced copies of it.
 
     Raises:
         ImageError: ``truncated``, ``corrupt``, ``colourspace`` (CMYK, 12 bits), ``multiframe`` (any other MPO).
     """
-    at, size = 2, len(data)
-    orientation = 1
-    index_at = 0
-    frame: tuple[int, int, int, int] | None = None
+    before = _before_pixels(data)
+    if before.frame is None:
+        raise ImageError("corrupt", f"The JPEG has no frame header. {_AGAIN}")
+    bits, height_px, width_px, components = before.frame
+    several = False
+    if before.index_at:
+        # From here on only the first picture counts: the next one's end mark must not stand in for its own.
+        several, end = _first_of_several(data, before.index_at, (width_px, height_px))
+        data = data[:end]
+    if components not in (1, 3):
+        raise ImageError(
+            "colourspace", f"The JPEG has {components} colour components (CMYK?). Convert it to RGB and save as PNG."
+        )
+    if bits != 8:
+        raise ImageError("colourspace", f"The JPEG has {bits} bits per sample. Save the crop as 8-bit PNG.")
+    # Within compressed data 0xFF is always followed by 0x00 or a restart code, so this cannot match by chance.
+    if data.find(b"\xff\xd9", before.end) < 0:
+        raise truncated("the JPEG's end mark")
+    if data.count(b"\xff\xda", before.end) > _MAX_SCANS:
+        raise ImageError("corrupt", "The JPEG has more scans than any real file. Save the crop as PNG.")
+    return Header(
+        "jpeg",
+        width_px,
+        height_px,
+        colour="gray" if components == 1 else "rgb",
+        orientation=before.orientation,
+        first_of_several=several,
+    )
+
+
+def _before_pixels(data: bytes) -> _Before:
+    """Walk the segments up to the first scan. Raises ImageError (``truncated``, ``corrupt``)."""
+    at, size, found = 2, len(data), _Before()
     while True:
         # A marker is 0xFF, any number of fill bytes 0xFF, then the code (T.81 B.1.1.2).
         if at < size and data[at] != 0xFF:
@@ -49,41 +96,15 @@ def read(data: bytes) -> Header:
         if _is_frame(code):
             if len(body) < 6:
                 raise ImageError("corrupt", f"The JPEG's frame header is broken. {_AGAIN}")
-            frame = struct.unpack_from(">BHHB", body)
+            found.frame = struct.unpack_from(">BHHB", body)
         elif code == 0xE1 and body.startswith(b"Exif\0\0"):
-            orientation = exif_orientation(body)
+            found.orientation = exif_orientation(body)
         elif code == 0xE2 and body.startswith(b"MPF\0"):
-            index_at = at + 7
+            found.index_at = at + 7
         at += 1 + length
         if code == 0xDA:
-            break
-    if frame is None:
-        raise ImageError("corrupt", f"The JPEG has no frame header. {_AGAIN}")
-    bits, height_px, width_px, components = frame
-    several = False
-    if index_at:
-        # From here on only the first picture counts: the next one's end mark must not stand in for its own.
-        several, end = _first_of_several(data, index_at, (width_px, height_px))
-        data = data[:end]
-    if components not in (1, 3):
-        raise ImageError(
-            "colourspace", f"The JPEG has {components} colour components (CMYK?). Convert it to RGB and save as PNG."
-        )
-    if bits != 8:
-        raise ImageError("colourspace", f"The JPEG has {bits} bits per sample. Save the crop as 8-bit PNG.")
-    # Within compressed data 0xFF is always followed by 0x00 or a restart code, so this cannot match by chance.
-    if data.find(b"\xff\xd9", at) < 0:
-        raise truncated("the JPEG's end mark")
-    if data.count(b"\xff\xda", at) > _MAX_SCANS:
-        raise ImageError("corrupt", "The JPEG has more scans than any real file. Save the crop as PNG.")
-    return Header(
-        "jpeg",
-        width_px,
-        height_px,
-        colour="gray" if components == 1 else "rgb",
-        orientation=orientation,
-        first_of_several=several,
-    )
+            found.end = at
+            return found
 
 
 def _first_of_several(data: bytes, index_at: int, size_px: tuple[int, int]) -> tuple[bool, int]:

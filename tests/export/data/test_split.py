@@ -12,7 +12,15 @@ import pytest
 
 from glomedge.errors import DatasetError
 from glomedge_export.data.dataset import Dataset
-from glomedge_export.data.split import SIDES, make_split, read_split, split_by_case, split_published, write_split
+from glomedge_export.data.split import (
+    SIDES,
+    make_split,
+    read_split,
+    split_by_case,
+    split_in_halves,
+    split_published,
+    write_split,
+)
 from helpers.labelled import dataset_of
 
 
@@ -141,3 +149,28 @@ def test_unusable_split_files(tmp_path: Path, text: str | None, reason: str) -> 
         path.write_text(text)
     with pytest.raises(DatasetError, match=reason):
         read_split(path, uneven(10))
+
+
+def test_halves_keep_biopsies_whole_and_share_both_labels() -> None:
+    rng = np.random.default_rng(4)
+    cases = [f"c{i}" for i in rng.integers(0, 13, 260)]
+    dataset = dataset_of((rng.random(260) < 0.3).astype(np.int64), cases)
+    split = split_in_halves(dataset)
+    assert set(split.sides.values()) == {"validation", "test"}
+    sides_of_case: dict[str, set[str]] = {}
+    for item in dataset.items:
+        sides_of_case.setdefault(item.case, set()).add(split.sides[item.name])
+    assert all(len(sides) == 1 for sides in sides_of_case.values())
+    for side in ("validation", "test"):
+        labels = dataset.labels[split.indices(dataset, side)]
+        assert 0.4 < len(labels) / 260 < 0.6
+        assert 0.2 < labels.mean() < 0.4
+    assert split_in_halves(dataset).sides == split.sides
+    assert split_in_halves(dataset, seed=1).sides != split.sides
+
+
+@pytest.mark.parametrize("cases", [["a"] * 20, ["a"] * 10 + ["b"] * 10])
+def test_halves_that_would_lack_a_label_are_refused(cases: list[str]) -> None:
+    labels = np.array([0] * 10 + [1] * 10, np.int64)
+    with pytest.raises(DatasetError, match=r"cannot be split into two halves .* --case-pattern"):
+        split_in_halves(dataset_of(labels, cases))

@@ -10,10 +10,11 @@ import onnx
 import pytest
 from onnx import helper
 
-from glomedge.errors import GateError, ModelError
-from glomedge.model.spec import InputScaling
+from glomedge.errors import GateError
+from glomedge.model.spec import Affine, InputScaling
 from glomedge.system.telemetry import import_onnxruntime
-from glomedge_export.graph import convert, surgery
+from glomedge_export.graph import convert, ends, surgery
+from glomedge_export.graph.scaling import NAMED, Scaling
 
 ort = import_onnxruntime()
 
@@ -119,14 +120,24 @@ def test_check_refuses_a_graph_that_breaks_the_contract(backbone: onnx.ModelProt
         convert.check(model)
 
 
-def test_front_refuses_another_network() -> None:
+@pytest.mark.parametrize("scaling", [*NAMED, "affine"])
+def test_front_before_a_network_that_begins_otherwise(scaling: InputScaling, crops_nhwc: npt.NDArray[np.uint8]) -> None:
+    """Where no convolution can take the factors, the scaling is spelt out."""
     model = helper.make_model(
         helper.make_graph(
-            [helper.make_node("Relu", ["scaled"], ["features"])],
+            [helper.make_node("Identity", ["scaled"], ["features"])],
             "g",
             [helper.make_tensor_value_info("scaled", 1, ["N", 3, 224, 224])],
             [helper.make_tensor_value_info("features", 1, ["N", 3, 224, 224])],
-        )
+        ),
+        opset_imports=[helper.make_opsetid("", convert.OPSET)],
+        ir_version=convert.IR_VERSION,
     )
-    with pytest.raises(ModelError, match="does not begin with one convolution"):
-        convert.attach_front(model, "resnet")
+    affine = NAMED.get(scaling) or Affine(channel_order="BGR", scale=(0.0, 2.0, -0.5), offset=(7.0, 1.0, 0.0))
+    chosen = Scaling(scaling, affine)
+    (features,) = session(ends.attach_front(model, chosen)).run(None, {"images": crops_nhwc})
+    pixels = crops_nhwc.astype(np.float64)
+    pixels = pixels[..., ::-1] if affine.channel_order == "BGR" else pixels
+    expected = pixels * np.array(affine.scale) + np.array(affine.offset)
+    np.testing.assert_allclose(features.transpose(0, 2, 3, 1), expected, rtol=1e-5, atol=1e-4)
+    np.testing.assert_allclose(chosen.applied(crops_nhwc.astype(np.float32)), expected, rtol=1e-5, atol=1e-4)

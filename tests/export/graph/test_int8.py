@@ -30,12 +30,18 @@ def fp32(backbone: onnx.ModelProto, tiny_head: Head) -> onnx.ModelProto:
 
 
 def logits(run: Runner, crops: Crops) -> npt.NDArray[np.float64]:
-    return np.asarray(run(crops)[1].astype(np.float64).mean((1, 2)))
+    return np.asarray(maps(run, crops).astype(np.float64).mean((1, 2)))
+
+
+def maps(run: Runner, crops: Crops) -> npt.NDArray[np.float32]:
+    activation = run(crops)[1]
+    assert activation is not None
+    return activation
 
 
 def lowered(fp32: onnx.ModelProto, target: Target, crops: Crops, method: str = "minmax") -> onnx.ModelProto:
     calibration = CalibrationCrops(crops, tuple(f"{i}.png" for i in range(len(crops))), 2)
-    return lower(fp32, "int8", target, LoweringInputs("resnet", crops, calibration, method)).model
+    return lower(fp32, "int8", target, LoweringInputs(crops, calibration, method)).model
 
 
 def test_fp16_is_strongly_typed_with_float_outputs(fp32: onnx.ModelProto) -> None:
@@ -57,8 +63,8 @@ def test_emulation_overflows_where_float16_does(fp32: onnx.ModelProto, crops_nhw
     """The file itself hides it on a CPU, where it is computed in float32."""
     halved = float16.to_fp16(fp32)
     surgery.add_constant(halved, "a.weight", surgery.constants(halved)["a.weight"] * np.float16(20_000))
-    on_cpu = OnnxRunner(halved.SerializeToString())(crops_nhwc)[1]
-    emulated = runner_for(halved, "fp16", "tensorrt")(crops_nhwc)[1]
+    on_cpu = maps(OnnxRunner(halved.SerializeToString()), crops_nhwc)
+    emulated = maps(runner_for(halved, "fp16", "tensorrt"), crops_nhwc)
     assert np.isfinite(on_cpu).all()
     assert not np.isfinite(emulated).all()
 
@@ -139,9 +145,7 @@ def test_tensorrt_int8_is_float16_between_convolutions(fp32: onnx.ModelProto, cr
     tensors = int8.quantised_tensors(fp32, "tensorrt")
     seen = ranges.observe(fp32, tensors, crops_nhwc)
     means = ranges.channel_means(fp32, crops_nhwc)
-    wide = int8.to_int8(
-        fp32, "tensorrt", int8.ActivationStatistics(seen, "minmax", means), "resnet", WEIGHT_BITS["tensorrt"]
-    )
+    wide = int8.to_int8(fp32, "tensorrt", int8.ActivationStatistics(seen, "minmax", means), WEIGHT_BITS["tensorrt"])
     difference = np.abs(logits(judge, crops_nhwc) - logits(runner_for(wide, "int8", "tensorrt"), crops_nhwc)).max()
     assert 0 < difference < 0.02
 
@@ -152,7 +156,7 @@ def test_tensorrt_int8_stays_float32_where_float16_would_overflow(fp32: onnx.Mod
         surgery.add_constant(fp32, name, surgery.constants(fp32)[name] * np.float32(factor))
     reference = logits(OnnxRunner(fp32.SerializeToString()), crops_nhwc)
     calibration = CalibrationCrops(crops_nhwc, tuple(f"{i}.png" for i in range(len(crops_nhwc))), 2)
-    result = lower(fp32, "int8", "tensorrt", LoweringInputs("resnet", crops_nhwc, calibration, "minmax"))
+    result = lower(fp32, "int8", "tensorrt", LoweringInputs(crops_nhwc, calibration, "minmax"))
     assert result.notes["calibration"]["between_convolutions"] == "float32"
     assert not float16.has_fp16(result.model)
     answer = logits(runner_for(result.model, "int8", "tensorrt"), crops_nhwc)
@@ -173,8 +177,10 @@ def test_uint8_front_is_exact_inside(
     backbone: onnx.ModelProto, tiny_head: Head, crops_nhwc: Crops, scaling: InputScaling
 ) -> None:
     fp32 = convert.assemble(backbone, scaling, *tiny_head).model
-    front = surgery.prune(int8._uint8_front(int8.prepare_int8(fp32, "onnxruntime"), scaling))
-    scale = int8._input_scale(scaling)
+    scale = int8.reads_uint8(fp32)
+    assert scale is not None
+    assert int(scale.zero_point) == {"resnet": 117, "resnet_v2": 128}[scaling]
+    front = surgery.prune(int8._uint8_front(int8.prepare_int8(fp32, "onnxruntime"), scale))
     known = surgery.constants(front)
     weight, bias = known["conv1.weight"].astype(np.float64), known["conv1_conv.bias"].astype(np.float64)
     patch = crops_nhwc[0, 50:57, 60:67].astype(np.float64).transpose(2, 0, 1)
@@ -243,7 +249,7 @@ def test_observe_against_naive(fp32: onnx.ModelProto, crops_nhwc: Crops) -> None
 
 def test_auto_keeps_the_method_with_the_least_error(fp32: onnx.ModelProto, crops_nhwc: Crops) -> None:
     calibration = CalibrationCrops(crops_nhwc, tuple(f"{i}.png" for i in range(8)), 2)
-    result = lower(fp32, "int8", "onnxruntime", LoweringInputs("resnet", crops_nhwc, calibration, "auto"))
+    result = lower(fp32, "int8", "onnxruntime", LoweringInputs(crops_nhwc, calibration, "auto"))
     tried = result.notes["calibration"]["mean_logit_error_by_method"]
     assert set(tried) == set(ranges.METHODS)
     assert result.calibration is not None

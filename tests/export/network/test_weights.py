@@ -75,6 +75,28 @@ def test_bare_backbone_keras_file(source: Any, target: Any, tmp_path: Path) -> N
     assert np.asarray(target.get_layer("probability").kernel).max() == 0.5
 
 
+@pytest.mark.parametrize("name", ["other.keras", "other.h5", "a-name-without-suffix"])
+def test_the_backbone_of_another_classifier(source: Any, target: Any, tmp_path: Path, name: str) -> None:
+    """A Keras 3 model of this backbone with a head of its own: the backbone is taken, the head is not."""
+    inputs = keras.Input((224, 224, 3))
+    pooled = keras.layers.GlobalAveragePooling2D()(network.backbone_of(source)(inputs))
+    classifier = keras.Model(inputs, keras.layers.Dense(2, activation="softmax")(pooled))
+    written = tmp_path / (name if "." in name else "other.keras")
+    classifier.save(written)
+    path = written.rename(tmp_path / name)
+    scramble(target)
+    weights.load_into(target, str(path))
+    assert_same(network.backbone_of(source), network.backbone_of(target))
+    assert np.asarray(target.get_layer("probability").kernel).max() == 0.5
+
+
+def test_an_unsafe_file_is_refused(target: Any, tmp_path: Path) -> None:
+    inputs = keras.Input((224, 224, 3))
+    keras.Model(inputs, keras.layers.Lambda(lambda x: x)(inputs)).save(tmp_path / "lambda.keras")
+    with pytest.raises(ModelError, match="Lambda layer"):
+        weights.load_into(target, str(tmp_path / "lambda.keras"))
+
+
 def test_keras_own_application_file(source: Any, target: Any, tmp_path: Path) -> None:
     path = tmp_path / "resnet50v2_weights_notop.h5"
     write_legacy_h5(network.backbone_of(source), path)

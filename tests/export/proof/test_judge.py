@@ -12,7 +12,7 @@ import pytest
 from glomedge.errors import GateError
 from glomedge.model.spec import BatchProfile
 from glomedge_export.data.export_crops import Crops
-from glomedge_export.graph import convert, surgery
+from glomedge_export.graph import convert, run, surgery
 from glomedge_export.graph.run import Answers, OnnxRunner, onnx_answers
 from glomedge_export.proof import gates, judge, parity
 
@@ -82,7 +82,7 @@ def test_float32_rounding_grows_with_the_head(backbone: onnx.ModelProto, tiny_he
     plain = judge.float32_rounding(convert.assemble(backbone, "resnet", kernel, bias).model, given)
     # The bias brings the huge logits back to 0, where the sigmoid shows every digit.
     huge = convert.assemble(backbone, "resnet", kernel * 1000, bias).model
-    logits = OnnxRunner(huge.SerializeToString())(crops_nhwc)[1].mean((1, 2))
+    logits = run.logits(huge, crops_nhwc)
     centred = convert.assemble(backbone, "resnet", kernel * 1000, bias - np.float32(logits[0])).model
     assert plain <= 1e-6
     assert judge.float32_rounding(centred, given) > 10 * plain

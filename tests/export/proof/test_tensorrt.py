@@ -33,7 +33,7 @@ def fp32(backbone: onnx.ModelProto, tiny_head: Head) -> onnx.ModelProto:
 
 def int8(fp32: onnx.ModelProto, target: str, crops: npt.NDArray[np.uint8]) -> onnx.ModelProto:
     calibration = CalibrationCrops(crops, tuple(f"{i}.png" for i in range(len(crops))), 2)
-    return lower(fp32, "int8", target, LoweringInputs("resnet", crops, calibration, "minmax")).model  # type: ignore[arg-type]
+    return lower(fp32, "int8", target, LoweringInputs(crops, calibration, "minmax")).model  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("kind", ["fp32", "fp16", "int8"])
