@@ -11,22 +11,30 @@ import typer
 from glomedge.about import RESEARCH_USE_NOTICE
 from glomedge.cli.options import json_option
 from glomedge.cli.progress import Progress
+from glomedge.errors import UsageError
 
 if TYPE_CHECKING:
-    from glomedge.slides.crop_folder import CutCrops
+    from glomedge.slides.crop_slides import SlideCrops
 
 
 def crop(
-    slide: Annotated[Path, typer.Argument(metavar="SLIDE", help="A whole slide (SVS, NDPI, MRXS, SCN, TIFF, DICOM).")],
-    annotations: Annotated[
+    slide: Annotated[
         Path,
+        typer.Argument(
+            metavar="SLIDE",
+            help="A whole slide (SVS, NDPI, MRXS, SCN, TIFF, DICOM), or a folder of slides with outlines beside them.",
+        ),
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Folder for the crops.")],
+    annotations: Annotated[
+        Path | None,
         typer.Option(
             "--annotations",
             "-a",
             help="Outlines: GeoJSON (QuPath), JSON (DSA), XML (ImageScope, ASAP) or CSV of boxes; .gz, .zip.",
+            show_default="the file of the slide's name",
         ),
-    ],
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Folder for the crops.")],
+    ] = None,
     classes: Annotated[
         list[str] | None,
         typer.Option(
@@ -43,46 +51,67 @@ def crop(
 ) -> None:
     """Cut every outlined glomerulus out of a slide as PNG, in the layout that train, infer and evaluate read."""
     from glomedge.slides.crop_folder import cut_crops
+    from glomedge.slides.crop_slides import SlideCrops, cut_slides
+    from glomedge.slides.pairs import find_pairs
     from glomedge.slides.reader import Slide
 
-    with Slide(slide, mpp) as opened, Progress() as progress:
-        done = cut_crops(opened, annotations, output, classes or (), progress.stage("Cutting"))
-    typer.echo(json.dumps(_as_json(done), indent=1) if as_json else _as_text(done))
-    if done.errors:
-        raise typer.Exit(2)
+    with Progress() as progress:
+        if annotations is not None:
+            if slide.is_dir():
+                raise UsageError(
+                    f"{slide} is a folder, and --annotations belongs to one slide. Give one slide, or omit it."
+                )
+            with Slide(slide, mpp) as opened:
+                crops = cut_crops(opened, annotations, output, classes or (), progress.stage("Cutting"))
+            done = [SlideCrops(slide, crops)]
+        else:
+            pairs = find_pairs(slide, exclude=[output])
+            done = cut_slides(pairs, output, classes or (), mpp, progress.stage("Slides"))
+    if as_json:
+        typer.echo(json.dumps({"notice": RESEARCH_USE_NOTICE, "slides": [_as_json(each) for each in done]}, indent=1))
+    else:
+        typer.echo("\n".join([*map(_as_text, done), RESEARCH_USE_NOTICE]))
+    if any(each.failed for each in done):
+        raise typer.Exit(2 if any(each.crops for each in done) else 1)
 
 
-def _as_json(done: CutCrops) -> dict[str, Any]:
+def _as_json(done: SlideCrops) -> dict[str, Any]:
+    if done.crops is None:
+        return {"slide": str(done.slide), "crops": 0, "message": done.message}
+    crops = done.crops
     return {
-        "notice": RESEARCH_USE_NOTICE,
-        "directory": str(done.directory),
-        "crops": done.crops,
-        "globally_sclerotic": done.labels[1],
-        "not_globally_sclerotic": done.labels[0],
-        "at_edge": done.at_edge,
-        "repaired": done.repaired,
-        "errors": done.errors,
-        "classes_taken": done.choice.taken,
-        "classes_left_out": done.choice.left_out,
-        "mpp": done.info.mpp,
-        "mpp_given": done.info.mpp_given,
+        "slide": str(done.slide),
+        "directory": str(crops.directory),
+        "crops": crops.crops,
+        "globally_sclerotic": crops.labels[1],
+        "not_globally_sclerotic": crops.labels[0],
+        "at_edge": crops.at_edge,
+        "repaired": crops.repaired,
+        "errors": crops.errors,
+        "classes_taken": crops.choice.taken,
+        "classes_left_out": crops.choice.left_out,
+        "mpp": crops.info.mpp,
+        "mpp_given": crops.info.mpp_given,
     }
 
 
-def _as_text(done: CutCrops) -> str:
-    unlabelled = done.crops - sum(done.labels)
-    crops = "1 crop" if done.crops == 1 else f"{done.crops} crops"
-    source = "--mpp" if done.info.mpp_given else "the slide"
+def _as_text(done: SlideCrops) -> str:
+    if done.crops is None:
+        return f"{done.slide}: no crops: {done.message}"
+    crops = done.crops
+    unlabelled = crops.crops - sum(crops.labels)
+    counted = "1 crop" if crops.crops == 1 else f"{crops.crops} crops"
+    source = "--mpp" if crops.info.mpp_given else "as the slide says"
     lines = [
-        f"Cut {crops} ({done.labels[1]} globally sclerotic, {done.labels[0]} not, {unlabelled} without a "
-        f"label) at {done.info.mpp:g} microns per pixel ({source}) into {done.directory}. {RESEARCH_USE_NOTICE}",
-        done.choice.sentence(),
+        f"{done.slide}: {counted} ({crops.labels[1]} globally sclerotic, {crops.labels[0]} not, {unlabelled} without a "
+        f"label) in {crops.directory}, {crops.info.mpp:g} microns per pixel ({source}).",
+        f"  {crops.choice.sentence()}",
     ]
-    if done.at_edge:
-        lines.append(f"{done.at_edge} are clipped at the slide's edge.")
-    if done.repaired:
-        lines.append(f"{done.repaired} have an outline that crossed itself or was not closed; it was repaired.")
-    if done.errors:
-        listed = ", ".join(f"{code} ({count})" for code, count in done.errors.items())
-        lines.append(f"No crop for {sum(done.errors.values())} outlines: {listed}; crops.csv says why.")
+    if crops.at_edge:
+        lines.append(f"  {crops.at_edge} clipped at the slide's edge.")
+    if crops.repaired:
+        lines.append(f"  {crops.repaired} with an outline that crossed itself or was not closed; it was repaired.")
+    if crops.errors:
+        listed = ", ".join(f"{code} ({count})" for code, count in crops.errors.items())
+        lines.append(f"  No crop for {sum(crops.errors.values())} outlines: {listed}; crops.csv says why.")
     return "\n".join(lines)

@@ -53,8 +53,7 @@ def synth_slide(
         f"Drew {slides} of {_counted(drawn.cases, 'case')} with {outlined} ({drawn.positive} globally sclerotic) "
         f"into {drawn.directory}. {RESEARCH_USE_NOTICE}"
     )
-    first = drawn.directory / drawn.slides[0]
-    typer.echo(f"Next: glomedge crop {first} --annotations {first.with_suffix('.geojson')} --output crops")
+    typer.echo(f"Next: glomedge crop {drawn.directory} --output crops")
 
 
 def _counted(count: int, what: str) -> str:

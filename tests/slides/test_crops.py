@@ -283,10 +283,11 @@ def test_json_of_the_command(slide_path: Path, tmp_path: Path) -> None:
     arguments = ["crop", str(slide_path), "-a", str(marked), "-o", str(tmp_path / "crops"), "--json"]
     done = CliRunner().invoke(build(["crop"]), arguments)
     assert done.exit_code == 2, "an outline has an error"
-    summary = json.loads(done.stdout)
+    document = json.loads(done.stdout)
+    (summary,) = document["slides"]
     assert (summary["crops"], summary["errors"], summary["classes_left_out"]) == (1, {"outside": 1}, {"Mine": 1})
-    assert "Research use only" in summary["notice"]
+    assert "Research use only" in document["notice"]
     named = CliRunner().invoke(build(["crop"]), [*arguments[:-1], "--class", "mine", "--mpp", "0.5"])
     assert named.exit_code == 0
-    assert "Cut 1 crop (" in named.stdout
+    assert ": 1 crop (" in named.stdout
     assert "0.5 microns per pixel (--mpp)" in named.stdout
