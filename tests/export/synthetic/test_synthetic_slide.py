@@ -16,6 +16,7 @@ from glomedge.slides.annotations.reading import read_outlines
 from glomedge.slides.crop_folder import cut_crops
 from glomedge.slides.crops import box_of
 from glomedge.slides.reader import Slide
+from glomedge_export.data.dataset import read_dataset
 from glomedge_export.synthetic.annotation_files import FORMATS
 from glomedge_export.synthetic.dataset import plan_dataset
 from glomedge_export.synthetic.slide import DrawnSlides, write_slides
@@ -62,6 +63,9 @@ def test_crops_cut_from_them_have_the_names_that_were_planned(drawn: DrawnSlides
         with Slide(drawn.directory / name) as slide:
             assert slide.info.mpp == 0.25
             cut_crops(slide, outlines, tmp_path / "crops")
+    dataset = read_dataset(tmp_path / "crops", min_cases=0)
+    planned = {crop.name: (crop.label, crop.case) for crop in plan_dataset(8, 2, 3, 0.5)}
+    assert {item.name: (item.label, item.case) for item in dataset.items} == planned
     lines = (tmp_path / "crops" / "public.csv").read_text().splitlines()[1:]
     assert sorted(lines) == sorted(f"{crop.name},{crop.label}" for crop in plan_dataset(8, 2, 3, 0.5))
 
