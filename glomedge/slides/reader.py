@@ -86,7 +86,7 @@ class Slide:
     """A slide that is open for reading, from several threads if wanted. A context manager.
 
     Args:
-        path: the slide; of MRXS the ``.mrxs`` file.
+        path: the slide; of MRXS the ``.mrxs`` file, of DICOM any one file of the slide.
         mpp: microns per pixel in place of what the file says.
 
     Raises:
@@ -210,7 +210,7 @@ class Slide:
         openslide = openslide_module()
         if self.path.is_dir():
             raise ImageError(
-                "format", f"{self._name} is a folder. Give the slide itself, of DICOM any one file of its level 0."
+                "format", f"{self._name} is a folder. Give the slide itself, of DICOM any one of its files."
             )
         try:
             with self.path.open("rb"):

@@ -28,7 +28,7 @@ from glomedge_export.synthetic.tissue import Rng
 MPP = 0.25
 MANIFEST_FILE, NOTICE_FILE, OTHERS_FOLDER = "synthetic-slides.json", "README.txt", "other-formats"
 _PARTIAL = ".glomedge-synth-slide-partial"
-_LEVELS = 3
+_LEVELS, _THUMBNAIL_PX = 3, 512
 _MIN_SIDE_PX, _MAX_SIDE_PX = 260, 480
 _CELL_PX, _GLASS_PX, _FEATHER_PX = 560, 160, 12
 _OUTLINE_POINTS = 48
@@ -115,7 +115,7 @@ def _write_slide(partial: Path, name: str, crops: list[PlannedCrop], rng: Rng) -
         f"Aperio Image Library (drawn by glomedge {__version__}, no patient's tissue)\n{width_px}x{height_px} "
         f"[0,0 {width_px}x{height_px}] ({TILE_PX}x{TILE_PX}) JPEG/RGB Q=85|AppMag = 40|MPP = {MPP}"
     )
-    write_slide(partial / f"{name}.svs", pyramid(pixels, _LEVELS), description, MPP)
+    write_slide(partial / f"{name}.svs", pyramid(pixels, _LEVELS), description, MPP, thumbnail_px=_THUMBNAIL_PX)
     written = [f"{name}.svs"]
     for ending, text_of in FORMATS.items():
         folder = "" if ending == ".geojson" else f"{OTHERS_FOLDER}/"

@@ -7,7 +7,7 @@ the packages that write such files none does so without a further 20 MB of codec
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO
 
@@ -34,7 +34,14 @@ def pyramid(pixels_hwc: Pixels, levels: int) -> list[Pixels]:
     return made
 
 
-def write_slide(path: Path, levels: Sequence[Pixels], description: str, mpp: float | None, quality: int = 85) -> None:
+def write_slide(
+    path: Path,
+    levels: Sequence[Pixels],
+    description: str,
+    mpp: float | None,
+    quality: int = 85,
+    thumbnail_px: int = 0,
+) -> None:
     """Write a tiled pyramid.
 
     Args:
@@ -43,6 +50,8 @@ def write_slide(path: Path, levels: Sequence[Pixels], description: str, mpp: flo
         description: of the first directory, ASCII; by it readers know a scanner's format.
         mpp: microns per pixel of the first level, as resolution tags; None leaves them out.
         quality: of JPEG, 1 to 100.
+        thumbnail_px: longer side of a small picture in one piece, which Aperio's slides have after the first level; 0
+            for none.
 
     Raises:
         OSError: the file cannot be written.
@@ -51,12 +60,9 @@ def write_slide(path: Path, levels: Sequence[Pixels], description: str, mpp: flo
         handle.write(b"II*\0\0\0\0\0")
         link = 4  # where the offset of the next directory stands
         for number, level in enumerate(levels):
-            offsets, counts = [], []
-            for tile in _tiles(level, quality):
-                offsets.append(handle.tell())
-                counts.append(len(tile))
-                handle.write(tile)
-            fields = _fields(level, offsets, counts)
+            data = list(_written(handle, _tiles(level, quality)))
+            fields = _fields(level) | {322: (_LONG, [TILE_PX]), 323: (_LONG, [TILE_PX]), 324: (_LONG, data[::2])}
+            fields[325] = (_LONG, data[1::2])
             if number:
                 fields[254] = (_LONG, [1])  # a smaller version of another image of the file
             else:
@@ -66,24 +72,51 @@ def write_slide(path: Path, levels: Sequence[Pixels], description: str, mpp: flo
                     fields |= {282: (_RATIONAL, per_centimetre), 283: (_RATIONAL, per_centimetre)}
                     fields[296] = (_SHORT, [_CENTIMETRE])
             link = _write_directory(handle, fields, link)
+            if number == 0 and thumbnail_px:
+                small = _thumbnail(level, thumbnail_px)
+                offset, count = _written(handle, [_jpeg(small, quality)])
+                strip = {273: (_LONG, [offset]), 278: (_LONG, [small.shape[0]]), 279: (_LONG, [count])}
+                link = _write_directory(handle, _fields(small) | strip, link)
+
+
+def _written(handle: IO[bytes], pieces: Iterable[bytes]) -> Iterator[int]:
+    """Write pieces one after the other; of each, where it stands and how long it is."""
+    for piece in pieces:
+        yield handle.tell()
+        handle.write(piece)
+        yield len(piece)
+
+
+def _thumbnail(level: Pixels, longer_side_px: int) -> Pixels:
+    height, width = level.shape[:2]
+    scale = min(1.0, longer_side_px / max(height, width))
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    return np.asarray(cv2.resize(level, size, interpolation=cv2.INTER_AREA), np.uint8)
 
 
 def _tiles(level: Pixels, quality: int) -> Iterator[bytes]:
     """JPEG streams, row by row; the last ones of a row and column are filled up with their edge."""
     height, width = level.shape[:2]
-    parameters = [cv2.IMWRITE_JPEG_QUALITY, quality]
     for y in range(0, height, TILE_PX):
         for x in range(0, width, TILE_PX):
             tile = level[y : y + TILE_PX, x : x + TILE_PX]
             lower, right = TILE_PX - tile.shape[0], TILE_PX - tile.shape[1]
             whole = cv2.copyMakeBorder(tile, 0, lower, 0, right, cv2.BORDER_REPLICATE)
-            done, data = cv2.imencode(".jpg", cv2.cvtColor(whole, cv2.COLOR_RGB2BGR), parameters)
-            if not done:
-                raise OutputError("OpenCV could not encode a tile as JPEG. Reinstall opencv-python-headless.")
-            yield data.tobytes()
+            yield _jpeg(np.asarray(whole, np.uint8), quality)
 
 
-def _fields(level: Pixels, offsets: list[int], counts: list[int]) -> dict[int, tuple[int, bytes | list[int]]]:
+def _jpeg(pixels_hwc: Pixels, quality: int) -> bytes:
+    bgr = cv2.cvtColor(pixels_hwc, cv2.COLOR_RGB2BGR)
+    done, data = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, quality])
+    if not done:
+        raise OutputError("OpenCV could not encode a tile as JPEG. Reinstall opencv-python-headless.")
+    return data.tobytes()
+
+
+_Fields = dict[int, tuple[int, bytes | list[int]]]
+
+
+def _fields(level: Pixels) -> _Fields:
     height, width = level.shape[:2]
     return {
         256: (_LONG, [width]),
@@ -93,15 +126,11 @@ def _fields(level: Pixels, offsets: list[int], counts: list[int]) -> dict[int, t
         262: (_SHORT, [_YCBCR]),
         277: (_SHORT, [3]),
         284: (_SHORT, [1]),
-        322: (_LONG, [TILE_PX]),
-        323: (_LONG, [TILE_PX]),
-        324: (_LONG, offsets),
-        325: (_LONG, counts),
         530: (_SHORT, [2, 2]),  # OpenCV's JPEG has colour at half the resolution
     }
 
 
-def _write_directory(handle: IO[bytes], fields: dict[int, tuple[int, bytes | list[int]]], link: int) -> int:
+def _write_directory(handle: IO[bytes], fields: _Fields, link: int) -> int:
     """Write a directory at the end and its offset at ``link``; returns where the offset of the next one belongs."""
     entries = []
     for tag, (kind, values) in sorted(fields.items()):

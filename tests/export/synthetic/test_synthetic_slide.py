@@ -62,6 +62,8 @@ def test_crops_cut_from_them_have_the_names_that_were_planned(drawn: DrawnSlides
         assert choose("x", survey(read_outlines(outlines))).left_out == {"tissue": 1}
         with Slide(drawn.directory / name) as slide:
             assert slide.info.mpp == 0.25
+            assert slide.info.vendor == "aperio"
+            assert len(slide.info.levels) == 3
             cut_crops(slide, outlines, tmp_path / "crops")
     dataset = read_dataset(tmp_path / "crops", min_cases=0)
     planned = {crop.name: (crop.label, crop.case) for crop in plan_dataset(8, 2, 3, 0.5)}
@@ -101,3 +103,11 @@ def test_pyramids_of_any_size_are_read(size: tuple[int, int], tmp_path: Path) ->
         assert float(slide.properties["openslide.mpp-x"]) == pytest.approx(0.5)
         read = np.asarray(slide.read_region((0, 0), 0, slide.dimensions)).astype(int)
     assert np.abs(read[..., :3] - (200, 100, 150)).max() <= 3
+
+
+def test_a_thumbnail_follows_the_first_level_as_on_aperio_slides(drawn: DrawnSlides) -> None:
+    with openslide.OpenSlide(str(drawn.directory / drawn.slides[0])) as slide:
+        thumbnail = np.asarray(slide.associated_images["thumbnail"].convert("RGB"), float)
+        assert max(thumbnail.shape) == 512
+        whole = np.asarray(slide.get_thumbnail((512, 512)).convert("RGB"), float)
+        assert np.abs(thumbnail[: len(whole)] - whole[: len(thumbnail)]).mean() < 6
