@@ -47,12 +47,17 @@ class ImageError(GlomedgeError):
     Attributes:
         code: short stable word, written to the results as ``error:<code>`` (``truncated``, ``format``,
             ``corrupt``, ``colourspace``, ``multiframe``, ``too_large``, ``too_small``, ``decoder``,
-            ``permission``, ``vanished``, ``not_regular``, ``io``; ``type`` in Python only).
+            ``permission``, ``vanished``, ``not_regular``, ``io``; of an outline on a slide also ``outline``,
+            ``no_area``, ``outside``, ``mpp``; ``type`` in Python only).
     """
 
     def __init__(self, code: str, message: str) -> None:
         super().__init__(message)
         self.code = code
+
+
+class AnnotationError(GlomedgeError):
+    """A file of outlines that cannot be read: damaged, too large, or in no format that glomedge knows."""
 
 
 class DatasetError(GlomedgeError):

@@ -29,8 +29,8 @@ from glomedge.system.memory import (
 # Further arguments are what a shell makes of night/*.png; these commands say what to type instead (shell_patterns.py).
 _SEVERAL_NAMES = {"context_settings": {"allow_extra_args": True}}
 
-# Commands, in the order in which a user meets them: each is the function of that name in the file of that name. What is
-# beside it goes to typer.
+# Commands, in the order in which a user meets them: each is the function of that name in the file of that name, with
+# ``_`` for ``-``. What is beside it goes to typer.
 COMMANDS: MappingProxyType[str, dict[str, Any]] = MappingProxyType(
     {
         "train": _SEVERAL_NAMES,
@@ -43,7 +43,9 @@ COMMANDS: MappingProxyType[str, dict[str, Any]] = MappingProxyType(
         "info": {},
         "doctor": {},
         "warm": {},
+        "crop": {},
         "synth": {},
+        "synth-slide": {},
         "demo": {},
     }
 )
@@ -73,7 +75,8 @@ def build(names: Iterable[str]) -> typer.Typer:
     )
     made.callback()(_root)
     for name in names:
-        function = getattr(importlib.import_module(f"{__name__}.{name}"), name)
+        word = name.replace("-", "_")
+        function = getattr(importlib.import_module(f"{__name__}.{word}"), word)
         made.command(name, **COMMANDS[name])(function)
     return made
 

@@ -9,7 +9,19 @@ import pytest
 
 from helpers.paths import ROOT
 
-BLOCKED = ("tensorflow", "keras", "tf_keras", "tf2onnx", "onnx", "tensorrt", "tensorrt_rtx", "sklearn", "matplotlib")
+BLOCKED = (
+    "tensorflow",
+    "keras",
+    "tf_keras",
+    "tf2onnx",
+    "onnx",
+    "tensorrt",
+    "tensorrt_rtx",
+    "sklearn",
+    "matplotlib",
+    "openslide",
+    "shapely",
+)
 
 _BLOCKER = f"""
 import sys

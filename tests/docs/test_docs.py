@@ -62,7 +62,7 @@ def test_command_lines_use_options_that_the_command_has(page: Path) -> None:
     lines += re.findall(r"`(glomedge [^`]+)`", text)
     for line in lines:
         for part in re.split(r"[;|]|&&", line.split("#")[0]):
-            match = re.match(r"\s*(?:\$ )?(?:\.venv/bin/)?glomedge ([a-z]+)\b(.*)", part)
+            match = re.match(r"\s*(?:\$ )?(?:\.venv/bin/)?glomedge ([a-z-]+)\b(.*)", part)
             if match is None or match[1] not in options:
                 continue
             used = set(re.findall(r"(?<![\w-])--[a-z][\w-]*", match[2]))

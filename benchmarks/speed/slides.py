@@ -1,0 +1,151 @@
+"""What reading glomeruli from a slide costs beside OpenSlide alone, and what reading their outlines costs.
+
+    python -m benchmarks.speed.slides [--quick]             a drawn slide, JPEG tiles, 0.25 microns per pixel
+    python -m benchmarks.speed.slides --slide S --mpp 0.25  your slide; boxes are drawn at random
+
+Rates are per second of CPU time of the process, because other programs on the machine lengthen the clock's time. Both
+ways must give the same pixels, or the script stops.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.lib.common import (
+    WORK,
+    alternate,
+    log,
+    markdown_table,
+    paired_ratio,
+    parser,
+    set_results_directory,
+    write_result,
+)
+from glomedge.slides.annotations.reading import read_outlines
+from glomedge.slides.reader import Box, Slide, openslide_module
+from glomedge_export.synthetic.annotation_files import FORMATS, DrawnOutline
+from glomedge_export.synthetic.slide import write_slides
+
+_MIN_SIDE_PX, _MAX_SIDE_PX = 256, 560
+
+
+def cpu_seconds(run: Callable[[], object]) -> Callable[[], float]:
+    """A way that times itself by the CPU time of the process."""
+
+    def timed() -> float:
+        begin = time.process_time()
+        run()
+        return time.process_time() - begin
+
+    return timed
+
+
+def drawn_slide() -> Path:
+    """The largest of some drawn slides, kept between runs."""
+    drawn = write_slides(WORK / "slides", glomeruli=60, cases=1, seed=1)
+    return max((drawn.directory / name for name in drawn.slides), key=lambda path: path.stat().st_size)
+
+
+def boxes_on(slide: Slide, count: int) -> list[Box]:
+    """Boxes of the size of glomeruli at 0.25 microns per pixel, anywhere on the slide."""
+    rng = np.random.default_rng(0)
+    info = slide.info
+    boxes = []
+    for width, height in rng.integers(_MIN_SIDE_PX, _MAX_SIDE_PX, (count, 2)).tolist():
+        x, y = rng.integers(0, [info.width_px - width, info.height_px - height]).tolist()
+        boxes.append(Box(x, y, width, height))
+    return boxes
+
+
+def regions(path: Path, boxes: Sequence[Box], mpp: float | None) -> dict[str, Callable[[], float]]:
+    """OpenSlide as its documentation shows, and glomedge; each opens the slide itself."""
+    openslide = openslide_module()
+
+    def alone() -> None:
+        with openslide.OpenSlide(str(path)) as slide:
+            for box in boxes:
+                slide.read_region((box.x, box.y), 0, (box.width, box.height))
+
+    def ours() -> None:
+        with Slide(path, mpp) as slide:
+            for box in boxes:
+                slide.read(box)
+
+    return {"OpenSlide alone": cpu_seconds(alone), "glomedge": cpu_seconds(ours)}
+
+
+def same_pixels(path: Path, boxes: Sequence[Box], mpp: float | None) -> bool:
+    """Whether glomedge gives OpenSlide's pixels (of opaque regions)."""
+    with openslide_module().OpenSlide(str(path)) as plain, Slide(path, mpp) as slide:
+        return all(
+            np.array_equal(
+                slide.read(box).pixels_hwc,
+                np.asarray(plain.read_region((box.x, box.y), 0, (box.width, box.height)))[..., :3],
+            )
+            for box in boxes[:20]
+        )
+
+
+def outline_files(count: int) -> dict[str, Path]:
+    """A file of ``count`` outlines of 24 points in each format."""
+    turns = np.linspace(0, 2 * np.pi, 24, endpoint=False)
+    circle = np.round(np.stack([200 * np.cos(turns), 200 * np.sin(turns)], 1), 2)
+    outlines = [
+        DrawnOutline(f"{number:024x}", "globally_sclerotic_glomeruli", circle + 300 + number) for number in range(count)
+    ]
+    files = {}
+    for ending, text_of in FORMATS.items():
+        files[ending] = WORK / "outlines" / f"many{ending}"
+        files[ending].parent.mkdir(parents=True, exist_ok=True)
+        files[ending].write_text(text_of(outlines), encoding="utf-8")
+    return files
+
+
+def main() -> int:
+    """Measure, print, and write the result."""
+    options = parser(__doc__)
+    options.add_argument("--slide", type=Path, help="a slide of your own instead of a drawn one")
+    options.add_argument("--mpp", type=float, help="its microns per pixel, where it does not say")
+    arguments = options.parse_args()
+    set_results_directory(arguments.results)
+    count, outlines, rounds = (40, 500, 3) if arguments.quick else (200, 10_000, 7)
+    path = arguments.slide or drawn_slide()
+    with Slide(path, arguments.mpp) as slide:
+        boxes = boxes_on(slide, count)
+    if not same_pixels(path, boxes, arguments.mpp):
+        log("glomedge gives other pixels than OpenSlide: not measured")
+        return 1
+    samples = alternate(regions(path, boxes, arguments.mpp), rounds=rounds)
+    share = paired_ratio(samples["OpenSlide alone"], samples["glomedge"])
+    rates = [[name, count / float(np.median(seconds))] for name, seconds in samples.items()]
+
+    files = outline_files(outlines)
+    reading: dict[str, Callable[[], float]] = {
+        ending: cpu_seconds(lambda path=file: sum(1 for _ in read_outlines(path)))  # type: ignore[misc]
+        for ending, file in files.items()
+    }
+    read = alternate(reading, rounds=min(rounds, 3))
+    costs = [
+        [ending, files[ending].stat().st_size / 1e6, outlines / float(np.median(seconds))]
+        for ending, seconds in read.items()
+    ]
+    text = (
+        markdown_table(["regions at level 0", "regions a CPU-second"], rates)
+        + f"\nglomedge reaches {share.value:.2f} ({share.low:.2f} to {share.high:.2f}) of OpenSlide's rate, with RGB "
+        f"pixels on the slide's background. {count} regions of {_MIN_SIDE_PX} to {_MAX_SIDE_PX} pixels a side, medians "
+        f"of {rounds} alternating rounds.\n\n"
+        + markdown_table([f"{outlines:,} outlines of 24 points", "MB", "outlines a CPU-second"], costs)
+    )
+    data = {"regions": rates, "regions_samples_s": samples, "outlines": costs, "outlines_samples_s": read}
+    write_result("slides", data, text, title="Slides")
+    print(text)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
