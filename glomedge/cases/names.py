@@ -207,8 +207,8 @@ class CaseFinder:
         if found["pattern"]:
             parts.append(f"{_crops(found['pattern'])}: by --case-pattern")
         if by_name:
-            how = ", ".join(f"{_RULE_WORDS[rule]} {count}" for rule, count in by_name.items())
-            parts.append(f"{_crops(sum(by_name.values()))}: by name ({how})")
+            rules = [_RULE_WORDS[rule] + (f": {count}" if len(by_name) > 1 else "") for rule, count in by_name.items()]
+            parts.append(f"{_crops(sum(by_name.values()))}: by name ({', '.join(rules)})")
         if self._folders:
             parts.append(f"{_crops(found['folder'])}: from {self._folder_words()}")
         if found["unknown"]:

@@ -131,11 +131,11 @@ def test_running_numbers_behind_ids_with_numbers() -> None:
 
 def test_the_summary_counts_and_guesses_are_loud() -> None:
     plain = CaseFinder([f"K1-{k}.png" for k in range(12)])
-    assert plain.sentences() == ["How the 1 biopsy was found: 12 crops: by name (running number 12)."]
+    assert plain.sentences() == ["How the 1 biopsy was found: 12 crops: by name (running number)."]
     assert plain.found_by() == {"running number": 12}
     mixed = CaseFinder([*(f"K1-{k}.png" for k in range(12)), "2026-11-25/x.png", "B7/y.png"])
     assert mixed.summary() == (
-        "How the 2 biopsies were found: 12 crops: by name (running number 12); 1 crop: from the folder 'B7'; 1 crop: "
+        "How the 2 biopsies were found: 12 crops: by name (running number); 1 crop: from the folder 'B7'; 1 crop: "
         "no biopsy found, pooled as 'unknown'."
     )
     assert mixed.found_by() == {"folder": 1, "running number": 12, "unknown": 1}

@@ -50,7 +50,7 @@ def test_how_biopsies_were_found_is_on_screen_in_the_record_and_atop_the_report(
         )
         .output
     )
-    summary = "32 crops: by name (QuPath or HistomicsTK 2, running number 30); 1 crop: from the folder 'B7'"
+    summary = "32 crops: by name (QuPath or HistomicsTK: 2, running number: 30); 1 crop: from the folder 'B7'"
     warning = (
         "CHECK: the name of 1 crop does not identify a biopsy, unlike the others; it is assigned to the folder 'B7'."
     )

@@ -214,7 +214,7 @@ def test_how_the_table_was_read_and_biopsies_were_found_is_noted(tmp_path: Path)
     path.write_bytes(path.read_bytes().replace(b",", b";").replace(b"ground truth", b"Ground_Truth"))
     assert read_dataset(tmp_path).notes == (
         "public.csv was read as semicolon-separated.",
-        "How the 3 biopsies were found: 6 crops: by name (stain and part 6).",
+        "How the 3 biopsies were found: 6 crops: by name (stain and part).",
     )
     with pytest.raises(UsageError, match="matches none of the 6 names"):
         read_dataset(tmp_path, "(?P<case>nothing)")
