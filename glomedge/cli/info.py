@@ -48,6 +48,8 @@ def info(
 def _is_keras(path: Path) -> bool:
     if path.is_dir():
         return True
+    if not path.is_file():
+        return False  # a pipe or a device would be waited for
     try:
         with path.open("rb") as handle:
             head = handle.read(8)
