@@ -47,7 +47,7 @@ def info(
 
 def _is_keras(path: Path) -> bool:
     if path.is_dir():
-        return True
+        return (path / "saved_model.pb").exists()
     if not path.is_file():
         return False  # a pipe or a device would be waited for
     try:
