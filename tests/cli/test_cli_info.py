@@ -68,7 +68,7 @@ def test_hdf5_without_h5py_names_the_extra(keras2: Genuine, monkeypatch: pytest.
 def test_a_folder_that_is_no_saved_model(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["info", str(tmp_path)])
     assert result.exit_code == 1
-    assert "saved_model.pb" in str(result.exception)
+    assert "is a folder, not a model file" in str(result.exception)
 
 
 def test_json_holds_the_spec_without_its_bulk(tiny_model: Path) -> None:
