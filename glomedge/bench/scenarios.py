@@ -127,7 +127,7 @@ def probe_server(
     concurrency: int,
     seed: int = 0,
     clock: Clock | None = None,
-) -> Load:
+) -> Load:  # as for server
     """Offer Poisson arrivals at one rate; latency counts from arrival, waiting included.
 
     Each of ``concurrency`` threads takes whatever has arrived, at most ``max_batch``, and answers it at once: no
@@ -183,7 +183,7 @@ def server(
     concurrency: int,
     probes: int = 7,
     clock: Clock | None = None,
-) -> Scenario:
+) -> Scenario:  # MLPerf's settings of this scenario, one keyword each: more of them than usual
     """Highest Poisson rate with p99 under ``bound_ms``, by bisection below ``upper_per_s`` (the offline rate).
 
     ``duration_s`` is shared by the probes, but each lasts until ``MIN_QUERIES`` are expected (``MAX_PROBE_S`` at

@@ -1,5 +1,8 @@
 """The command line. One file per command: it parses, calls one library function and prints.
 
+A command's parameters are its options: typer reads them off the signature. So these functions are as long as their
+lists of options, whatever the limit elsewhere.
+
 Nothing heavy is imported at the top of these files, so that ``--help`` answers at once and ``infer`` never
 sees TensorFlow.
 """

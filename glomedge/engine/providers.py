@@ -60,7 +60,7 @@ def onnxruntime_provider(
     open_with: Callable[[SessionRequest], Runner] | None = None,
     unsuited: Callable[[SessionRequest], str | None] = lambda request: None,
     gpu: bool = False,
-) -> Provider:
+) -> Provider:  # one keyword for each column of the table below, nearly all with a default: more of them than usual
     """The entry of a provider built into onnxruntime; its option builder is all that most need.
 
     Args:

@@ -157,7 +157,7 @@ def write_dataset(
     workers: int | None = None,
     force: bool = False,
     progress: Callable[[int, int], None] | None = None,
-) -> DrawnDataset:
+) -> DrawnDataset:  # the options of glomedge synth, one keyword each
     """Draw a data set into ``directory``.
 
     Everything is drawn beside its final place, inside ``directory``, and moved there at the end, ``public.csv`` last:
