@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from glomedge.errors import ModelError, UsageError
+from glomedge.model.scaling import Scaling
 from glomedge.model.spec import SIZE_PX, ModelSource, Recipe
 from glomedge_export.export_source.source import Said, Source, fixed_threshold
 from glomedge_export.graph.anatomy import Outside, missing
 from glomedge_export.graph.convert import Converted
 from glomedge_export.graph.foreign import Survey, convert_foreign, graph_sha256, survey
 from glomedge_export.graph.run import Answers, Images
-from glomedge_export.graph.scaling import Scaling
 from glomedge_export.graph.whole import logits_function
 from glomedge_export.progress import Progress
 from glomedge_export.proof.reference import Meaning, Reference, foreign_answers

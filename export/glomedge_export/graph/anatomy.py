@@ -14,11 +14,11 @@ import onnx
 from onnx import TensorProto, helper
 
 from glomedge.errors import ModelError, UsageError
+from glomedge.model.scaling import Scaling
 from glomedge.model.spec import InputScaling
 from glomedge_export.graph import surgery
 from glomedge_export.graph.front import Front, read_front
 from glomedge_export.graph.head import LinearHead, Output, last_feature_map, read_linear_head, read_output
-from glomedge_export.graph.scaling import Scaling
 
 PositiveClass = Literal[0, 1]
 GIVEN_SCALINGS: tuple[InputScaling, ...] = tuple(name for name in get_args(InputScaling) if name != "affine")

@@ -25,10 +25,10 @@ import onnx
 from onnx import TensorProto, helper
 
 from glomedge.errors import GateError, ModelError
+from glomedge.model.scaling import Scaling
 from glomedge.model.spec import MAP_SIZE, SIZE_PX, InputScaling
 from glomedge_export.graph import folding, surgery
 from glomedge_export.graph.ends import attach_front, attach_head, tensor_info
-from glomedge_export.graph.scaling import Scaling
 from glomedge_export.graph.surgery import Step
 
 OPSET = 17

@@ -13,9 +13,9 @@ import onnx
 from onnx import TensorProto, helper
 
 from glomedge.errors import ModelError
+from glomedge.model.scaling import Scaling
 from glomedge.model.spec import InputScaling
 from glomedge_export.graph import surgery
-from glomedge_export.graph.scaling import Scaling
 
 
 def tensor_info(name: str, dtype: int, shape: list[str | int]) -> onnx.ValueInfoProto:

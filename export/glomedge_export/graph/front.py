@@ -13,10 +13,10 @@ import numpy.typing as npt
 import onnx
 
 from glomedge.errors import ModelError
+from glomedge.model.scaling import NAMED, Scaling
 from glomedge.model.spec import Affine
 from glomedge_export.graph import surgery
 from glomedge_export.graph.ranges import session, with_outputs
-from glomedge_export.graph.scaling import NAMED, Scaling
 
 # Largest error of the fitted line, of the largest value: some roundings of float32, and far below one grey level.
 TOLERANCE = 4e-6

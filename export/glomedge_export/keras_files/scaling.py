@@ -6,24 +6,12 @@ For showing only: export reads the scaling off the converted graph.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
+from glomedge.model.scaling import Scaling
+from glomedge.model.spec import Affine
 from glomedge_export.keras_files.layers import CONVOLUTIONS, Layer
 
-# keras.applications.imagenet_utils.preprocess_input in the modes caffe, tf and torch; the spec's names of them.
-_CAFFE = (-103.939, -116.779, -123.68)
-_MEAN, _DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-_NAMED: dict[str, tuple[bool, Sequence[float], Sequence[float]]] = {
-    "resnet": (True, (1.0,) * 3, _CAFFE),
-    "resnet_v2": (False, (1 / 127.5,) * 3, (-1.0,) * 3),
-    "torch": (
-        False,
-        tuple(1 / (255 * deviation) for deviation in _DEVIATION),
-        tuple(-mean / deviation for mean, deviation in zip(_MEAN, _DEVIATION, strict=True)),
-    ),
-    "unit": (False, (1 / 255,) * 3, (0.0,) * 3),
-}
 _SHAPING = frozenset({"InputLayer", "ZeroPadding2D", "Identity", "Dropout", "GaussianNoise", "Activation"})
 _RANDOM = ("Random", "Augmentation")
 
@@ -81,11 +69,10 @@ def scaling_of(layers: list[Layer]) -> str | None:
         return None
     if not pixels.touched:
         return None
-    for name, (reverse, factor, summand) in _NAMED.items():
-        near = all(map(_near, pixels.factor, factor)) and all(map(_near, pixels.summand, summand))
-        if near and pixels.reversed == reverse:
-            return name
-    return "affine"
+    (f0, f1, f2), (s0, s1, s2) = pixels.factor, pixels.summand
+    order: Literal["BGR", "RGB"] = "BGR" if pixels.reversed else "RGB"
+    name = Scaling.of(Affine(channel_order=order, scale=(f0, f1, f2), offset=(s0, s1, s2))).name
+    return None if name == "none" else name
 
 
 def _apply(layer: Layer, pixels: _Pixels) -> bool:
@@ -157,7 +144,3 @@ def _three(value: Any) -> list[float]:
     if len(numbers) != 3:
         raise ValueError(f"{len(numbers)} numbers for three channels")
     return numbers
-
-
-def _near(a: float, b: float) -> bool:
-    return math.isclose(a, b, rel_tol=1e-5, abs_tol=1e-9)

@@ -22,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from glomedge.errors import ModelError
+from glomedge.model.scaling import IMAGENET_MEAN_BGR
 from glomedge.model.spec import SIZE_PX, ComputeDtype, InputScaling
 from glomedge_export.frameworks import keras, layers, ops
 
@@ -30,8 +31,6 @@ BACKBONE_LAYERS = 190
 FROZEN_LAYERS = 140
 DROPOUT_RATE = 0.3
 ROTATION_TURNS = 0.15
-# keras.applications.resnet.preprocess_input ("caffe" mode): RGB -> BGR, then minus the ImageNet means in BGR order.
-IMAGENET_MEAN_BGR = (103.939, 116.779, 123.68)
 
 
 @keras.saving.register_keras_serializable(package="glomedge")

@@ -9,8 +9,8 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from glomedge.model.scaling import Scaling
 from glomedge_export.graph.run import Answers, Floats, Images
-from glomedge_export.graph.scaling import Scaling
 from glomedge_export.progress import Progress
 
 BATCH = 32

@@ -11,10 +11,10 @@ import pytest
 from onnx import helper
 
 from glomedge.errors import GateError
+from glomedge.model.scaling import NAMED, Scaling
 from glomedge.model.spec import Affine, InputScaling
 from glomedge.system.telemetry import import_onnxruntime
 from glomedge_export.graph import convert, ends, surgery
-from glomedge_export.graph.scaling import NAMED, Scaling
 
 ort = import_onnxruntime()
 

@@ -11,6 +11,7 @@ import pytest
 
 from glomedge.errors import ModelError, UsageError
 from glomedge.imaging.enhance import enhance
+from glomedge.model.scaling import NAMED, Scaling
 from glomedge.model.spec import Precision, Recipe, Target
 from glomedge_export.data.export_crops import CalibrationCrops
 from glomedge_export.graph import surgery
@@ -18,7 +19,6 @@ from glomedge_export.graph.anatomy import Choices, missing
 from glomedge_export.graph.convert import Converted
 from glomedge_export.graph.lower import LoweringInputs, lower, runner_for
 from glomedge_export.graph.run import OnnxRunner, logits
-from glomedge_export.graph.scaling import NAMED, Scaling
 from helpers.needs import needs_openvino
 
 pytestmark = pytest.mark.keras

@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from glomedge.errors import ModelError
+from glomedge.model.scaling import Scaling
 from glomedge.model.spec import Affine
 from glomedge.system.telemetry import import_onnxruntime
 from glomedge_export.graph import ends, int8, surgery
 from glomedge_export.graph.anatomy import Anatomy, body
 from glomedge_export.graph.front import Front, probe, read_front
 from glomedge_export.graph.head import Output
-from glomedge_export.graph.scaling import Scaling
 
 ort = import_onnxruntime()
 node = helper.make_node
