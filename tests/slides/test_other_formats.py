@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import math
+import random
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -236,3 +239,44 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
 
 def test_the_points_of_the_archive_are_three_dimensional(tmp_path: Path) -> None:
     assert one(tmp_path, encoded(dsa(polyline()))).polygons[0].exterior.tolist() == [point[:2] for point in SQUARE]
+
+
+def _zipped(text: bytes) -> bytearray:
+    handle = io.BytesIO()
+    with zipfile.ZipFile(handle, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("outlinesä.csv", text)
+    return bytearray(handle.getvalue())
+
+
+@pytest.mark.parametrize(
+    ("offset", "value", "expected"),
+    [
+        (6, 99, "cannot be unpacked here"),  # the version that is needed to unpack it
+        (8, 0x01, "cannot be unpacked here"),  # encrypted
+        (10, 97, "cannot be unpacked here"),  # WavPack
+        (46 + 8, 0xFF, "is damaged"),  # a name that is not UTF-8, as it says of itself
+        (42, 0x7F, "is damaged"),  # where the file begins
+    ],
+)
+def test_a_damaged_or_unusual_archive_is_refused(offset: int, value: int, expected: str, tmp_path: Path) -> None:
+    """Single bytes of the central directory (APPNOTE.TXT 4.3.12), each another exception of ``zipfile``."""
+    data = _zipped(b"id,class,x,y,width,height\na,GS,1,2,3,4\n")
+    assert one(tmp_path, bytes(data)).label.id == "a"
+    data[data.rindex(b"PK\1\2") + offset] |= value
+    with pytest.raises(AnnotationError, match=expected) as refusal:
+        read(tmp_path, bytes(data))
+    assert len(str(refusal.value)) < 500
+
+
+def test_an_archive_of_random_damage_is_read_or_refused(tmp_path: Path) -> None:
+    whole, rng = _zipped(b"id,class,x,y,width,height\n" + b"a,GS,1,2,3,4\n" * 40), random.Random(0)
+    refused = 0
+    for _ in range(600):
+        data = bytearray(whole)
+        for _ in range(rng.randint(1, 3)):
+            data[rng.randrange(len(data))] = rng.randrange(256)
+        try:
+            read(tmp_path, bytes(data))
+        except AnnotationError:
+            refused += 1
+    assert refused > 300

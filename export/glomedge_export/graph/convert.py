@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import gc
 import logging
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -29,6 +28,7 @@ from glomedge.model.scaling import Scaling
 from glomedge.model.spec import MAP_SIZE, SIZE_PX, InputScaling
 from glomedge_export.graph import folding, surgery
 from glomedge_export.graph.ends import attach_front, attach_head, tensor_info
+from glomedge_export.graph.names import name_by_known_layers
 from glomedge_export.graph.surgery import Step
 
 OPSET = 17
@@ -82,7 +82,7 @@ def convert_backbone(backbone: Any) -> onnx.ModelProto:
         )
     # tf2onnx leaves its graphs in reference cycles: 4 GB of this network that Python would keep until the very end.
     gc.collect()
-    return name_by_layer(_features_nchw(model), [layer.name for layer in backbone.layers])
+    return name_by_known_layers(_features_nchw(model), [layer.name for layer in backbone.layers])
 
 
 def _features_nchw(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -108,57 +108,6 @@ def _features_nchw(model: onnx.ModelProto) -> onnx.ModelProto:
     model.opset_import.append(helper.make_opsetid("", OPSET))
     model.ir_version = IR_VERSION
     return surgery.prune(model)
-
-
-def name_by_layer(model: onnx.ModelProto, layer_names: list[str]) -> onnx.ModelProto:
-    """Name nodes and tensors after their Keras layers (``conv3_block1_2_conv``), for messages a person reads.
-
-    Names that tf2onnx made up (``Conv__243``) are traced through the weights; the nameless stride pools of the
-    shortcuts are numbered, because Keras numbers them differently in every process.
-    """
-    model = surgery.copy(model)
-    layers = set(layer_names)
-    renamed: dict[str, str] = {}
-    taken: set[str] = set()
-
-    def unique(base: str) -> str:
-        name, count = base, 1
-        while name in taken:
-            count += 1
-            name = f"{base}.{count}"
-        taken.add(name)
-        return name
-
-    pools = 0
-    for node in model.graph.node:
-        # A convolution that swallowed its BatchNormalization is known by its weight, anything else by its result.
-        mentions = [*node.input[1:], node.name] if node.op_type == "Conv" else [node.output[0], node.name]
-        base = _layer_of(mentions, layers)
-        if node.op_type == "MaxPool" and (base is None or base.startswith("max_pooling2d")):
-            pools += 1
-            base = f"shortcut_pool{pools}"
-        base = unique(base or node.op_type.lower())
-        node.name = base
-        renamed.update({output: base for output in node.output if output != "features"})
-        for position, name in enumerate(node.input[1:], 1):
-            if name in {tensor.name for tensor in model.graph.initializer} and name not in renamed:
-                renamed[name] = unique(f"{base}.{('input', 'weight', 'bias')[min(position, 2)]}")
-    for node in model.graph.node:
-        node.input[:] = [renamed.get(name, name) for name in node.input]
-        node.output[:] = [renamed.get(name, name) for name in node.output]
-    for tensor in model.graph.initializer:
-        tensor.name = renamed.get(tensor.name, tensor.name)
-    return model
-
-
-def _layer_of(names: list[str], layers: set[str]) -> str | None:
-    """The Keras layer that one of these tf2onnx names mentions (``x/conv2_block1_1_conv_1/...``)."""
-    for name in names:
-        for part in name.split("/"):
-            for candidate in (part, re.sub(r"(_\d+)$", "", part)):
-                if candidate in layers:
-                    return candidate
-    return None
 
 
 def convert(model: Any, temperature: float = 1.0) -> Converted:

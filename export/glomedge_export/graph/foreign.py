@@ -13,7 +13,7 @@ from glomedge_export.graph.anatomy import Anatomy, Choices, Outside, body, read,
 from glomedge_export.graph.backbones import backbone_name
 from glomedge_export.graph.convert import Converted, finish
 from glomedge_export.graph.ends import attach_head, attach_logits
-from glomedge_export.graph.names import named_by_layer
+from glomedge_export.graph.names import name_by_layer
 from glomedge_export.graph.whole import Frozen, Inference, freeze, skeleton, whole
 
 
@@ -55,7 +55,7 @@ def convert_foreign(surveyed: Survey, choices: Choices) -> tuple[Converted, Anat
     """
     graph = whole(surveyed.frozen)
     anatomy = read(graph, surveyed.outputs, choices)
-    inside = folding.padding_into_convolutions(named_by_layer(body(graph, anatomy)))
+    inside = folding.padding_into_convolutions(name_by_layer(body(graph, anatomy)))
     head = anatomy.head
     if head is None:
         count, positive = anatomy.output.count, anatomy.positive

@@ -18,9 +18,8 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-from glomedge.errors import ModelError
 from glomedge_export.keras_files.identify import KerasFile
-from glomedge_export.keras_files.reading import CONFIG, METADATA, WEIGHTS, opened_archive, reason, shown
+from glomedge_export.keras_files.reading import CONFIG, METADATA, WEIGHTS, opened_archive, refusing, shown
 
 _OLD_GROUP, _GROUP = "_layer_checkpoint_dependencies", "layers"
 _NUMBERED = re.compile(r"(.+)_(\d+)")
@@ -46,15 +45,10 @@ def to_open(file: KerasFile, folder: Path) -> Path:
         link = folder / f"model{suffix}"
         link.symlink_to(file.path.resolve())
         return link
-    try:
+    with refusing(file.path, f"{shown(file.path)} is damaged ({{reason}}). Copy it again."):
         if file.file_format == "h5":
             return _hdf5_with(file.path, config, folder)
         return _archive_with(file.path, config, folder, old_names)
-    except ModelError:
-        raise
-    # zipfile and h5py raise OSError, KeyError, RuntimeError, ValueError and others on damaged files.
-    except Exception as error:
-        raise ModelError(f"{shown(file.path)} is damaged ({reason(error)}). Copy it again.") from error
 
 
 def _is_of_keras_2_12(file: KerasFile) -> bool:

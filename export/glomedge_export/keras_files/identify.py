@@ -27,6 +27,7 @@ from glomedge_export.keras_files.reading import (
     opened_archive,
     opened_hdf5,
     reason,
+    refusing,
     shown,
 )
 from glomedge_export.keras_files.saved_graph import keras_version_of
@@ -122,13 +123,10 @@ def _archive(path: Path) -> KerasFile:
 
 
 def _hdf5(path: Path) -> KerasFile:
-    with opened_hdf5(path) as file:
-        try:
-            config, version = file.attrs.get("model_config"), file.attrs.get("keras_version")
-            weights = "layer_names" in file.attrs or {"layers", "_layer_checkpoint_dependencies"} & set(file)
-        # h5py raises OSError, KeyError, RuntimeError, ValueError and TypeError on damaged attributes.
-        except Exception as error:
-            raise ModelError(f"{shown(path)} holds damaged HDF5 ({reason(error)}). Copy it again.") from error
+    damaged = f"{shown(path)} holds damaged HDF5 ({{reason}}). Copy it again."
+    with opened_hdf5(path) as file, refusing(path, damaged):
+        config, version = file.attrs.get("model_config"), file.attrs.get("keras_version")
+        weights = "layer_names" in file.attrs or {"layers", "_layer_checkpoint_dependencies"} & set(file)
     if config is None:
         if weights:
             raise ModelError(

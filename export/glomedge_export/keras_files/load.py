@@ -21,7 +21,7 @@ from glomedge_export.frameworks import import_tf_keras, keras, tf
 from glomedge_export.keras_files import allowed, safety
 from glomedge_export.keras_files.copies import to_open
 from glomedge_export.keras_files.identify import KerasFile, identify
-from glomedge_export.keras_files.reading import reason, shown
+from glomedge_export.keras_files.reading import refusing, shown
 from glomedge_export.keras_files.saved_graph import SIGNATURE, read_saved_graph
 
 MIN_SIDE_PX, MAX_SIDE_PX = 32, 1024
@@ -114,14 +114,12 @@ def open_model(file: KerasFile) -> tuple[Any, str]:
     _refuse_unreadable(file)
     with tempfile.TemporaryDirectory(prefix="glomedge-") as folder:
         path = to_open(file, Path(folder))
-        try:
+        message = (
+            f"{name} {module.__version__} cannot load {shown(file.path)} ({{reason}}). Copy it again, or save the "
+            "model again with the Keras that made it: model.save('FILE.keras')"
+        )
+        with refusing(file.path, message):
             model = module.models.load_model(str(path), compile=False, safe_mode=True)
-        # Keras raises whatever its parts raise on a damaged file: zip, JSON, HDF5, lookup and type errors alike.
-        except Exception as error:
-            raise ModelError(
-                f"{name} {module.__version__} cannot load {shown(file.path)} ({reason(error)}). Copy it again, or save "
-                "the model again with the Keras that made it: model.save('FILE.keras')"
-            ) from error
     written = f"file written by keras {shown(file.keras_version)}" if file.keras_version else "file of unknown version"
     return model, f"{name} {module.__version__}" if file.is_keras3 else f"{name} {module.__version__} ({written})"
 
@@ -199,13 +197,9 @@ def _side(file: KerasFile, shape: list[int | None], given: int | None) -> int:
 
 
 def _open_saved_model(file: KerasFile) -> tuple[Any, str]:
-    try:
+    message = f"TensorFlow cannot load the SavedModel {shown(file.path)} ({{reason}}). Copy the whole folder again."
+    with refusing(file.path, message):
         model = tf.saved_model.load(str(file.path))
-    # TensorFlow raises its own errors beside OSError, ValueError, KeyError and AttributeError.
-    except Exception as error:
-        raise ModelError(
-            f"TensorFlow cannot load the SavedModel {shown(file.path)} ({reason(error)}). Copy the whole folder again."
-        ) from error
     written = f"tensorflow {shown(read_saved_graph(file.path).tensorflow_version)}"
     if file.keras_version is not None:
         written += f", keras {shown(file.keras_version)}"

@@ -6,15 +6,19 @@ control characters.
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+import tempfile
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from glomedge.errors import MissingExtraError, ModelError, shortened
+from glomedge.errors import GlomedgeError, MissingExtraError, ModelError, shortened
 from glomedge.files.names import escape_name
+from glomedge.system.memory import is_memory_error
 
 MAX_CONFIG_BYTES = 32 << 20
 """EfficientNetV2L's configuration has 1 MB."""
@@ -24,6 +28,8 @@ MAX_MEMBERS = 1_000
 _MAX_INFLATION = 50
 _MAX_DEPTH = 100
 _MAX_SHOWN = 100
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+_NOT_READABLE = (errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE)
 
 CONFIG, METADATA, WEIGHTS = "config.json", "metadata.json", "model.weights.h5"
 SAVED_MODEL = "saved_model.pb"
@@ -43,13 +49,37 @@ def reason(error: BaseException) -> str:
 
 
 @contextmanager
+def refusing(path: Path, message: str) -> Iterator[None]:
+    """What a reader raises inside becomes a ModelError of that message, in which ``{reason}`` is what the reader said.
+
+    Everything: zipfile, h5py, Keras and TensorFlow raise whatever their parts raise on a damaged file (BadZipFile,
+    struct.error, KeyError, TypeError, RuntimeError ...). But not where this machine is the reason: memory that ran out
+    is left to the caller, and of a full disk or a missing permission the message says so.
+    """
+    try:
+        yield
+    except GlomedgeError:
+        raise
+    except Exception as error:
+        if is_memory_error(error):
+            raise
+        if isinstance(error, OSError) and error.errno in _NO_ROOM:
+            raise ModelError(
+                f"There is no room for a temporary copy of {shown(path)} in {shown(tempfile.gettempdir())}: "
+                f"{os.strerror(error.errno)}. Free some, or set TMPDIR to another folder."
+            ) from error
+        if isinstance(error, OSError) and error.errno in _NOT_READABLE:
+            raise ModelError(
+                f"{shown(path)} cannot be read: {os.strerror(error.errno)}. Check its permissions and the disk."
+            ) from error
+        raise ModelError(message.replace("{reason}", reason(error))) from error
+
+
+@contextmanager
 def opened_archive(path: Path) -> Iterator[zipfile.ZipFile]:
     """A ``.keras`` archive whose directory is plausible. Raises ModelError where it is damaged or a trap."""
-    try:
+    with refusing(path, f"{shown(path)} is a damaged archive ({{reason}}). Copy it again."):
         archive = zipfile.ZipFile(path)
-    # The reader raises much more than BadZipFile on a damaged directory (struct.error, NotImplementedError, ...).
-    except Exception as error:
-        raise ModelError(f"{shown(path)} is a damaged archive ({reason(error)}). Copy it again.") from error
     with archive:
         _check_members(path, archive)
         yield archive
@@ -78,12 +108,10 @@ def member_of(path: Path, archive: zipfile.ZipFile, name: str) -> bytes:
     """A small member of an archive. Raises ModelError where it is damaged or large."""
     if archive.getinfo(name).file_size > MAX_CONFIG_BYTES:
         raise ModelError(f"{name} inside {shown(path)} is larger than {MAX_CONFIG_BYTES >> 20} MB. Save it again.")
-    try:
-        with archive.open(name) as handle:
-            # The declared size is checked above, the real one here.
-            data = handle.read(MAX_CONFIG_BYTES + 1)
-    except Exception as error:
-        raise ModelError(f"{name} inside {shown(path)} is damaged ({reason(error)}). Copy it again.") from error
+    damaged = f"{name} inside {shown(path)} is damaged ({{reason}}). Copy it again."
+    with refusing(path, damaged), archive.open(name) as handle:
+        # The declared size is checked above, the real one here.
+        data = handle.read(MAX_CONFIG_BYTES + 1)
     if len(data) > MAX_CONFIG_BYTES:
         raise ModelError(f"{name} inside {shown(path)} is larger than {MAX_CONFIG_BYTES >> 20} MB. Save it again.")
     return data
@@ -96,10 +124,9 @@ def opened_hdf5(path: Path, shown_as: Path | None = None) -> Iterator[Any]:
         import h5py
     except ModuleNotFoundError as error:
         raise MissingExtraError("Reading an HDF5 file", "h5py", "export") from error
-    try:
+    where = shown_as or path
+    with refusing(where, f"{shown(where)} holds damaged HDF5 ({{reason}}). Copy it again."):
         file = h5py.File(path, "r")
-    except Exception as error:
-        raise ModelError(f"{shown(shown_as or path)} holds damaged HDF5 ({reason(error)}). Copy it again.") from error
     with file:
         yield file
 

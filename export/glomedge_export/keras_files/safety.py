@@ -18,7 +18,7 @@ from typing import Any
 from glomedge.errors import ModelError
 from glomedge_export.keras_files import allowed
 from glomedge_export.keras_files.identify import KerasFile
-from glomedge_export.keras_files.reading import WEIGHTS, opened_archive, opened_hdf5, reason, shown
+from glomedge_export.keras_files.reading import WEIGHTS, opened_archive, opened_hdf5, refusing, shown
 from glomedge_export.keras_files.saved_graph import check_saved_graph
 from glomedge_export.keras_files.wiring import wrong_wiring
 
@@ -54,13 +54,9 @@ def check(file: KerasFile) -> None:
         with tempfile.TemporaryDirectory(prefix="glomedge-") as folder:
             # A copy, because jumping to and fro inside an archive's member reads it from its start each time.
             weights = Path(folder) / WEIGHTS
-            try:
-                with archive.open(WEIGHTS) as source, weights.open("wb") as target:
-                    shutil.copyfileobj(source, target, 1 << 20)
-            except Exception as error:
-                raise ModelError(
-                    f"{WEIGHTS} in {shown(file.path)} is damaged ({reason(error)}). Copy it again."
-                ) from error
+            damaged = f"{WEIGHTS} in {shown(file.path)} is damaged ({{reason}}). Copy it again."
+            with refusing(file.path, damaged), archive.open(WEIGHTS) as source, weights.open("wb") as target:
+                shutil.copyfileobj(source, target, 1 << 20)
             with opened_hdf5(weights, file.path) as opened:
                 _check_hdf5(file, opened)
 
@@ -138,44 +134,40 @@ def _wrong_with(found: dict[str, Any]) -> str | None:
 
 
 def _check_hdf5(file: KerasFile, opened: Any) -> None:
+    with refusing(file.path, f"The HDF5 in {shown(file.path)} is damaged ({{reason}}). Copy it again."):
+        _walk_hdf5(shown(file.path), opened)
+
+
+def _walk_hdf5(where: str, opened: Any) -> None:
     import h5py
 
     count, size, waiting = 0, 0, [opened]
     seen = {h5py.h5o.get_info(opened.id).addr}
-    where = shown(file.path)
-    try:
-        while waiting:
-            group = waiting.pop()
-            for name in group:
-                count += 1
-                link = group.get(name, getlink=True)
-                if count > _MAX_OBJECTS:
-                    raise ModelError(f"The HDF5 in {where} holds too many objects for a model. Save the model again.")
-                if not isinstance(link, h5py.HardLink):
-                    raise ModelError(
-                        f"The HDF5 in {where} holds the link {shown(name)!r}, which may lead to another file. Save the "
-                        "model again."
-                    )
-                item = group[name]
-                if isinstance(item, h5py.Group):
-                    # A hard link may lead back to a group above it.
-                    address = h5py.h5o.get_info(item.id).addr
-                    if address in seen:
-                        raise ModelError(f"The HDF5 in {where} holds {shown(name)!r} twice. Save the model again.")
-                    seen.add(address)
-                    waiting.append(item)
-                    continue
-                if not isinstance(item, h5py.Dataset) or item.external or item.is_virtual:
-                    raise ModelError(
-                        f"{shown(name)!r} in the HDF5 of {where} is stored in another file. Save the model again."
-                    )
-                size += item.size * item.dtype.itemsize if item.size else 0
-                if size > _MAX_ARRAY_BYTES:
-                    raise ModelError(
-                        f"The HDF5 in {where} claims more than {_MAX_ARRAY_BYTES >> 30} GB. Save it again."
-                    )
-    except ModelError:
-        raise
-    # h5py raises OSError, KeyError, RuntimeError, ValueError and TypeError on damaged HDF5.
-    except Exception as error:
-        raise ModelError(f"The HDF5 in {where} is damaged ({reason(error)}). Copy it again.") from error
+    while waiting:
+        group = waiting.pop()
+        for name in group:
+            count += 1
+            link = group.get(name, getlink=True)
+            if count > _MAX_OBJECTS:
+                raise ModelError(f"The HDF5 in {where} holds too many objects for a model. Save the model again.")
+            if not isinstance(link, h5py.HardLink):
+                raise ModelError(
+                    f"The HDF5 in {where} holds the link {shown(name)!r}, which may lead to another file. Save the "
+                    "model again."
+                )
+            item = group[name]
+            if isinstance(item, h5py.Group):
+                # A hard link may lead back to a group above it.
+                address = h5py.h5o.get_info(item.id).addr
+                if address in seen:
+                    raise ModelError(f"The HDF5 in {where} holds {shown(name)!r} twice. Save the model again.")
+                seen.add(address)
+                waiting.append(item)
+                continue
+            if not isinstance(item, h5py.Dataset) or item.external or item.is_virtual:
+                raise ModelError(
+                    f"{shown(name)!r} in the HDF5 of {where} is stored in another file. Save the model again."
+                )
+            size += item.size * item.dtype.itemsize if item.size else 0
+            if size > _MAX_ARRAY_BYTES:
+                raise ModelError(f"The HDF5 in {where} claims more than {_MAX_ARRAY_BYTES >> 30} GB. Save it again.")

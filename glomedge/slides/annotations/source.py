@@ -115,11 +115,9 @@ def open_source(path: Path, max_bytes: int = MAX_BYTES) -> Iterator[Source]:
             head = stream.read(4)
             stream.seek(0)
             if head.startswith(_ZIP):
-                stream = opened.enter_context(_member(name, opened.enter_context(zipfile.ZipFile(stream))))
+                stream = opened.enter_context(_unpacked(name, opened, stream))
             elif head.startswith(_GZIP):
                 stream = opened.enter_context(_gzip(stream))
-        except zipfile.BadZipFile as error:
-            raise AnnotationError(f"{name}: the archive is damaged ({error}). Export the annotations again.") from None
         except OSError as error:
             reason = error.strerror or str(error)
             raise AnnotationError(f"{name} cannot be read: {reason}. Check its permissions.") from None
@@ -130,22 +128,27 @@ def _gzip(stream: IO[bytes]) -> IO[bytes]:
     return cast("IO[bytes]", gzip.GzipFile(fileobj=stream, mode="rb"))
 
 
-def _member(name: str, archive: zipfile.ZipFile) -> IO[bytes]:
-    """The one file of an archive, without what macOS adds."""
-    members = [
-        member
-        for member in archive.infolist()
-        if not member.is_dir() and not member.filename.startswith("__MACOSX/")
-        and not member.filename.rpartition("/")[2].startswith(".")
-    ]  # fmt: skip
-    if len(members) != 1:
-        raise AnnotationError(
-            f"{name}: the archive holds {len(members)} files, and it is unclear which one has the outlines. "
-            "Unpack it and give one of them."
-        )
+def _unpacked(name: str, opened: ExitStack, stream: IO[bytes]) -> IO[bytes]:
+    """The one file of an archive, without what macOS adds; the archive stays open as long as ``opened``."""
     try:
-        return archive.open(members[0])
-    except (RuntimeError, NotImplementedError):
+        archive = opened.enter_context(zipfile.ZipFile(stream))
+        members = [
+            member
+            for member in archive.infolist()
+            if not member.is_dir() and not member.filename.startswith("__MACOSX/")
+            and not member.filename.rpartition("/")[2].startswith(".")
+        ]  # fmt: skip
+        if len(members) == 1:
+            return archive.open(members[0])
+    # Of a damaged directory zipfile also takes names, offsets and versions as they stand there.
+    except (zipfile.BadZipFile, ValueError) as error:
+        raise AnnotationError(f"{name}: the archive is damaged ({error}). Export the annotations again.") from error
+    # An encrypted archive, and (NotImplementedError is one of these) a packing that Python does not know.
+    except RuntimeError as error:
         raise AnnotationError(
-            f"{name}: the archive is encrypted or packed in an unusual way. Unpack it and give the file inside."
-        ) from None
+            f"{name}: the archive cannot be unpacked here ({error}). Unpack it and give the file inside."
+        ) from error
+    raise AnnotationError(
+        f"{name}: the archive holds {len(members)} files, and it is unclear which one has the outlines. "
+        "Unpack it and give one of them."
+    )

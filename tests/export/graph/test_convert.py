@@ -15,6 +15,7 @@ from glomedge.model.scaling import NAMED, Scaling
 from glomedge.model.spec import Affine, InputScaling
 from glomedge.system.telemetry import import_onnxruntime
 from glomedge_export.graph import convert, ends, surgery
+from glomedge_export.graph.names import name_by_known_layers
 
 ort = import_onnxruntime()
 
@@ -107,7 +108,7 @@ def test_names_follow_keras_layers() -> None:
             ],
         )
     )
-    named = convert.name_by_layer(model, ["conv2_block1_1_conv", "max_pooling2d_9", "post_relu"])
+    named = name_by_known_layers(model, ["conv2_block1_1_conv", "max_pooling2d_9", "post_relu"])
     assert [n.name for n in named.graph.node] == ["conv2_block1_1_conv", "shortcut_pool1", "post_relu", "relu"]
     assert [t.name for t in named.graph.initializer] == ["conv2_block1_1_conv.weight"]
     assert named.graph.output[0].name == "features"
