@@ -29,6 +29,14 @@ def train(
     pretrain_epochs: Annotated[
         int, typer.Option(min=0, help="With --weights none: train all layers first, for this many epochs, such as 33.")
     ] = 0,
+    augment: Annotated[
+        Literal["standard", "stain"] | None,
+        typer.Option(
+            help="standard: flips and rotation; stain: colour, focus, resampling and JPEG as well, for slides of other "
+            "laboratories. Default: stain with --pretrain-epochs, else standard.",
+            show_default=False,
+        ),
+    ] = None,
     optimizer: Annotated[Literal["sgd", "adam"], typer.Option(help="Optimizer.")] = "sgd",
     learning_rate: Annotated[float, typer.Option(help="Learning rate.")] = 0.001,
     class_weight: Annotated[
@@ -111,6 +119,7 @@ def train(
                 early_stopping=early_stopping,
                 compute_dtype=compute_dtype,
                 pretrain_epochs=pretrain_epochs,
+                augment=augment,
             ),
             recipe=recipe_of(recipe, saturation_factor=saturation, hue_degrees=hue_degrees, equalise=equalise),
             case_pattern=case_pattern,

@@ -26,8 +26,9 @@ from glomedge_export.training.feed import Images, TrainingData, batches
 from glomedge_export.training.head_start import start_head
 from glomedge_export.training.listener import Listener, Silent
 from glomedge_export.training.optimizer import make_optimizer
-from glomedge_export.training.options import ClassWeight, FitOptions
+from glomedge_export.training.options import Augment, ClassWeight, FitOptions
 from glomedge_export.training.pretrain import pretrain
+from glomedge_export.training.stain import stain
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,13 @@ class Trainer:
     Training steps compute the backbone in ``compute_dtype``; evaluation is always float32, as the exported file is.
     """
 
-    def __init__(self, model: Any, optimizer: Any, compute_dtype: ComputeDtype = "float32") -> None:
+    def __init__(
+        self,
+        model: Any,
+        optimizer: Any,
+        compute_dtype: ComputeDtype = "float32",
+        augment: Augment = "standard",
+    ) -> None:
         self.model = model
         self.optimizer = optimizer
         backbone = network.backbone_of(model)
@@ -91,12 +98,19 @@ class Trainer:
                 "reproducible. Install the versions in constraints.txt."
             )
 
+        # The seed of the next step's colours.
+        self._stain_seed = tf.Variable([0, 0], dtype=tf.int32, trainable=False)
+
         def logits(features: Any) -> Any:
             return tf.matmul(features, head.kernel.value) + head.bias.value
 
         def train_step(images: Any, targets: Any) -> tuple[Any, Any]:
             labels, weight = targets[:, :1], targets[:, 1:]
-            scaled = scaling(augmentation(tf.cast(images, tf.float32), training=True))
+            pictures = augmentation(tf.cast(images, tf.float32), training=True)
+            if augment == "stain":
+                pictures = stain(pictures, self._stain_seed)
+                self._stain_seed.assign_add([0, 1])
+            scaled = scaling(pictures)
             with network.computing_in(backbone, compute_dtype):
                 frozen = trunk(scaled, training=False)
             # Nothing before this line is differentiated.
@@ -126,6 +140,7 @@ class Trainer:
         # Keras holds its seeds in int32-like variables; 31 bits fit any of them.
         for state, pair in zip(self._random_states, (drawn >> 1).reshape(-1, 2), strict=True):
             state.assign(pair.astype(state.dtype))
+        self._stain_seed.assign(np.array([seed & 0x7FFFFFFF, epoch << 16], np.int32))
 
     def run_epoch(self, data: Any, steps: int, on_step: Callable[[int, int], None]) -> tuple[float, float]:
         """Train over the data once; returns mean loss (unweighted, nats) and accuracy at 0.5."""
@@ -213,7 +228,8 @@ def fit(
         model = start_model(data, options, checkpointing, listener)
     else:
         model = network.assemble(options.input_scaling, options.seed)
-    trainer = Trainer(model, make_optimizer(options.optimizer, options.learning_rate), options.compute_dtype)
+    optimizer = make_optimizer(options.optimizer, options.learning_rate)
+    trainer = Trainer(model, optimizer, options.compute_dtype, options.augmentation)
     history: list[EpochRow] = []
     if saved is not None:
         _assign(model.variables, saved.weights)

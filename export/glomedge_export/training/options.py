@@ -11,6 +11,7 @@ from glomedge.model.spec import ComputeDtype, InputScaling, Recipe
 from glomedge_export.data.split import SplitMethod
 
 OptimizerName = Literal["sgd", "adam"]
+Augment = Literal["standard", "stain"]
 ClassWeight = Literal["none", "balanced"]
 
 
@@ -24,6 +25,9 @@ class FitOptions:
         compute_dtype: what the convolutions of a training step are computed in; weights, loss and everything that is
             not a training step stay float32.
         pretrain_epochs: number of epochs in which all layers are trained first; only from random weights.
+        augment: ``standard`` is geometry alone (and brightness where all layers are trained), ``stain`` varies colour,
+            focus, resampling and JPEG as well (``training/stain.py``); None: ``stain`` with ``pretrain_epochs``, else
+            ``standard``.
     """
 
     weights: str = "imagenet"
@@ -37,6 +41,7 @@ class FitOptions:
     early_stopping: int = 0
     compute_dtype: ComputeDtype = "float32"
     pretrain_epochs: int = 0
+    augment: Augment | None = None
 
     def __post_init__(self) -> None:
         if self.epochs < 1 or self.batch_size < 1 or self.early_stopping < 0:
@@ -59,10 +64,18 @@ class FitOptions:
             raise UsageError(f"Unknown class weight {self.class_weight!r}. Choose none or balanced.")
         if self.compute_dtype not in ("float32", "bfloat16"):
             raise UsageError(f"Unknown compute dtype {self.compute_dtype!r}. Choose float32 or bfloat16.")
+        if self.augment not in (None, "standard", "stain"):
+            raise UsageError(f"Unknown augmentation {self.augment!r}. Choose standard or stain.")
+
+    @property
+    def augmentation(self) -> Augment:
+        """``augment``, or the default where it is None."""
+        return self.augment or ("stain" if self.pretrain_epochs else "standard")
 
     def fixed(self) -> dict[str, Any]:
         """What a resumed run must have in common with the one it resumes."""
-        return {key: value for key, value in asdict(self).items() if key not in ("epochs", "early_stopping")}
+        settings = asdict(self) | {"augment": self.augmentation}
+        return {key: value for key, value in settings.items() if key not in ("epochs", "early_stopping")}
 
 
 @dataclass(frozen=True)

@@ -84,6 +84,7 @@ def _settings(result: TrainResult) -> list[_Row]:
         ("Class weight", training.class_weight),
         ("Training steps computed in", training.compute_dtype),
         ("Epochs of all layers before that", training.pretrain_epochs),
+        ("Augmentation", training.augment),
         ("Threshold", f"{record.threshold:.4f} (rule: {training.threshold_rule})"),
         ("Temperature", f"{record.temperature:.4f}"),
         ("Split", f"by {training.split_method}, seed {training.seed}"),

@@ -26,6 +26,7 @@ from glomedge_export.training.checkpoint import PRETRAINING_FOLDER, Checkpoint, 
 from glomedge_export.training.feed import TrainingData, batches
 from glomedge_export.training.listener import Listener, Silent
 from glomedge_export.training.options import FitOptions
+from glomedge_export.training.stain import stain
 
 PEAK_LEARNING_RATE = 1e-3
 WEIGHT_DECAY = 5e-4
@@ -111,7 +112,10 @@ class _AllLayers:
         self.optimizer.build(self.trained)
 
         def step(images: Any, labels: Any, seed: Any, size: int) -> Any:
-            pictures = scaling(augment(images, size, seed))
+            pictures = augment(images, size, seed)
+            if options.augmentation == "stain":
+                pictures = stain(pictures, seed)
+            pictures = scaling(pictures)
             with tf.GradientTape() as tape:
                 with network.computing_in(self.backbone, options.compute_dtype):
                     maps = tf.cast(self.backbone(pictures, training=True), tf.float32)

@@ -290,6 +290,7 @@ def _provenance(
         class_weight=fit.class_weight,
         compute_dtype=fit.compute_dtype,
         pretrain_epochs=fit.pretrain_epochs,
+        augment=fit.augmentation,
         threshold_rule=options.threshold,
         metrics={f"test_{name}": interval for name, interval in test.metrics.items()},
         package_versions=versions() | {"python": platform.python_version()},
