@@ -30,7 +30,8 @@ def crops() -> npt.NDArray[np.float32]:
 
 
 def drawn(crops: npt.NDArray[np.float32], *seed: int) -> npt.NDArray[np.float32]:
-    return np.asarray(stain_module.stain(tf.constant(crops), tf.constant(seed, tf.int32)), np.float32)
+    pictures: npt.NDArray[np.float32] = np.asarray(stain_module.stain(tf.constant(crops), tf.constant(seed, tf.int32)))
+    return pictures
 
 
 def test_the_same_seed_gives_the_same_pictures_and_another_seed_others(crops: npt.NDArray[np.float32]) -> None:
