@@ -37,6 +37,7 @@ def main() -> None:
     options.add_argument("--folds", type=int, default=5)
     options.add_argument("--epochs", type=int, default=4)
     options.add_argument("--pretrain-epochs", type=int, default=0, help="first train all layers for this many epochs")
+    options.add_argument("--augment", choices=["standard", "stain"], help="default: as glomedge train")
     options.add_argument("--optimizer", default="adam", choices=["sgd", "adam"])
     options.add_argument("--learning-rate", type=float, default=1e-4)
     options.add_argument("--weights", default="none")
@@ -45,7 +46,7 @@ def main() -> None:
     options.add_argument("--one", type=Path, help=argparse.SUPPRESS)
     arguments = options.parse_args()
     if arguments.one is not None:
-        _train_one(arguments, arguments.one)
+        train_one(arguments, arguments.one)
         return
     set_results_directory(arguments.results)
     from glomedge_export.data.dataset import read_dataset
@@ -104,8 +105,8 @@ def _write_split(path: Path, items: Any, fold_of_case: dict[str, int], test: int
         writer.writerows([item.name, sides.get(fold_of_case[item.case], "train")] for item in items)
 
 
-def _train_one(arguments: argparse.Namespace, folder: Path) -> None:
-    """In the child: train one fold, write the answers to its held-out crops."""
+def train_one(arguments: argparse.Namespace, folder: Path) -> None:
+    """In a child: train on the split.csv of a folder, write the answers to its test crops to answers.json there."""
     from glomedge.cli.progress import TrainingProgress
     from glomedge_export.training.options import FitOptions, TrainOptions
     from glomedge_export.training.run import train
@@ -117,6 +118,7 @@ def _train_one(arguments: argparse.Namespace, folder: Path) -> None:
         epochs=arguments.epochs,
         compute_dtype=arguments.compute_dtype,
         pretrain_epochs=arguments.pretrain_epochs,
+        augment=arguments.augment,
     )
     run = TrainOptions(
         data=arguments.data,

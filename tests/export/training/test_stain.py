@@ -26,7 +26,8 @@ def crops() -> npt.NDArray[np.float32]:
     """Eight smooth pictures, float32 [8, 112, 112, 3], 0 to 255."""
     rng = np.random.default_rng(0)
     coarse = tf.image.resize(rng.uniform(60, 230, (8, 7, 7, 3)), [112, 112], "bicubic")
-    return np.clip(np.asarray(coarse), 0, 255).astype(np.float32)
+    pictures: npt.NDArray[np.float32] = np.clip(np.asarray(coarse), 0, 255).astype(np.float32)
+    return pictures
 
 
 def drawn(crops: npt.NDArray[np.float32], *seed: int) -> npt.NDArray[np.float32]:
