@@ -129,6 +129,39 @@ def test_an_output_that_is_no_probability_is_refused(head: str, ending: str) -> 
         surveyed(small(module, head=head), module)
 
 
+def _average(module: Any, x: Any) -> Any:
+    return module.layers.Average()([module.layers.Dense(1, activation="sigmoid")(x) for _ in range(2)])
+
+
+def _mean_of_softmax(module: Any, x: Any) -> Any:
+    first, second = (module.layers.Dense(2, activation="softmax")(x) for _ in range(2))
+    return module.layers.Add()([first, second]) / 2.0
+
+
+def _turned_round(module: Any, x: Any) -> Any:
+    return 1.0 - module.layers.Dense(1, activation="sigmoid")(x)
+
+
+@pytest.mark.parametrize("name", MODULES)
+@pytest.mark.parametrize(
+    ("ending", "activation"), [(_average, "Sigmoid"), (_mean_of_softmax, "Softmax"), (_turned_round, "Sigmoid")]
+)
+def test_arithmetic_over_probabilities_is_no_logit(name: str, ending: Any, activation: str) -> None:
+    module = framework(name)
+    images = module.Input((64, 64, 3))
+    x = module.layers.GlobalAveragePooling2D()(module.layers.Conv2D(4, 3)(images / 255.0))
+    with pytest.raises(ModelError, match=f"combines probabilities.*{activation}.*one Dense layer"):
+        surveyed(module.Model(images, ending(module, x)), module)
+
+
+def test_a_sum_of_logits_is_a_logit_whatever_gates_lie_before_its_layers() -> None:
+    module = framework("keras")
+    images = module.Input((64, 64, 3))
+    x = module.layers.GlobalAveragePooling2D()(module.layers.Conv2D(4, 3, activation="sigmoid")(images / 255.0))
+    total = module.layers.Add()([module.layers.Dense(1)(x), module.layers.Dense(1)(x)])
+    assert surveyed(module.Model(images, total), module).outside.output.kind == "linear"
+
+
 def test_what_the_graph_does_not_show_must_be_said_and_nothing_else() -> None:
     from helpers.foreign_models import small
 
