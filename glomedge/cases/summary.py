@@ -99,7 +99,7 @@ class CaseSummary:
     """One biopsy. All percentages run from 0 to 100; intervals are 95%.
 
     Attributes:
-        case: the biopsy's id (``casenames.case_of``).
+        case: the biopsy's id (``cases.names.case_of``).
         slides: how many slides its crops come from.
         crops: every file found, whatever became of it.
         classified: crops counted in the percentage: neither an error, nor excluded for a flag.
@@ -142,6 +142,14 @@ class CaseSummary:
     adequate_banff: bool
 
 
+@dataclass(frozen=True, slots=True)
+class _Counted:
+    """What is counted of one item of ``summarise``."""
+
+    label: int | None
+    status: str
+
+
 def summarise(
     items: Iterable[CropResult],
     operating_point: OperatingPoint | None,
@@ -171,7 +179,10 @@ def summarise(
         finder = CaseFinder([item.name for item in items], case_pattern)
     tally = CaseTally(exclude_flagged=exclude_flagged)
     for item in items:
-        tally.add_many([finder.case_of(item.name)], [item], [item.probability])
+        # Without both there is no answer. A value of our own: what a user gives need not have a hash.
+        probability = item.probability if item.label is not None else None
+        call = _Counted(item.label if probability is not None else None, item.status)
+        tally.add_many([finder.case_of(item.name)], [call], [probability])
     return tally.summaries(operating_point)
 
 

@@ -241,9 +241,8 @@ class AnswerTable:
 
     def names(self, numbers: Sequence[int]) -> list[bytes]:
         """The same of many rows; ``numbers`` as ``numbers()`` gives them."""
-        begin, end = numbers[0], numbers[-1] + 1
-        if end - begin == len(numbers) and end <= len(self.inputs):
-            return list(map(_RELATIVE, self.inputs[begin:end]))
+        if _consecutive(numbers) and numbers[-1] < len(self.inputs):
+            return list(map(_RELATIVE, self.inputs[numbers[0] : numbers[-1] + 1]))
         return [self.name(number) for number in numbers]
 
     def fingerprint(self, name: bytes) -> Fingerprint | None:
@@ -294,8 +293,7 @@ class AnswerTable:
 
     def columns(self, numbers: Sequence[int]) -> StoredColumns:
         """Many rows; ``numbers`` as ``numbers()`` gives them, at least one."""
-        begin, end = numbers[0], numbers[-1] + 1
-        where = slice(begin, end) if end - begin == len(numbers) else np.array(numbers)
+        where = slice(numbers[0], numbers[-1] + 1) if _consecutive(numbers) else np.array(numbers)
         known = self._known.data[where]
         disagreement: Sequence[float | None] = [None] * len(numbers)
         if (has := known & HAS_DISAGREEMENT).any():
@@ -342,6 +340,11 @@ class AnswerTable:
                 seen.update(data[at : at + 32] for at in range(0, len(data), 32))
                 copies -= len(seen)
         return copies
+
+
+def _consecutive(numbers: Sequence[int]) -> bool:
+    """Whether they are a slice. The ends alone do not tell: rows of files that are gone have later numbers."""
+    return list(numbers) == list(range(numbers[0], numbers[0] + len(numbers)))
 
 
 def _where(has: Numbers, values: list[Any]) -> Sequence[Any]:

@@ -7,6 +7,7 @@ import math
 import random
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
@@ -261,3 +262,15 @@ def test_real_names_make_21_cases(real_data: Path) -> None:
     assert sum(s.classified for s in summaries) == 830
     assert sum(s.globally_sclerotic for s in summaries) == 174
     assert {s.case: s.crops for s in summaries} == Counter(row["name"].rpartition("-")[0] for row in rows)
+
+
+def test_items_of_any_kind_are_counted() -> None:
+    """Documented for Python users: what has the fields will do, hashable or not."""
+    answers = [(0.9, 1), (0.2, 0), (None, 1), (0.7, None)]
+    items = [
+        SimpleNamespace(name=f"B7-{i}.png", probability=p, label=label, status="ok")
+        for i, (p, label) in enumerate(answers)
+    ]
+    (found,) = summarise(items, None)
+    assert (found.crops, found.classified, found.errors, found.globally_sclerotic) == (4, 2, 2, 1)
+    assert found.expected_count == pytest.approx(1.1)

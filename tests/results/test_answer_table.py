@@ -58,6 +58,19 @@ def test_the_last_row_of_each_name_is_kept(lines: list[list[tuple[Any, ...]]], k
             assert not before.differs(7 if size is None else size, mtime)
             assert before.differs(7 if size is None else size, mtime + 1)
             assert before.differs(7 if size is None else size + 1, mtime) == (size is not None)
+    rows = list(table.numbers())
+    for left_out in (None, *rows):
+        block = [number for number in rows if number != left_out]
+        if not block:
+            continue
+        assert table.names(block) == [table.name(number) for number in block]
+        columns = table.columns(block)
+        for at, number in enumerate(block):
+            alone = table.stored(number)
+            found = columns.probability[at]
+            assert table.said[columns.said[at]] == (alone.status, alone.message)
+            assert (None if found is None or found != found else found) == alone.probability
+            assert (columns.sha256[at], columns.disagreement[at]) == (alone.sha256, alone.disagreement)
     digests = [sha256 for _, _, sha256, *_ in expected.values() if sha256 is not None]
     assert table.copies() == (len(digests) - len(set(digests)) if digests else None)
     for name in _NAMES:

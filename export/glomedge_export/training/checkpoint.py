@@ -43,7 +43,7 @@ def is_begun(folder: Path) -> bool:
 
 
 def unmark_begun(folder: Path) -> None:
-    """Remove the note: the run has ended, or was refused before it replaced anything."""
+    """Remove the note: the run has ended."""
     (folder / _BEGUN).unlink(missing_ok=True)
 
 

@@ -22,7 +22,7 @@ from glomedge.about import RESEARCH_USE_NOTICE
 from glomedge.cases import biopsy_metrics as evaluation
 from glomedge.cases import decision
 from glomedge.cases.names import compile_case_pattern
-from glomedge.errors import GlomedgeError, ModelError, OutputError
+from glomedge.errors import ModelError, OutputError
 from glomedge.files.lock import OutputLock
 from glomedge.files.writing import check_writable, replacing, sha256_of, write_atomically
 from glomedge.model import crop_digests
@@ -80,15 +80,11 @@ def train(options: TrainOptions, listener: Listener) -> TrainResult:
     checkpoints = output / CHECKPOINT_FOLDER
     checkpoints.mkdir(exist_ok=True)
     with OutputLock(checkpoints / "lock"):
-        begun_before = is_begun(checkpoints)
-        _check_earlier_run(options)
-        try:
-            dataset, split = _read(options, listener)
-        except GlomedgeError:
-            if not begun_before:  # nothing was replaced
-                unmark_begun(checkpoints)
-            raise
+        replaces = _check_earlier_run(options)
+        dataset, split = _read(options, listener)
         if options.overwrite:
+            if replaces:  # not before: an overwrite that ends while it reads has replaced nothing
+                mark_begun(checkpoints)
             _clear(output)
         crops = enhanced.enhanced(
             dataset,
@@ -131,17 +127,16 @@ def _read(options: TrainOptions, listener: Listener) -> tuple[Dataset, Split]:
     return dataset, split
 
 
-def _check_earlier_run(options: TrainOptions) -> None:
-    """Refuse to replace hours of training unasked; note where it was asked for. Raises OutputError."""
+def _check_earlier_run(options: TrainOptions) -> bool:
+    """Whether the run will replace an earlier one. Raises OutputError where nobody asked for that."""
     output = options.output
     finished = (output / MODEL_NAME).exists()
     folders = (output / CHECKPOINT_FOLDER, output / CHECKPOINT_FOLDER / PRETRAINING_FOLDER)
     stopped = is_begun(folders[0]) or any(Checkpoints(folder).exist() for folder in folders)
     if not (finished or stopped):
-        return
+        return False
     if options.overwrite:
-        mark_begun(folders[0])
-        return
+        return True
     if not options.resume:
         found = "a stopped training run" if stopped else f"a trained model ({MODEL_NAME})"
         raise OutputError(
@@ -153,6 +148,7 @@ def _check_earlier_run(options: TrainOptions) -> None:
             f"The training in {output} has finished ({MODEL_NAME} is there), so nothing is left to --resume: train "
             "again with --overwrite, or choose another --output."
         )
+    return False
 
 
 def _fit_and_write(

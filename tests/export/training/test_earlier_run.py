@@ -73,3 +73,21 @@ def test_an_overwrite_that_was_refused_changes_nothing(tmp_path: Path) -> None:
     Checkpoints(out / "checkpoint").clear()
     with pytest.raises(OutputError, match="has finished"):
         _train(data, out, resume=True)
+
+
+def test_an_overwrite_that_is_stopped_while_it_reads_replaces_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, out = write_crops(tmp_path / "data"), tmp_path / "out"
+    _finished(out)
+
+    def stopped(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(run, "read_dataset", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        _train(data, out, overwrite=True)
+    with pytest.raises(OutputError, match=r"already holds a trained model"):
+        _train(data, out)
+    with pytest.raises(OutputError, match="has finished"):
+        _train(data, out, resume=True)
