@@ -12,7 +12,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,6 +29,13 @@ from glomedge_export.export_source.crops import CropsWanted, ExportCrops, crops_
 from glomedge_export.export_source.foreign import with_fit, with_network
 from glomedge_export.export_source.load import load_source
 from glomedge_export.export_source.measured import measured
+from glomedge_export.export_source.output import (
+    RECORDED,
+    check_not_of_another,
+    default_output,
+    recorded_name,
+    with_a_name,
+)
 from glomedge_export.export_source.source import Said, Source
 from glomedge_export.graph import surgery
 from glomedge_export.graph.convert import Converted
@@ -131,12 +138,6 @@ def resolved_target(precision: Precision, target: Target | None) -> Target:
     return target
 
 
-def default_output(model: Path, precision: Precision, target: Target) -> Path:
-    """``model.onnx`` for float32 and any target, else ``model.<precision>.<target>.onnx``, next to the Keras model."""
-    suffix = ".onnx" if target == "any" else f".{precision}.{target}.onnx"
-    return model.with_name(model.stem + suffix)
-
-
 def export(
     request: Request,
     progress: Progress = silent,
@@ -158,6 +159,7 @@ def export(
         ModelError, DatasetError, UsageError: the model, data or options cannot be used.
         MissingExtraError: a package of the extra ``export`` is not installed.
     """
+    request = replace(request, model=with_a_name(request.model))
     # What can be refused at once is refused before a minute of converting.
     target = resolved_target(request.precision, request.target)
     gates.limits_for(request.precision, request.gate_overrides)
@@ -166,6 +168,8 @@ def export(
     if not output.parent.is_dir():
         raise UsageError(f"The folder {output.parent} does not exist. Create it, or give another --output.")
     check_writable(output.parent, "Choose another --output.")
+    if request.output is None and request.model.exists():
+        check_not_of_another(output, request.model)
     job = _Job(request, target, output, progress, tell or Tell())
     try:
         return _export(job, conversions if conversions is not None else {})
@@ -339,6 +343,7 @@ def _report(job: _Job, data: bytes, converted: Converted, proven: _Proven) -> di
     return {
         "notice": RESEARCH_USE_NOTICE,
         "model": job.output.name,
+        RECORDED: recorded_name(job.request.model, job.output),
         # As runners name the model: of everything before the seal. sha256sum gives the other one.
         "sha256": hashlib.sha256(data[:-SEAL_BYTES]).hexdigest(),
         "file_sha256": hashlib.sha256(data).hexdigest(),

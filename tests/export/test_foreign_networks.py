@@ -19,7 +19,7 @@ from glomedge_export.export_source.source import Said
 from glomedge_export.graph import surgery
 from glomedge_export.graph.convert import Converted
 from glomedge_export.graph.lower import LoweringInputs, lower, runner_for
-from glomedge_export.graph.run import logits
+from glomedge_export.graph.run import logits_runner
 from helpers.published_script import published_answers
 
 pytestmark = [pytest.mark.keras, pytest.mark.slow]
@@ -77,7 +77,7 @@ def test_a_network_of_keras_applications_exports_in_every_precision(tmp_path: Pa
     (made,) = conversions.values()
     calibration = CalibrationCrops(drawn(spec.recipe, 32, 1).images_nhwc, tuple(f"{i}.png" for i in range(32)), 8)
     compared = drawn(spec.recipe, 32, 2).images_nhwc
-    right = logits(made.model, compared)
+    right = logits_runner(made.model)(compared)
     errors = {}
     for precision, target in LOWERED:
         lowered = lower(made.model, precision, target, LoweringInputs(compared, calibration, "minmax")).model

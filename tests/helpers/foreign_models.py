@@ -132,12 +132,12 @@ def small(
         front: see ``_front``.
         head: see ``_head``.
         body: ``residual`` (ResNet's), ``mobile`` (depthwise, ReLU6, uneven padding), ``efficient`` (swish, squeeze and
-            excite) or ``dense`` (concatenation, average pooling).
+            excite), ``dense`` (concatenation, average pooling) or ``convnext`` (LayerNormalization, gelu).
         side_px: of the input; None leaves it open.
         seed: of the weights.
     """
     module.utils.set_random_seed(seed)
-    images = module.Input((side_px, side_px, 3))
+    images = module.Input((side_px, side_px, 3), dtype="uint8" if front.startswith("bytes") else None)
     features = _BODIES[body](module, _front(module, front, images))
     return module.Model(images, _head(module, head, features))
 
@@ -149,6 +149,14 @@ def _front(module: Any, name: str, x: Any) -> Any:
             return x
         case "rescaling":
             return layers.Rescaling(1 / 127.5, offset=-1)(x)
+        case "bytes":
+            return layers.Rescaling(1 / 127.5, offset=-1)(x)
+        case "bytes_unscaled":
+            if module.__name__ == "keras":
+                return module.ops.cast(x, "float32")
+            from glomedge_export.frameworks import tf
+
+            return tf.cast(x, tf.float32)
         case "unit":
             return layers.Rescaling(1 / 255)(x)
         case "divided":
@@ -215,7 +223,15 @@ def _dense(module: Any, x: Any) -> Any:
     return layers.ReLU()(layers.BatchNormalization()(x))
 
 
-_BODIES = {"residual": _residual, "mobile": _mobile, "efficient": _efficient, "dense": _dense}
+def _convnext(module: Any, x: Any) -> Any:
+    layers = module.layers
+    x = layers.LayerNormalization(epsilon=1e-6)(layers.Conv2D(8, 4, strides=4)(x))
+    y = layers.LayerNormalization(epsilon=1e-6)(layers.DepthwiseConv2D(7, padding="same")(x))
+    y = layers.Dense(8)(layers.Activation("gelu")(layers.Dense(16)(y)))
+    return layers.LayerNormalization(epsilon=1e-6)(layers.Conv2D(8, 2, strides=2)(layers.Add()([x, y])))
+
+
+_BODIES = {"residual": _residual, "mobile": _mobile, "efficient": _efficient, "dense": _dense, "convnext": _convnext}
 
 
 def _head(module: Any, name: str, x: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -53,7 +54,8 @@ def test_every_format_says_the_same(
         assert (found.refused, found.unchecked, found.own) == (None, None, False)
         assert (found.tensorflow is not None) == path.is_dir()
         command = f"glomedge export {path} --recipe seed|published|plain"
-        assert found.command() == command + (" --positive-class 0|1" if outputs == 2 else "")
+        command += " --positive-class 0|1" if outputs == 2 else ""
+        assert found.command() == (None if found.mixed and path.is_dir() else command)
         assert json.loads(json.dumps(found.as_json()))["input_scaling"] == scaling
         rows = in_rows(found)
         assert 8 <= len(rows) <= 11
@@ -158,6 +160,99 @@ def test_an_unsafe_file_is_described_and_refused(with_config: Callable[..., Path
     assert "Lambda layer 'evil'" in found.refused
     assert found.command() is None
     assert dict(in_rows(found))["export"] == "refused"
+
+
+def _last_dense(units: int, activation: str) -> Callable[[dict[str, Any]], None]:
+    def change(config: dict[str, Any]) -> None:
+        config["config"]["layers"][-1]["config"].update(units=units, activation=activation)
+
+    return change
+
+
+def _input_of(*shape: int | None) -> Callable[[dict[str, Any]], None]:
+    def change(config: dict[str, Any]) -> None:
+        for layer in config["config"]["layers"]:
+            if layer["class_name"] == "InputLayer":
+                layer["config"]["batch_input_shape"] = [None, *shape]
+
+    return change
+
+
+def _two_inputs(config: dict[str, Any]) -> None:
+    config["config"]["input_layers"] = [config["config"]["input_layers"][0]] * 2
+
+
+def _one_minus(config: dict[str, Any]) -> None:
+    arithmetic = {"class_name": "TFOpLambda", "config": {"name": "s", "function": "math.subtract"}}
+    config["config"]["layers"].append({**arithmetic, "inbound_nodes": [["_CONSTANT_VALUE", -1, 1, {}]]})
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (_last_dense(3, "softmax"), r"answers with the shape \[None, 3\].*two classes"),
+        (_last_dense(1, "tanh"), r"ends in tanh over 1 number\. glomedge takes Dense\(1, sigmoid\)"),
+        (_last_dense(2, "sigmoid"), "ends in sigmoid over 2 numbers"),
+        (_last_dense(1, "softmax"), "ends in softmax over 1 number"),
+        (_input_of(32, 48, 3), r"the shape \[None, 32, 48, 3\].*square RGB"),
+        (_input_of(32, 32, 1), "square RGB"),
+        (_input_of(16, 16, 3), "an input of 16 px: glomedge takes 32 to 1024 px"),
+        (_two_inputs, "has 2 inputs and 1 outputs"),
+        (_one_minus, "combines probabilities.*TFOpLambda behind sigmoid"),
+    ],
+)
+def test_what_export_always_refuses_is_said_instead_of_a_command(
+    with_config: Callable[..., Path], change: Callable[[dict[str, Any]], None], words: str
+) -> None:
+    for h5 in (False, True):
+        found = describe(with_config(change, h5))
+        assert found.command() is None
+        assert found.unfit is not None
+        assert re.search(words, found.unfit)
+        assert len(found.unfit) < 500
+        assert dict(in_rows(found))["export"] == f"refused: {found.unfit}"
+        assert found.as_json()["unfit"] == found.unfit
+
+
+def test_a_saved_model_in_half_precision_is_named_as_such(genuine: dict[str, Genuine]) -> None:
+    for made in genuine.values():
+        for path in made.files("mixed"):
+            unfit = describe(path).unfit
+            assert (unfit is not None) == path.is_dir()
+            assert unfit is None or "Save it as .keras or .h5" in unfit
+
+
+def test_what_is_said_of_a_file_of_keras_3_is_what_loading_says(tmp_path: Path) -> None:
+    keras = pytest.importorskip("keras", reason="needs TensorFlow: pip install 'glomedge[export]'")
+    from glomedge_export.keras_files.load import load
+
+    layers = keras.layers
+
+    def network(front: Callable[[Any], Any], head: Callable[[Any], Any]) -> Any:
+        images = keras.Input((32, 32, 3))
+        x = layers.GlobalAveragePooling2D()(layers.Conv2D(4, 3)(front(images)))
+        return keras.Model(images, head(x))
+
+    def sigmoid(x: Any) -> Any:
+        return layers.Dense(1, activation="sigmoid")(x)
+
+    rescaled = layers.Rescaling(1 / 255)
+    for name, model in (
+        ("arithmetic.h5", network(lambda x: x / 255.0, sigmoid)),
+        ("three.keras", network(rescaled, layers.Dense(3, activation="softmax"))),
+        ("outputs.keras", network(rescaled, lambda x: [sigmoid(x), sigmoid(x)])),
+        ("never.keras", keras.Sequential([layers.Conv2D(4, 3), layers.GlobalAveragePooling2D(), layers.Dense(1)])),
+    ):
+        model.save(tmp_path / name)
+        found = describe(tmp_path / name)
+        with pytest.raises(ModelError) as caught:
+            load(tmp_path / name)
+        assert (name, found.unfit) == (name, str(caught.value))
+    built = keras.Sequential([layers.Conv2D(4, 3), layers.GlobalAveragePooling2D(), layers.Dense(1)])
+    built.build((None, 32, 32, 3))
+    built.save(tmp_path / "built.keras")
+    found = describe(tmp_path / "built.keras")
+    assert (found.unfit, found.side_px, load(tmp_path / "built.keras").side_px) == (None, 32, 32)
 
 
 def test_a_configuration_that_keras_did_not_write(with_config: Callable[..., Path]) -> None:

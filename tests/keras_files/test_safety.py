@@ -111,6 +111,29 @@ def test_what_the_outer_model_was_compiled_with_is_not_read(with_config: Write) 
     check(identify(path))
 
 
+def test_a_word_in_a_file_does_not_make_it_ours(with_config: Write) -> None:
+    """Neither as the name of a layer nor where nothing is read."""
+    ours = {"class_name": "RgbScaling", "registered_name": "glomedge>RgbScaling", "config": {}}
+    for change in (
+        _set_inner(_dense, name="glomedge>RgbScaling"),
+        lambda config: config.update(compile_config={"loss": ours}),
+    ):
+        file = identify(with_config(change))
+        check(file)
+        assert not is_own(file)
+
+
+@pytest.mark.parametrize("class_name", ["RgbScaling", "glomedge>RgbScaling"])
+def test_a_file_with_our_layer_is_ours_and_is_checked_all_the_same(with_config: Write, class_name: str) -> None:
+    registered = {"registered_name": "glomedge>RgbScaling"} if class_name == "RgbScaling" else {}
+    ours = {"class_name": class_name, "module": "glomedge_export.network.network", **registered, "config": {}}
+    evil = {"class_name": "Lambda", "config": {"name": "evil"}}
+    assert is_own(identify(with_config(lambda config: config["config"]["layers"].append(ours))))
+    file = identify(with_config(lambda config: config["config"]["layers"].extend([ours, evil])))
+    with pytest.raises(ModelError, match="Lambda layer 'evil'"):
+        check(file)
+
+
 def test_a_page_long_name_gives_a_short_message(with_config: Write) -> None:
     path = with_config(_set(_dense, class_name="\x1b[2J" + "A" * 5000))
     with pytest.raises(ModelError) as caught:

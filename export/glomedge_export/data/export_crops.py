@@ -71,12 +71,29 @@ def read_recorded(directory: Path, record: TrainingRecord | None, case_pattern: 
     return read_dataset(directory, pattern, min_cases=0, known_good=known)
 
 
-def enhanced(items: Sequence[Item], recipe: Recipe, progress: Progress = silent) -> npt.NDArray[np.uint8]:
-    """Decode and enhance, on all cores: uint8 ``[N, side, side, 3]`` in the order of ``items``."""
+def enhanced(
+    items: Sequence[Item],
+    recipe: Recipe,
+    progress: Progress = silent,
+    known: Mapping[str, npt.NDArray[np.uint8]] | None = None,
+) -> npt.NDArray[np.uint8]:
+    """Decode and enhance, on all cores: uint8 ``[N, side, side, 3]`` in the order of ``items``.
+
+    Args:
+        items: the crops.
+        recipe: of the enhancement.
+        progress: called with (stage, done, of).
+        known: crops that were enhanced before, uint8 ``[side, side, 3]`` by name.
+    """
     batch = np.empty((len(items), recipe.size_px, recipe.size_px, 3), np.uint8)
+    before = known or {}
 
     def fill(index: int) -> None:
-        enhance(images.decode(images.read(items[index].path)).pixels_hwc, recipe, out=batch[index])
+        item = items[index]
+        if item.name in before:
+            batch[index] = before[item.name]
+        else:
+            enhance(images.decode(images.read(item.path)).pixels_hwc, recipe, out=batch[index])
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for done, _ in enumerate(pool.map(fill, range(len(items))), 1):

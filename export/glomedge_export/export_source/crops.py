@@ -5,7 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
+
 from glomedge.errors import UsageError
+from glomedge_export.data.dataset import Item
 from glomedge_export.data.export_crops import (
     MIN_CROPS,
     CalibrationCrops,
@@ -33,15 +37,23 @@ class ExportCrops:
         compared: to compare answers on.
         calibration: crops of the training split to calibrate int8 on; None if not requested.
         drawn_because: why drawn crops are used instead of held-out ones; None if they are not.
-        fitting: to fit temperature and threshold of a foreign model on; None for a model that has them.
-        counting: of other biopsies, to count on what that threshold gives.
+        fitting: to fit temperature and threshold of a foreign model on, not decoded, because these may be all crops of
+            a large data set; None for a model that has them.
+        counting: of other biopsies, to count on what that threshold gives; not decoded.
     """
 
     compared: Crops
     calibration: CalibrationCrops | None
     drawn_because: str | None
-    fitting: Crops | None = None
-    counting: Crops | None = None
+    fitting: tuple[Item, ...] | None = None
+    counting: tuple[Item, ...] | None = None
+
+    def decoded(self) -> dict[str, npt.NDArray[np.uint8]]:
+        """The crops of the data set that are held anyway, uint8 ``[side, side, 3]`` by name."""
+        held = dict(zip(self.calibration.names, self.calibration.images_nhwc, strict=True)) if self.calibration else {}
+        if self.drawn_because is None:
+            held |= zip(self.compared.names, self.compared.images_nhwc, strict=True)
+        return held
 
 
 @dataclass(frozen=True)
@@ -114,18 +126,16 @@ def _of_a_foreign_model(source: Source, directory: Path, wanted: CropsWanted, pr
     dataset = read_recorded(directory, None, wanted.case_pattern)
     split = split_in_halves(dataset)
     recipe = source.recipe
-    items = {
-        side: [item for item in dataset.items if split.sides[item.name] == side] for side in ("validation", "test")
+    sides = {
+        side: tuple(item for item in dataset.items if split.sides[item.name] == side) for side in ("validation", "test")
     }
-    words = "held-out crops of the given data"
-    fitting = labelled(items["validation"], recipe, "crops of the given data", progress)
-    counting = labelled(items["test"], recipe, words, progress)
+    fitting, counting = sides["validation"], sides["test"]
     calibration = None
     if wanted.calibration:
-        calibration = calibration_from(items["validation"], recipe, wanted.calibration, progress)
-    picked = whole_biopsies(dataset, split.sides, ("test",), wanted.compared)
-    if len(picked) < MIN_CROPS:
+        calibration = calibration_from(fitting, recipe, wanted.calibration, progress)
+    names = {item.name for item in whole_biopsies(dataset, split.sides, ("test",), wanted.compared)}
+    if len(names) < MIN_CROPS:
         return ExportCrops(drawn(recipe), calibration, DRAWN_BECAUSE_FEW, fitting, counting)
-    names = {item.name for item in picked}
-    kept = [index for index, name in enumerate(counting.names) if name in names]
-    return ExportCrops(counting.only(kept), calibration, None, fitting, counting)
+    picked = [item for item in counting if item.name in names]
+    compared = labelled(picked, recipe, "held-out crops of the given data", progress)
+    return ExportCrops(compared, calibration, None, fitting, counting)

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from glomedge.errors import ModelError
 from glomedge_export.export_source.foreign import load_foreign
 from glomedge_export.export_source.own import load_own
 from glomedge_export.export_source.source import Said, Source
-from glomedge_export.training_record import record_path
-
-# What Keras writes for the scaling layer of glomedge's own network.
-OWN_LAYER = "glomedge>RgbScaling"
 
 
 def load_source(model: Path, said: Said) -> Source:
@@ -22,10 +17,12 @@ def load_source(model: Path, said: Said) -> Source:
         ModelError: no model, or one that no model file can carry.
         UsageError: something is missing, or was said of a model that says it itself.
     """
+    from glomedge_export.keras_files import safety
     from glomedge_export.keras_files.identify import identify
 
     if not model.exists():
         raise ModelError(f"There is no Keras model at {model}. Train one with: glomedge train DATA")
-    if record_path(model).is_file() or OWN_LAYER in json.dumps(identify(model).config):
-        return load_own(model, said)
-    return load_foreign(model, said)
+    file = identify(model)
+    # Before anything opens it, ours or not: what a file says of itself is no proof.
+    safety.check(file)
+    return load_own(model, said) if safety.is_own(file) else load_foreign(model, said)

@@ -91,9 +91,12 @@ def missing(outside: Outside, choices: Choices) -> list[str]:
     wanted = []
     found = outside.front.known
     if found is None and choices.input_scaling is None:
-        names = ", ".join(GIVEN_SCALINGS[:-1])
-        wanted.append(
-            f"--input-scaling {names} or {GIVEN_SCALINGS[-1]} (the model shows none; 'none': pixels 0..255 as they are)"
+        names = "none" if outside.front.whole_numbers else f"{', '.join(GIVEN_SCALINGS[:-1])} or {GIVEN_SCALINGS[-1]}"
+        wanted.append(f"--input-scaling {names} (the model shows none; 'none': pixels 0..255 as they are)")
+    if outside.front.whole_numbers and found is None and choices.input_scaling not in (None, "none"):
+        raise UsageError(
+            f"The model takes whole numbers as pixels, so what --input-scaling {choices.input_scaling} gives would be "
+            "rounded before it. Give --input-scaling none, or save the model with an input of floats."
         )
     if found is not None and choices.input_scaling is not None:
         inside = outside.front.behind_resizing or found

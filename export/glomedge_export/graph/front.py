@@ -24,6 +24,10 @@ TOLERANCE = 4e-6
 PROBE_SIDE_PX = 32
 # Where tf2onnx lets a slice end that goes to the end.
 _END = 1_000_000_000
+_INTEGERS = {
+    *(onnx.TensorProto.UINT8, onnx.TensorProto.UINT16, onnx.TensorProto.UINT32, onnx.TensorProto.UINT64),
+    *(onnx.TensorProto.INT8, onnx.TensorProto.INT16, onnx.TensorProto.INT32, onnx.TensorProto.INT64),
+}
 _TO_NCHW, _TO_NHWC = [0, 3, 1, 2], [0, 2, 3, 1]
 _ONE_BY_ONE = {"Identity", "Cast", "Neg", "Abs", "Sqrt", "Reciprocal", "Exp", "Log", "Clip"}
 _WITH_CONSTANTS = {"Add", "Sub", "Mul", "Div", "Pow", "Min", "Max"}
@@ -39,12 +43,14 @@ class Front:
         scaling: what was found; None where the pixels reach the network unchanged.
         behind_resizing: a scaling that the network itself applies behind a resizing or padding of its own, where it
             stays; ``scaling`` is None then.
+        whole_numbers: whether the model takes its pixels as whole numbers (uint8), which no scaling outside it gives.
     """
 
     tensor: str
     channels_last: bool
     scaling: Scaling | None
     behind_resizing: Scaling | None = None
+    whole_numbers: bool = False
 
     @property
     def known(self) -> Scaling | None:
@@ -62,13 +68,21 @@ def read_front(model: onnx.ModelProto) -> Front:
         ModelError: what is done to the pixels is no factor and summand for each channel.
     """
     source = str(model.graph.input[0].name)
+    whole = _casts_to_integers(model, source)
     tensor, channels_last, scaling = _scaled(model, source, True)
     if scaling is not None:
-        return Front(tensor, channels_last, scaling)
+        return Front(tensor, channels_last, scaling, whole_numbers=whole)
     resized = _behind_resizing(model, tensor)
-    if resized == tensor:
-        return Front(tensor, channels_last, None)
-    return Front(tensor, channels_last, None, _scaled(model, resized, channels_last)[2])
+    behind = _scaled(model, resized, channels_last)[2] if resized != tensor else None
+    return Front(tensor, channels_last, None, behind, whole)
+
+
+def _casts_to_integers(model: onnx.ModelProto, source: str) -> bool:
+    """Whether the pixels are made integers at once, as of a model whose input is one of them."""
+    readers = [node for node in surgery.consumers(model).get(source, []) if node.op_type != "Shape"]
+    return bool(readers) and all(
+        node.op_type == "Cast" and surgery.attribute(node, "to") in _INTEGERS for node in readers
+    )
 
 
 def _scaled(model: onnx.ModelProto, start: str, channels_last: bool) -> tuple[str, bool, Scaling | None]:

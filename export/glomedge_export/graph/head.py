@@ -25,6 +25,15 @@ _NO_ACTIVATION = {
     *("MatMul", "Gemm", "Add", "Sub", "Mul", "Div", "Conv", "BatchNormalization"),
     *("GlobalAveragePool", "ReduceMean", "AveragePool"),
 }
+# Behind these a number is no probability any more, whatever went in; and a size is no number of the answer.
+_WEIGHTED = {"MatMul", "Gemm", "Conv", "ConvTranspose", "Shape"}
+_PROBABILITIES = {"Sigmoid", "Softmax", "HardSigmoid"}
+# What gelu, mish, hard_silu and the like are written out with.
+_BENT = {"Erf", "Tanh", "Softplus", "Exp", "Log", "Relu", "Clip", "Min", "Max"}
+_TAKEN = (
+    "glomedge takes Dense(1, sigmoid), Dense(2, softmax), or a Dense layer of logits without activation (--logits): "
+    "put one of these there and save the model again."
+)
 # With one operand that depends on the pixels.
 _LINEAR = {"Add", "Sub", "Mul", "Div", "MatMul", "Gemm", "Neg", *_KEEPS_NUMBERS}
 
@@ -80,12 +89,28 @@ def read_output(model: onnx.ModelProto, count: int) -> Output:
     if node is not None and node.op_type == "Softmax" and count == 2:
         return Output("softmax", node.input[0], 2)
     if node is not None and node.op_type in _NO_ACTIVATION:
+        _refuse_activations(makers, name)
         return Output("linear", name, count)
     ending = f"{node.op_type} over {count} number{'s' if count > 1 else ''}" if node is not None else "nothing"
-    raise ModelError(
-        f"The last layer of this model ends in {ending}. glomedge takes Dense(1, sigmoid), Dense(2, softmax), or a "
-        "Dense layer of logits without activation (--logits): put one of these there and save the model again."
-    )
+    raise ModelError(f"The last layer of this model ends in {ending}. {_TAKEN}")
+
+
+def _refuse_activations(makers: dict[str, onnx.NodeProto], name: str) -> None:
+    """Refuse arithmetic on an activation's answer: the mean of two probabilities, ``1 - p`` or ``gelu`` is no logit."""
+    seen, waiting = {name}, [name]
+    while waiting:
+        node = makers.get(waiting.pop())
+        if node is None or node.op_type in _WEIGHTED:
+            continue
+        if node.op_type in _PROBABILITIES:
+            raise ModelError(
+                f"The last layer of this model combines probabilities (numbers behind {node.op_type}), and glomedge "
+                "needs the logit of one: save a model that ends in one Dense layer."
+            )
+        if node.op_type in _BENT:
+            raise ModelError(f"The last layer of this model ends in an activation with {node.op_type}. {_TAKEN}")
+        waiting += [one for one in node.input if one and one not in seen]
+        seen.update(node.input)
 
 
 def read_linear_head(model: onnx.ModelProto, output: Output) -> LinearHead | None:

@@ -112,8 +112,12 @@ def onnx_answers(
     return Answers(np.concatenate(probabilities), np.concatenate(maps) if maps else None)
 
 
-def logits(model: onnx.ModelProto, images_nhwc: Images, progress: Progress = silent) -> npt.NDArray[np.float64]:
-    """The logit of a float32 graph before its temperature, float64 ``[N]``, with or without a map."""
+def logits_runner(model: onnx.ModelProto) -> Callable[[Images], npt.NDArray[np.float64]]:
+    """What gives the logit of a float32 graph before its temperature, with or without a map.
+
+    Returns:
+        A function from uint8 ``[N, side, side, 3]`` to float64 ``[N]``.
+    """
     makers = {name: node for node in model.graph.node for name in node.output}
     name = makers["probability"].input[0]
     if makers[name].op_type == "Div" and "temperature" in makers[name].input:
@@ -123,9 +127,12 @@ def logits(model: onnx.ModelProto, images_nhwc: Images, progress: Progress = sil
     del cut.graph.output[:]
     cut.graph.output.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None))
     session = import_onnxruntime().InferenceSession(cut.SerializeToString(), providers=["CPUExecutionProvider"])
-    parts = []
-    for start in range(0, len(images_nhwc), BATCH):
-        (part,) = session.run(None, {"images": np.ascontiguousarray(images_nhwc[start : start + BATCH])})
-        parts.append(np.asarray(part, np.float64).reshape(-1))
-        progress("logits", min(start + BATCH, len(images_nhwc)), len(images_nhwc))
-    return np.concatenate(parts)
+
+    def run(images_nhwc: Images) -> npt.NDArray[np.float64]:
+        parts = []
+        for start in range(0, len(images_nhwc), BATCH):
+            (part,) = session.run(None, {"images": np.ascontiguousarray(images_nhwc[start : start + BATCH])})
+            parts.append(np.asarray(part, np.float64).reshape(-1))
+        return np.concatenate(parts)
+
+    return run

@@ -137,19 +137,40 @@ def whole(frozen: Frozen) -> onnx.ModelProto:
 def _convert(graph_def: Any, inputs: list[str], output: str) -> onnx.ModelProto:
     import tf2onnx
 
-    # Both speak of deprecated functions that tf2onnx calls.
-    for name in ("tf2onnx", "tensorflow"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+    # TensorFlow speaks of deprecated functions that tf2onnx calls, tf2onnx of what is refused below.
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)
+    logging.getLogger("tf2onnx").setLevel(logging.CRITICAL)
+    graph_def = _without_erfc(graph_def)
     model, _ = tf2onnx.convert.from_graph_def(graph_def, input_names=inputs, output_names=[output], opset=OPSET)
     # tf2onnx leaves its graphs in reference cycles: gigabytes that Python would keep until the very end.
     gc.collect()
-    foreign = sorted({node.domain for node in model.graph.node if node.domain not in ("", "ai.onnx")})
+    # tf2onnx leaves what it does not know under the name that TensorFlow has for it.
+    foreign = sorted({node.op_type for node in model.graph.node if node.domain or not onnx.defs.has(node.op_type)})
     if foreign:
         raise ModelError(
             f"This model uses operations that ONNX does not have ({', '.join(foreign)}). Replace the layers that "
             "need them by standard Keras layers and save it again."
         )
     return model
+
+
+def _without_erfc(graph_def: Any) -> Any:
+    """``Erfc``, with which TensorFlow writes ``gelu`` and which ONNX lacks, as ``1 - Erf``."""
+    if not any(node.op == "Erfc" for node in graph_def.node):
+        return graph_def
+    from glomedge_export.frameworks import tf
+
+    made = tf.compat.v1.GraphDef.FromString(graph_def.SerializeToString())
+    for node in [node for node in made.node if node.op == "Erfc"]:
+        one, erf = made.node.add(), made.node.add()
+        erf.CopyFrom(node)
+        erf.name, erf.op = f"{node.name}/erf", "Erf"
+        one.name, one.op = f"{node.name}/one", "Const"
+        one.attr["dtype"].type = node.attr["T"].type
+        one.attr["value"].tensor.CopyFrom(tf.make_tensor_proto(1.0, tf.dtypes.as_dtype(node.attr["T"].type)))
+        node.op = "Sub"
+        node.input[:] = [one.name, erf.name]
+    return made
 
 
 def _cleaned(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from glomedge.about import RESEARCH_USE_NOTICE
 from glomedge.errors import MissingExtraError, ModelError
-from glomedge_export.keras_files import safety
+from glomedge_export.keras_files import safety, unfit
 from glomedge_export.keras_files.backbones import OTHER, backbone_of
 from glomedge_export.keras_files.identify import KerasFile, identify
 from glomedge_export.keras_files.layers import CONVOLUTIONS, POOLINGS, Layer, layers_of
@@ -44,6 +44,7 @@ class Description:
         own: whether glomedge trained it.
         refused: why glomedge does not load it; None if it does.
         unchecked: what could not be checked here for want of a package.
+        unfit: why export refuses it although it is safe; None if nothing that is shown here says so.
     """
 
     file: KerasFile
@@ -62,10 +63,11 @@ class Description:
     own: bool = False
     refused: str | None = None
     unchecked: str | None = None
+    unfit: str | None = None
 
     def command(self) -> str | None:
         """The export command that the file needs, with the choices still to be made; None where it is refused."""
-        if self.refused is not None:
+        if self.refused is not None or self.unfit is not None:
             return None
         words = ["glomedge export", shlex.quote(str(self.file.path))]
         if not self.own:
@@ -76,7 +78,7 @@ class Description:
                 words.append("--logits")
             if self.outputs == 2:
                 words.append("--positive-class 0|1")
-            if self.side_px is None and self.layers is not None:
+            if self.side_px is None:
                 words.append("--input-side PX")
         return " ".join(words)
 
@@ -103,6 +105,7 @@ class Description:
             "trained_by_glomedge": self.own,
             "refused": self.refused,
             "unchecked": self.unchecked,
+            "unfit": self.unfit,
             "export_command": self.command(),
             "notice": RESEARCH_USE_NOTICE,
         }
@@ -130,15 +133,17 @@ def describe(path: Path) -> Description:
             refused = str(error)
     sizes = [part.stat().st_size for part in (path.rglob("*") if path.is_dir() else [path]) if part.is_file()]
     facts: dict[str, Any] = {"size_bytes": sum(sizes), "refused": refused, "unchecked": unchecked}
+    facts["own"] = safety.is_own(file)
     config = file.config
     if file.file_format == "savedmodel":
         graph = read_saved_graph(path)
         facts |= {"tensorflow": graph.tensorflow_version or None, "side_px": _side(graph.input_shape)}
         config = keras_metadata(path).get("model_config")
+        facts["unfit"] = unfit.unfit_graph(shown(path), graph.input_shape, _is_mixed(config))
         if not isinstance(config, dict):
             return Description(file, **facts, **_from_operations(answer_operations(graph)))
     try:
-        found = _from_config(config or {})
+        found = _from_config(file, config or {})
     except (*_UNREADABLE, RecursionError) as error:
         if refused is not None:
             return Description(file, **facts)
@@ -156,7 +161,7 @@ def _from_operations(operations: set[str]) -> dict[str, Any]:
     return {"activation": found[0] if len(found) == 1 else None}
 
 
-def _from_config(config: dict[str, Any]) -> dict[str, Any]:
+def _from_config(file: KerasFile, config: dict[str, Any]) -> dict[str, Any]:
     layers = layers_of(config)
     convolutions = [layer for layer in layers if layer.kind in CONVOLUTIONS]
     head, outputs, activation = _head(layers)
@@ -165,17 +170,17 @@ def _from_config(config: dict[str, Any]) -> dict[str, Any]:
     except _UNREADABLE:
         scaling = "unreadable"
     return {
-        "side_px": _input_side(layers),
+        "side_px": _side(unfit.input_shape(config, layers) or []),
         "layers": len(layers),
         "augmentation": tuple(dict.fromkeys(shown(layer.kind) for layer in layers if is_augmentation(layer))),
         "scaling": scaling,
         "backbone": backbone_of(convolutions),
         "nested": bool(convolutions) and all(layer.inside for layer in convolutions),
-        "mixed": _mentions(config, ("mixed_float16", "mixed_bfloat16")),
+        "mixed": _is_mixed(config),
         "head": tuple(head),
         "outputs": outputs,
         "activation": activation,
-        "own": any(layer.kind == "RgbScaling" for layer in layers),
+        "unfit": unfit.unfit_config(file, config, layers),
     }
 
 
@@ -205,24 +210,16 @@ def _words(layer: Layer) -> str:
     return shown(config["activation"] if layer.kind == "Activation" else layer.kind)
 
 
-def _input_side(layers: list[Layer]) -> int | None:
-    for layer in layers:
-        shape = next((layer.config[key] for key in ("batch_input_shape", "batch_shape") if layer.config.get(key)), None)
-        if shape is not None:
-            return _side(list(shape))
-    return None
-
-
 def _side(shape: list[Any]) -> int | None:
     if len(shape) == 4 and isinstance(shape[1], int) and shape[1] == shape[2] and shape[1] > 0:
         return shape[1]
     return None
 
 
-def _mentions(value: Any, words: tuple[str, ...]) -> bool:
+def _is_mixed(value: Any) -> bool:
     if isinstance(value, dict | list):
-        return any(_mentions(item, words) for item in (value.values() if isinstance(value, dict) else value))
-    return value in words
+        return any(_is_mixed(item) for item in (value.values() if isinstance(value, dict) else value))
+    return value in ("mixed_float16", "mixed_bfloat16")
 
 
 def in_rows(found: Description) -> list[tuple[str, str]]:
@@ -237,7 +234,7 @@ def in_rows(found: Description) -> list[tuple[str, str]]:
         ("sha256", file.sha256),
     ]
     unknown = "the file does not say" if found.layers is not None else "not shown in this file; export reads the graph"
-    side = f"[N, {found.side_px}, {found.side_px}, 3]" if found.side_px else f"side: {unknown}"
+    side = f"[N, {found.side_px}, {found.side_px}, 3]" if found.side_px else "no fixed square side"
     rows.append(("input", side))
     if found.augmentation:
         rows.append(("augmentation", f"{', '.join(found.augmentation)}: in training only, dropped at export"))
@@ -250,7 +247,7 @@ def in_rows(found: Description) -> list[tuple[str, str]]:
         rows.append(("precision", "mixed; exported in float32"))
     checked = f"; not checked: {found.unchecked}" if found.unchecked else ""
     rows.append(("safety", found.refused or f"names only what computes{checked}"))
-    rows.append(("export", found.command() or "refused"))
+    rows.append(("export", found.command() or (f"refused: {found.unfit}" if found.unfit else "refused")))
     return rows
 
 

@@ -18,13 +18,12 @@ import numpy.typing as npt
 
 from glomedge.errors import MissingExtraError, ModelError
 from glomedge_export.frameworks import import_tf_keras, keras, tf
-from glomedge_export.keras_files import allowed, safety
+from glomedge_export.keras_files import safety, unfit
 from glomedge_export.keras_files.copies import to_open
 from glomedge_export.keras_files.identify import KerasFile, identify
 from glomedge_export.keras_files.reading import refusing, shown
 from glomedge_export.keras_files.saved_graph import SIGNATURE, read_saved_graph
 
-MIN_SIDE_PX, MAX_SIDE_PX = 32, 1024
 _BATCH = 32
 
 
@@ -87,12 +86,8 @@ def load(path: Path, side_px: int | None = None) -> ForeignModel:
     else:
         shape, answer = _model_shapes(file, model)
     side = _side(file, shape, side_px)
-    if len(answer) != 2 or answer[1] not in (1, 2):
-        raise ModelError(
-            f"{shown(path)} answers with the shape {shown(answer)}: glomedge takes classifiers of two classes, with "
-            "one output (a probability or a logit) or two (softmax)."
-        )
-    return ForeignModel(file, framework, model, side, answer[1])
+    _refuse(unfit.wrong_count(shown(path), answer))
+    return ForeignModel(file, framework, model, side, int(answer[1] or 0))
 
 
 def open_model(file: KerasFile) -> tuple[Any, str]:
@@ -111,7 +106,7 @@ def open_model(file: KerasFile) -> tuple[Any, str]:
         module, name = keras, "keras"
     else:
         module, name = _tf_keras(), "tf_keras"
-    _refuse_unreadable(file)
+    _refuse(unfit.unreadable_arithmetic(file))
     with tempfile.TemporaryDirectory(prefix="glomedge-") as folder:
         path = to_open(file, Path(folder))
         message = (
@@ -131,18 +126,9 @@ def _tf_keras() -> Any:
         raise MissingExtraError("Loading a file of Keras 2", "tf_keras", "export") from error
 
 
-def _refuse_unreadable(file: KerasFile) -> None:
-    """Keras 3 writes arithmetic between layers into ``.h5`` in a way that it cannot read itself."""
-    if file.file_format != "h5" or not file.is_keras3:
-        return
-    for found in safety.named_objects(file.config):
-        # An operation has a name alone; a layer (Add is both) has more.
-        inner = found.get("config")
-        if found["class_name"] in allowed.KERAS3_OPERATIONS and isinstance(inner, dict) and "trainable" not in inner:
-            raise ModelError(
-                f"Keras 3 cannot read the arithmetic between layers ({found['class_name']}) in {shown(file.path)}, an "
-                ".h5 that it wrote. Save the model as .keras where it was made: model.save('FILE.keras')"
-            )
+def _refuse(wrong: str | None) -> None:
+    if wrong is not None:
+        raise ModelError(wrong)
 
 
 def _keras_call(model: Any) -> Callable[[Any], Any]:
@@ -159,15 +145,8 @@ def _model_shapes(file: KerasFile, model: Any) -> tuple[list[int | None], list[i
     except AttributeError:
         inputs = outputs = None
     if inputs is None or outputs is None:
-        raise ModelError(
-            f"{shown(file.path)} holds a model without a known input. Call it once on a batch of images, and save it "
-            "again: model.save('FILE.keras')"
-        )
-    if len(inputs) != 1 or len(outputs) != 1:
-        raise ModelError(
-            f"{shown(file.path)} has {len(inputs)} inputs and {len(outputs)} outputs: glomedge takes classifiers from "
-            "one image to one answer."
-        )
+        raise ModelError(unfit.unknown_input(shown(file.path)))
+    _refuse(unfit.wrong_ends(shown(file.path), len(inputs), len(outputs)))
     return _shape(inputs[0]), _shape(outputs[0])
 
 
@@ -177,19 +156,14 @@ def _shape(tensor: Any) -> list[int | None]:
 
 def _side(file: KerasFile, shape: list[int | None], given: int | None) -> int:
     where = shown(file.path)
-    if len(shape) != 4 or shape[3] not in (3, None) or (shape[1] != shape[2] and None not in shape[1:3]):
-        raise ModelError(
-            f"{where} takes inputs of the shape {shown(shape)}: glomedge gives a network square RGB images, [N, side, "
-            "side, 3]."
-        )
+    _refuse(unfit.wrong_input(where, shape))
     said = shape[1] or shape[2]
     if said is None and given is None:
         raise ModelError(f"{where} leaves the side of its input open. Give it in pixels with --input-side PX.")
     if None not in (said, given) and said != given:
         raise ModelError(f"{where} takes inputs of {said} px, not {given}. Omit --input-side.")
-    side = said or given
-    if side is None or not MIN_SIDE_PX <= side <= MAX_SIDE_PX:
-        raise ModelError(f"{where} has an input of {side} px: glomedge takes {MIN_SIDE_PX} to {MAX_SIDE_PX} px.")
+    side = said or given or 0
+    _refuse(unfit.wrong_side(where, side))
     return side
 
 
@@ -222,11 +196,7 @@ def _signature_shapes(file: KerasFile, model: Any) -> tuple[list[int | None], li
         )
     function = model.signatures[SIGNATURE]
     inputs, outputs = function.structured_input_signature[1], function.structured_outputs
-    if len(inputs) != 1 or len(outputs) != 1:
-        raise ModelError(
-            f"The SavedModel {where} has {len(inputs)} inputs and {len(outputs)} outputs: glomedge takes classifiers "
-            "from one image to one answer."
-        )
+    _refuse(unfit.wrong_ends(f"The SavedModel {where}", len(inputs), len(outputs)))
     shapes = [next(iter(group.values())).shape for group in (inputs, outputs)]
     if any(shape.rank is None for shape in shapes):
         raise ModelError(f"The SavedModel {where} does not say the shape of its input. Save it again from Keras.")

@@ -62,17 +62,19 @@ def check(file: KerasFile) -> None:
 
 
 def is_own(file: KerasFile) -> bool:
-    """Whether glomedge trained the model: its configuration holds glomedge's own RgbScaling layer."""
+    """Whether glomedge trained the model: its configuration holds glomedge's own RgbScaling layer.
+
+    What a file says of itself is no proof, so ``check`` comes first.
+    """
+    layer = f"{allowed.OWN_PACKAGE}RgbScaling"
     return any(
-        found.get("registered_name") == f"{allowed.OWN_PACKAGE}RgbScaling" for found in named_objects(file.config or {})
+        layer in (found["class_name"], found.get("registered_name")) for found in named_objects(_model_config(file))
     )
 
 
 def check_config(file: KerasFile) -> None:
     """Check the configuration alone. Raises ModelError as ``check`` does."""
-    config = dict(file.config or {})
-    # Losses, metrics and optimiser: not read, because every model is loaded with compile=False.
-    config.pop("compile_config", None)
+    config = _model_config(file)
     if not isinstance(config.get("class_name"), str):
         raise ModelError(
             f"The configuration in {shown(file.path)} names no model. Save the whole model: model.save(FILE)"
@@ -85,6 +87,13 @@ def check_config(file: KerasFile) -> None:
                 "itself. Replace it by such layers and save the model again."
             )
     _check_wiring(file, config)
+
+
+def _model_config(file: KerasFile) -> dict[str, Any]:
+    config = dict(file.config or {})
+    # Losses, metrics and optimiser: not read, because every model is loaded with compile=False.
+    config.pop("compile_config", None)
+    return config
 
 
 def _check_wiring(file: KerasFile, config: dict[str, Any]) -> None:

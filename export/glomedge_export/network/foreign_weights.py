@@ -10,8 +10,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from glomedge.errors import ModelError
 from glomedge_export.keras_files.identify import KerasFile
 from glomedge_export.keras_files.load import open_model
+from glomedge_export.keras_files.reading import shown
+from glomedge_export.keras_files.saved_graph import SIGNATURE
 
 Shapes = list[tuple[int, ...]]
 # What Keras appends to a name that is taken.
@@ -39,11 +42,11 @@ def weights_in(file: KerasFile) -> list[LayerWeights]:
         file: one that ``safety.check`` has passed.
 
     Raises:
-        ModelError: its framework cannot load it.
+        ModelError: its framework cannot load it, or its variables do not say which layers they belong to.
     """
     model, _ = open_model(file)
     if file.file_format == "savedmodel":
-        return _by_variable_name(model.variables)
+        return _by_variable_name(file, _variables(model))
     return [
         LayerWeights(layer.name, [np.asarray(variable) for variable in layer.weights])
         for layer in model._flatten_layers(include_self=False)
@@ -86,11 +89,27 @@ def matched(
     return [], missing or ["its layers are neither named nor ordered as those of ResNet50V2"]
 
 
-def _by_variable_name(variables: Sequence[Any]) -> list[LayerWeights]:
+def _variables(model: Any) -> Sequence[Any]:
+    """Those of a Keras object, else (``tf.saved_model.save``) those that the answer is computed with."""
+    if hasattr(model, "variables"):
+        return list(model.variables)
+    function = model.signatures.get(SIGNATURE)
+    return list(function.variables) if function is not None else []
+
+
+def _by_variable_name(file: KerasFile, variables: Sequence[Any]) -> list[LayerWeights]:
     """A SavedModel keeps variables alone, named ``[model/]layer/variable:0``."""
+    # What belongs to no layer is the state of random draws, of which any number may share a name.
+    named = [variable for variable in variables if variable.dtype.is_floating and "/" in variable.name]
+    names = [variable.name.partition(":")[0] for variable in named]
+    if not names or len(set(names)) != len(names):
+        raise ModelError(
+            f"The variables in the SavedModel {shown(file.path)} do not say which layers they belong to. Save the "
+            "model again as one file, model.save('FILE.keras'), and name that with --weights."
+        )
     layers: dict[str, dict[str, npt.NDArray[Any]]] = {}
-    for variable in variables:
-        layer, _, kind = variable.name.partition(":")[0].rpartition("/")
+    for name, variable in zip(names, named, strict=True):
+        layer, _, kind = name.rpartition("/")
         layers.setdefault(layer, {})[kind] = variable.numpy()
     # The four arrays of a norm have one shape: they are told apart by their names, not by their order in the file.
     return [

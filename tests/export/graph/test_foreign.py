@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from glomedge_export.graph import surgery
 from glomedge_export.graph.anatomy import Choices, missing
 from glomedge_export.graph.convert import Converted
 from glomedge_export.graph.lower import LoweringInputs, lower, runner_for
-from glomedge_export.graph.run import OnnxRunner, logits
+from glomedge_export.graph.run import OnnxRunner, logits_runner
 from helpers.needs import needs_openvino
 
 pytestmark = pytest.mark.keras
@@ -129,6 +130,61 @@ def test_an_output_that_is_no_probability_is_refused(head: str, ending: str) -> 
         surveyed(small(module, head=head), module)
 
 
+def _average(module: Any, x: Any) -> Any:
+    return module.layers.Average()([module.layers.Dense(1, activation="sigmoid")(x) for _ in range(2)])
+
+
+def _mean_of_softmax(module: Any, x: Any) -> Any:
+    first, second = (module.layers.Dense(2, activation="softmax")(x) for _ in range(2))
+    return module.layers.Add()([first, second]) / 2.0
+
+
+def _turned_round(module: Any, x: Any) -> Any:
+    return 1.0 - module.layers.Dense(1, activation="sigmoid")(x)
+
+
+@pytest.mark.parametrize(
+    ("activation", "operation"), [("gelu", "Erf"), ("mish", "Tanh"), ("hard_silu", "Clip|Min|Max")]
+)
+def test_an_activation_that_is_written_out_as_arithmetic_gives_no_logit(activation: str, operation: str) -> None:
+    module = framework("keras")
+    images = module.Input((64, 64, 3))
+    x = module.layers.GlobalAveragePooling2D()(module.layers.Conv2D(4, 3)(images / 255.0))
+    with pytest.raises(ModelError, match=f"activation with ({operation})"):
+        surveyed(module.Model(images, module.layers.Dense(1, activation=activation)(x)), module)
+
+
+@pytest.mark.parametrize("name", MODULES)
+@pytest.mark.parametrize(
+    ("ending", "activation"), [(_average, "Sigmoid"), (_mean_of_softmax, "Softmax"), (_turned_round, "Sigmoid")]
+)
+def test_arithmetic_over_probabilities_is_no_logit(name: str, ending: Any, activation: str) -> None:
+    module = framework(name)
+    images = module.Input((64, 64, 3))
+    x = module.layers.GlobalAveragePooling2D()(module.layers.Conv2D(4, 3)(images / 255.0))
+    with pytest.raises(ModelError, match=f"combines probabilities.*{activation}.*one Dense layer"):
+        surveyed(module.Model(images, ending(module, x)), module)
+
+
+def test_an_operation_that_onnx_lacks_is_refused_by_its_name() -> None:
+    from glomedge_export.frameworks import tf
+    from glomedge_export.graph.whole import freeze, skeleton
+
+    framework("keras")
+    answer = tf.function(lambda images: tf.sigmoid(tf.reduce_mean(tf.math.lgamma(images), (1, 2))))
+    frozen = freeze(SimpleNamespace(side_px=32, outputs=3, inference=lambda: answer))
+    with pytest.raises(ModelError, match=r"operations that ONNX does not have \(Lgamma\)"):
+        skeleton(frozen)
+
+
+def test_a_sum_of_logits_is_a_logit_whatever_gates_lie_before_its_layers() -> None:
+    module = framework("keras")
+    images = module.Input((64, 64, 3))
+    x = module.layers.GlobalAveragePooling2D()(module.layers.Conv2D(4, 3, activation="sigmoid")(images / 255.0))
+    total = module.layers.Add()([module.layers.Dense(1)(x), module.layers.Dense(1)(x)])
+    assert surveyed(module.Model(images, total), module).outside.output.kind == "linear"
+
+
 def test_what_the_graph_does_not_show_must_be_said_and_nothing_else() -> None:
     from helpers.foreign_models import small
 
@@ -146,6 +202,23 @@ def test_what_the_graph_does_not_show_must_be_said_and_nothing_else() -> None:
     ):
         with pytest.raises(UsageError, match=why):
             missing(full, said)
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_a_model_of_whole_numbers_takes_no_scaling_from_outside(images: Images, name: str) -> None:
+    from helpers.foreign_models import settle, small
+
+    module = framework(name)
+    model = settle(module, small(module, "bytes_unscaled"), images)
+    outside = surveyed(model, module).outside
+    (wanted,) = missing(outside, Choices())
+    assert wanted.startswith("--input-scaling none (")
+    with pytest.raises(UsageError, match=r"whole numbers.*--input-scaling none") as caught:
+        missing(outside, Choices("unit"))
+    assert len(str(caught.value)) < 500
+    made = converted(model, module, Choices("none"))
+    probability, _ = OnnxRunner(made.model.SerializeToString())(images)
+    assert np.abs(probability - right(model, "sigmoid", images.astype(np.float32), 0)).max() <= 1e-5
 
 
 def right(model: Any, head: str, pixels: npt.NDArray[np.float32], positive: int) -> npt.NDArray[np.float64]:
@@ -169,7 +242,10 @@ STRUCTURES = [
     ("keras", "resnet_v2", "max", "dense"),
     ("keras", "padded", "convolution", "dense"),
     ("keras", "resized", "sigmoid", "mobile"),
+    ("keras", "bytes", "sigmoid", "residual"),
+    ("keras", "normalised", "sigmoid", "convnext"),
     ("tf_keras", "augmented", "sigmoid", "efficient"),
+    ("tf_keras", "bytes", "sigmoid", "mobile"),
     ("tf_keras", "none", "softmax", "dense"),
 ]
 NO_MAP = ("hidden", "hidden_softmax", "flat", "max")
@@ -203,7 +279,7 @@ def test_every_structure_says_what_its_framework_says(
         assert activation is not None
         assert activation.shape[1:] == (made.map_cells, made.map_cells)
         np.testing.assert_allclose(1 / (1 + np.exp(-activation.astype(np.float64).mean((1, 2)))), reference, atol=1e-5)
-    inner = logits(made.model, images)
+    inner = logits_runner(made.model)(images)
     np.testing.assert_allclose(1 / (1 + np.exp(-inner)), probability, atol=1e-6)
 
 
@@ -258,7 +334,7 @@ def test_every_precision_of_other_networks_answers_near_float32(
 
     module = framework("keras")
     fp32 = converted(settle(module, small(module, front, head, body=body), images), module, Choices()).model
-    right_logit = logits(fp32, images)
+    right_logit = logits_runner(fp32)(images)
     calibration = CalibrationCrops(images, tuple(f"{i}.png" for i in range(len(images))), 2)
     for precision, target in LOWERED:
         if target == "openvino":

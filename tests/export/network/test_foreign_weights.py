@@ -84,6 +84,39 @@ def test_every_format_holds_the_same_weights(keras2: dict[str, Genuine], version
                 np.testing.assert_array_equal(mine, theirs, err_msg=name)
 
 
+def test_a_saved_model_that_is_no_keras_object_is_read_by_its_signature(tmp_path: Path) -> None:
+    """As ``tf.saved_model.save`` writes a model of Keras 3: an object without ``variables``."""
+    from glomedge_export.frameworks import keras, layers, tf
+
+    images = keras.Input((32, 32, 3))
+    x = layers.BatchNormalization(name="conv1_bn")(layers.Conv2D(4, 3, name="conv1_conv")(images))
+    model = keras.Model(images, layers.Dense(1, name="dense")(layers.GlobalAveragePooling2D()(x)))
+    for weights in model.weights:
+        weights.assign(np.random.default_rng(len(weights.path)).uniform(0.5, 1.5, weights.shape))
+    tf.saved_model.save(model, tmp_path / "saved")
+    found = {one.name: one.arrays for one in weights_in(identify(tmp_path / "saved"))}
+    assert sorted(found) == ["conv1_bn", "conv1_conv", "dense"]
+    for name, arrays in found.items():
+        for mine, theirs in zip(arrays, model.get_layer(name).get_weights(), strict=True):
+            np.testing.assert_array_equal(mine, theirs)
+
+
+def test_variables_that_name_no_layers_are_refused(tmp_path: Path) -> None:
+    from glomedge.errors import ModelError
+    from glomedge_export.frameworks import tf
+
+    module = tf.Module()
+    module.kernel = tf.Variable(tf.ones((3, 1)), name="kernel")
+    signature = tf.TensorSpec((None, 32, 32, 3), tf.float32)
+    answer = tf.function(
+        lambda images: tf.sigmoid(tf.reduce_mean(images, (1, 2)) @ module.kernel), input_signature=[signature]
+    )
+    tf.saved_model.save(module, tmp_path / "saved", signatures=answer)
+    with pytest.raises(ModelError, match=r"do not say which layers.*model\.save") as caught:
+        weights_in(identify(tmp_path / "saved"))
+    assert len(str(caught.value)) < 500
+
+
 def test_a_file_of_another_network_is_refused(keras2: dict[str, Genuine], tmp_path: Path) -> None:
     from glomedge.errors import ModelError
     from glomedge_export.network import network as own

@@ -82,7 +82,7 @@ def test_float32_rounding_grows_with_the_head(backbone: onnx.ModelProto, tiny_he
     plain = judge.float32_rounding(convert.assemble(backbone, "resnet", kernel, bias).model, given)
     # The bias brings the huge logits back to 0, where the sigmoid shows every digit.
     huge = convert.assemble(backbone, "resnet", kernel * 1000, bias).model
-    logits = run.logits(huge, crops_nhwc)
+    logits = run.logits_runner(huge)(crops_nhwc)
     centred = convert.assemble(backbone, "resnet", kernel * 1000, bias - np.float32(logits[0])).model
     assert plain <= 1e-6
     assert judge.float32_rounding(centred, given) > 10 * plain
