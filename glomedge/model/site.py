@@ -74,4 +74,8 @@ def recalibration(spec: ModelSpec) -> list[str]:
         f"the slope and {site.prior_offset_sd:g} on the offset. Threshold rule: {site.threshold_rule}.",
         f"Sensitivity {point.true_positive} of {positives}, specificity {point.true_negative} of {negatives} at this "
         "threshold, each biopsy called by a fit without it. They hold for this site only.",
+        "The scores of the site are not kept: infer cannot tell whether a night's differ."
+        if site.scores is None
+        else f"Scores of {site.scores.crops} crops of {len(site.scores.biopsies)} biopsies of the site are kept: infer "
+        "compares a night of 100 crops or more with them.",
     ]

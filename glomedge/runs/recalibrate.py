@@ -26,13 +26,14 @@ from glomedge.errors import DatasetError, ModelError, OutputError, UsageError
 from glomedge.files.names import escape_name, neutralise
 from glomedge.files.writing import check_writable, same_file, write_atomically
 from glomedge.model.file import ModelFile, read_model_file, sealed
-from glomedge.model.site_calibration import SiteCalibration
+from glomedge.model.site_calibration import SiteCalibration, SiteScores
 from glomedge.model.site_graph import with_site_line
 from glomedge.model.spec import Golden, ModelSpec
 from glomedge.pipeline.inputs import Found, scan
 from glomedge.runs.evaluate import find_named
 from glomedge.runs.scores import Crops, Scored, logit_of, score
 from glomedge.runs.seen_crops import refuse_seen
+from glomedge.runs.site_scores import NO_SCORES, reference_crops, site_scores
 
 
 @dataclass(frozen=True)
@@ -133,14 +134,22 @@ class Recalibration:
 
 @dataclass(frozen=True)
 class _Crops:
-    """The labelled crops: file, label and weight of each, the biopsies, and how they were read."""
+    """The labelled crops: file, label and weight of each, the biopsies, and how they were read.
+
+    ``reference`` are the crops whose scores stand for the site's, labelled or not.
+    """
 
     found: list[Found]
+    reference: list[Found]
     labels: list[int]
     weights: list[float]
     listed: SiteLabels
     finder: CaseFinder
     notes: tuple[str, ...]
+
+    def all(self) -> list[Found]:
+        """Every crop that is scored, in the order of the files."""
+        return sorted({*self.found, *self.reference}, key=lambda one: one.relative)
 
 
 def recalibrate_models(
@@ -167,7 +176,7 @@ def recalibrate_models(
     for file, path in zip(files, options.outputs(), strict=True):
         scored = score(
             file,
-            Crops(options.images, crops.found),
+            Crops(options.images, crops.all()),
             options.engine,
             workers=options.workers,
             stop=stop,
@@ -225,10 +234,12 @@ def _labelled_crops(options: RecalibrateOptions) -> _Crops:
     name_of |= {found: name for name, found in rest.items()}
     found = sorted(name_of, key=lambda one: one.relative)
     finder = CaseFinder([one.key for one in inputs.inputs], options.case_pattern)
+    weights = [listed.weights[name_of[one]] for one in found]
     return _Crops(
         found,
+        reference_crops(inputs.inputs, finder, weights),
         [listed.labels[name_of[one]] for one in found],
-        [listed.weights[name_of[one]] for one in found],
+        weights,
         listed,
         finder,
         (*listed.notes, *inputs.notes(), *notes, *finder.sentences()),
@@ -263,7 +274,12 @@ def _one(options: RecalibrateOptions, file: ModelFile, crops: _Crops, scored: Sc
         cases,
     )
     result = recalibration.recalibrate(labelled, options.threshold)
-    spec = _spec(options, file, crops, labelled, result)
+    line = result.line.slope, result.line.offset
+    reference = [scored.answers[found] for found in crops.reference]
+    scores = site_scores(file.spec, line, result.threshold, reference, crops.finder)
+    if scores is None:
+        notes.append(NO_SCORES)
+    spec = _spec(options, file, crops, labelled, result, scores)
     sha256 = _write(path, file, spec, options.engine)
     before = np.array([answers[index].probability for index in kept], np.float64) >= file.spec.threshold
     weights = labelled.weights / labelled.weights.sum()
@@ -292,6 +308,7 @@ def _spec(
     crops: _Crops,
     labelled: recalibration.Labelled,
     result: recalibration.Recalibrated,
+    scores: SiteScores | None,
 ) -> ModelSpec:
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     # The graph's constants are float32: the spec says the same numbers.
@@ -312,6 +329,7 @@ def _spec(
         prior_log_slope_sd=recalibration.LOG_SLOPE_SD,
         prior_offset_sd=recalibration.OFFSET_SD,
         threshold_rule=options.threshold,
+        scores=scores,
     )
     parent = file.spec
     source = parent.source
