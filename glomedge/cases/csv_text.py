@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import codecs
 import csv
+import hashlib
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -62,10 +63,12 @@ class Table:
 
     Attributes:
         lines: every row that is not blank.
+        sha256: of the file's bytes, as they were read.
         notes: how the file was read, where not as plain UTF-8 with commas; one sentence each.
     """
 
     lines: list[Line]
+    sha256: str
     notes: list[str] = field(default_factory=list)
 
 
@@ -81,7 +84,8 @@ def read_table(path: Path, columns: Sequence[str], optional: Sequence[str] = ())
         TableError: it cannot be read, is no text, lacks a column or holds it twice, or a row has more cells than the
             header; the message shows the header found.
     """
-    text, encoding = _text(path, _bytes(path, columns), columns)
+    data = _bytes(path, columns)
+    text, encoding = _text(path, data, columns)
     notes = [encoding] if encoding else []
     text, declared = _without_declaration(text)
     readings = {delimiter: _rows(text, delimiter) for delimiter in ([declared] if declared else _DELIMITERS)}
@@ -104,7 +108,8 @@ def read_table(path: Path, columns: Sequence[str], optional: Sequence[str] = ())
     _check_widths(path, header, rows[1:], delimiter, columns)
     asked = [places.get(name) for name in (*columns, *optional)]
     lines = [Line(number, tuple(_cell(row, place) for place in asked)) for number, row in rows[1:]]
-    return Table(lines, [f"{path.name} was read as {', '.join(notes)}."] if notes else [])
+    said = [f"{path.name} was read as {', '.join(notes)}."] if notes else []
+    return Table(lines, hashlib.sha256(data).hexdigest(), said)
 
 
 def _bytes(path: Path, columns: Sequence[str]) -> bytes:

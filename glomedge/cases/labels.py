@@ -59,6 +59,7 @@ class NamedValues:
         lines: file name -> line number in the file, from 1 (the header).
         problems: line number -> what is wrong with the row there.
         notes: how the file was read, where not as plain UTF-8 with commas.
+        sha256: of the file's bytes, as they were read.
     """
 
     values: dict[str, str] = field(default_factory=dict)
@@ -66,6 +67,7 @@ class NamedValues:
     lines: dict[str, int] = field(default_factory=dict)
     problems: dict[int, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    sha256: str = ""
 
     def listed(self) -> list[str]:
         """The problems in the order of the file: ``line 3: ...``."""
@@ -80,12 +82,14 @@ class LabelledNames:
         labels: file name -> label, 1 globally sclerotic and 0 not, of every usable row, in their order.
         lines: file name -> line number in the file, from 1 (the header).
         problems: one clause for each unusable row, with its line number; empty where all are usable.
+        sha256: of the file's bytes, as they were read.
         notes: how the file was read, where not as plain UTF-8 with commas.
     """
 
     labels: dict[str, int]
     lines: dict[str, int]
     problems: list[str]
+    sha256: str
     notes: list[str] = field(default_factory=list)
 
 
@@ -113,7 +117,8 @@ def _labels_of(path: Path, found: NamedValues) -> LabelledNames:
     if unsure:
         crops = "1 crop is" if unsure == 1 else f"{unsure} crops are"
         found.notes.append(f"{crops} labelled '{UNSURE}' in {path.name} and left out.")
-    return LabelledNames(labels, {name: found.lines[name] for name in labels}, found.listed(), found.notes)
+    lines = {name: found.lines[name] for name in labels}
+    return LabelledNames(labels, lines, found.listed(), found.sha256, found.notes)
 
 
 def read_labels(path: Path) -> dict[str, int]:
@@ -146,12 +151,14 @@ class SiteLabels:
         labels: file name -> label, 1 globally sclerotic and 0 not, in the order of the file.
         weights: file name -> how many crops of the site it stands for; 1 for all where the file has no weights.
         readers: who labelled, sorted; empty where the file does not say.
+        sha256: of the file's bytes, as they were read.
         notes: how the file was read.
     """
 
     labels: dict[str, int]
     weights: dict[str, float]
     readers: tuple[str, ...]
+    sha256: str
     notes: list[str]
 
 
@@ -179,7 +186,7 @@ def read_site_labels(path: Path) -> SiteLabels:
             found.problems[found.lines[name]] = f"{name!r} has no weight, but other rows have one"
     _refuse(path, found.listed())
     _refuse_empty(path, listed.labels)
-    return SiteLabels(listed.labels, weights, tuple(sorted(readers)), found.notes)
+    return SiteLabels(listed.labels, weights, tuple(sorted(readers)), found.sha256, found.notes)
 
 
 def _positive(text: str) -> float | None:
@@ -211,7 +218,7 @@ def _refuse(path: Path, problems: Sequence[str]) -> None:
 def named_values(path: Path, column: str, optional: Sequence[str] = ()) -> NamedValues:
     """One column of a table whose rows are named by the column ``name``, blanks removed. Raises TableError."""
     table = read_table(path, (NAME_COLUMN, column), optional)
-    found = NamedValues(notes=table.notes)
+    found = NamedValues(notes=table.notes, sha256=table.sha256)
     for line in table.lines:
         name, value, *more = line.cells
         if not name or name.endswith(("/", "\\")) or ".." in name.replace("\\", "/").split("/"):

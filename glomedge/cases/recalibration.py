@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from glomedge.cases.decision import choose_threshold, sigmoid
+from glomedge.cases.decision import choose_threshold, parse_rule, sigmoid
 from glomedge.errors import DatasetError
 from glomedge.model.spec import OperatingPoint
 
@@ -91,9 +91,9 @@ class Recalibrated:
     operating_point: OperatingPoint
 
 
-def check_labels(crops: Labelled) -> None:
-    """Refuse labels that cannot carry a recalibration. Raises DatasetError."""
-    count, positive, cases = len(crops.labels), int(crops.labels.sum()), len(set(crops.cases))
+def check_labels(labels: Sequence[int] | Ints, of_cases: Sequence[str]) -> None:
+    """Refuse labels (0 or 1, ``[N]``) and their biopsies (``[N]``) that cannot carry a fit. Raises DatasetError."""
+    count, positive, cases = len(labels), int(np.sum(labels)), len(set(of_cases))
     advice = "Label more crops, for example those of: glomedge label DIR --model MODEL -n 50"
     if count < MIN_LABELS:
         raise DatasetError(f"{count} labelled crops are too few to recalibrate with: {MIN_LABELS} are needed. {advice}")
@@ -182,13 +182,15 @@ def recalibrate(crops: Labelled, rule: str = "0.5") -> Recalibrated:
 
     Args:
         crops: at least as many as ``check_labels`` asks for.
-        rule: see ``decision.choose_threshold``; it sees the recalibrated probabilities and the weights.
+        rule: see ``decision.choose_threshold``; it sees the recalibrated probabilities and the weights. Where leaving
+            a biopsy out leaves one class, no threshold can be fitted, and its crops are called at the rule's number or
+            else at 0.5.
 
     Raises:
         DatasetError: as ``check_labels``.
         UsageError: the rule is not known.
     """
-    check_labels(crops)
+    check_labels(crops.labels, crops.cases)
     line = fit_line(crops)
     threshold = choose_threshold(rule, line.probabilities(crops.logits), crops.labels, crops.weights)
     calls = np.zeros(len(crops.labels), np.int64)
@@ -197,7 +199,8 @@ def recalibrate(crops: Labelled, rule: str = "0.5") -> Recalibrated:
         out = cases == case
         rest = crops.part(~out)
         without = fit_line(rest)
-        limit = threshold
+        # Never the threshold of all crops: it has seen this biopsy.
+        limit = parse_rule(rule) or 0.5
         if 0 < rest.labels.sum() < len(rest.labels):
             limit = choose_threshold(rule, without.probabilities(rest.logits), rest.labels, rest.weights)
         calls[out] = without.probabilities(crops.logits[out]) >= limit

@@ -89,6 +89,11 @@ def evaluate(
         case_pattern=case_pattern,
         workers=workers,
     )
+    if report is not None:
+        from glomedge.runs.validation import check_report
+
+        options.check()
+        check_report(report, options)
     with StopOnSignals() as stop, Progress() as progress:
         found = evaluate_folder(options, stop=stop, progress=progress.stage("crops"))
     if found is None:
@@ -98,13 +103,14 @@ def evaluate(
         from glomedge.runs.validation import Validation, write_validation
 
         validation = Validation(found, read_model_file(model).spec, requirements)
-        if report is not None:
-            write_validation(report, options, validation)
     if as_json:
         typer.echo(json.dumps({**found.as_json(), **(validation.as_json() if validation else {})}, indent=2))
     else:
         print_evaluation(found, validation)
-        if report is not None:
+    # After the figures: whatever happens to the report, they were measured.
+    if report is not None and validation is not None:
+        write_validation(report, options, validation)
+        if not as_json:
             typer.echo(f"Written to {report}")
     if validation is not None and validation.missed:
         raise typer.Exit(1)

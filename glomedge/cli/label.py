@@ -11,6 +11,7 @@ import typer
 from glomedge.about import RESEARCH_USE_NOTICE
 from glomedge.cli.options import LABELS, RESULTS, CasePattern, Model, Workers, json_option, takes_engine_options
 from glomedge.cli.progress import Progress
+from glomedge.cli.shell_patterns import typed
 from glomedge.engine.options import DEFAULT_MODEL, EngineOptions
 from glomedge.errors import UsageError
 
@@ -85,7 +86,9 @@ def label(
     for note in made.notes:
         typer.echo(f"Note: {note}")
     typer.echo(f"Open {made.page} in a browser, label the crops and save labels.csv. Then:")
-    typer.echo(f"  glomedge recalibrate {model} labels.csv --images {folder} --site 'YOUR LAB' -o site.onnx")
+    typer.echo(
+        f"  glomedge recalibrate {typed(model)} labels.csv --images {typed(folder)} --site 'YOUR LAB' -o site.onnx"
+    )
     typer.echo(RESEARCH_USE_NOTICE)
 
 

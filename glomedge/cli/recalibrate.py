@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,6 +12,7 @@ import typer
 from glomedge.about import RESEARCH_USE_NOTICE
 from glomedge.cli.options import LABELS, RESULTS, CasePattern, Workers, json_option, takes_engine_options
 from glomedge.cli.progress import Progress
+from glomedge.cli.shell_patterns import typed
 from glomedge.engine.options import EngineOptions
 
 if TYPE_CHECKING:
@@ -87,7 +89,7 @@ def recalibrate(
         print_recalibration(one)
     for note in dict.fromkeys(note for one in made for note in one.notes):
         typer.echo(f"Note: {note}")
-    typer.echo(f"Use it with: glomedge infer DIR -m {made[0].path} --site '{made[0].site.site}'")
+    typer.echo(f"Use it with: glomedge infer DIR -m {typed(made[0].path)} --site {shlex.quote(made[0].site.site)}")
     typer.echo(RESEARCH_USE_NOTICE)
 
 

@@ -19,7 +19,7 @@ def require_one_folder(named: list[Path]) -> None:
     parent = _only_parent(named)
     cure = "Give the folder that holds them all; it is searched at any depth"
     if parent is not None:
-        cure = f"Give the folder: glomedge infer {_typed(parent)}"
+        cure = f"Give the folder: glomedge infer {typed(parent)}"
     raise UsageError(f"infer reads one folder or one image, and {_listed(named)}. {cure}")
 
 
@@ -33,7 +33,7 @@ def require_one_data_set(command: str, named: list[Path]) -> None:
     # The crops of a data set may be in the folder of the labels, or one below, in a folder for each class.
     if folder is not None and not (folder / LABELS_NAME).is_file() and (folder.parent / LABELS_NAME).is_file():
         folder = folder.parent
-    example = "DATA" if folder is None else _typed(folder)
+    example = "DATA" if folder is None else typed(folder)
     raise UsageError(
         f"{command} reads one data set, and {_listed(named)}. Give the folder with {LABELS_NAME}: glomedge {command} "
         f"{example}"
@@ -48,7 +48,7 @@ def require_only_options(named: list[Path]) -> None:
         cure = "Write --model before each model"
     else:
         parent = _only_parent(named)
-        cure = f"Give the folder of the crops: glomedge bench --images {'DIR' if parent is None else _typed(parent)}"
+        cure = f"Give the folder of the crops: glomedge bench --images {'DIR' if parent is None else typed(parent)}"
     raise UsageError(f"bench takes one name after each option, and {_listed(named)} besides. {cure}")
 
 
@@ -58,7 +58,8 @@ def _only_parent(named: list[Path]) -> Path | None:
     return parents.pop() if len(parents) == 1 and not any(path.is_dir() for path in named) else None
 
 
-def _typed(path: Path) -> str:
+def typed(path: Path) -> str:
+    """A path as a shell takes it in a command that is pasted."""
     return shlex.quote(escape_name(bytes(path)))
 
 

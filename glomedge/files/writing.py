@@ -160,6 +160,14 @@ def write_atomically(path: Path, data: bytes) -> None:
         temporary.write_bytes(data)
 
 
+def same_file(one: Path, other: Path) -> bool:
+    """Whether two paths name one file, by whatever links or spelling; neither need exist."""
+    try:
+        return one.resolve() == other.resolve() or one.samefile(other)
+    except OSError:  # one of them is not there, or cannot be looked at
+        return False
+
+
 def check_writable(folder: Path, advice: str) -> None:
     """Make a folder where it is missing and write into it, before any work is done for what it is to hold.
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
+import shlex
 
 from glomedge.errors import UsageError
 from glomedge.model.spec import ModelSpec
 
 NOT_CALIBRATED = (
-    "Not calibrated here, so no corrected percentage and no band is given: with crops of two other centres a model of "
-    "sensitivity 1.00 at home found 66% and 40% of the globally sclerotic glomeruli, and its percentages were wrong by "
-    "11 and 48 points on average. Label 30 of your crops (glomedge label), run glomedge recalibrate, and give the new "
-    "model with --site."
+    "Not calibrated here, so no corrected percentage and no band is given: at a site whose stain or scanner a model "
+    "does not know, it may call many glomeruli wrongly. Label 30 of your crops (glomedge label), run glomedge "
+    "recalibrate, and give the new model with --site."
 )
 """The two sentences of every output whose counts are not those of the site that the crops come from."""
 
@@ -45,7 +45,8 @@ def why_uncorrected(spec: ModelSpec) -> str:
         return NOT_CALIBRATED
     return (
         f"This model is calibrated for {counted_at}, and no --site was given: no percentage is corrected and no band "
-        f"given. If these crops are from there, give --site '{counted_at}'; if not, recalibrate it for your own site."
+        f"given. If these crops are from there, give --site {shlex.quote(counted_at)}; if not, recalibrate it for "
+        "your own site."
     )
 
 
@@ -73,4 +74,8 @@ def recalibration(spec: ModelSpec) -> list[str]:
         f"the slope and {site.prior_offset_sd:g} on the offset. Threshold rule: {site.threshold_rule}.",
         f"Sensitivity {point.true_positive} of {positives}, specificity {point.true_negative} of {negatives} at this "
         "threshold, each biopsy called by a fit without it. They hold for this site only.",
+        "The scores of the site are not kept: infer cannot tell whether a night's differ."
+        if site.scores is None
+        else f"Scores of {site.scores.crops} crops of {len(site.scores.biopsies)} biopsies of the site are kept: infer "
+        "compares a night of 100 crops or more with them.",
     ]

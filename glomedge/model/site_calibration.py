@@ -9,6 +9,23 @@ from pydantic import Field
 from glomedge.model.frozen import Frozen, Sha256
 
 
+class SiteScores(Frozen):
+    """How the recalibrated model scored the crops of its site: what a later run is compared with (``cases.drift``).
+
+    No crop and no biopsy is named. Logits are ``ln(p / (1 - p))`` of the recalibrated probability.
+
+    Attributes:
+        crops: how many, in the biopsies below.
+        deciles: of their logits: least, 10%, ..., 90%, greatest.
+        biopsies: of each biopsy the lower quartile of its logits, and their mean distance from the threshold's logit
+            (``cases.drift.summary``); sorted.
+    """
+
+    crops: int = Field(ge=1)
+    deciles: tuple[float, ...] = Field(min_length=11, max_length=11)
+    biopsies: tuple[tuple[float, float], ...] = Field(min_length=1, max_length=1000)
+
+
 class SiteCalibration(Frozen):
     """The recalibration of a finished model to one site (``glomedge recalibrate``, ``cases.recalibration``).
 
@@ -27,6 +44,7 @@ class SiteCalibration(Frozen):
         prior_log_slope_sd, prior_offset_sd: standard deviations of the normal priors; their means are 0.
         threshold_rule: that gave the threshold.
         counts_from: how the operating point was counted.
+        scores: of the site's crops; None where the folder had too few biopsies, and in files of earlier versions.
     """
 
     site: str = Field(min_length=1, max_length=100)
@@ -45,3 +63,4 @@ class SiteCalibration(Frozen):
     prior_offset_sd: float = Field(gt=0.0)
     threshold_rule: str
     counts_from: Literal["biopsies left out in turn"] = "biopsies left out in turn"
+    scores: SiteScores | None = None

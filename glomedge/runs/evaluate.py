@@ -18,11 +18,11 @@ from glomedge.cases.names import CaseFinder
 from glomedge.cases.text import problem_report, some
 from glomedge.errors import DatasetError
 from glomedge.files.names import escape_name
+from glomedge.files.writing import sha256_of
 from glomedge.model.file import ModelFile, read_model_file
 from glomedge.pipeline.inputs import Found, scan
-from glomedge.pipeline.prepare import Answer
 from glomedge.runs.options import EvaluateOptions
-from glomedge.runs.scores import Crops, score
+from glomedge.runs.scores import Crops, Scored, score
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,7 @@ class Evaluation:
         errors: relative path -> error code of the other crops, which are excluded from all figures.
         auroc, average_precision: None if a class is missing.
         cases: %GS by labels and by calls.
+        labels_sha256: of the label table, as it was read; ``split_sha256``: of the split file, None without one.
         details: the answered crops, for the validation report.
     """
 
@@ -70,6 +71,8 @@ class Evaluation:
     average_precision: float | None
     cases: list[CaseError]
     notes: list[str]
+    labels_sha256: str
+    split_sha256: str | None = None
     details: tuple[EvaluatedCrop, ...] = ()
 
     def mean_case_error(self) -> float | None:
@@ -183,27 +186,32 @@ def evaluate_folder(
         GlomedgeError: the model cannot be loaded or run.
     """
     options.check()
-    crops, notes = _labelled_crops(options)
-    finder = CaseFinder([found.key for found, _ in crops], options.case_pattern)
-    notes += finder.sentences()
+    listed = _labelled_crops(options)
     file = read_model_file(options.model)
     scored = score(
-        file, Crops(options.data, [found for found, _ in crops]), options.engine,
+        file, Crops(options.data, [found for found, _ in listed.crops]), options.engine,
         workers=options.workers, stop=stop, progress=progress,
     )  # fmt: skip
-    if scored is None:
-        return None
-    answers = [(found, label, scored.answers[found]) for found, label in crops]
-    return _compare(options, file, answers, finder, (*notes, *scored.runtime.notes), scored.runtime.provider)
+    return None if scored is None else _compare(options, file, listed, scored)
 
 
-def _labelled_crops(options: EvaluateOptions) -> tuple[list[tuple[Found, int]], list[str]]:
-    """The requested crops with their labels, and notes on how table and folder were read. Raises DatasetError."""
+@dataclass(frozen=True)
+class _Listed:
+    """The requested crops with their labels, how table and folder were read, and what was read."""
+
+    crops: list[tuple[Found, int]]
+    notes: list[str]
+    labels_sha256: str
+    split_sha256: str | None
+
+
+def _labelled_crops(options: EvaluateOptions) -> _Listed:
+    """What is to be evaluated. Raises DatasetError."""
     from glomedge.imaging.images import ALLOWED_SUFFIXES
 
-    side = None
+    side, split_sha256 = None, None
     if options.split_file is not None and options.split is not None:
-        side = read_split(options.split_file, options.split)
+        side, split_sha256 = read_split(options.split_file, options.split), sha256_of(options.split_file)
     listed = usable_labels(options.labels_file or options.data / LABELS_NAME)
     found_in = scan(options.data, ALLOWED_SUFFIXES)
     crops, notes = find_crops(found_in.inputs, listed.labels, side)
@@ -212,20 +220,17 @@ def _labelled_crops(options: EvaluateOptions) -> tuple[list[tuple[Found, int]], 
             f"No crop of {options.data} is in split {options.split!r} of {options.split_file}. Give the split "
             "file of this data set."
         )
-    return crops, [*listed.notes, *found_in.notes(), *notes]
+    return _Listed(crops, [*listed.notes, *found_in.notes(), *notes], listed.sha256, split_sha256)
 
 
-def _compare(
-    options: EvaluateOptions,
-    file: ModelFile,
-    answers: Sequence[tuple[Found, int, Answer]],
-    finder: CaseFinder,
-    table_notes: Sequence[str],
-    provider: str,
-) -> Evaluation:
+def _compare(options: EvaluateOptions, file: ModelFile, listed: _Listed, scored: Scored) -> Evaluation:
     """The figures from each crop's file, label and answer."""
+    answers = [(found, label, scored.answers[found]) for found, label in listed.crops]
+    finder = CaseFinder([found.key for found, _ in listed.crops], options.case_pattern)
     notes = [
-        *table_notes,
+        *listed.notes,
+        *finder.sentences(),
+        *scored.runtime.notes,
         *_copies(
             [(found.key, a.sha256 or found.key, label, finder.case_of(found.key).case) for found, label, a in answers]
         ),
@@ -246,7 +251,7 @@ def _compare(
         answered=len(answered),
         errors={found.key: a.status.partition(":")[2] for found, _, a in answers if a.probability is None},
         threshold=limit,
-        provider=provider,
+        provider=scored.runtime.provider,
         model_sha256=file.sha256,
         split=options.split,
         confusion=Confusion.of(truth, calls),
@@ -254,6 +259,8 @@ def _compare(
         average_precision=average_precision(truth, scores),
         cases=case_errors([finder.case_of(found.key).case for found, _, _ in answered], truth, calls),
         notes=notes,
+        labels_sha256=listed.labels_sha256,
+        split_sha256=listed.split_sha256,
         details=tuple(
             EvaluatedCrop(found, finder.case_of(found.key).case, label, float(a.probability), a.sha256, a.activation)
             for found, label, a in answers

@@ -29,18 +29,18 @@ from glomedge.cases.text import some
 from glomedge.engine.options import DEFAULT_MODEL, EngineOptions
 from glomedge.errors import DatasetError, OutputError, UsageError
 from glomedge.files.names import guard, neutralise
-from glomedge.files.writing import check_writable, replacing, write_atomically
+from glomedge.files.writing import check_writable, replacing, same_file, write_atomically
 from glomedge.model.crop_digests import among
 from glomedge.model.file import ModelFile, read_model_file
 from glomedge.pipeline.inputs import Found, Scan, scan
 from glomedge.pipeline.prepare import Answer
-from glomedge.runs.scores import Crops, logit_of, score
+from glomedge.runs.scores import Crops, logit_of, pixels_of, score
 from glomedge.system.stopping import StoppedError
 
 if TYPE_CHECKING:
     from markupsafe import Markup
 
-PAGE_NAME, CHOSEN_NAME, MERGED_NAME = "label.html", "chosen.csv", "labels.csv"
+PAGE_NAME, CHOSEN_NAME, MERGED_NAME = "label.html", "chosen.csv", "merged-labels.csv"
 MAX_CROPS = 1000
 """On one page; nobody labels more at a sitting, and the page holds every picture."""
 _JPEG_QUALITY = 95
@@ -195,7 +195,6 @@ def _pictures(found: Scan, crops: Sequence[Found]) -> Iterator[Markup]:
     """Each crop at its own size as the decoder gives it, upright and without the file's metadata."""
     import cv2
 
-    from glomedge.imaging import images
     from glomedge.reports import html
 
     how = [
@@ -205,8 +204,7 @@ def _pictures(found: Scan, crops: Sequence[Found]) -> Iterator[Markup]:
         cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444,
     ]
     for one in crops:
-        pixels = images.decode(images.read(found.path(one))).pixels_hwc
-        ok, data = cv2.imencode(".jpg", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), how)
+        ok, data = cv2.imencode(".jpg", cv2.cvtColor(pixels_of(found.root, one), cv2.COLOR_RGB2BGR), how)
         assert ok
         yield html.data_uri("jpeg", np.asarray(data).tobytes())
 
@@ -252,12 +250,16 @@ class TwoReaders:
 
 
 def merge_readers(first: Path, second: Path, output: Path) -> TwoReaders:
-    """Write ``labels.csv`` of the labels that two readers agree on into a folder, and count their agreement.
+    """Write ``merged-labels.csv`` of the labels that two readers agree on into a folder, and count their agreement.
 
     Raises:
+        UsageError: that file is one of the two tables.
         DatasetError: a table cannot be used, they share no crop, or give a crop two weights.
         OutputError: the folder cannot be written.
     """
+    for table in (first, second):
+        if same_file(output / MERGED_NAME, table):
+            raise UsageError(f"{table} would be overwritten by the merged table. Choose another --output.")
     one, two = read_site_labels(first), read_site_labels(second)
     shared = [name for name in one.labels if name in two.labels]
     if not shared:

@@ -33,6 +33,7 @@ class Outcome:
         record: the content of ``run.json``.
         decoding: the number of decode workers and their kind; empty if nothing was left to decode.
         biopsies_found: how each crop's biopsy was found: ``counts`` by rule, ``summary``, ``warnings``.
+        drift: comparison with the scores of the site (``runs.site_scores``); None where none was asked for.
         hung: threads that are blocked in a library and do not return.
     """
 
@@ -52,6 +53,7 @@ class Outcome:
     wall_s: float = 0.0
     hung: int = 0
     biopsies_found: dict[str, Any] = field(default_factory=dict)
+    drift: dict[str, Any] | None = None
 
     @property
     def exit_code(self) -> int:

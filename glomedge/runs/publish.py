@@ -30,6 +30,7 @@ from glomedge.results.tables import WRITERS, TableWriter, byte_order_mark
 from glomedge.results.thumbnails import ThumbnailFile
 from glomedge.runs.options import Options
 from glomedge.runs.outcome import OWNED, Outcome
+from glomedge.runs.site_scores import NightScores
 from glomedge.system.stopping import unless_stopped
 
 if TYPE_CHECKING:
@@ -105,6 +106,7 @@ class Publication:
         """Write the tables; on the way, collect what else is made of the rows."""
         options = self.options
         collected = Collected(options, self.rows.answers.copies())
+        collected.night = NightScores.of(self.model.spec, options)
         formats = dict.fromkeys(("csv", *(name for name in options.formats if name in WRITERS)))
         names = [f"predictions.{name}" for name in formats]
         with contextlib.ExitStack() as open_:
@@ -138,6 +140,9 @@ class Publication:
             )
         outcome.counts, outcome.errors = dict(counts), dict(sorted(collected.errors.items()))
         outcome.cases = collected.cases.summaries(self._operating_point(outcome))
+        if collected.night is not None:
+            outcome.drift, notes = collected.night.compare(self.options.tta)
+            outcome.notes += notes
         for pooled in outcome.cases:
             if pooled.case == UNKNOWN_CASE:
                 # A percentage pooled over several biopsies must never be mistaken for one biopsy's.
@@ -224,6 +229,7 @@ class Collected:
         copies: rows whose file is byte for byte that of another row; None if no file could be read.
         cases: the biopsies.
         report: the rows that the report shows; None without a report.
+        night: the probabilities, to be compared with those of the site; None without a comparison.
     """
 
     def __init__(self, options: Options, copies: int | None) -> None:
@@ -235,6 +241,7 @@ class Collected:
         self.errors: Counter[str] = Counter()
         self.cases: CaseTally = CaseTally(exclude_flagged=options.exclude_flagged)
         self.report: RunPageSelection | None = None
+        self.night: NightScores | None = None
         if options.report:
             from glomedge.reports.run_page_data import RunPageSelection
 
@@ -254,6 +261,8 @@ class Collected:
         self.cases.add_many(block.cases, block.verdicts, block.probabilities)
         if self.report is not None:
             self.report.add(block)
+        if self.night is not None:
+            self.night.add(block)
 
 
 def _closed_quietly(writer: TableWriter) -> None:

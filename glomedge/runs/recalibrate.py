@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import datetime
 import math
-import os
 import re
-from collections.abc import Callable, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,23 +16,24 @@ import numpy as np
 from glomedge.about import __version__
 from glomedge.cases import recalibration
 from glomedge.cases.decision import parse_rule
-from glomedge.cases.labels import LABELS_NAME, SiteLabels, read_site_labels, usable_labels
+from glomedge.cases.labels import SiteLabels, read_site_labels
+from glomedge.cases.matching import contradictions
 from glomedge.cases.metrics import Confusion
 from glomedge.cases.names import CaseFinder, compile_case_pattern
-from glomedge.cases.text import some
+from glomedge.cases.text import problem_report, some
 from glomedge.engine.options import EngineOptions
-from glomedge.errors import DatasetError, ModelError, UsageError
-from glomedge.files.names import neutralise
-from glomedge.files.writing import check_writable, replacing, sha256_of, write_atomically
-from glomedge.model.crop_digests import among, data_sha256
+from glomedge.errors import DatasetError, ModelError, OutputError, UsageError
+from glomedge.files.names import escape_name, neutralise
+from glomedge.files.writing import check_writable, same_file, write_atomically
 from glomedge.model.file import ModelFile, read_model_file, sealed
-from glomedge.model.site_calibration import SiteCalibration
+from glomedge.model.site_calibration import SiteCalibration, SiteScores
 from glomedge.model.site_graph import with_site_line
-from glomedge.model.spec import Golden, ModelSpec, TrainingProvenance
+from glomedge.model.spec import Golden, ModelSpec
 from glomedge.pipeline.inputs import Found, scan
-from glomedge.pipeline.prepare import Answer
 from glomedge.runs.evaluate import find_named
 from glomedge.runs.scores import Crops, Scored, logit_of, score
+from glomedge.runs.seen_crops import refuse_seen
+from glomedge.runs.site_scores import NO_SCORES, reference_crops, site_scores
 
 
 @dataclass(frozen=True)
@@ -74,9 +76,14 @@ class RecalibrateOptions:
             raise UsageError(f"{len(self.models)} models give as many files: name a folder with -o, not {self.output}.")
         if len(self.models) == 1 and self.output.suffix != ".onnx":
             raise UsageError(f"The new model's name must end in .onnx: -o {self.output}.onnx")
-        for model, path in zip(self.models, self.outputs(), strict=True):
-            if path.resolve() == model.resolve():
-                raise UsageError(f"-o {path} is the model itself, which is kept. Give the new file another name.")
+        for path in self.outputs():
+            for new in (path, _card(path)):
+                for read in (*self.models, self.labels):
+                    if same_file(new, read):
+                        raise UsageError(
+                            f"{read} is read and would be overwritten. Give the new files another name or folder with "
+                            "-o, or another --site."
+                        )
         if len(set(self.outputs())) < len(self.models):
             raise UsageError("Two of the models have the same file name. Recalibrate them one by one.")
 
@@ -86,6 +93,11 @@ class RecalibrateOptions:
             return [self.output]
         site = re.sub(r"[^A-Za-z0-9_-]+", "-", self.site).strip("-") or "site"
         return [self.output / f"{model.stem}.{site}.onnx" for model in self.models]
+
+
+def _card(path: Path) -> Path:
+    """The model card of a new file."""
+    return path.with_suffix(".card.md")
 
 
 @dataclass(frozen=True)
@@ -122,14 +134,22 @@ class Recalibration:
 
 @dataclass(frozen=True)
 class _Crops:
-    """The labelled crops: file, label and weight of each, the biopsies, and how they were read."""
+    """The labelled crops: file, label and weight of each, the biopsies, and how they were read.
+
+    ``reference`` are the crops whose scores stand for the site's, labelled or not.
+    """
 
     found: list[Found]
+    reference: list[Found]
     labels: list[int]
     weights: list[float]
     listed: SiteLabels
     finder: CaseFinder
     notes: tuple[str, ...]
+
+    def all(self) -> list[Found]:
+        """Every crop that is scored, in the order of the files."""
+        return sorted({*self.found, *self.reference}, key=lambda one: one.relative)
 
 
 def recalibrate_models(
@@ -149,13 +169,14 @@ def recalibrate_models(
     files = [read_model_file(path) for path in options.models]
     _check_models(files)
     crops = _labelled_crops(options)
+    recalibration.check_labels(crops.labels, [crops.finder.case_of(found.key).case for found in crops.found])
     for path in options.outputs():
         check_writable(path.parent, "Choose another -o.")
     made = []
     for file, path in zip(files, options.outputs(), strict=True):
         scored = score(
             file,
-            Crops(options.images, crops.found),
+            Crops(options.images, crops.all()),
             options.engine,
             workers=options.workers,
             stop=stop,
@@ -201,13 +222,24 @@ def _labelled_crops(options: RecalibrateOptions) -> _Crops:
     twice = [found.key for found in rest.values() if found in name_of]
     if twice:
         raise DatasetError(f"{options.labels} lists a crop under two names: {some(twice, 5)}. Remove one of the lines.")
+    by_name = {name: escape_name(one.relative) for name, one in exact.items()}
+    if wrong := contradictions(listed.labels, by_name, by_name):
+        raise DatasetError(
+            problem_report(
+                "The labels and the files do not match",
+                {"labels contradict the class folder of their crop": wrong},
+                f"Correct the folder or {options.labels.name}.",
+            )
+        )
     name_of |= {found: name for name, found in rest.items()}
     found = sorted(name_of, key=lambda one: one.relative)
     finder = CaseFinder([one.key for one in inputs.inputs], options.case_pattern)
+    weights = [listed.weights[name_of[one]] for one in found]
     return _Crops(
         found,
+        reference_crops(inputs.inputs, finder, weights),
         [listed.labels[name_of[one]] for one in found],
-        [listed.weights[name_of[one]] for one in found],
+        weights,
         listed,
         finder,
         (*listed.notes, *inputs.notes(), *notes, *finder.sentences()),
@@ -219,19 +251,35 @@ def _one(options: RecalibrateOptions, file: ModelFile, crops: _Crops, scored: Sc
     answers = [scored.answers[found] for found in crops.found]
     kept = [index for index, answer in enumerate(answers) if answer.probability is not None]
     notes = list(crops.notes)
-    if len(kept) < len(answers):
-        failed = [answer.found.key for answer in answers if answer.probability is None]
-        notes.append(f"{len(failed)} labelled crops could not be classified and are left out: {some(failed, 5)}.")
+    failed = [answer for answer in answers if answer.probability is None]
+    if failed:
+        why = ", ".join(sorted({answer.status.partition(":")[2] for answer in failed}))
+        names = some((answer.found.key for answer in failed), 2)
+        notes.append(f"{len(failed)} labelled crops could not be classified ({why}) and are left out: {names}.")
     if file.spec.training is not None:
-        _refuse_seen(file, file.spec.training, options.images, answers)
+        refuse_seen(file, file.spec.training, options.images, answers)
+    cases = [crops.finder.case_of(answers[index].found.key).case for index in kept]
+    labels = [crops.labels[index] for index in kept]
+    try:
+        recalibration.check_labels(labels, cases)
+    except DatasetError:
+        # All labelled crops were enough, so it is for those that failed.
+        raise DatasetError(
+            f"{notes[-1]} The other {len(kept)} are too few. Mend these files or label others."
+        ) from None
     labelled = recalibration.of_crops(
         [logit_of(file.spec, answers[index]) for index in kept],
-        [crops.labels[index] for index in kept],
+        labels,
         [crops.weights[index] for index in kept],
-        [crops.finder.case_of(answers[index].found.key).case for index in kept],
+        cases,
     )
     result = recalibration.recalibrate(labelled, options.threshold)
-    spec = _spec(options, file, crops, labelled, result)
+    line = result.line.slope, result.line.offset
+    reference = [scored.answers[found] for found in crops.reference]
+    scores = site_scores(file.spec, line, result.threshold, reference, crops.finder)
+    if scores is None:
+        notes.append(NO_SCORES)
+    spec = _spec(options, file, crops, labelled, result, scores)
     sha256 = _write(path, file, spec, options.engine)
     before = np.array([answers[index].probability for index in kept], np.float64) >= file.spec.threshold
     weights = labelled.weights / labelled.weights.sum()
@@ -254,41 +302,13 @@ def _one(options: RecalibrateOptions, file: ModelFile, crops: _Crops, scored: Sc
     )
 
 
-def _refuse_seen(file: ModelFile, training: TrainingProvenance, images: Path, answers: Sequence[Answer]) -> None:
-    """Raise DatasetError where labelled crops belong to those that the model was trained on."""
-    if training.crop_digests is not None:
-        known = among(training.crop_digests, [answer.sha256 for answer in answers if answer.sha256 is not None])
-        seen = [answer.found.key for answer in answers if answer.sha256 in known]
-    else:
-        seen = [answer.found.key for answer in answers] if _is_training_data(training, images) else []
-    if seen:
-        raise DatasetError(
-            f"{len(seen)} of the {len(answers)} labelled crops were used to train {file.path.name}, such as "
-            f"{some(seen, 2)}: what it answers there says nothing of your site. Label crops that it has not seen."
-        )
-
-
-def _is_training_data(training: TrainingProvenance, images: Path) -> bool:
-    """Whether a folder is the very data set of the training: names, labels and bytes of all crops."""
-    from glomedge.imaging.images import ALLOWED_SUFFIXES
-
-    table = images / LABELS_NAME
-    if not table.is_file():
-        return False
-    labels = usable_labels(table).labels
-    if len(labels) != sum(counts.crops for counts in training.splits.values()):
-        return False  # spares the reading of every file
-    file_of, _ = find_named(scan(images, ALLOWED_SUFFIXES, follow_symlinks=True).inputs, labels)
-    rows = sorted((name, labels[name], images / os.fsdecode(found.relative)) for name, found in file_of.items())
-    return data_sha256((name, label, sha256_of(path)) for name, label, path in rows) == training.data_sha256
-
-
 def _spec(
     options: RecalibrateOptions,
     file: ModelFile,
     crops: _Crops,
     labelled: recalibration.Labelled,
     result: recalibration.Recalibrated,
+    scores: SiteScores | None,
 ) -> ModelSpec:
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     # The graph's constants are float32: the spec says the same numbers.
@@ -298,7 +318,7 @@ def _spec(
         created_utc=now,
         parent_sha256=file.sha256,
         readers=crops.listed.readers,
-        labels_sha256=sha256_of(options.labels),
+        labels_sha256=crops.listed.sha256,
         crops=len(labelled.labels),
         positive=int(labelled.labels.sum()),
         cases=len(set(labelled.cases)),
@@ -309,6 +329,7 @@ def _spec(
         prior_log_slope_sd=recalibration.LOG_SLOPE_SD,
         prior_offset_sd=recalibration.OFFSET_SD,
         threshold_rule=options.threshold,
+        scores=scores,
     )
     parent = file.spec
     source = parent.source
@@ -350,12 +371,28 @@ def _write(path: Path, file: ModelFile, spec: ModelSpec, engine: EngineOptions) 
     if not file.unchanged():
         raise ModelError(f"{file.path} was replaced while it was running. Run the command again.")
     data = sealed(with_site_line(file.path, spec.site.slope, spec.site.offset), spec)
-    try:
-        with replacing(path) as temporary:
-            temporary.write_bytes(data)
-            with open_engine(temporary, engine) as opened:
-                sha256 = opened.file.sha256
-        write_atomically(path.with_suffix(".card.md"), model_card.markdown(spec, path.name, sha256).encode())
-    except OSError as error:
-        raise UsageError(f"{path} cannot be written ({error.strerror}). Make room or choose another -o.") from error
+    with _naming(path):
+        scratch = tempfile.TemporaryDirectory(prefix=f".{path.stem}.", dir=path.parent, ignore_cleanup_errors=True)
+    with scratch as folder:
+        new = Path(folder) / path.name
+        with _naming(path):
+            write_atomically(new, data)
+        with open_engine(new, engine) as opened:
+            sha256 = opened.file.sha256
+        with _naming(path):
+            new.replace(path)
+    card = _card(path)
+    with _naming(card, f"The model {path.name} itself is complete. "):
+        write_atomically(card, model_card.markdown(spec, path.name, sha256).encode())
     return sha256
+
+
+@contextmanager
+def _naming(path: Path, before: str = "") -> Iterator[None]:
+    """Turn an OSError into an OutputError that names the file."""
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(
+            f"{path} cannot be written: {error.strerror}. {before}Make room or choose another -o."
+        ) from None

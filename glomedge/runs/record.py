@@ -74,6 +74,7 @@ def record(
         "errors": outcome.errors,
         "cases": len(outcome.cases),
         "biopsies_found": outcome.biopsies_found,
+        "drift": outcome.drift,
         "times": _times(outcome),
         "notes": outcome.notes,
     }

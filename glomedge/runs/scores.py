@@ -13,8 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 
+from glomedge.cases.text import shortened
 from glomedge.engine.options import EngineOptions
+from glomedge.errors import DatasetError, ImageError
 from glomedge.model.file import ModelFile
 from glomedge.model.spec import ModelSpec
 from glomedge.pipeline.inputs import Found
@@ -115,6 +118,23 @@ def score(
     finally:
         run.close()
     return Scored(sink.answers, runtime)
+
+
+def pixels_of(root: bytes, found: Found) -> npt.NDArray[np.uint8]:
+    """A crop that was classified, read again for its picture: uint8 ``[height, width, 3]``, RGB.
+
+    Raises:
+        DatasetError: it was moved or changed since; names it.
+    """
+    from glomedge.imaging import images
+
+    try:
+        return images.decode(images.read(os.path.join(root, found.relative))).pixels_hwc  # noqa: PTH118 (bytes)
+    except ImageError as error:
+        raise DatasetError(
+            f"{shortened(found.key)} was classified but cannot be read again for its picture ({error.code}): it was "
+            "moved or changed meanwhile. Run the command again once the folder is at rest."
+        ) from None
 
 
 def logit_of(spec: ModelSpec, answer: Answer) -> float:

@@ -16,12 +16,13 @@ from glomedge.about import __version__
 from glomedge.cases import biopsy_metrics
 from glomedge.cases.acceptance import Requirement
 from glomedge.cases.labels import LABELS_NAME
-from glomedge.errors import OutputError
-from glomedge.files.writing import replacing, sha256_of
+from glomedge.errors import OutputError, UsageError
+from glomedge.files.writing import check_writable, replacing, same_file
 from glomedge.model.crop_digests import data_sha256
 from glomedge.model.spec import Interval, ModelSpec
 from glomedge.runs.evaluate import EvaluatedCrop, Evaluation
 from glomedge.runs.options import EvaluateOptions
+from glomedge.runs.scores import pixels_of
 
 _MAX_PICTURES = 60
 _PICTURE_PX = 320
@@ -79,6 +80,22 @@ class Validation:
             ],
             "passed": not self.missed if self.requirements else None,
         }
+
+
+def check_report(path: Path, options: EvaluateOptions) -> None:
+    """Before any work is done for it: whether the report can be written, and over nothing that is read.
+
+    Raises:
+        UsageError: it is a folder, or the model, the labels or the split file.
+        OutputError: its folder cannot be written.
+    """
+    read = [options.model, options.labels_file or options.data / LABELS_NAME, options.split_file]
+    for other in read:
+        if other is not None and same_file(path, other):
+            raise UsageError(f"--report {path} is a file that this command reads. Give the report another name.")
+    if path.is_dir():
+        raise UsageError(f"--report {path} is a folder. Give the name of a file in it: {path / 'validation.html'}")
+    check_writable(path.parent, "Give --report another place.")
 
 
 def write_validation(path: Path, options: EvaluateOptions, validation: Validation) -> None:
@@ -153,7 +170,6 @@ def _pictures(
     """Each crop with its activation map, or alone for a network without one."""
     import cv2
 
-    from glomedge.imaging import images
     from glomedge.reports import html
     from glomedge.reports.cell_grid import CellGrid
     from glomedge.reports.overlay import overlay, to_jpeg
@@ -161,8 +177,7 @@ def _pictures(
     spec = validation.spec
     turn = spec.logit_at(validation.found.threshold)
     for crop in crops:
-        path = os.path.join(os.fsencode(options.data), crop.found.relative)  # noqa: PTH118 (bytes)
-        pixels = images.decode(images.read(path)).pixels_hwc
+        pixels = pixels_of(os.fsencode(options.data), crop.found)
         height, width = pixels.shape[:2]
         scale = _PICTURE_PX / max(height, width)
         if scale < 1:
@@ -187,13 +202,13 @@ def _inputs(options: EvaluateOptions, validation: Validation) -> list[tuple[str,
         ("model SHA-256", found.model_sha256),
         ("threshold", f"{found.threshold:g}"),
         ("labels", labels.name),
-        ("labels SHA-256", sha256_of(labels)),
+        ("labels SHA-256", found.labels_sha256),
         ("crops: names, labels, bytes, SHA-256", data_sha256(rows)),
         ("provider", found.provider),
         ("made by", f"glomedge {__version__}, {datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds')}"),
     ]
-    if options.split is not None and options.split_file is not None:
-        listed.append((f"split {options.split}, SHA-256 of its file", sha256_of(options.split_file)))
+    if found.split_sha256 is not None:
+        listed.append((f"split {options.split}, SHA-256 of its file", found.split_sha256))
     if spec.site is not None:
         listed.append(("recalibrated for", f"{spec.site.site}, from {spec.site.parent_sha256}"))
     return listed

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from benchmarks.lib.drawn_sites import DrawnSite, accuracies, draw_site
 from glomedge.cases.prevalence import rogan_gladen, wilson_interval
 from glomedge.cases.recalibration import (
     LOG_SLOPE_SD,
@@ -21,7 +22,6 @@ from glomedge.cases.recalibration import (
     recalibrate,
 )
 from glomedge.errors import DatasetError, UsageError
-from helpers.sites import DrawnSite, draw_site
 
 Floats = npt.NDArray[np.float64]
 
@@ -112,6 +112,16 @@ def test_counts_come_from_biopsies_left_out() -> None:
     assert point.true_negative == round(negatives * weight_right[0] / weight_all[0])
 
 
+def test_a_biopsy_with_all_crops_of_a_class_is_not_called_at_a_threshold_that_has_seen_it() -> None:
+    # Without biopsy p all crops are negative: no threshold can be fitted, so 0.5 calls its crops.
+    logits = [*np.linspace(-8.0, -4.0, 18).tolist(), 0.5, 0.6, 0.7, 0.8]
+    crops = of_crops(logits, [0] * 18 + [1] * 4, [1.0] * 22, [f"n{index % 3}" for index in range(18)] + ["p"] * 4)
+    inside = fit_line(crops.part(np.array(crops.labels == 0))).probabilities(crops.logits[18:])
+    found = recalibrate(crops, "sensitivity=0.25")
+    assert 0.5 < inside.min() < inside.max() < found.threshold
+    assert found.calls[18:].tolist() == [1, 1, 1, 1]
+
+
 @pytest.mark.parametrize("rule", ["0.3", "youden", "sensitivity=0.9"])
 def test_threshold_rules_are_those_of_training(rule: str) -> None:
     crops = draw_site(10).labelled(40, 0)
@@ -131,12 +141,8 @@ def test_an_unknown_rule_is_refused() -> None:
         recalibrate(draw_site(10).labelled(40, 0), "best")
 
 
-def labels_of(positive: int, negative: int, cases: int) -> Labelled:
-    count = positive + negative
-    return of_crops(
-        np.linspace(-3, 3, count).tolist(), [0] * negative + [1] * positive, [1.0] * count,
-        [f"b{index % cases}" for index in range(count)],
-    )  # fmt: skip
+def labels_of(positive: int, negative: int, cases: int) -> tuple[list[int], list[str]]:
+    return [0] * negative + [1] * positive, [f"b{index % cases}" for index in range(positive + negative)]
 
 
 @pytest.mark.parametrize(
@@ -153,13 +159,13 @@ def labels_of(positive: int, negative: int, cases: int) -> Labelled:
 )
 def test_labels_that_cannot_carry_it_are_refused(positive: int, negative: int, cases: int, words: str) -> None:
     with pytest.raises(DatasetError, match=words) as refused:
-        check_labels(labels_of(positive, negative, cases))
+        check_labels(*labels_of(positive, negative, cases))
     assert "glomedge label" in str(refused.value)
     assert len(str(refused.value)) < 500
 
 
 def test_the_fewest_labels_that_are_taken() -> None:
-    check_labels(labels_of(3, 17, 3))
+    check_labels(*labels_of(3, 17, 3))
 
 
 # --- the whole way: a site is drawn, crops are labelled, the model is recalibrated, biopsies are counted ------------
@@ -209,8 +215,7 @@ def test_recalibration_never_costs_much_and_gains_on_shifted_sites(
 ) -> None:
     gains, shifted = [], []
     for site, found in nights:
-        before = float(((site.logits >= 0) == (site.labels == 1)).mean())
-        after = float(((found.line.probabilities(site.logits) >= 0.5) == (site.labels == 1)).mean())
+        before, after = accuracies(site, found)
         gains.append(after - before)
         if before < 0.9:
             shifted.append(after)

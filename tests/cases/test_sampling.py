@@ -7,9 +7,9 @@ from collections import Counter
 import numpy as np
 import pytest
 
+from benchmarks.lib.drawn_sites import draw_site
 from glomedge.cases.sampling import choose
 from glomedge.errors import UsageError
-from helpers.sites import draw_site
 
 
 def test_the_same_seed_chooses_the_same_crops_and_another_seed_others() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from typer.testing import CliRunner
 
 from glomedge.cli import app
 from glomedge.model.file import read_model_file
+from glomedge.model.site import why_uncorrected
 from helpers.builders import build_tiny_model
 from helpers.sites import write_site
 
@@ -40,6 +42,17 @@ def test_one_model(work: Path) -> None:
     assert "Research use only" in said
     shown = CliRunner().invoke(app, ["info", "north.onnx"]).output
     assert "recalibrated for North Lab" in " ".join(shown.split())
+
+
+def test_the_printed_command_can_be_pasted_into_a_shell(work: Path) -> None:
+    asked = ["recalibrate", "model.onnx", "crops/public.csv", "-o", "o'neill (1).onnx", "--images", "crops"]
+    result = CliRunner().invoke(app, [*asked, "--site", "St Mary's", "--provider", "cpu"])
+    assert result.exit_code == 0, result.output
+    (line,) = [line for line in result.output.splitlines() if line.startswith("Use it with: ")]
+    words = shlex.split(line.removeprefix("Use it with: "))
+    assert words == ["glomedge", "infer", "DIR", "-m", "o'neill (1).onnx", "--site", "St Mary's"]
+    spec = read_model_file(work / "o'neill (1).onnx").spec
+    assert shlex.split(why_uncorrected(spec).rpartition("give ")[2].partition(";")[0]) == ["--site", "St Mary's"]
 
 
 def test_several_models_in_one_call_as_json(work: Path) -> None:

@@ -6,6 +6,7 @@ import base64
 import csv
 import json
 import re
+import shlex
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from glomedge.engine.options import EngineOptions
 from glomedge.errors import DatasetError, UsageError
 from glomedge.files.writing import sha256_of
 from glomedge.model.crop_digests import pack
+from glomedge.runs import label as label_run
 from glomedge.runs.label import Labelling, LabelOptions, merge_readers, prepare_labelling
 from glomedge.runs.recalibrate import RecalibrateOptions, recalibrate_models
 from helpers.builders import build_tiny_model
@@ -122,6 +124,20 @@ def test_wrong_options_are_refused(work: Path, changed: dict[str, Any], words: s
         prepare_labelling(options(work, **changed))
 
 
+def test_a_crop_that_vanishes_before_its_picture_is_drawn_is_named(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = label_run._write
+
+    def vanish_first(*arguments: Any) -> None:
+        for path in (work / "crops").glob("*.png"):
+            path.unlink()
+        real(*arguments)
+
+    monkeypatch.setattr(label_run, "_write", vanish_first)
+    with pytest.raises(DatasetError, match=r"S-10\S+\.png was classified but cannot be read again"):
+        run(options(work))
+    assert not (work / "out" / "label.html").exists()
+
+
 def test_an_empty_folder_is_an_error(work: Path) -> None:
     (work / "empty").mkdir()
     with pytest.raises(DatasetError, match="no image"):
@@ -175,7 +191,22 @@ def test_two_readers_are_merged_and_their_kappa_is_reported(tmp_path: Path) -> N
     assert "18 of 20 crops have the same label" in result.output
     assert "Cohen's kappa 0.80 (95% interval" in result.output
     assert "disagreed: 8.png" in result.output
-    assert (tmp_path / "cli" / "labels.csv").read_bytes() == found.path.read_bytes()
+    assert (tmp_path / "cli" / "merged-labels.csv").read_bytes() == found.path.read_bytes()
+
+
+@pytest.mark.parametrize("named", [("labels.csv", "bo.csv"), ("ada.csv", "labels.csv"), ("merged-labels.csv", "b.csv")])
+def test_merging_leaves_the_readers_tables_as_they_are(tmp_path: Path, named: tuple[str, str]) -> None:
+    first, second = (reader_table(tmp_path / name, name, {"a.png": "1", "b.png": "0"}) for name in named)
+    before = first.read_bytes(), second.read_bytes()
+    asked = ["label", "--two-readers", str(first), str(second), "-o", str(tmp_path)]
+    result = CliRunner().invoke(app, asked)
+    if "merged-labels.csv" in named:
+        assert isinstance(result.exception, UsageError)
+        assert "would be overwritten" in str(result.exception)
+    else:
+        assert result.exit_code == 0, result.output
+        assert read_site_labels(tmp_path / "merged-labels.csv").labels == {"a.png": 1, "b.png": 0}
+    assert (first.read_bytes(), second.read_bytes()) == before
 
 
 def test_tables_of_two_pages_are_not_merged(tmp_path: Path) -> None:
@@ -209,6 +240,17 @@ def test_the_command_says_what_comes_next(work: Path) -> None:
     assert "Research use only" in result.output
     document = json.loads(CliRunner().invoke(app, [*asked, "--json"]).output)
     assert (document["chosen"], document["crops"], document["all_cases"]) == (10, 60, 6)
+
+
+def test_the_printed_command_can_be_pasted_into_a_shell(work: Path) -> None:
+    odd, model = work / "o'neill's crops", work / "model (1).onnx"
+    (work / "crops").rename(odd)
+    (work / "model.onnx").rename(model)
+    result = CliRunner().invoke(app, ["label", str(odd), "-m", str(model), "-n", "5", "-o", str(work), "-p", "cpu"])
+    assert result.exit_code == 0, result.output
+    (command,) = [line for line in result.output.splitlines() if line.startswith("  glomedge recalibrate")]
+    words = shlex.split(command)
+    assert words[2:6] == [str(model), "labels.csv", "--images", str(odd)]
 
 
 @pytest.mark.parametrize("arguments", [[], ["crops", "--two-readers", "a.csv", "b.csv"]])

@@ -239,7 +239,7 @@ def test_corrected_percentages_and_bands_are_given_at_the_models_own_site_only(o
     build_tiny_model(options.model, operating_point=point)
     known, notes, page = told(None)
     assert not known
-    for words in ("Not calibrated here", "66% and 40%", "Label 30 of your crops"):
+    for words in ("Not calibrated here", "stain or scanner", "Label 30 of your crops"):
         assert words in notes
         assert words in page
     with pytest.raises(UsageError, match=r"--site 'Here': this model was never calibrated"):
@@ -250,7 +250,7 @@ def test_corrected_percentages_and_bands_are_given_at_the_models_own_site_only(o
     assert "alibrated" not in notes
     known, notes, page = told(None)
     assert not known
-    assert "give --site 'Here'" in notes
+    assert "give --site Here;" in notes
     assert "Not calibrated here" not in notes
     with pytest.raises(UsageError, match=r"--site 'There': this model is calibrated for 'Here'"):
         told("There")

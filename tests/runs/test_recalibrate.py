@@ -11,14 +11,16 @@ import numpy as np
 import pytest
 
 import glomedge
+from glomedge.engine import loading
 from glomedge.engine.options import EngineOptions
-from glomedge.errors import DatasetError, ModelError, UsageError
+from glomedge.errors import DatasetError, ModelError, OutputError, UsageError
 from glomedge.files.writing import sha256_of
 from glomedge.imaging import images
 from glomedge.model.crop_digests import data_sha256, pack
 from glomedge.model.file import read_model_file
 from glomedge.model.graph import check_graph
 from glomedge.model.spec import Golden
+from glomedge.runs import recalibrate as recalibrate_run
 from glomedge.runs.evaluate import evaluate_folder
 from glomedge.runs.options import EvaluateOptions
 from glomedge.runs.recalibrate import RecalibrateOptions, Recalibration, recalibrate_models, shifted_golden
@@ -230,6 +232,44 @@ def test_too_few_labels_and_one_class_are_refused(site: Path, model: Path, tmp_p
     refused(DatasetError, "All 60 labelled crops are globally sclerotic", options(site, model, labels=same))
 
 
+def test_too_few_labels_are_refused_before_any_engine_opens(
+    site: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*_: Any, **__: Any) -> None:
+        raise AssertionError("crops were scored")
+
+    monkeypatch.setattr(recalibrate_run, "score", never)
+    few = write_labels(tmp_path / "few.csv", {path.name: 1 for path in sorted(site.glob("*.png"))[:5]})
+    refused(DatasetError, "5 labelled crops are too few", options(site, model, labels=few))
+
+
+def test_crops_that_fail_are_blamed_and_not_the_labels(site: Path, model: Path, tmp_path: Path) -> None:
+    truth = dict(line.split(",") for line in (site / "public.csv").read_text().splitlines()[1:])
+    names = sorted(truth)[:24]
+    table = write_labels(tmp_path / "labels.csv", {name: int(truth[name]) for name in names})
+    for name in names[:6]:
+        (site / name).write_bytes(b"\x89PNG")
+    words = rf"6 labelled crops could not be classified \(\w+\) and are left out: {names[0]}.*The other 18 are too few"
+    refused(DatasetError, words, options(site, model, labels=table))
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_a_label_against_the_class_folder_is_refused_however_the_crop_is_named(
+    site: Path, model: Path, tmp_path: Path, full: bool
+) -> None:
+    folder = site / "globally_sclerotic_glomeruli"
+    folder.mkdir()
+    moved = sorted(site.glob("*.png"))[:3]
+    labels = {path.name: index % 2 for index, path in enumerate(sorted(site.glob("*.png")))}
+    for path in moved:
+        path.rename(folder / path.name)
+        label = labels.pop(path.name)
+        labels[f"{folder.name}/{path.name}" if full else path.name] = label
+    table = write_labels(tmp_path / "labels.csv", labels)
+    words = f"2 labels contradict the class folder of their crop: .*{table.name}"
+    refused(DatasetError, words, options(site, model, labels=table))
+
+
 def test_names_without_a_file_are_refused(site: Path, model: Path, tmp_path: Path) -> None:
     table = tmp_path / "labels.csv"
     table.write_text((site / "public.csv").read_text() + "absent.png,1\n")
@@ -260,6 +300,20 @@ def test_the_data_set_of_an_older_model_is_known_by_its_hash(site: Path, tmp_pat
     refused(DatasetError, "60 of the 60 labelled crops were used to train", options(site, path))
 
 
+@pytest.mark.parametrize("content", [b"\x00\x01", b"name,other\na,b\n", None])
+def test_an_unusable_table_beside_the_crops_does_not_block(site: Path, tmp_path: Path, content: bytes | None) -> None:
+    # A table of theirs that has nothing to do with the labels: it cannot be the one of the training.
+    path, labels = tmp_path / "trained.onnx", tmp_path / "labels.csv"
+    build_tiny_model(path, recipe="plain", training=training_provenance())
+    labels.write_bytes((site / "public.csv").read_bytes())
+    if content is None:
+        for line in range(1, 61):  # as many rows as the training had, none with a file
+            content = (content or b"name,ground truth\n") + b"absent%d.png,1\n" % line
+    assert content is not None
+    (site / "public.csv").write_bytes(content)
+    assert run(options(site, path, labels=labels))[0].site.crops == 60
+
+
 @pytest.mark.parametrize(
     ("changed", "words"),
     [
@@ -278,17 +332,58 @@ def test_wrong_options_are_refused_before_any_work(
         recalibrate_models(options(site, model, **changed))
 
 
-def test_the_model_itself_is_never_overwritten(site: Path, model: Path) -> None:
-    before = model.read_bytes()
-    with pytest.raises(UsageError, match="is the model itself"):
-        recalibrate_models(options(site, model, output=model))
-    assert model.read_bytes() == before
+def test_no_file_that_is_read_is_ever_overwritten(site: Path, model: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other" / "model.North-Lab.onnx"  # what the first model becomes in that folder
+    other.parent.mkdir()
+    other.write_bytes(model.read_bytes())
+    table = tmp_path / "labels.card.md"
+    table.write_bytes((site / "public.csv").read_bytes())
+    link = tmp_path / "link.onnx"
+    link.symlink_to(model)
+    asked = [
+        options(site, model, output=model),
+        options(site, model, output=link),
+        options(site, model, other, output=other.parent),
+        options(site, model, labels=table, output=tmp_path / "labels.onnx"),
+    ]
+    before = [path.read_bytes() for path in (model, other, table)]
+    for one in asked:
+        with pytest.raises(UsageError, match=r"is read and would be overwritten"):
+            recalibrate_models(one)
+    assert [path.read_bytes() for path in (model, other, table)] == before
+    assert link.is_symlink()
 
 
 def test_a_stopped_run_writes_nothing(site: Path, model: Path) -> None:
     asked = options(site, model)
     assert recalibrate_models(asked, stop=lambda: True) is None
     assert not asked.output.exists()
+
+
+def test_a_card_that_cannot_be_written_leaves_the_model_and_names_both(site: Path, model: Path) -> None:
+    asked = options(site, model)
+    asked.output.with_suffix(".card.md").mkdir()
+    with pytest.raises(OutputError, match=r"new\.card\.md cannot be written: .*The model new\.onnx itself is complete"):
+        recalibrate_models(asked)
+    assert read_model_file(asked.output).spec.site is not None
+
+
+def test_an_engine_that_fails_is_not_called_a_full_disk(
+    site: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = loading.open_engine
+
+    def fails(path: Any, *rest: Any, **more: Any) -> Any:
+        if isinstance(path, Path) and path.name == "new.onnx":
+            raise PermissionError(13, "No access to the device")
+        return real(path, *rest, **more)
+
+    monkeypatch.setattr(loading, "open_engine", fails)
+    asked = options(site, model)
+    with pytest.raises(PermissionError):
+        recalibrate_models(asked)
+    assert not asked.output.exists()
+    assert not list(asked.output.parent.glob(".new*"))
 
 
 # --- engines built for the parent -----------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ import json
 import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,10 +15,12 @@ from typer.testing import CliRunner
 from glomedge.cases.acceptance import Requirement
 from glomedge.cli import app
 from glomedge.engine.options import EngineOptions
-from glomedge.errors import OutputError
+from glomedge.errors import DatasetError, OutputError, UsageError
 from glomedge.files.writing import sha256_of
 from glomedge.model.file import read_model_file
 from glomedge.reports.validation_plots import bland_altman, limits_of_agreement, reliability
+from glomedge.runs import evaluate as evaluate_run
+from glomedge.runs import validation as validation_run
 from glomedge.runs.evaluate import evaluate_folder
 from glomedge.runs.options import EvaluateOptions
 from glomedge.runs.validation import Validation, write_validation
@@ -85,6 +88,65 @@ def test_a_network_without_a_map_and_a_model_that_meets_all(options: EvaluateOpt
 def test_a_place_that_cannot_be_written_is_an_error(options: EvaluateOptions, tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="--report"):
         write_validation(tmp_path / "absent" / "validation.html", options, validated(options))
+
+
+@pytest.mark.parametrize("target", ["model.onnx", "crops/public.csv", "split.csv", "crops", "link.html"])
+def test_a_report_that_would_replace_what_is_read_is_refused_before_any_work(
+    options: EvaluateOptions, tmp_path: Path, target: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = sorted(path.name for path in options.data.glob("*.png"))
+    (tmp_path / "split.csv").write_text("name,split\n" + "".join(f"{name},test\n" for name in names))
+    (tmp_path / "link.html").symlink_to(options.model)
+    before = {path: path.read_bytes() for path in (options.model, options.data / "public.csv", tmp_path / "split.csv")}
+    monkeypatch.setattr(evaluate_run, "evaluate_folder", _never)
+    asked = ["evaluate", str(options.data), "-m", str(options.model), "-p", "cpu"]
+    asked += ["--split-file", str(tmp_path / "split.csv"), "--split", "test", "--report", str(tmp_path / target)]
+    result = CliRunner().invoke(app, asked)
+    assert isinstance(result.exception, UsageError)
+    assert "--report" in str(result.exception)
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def _never(*_: Any, **__: Any) -> None:
+    raise AssertionError("crops were scored")
+
+
+def test_a_report_that_cannot_be_written_is_said_before_any_work(
+    options: EvaluateOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("no folder")
+    monkeypatch.setattr(evaluate_run, "evaluate_folder", _never)
+    report = tmp_path / "file" / "validation.html"
+    asked = ["evaluate", str(options.data), "-m", str(options.model), "-p", "cpu", "--report", str(report)]
+    result = CliRunner().invoke(app, asked)
+    assert isinstance(result.exception, OutputError)
+    assert "--report" in str(result.exception)
+
+
+def test_the_figures_are_printed_even_if_the_report_then_fails(
+    options: EvaluateOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> None:
+        raise OutputError("no space left")
+
+    monkeypatch.setattr(validation_run, "write_validation", full)
+    asked = ["evaluate", str(options.data), "-m", str(options.model), "-p", "cpu"]
+    result = CliRunner().invoke(app, [*asked, "--report", str(tmp_path / "validation.html")])
+    assert isinstance(result.exception, OutputError)
+    assert "sensitivity" in result.output
+
+
+def test_crops_and_labels_that_change_after_the_figures(options: EvaluateOptions, tmp_path: Path) -> None:
+    validation = validated(options)
+    labels = options.data / "public.csv"
+    digest = sha256_of(labels)
+    labels.unlink()  # the report says what was read
+    write_validation(tmp_path / "validation.html", options, validation)
+    assert digest in (tmp_path / "validation.html").read_text("utf-8")
+    for path in options.data.glob("*.png"):
+        path.unlink()
+    with pytest.raises(DatasetError, match=r"S-10\S+\.png was classified but cannot be read again"):
+        write_validation(tmp_path / "validation.html", options, validation)
 
 
 @pytest.mark.parametrize(
