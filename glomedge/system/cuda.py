@@ -106,8 +106,9 @@ def installed_tensorrt(root: Path = Path("/")) -> tuple[TensorRT, ...]:
     found = [TensorRT(item.version, item.name, pip=True) for item in libraries.installed(*_TENSORRT_PACKAGES)]
     named = [Path(folder) for folder in os.environ.get("LD_LIBRARY_PATH", "").split(os.pathsep) if folder]
     for folder in dict.fromkeys([*named, *(root / name for name in _LIBRARY_FOLDERS)]):
-        # libnvinfer.so.10 and libnvinfer.so.10.16.0 are one library.
-        majors = {match[1] for path in folder.glob("libnvinfer.so.*") if (match := _MAJOR.search(path.name))}
+        # libnvinfer.so.10 and libnvinfer.so.10.16.0 are one library; a dangling link or an empty file is none.
+        files = [path for path in folder.glob("libnvinfer.so.*") if path.is_file() and path.stat().st_size]
+        majors = {match[1] for path in files if (match := _MAJOR.search(path.name))}
         found += [TensorRT(major, str(folder), pip=False) for major in sorted(majors)]
     return tuple(found)
 

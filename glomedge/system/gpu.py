@@ -40,11 +40,15 @@ class Gpu:
 
 @dataclass(frozen=True)
 class Gpus:
-    """What the driver reports; without one, ``driver`` is empty and ``problem`` says why."""
+    """What the driver reports; without one, ``driver`` is empty and ``problem`` says why.
+
+    ``nvml`` is False where the GPUs are those that CUDA counts, because NVML is not there or does not answer.
+    """
 
     driver: str
     devices: tuple[Gpu, ...]
     problem: str = ""
+    nvml: bool = True
 
 
 class NvmlUnavailableError(GlomedgeError):
@@ -142,7 +146,7 @@ def find_gpus() -> Gpus:
             return Gpus(nvml.driver(), nvml.gpus())
     except NvmlUnavailableError as error:
         devices = cuda_gpus()
-        return Gpus(_driver_without_nvml(), devices) if devices else Gpus("", (), str(error))
+        return Gpus(_driver_without_nvml() if devices else "", devices, "" if devices else str(error), nvml=False)
 
 
 def cuda_gpus() -> tuple[Gpu, ...]:
