@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pytest
 
 from glomedge.engine import loading, providers
-from glomedge.engine.backends import nvidia, onnxrt
+from glomedge.engine.backends import nvidia_options, onnxrt
 from glomedge.engine.runner import Opened, OutOfMemoryError
 from glomedge.errors import EngineError
 from glomedge.system import gpu, libraries
@@ -125,9 +125,11 @@ def test_a_full_arena_of_onnxruntime_halves_the_batch(
 def test_a_gpu_that_runs_out_of_memory_halves_the_batch(monkeypatch: pytest.MonkeyPatch, tiny_model: Path) -> None:
     if (reason := providers.named("cuda").unusable()) is not None:
         pytest.skip(reason)
-    real = nvidia.cuda_options
+    real = nvidia_options.cuda_options
     # A card of 256 MB: the 512 crops as float32 alone are 308 MB, those of the next smaller batch 5 MB.
-    monkeypatch.setattr(nvidia, "cuda_options", lambda request: real(request) | {"gpu_mem_limit": str(256 << 20)})
+    monkeypatch.setattr(
+        nvidia_options, "cuda_options", lambda request: real(request) | {"gpu_mem_limit": str(256 << 20)}
+    )
     images, expected = crops(512)
     with loading.load(tiny_model, "cuda", batch_size=8, max_batch=512) as model:
         seen = counted_errors(monkeypatch)

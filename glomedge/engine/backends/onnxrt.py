@@ -28,7 +28,7 @@ OUTPUT_NAMES = ("probability", "activation")
 
 # Before 1.32 this pass merges the zero padding ahead of ResNet50V2's max-pool into the pool's own -inf padding and
 # moves probabilities by up to 7.7e-3. Files that glomedge exports hold nothing it could merge; other exporters' may.
-DISABLED_OPTIMIZERS = ["Pad_Fusion"]
+DISABLED_OPTIMIZERS: tuple[str, ...] = ("Pad_Fusion",)
 
 WORTH_COPYING_BYTES = 32_000_000
 
@@ -40,11 +40,19 @@ _OUT_OF_MEMORY = (
 )  # fmt: skip
 
 
-def session_options(request: SessionRequest) -> Any:
+_DISABLED = "optimization.disable_specified_optimizers"
+"""onnxruntime_session_options_config_keys.h: names of passes, with semicolons between them."""
+
+
+def session_options(request: SessionRequest, disabled: tuple[str, ...] = DISABLED_OPTIMIZERS) -> Any:
     """onnxruntime's SessionOptions for a request.
 
     ``concurrency`` threads share ``threads`` CPUs, so each run gets its share. Spinning workers take the CPU from
     the other callers and from the decoders, so they may spin only when a run has the machine to itself.
+
+    Args:
+        request: what to load.
+        disabled: passes of onnxruntime's optimiser that must not run.
     """
     ort = import_onnxruntime()
 
@@ -56,6 +64,7 @@ def session_options(request: SessionRequest) -> Any:
     spinning = "1" if request.concurrency == 1 else "0"
     options.add_session_config_entry("session.intra_op.allow_spinning", spinning)
     options.add_session_config_entry("session.inter_op.allow_spinning", "0")
+    options.add_session_config_entry(_DISABLED, ";".join(disabled))
     if request.record_placement:
         options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     return options
@@ -67,7 +76,7 @@ def describe_options(options: Any) -> dict[str, str]:
         "intra_op_num_threads": str(options.intra_op_num_threads),
         "allow_spinning": options.get_session_config_entry("session.intra_op.allow_spinning"),
         "graph_optimization_level": "all",
-        "disabled_optimizers": ",".join(DISABLED_OPTIMIZERS),
+        "disabled_optimizers": options.get_session_config_entry(_DISABLED).replace(";", ","),
     }
 
 
@@ -92,9 +101,7 @@ def create_session(
     path = model or str(request.file.path)
     extra = {} if providers is None else {"providers": providers}
     try:
-        session = ort.InferenceSession(
-            path, options, disabled_optimizers=DISABLED_OPTIMIZERS, enable_fallback=0, **extra
-        )
+        session = ort.InferenceSession(path, options, enable_fallback=0, **extra)
     except (errors.InvalidProtobuf, errors.InvalidGraph, errors.NoSuchFile, errors.NotImplemented) as error:
         raise ModelError(
             f"onnxruntime {ort.__version__} cannot load {path}: {first_line(error)}. "
