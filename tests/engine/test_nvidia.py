@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from glomedge.engine import engine
-from glomedge.engine.backends import nvidia, nvidia_options, onnxrt
+from glomedge.engine.backends import gpu_memory, nvidia, nvidia_options, onnxrt
 from glomedge.engine.backends.gpu_memory import DeviceRunner, PinnedMemory
 from glomedge.engine.cache import EngineKey
 from glomedge.engine.runner import Opened, SessionRequest
@@ -23,6 +23,7 @@ from glomedge.model.spec import BatchProfile
 from glomedge.system import gpu as gpus
 from glomedge.system import tf32
 from helpers import builders
+from helpers.stand_ins import compiled
 
 SIZES = (1, 4, 16)
 
@@ -32,6 +33,11 @@ def request_(tiny_model: Path) -> SessionRequest:
     return SessionRequest(
         file=read_model_file(tiny_model), threads=1, concurrency=1, profile=BatchProfile(min=1, opt=4, max=16)
     )
+
+
+@pytest.fixture(scope="module")
+def cuda_runtime(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
+    return ctypes.CDLL(str(compiled("fake_cudart.c", tmp_path_factory.mktemp("cuda") / "libcudart.so.13")))
 
 
 @pytest.fixture
@@ -76,6 +82,22 @@ def test_page_locked_memory_is_usable_with_or_without_a_gpu() -> None:
     assert array.flags.c_contiguous
     pinned.release()
     assert (array == 7).all()
+
+
+@pytest.mark.parametrize(("locked", "error"), [(1, 0), (0, 0)])
+def test_what_cannot_be_page_locked_leaves_no_error_behind(
+    monkeypatch: pytest.MonkeyPatch, cuda_runtime: ctypes.CDLL, locked: int, error: int
+) -> None:
+    cuda_runtime.fake_lock(locked)
+    monkeypatch.setattr(gpu_memory, "_cuda_runtime", lambda: cuda_runtime)
+    pinned = PinnedMemory()
+    array = pinned.empty((4, 8, 8, 3))
+    array[:] = 7
+    assert cuda_runtime.fake_locked_bytes() == (array.nbytes if locked else 0)
+    assert cuda_runtime.cudaPeekAtLastError() == error
+    pinned.release()
+    assert cuda_runtime.fake_locked_bytes() == 0
+    assert cuda_runtime.cudaPeekAtLastError() == error
 
 
 def key(

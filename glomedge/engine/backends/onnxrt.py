@@ -37,7 +37,11 @@ _DTYPES = {"tensor(uint8)": "uint8", "tensor(float)": "float32", "tensor(float16
 _OUT_OF_MEMORY = (
     "out of memory", "out_of_memory", "outofmemory", "failed to allocate", "bad_alloc", "bad allocation",
     "alloc_failed", "allocation_fail", "is smaller than requested bytes", "failed to find a free memory block",
+    "could not build execution context for fused node", "ep failed to create context",
 )  # fmt: skip
+# Lower case: the CUDA provider loads cuDNN at its first convolution, and says this where it is not there
+# (onnxruntime#29252).
+_NO_CUDNN = "cudnn is unavailable or disabled"
 
 
 _DISABLED = "optimization.disable_specified_optimizers"
@@ -103,6 +107,8 @@ def create_session(
     try:
         session = ort.InferenceSession(path, options, enable_fallback=0, **extra)
     except (errors.InvalidProtobuf, errors.InvalidGraph, errors.NoSuchFile, errors.NotImplemented) as error:
+        if (missing := lacks_cudnn(error)) is not None:
+            raise missing from error
         raise ModelError(
             f"onnxruntime {ort.__version__} cannot load {path}: {first_line(error)}. "
             "Upgrade onnxruntime, or export the model again."
@@ -192,7 +198,7 @@ class OrtRunner:
         try:
             probability, *maps = self._session.run(self._wanted, {"images": images_nhwc})
         except Exception as error:
-            raise engine_error(error, self.opened, len(images_nhwc)) from error
+            raise engine_error(error, len(images_nhwc)) from error
         return probability, maps[0] if maps else None
 
     def forget(self) -> bool:
@@ -205,10 +211,22 @@ class OrtRunner:
         self._on_closed()
 
 
-def engine_error(error: BaseException, opened: Opened, batch: int) -> EngineError:
-    """What a failed run becomes: out of memory (the Engine halves the batch), or final."""
+def lacks_cudnn(error: BaseException) -> ProviderUnavailableError | None:
+    """The error for the user where the CUDA provider did not find cuDNN; None for any other failure."""
+    if _NO_CUDNN not in str(error).lower():
+        return None
+    return ProviderUnavailableError(
+        f"cuda: onnxruntime did not find cuDNN ({first_line(error)}). Install it with: pip install "
+        "'onnxruntime-gpu[cuda,cudnn]', or use --provider cpu. Nothing was computed elsewhere instead."
+    )
+
+
+def engine_error(error: BaseException, batch: int) -> GlomedgeError:
+    """What a failed run becomes: out of memory (the Engine halves the batch), a missing library, or final."""
     if is_out_of_memory(error):
         return OutOfMemoryError(f"Out of memory at a batch of {batch}: {first_line(error)}.")
+    if (missing := lacks_cudnn(error)) is not None:
+        return missing
     return EngineError(
         f"Inference failed ({first_line(error)}). The device may be lost or its driver reset: nothing was "
         "computed elsewhere instead. Run: glomedge doctor, then start again (infer continues with --resume)."
