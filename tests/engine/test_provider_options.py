@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from glomedge.engine import providers
-from glomedge.engine.backends import nvidia, nvidia_options, onnxrt
+from glomedge.engine.backends import nvidia, nvidia_machine, nvidia_options, onnxrt
 from glomedge.engine.backends.gpu_memory import CUDA_LIBRARY
 from glomedge.engine.options import EngineOptions
 from glomedge.engine.runner import Runner, SessionRequest
@@ -83,7 +83,7 @@ def test_callers_share_the_threads(tiny_model: Path, threads: int, concurrency: 
 
 
 @gpu_wheel
-@pytest.mark.parametrize("library", [nvidia.TENSORRT_LIBRARY, CUDA_LIBRARY])
+@pytest.mark.parametrize("library", [nvidia_machine.TENSORRT_LIBRARY, CUDA_LIBRARY])
 def test_option_names_are_those_of_the_installed_library(tiny_model: Path, library: str) -> None:
     request = request_for(tiny_model)
     if library == CUDA_LIBRARY:
@@ -95,10 +95,11 @@ def test_option_names_are_those_of_the_installed_library(tiny_model: Path, libra
 
 
 @pytest.mark.skipif(
-    libraries.module_folder(nvidia.RTX_MODULE) is None, reason="onnxruntime-ep-nv-tensorrt-rtx-cu13 is not installed"
+    libraries.module_folder(nvidia_machine.RTX_MODULE) is None,
+    reason="onnxruntime-ep-nv-tensorrt-rtx-cu13 is not installed",
 )
 def test_tensorrt_rtx_option_names_are_those_of_its_header(tiny_model: Path) -> None:
-    folder = libraries.module_folder(nvidia.RTX_MODULE)
+    folder = libraries.module_folder(nvidia_machine.RTX_MODULE)
     assert folder is not None
     header = (folder / "tensorrt_rtx_provider_options.h").read_text(encoding="utf-8")
     names = nvidia_options.tensorrt_rtx_options(request_for(tiny_model), "x")

@@ -7,52 +7,29 @@ import importlib
 import importlib.util
 import json
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
-from glomedge.about import install_command
 from glomedge.engine.backends import nvidia_options, onnxrt
 from glomedge.engine.backends.gpu_memory import DeviceRunner
+from glomedge.engine.backends.nvidia_machine import RTX_MODULE, TENSORRT_LIBRARY, load_bundled_cudart
 from glomedge.engine.cache import EngineKey, Entry, WorkingCopy, cache_notes, problem, secure_root
 from glomedge.engine.runner import Opened, SessionRequest, no_cache
 from glomedge.errors import OutputError, ProviderUnavailableError, UsageError
 from glomedge.model.spec import ModelSpec
 from glomedge.system import libraries, tf32
 from glomedge.system.gpu import find_gpus, session_gpu
-from glomedge.system.jetson import find_jetson
 from glomedge.system.telemetry import import_onnxruntime
 
 CUDA = "CUDAExecutionProvider"
 TENSORRT = "TensorrtExecutionProvider"
 TENSORRT_RTX = "NvTensorRTRTXExecutionProvider"
-TENSORRT_LIBRARY = "libonnxruntime_providers_tensorrt.so"
-RTX_MODULE = "onnxruntime_ep_nv_tensorrt_rtx"
-RTX_LIBRARY = "libonnxruntime_providers_nv_tensorrt_rtx.so"
-
-INSTALL_GPU = "glomedge[gpu]"
-INSTALL_RTX = "glomedge[cpu,tensorrt-rtx-provider]"
-
-
-def jetson_advice() -> str | None:
-    """What to do for CUDA or TensorRT on a Jetson, None elsewhere: ``INSTALL_GPU`` brings no wheel that runs there."""
-    board = find_jetson()
-    if board is None:
-        return None
-    return (
-        f"This is a Jetson ({board}): CUDA and TensorRT come with JetPack, and onnxruntime-gpu for it is not the one "
-        "that pip finds by that name; docs/jetson.md says what to install, in which order"
-    )
 
 
 def batch_sizes(request: SessionRequest) -> tuple[int, ...]:
     """The sizes batches are padded to: each new shape would cost a kernel search or a new context."""
     profile = request.profile
     return tuple(sorted({profile.min, profile.opt, profile.max}))
-
-
-def no_gpu() -> str | None:
-    """Why there is no GPU to use, None when there is one."""
-    gpus = find_gpus()
-    return None if gpus.devices else (gpus.problem or "the NVIDIA driver reports no GPU")
 
 
 def unsuited_cuda(request: SessionRequest) -> str | None:
@@ -175,38 +152,6 @@ def open_tensorrt(request: SessionRequest) -> DeviceRunner:
     return runner
 
 
-def tensorrt_rtx_unusable() -> str | None:
-    """Why the TensorRT-RTX plugin cannot run here."""
-    if find_jetson() is not None:
-        return (
-            "tensorrt-rtx: TensorRT for RTX does not run on a Jetson. Use --provider tensorrt or cuda "
-            "(docs/jetson.md), or cpu"
-        )
-    cure = install_command(INSTALL_RTX)
-    folder = libraries.module_folder(RTX_MODULE)
-    if folder is None:
-        return (
-            f"tensorrt-rtx: the package 'onnxruntime-ep-nv-tensorrt-rtx-cu13' is not installed. Install it with: {cure}"
-        )
-    if not libraries.onnxruntime_packages():
-        return f"tensorrt-rtx: onnxruntime is not installed. Install it with: {cure}"
-    ort = import_onnxruntime()
-
-    if not hasattr(ort, "register_execution_provider_library"):
-        return f"tensorrt-rtx: onnxruntime {ort.__version__} takes no plugins. Upgrade to 1.24 or newer: {cure}"
-    try:
-        importlib.import_module(RTX_MODULE)  # loads the TensorRT-RTX libraries that it brings along
-    except (ImportError, OSError) as error:
-        return f"tensorrt-rtx: {RTX_MODULE} does not load ({onnxrt.first_line(error)}). Reinstall: {cure}"
-    path = folder / RTX_LIBRARY
-    missing = libraries.missing_libraries(path) if path.is_file() else (RTX_LIBRARY,)
-    if missing:
-        cures = dict.fromkeys(libraries.brought_by(name) for name in missing)
-        return f"tensorrt-rtx: missing {', '.join(missing)}. Provided by: {'; '.join(cures)}"
-    reason = no_gpu()
-    return f"tensorrt-rtx: {reason}. Use --provider cpu." if reason else None
-
-
 def open_tensorrt_rtx(request: SessionRequest) -> onnxrt.OrtRunner:
     """A session on NVIDIA's TensorRT-RTX plugin provider, registered with onnxruntime on first use.
 
@@ -216,6 +161,7 @@ def open_tensorrt_rtx(request: SessionRequest) -> onnxrt.OrtRunner:
     ort = import_onnxruntime()
 
     module = importlib.import_module(RTX_MODULE)
+    load_bundled_cudart(Path(module.get_library_path()).parent)
     with onnxrt.LOCK:
         if not _rtx_devices():
             ort.register_execution_provider_library(TENSORRT_RTX, module.get_library_path())
