@@ -60,7 +60,10 @@ def print_diagnosis(found: Diagnosis) -> None:
             ("GPU", f"{gpu.name}, compute {gpu.compute_capability}, {gpu.memory_bytes / 2**30:.1f} GiB")
             for gpu in found.gpus
         ]
-        rows.append(("driver", found.driver))
+        runs = f", runs CUDA up to {found.driver_cuda}" if found.driver_cuda else ""
+        rows.append(("driver", f"{found.driver}{runs}"))
+        rows.append(("TensorRT", ", ".join(found.tensorrt) or "none found"))
+        rows += [("note", note) for note in found.gpu_notes]
     else:
         rows.append(("GPU", found.gpu_problem or "none"))
     rows.append(("packages", ", ".join(f"{name} {version}" for name, version in found.packages.items())))

@@ -15,8 +15,9 @@ from glomedge.about import RESEARCH_USE_NOTICE, __version__
 from glomedge.engine.options import EngineOptions
 from glomedge.errors import GlomedgeError, ModelError
 from glomedge.system import cpu as hardware
+from glomedge.system import cuda, libraries
 from glomedge.system import gpu as gpus
-from glomedge.system import libraries
+from glomedge.system.gpu import Gpu
 from glomedge.system.jetson import find_jetson
 from glomedge.system.telemetry import Silenced, telemetry
 
@@ -107,7 +108,12 @@ class ModelReport:
 class Diagnosis:
     """Everything ``glomedge doctor`` found. ``healthy`` is False when nothing can run.
 
-    ``jetson`` names the board where this is an NVIDIA Jetson, and is empty elsewhere.
+    Some of it in particular:
+        gpus: every GPU of the machine; ``session_gpu`` is the one that sessions run on, None where CUDA counts none.
+        driver_cuda: the newest CUDA that the driver runs, such as ``12.8``; empty without a driver.
+        tensorrt: each TensorRT that pip brought or that lies where libraries usually lie, in words.
+        gpu_notes: what is particular about GPU and driver here, in sentences.
+        jetson: the board, where this is an NVIDIA Jetson; empty elsewhere.
     """
 
     notice: str
@@ -118,8 +124,12 @@ class Diagnosis:
     cpu_features: tuple[str, ...]
     usable_cpus: int
     gpus: tuple[gpus.Gpu, ...]
+    session_gpu: Gpu | None
     driver: str
+    driver_cuda: str
     gpu_problem: str
+    gpu_notes: tuple[str, ...]
+    tensorrt: tuple[str, ...]
     jetson: str
     packages: dict[str, str]
     problems: tuple[str, ...]
@@ -160,6 +170,7 @@ def diagnose(model: Path | None = None, options: EngineOptions = EngineOptions()
         model = None
     reports = tuple(_examine(provider, model, options) for provider in examined)
     broken_model = model_report is not None and bool(model_report.problem)
+    device, runs = gpus.session_gpu(), gpus.driver_cuda()
     return Diagnosis(
         notice=RESEARCH_USE_NOTICE,
         glomedge=__version__,
@@ -169,8 +180,12 @@ def diagnose(model: Path | None = None, options: EngineOptions = EngineOptions()
         cpu_features=hardware.cpu_features(),
         usable_cpus=hardware.usable_cpus(),
         gpus=found.devices,
+        session_gpu=device,
         driver=found.driver,
+        driver_cuda=f"{runs[0]}.{runs[1]}" if runs else "",
         gpu_problem=found.problem,
+        gpu_notes=gpu_notes(found, device, reports),
+        tensorrt=tuple(map(str, cuda.installed_tensorrt())),
         jetson=str(find_jetson() or ""),
         packages={package.name: package.version for package in libraries.installed(*_PACKAGES)},
         problems=tuple(problems),
@@ -180,6 +195,35 @@ def diagnose(model: Path | None = None, options: EngineOptions = EngineOptions()
         healthy=any(report.usable for report in reports) and not broken_model,
         telemetry=telemetry(),
     )
+
+
+def gpu_notes(found: gpus.Gpus, device: gpus.Gpu | None, reports: tuple[ProviderReport, ...]) -> tuple[str, ...]:
+    """What the user must know of GPU and driver beyond their names.
+
+    Args:
+        found: every GPU of the machine.
+        device: the one that sessions run on.
+        reports: of the providers that were examined.
+    """
+    from glomedge.engine.providers import PROVIDERS
+
+    notes = []
+    if device is not None and "MIG" in device.name.split():
+        notes.append(
+            f"Sessions run on a slice of the GPU (MIG): {device.name}, {device.memory_bytes / 2**30:.1f} GiB. Engines "
+            "built on it are for slices of this size only."
+        )
+    elif device is not None and len(found.devices) > 1:
+        notes.append(f"Sessions run on {device.name}, which CUDA counts first (choose with CUDA_VISIBLE_DEVICES).")
+    if found.devices and not found.nvml:
+        notes.append(
+            "NVML (libnvidia-ml.so.1) does not answer here, so that energy and GPU memory are not recorded. In a "
+            "container: start it with NVIDIA_DRIVER_CAPABILITIES=compute,utility."
+        )
+    on_gpu = [report for report in reports if PROVIDERS[report.name].gpu]
+    if device is not None and on_gpu and not any(report.usable for report in on_gpu):
+        notes.append(f"{device.name} is not used: no provider for it can run here. The reasons are listed.")
+    return tuple(notes)
 
 
 def examine_model(path: Path) -> ModelReport:

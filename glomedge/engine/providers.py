@@ -10,13 +10,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 from glomedge.about import install_command
-from glomedge.engine.backends import gpu_memory, nvidia, onnxrt, openvino_runtime
+from glomedge.engine.backends import gpu_memory, nvidia, nvidia_machine, onnxrt, openvino_runtime
 from glomedge.engine.options import EngineOptions
 from glomedge.engine.runner import Runner, SessionRequest
 from glomedge.errors import ProviderUnavailableError, UsageError
 from glomedge.system import cpu, libraries
 from glomedge.system.gpu import find_gpus
-from glomedge.system.telemetry import import_onnxruntime
 
 CPU_BATCH = 4
 """Fastest for int8 with a run thread on each core."""
@@ -92,20 +91,18 @@ def builtin_unusable(name: str, ort_name: str, install: str, library: str | None
 
     Looks at the installed package, then at what the provider's own library links against.
     """
-    cure = install_command(install)
-    on_jetson = nvidia.jetson_advice() if install == nvidia.INSTALL_GPU else None
+    cure = nvidia_machine.install_gpu() if install == nvidia_machine.INSTALL_GPU else install_command(install)
+    on_jetson = nvidia_machine.jetson_advice() if install == nvidia_machine.INSTALL_GPU else None
     packages = libraries.onnxruntime_packages()
     if not packages:
         return f"{name}: onnxruntime is not installed. {on_jetson or f'Install it with: {cure}'}"
     if len(packages) > 1:
         return f"{name}: {both_installed(packages)}"
-    ort = import_onnxruntime()
-
-    if ort_name not in ort.get_available_providers():
+    if ort_name not in libraries.providers_built_in():
         lacking = f"{ort_name} ({library})" if library else ort_name
         return (
             f"{name}: the installed package {packages[0].name} {packages[0].version} is built without {lacking}. "
-            f"{on_jetson or f'Replace it: pip uninstall {packages[0].name}, then {cure}'}"
+            f"{on_jetson or _replace(packages[0].name, install, cure)}"
         )
     folder = libraries.module_folder("onnxruntime")
     if library is None or folder is None:
@@ -116,21 +113,19 @@ def builtin_unusable(name: str, ort_name: str, install: str, library: str | None
             f"{name}: the provider's library {library} is missing from {packages[0].name}. "
             f"{on_jetson or f'Reinstall: {cure}'}"
         )
-    libraries.preload_cuda()
-    missing = libraries.missing_libraries(path)
-    if not missing:
-        return None
-    if on_jetson:
-        return f"{name}: missing {', '.join(missing)}. {on_jetson}"
-    needed = libraries.needed_libraries(path)
-    cures = dict.fromkeys(libraries.brought_by(library, needed) for library in missing)
-    return f"{name}: missing {', '.join(missing)}. Provided by: {'; '.join(cures)}"
+    return nvidia_machine.library_problem(name, path, on_jetson)
+
+
+def _replace(installed: str, install: str, cure: str) -> str:
+    if install == nvidia_machine.INSTALL_GPU:
+        return nvidia_machine.replace_by_gpu_wheel(installed)
+    return f"Replace it: pip uninstall {installed}, then {cure}"
 
 
 def both_installed(packages: tuple[libraries.Package, ...]) -> str:
     """The message about two onnxruntime packages in one environment, with the fix."""
     names = " ".join(package.name for package in packages)
-    cure = nvidia.jetson_advice() or f"pip uninstall -y {names}, then pip install {packages[-1].name}"
+    cure = nvidia_machine.jetson_advice() or f"pip uninstall -y {names}, then pip install {packages[-1].name}"
     return (
         f"{' and '.join(f'{package.name} {package.version}' for package in packages)} are both installed: they "
         "overwrite each other's files, and the GPU is lost without any message. Remove all of them and install one: "
@@ -145,9 +140,9 @@ PROVIDERS: dict[str, Provider] = {
         onnxruntime_provider(
             "cuda",
             nvidia.CUDA,
-            install=nvidia.INSTALL_GPU,
+            install=nvidia_machine.INSTALL_GPU,
             library=gpu_memory.CUDA_LIBRARY,
-            device_problem=nvidia.no_gpu,
+            device_problem=nvidia_machine.no_gpu,
             open_with=nvidia.open_cuda,
             unsuited=nvidia.unsuited_cuda,
             gpu=True,
@@ -155,17 +150,17 @@ PROVIDERS: dict[str, Provider] = {
         onnxruntime_provider(
             "tensorrt",
             nvidia.TENSORRT,
-            install=nvidia.INSTALL_GPU,
-            library=nvidia.TENSORRT_LIBRARY,
-            device_problem=nvidia.no_gpu,
+            install=nvidia_machine.INSTALL_GPU,
+            library=nvidia_machine.TENSORRT_LIBRARY,
+            device_problem=nvidia_machine.no_gpu,
             open_with=nvidia.open_tensorrt,
             unsuited=nvidia.unsuited_tensorrt,
             gpu=True,
         ),
         Provider(
             "tensorrt-rtx",
-            install=nvidia.INSTALL_RTX,
-            unusable=nvidia.tensorrt_rtx_unusable,
+            install=nvidia_machine.INSTALL_RTX,
+            unusable=nvidia_machine.tensorrt_rtx_unusable,
             open=nvidia.open_tensorrt_rtx,
             unsuited=nvidia.unsuited_parser,
             gpu=True,

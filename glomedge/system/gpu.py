@@ -7,8 +7,10 @@ https://docs.nvidia.com/cuda/cuda-driver-api/.
 from __future__ import annotations
 
 import ctypes
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 from glomedge.errors import GlomedgeError
@@ -17,6 +19,8 @@ _T = TypeVar("_T")
 
 # CUdevice_attribute (cuda.h): CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR and _MINOR.
 _CAPABILITY_MAJOR, _CAPABILITY_MINOR = 75, 76
+# Written by the kernel module and visible in containers as well; its version is the driver's.
+_KERNEL_MODULE = Path("/proc/driver/nvidia/version")
 
 
 @dataclass(frozen=True)
@@ -36,11 +40,15 @@ class Gpu:
 
 @dataclass(frozen=True)
 class Gpus:
-    """What the driver reports; without one, ``driver`` is empty and ``problem`` says why."""
+    """What the driver reports; without one, ``driver`` is empty and ``problem`` says why.
+
+    ``nvml`` is False where the GPUs are those that CUDA counts, because NVML is not there or does not answer.
+    """
 
     driver: str
     devices: tuple[Gpu, ...]
     problem: str = ""
+    nvml: bool = True
 
 
 class NvmlUnavailableError(GlomedgeError):
@@ -129,12 +137,25 @@ class Nvml:
 
 
 def find_gpus() -> Gpus:
-    """Query NVML. Never raises: not every machine has a GPU."""
+    """Every GPU: from NVML, or from CUDA where NVML is not there or does not answer. Never raises.
+
+    A container that was given the capability ``compute`` without ``utility`` has libcuda.so.1 and no NVML.
+    """
     try:
         with Nvml() as nvml:
             return Gpus(nvml.driver(), nvml.gpus())
     except NvmlUnavailableError as error:
-        return Gpus("", (), str(error))
+        devices = cuda_gpus()
+        return Gpus(_driver_without_nvml() if devices else "", devices, "" if devices else str(error), nvml=False)
+
+
+def cuda_gpus() -> tuple[Gpu, ...]:
+    """The GPUs that CUDA counts in this process, in its order; empty where it counts none. It makes no context."""
+    cuda, count = _initialised_cuda(), ctypes.c_int()
+    if cuda is None or cuda.cuDeviceGetCount(ctypes.byref(count)) != 0:
+        return ()
+    found = [_cuda_gpu(cuda, ordinal) for ordinal in range(count.value)]
+    return tuple(gpu for gpu in found if gpu is not None)
 
 
 def session_gpu() -> Gpu | None:
@@ -143,13 +164,44 @@ def session_gpu() -> Gpu | None:
     NVML lists every GPU in the order of the PCI bus. CUDA leaves out those that CUDA_VISIBLE_DEVICES does, and puts
     the fastest first unless CUDA_DEVICE_ORDER says otherwise; so CUDA itself is asked. It makes no context.
     """
+    cuda = _initialised_cuda()
+    return None if cuda is None else _cuda_gpu(cuda, 0)
+
+
+def session_pci_bus_id() -> str:
+    """Where that GPU is on the PCI bus, in lower case, such as ``0000:65:00.0``; empty where CUDA does not say."""
+    cuda, device, name = _initialised_cuda(), ctypes.c_int(), ctypes.create_string_buffer(32)
+    if (
+        cuda is None
+        or cuda.cuDeviceGet(ctypes.byref(device), ctypes.c_int(0)) != 0
+        or cuda.cuDeviceGetPCIBusId(name, ctypes.c_int(len(name)), device) != 0
+    ):
+        return ""
+    return name.value.decode("ascii", "replace").lower()
+
+
+def driver_cuda() -> tuple[int, int] | None:
+    """The newest CUDA that the installed driver runs, such as ``(12, 8)``; None without a driver. Needs no GPU.
+
+    A driver runs every program of that major version or an older one (CUDA Compatibility, "Minor Version
+    Compatibility"). CUDA is asked and not NVML, because a forward-compatibility package replaces libcuda only.
+    """
+    cuda, version = _library("libcuda.so.1", "nvcuda.dll"), ctypes.c_int()
+    if cuda is None or cuda.cuDriverGetVersion(ctypes.byref(version)) != 0 or version.value == 0:
+        return None
+    return version.value // 1000, version.value % 1000 // 10
+
+
+def _initialised_cuda() -> ctypes.CDLL | None:
     cuda = _library("libcuda.so.1", "nvcuda.dll")
+    return None if cuda is None or cuda.cuInit(ctypes.c_uint(0)) != 0 else cuda
+
+
+def _cuda_gpu(cuda: ctypes.CDLL, ordinal: int) -> Gpu | None:
     device, memory, major, minor = ctypes.c_int(), ctypes.c_size_t(), ctypes.c_int(), ctypes.c_int()
     name = ctypes.create_string_buffer(256)
     if (
-        cuda is None
-        or cuda.cuInit(ctypes.c_uint(0)) != 0
-        or cuda.cuDeviceGet(ctypes.byref(device), ctypes.c_int(0)) != 0
+        cuda.cuDeviceGet(ctypes.byref(device), ctypes.c_int(ordinal)) != 0
         or cuda.cuDeviceGetName(name, ctypes.c_int(len(name)), device) != 0
         or cuda.cuDeviceGetAttribute(ctypes.byref(major), ctypes.c_int(_CAPABILITY_MAJOR), device) != 0
         or cuda.cuDeviceGetAttribute(ctypes.byref(minor), ctypes.c_int(_CAPABILITY_MINOR), device) != 0
@@ -157,6 +209,19 @@ def session_gpu() -> Gpu | None:
     ):
         return None
     return Gpu(name.value.decode("utf-8", "replace"), f"{major.value}.{minor.value}", memory.value)
+
+
+def _driver_without_nvml() -> str:
+    """The driver's version from its kernel module, else what CUDA says of it."""
+    try:
+        # "NVRM version: NVIDIA UNIX x86_64 Kernel Module  580.65.06  ..."
+        found = re.search(r"\s(\d{3,}\.\d+(?:\.\d+)?)\s", _KERNEL_MODULE.read_text("utf-8", "replace"))
+    except OSError:
+        found = None
+    if found:
+        return found[1]
+    version = driver_cuda()
+    return f"of CUDA {version[0]}.{version[1]}" if version else ""
 
 
 def _library(*names: str) -> ctypes.CDLL | None:

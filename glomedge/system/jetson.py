@@ -19,6 +19,12 @@ class Jetson:
     model: str
     release: str
 
+    @property
+    def jetpack(self) -> str:
+        """The JetPack of the release, such as ``6`` or ``7.2``; empty where that is not known."""
+        # Jetson Linux 36 is JetPack 6, 38 is JetPack 7.0 and 7.1 (Thor), 39 is JetPack 7.2.
+        return {"R36": "6", "R38": "7", "R39": "7.2"}.get(self.release.partition(".")[0], "")
+
     def __str__(self) -> str:
         return f"{self.model}, Jetson Linux {self.release}" if self.release else self.model
 

@@ -89,12 +89,16 @@ def needed_libraries(path: Path) -> tuple[str, ...]:
         return tuple(found)
 
 
-def missing_libraries(path: Path) -> tuple[str, ...]:
+def missing_libraries(path: Path, also: tuple[str, ...] = ()) -> tuple[str, ...]:
     """Which of the libraries that ``path`` links against the dynamic loader cannot find.
 
     Loads those it finds, as opening the provider would.
+
+    Args:
+        path: a library.
+        also: what it loads by itself, later, and so does not list.
     """
-    return tuple(name for name in needed_libraries(path) if not _loads(name))
+    return tuple(name for name in dict.fromkeys((*needed_libraries(path), *also)) if not _loads(name))
 
 
 def _loads(name: str) -> bool:
@@ -145,6 +149,11 @@ ONNXRUNTIME_PACKAGES = (
 def onnxruntime_packages() -> tuple[Package, ...]:
     """Every installed distribution that provides a module named ``onnxruntime``; two of them break each other."""
     return installed(*ONNXRUNTIME_PACKAGES)
+
+
+def providers_built_in() -> tuple[str, ...]:
+    """The providers that the installed onnxruntime was built with, by its names for them."""
+    return tuple(import_onnxruntime().get_available_providers())
 
 
 def module_folder(module: str) -> Path | None:

@@ -107,6 +107,9 @@ def test_defaults_write_a_proven_file(trained: Path, monkeypatch: pytest.MonkeyP
     assert report["steps"][0]["name"] == "uint8 front"
     if importlib.util.find_spec("tensorrt_rtx") is not None:
         assert report["tensorrt"]["unsupported"] == []
+        assert report["tensorrt"]["subgraphs"] == 1
+        assert report["tensorrt"]["nodes_elsewhere"] == 0
+        assert report["tensorrt"]["strongly_typed"] is True
         assert report["tensorrt"]["engine_bytes"] > 10_000_000
     assert "# Model card" in (trained / "artifacts" / "model.card.md").read_text()
 

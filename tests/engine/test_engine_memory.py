@@ -11,9 +11,9 @@ import numpy.typing as npt
 import pytest
 
 from glomedge.engine import loading, providers
-from glomedge.engine.backends import nvidia, onnxrt
-from glomedge.engine.runner import Opened, OutOfMemoryError
-from glomedge.errors import EngineError
+from glomedge.engine.backends import nvidia_options, onnxrt
+from glomedge.engine.runner import OutOfMemoryError
+from glomedge.errors import EngineError, GlomedgeError, ProviderUnavailableError
 from glomedge.system import gpu, libraries
 from glomedge.system.telemetry import import_onnxruntime
 from helpers import builders
@@ -40,6 +40,11 @@ OUT_OF_MEMORY = [
     "[defaultAllocator.cpp::allocate::31] Error Code 1: Cuda Runtime (out of memory)",
     "[ONNXRuntimeError] : 6 : RUNTIME_EXCEPTION : Exception during initialization: bad allocation",
     "std::bad_alloc",
+    # tensorrt_execution_provider.cc, where createExecutionContext gives nothing: at opening, and for a larger batch.
+    "[ONNXRuntimeError] : 11 : EP_FAIL : TensorRT EP could not build execution context for fused node: "
+    "TensorrtExecutionProvider_TRTKernel_graph_main_graph_1_0",
+    "NvTensorRTRTX EP could not build execution context for fused node: NvTensorRTRTXExecutionProvider_1_0",
+    "[ONNXRuntimeError] : 1 : FAIL : TensorRT EP failed to create context.",
 ]
 # Halving the batch would cure none of these, and would hide them.
 OTHER_FAILURES = [
@@ -59,15 +64,27 @@ OTHER_FAILURES = [
 
 @pytest.mark.parametrize("text", OUT_OF_MEMORY)
 def test_words_that_mean_memory_ran_out(text: str) -> None:
-    failure = onnxrt.engine_error(RuntimeError(text), Opened("fp32", {}, {}), 32)
+    failure = onnxrt.engine_error(RuntimeError(text), 32)
     assert isinstance(failure, OutOfMemoryError)
 
 
 @pytest.mark.parametrize("text", OTHER_FAILURES)
 def test_words_that_mean_something_else(text: str) -> None:
-    failure = onnxrt.engine_error(RuntimeError(text), Opened("fp32", {}, {}), 32)
+    failure = onnxrt.engine_error(RuntimeError(text), 32)
     assert isinstance(failure, EngineError)
     assert not isinstance(failure, OutOfMemoryError)
+
+
+def test_a_missing_cudnn_is_no_lost_device() -> None:
+    text = (
+        "[ONNXRuntimeError] : 9 : NOT_IMPLEMENTED : Non-zero status code returned while running Conv node. Name:'stem' "
+        "Status Message: cuDNN is unavailable or disabled"
+    )
+    failure = onnxrt.engine_error(RuntimeError(text), 32)
+    assert isinstance(failure, ProviderUnavailableError)
+    assert "onnxruntime-gpu[cuda,cudnn]" in str(failure)
+    assert "device may be lost" not in str(failure)
+    assert len(str(failure)) < 500
 
 
 def crops(count: int) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float64]]:
@@ -76,13 +93,13 @@ def crops(count: int) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float64]]:
     return images, 1 / (1 + np.exp(-builders.tiny_logit(images)))
 
 
-def counted_errors(monkeypatch: pytest.MonkeyPatch) -> list[EngineError]:
+def counted_errors(monkeypatch: pytest.MonkeyPatch) -> list[GlomedgeError]:
     """Every failure of a run from here on, as reported to the Engine."""
-    seen: list[EngineError] = []
+    seen: list[GlomedgeError] = []
     real = onnxrt.engine_error
 
-    def noted(error: BaseException, opened: Opened, batch: int) -> EngineError:
-        seen.append(real(error, opened, batch))
+    def noted(error: BaseException, batch: int) -> GlomedgeError:
+        seen.append(real(error, batch))
         return seen[-1]
 
     monkeypatch.setattr(onnxrt, "engine_error", noted)
@@ -125,9 +142,11 @@ def test_a_full_arena_of_onnxruntime_halves_the_batch(
 def test_a_gpu_that_runs_out_of_memory_halves_the_batch(monkeypatch: pytest.MonkeyPatch, tiny_model: Path) -> None:
     if (reason := providers.named("cuda").unusable()) is not None:
         pytest.skip(reason)
-    real = nvidia.cuda_options
+    real = nvidia_options.cuda_options
     # A card of 256 MB: the 512 crops as float32 alone are 308 MB, those of the next smaller batch 5 MB.
-    monkeypatch.setattr(nvidia, "cuda_options", lambda request: real(request) | {"gpu_mem_limit": str(256 << 20)})
+    monkeypatch.setattr(
+        nvidia_options, "cuda_options", lambda request: real(request) | {"gpu_mem_limit": str(256 << 20)}
+    )
     images, expected = crops(512)
     with loading.load(tiny_model, "cuda", batch_size=8, max_batch=512) as model:
         seen = counted_errors(monkeypatch)

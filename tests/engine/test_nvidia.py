@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from glomedge.engine import engine
-from glomedge.engine.backends import nvidia, onnxrt
+from glomedge.engine.backends import gpu_memory, nvidia, nvidia_options, onnxrt
 from glomedge.engine.backends.gpu_memory import DeviceRunner, PinnedMemory
 from glomedge.engine.cache import EngineKey
 from glomedge.engine.runner import Opened, SessionRequest
@@ -21,7 +21,9 @@ from glomedge.errors import EngineError
 from glomedge.model.file import read_model_file
 from glomedge.model.spec import BatchProfile
 from glomedge.system import gpu as gpus
+from glomedge.system import tf32
 from helpers import builders
+from helpers.stand_ins import compiled
 
 SIZES = (1, 4, 16)
 
@@ -31,6 +33,11 @@ def request_(tiny_model: Path) -> SessionRequest:
     return SessionRequest(
         file=read_model_file(tiny_model), threads=1, concurrency=1, profile=BatchProfile(min=1, opt=4, max=16)
     )
+
+
+@pytest.fixture(scope="module")
+def cuda_runtime(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
+    return ctypes.CDLL(str(compiled("fake_cudart.c", tmp_path_factory.mktemp("cuda") / "libcudart.so.13")))
 
 
 @pytest.fixture
@@ -77,12 +84,32 @@ def test_page_locked_memory_is_usable_with_or_without_a_gpu() -> None:
     assert (array == 7).all()
 
 
-def key(request: SessionRequest) -> EngineKey:
-    return nvidia.engine_key(request, "tensorrt", "10.13.3", nvidia.tensorrt_options(request, "folder"))
+@pytest.mark.parametrize(("locked", "error"), [(1, 0), (0, 0)])
+def test_what_cannot_be_page_locked_leaves_no_error_behind(
+    monkeypatch: pytest.MonkeyPatch, cuda_runtime: ctypes.CDLL, locked: int, error: int
+) -> None:
+    cuda_runtime.fake_lock(locked)
+    monkeypatch.setattr(gpu_memory, "_cuda_runtime", lambda: cuda_runtime)
+    pinned = PinnedMemory()
+    array = pinned.empty((4, 8, 8, 3))
+    array[:] = 7
+    assert cuda_runtime.fake_locked_bytes() == (array.nbytes if locked else 0)
+    assert cuda_runtime.cudaPeekAtLastError() == error
+    pinned.release()
+    assert cuda_runtime.fake_locked_bytes() == 0
+    assert cuda_runtime.cudaPeekAtLastError() == error
+
+
+def key(
+    request: SessionRequest, folder: str = "folder", provider: str = "tensorrt", runtime: str = "10.13.3"
+) -> EngineKey:
+    return nvidia.engine_key(request, provider, runtime, nvidia_options.tensorrt_options(request, folder))
 
 
 def test_the_key_does_not_depend_on_where_the_cache_lies(request_: SessionRequest) -> None:
-    elsewhere = nvidia.engine_key(request_, "tensorrt", "10.13.3", nvidia.tensorrt_options(request_, "elsewhere"))
+    elsewhere = nvidia.engine_key(
+        request_, "tensorrt", "10.13.3", nvidia_options.tensorrt_options(request_, "elsewhere")
+    )
     assert key(request_) == elsewhere
 
 
@@ -102,9 +129,25 @@ def test_the_key_follows_weights_shapes_precision_and_options(tmp_path: Path, re
         SessionRequest(request_.file, 1, 1, request_.profile, fixed_batch=True),
     ]
     digests = {key(request).digest() for request in variants}
-    digests.add(nvidia.engine_key(request_, "tensorrt-rtx", "10.13.3", nvidia.tensorrt_options(request_, "f")).digest())
-    digests.add(nvidia.engine_key(request_, "tensorrt", "10.14.0", nvidia.tensorrt_options(request_, "f")).digest())
+    digests.add(
+        nvidia.engine_key(request_, "tensorrt-rtx", "10.13.3", nvidia_options.tensorrt_options(request_, "f")).digest()
+    )
+    digests.add(
+        nvidia.engine_key(request_, "tensorrt", "10.14.0", nvidia_options.tensorrt_options(request_, "f")).digest()
+    )
     assert len(digests) == len(variants) + 2
+
+
+def test_the_key_follows_the_passes_that_must_not_run_and_tf32(
+    monkeypatch: pytest.MonkeyPatch, request_: SessionRequest
+) -> None:
+    monkeypatch.setenv(tf32.VARIABLE, "0")
+    digests = {key(request_).digest()}
+    monkeypatch.setenv(tf32.VARIABLE, "1")
+    digests.add(key(request_).digest())
+    monkeypatch.setattr(nvidia_options, "DISABLED_FOR_PARSER", ("Pad_Fusion",))
+    digests.add(key(request_).digest())
+    assert len(digests) == 3
 
 
 L4, A2000 = gpus.Gpu("NVIDIA L4", "8.9", 24 << 30), gpus.Gpu("NVIDIA RTX A2000", "8.6", 12 << 30)
@@ -203,25 +246,6 @@ def test_cuda_and_nvml_say_the_same_of_a_real_gpu() -> None:
         found.name.startswith(gpu.name) and found.compute_capability == gpu.compute_capability
         for gpu in gpus.find_gpus().devices
     )
-
-
-@pytest.mark.parametrize(
-    ("precision", "target", "opset", "half"),
-    [
-        ("fp32", "any", 17, "0"),
-        ("fp16", "tensorrt", 17, "1"),
-        ("int8", "tensorrt", 19, "1"),
-        # This one was left in float32 between convolutions because its activations overflow float16.
-        ("int8", "tensorrt", 17, "0"),
-    ],
-)
-def test_half_precision_is_allowed_only_where_the_file_holds_it(
-    request_: SessionRequest, precision: str, target: str, opset: int, half: str
-) -> None:
-    spec = request_.file.spec.model_copy(update={"precision": precision, "target": target, "opset": opset})
-    options = nvidia.tensorrt_options(replace(request_, file=replace(request_.file, spec=spec)), "folder")
-    assert options["trt_fp16_enable"] == half
-    assert options["trt_int8_enable"] == ("1" if precision == "int8" else "0")
 
 
 def test_threads_do_not_change_the_key(request_: SessionRequest) -> None:

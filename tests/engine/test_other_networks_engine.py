@@ -13,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 import glomedge
 from glomedge.engine import golden, loading
-from glomedge.engine.backends import nvidia, onnxrt
+from glomedge.engine.backends import nvidia_options, onnxrt
 from glomedge.engine.backends.fixed_batch import FixedBatchRunner
 from glomedge.engine.backends.gpu_memory import DeviceRunner
 from glomedge.engine.runner import Opened, Runner, SessionRequest, check_contract
@@ -151,7 +151,7 @@ def test_a_fixed_batch_is_split_and_padded(path: Path, network: Network) -> None
 
 
 def test_tensorrt_profiles_have_the_side_of_the_model(path: Path, network: Network) -> None:
-    shapes = nvidia.profile_shapes(request_for(path, 4))
+    shapes = nvidia_options.profile_shapes(request_for(path, 4))
     assert set(shapes) == {f"images:4x{network.side_px}x{network.side_px}x3"}
 
 

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
+import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from glomedge.engine import providers
-from glomedge.engine.backends import nvidia, onnxrt
+from glomedge.engine.backends import nvidia, nvidia_machine, nvidia_options, onnxrt
 from glomedge.engine.backends.gpu_memory import CUDA_LIBRARY
 from glomedge.engine.options import EngineOptions
+from glomedge.engine.runner import Runner, SessionRequest
+from glomedge.errors import ProviderUnavailableError
 from glomedge.system import cpu, gpu, libraries
 from glomedge.system.telemetry import import_onnxruntime
 from helpers import builders
@@ -77,51 +83,109 @@ def test_callers_share_the_threads(tiny_model: Path, threads: int, concurrency: 
 
 
 @gpu_wheel
-@pytest.mark.parametrize("library", [nvidia.TENSORRT_LIBRARY, CUDA_LIBRARY])
+@pytest.mark.parametrize("library", [nvidia_machine.TENSORRT_LIBRARY, CUDA_LIBRARY])
 def test_option_names_are_those_of_the_installed_library(tiny_model: Path, library: str) -> None:
     request = request_for(tiny_model)
     if library == CUDA_LIBRARY:
-        names = set(nvidia.cuda_options(request))
+        names = set(nvidia_options.cuda_options(request))
     else:
-        names = set(nvidia.tensorrt_options(request, "x"))
+        names = set(nvidia_options.tensorrt_options(request, "x"))
     content = (CAPI / library).read_bytes()
     assert [name for name in sorted(names) if name.encode() + b"\0" not in content] == []
 
 
 @pytest.mark.skipif(
-    libraries.module_folder(nvidia.RTX_MODULE) is None, reason="onnxruntime-ep-nv-tensorrt-rtx-cu13 is not installed"
+    libraries.module_folder(nvidia_machine.RTX_MODULE) is None,
+    reason="onnxruntime-ep-nv-tensorrt-rtx-cu13 is not installed",
 )
 def test_tensorrt_rtx_option_names_are_those_of_its_header(tiny_model: Path) -> None:
-    folder = libraries.module_folder(nvidia.RTX_MODULE)
+    folder = libraries.module_folder(nvidia_machine.RTX_MODULE)
     assert folder is not None
     header = (folder / "tensorrt_rtx_provider_options.h").read_text(encoding="utf-8")
-    names = nvidia.tensorrt_rtx_options(request_for(tiny_model), "x")
+    names = nvidia_options.tensorrt_rtx_options(request_for(tiny_model), "x")
     assert [name for name in names if f'"{name}"' not in header] == []
 
 
 @pytest.mark.parametrize(("fixed", "graph"), [(True, "1"), (False, "0")])
 def test_cuda_graphs_only_for_fixed_shapes(tiny_model: Path, fixed: bool, graph: str) -> None:
     request = request_for(tiny_model, fixed_batch=fixed)
-    assert nvidia.cuda_options(request)["enable_cuda_graph"] == graph
-    assert nvidia.tensorrt_options(request, "x")["trt_cuda_graph_enable"] == graph
-    assert nvidia.tensorrt_rtx_options(request, "x")["enable_cuda_graph"] == graph
+    assert nvidia_options.cuda_options(request)["enable_cuda_graph"] == graph
+    assert nvidia_options.tensorrt_options(request, "x")["trt_cuda_graph_enable"] == graph
+    assert nvidia_options.tensorrt_rtx_options(request, "x")["enable_cuda_graph"] == graph
 
 
 @pytest.mark.parametrize(
-    ("precision", "fp16", "int8", "nhwc"), [("fp32", "0", "0", "0"), ("fp16", "1", "0", "1"), ("int8", "0", "1", "0")]
+    ("precision", "tf32_on_cuda", "nhwc"), [("fp32", "0", "0"), ("fp16", "1", "1"), ("int8", "1", "0")]
 )
-def test_precision_follows_the_file(tmp_path: Path, precision: str, fp16: str, int8: str, nhwc: str) -> None:
+def test_precision_is_in_the_file_and_in_no_option_of_tensorrt(
+    tmp_path: Path, precision: str, tf32_on_cuda: str, nhwc: str
+) -> None:
     path = tmp_path / "model.onnx"
     builders.build_tiny_model(path, precision=precision)
     request = request_for(path)
-    options = nvidia.tensorrt_options(request, "folder")
-    assert (options["trt_fp16_enable"], options["trt_int8_enable"]) == (fp16, int8)
-    assert nvidia.cuda_options(request)["prefer_nhwc"] == nhwc
-    assert nvidia.cuda_options(request)["use_tf32"] == "0"
+    options = nvidia_options.tensorrt_options(request, "folder")
+    # Either of them would switch strong typing off.
+    assert (options["trt_fp16_enable"], options["trt_int8_enable"]) == ("0", "0")
+    cuda = nvidia_options.cuda_options(request)
+    # "0" deselects tensor cores for every type, so fp16 must not have it.
+    assert (cuda["use_tf32"], cuda["prefer_nhwc"]) == (tf32_on_cuda, nhwc)
     assert options["trt_profile_min_shapes"] == "images:1x224x224x3"
     assert options["trt_profile_opt_shapes"] == "images:8x224x224x3"
     assert options["trt_profile_max_shapes"] == "images:32x224x224x3"
     assert nvidia.batch_sizes(request) == (1, 8, 32)
+
+
+class _SeenError(Exception):
+    """Ends the opening of a session once its options have been looked at."""
+
+
+@pytest.mark.parametrize(
+    ("opened", "disabled"),
+    [
+        (nvidia.open_cuda, "Pad_Fusion"),
+        (nvidia.open_tensorrt, "Pad_Fusion;WeightBiasQuantization"),
+    ],
+)
+def test_the_pass_that_breaks_int8_files_does_not_run_before_nvidias_parser(
+    monkeypatch: pytest.MonkeyPatch,
+    tiny_model: Path,
+    tmp_path: Path,
+    opened: Callable[[SessionRequest], Runner],
+    disabled: str,
+) -> None:
+    seen: list[str] = []
+
+    def look(_request: object, _providers: object, options: Any) -> Any:
+        seen.append(options.get_session_config_entry("optimization.disable_specified_optimizers"))
+        raise _SeenError
+
+    monkeypatch.setattr(onnxrt, "create_session", look)
+    with pytest.raises(_SeenError):
+        opened(request_for(tiny_model, cache_dir=tmp_path / "cache"))
+    assert seen == [disabled]
+
+
+def test_the_tensorrt_of_pip_is_loaded_whole_before_its_session(
+    monkeypatch: pytest.MonkeyPatch, tiny_model: Path, tmp_path: Path
+) -> None:
+    package = tmp_path / "tensorrt_libs"
+    package.mkdir()
+    (package / "__init__.py").write_text("", encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "tensorrt_libs", raising=False)
+
+    def look(*_: object) -> Any:
+        assert "tensorrt_libs" in sys.modules
+        raise _SeenError
+
+    monkeypatch.setattr(onnxrt, "create_session", look)
+    with pytest.raises(_SeenError):
+        nvidia.open_tensorrt(request_for(tiny_model, cache_dir=tmp_path / "cache"))
+    del sys.modules["tensorrt_libs"]
+    (package / "__init__.py").write_text("raise OSError('libnvinfer.so.10: file too short')\n", encoding="utf-8")
+    importlib.invalidate_caches()
+    with pytest.raises(ProviderUnavailableError, match=r"file too short\). Install it again, or use --provider cuda"):
+        nvidia.open_tensorrt(request_for(tiny_model, cache_dir=tmp_path / "cache"))
 
 
 @pytest.mark.parametrize(

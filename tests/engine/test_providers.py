@@ -18,7 +18,7 @@ import pytest
 
 from glomedge.about import install_command
 from glomedge.engine import loading, providers
-from glomedge.engine.backends import nvidia, onnxrt
+from glomedge.engine.backends import nvidia_machine, onnxrt
 from glomedge.engine.runner import SessionRequest
 from glomedge.errors import ModelError, ProviderUnavailableError, UsageError
 from glomedge.system import gpu, libraries
@@ -65,7 +65,7 @@ def test_the_gpu_wheel_names_the_missing_library(tiny_model: Path, name: str, li
 def test_tensorrt_rtx_says_what_is_missing(tiny_model: Path) -> None:
     with pytest.raises(ProviderUnavailableError) as caught:
         loading.load(tiny_model, "tensorrt-rtx")
-    if libraries.module_folder(nvidia.RTX_MODULE) is None:
+    if libraries.module_folder(nvidia_machine.RTX_MODULE) is None:
         assert "'onnxruntime-ep-nv-tensorrt-rtx-cu13' is not installed" in str(caught.value)
         assert install_command("glomedge[cpu,tensorrt-rtx-provider]") in str(caught.value)
     else:

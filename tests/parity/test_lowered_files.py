@@ -57,6 +57,7 @@ def test_tensorrt_parses_and_builds(lowered: Lower, precision: Precision) -> Non
     found, engine = tensorrt.check(model.SerializeToString(), BatchProfile(min=1, opt=4, max=8))
     tensorrt.enforce(found)
     assert found.layers > 100
+    assert (found.subgraphs, found.nodes_elsewhere) == (1, 0)
     assert engine is not None
     # float32 weights take 94 MB; the engine holds those of the precision that was asked for.
     most = {"fp32": 110e6, "fp16": 60e6, "int8": 45e6}[precision]

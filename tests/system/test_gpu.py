@@ -55,6 +55,7 @@ def test_gpus_of_the_driver_are_found(driver: Path) -> None:
     assert answer["found"] == {
         "driver": "570.86",
         "problem": "",
+        "nvml": True,
         "devices": [
             {"name": "NVIDIA L4", "compute_capability": "8.9", "memory_bytes": 23034 << 20},
             {"name": "NVIDIA Orin", "compute_capability": "8.7", "memory_bytes": 0},
@@ -95,4 +96,4 @@ def test_a_missing_package_is_named(driver: Path, tmp_path: Path) -> None:
 
 def test_no_driver_is_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gpu, "_library", lambda *_: None)
-    assert gpu.find_gpus() == gpu.Gpus("", (), "no NVIDIA driver: libnvidia-ml.so.1 is not on this system")
+    assert gpu.find_gpus() == gpu.Gpus("", (), "no NVIDIA driver: libnvidia-ml.so.1 is not on this system", nvml=False)

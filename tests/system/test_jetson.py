@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from glomedge.cli import app
 from glomedge.engine import doctor, providers
-from glomedge.engine.backends import nvidia
+from glomedge.engine.backends import nvidia_machine
 from glomedge.system import libraries
 from glomedge.system.jetson import Jetson, find_jetson
 from helpers.paths import ROOT
@@ -54,7 +54,7 @@ def test_this_machine_is_judged_by_its_own_files() -> None:
 def on_a_jetson(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Jetson:
     """glomedge looks at the files of a Jetson."""
     root = write_root(tmp_path, MODEL, RELEASE)
-    for module in (nvidia, doctor):
+    for module in (nvidia_machine, doctor):
         monkeypatch.setattr(module, "find_jetson", lambda: find_jetson(root))
     board = find_jetson(root)
     assert board is not None
@@ -91,8 +91,8 @@ def test_a_missing_library_on_a_jetson_is_not_to_be_had_from_pip(
     (tmp_path / "capi").mkdir()
     (tmp_path / "capi" / "libx.so").touch()
     monkeypatch.setattr(libraries, "module_folder", lambda module: tmp_path)
-    monkeypatch.setattr(libraries, "missing_libraries", lambda path: ("libnvinfer.so.10",))
-    reason = providers.builtin_unusable("tensorrt", "CPUExecutionProvider", nvidia.INSTALL_GPU, "libx.so")
+    monkeypatch.setattr(libraries, "missing_libraries", lambda *_: ("libnvinfer.so.10",))
+    reason = providers.builtin_unusable("tensorrt", "CPUExecutionProvider", nvidia_machine.INSTALL_GPU, "libx.so")
     assert reason is not None
     assert "missing libnvinfer.so.10" in reason
     assert "docs/jetson.md" in reason

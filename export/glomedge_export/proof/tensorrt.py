@@ -1,4 +1,6 @@
-"""Check a file with NVIDIA's own parser and builder, on a machine without a GPU.
+"""Check what will run on TensorRT with NVIDIA's own parser and builder, on a machine without a GPU.
+
+What runs is not the file but the graph that onnxruntime makes of it (``handed_over``), so that is parsed and built.
 
 ``tensorrt-rtx`` brings the real libraries. Parsing and building need no GPU: the engine it gives is portable
 between RTX GPUs (Ampere and newer) and is specialised when it is first loaded. Networks are strongly typed only:
@@ -19,7 +21,9 @@ from glomedge.about import RESEARCH_USE_NOTICE
 from glomedge.errors import GateError, MissingExtraError
 from glomedge.files.writing import write_atomically
 from glomedge.model.spec import BatchProfile, ModelSpec, Precision, Target
+from glomedge.system.telemetry import import_onnxruntime
 from glomedge_export.graph.surgery import attribute, constants
+from glomedge_export.proof.handed_over import handed_over
 
 
 @dataclass(frozen=True)
@@ -28,6 +32,11 @@ class TensorRtCheck:
 
     Attributes:
         version: of tensorrt-rtx.
+        onnxruntime: version of the one whose optimiser made the graph.
+        nodes: of the graph that onnxruntime hands over.
+        subgraphs: parts of it that run on TensorRT; 1 where nothing stands between them.
+        nodes_elsewhere: nodes that would be left to CUDA or the CPU.
+        strongly_typed: whether the types in the file are the precision that runs.
         unsupported: ``"<node> (<operator>): <why>"`` of each node that the parser refuses; empty when it takes all.
         layers: layers of the parsed network, before fusion.
         engine_bytes: size of the serialised engine; None if it was not built.
@@ -39,6 +48,11 @@ class TensorRtCheck:
     """
 
     version: str
+    onnxruntime: str
+    nodes: int
+    subgraphs: int
+    nodes_elsewhere: int
+    strongly_typed: bool
     unsupported: tuple[str, ...]
     layers: int
     engine_bytes: int | None
@@ -116,7 +130,7 @@ def _logger(trt: Any, messages: list[str]) -> Any:
 
 
 def check(data: bytes, profile: BatchProfile, *, build: bool = True) -> tuple[TensorRtCheck, bytes | None]:
-    """Parse a file with NVIDIA's parser and build it for a batch profile.
+    """Parse what onnxruntime makes of a file with NVIDIA's parser, and build it for a batch profile.
 
     Args:
         data: serialised ModelProto, glomedge's metadata included or not.
@@ -136,13 +150,15 @@ def check(data: bytes, profile: BatchProfile, *, build: bool = True) -> tuple[Te
         raise MissingExtraError("NVIDIA's parser", "tensorrt-rtx", "tensorrt-rtx") from error
     model = onnx.load_model_from_string(data)
     refuse_unsigned_activations(model)
+    optimised = handed_over(data)
     messages: list[str] = []
     logger = _logger(trt, messages)
     builder = trt.Builder(logger)
+    placed = _placed(trt, builder, logger, optimised)
     network = builder.create_network(0)
     parser = trt.OnnxParser(network, logger)
     start = time.perf_counter()
-    accepted = parser.parse(data)
+    accepted = parser.parse(optimised)
     parse_seconds = time.perf_counter() - start
     errors = [parser.get_error(index) for index in range(parser.num_errors)]
     unsupported = tuple(f"{e.node_name()} ({e.node_operator()}): {e.desc()}" for e in errors)
@@ -166,6 +182,9 @@ def check(data: bytes, profile: BatchProfile, *, build: bool = True) -> tuple[Te
             unsupported = (*unsupported, f"the builder gave no engine: {'; '.join(messages[-3:]) or 'no reason'}")
     found = TensorRtCheck(
         version=trt.__version__,
+        onnxruntime=import_onnxruntime().__version__,
+        **asdict(placed),
+        strongly_typed=network.get_flag(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED),
         unsupported=unsupported if accepted or unsupported else ("the parser gave no reason",),
         layers=network.num_layers,
         engine_bytes=len(engine) if engine is not None else None,
@@ -175,6 +194,29 @@ def check(data: bytes, profile: BatchProfile, *, build: bool = True) -> tuple[Te
         messages=tuple(messages[:20]),
     )
     return found, engine
+
+
+@dataclass(frozen=True)
+class _Placed:
+    """Where the nodes of a graph would run; see ``TensorRtCheck``."""
+
+    nodes: int
+    subgraphs: int
+    nodes_elsewhere: int
+
+
+def _placed(trt: Any, builder: Any, logger: Any, data: bytes) -> _Placed:
+    """Ask as onnxruntime's provider does before it takes a graph: which parts of it TensorRT supports."""
+    nodes = len(onnx.load_model_from_string(data).graph.node)
+    network = builder.create_network(0)  # a network of its own: asking fills it
+    parser = trt.OnnxParser(network, logger)
+    parser.supports_model_v2(data)
+    taken = [
+        len(parser.get_subgraph_nodes(index))
+        for index in range(parser.num_subgraphs)
+        if parser.is_subgraph_supported(index)
+    ]
+    return _Placed(nodes, len(taken), nodes - sum(taken))
 
 
 def _device_memory(trt: Any, engine: bytes, logger: Any, messages: list[str]) -> int | None:
@@ -188,12 +230,19 @@ def _device_memory(trt: Any, engine: bytes, logger: Any, messages: list[str]) ->
 
 
 def enforce(found: TensorRtCheck) -> None:
-    """Raises GateError naming every node that NVIDIA's parser or builder refuses."""
+    """Raises GateError unless all of the graph runs on TensorRT, in the file's own types; names what is refused."""
     if found.unsupported:
         listed = "; ".join(found.unsupported[:5])
         more = f"; and {len(found.unsupported) - 5} more" if len(found.unsupported) > 5 else ""
         raise GateError(
             f"TensorRT-RTX {found.version} refuses the file: {listed}{more}. Nothing was written. Choose another "
+            "--target, or report this with the versions that glomedge doctor prints."
+        )
+    if found.subgraphs != 1 or found.nodes_elsewhere or not found.strongly_typed:
+        raise GateError(
+            f"TensorRT-RTX {found.version} would run the file in {found.subgraphs} parts, with "
+            f"{found.nodes_elsewhere} of {found.nodes} nodes left to CUDA or the CPU"
+            f"{'' if found.strongly_typed else ', in types of its own choice'}. Nothing was written. Choose another "
             "--target, or report this with the versions that glomedge doctor prints."
         )
 

@@ -67,7 +67,7 @@ class DeviceRunner:
                 probability, *maps = (np.array(output.numpy()) for output in slot.outputs)
                 return probability, maps[0] if maps else None
             except Exception as error:
-                raise onnxrt.engine_error(error, self.opened, len(images_nhwc)) from error
+                raise onnxrt.engine_error(error, len(images_nhwc)) from error
 
     def forget(self) -> bool:
         """See ``Runner``."""
@@ -121,6 +121,9 @@ class PinnedMemory:
             address, size = ctypes.c_void_p(array.ctypes.data), ctypes.c_size_t(array.nbytes)
             if self._runtime.cudaHostRegister(address, size, ctypes.c_uint(0)) == 0:
                 self._locked.append(array)
+            else:
+                # Taken away, or onnxruntime finds it after its next kernel and takes it for that kernel's failure.
+                self._runtime.cudaGetLastError()
         return array
 
     def release(self) -> None:

@@ -7,124 +7,30 @@ import importlib
 import importlib.util
 import json
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
-from glomedge.about import install_command
-from glomedge.engine.backends import onnxrt
+from glomedge.engine.backends import nvidia_options, onnxrt
 from glomedge.engine.backends.gpu_memory import DeviceRunner
+from glomedge.engine.backends.nvidia_machine import RTX_MODULE, TENSORRT_LIBRARY, load_bundled_cudart
 from glomedge.engine.cache import EngineKey, Entry, WorkingCopy, cache_notes, problem, secure_root
-from glomedge.engine.runner import Opened, SessionRequest, no_cache
-from glomedge.errors import OutputError, ProviderUnavailableError, UsageError
+from glomedge.engine.runner import Opened, OutOfMemoryError, SessionRequest, no_cache
+from glomedge.engine.timing_cache import TimingCache
+from glomedge.errors import GlomedgeError, OutputError, ProviderUnavailableError, UsageError
 from glomedge.model.spec import ModelSpec
-from glomedge.system import libraries
-from glomedge.system.gpu import find_gpus, session_gpu
-from glomedge.system.jetson import find_jetson
+from glomedge.system import libraries, tf32
+from glomedge.system.gpu import find_gpus, session_gpu, session_pci_bus_id
 from glomedge.system.telemetry import import_onnxruntime
 
 CUDA = "CUDAExecutionProvider"
 TENSORRT = "TensorrtExecutionProvider"
 TENSORRT_RTX = "NvTensorRTRTXExecutionProvider"
-TENSORRT_LIBRARY = "libonnxruntime_providers_tensorrt.so"
-RTX_MODULE = "onnxruntime_ep_nv_tensorrt_rtx"
-RTX_LIBRARY = "libonnxruntime_providers_nv_tensorrt_rtx.so"
-
-INSTALL_GPU = "glomedge[gpu]"
-INSTALL_RTX = "glomedge[cpu,tensorrt-rtx-provider]"
-
-
-def jetson_advice() -> str | None:
-    """What to do for CUDA or TensorRT on a Jetson, None elsewhere: ``INSTALL_GPU`` brings no wheel that runs there."""
-    board = find_jetson()
-    if board is None:
-        return None
-    return (
-        f"This is a Jetson ({board}): CUDA and TensorRT come with JetPack, and onnxruntime-gpu for it is not the one "
-        "that pip finds by that name; docs/jetson.md says what to install, in which order"
-    )
-
-
-def cuda_options(request: SessionRequest) -> dict[str, str]:
-    """Options of the CUDA provider.
-
-    Batches are padded to a few sizes, so the exhaustive search for convolution kernels runs once for each. TF32
-    is off: it keeps 10 bits of mantissa, and an fp32 file would no longer agree with the CPU to 1e-4. Tensor cores
-    work on NHWC, which pays where the weights are half precision.
-    """
-    return {
-        "device_id": "0",
-        "cudnn_conv_algo_search": "EXHAUSTIVE",
-        "cudnn_conv_use_max_workspace": "1",
-        "arena_extend_strategy": "kSameAsRequested",
-        "use_tf32": "0",
-        "prefer_nhwc": "1" if request.file.spec.precision == "fp16" else "0",
-        "enable_cuda_graph": "1" if request.fixed_batch else "0",
-    }
-
-
-def profile_shapes(request: SessionRequest) -> tuple[str, str, str]:
-    """Smallest, usual and largest input, as TensorRT's options write shapes: ``images:1x224x224x3``."""
-    profile, side_px = request.profile, _spec(request).input.side_px
-
-    def shape(batch: int) -> str:
-        return f"images:{batch}x{side_px}x{side_px}x3"
-
-    return shape(profile.min), shape(profile.opt), shape(profile.max)
-
-
-def tensorrt_options(request: SessionRequest, folder: str) -> dict[str, str]:
-    """Options of onnxruntime's TensorRT provider; ``folder`` holds this one engine and its timing cache.
-
-    Precision follows the file: half precision only for a file that holds it, integers only for a quantised one.
-    """
-    smallest, usual, largest = profile_shapes(request)
-    precision = request.file.spec.precision
-    return {
-        "device_id": "0",
-        "trt_profile_min_shapes": smallest,
-        "trt_profile_opt_shapes": usual,
-        "trt_profile_max_shapes": largest,
-        "trt_fp16_enable": "1" if _holds_float16(request.file.spec) else "0",
-        "trt_int8_enable": "1" if precision == "int8" else "0",
-        "trt_engine_cache_enable": "1",
-        "trt_engine_cache_path": folder,
-        "trt_engine_cache_prefix": "glomedge",
-        "trt_timing_cache_enable": "1",
-        "trt_timing_cache_path": folder,
-        "trt_builder_optimization_level": "3",
-        "trt_cuda_graph_enable": "1" if request.fixed_batch else "0",
-    }
-
-
-def _holds_float16(spec: ModelSpec) -> bool:
-    """Whether float16 tensors are in the file: fp16, and int8 whose scales are float16, which needs opset 19.
-
-    An int8 file of an older opset stays float32 between its convolutions because float16 would overflow there.
-    """
-    return spec.precision == "fp16" or (spec.precision == "int8" and spec.target == "tensorrt" and spec.opset >= 19)
-
-
-def tensorrt_rtx_options(request: SessionRequest, folder: str) -> dict[str, str]:
-    """Options of NVIDIA's TensorRT-RTX plugin provider (names: its tensorrt_rtx_provider_options.h)."""
-    smallest, usual, largest = profile_shapes(request)
-    return {
-        "nv_profile_min_shapes": smallest,
-        "nv_profile_opt_shapes": usual,
-        "nv_profile_max_shapes": largest,
-        "nv_runtime_cache_path": folder,
-        "enable_cuda_graph": "1" if request.fixed_batch else "0",
-    }
 
 
 def batch_sizes(request: SessionRequest) -> tuple[int, ...]:
     """The sizes batches are padded to: each new shape would cost a kernel search or a new context."""
     profile = request.profile
     return tuple(sorted({profile.min, profile.opt, profile.max}))
-
-
-def no_gpu() -> str | None:
-    """Why there is no GPU to use, None when there is one."""
-    gpus = find_gpus()
-    return None if gpus.devices else (gpus.problem or "the NVIDIA driver reports no GPU")
 
 
 def unsuited_cuda(request: SessionRequest) -> str | None:
@@ -147,7 +53,7 @@ def unsuited_tensorrt(request: SessionRequest) -> str | None:
     reason = unsuited_parser(request)
     if reason is not None or _spec(request).target == "tensorrt":
         return reason
-    key = engine_key(request, "tensorrt", tensorrt_version(), tensorrt_options(request, ""))
+    key = engine_key(request, "tensorrt", tensorrt_version(), nvidia_options.tensorrt_options(request, ""))
     try:
         root = secure_root(request.cache_dir)
     except (OutputError, UsageError) as error:
@@ -167,8 +73,6 @@ def engine_key(request: SessionRequest, provider: str, runtime: str, options: Ma
 
     device = session_gpu()
     profile = request.profile
-    # Paths differ between building and use and say nothing about the engine.
-    stable = {name: value for name, value in options.items() if not name.endswith("_path")}
     return EngineKey(
         provider=provider,
         file_sha256=request.file.sha256,
@@ -178,8 +82,17 @@ def engine_key(request: SessionRequest, provider: str, runtime: str, options: Ma
         runtime=runtime,
         driver=find_gpus().driver,
         device=f"{device.name} compute {device.compute_capability}" if device else "none",
-        options=json.dumps(stable, sort_keys=True),
+        options=json.dumps(_lasting(provider, options), sort_keys=True),
+        file_name=request.file.path.name,
     )
+
+
+def _lasting(provider: str, options: Mapping[str, str]) -> dict[str, str]:
+    """What decides the answers: the options and what is set beside them. Paths differ between building and use."""
+    chosen = {name: value for name, value in options.items() if not name.endswith("_path")}
+    chosen["disabled_optimizers"] = ",".join(nvidia_options.disabled_optimizers(provider))
+    chosen[tf32.VARIABLE] = tf32.setting()
+    return chosen
 
 
 def tensorrt_version() -> str:
@@ -199,57 +112,69 @@ def tensorrt_version() -> str:
     return f"{number // 10_000}.{number // 100 % 100}.{number % 100}"
 
 
+def load_tensorrt() -> None:
+    """Load the TensorRT that pip brought, which lies where the loader does not look; nothing where it brought none.
+
+    Its package loads all of it, the builder's resources too, which TensorRT itself looks for only while it builds.
+
+    Raises:
+        ProviderUnavailableError: the package is there and does not load.
+    """
+    if importlib.util.find_spec("tensorrt_libs") is None:
+        return
+    tf32.forbid()
+    try:
+        importlib.import_module("tensorrt_libs")
+    except (ImportError, OSError) as error:
+        raise ProviderUnavailableError(
+            f"tensorrt: the TensorRT that pip installed does not load ({onnxrt.first_line(error)}). Install it again, "
+            "or use --provider cuda."
+        ) from error
+
+
 def open_cuda(request: SessionRequest) -> DeviceRunner:
     """A CUDA session with its tensors bound on the device."""
-    return _open_builtin(CUDA, [(CUDA, cuda_options(request)), (onnxrt.CPU, {})], request, {}, ())
+    return _open_builtin(CUDA, [(CUDA, nvidia_options.cuda_options(request)), (onnxrt.CPU, {})], request, {})
 
 
 def open_tensorrt(request: SessionRequest) -> DeviceRunner:
-    """A TensorRT session; builds the engine when the cache has no valid one, which takes minutes."""
-    version = tensorrt_version()
-    key = engine_key(request, "tensorrt", version, tensorrt_options(request, ""))
-    with Entry(secure_root(request.cache_dir), key) as entry:
+    """A TensorRT session; builds the engine when the cache has none that can be used, which takes minutes."""
+    load_tensorrt()
+    root, version = secure_root(request.cache_dir), tensorrt_version()
+    key = engine_key(request, "tensorrt", version, nvidia_options.tensorrt_options(request, ""))
+    entry, timings = Entry(root, key), TimingCache(root, key)
+    try:
+        return _tensorrt_session(request, version, entry, timings)
+    except GlomedgeError as error:
+        if not _cache_may_be_at_fault(error, entry.found or timings.found):
+            raise
+        return _tensorrt_session(request, version, Entry(root, key, _why(error)), TimingCache(root, key, empty=True))
+
+
+def _tensorrt_session(request: SessionRequest, version: str, entry: Entry, timings: TimingCache) -> DeviceRunner:
+    with entry, timings:
         # Nodes that TensorRT does not take go to CUDA rather than to the CPU.
         chain = [
-            (TENSORRT, tensorrt_options(request, str(entry.folder))),
-            (CUDA, cuda_options(request) | {"enable_cuda_graph": "0"}),
+            (TENSORRT, nvidia_options.tensorrt_options(request, str(entry.folder), str(timings.folder))),
+            (CUDA, nvidia_options.cuda_options(request) | {"enable_cuda_graph": "0"}),
             (onnxrt.CPU, {}),
         ]
-        runner = _open_builtin(TENSORRT, chain, request, {"tensorrt": version}, cache_notes(entry), entry.drop)
-        entry.commit()
-    return runner
+
+        def settle() -> tuple[str, ...]:
+            entry.commit()
+            timings.keep()
+            return cache_notes(entry)
+
+        return _open_builtin(TENSORRT, chain, request, {"tensorrt": version}, settle, entry.drop)
 
 
-def tensorrt_rtx_unusable() -> str | None:
-    """Why the TensorRT-RTX plugin cannot run here."""
-    if find_jetson() is not None:
-        return (
-            "tensorrt-rtx: TensorRT for RTX does not run on a Jetson. Use --provider tensorrt or cuda "
-            "(docs/jetson.md), or cpu"
-        )
-    cure = install_command(INSTALL_RTX)
-    folder = libraries.module_folder(RTX_MODULE)
-    if folder is None:
-        return (
-            f"tensorrt-rtx: the package 'onnxruntime-ep-nv-tensorrt-rtx-cu13' is not installed. Install it with: {cure}"
-        )
-    if not libraries.onnxruntime_packages():
-        return f"tensorrt-rtx: onnxruntime is not installed. Install it with: {cure}"
-    ort = import_onnxruntime()
+def _cache_may_be_at_fault(error: GlomedgeError, cached: bool) -> bool:
+    """Whether another try without what the cache held may open the session."""
+    return cached and not isinstance(error, OutOfMemoryError)
 
-    if not hasattr(ort, "register_execution_provider_library"):
-        return f"tensorrt-rtx: onnxruntime {ort.__version__} takes no plugins. Upgrade to 1.24 or newer: {cure}"
-    try:
-        importlib.import_module(RTX_MODULE)  # loads the TensorRT-RTX libraries that it brings along
-    except (ImportError, OSError) as error:
-        return f"tensorrt-rtx: {RTX_MODULE} does not load ({onnxrt.first_line(error)}). Reinstall: {cure}"
-    path = folder / RTX_LIBRARY
-    missing = libraries.missing_libraries(path) if path.is_file() else (RTX_LIBRARY,)
-    if missing:
-        cures = dict.fromkeys(libraries.brought_by(name) for name in missing)
-        return f"tensorrt-rtx: missing {', '.join(missing)}. Provided by: {'; '.join(cures)}"
-    reason = no_gpu()
-    return f"tensorrt-rtx: {reason}. Use --provider cpu." if reason else None
+
+def _why(error: GlomedgeError) -> str:
+    return f"the provider could not use it ({onnxrt.first_line(error)})"
 
 
 def open_tensorrt_rtx(request: SessionRequest) -> onnxrt.OrtRunner:
@@ -261,6 +186,7 @@ def open_tensorrt_rtx(request: SessionRequest) -> onnxrt.OrtRunner:
     ort = import_onnxruntime()
 
     module = importlib.import_module(RTX_MODULE)
+    load_bundled_cudart(Path(module.get_library_path()).parent)
     with onnxrt.LOCK:
         if not _rtx_devices():
             ort.register_execution_provider_library(TENSORRT_RTX, module.get_library_path())
@@ -270,13 +196,22 @@ def open_tensorrt_rtx(request: SessionRequest) -> onnxrt.OrtRunner:
             "tensorrt-rtx: the plugin offers no device on this machine; it supports GeForce and RTX GPUs from Ampere "
             "on. Use --provider cuda or tensorrt."
         )
-    version = str(module.__version__)
-    key = engine_key(request, "tensorrt-rtx", version, tensorrt_rtx_options(request, ""))
-    copy = WorkingCopy(secure_root(request.cache_dir), key)
+    root, version = secure_root(request.cache_dir), str(module.__version__)
+    key = engine_key(request, "tensorrt-rtx", version, nvidia_options.tensorrt_rtx_options(request, ""))
+    device, copy = _of_cuda(devices), WorkingCopy(root, key)
     try:
-        chosen = tensorrt_rtx_options(request, str(copy.folder))
-        options = onnxrt.session_options(request)
-        options.add_provider_for_devices(devices[:1], chosen)
+        return _rtx_session(request, version, device, copy)
+    except GlomedgeError as error:
+        if not _cache_may_be_at_fault(error, copy.entry.found):
+            raise
+        return _rtx_session(request, version, device, WorkingCopy(root, key, _why(error)))
+
+
+def _rtx_session(request: SessionRequest, version: str, device: Any, copy: WorkingCopy) -> onnxrt.OrtRunner:
+    try:
+        chosen = nvidia_options.tensorrt_rtx_options(request, str(copy.folder))
+        options = onnxrt.session_options(request, nvidia_options.disabled_optimizers(TENSORRT_RTX))
+        options.add_provider_for_devices([device], chosen)
         session = onnxrt.create_session(request, None, options)
         onnxrt.verify_provider(session, TENSORRT_RTX)
         notes = cache_notes(copy.entry)
@@ -286,6 +221,16 @@ def open_tensorrt_rtx(request: SessionRequest) -> onnxrt.OrtRunner:
         raise
     # The plugin writes its cache when the session is destroyed (IExecutionContextDeleter in nv_execution_provider.h).
     return onnxrt.OrtRunner(session, opened, batch_sizes(request), on_closed=copy.keep, forget=copy.drop)
+
+
+def _of_cuda(devices: list[Any]) -> Any:
+    """The plugin's device that CUDA counts as 0, which the engine's key names; the plugin lists them in another order.
+
+    Both know a GPU by its place on the PCI bus; the first where either does not say.
+    """
+    wanted = session_pci_bus_id()
+    same = [device for device in devices if wanted and device.device.metadata.get("pci_bus_id", "").lower() == wanted]
+    return (same or devices)[0]
 
 
 def _rtx_devices() -> list[Any]:
@@ -308,10 +253,10 @@ def _opened(
     return Opened(
         precision=request.file.spec.precision,
         versions={"onnxruntime": ort.__version__, "driver": find_gpus().driver} | dict(versions),
-        options={name: value for name, value in options.items() if not name.endswith("_path")},
+        options=_lasting(ort_name, options),
         placement=counts,
         strays=strays,
-        notes=notes,
+        notes=(*notes, *tf32.note(request.file.spec.precision)),
     )
 
 
@@ -320,11 +265,16 @@ def _open_builtin(
     chain: list[tuple[str, dict[str, str]]],
     request: SessionRequest,
     versions: Mapping[str, str],
-    notes: tuple[str, ...],
+    settle: Callable[[], tuple[str, ...]] = tuple,
     forget: Callable[[], bool] = no_cache,
 ) -> DeviceRunner:
+    """A session on a provider that is built into onnxruntime.
+
+    ``settle`` is called once the session is open, to keep what was built; it gives the notes for the user.
+    """
     libraries.preload_cuda()
-    session = onnxrt.create_session(request, chain, onnxrt.session_options(request))
+    disabled = nvidia_options.disabled_optimizers(ort_name)
+    session = onnxrt.create_session(request, chain, onnxrt.session_options(request, disabled))
     onnxrt.verify_provider(session, ort_name)
-    opened = _opened(session, ort_name, request, chain[0][1], versions, notes)
+    opened = _opened(session, ort_name, request, chain[0][1], versions, settle())
     return DeviceRunner(session, opened, batch_sizes(request), forget=forget)

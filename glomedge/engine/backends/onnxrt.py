@@ -28,7 +28,7 @@ OUTPUT_NAMES = ("probability", "activation")
 
 # Before 1.32 this pass merges the zero padding ahead of ResNet50V2's max-pool into the pool's own -inf padding and
 # moves probabilities by up to 7.7e-3. Files that glomedge exports hold nothing it could merge; other exporters' may.
-DISABLED_OPTIMIZERS = ["Pad_Fusion"]
+DISABLED_OPTIMIZERS: tuple[str, ...] = ("Pad_Fusion",)
 
 WORTH_COPYING_BYTES = 32_000_000
 
@@ -37,14 +37,26 @@ _DTYPES = {"tensor(uint8)": "uint8", "tensor(float)": "float32", "tensor(float16
 _OUT_OF_MEMORY = (
     "out of memory", "out_of_memory", "outofmemory", "failed to allocate", "bad_alloc", "bad allocation",
     "alloc_failed", "allocation_fail", "is smaller than requested bytes", "failed to find a free memory block",
+    "could not build execution context for fused node", "ep failed to create context",
 )  # fmt: skip
+# Lower case: the CUDA provider loads cuDNN at its first convolution, and says this where it is not there
+# (onnxruntime#29252).
+_NO_CUDNN = "cudnn is unavailable or disabled"
 
 
-def session_options(request: SessionRequest) -> Any:
+_DISABLED = "optimization.disable_specified_optimizers"
+"""onnxruntime_session_options_config_keys.h: names of passes, with semicolons between them."""
+
+
+def session_options(request: SessionRequest, disabled: tuple[str, ...] = DISABLED_OPTIMIZERS) -> Any:
     """onnxruntime's SessionOptions for a request.
 
     ``concurrency`` threads share ``threads`` CPUs, so each run gets its share. Spinning workers take the CPU from
     the other callers and from the decoders, so they may spin only when a run has the machine to itself.
+
+    Args:
+        request: what to load.
+        disabled: passes of onnxruntime's optimiser that must not run.
     """
     ort = import_onnxruntime()
 
@@ -56,6 +68,7 @@ def session_options(request: SessionRequest) -> Any:
     spinning = "1" if request.concurrency == 1 else "0"
     options.add_session_config_entry("session.intra_op.allow_spinning", spinning)
     options.add_session_config_entry("session.inter_op.allow_spinning", "0")
+    options.add_session_config_entry(_DISABLED, ";".join(disabled))
     if request.record_placement:
         options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     return options
@@ -67,7 +80,7 @@ def describe_options(options: Any) -> dict[str, str]:
         "intra_op_num_threads": str(options.intra_op_num_threads),
         "allow_spinning": options.get_session_config_entry("session.intra_op.allow_spinning"),
         "graph_optimization_level": "all",
-        "disabled_optimizers": ",".join(DISABLED_OPTIMIZERS),
+        "disabled_optimizers": options.get_session_config_entry(_DISABLED).replace(";", ","),
     }
 
 
@@ -92,10 +105,10 @@ def create_session(
     path = model or str(request.file.path)
     extra = {} if providers is None else {"providers": providers}
     try:
-        session = ort.InferenceSession(
-            path, options, disabled_optimizers=DISABLED_OPTIMIZERS, enable_fallback=0, **extra
-        )
+        session = ort.InferenceSession(path, options, enable_fallback=0, **extra)
     except (errors.InvalidProtobuf, errors.InvalidGraph, errors.NoSuchFile, errors.NotImplemented) as error:
+        if (missing := lacks_cudnn(error)) is not None:
+            raise missing from error
         raise ModelError(
             f"onnxruntime {ort.__version__} cannot load {path}: {first_line(error)}. "
             "Upgrade onnxruntime, or export the model again."
@@ -185,7 +198,7 @@ class OrtRunner:
         try:
             probability, *maps = self._session.run(self._wanted, {"images": images_nhwc})
         except Exception as error:
-            raise engine_error(error, self.opened, len(images_nhwc)) from error
+            raise engine_error(error, len(images_nhwc)) from error
         return probability, maps[0] if maps else None
 
     def forget(self) -> bool:
@@ -198,10 +211,22 @@ class OrtRunner:
         self._on_closed()
 
 
-def engine_error(error: BaseException, opened: Opened, batch: int) -> EngineError:
-    """What a failed run becomes: out of memory (the Engine halves the batch), or final."""
+def lacks_cudnn(error: BaseException) -> ProviderUnavailableError | None:
+    """The error for the user where the CUDA provider did not find cuDNN; None for any other failure."""
+    if _NO_CUDNN not in str(error).lower():
+        return None
+    return ProviderUnavailableError(
+        f"cuda: onnxruntime did not find cuDNN ({first_line(error)}). Install it with: pip install "
+        "'onnxruntime-gpu[cuda,cudnn]', or use --provider cpu. Nothing was computed elsewhere instead."
+    )
+
+
+def engine_error(error: BaseException, batch: int) -> GlomedgeError:
+    """What a failed run becomes: out of memory (the Engine halves the batch), a missing library, or final."""
     if is_out_of_memory(error):
         return OutOfMemoryError(f"Out of memory at a batch of {batch}: {first_line(error)}.")
+    if (missing := lacks_cudnn(error)) is not None:
+        return missing
     return EngineError(
         f"Inference failed ({first_line(error)}). The device may be lost or its driver reset: nothing was "
         "computed elsewhere instead. Run: glomedge doctor, then start again (infer continues with --resume)."
