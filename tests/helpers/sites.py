@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.lib.drawn_sites import DrawnSite
 from glomedge.model.site_calibration import SiteCalibration
 from glomedge.model.spec import SplitCounts, TrainingProvenance
 
@@ -45,6 +46,27 @@ def write_site(
         labels[name] = int(0.05 * (red - 127.5) + rng.normal(0.0, noise) > turn)
     write_labels(folder / "public.csv", labels)
     return labels
+
+
+def write_drawn(folder: Path, site: DrawnSite) -> list[str]:
+    """The crops of a drawn site as pictures of one colour, to which ``build_tiny_model(bias=0)`` gives these logits.
+
+    Returns:
+        Their names, in the order of the site. Logits beyond 15 in either direction stop there.
+    """
+    import cv2
+
+    folder.mkdir(parents=True, exist_ok=True)
+    names = []
+    for index, (logit, case) in enumerate(zip(site.logits.tolist(), site.cases, strict=True)):
+        # 0.05 red - 0.04 green + 0.03 blue, each less 127.5: all three move together, 0.12 a step.
+        step = min(max(logit / 0.12, -127.0), 127.0)
+        colour = np.round([127.5 + step, 127.5 - step, 127.5 + step]).astype(np.uint8)  # blue, green, red
+        pixels = np.tile(colour, (48, 48, 1))
+        pixels[0, 0] = index % 256, index // 256, 0  # no two files have the same bytes
+        names.append(f"S-10{int(case.removeprefix('b')):02d}_PAS_1of1_{index:024x}.png")
+        cv2.imwrite(str(folder / names[-1]), pixels)
+    return names
 
 
 def write_labels(path: Path, labels: dict[str, int]) -> Path:
