@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 
 _SLIDE_CLASS = "1.2.840.10008.5.1.4.1.1.77.1.6"
 """VL Whole Slide Microscopy Image Storage (PS3.4, B.5)."""
-_CHOOSING = ["SOPClassUID", "SeriesInstanceUID", "SOPInstanceUID", "ImageType", "TotalPixelMatrixColumns"]
+_CHOOSING = [
+    "SOPClassUID", "SeriesInstanceUID", "ImageType", "TotalPixelMatrixColumns", "InConcatenationNumber",
+]  # fmt: skip
 _MAY_BE_EMPTY = (
     "PatientName", "PatientID", "PatientBirthDate", "PatientSex", "AccessionNumber", "StudyID", "StudyDate",
     "StudyTime", "ReferringPhysicianName",
@@ -68,6 +70,8 @@ class DicomSource:
 def dicom_source(path: Path) -> DicomSource:
     """The sharpest instance of the series that a file belongs to, among the files of its folder, as OpenSlide takes it.
 
+    Where the level is in several files (a concatenation), the first of them.
+
     Raises:
         UsageError: the slide is not DICOM, or its header lacks what results must refer to.
         MissingExtraError: highdicom is not installed.
@@ -80,14 +84,7 @@ def dicom_source(path: Path) -> DicomSource:
             f"{name} is no DICOM slide, and results in DICOM must refer to one. Choose --format geojson or dsa, or "
             "convert the slide to DICOM."
         )
-    widest, width = path, 0
-    for other in sorted(path.parent.iterdir()):
-        found = _header(pydicom, other, _CHOOSING)
-        if found is None or found.get("SeriesInstanceUID") != given.SeriesInstanceUID:
-            continue
-        if "VOLUME" in found.get("ImageType", ()) and (found.get("TotalPixelMatrixColumns") or 0) > width:
-            widest, width = other, found.TotalPixelMatrixColumns
-    header = _header(pydicom, widest)
+    header = _header(pydicom, _sharpest(pydicom, path, given))
     lacking = ["everything"] if header is None else [each for each in _NEEDED if not header.get(each)]
     if not lacking and header is not None and "PixelMeasuresSequence" not in header.SharedFunctionalGroupsSequence[0]:
         lacking = ["PixelMeasuresSequence"]
@@ -100,6 +97,19 @@ def dicom_source(path: Path) -> DicomSource:
         if each not in header:
             setattr(header, each, "")
     return DicomSource(header)
+
+
+def _sharpest(pydicom: Any, path: Path, given: Dataset) -> Path:
+    """The file with the most columns; of several that make up one level, the first of that level."""
+    found = []
+    for other in sorted(path.parent.iterdir()):
+        header = _header(pydicom, other, _CHOOSING)
+        if header is None or header.get("SeriesInstanceUID") != given.get("SeriesInstanceUID"):
+            continue
+        if "VOLUME" in header.get("ImageType", ()):
+            columns = header.get("TotalPixelMatrixColumns") or 0
+            found.append((-columns, header.get("InConcatenationNumber") or 0, other))
+    return min(found)[2] if found else path
 
 
 def dicom_modules() -> Any:

@@ -15,7 +15,7 @@ from glomedge.cli import build
 from glomedge.errors import ImageError, MissingExtraError, UsageError
 from glomedge.slides.dicom_source import dicom_source
 from glomedge.slides.reader import Box, Slide
-from helpers.dicom_slides import MPP, write_dicom
+from helpers.dicom_slides import MPP, concatenate, pack_as_jpeg_2000, write_dicom
 from helpers.drawn_slides import picture, write
 
 
@@ -32,6 +32,24 @@ def test_the_pixels_are_those_that_were_put_in_whichever_file_is_given(name: str
     assert (info.width_px, info.height_px, info.mpp, info.vendor) == (900, 700, MPP, "dicom")
     assert info.levels == ((900, 700), (450, 350))
     np.testing.assert_array_equal(whole, picture(700, 900))
+
+
+@pytest.mark.parametrize("colour_transform", [0, 1])
+def test_lossless_jpeg_2000(colour_transform: int, tmp_path: Path) -> None:
+    path = write_dicom(tmp_path / "S-1")
+    for each in sorted(path.parent.iterdir()):
+        pack_as_jpeg_2000(each, colour_transform)
+    with Slide(path) as slide:
+        np.testing.assert_array_equal(slide.read(Box(0, 0, 900, 700)).pixels_hwc, picture(700, 900))
+
+
+def test_a_level_in_two_files(tmp_path: Path) -> None:
+    first = concatenate(write_dicom(tmp_path / "S-1"))
+    names = sorted(path.name for path in first.parent.iterdir())
+    assert names == ["level0-1.dcm", "level0-2.dcm", "level1.dcm"]
+    for name in names:
+        with Slide(first.with_name(name)) as slide:
+            np.testing.assert_array_equal(slide.read(Box(0, 0, 900, 700)).pixels_hwc, picture(700, 900))
 
 
 def test_a_dicom_slide_has_the_pixels_of_its_twin(slide_path: Path, tmp_path: Path) -> None:
@@ -76,6 +94,13 @@ def test_results_refer_to_the_sharpest_instance_of_the_series(name: str, slide_p
     source = dicom_source(folder / name)
     assert source.sop_instance_uid == pydicom.dcmread(folder / "level0.dcm").SOPInstanceUID
     assert "PixelData" not in source.header
+
+
+def test_results_refer_to_the_first_part_of_a_level_in_two_files(tmp_path: Path) -> None:
+    first = concatenate(write_dicom(tmp_path / "S-1"))
+    expected = pydicom.dcmread(first).SOPInstanceUID
+    first.rename(first.with_name("z.dcm"))
+    assert dicom_source(tmp_path / "S-1" / "level0-2.dcm").sop_instance_uid == expected
 
 
 def test_places_on_the_glass(slide_path: Path) -> None:
