@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from glomedge.cases.text import tidy
 from glomedge.errors import MissingExtraError, UsageError
 from glomedge.files.names import escape_name
 
@@ -36,10 +39,12 @@ class DicomSource:
     """The sharpest instance of a DICOM slide.
 
     Attributes:
+        name: of its file, for messages.
         header: the instance without its pixels; attributes that may be empty (type 2) are there, empty where the file
             lacks them.
     """
 
+    name: str
     header: Dataset
 
     @property
@@ -84,7 +89,13 @@ def dicom_source(path: Path) -> DicomSource:
             f"{name} is no DICOM slide, and results in DICOM must refer to one. Choose --format geojson or dsa, or "
             "convert the slide to DICOM."
         )
-    header = _header(pydicom, _sharpest(pydicom, path, given))
+    try:
+        header = _header(pydicom, _sharpest(pydicom, path, given))
+    except OSError as error:
+        raise UsageError(
+            f"The folder of {name} cannot be listed ({error.strerror or error}), and the slide's other files lie "
+            "there. Change its permissions."
+        ) from None
     lacking = ["everything"] if header is None else [each for each in _NEEDED if not header.get(each)]
     if not lacking and header is not None and "PixelMeasuresSequence" not in header.SharedFunctionalGroupsSequence[0]:
         lacking = ["PixelMeasuresSequence"]
@@ -96,7 +107,23 @@ def dicom_source(path: Path) -> DicomSource:
     for each in _MAY_BE_EMPTY:
         if each not in header:
             setattr(header, each, "")
-    return DicomSource(header)
+    source = DicomSource(name, header)
+    with usable_header(name):
+        source.on_slide_mm(np.zeros((1, 2)))
+    return source
+
+
+@contextmanager
+def usable_header(name: str) -> Iterator[None]:
+    """Inside, what pydicom and highdicom raise at a header that is not as the standard wants it becomes UsageError."""
+    try:
+        yield
+    except (ValueError, TypeError, AttributeError, KeyError, IndexError) as error:
+        reason = tidy(str(error))[:150]
+        raise UsageError(
+            f"The DICOM header of {name} is not as the standard wants it ({reason}), so that results in DICOM cannot "
+            "refer to it. Correct the header, or choose --format geojson or dsa."
+        ) from None
 
 
 def _sharpest(pydicom: Any, path: Path, given: Dataset) -> Path:

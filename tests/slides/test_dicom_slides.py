@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import errno
+import os
 import sys
 from pathlib import Path
 
@@ -128,6 +130,25 @@ def test_a_header_without_what_results_need(lacking: str, slide_path: Path, tmp_
     del header[lacking]
     header.save_as(tmp_path / "a.dcm")
     with pytest.raises(UsageError, match=f"lacks {lacking}"):
+        dicom_source(tmp_path / "a.dcm")
+
+
+def test_a_folder_that_may_not_be_listed(slide_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tests may run as an administrator, for whom nothing is denied: so the system's answer is replaced."""
+
+    def denied(path: Path) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    monkeypatch.setattr(Path, "iterdir", denied)
+    with pytest.raises(UsageError, match=r"cannot be listed \(Permission denied\)"):
+        dicom_source(slide_path)
+
+
+def test_a_header_without_the_size_of_its_pixels(slide_path: Path, tmp_path: Path) -> None:
+    header = pydicom.dcmread(slide_path)
+    del header.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0].PixelSpacing
+    header.save_as(tmp_path / "a.dcm")
+    with pytest.raises(UsageError, match=r"a\.dcm is not as the standard wants it .*PixelSpacing"):
         dicom_source(tmp_path / "a.dcm")
 
 
