@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from glomedge.cases.text import tidy
 from glomedge.errors import MissingExtraError, UsageError
 from glomedge.files.names import escape_name
 
@@ -18,7 +21,9 @@ if TYPE_CHECKING:
 
 _SLIDE_CLASS = "1.2.840.10008.5.1.4.1.1.77.1.6"
 """VL Whole Slide Microscopy Image Storage (PS3.4, B.5)."""
-_CHOOSING = ["SOPClassUID", "SeriesInstanceUID", "SOPInstanceUID", "ImageType", "TotalPixelMatrixColumns"]
+_CHOOSING = [
+    "SOPClassUID", "SeriesInstanceUID", "ImageType", "TotalPixelMatrixColumns", "InConcatenationNumber",
+]  # fmt: skip
 _MAY_BE_EMPTY = (
     "PatientName", "PatientID", "PatientBirthDate", "PatientSex", "AccessionNumber", "StudyID", "StudyDate",
     "StudyTime", "ReferringPhysicianName",
@@ -34,10 +39,12 @@ class DicomSource:
     """The sharpest instance of a DICOM slide.
 
     Attributes:
+        name: of its file, for messages.
         header: the instance without its pixels; attributes that may be empty (type 2) are there, empty where the file
             lacks them.
     """
 
+    name: str
     header: Dataset
 
     @property
@@ -68,6 +75,8 @@ class DicomSource:
 def dicom_source(path: Path) -> DicomSource:
     """The sharpest instance of the series that a file belongs to, among the files of its folder, as OpenSlide takes it.
 
+    Where the level is in several files (a concatenation), the first of them.
+
     Raises:
         UsageError: the slide is not DICOM, or its header lacks what results must refer to.
         MissingExtraError: highdicom is not installed.
@@ -80,14 +89,13 @@ def dicom_source(path: Path) -> DicomSource:
             f"{name} is no DICOM slide, and results in DICOM must refer to one. Choose --format geojson or dsa, or "
             "convert the slide to DICOM."
         )
-    widest, width = path, 0
-    for other in sorted(path.parent.iterdir()):
-        found = _header(pydicom, other, _CHOOSING)
-        if found is None or found.get("SeriesInstanceUID") != given.SeriesInstanceUID:
-            continue
-        if "VOLUME" in found.get("ImageType", ()) and (found.get("TotalPixelMatrixColumns") or 0) > width:
-            widest, width = other, found.TotalPixelMatrixColumns
-    header = _header(pydicom, widest)
+    try:
+        header = _header(pydicom, _sharpest(pydicom, path, given))
+    except OSError as error:
+        raise UsageError(
+            f"The folder of {name} cannot be listed ({error.strerror or error}), and the slide's other files lie "
+            "there. Change its permissions."
+        ) from None
     lacking = ["everything"] if header is None else [each for each in _NEEDED if not header.get(each)]
     if not lacking and header is not None and "PixelMeasuresSequence" not in header.SharedFunctionalGroupsSequence[0]:
         lacking = ["PixelMeasuresSequence"]
@@ -99,7 +107,36 @@ def dicom_source(path: Path) -> DicomSource:
     for each in _MAY_BE_EMPTY:
         if each not in header:
             setattr(header, each, "")
-    return DicomSource(header)
+    source = DicomSource(name, header)
+    with usable_header(name):
+        source.on_slide_mm(np.zeros((1, 2)))
+    return source
+
+
+@contextmanager
+def usable_header(name: str) -> Iterator[None]:
+    """Inside, what pydicom and highdicom raise at a header that is not as the standard wants it becomes UsageError."""
+    try:
+        yield
+    except (ValueError, TypeError, AttributeError, KeyError, IndexError) as error:
+        reason = tidy(str(error))[:150]
+        raise UsageError(
+            f"The DICOM header of {name} is not as the standard wants it ({reason}), so that results in DICOM cannot "
+            "refer to it. Correct the header, or choose --format geojson or dsa."
+        ) from None
+
+
+def _sharpest(pydicom: Any, path: Path, given: Dataset) -> Path:
+    """The file with the most columns; of several that make up one level, the first of that level."""
+    found = []
+    for other in sorted(path.parent.iterdir()):
+        header = _header(pydicom, other, _CHOOSING)
+        if header is None or header.get("SeriesInstanceUID") != given.get("SeriesInstanceUID"):
+            continue
+        if "VOLUME" in header.get("ImageType", ()):
+            columns = header.get("TotalPixelMatrixColumns") or 0
+            found.append((-columns, header.get("InConcatenationNumber") or 0, other))
+    return min(found)[2] if found else path
 
 
 def dicom_modules() -> Any:

@@ -1,19 +1,23 @@
-"""A small DICOM slide whose every pixel is known: tiled, uncompressed, so that nothing is lost.
+"""A small DICOM slide whose every pixel is known: tiled, uncompressed or packed without loss.
 
 VL Whole Slide Microscopy Image (DICOM PS3.3 A.32.8), dimension organisation TILED_FULL, one instance a level.
 """
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
+from pydicom import dcmread
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
+from pydicom.encaps import encapsulate
 from pydicom.sequence import Sequence
 from pydicom.sr.codedict import codes
-from pydicom.uid import ExplicitVRLittleEndian, VLWholeSlideMicroscopyImageStorage
+from pydicom.uid import ExplicitVRLittleEndian, JPEG2000Lossless, VLWholeSlideMicroscopyImageStorage
 
 from helpers.drawn_slides import picture
 
@@ -127,3 +131,39 @@ def _matrix(dataset: Dataset, level: Pixels, mpp: float | None, *, resampled: bo
         dataset.ImagedVolumeDepth = 3.0
     dataset.SharedFunctionalGroupsSequence = Sequence([shared])
     dataset.PixelData = tiles.tobytes()
+
+
+def pack_as_jpeg_2000(path: Path, colour_transform: int) -> None:
+    """Repack an instance as lossless JPEG 2000, with (1) or without (0) the reversible colour transform."""
+    dataset = dcmread(path)
+    frames = []
+    for tile in _frames(dataset):
+        packed = io.BytesIO()
+        Image.fromarray(tile).save(packed, "JPEG2000", irreversible=False, mct=colour_transform, no_jp2=True)
+        frames.append(packed.getvalue())
+    dataset.file_meta.TransferSyntaxUID = JPEG2000Lossless
+    dataset.PhotometricInterpretation = "YBR_RCT" if colour_transform else "RGB"
+    dataset.PixelData = encapsulate(frames)
+    dataset["PixelData"].is_undefined_length = True
+    dataset.save_as(path, enforce_file_format=True)
+
+
+def concatenate(path: Path) -> Path:
+    """Replace an instance by two that make up a concatenation (PS3.3, C.7.6.16.2.2.4); returns the first."""
+    whole = dcmread(path)
+    frames = _frames(whole)
+    for number, part in enumerate((frames[:5], frames[5:])):
+        dataset = dcmread(path)
+        dataset.SOPInstanceUIDOfConcatenationSource = whole.SOPInstanceUID
+        dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = f"{whole.SOPInstanceUID}.{number + 1}"
+        dataset.ConcatenationUID = f"{whole.SOPInstanceUID}.9"
+        dataset.InConcatenationNumber, dataset.InConcatenationTotalNumber = number + 1, 2
+        dataset.ConcatenationFrameOffsetNumber = 5 * number
+        dataset.NumberOfFrames, dataset.PixelData = len(part), part.tobytes()
+        dataset.save_as(path.with_name(f"{path.stem}-{number + 1}.dcm"), enforce_file_format=True)
+    path.unlink()
+    return path.with_name(f"{path.stem}-1.dcm")
+
+
+def _frames(dataset: Dataset) -> Pixels:
+    return np.frombuffer(dataset.PixelData, np.uint8).reshape(-1, TILE_PX, TILE_PX, 3)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import shutil
 import subprocess
@@ -232,6 +233,17 @@ def test_nothing_to_annotate_and_too_much_for_a_report(
     monkeypatch.setattr(dicom_sr, "MAX_REGIONS", 5)
     with pytest.raises(UsageError, match="--format dicom-ann"):
         report(source, biopsy)
+
+
+def test_a_header_that_is_not_as_the_standard_wants_it(source: DicomSource, biopsy: CaseSummary) -> None:
+    header = copy.deepcopy(source.header)
+    header.PatientSex = "X"
+    spoilt = DicomSource("S-1.dcm", header)
+    kinds: list[Callable[[], bytes]] = [lambda: bulk(spoilt), lambda: report(spoilt, biopsy)]
+    for write in kinds:
+        with pytest.raises(UsageError, match=r"header of S-1\.dcm is not as .*PatientSex") as refusal:
+            write()
+        assert len(str(refusal.value)) < 500
 
 
 # dicom3tools takes the absence of the attribute for an empty one where coordinates are 2D.

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import errno
+import os
 import sys
 from pathlib import Path
 
@@ -15,7 +17,7 @@ from glomedge.cli import build
 from glomedge.errors import ImageError, MissingExtraError, UsageError
 from glomedge.slides.dicom_source import dicom_source
 from glomedge.slides.reader import Box, Slide
-from helpers.dicom_slides import MPP, write_dicom
+from helpers.dicom_slides import MPP, concatenate, pack_as_jpeg_2000, write_dicom
 from helpers.drawn_slides import picture, write
 
 
@@ -32,6 +34,24 @@ def test_the_pixels_are_those_that_were_put_in_whichever_file_is_given(name: str
     assert (info.width_px, info.height_px, info.mpp, info.vendor) == (900, 700, MPP, "dicom")
     assert info.levels == ((900, 700), (450, 350))
     np.testing.assert_array_equal(whole, picture(700, 900))
+
+
+@pytest.mark.parametrize("colour_transform", [0, 1])
+def test_lossless_jpeg_2000(colour_transform: int, tmp_path: Path) -> None:
+    path = write_dicom(tmp_path / "S-1")
+    for each in sorted(path.parent.iterdir()):
+        pack_as_jpeg_2000(each, colour_transform)
+    with Slide(path) as slide:
+        np.testing.assert_array_equal(slide.read(Box(0, 0, 900, 700)).pixels_hwc, picture(700, 900))
+
+
+def test_a_level_in_two_files(tmp_path: Path) -> None:
+    first = concatenate(write_dicom(tmp_path / "S-1"))
+    names = sorted(path.name for path in first.parent.iterdir())
+    assert names == ["level0-1.dcm", "level0-2.dcm", "level1.dcm"]
+    for name in names:
+        with Slide(first.with_name(name)) as slide:
+            np.testing.assert_array_equal(slide.read(Box(0, 0, 900, 700)).pixels_hwc, picture(700, 900))
 
 
 def test_a_dicom_slide_has_the_pixels_of_its_twin(slide_path: Path, tmp_path: Path) -> None:
@@ -78,6 +98,13 @@ def test_results_refer_to_the_sharpest_instance_of_the_series(name: str, slide_p
     assert "PixelData" not in source.header
 
 
+def test_results_refer_to_the_first_part_of_a_level_in_two_files(tmp_path: Path) -> None:
+    first = concatenate(write_dicom(tmp_path / "S-1"))
+    expected = pydicom.dcmread(first).SOPInstanceUID
+    first.rename(first.with_name("z.dcm"))
+    assert dicom_source(tmp_path / "S-1" / "level0-2.dcm").sop_instance_uid == expected
+
+
 def test_places_on_the_glass(slide_path: Path) -> None:
     """By the equation of PS3.3, C.7.6.2.1.1, for the centre of the pixel in column 100 and row 40."""
     header = pydicom.dcmread(slide_path)
@@ -103,6 +130,25 @@ def test_a_header_without_what_results_need(lacking: str, slide_path: Path, tmp_
     del header[lacking]
     header.save_as(tmp_path / "a.dcm")
     with pytest.raises(UsageError, match=f"lacks {lacking}"):
+        dicom_source(tmp_path / "a.dcm")
+
+
+def test_a_folder_that_may_not_be_listed(slide_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tests may run as an administrator, for whom nothing is denied: so the system's answer is replaced."""
+
+    def denied(path: Path) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    monkeypatch.setattr(Path, "iterdir", denied)
+    with pytest.raises(UsageError, match=r"cannot be listed \(Permission denied\)"):
+        dicom_source(slide_path)
+
+
+def test_a_header_without_the_size_of_its_pixels(slide_path: Path, tmp_path: Path) -> None:
+    header = pydicom.dcmread(slide_path)
+    del header.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0].PixelSpacing
+    header.save_as(tmp_path / "a.dcm")
+    with pytest.raises(UsageError, match=r"a\.dcm is not as the standard wants it .*PixelSpacing"):
         dicom_source(tmp_path / "a.dcm")
 
 

@@ -22,7 +22,7 @@ from glomedge.slides.annotations.dicom_parts import (
     series_of,
     uid_of,
 )
-from glomedge.slides.dicom_source import DicomSource, dicom_modules
+from glomedge.slides.dicom_source import DicomSource, dicom_modules, usable_header
 
 if TYPE_CHECKING:
     from highdicom.ann import AnnotationGroup
@@ -62,7 +62,7 @@ def write_dicom_ann(
         How many outlines were written.
 
     Raises:
-        UsageError: no outline has a shape: there is nothing to annotate.
+        UsageError: no outline has a shape, so that there is nothing to annotate; or the slide's header is unusable.
     """
     dicom_modules()
     from highdicom.ann import MicroscopyBulkSimpleAnnotations
@@ -78,17 +78,19 @@ def write_dicom_ann(
         raise UsageError("No outline has a shape, so that there is nothing to write as DICOM annotations.")
     series = series_of("ann", source.sop_instance_uid, note, written_at, content.hexdigest())
     filled = [label for label in _ORDER if groups[label].polygons]
-    dataset = MicroscopyBulkSimpleAnnotations(
-        source_images=[source.header],
-        annotation_coordinate_type="2D",
-        annotation_groups=[
-            _as_dicom(groups[label], label, number, note, series["sop_instance_uid"])
-            for number, label in enumerate(filled, 1)
-        ],
-        content_label="GLOMERULI",
-        content_description=f"Glomeruli, {note.model_name}"[:MAX_SHORT_CHARACTERS],
-        **series,
-    )
+    written = [
+        _as_dicom(groups[label], label, number, note, series["sop_instance_uid"])
+        for number, label in enumerate(filled, 1)
+    ]
+    with usable_header(source.name):
+        dataset = MicroscopyBulkSimpleAnnotations(
+            source_images=[source.header],
+            annotation_coordinate_type="2D",
+            annotation_groups=written,
+            content_label="GLOMERULI",
+            content_description=f"Glomeruli, {note.model_name}"[:MAX_SHORT_CHARACTERS],
+            **series,
+        )
     dated(dataset, written_at)
     dataset.save_as(handle, enforce_file_format=True)
     return count

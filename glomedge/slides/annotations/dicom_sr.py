@@ -25,7 +25,7 @@ from glomedge.slides.annotations.dicom_parts import (
     series_of,
     uid_of,
 )
-from glomedge.slides.dicom_source import DicomSource, dicom_modules
+from glomedge.slides.dicom_source import DicomSource, dicom_modules, usable_header
 
 if TYPE_CHECKING:
     from highdicom.sr import (
@@ -64,7 +64,7 @@ def write_dicom_sr(
         How many outlines were written.
 
     Raises:
-        UsageError: more than 1,000 regions.
+        UsageError: more than 1,000 regions; or the slide's header is unusable.
     """
     dicom_modules()
     from highdicom.sr import Comprehensive3DSR, MeasurementReport
@@ -83,18 +83,20 @@ def write_dicom_sr(
                 f"The slide has more than {MAX_REGIONS:,} outlines, too many for a DICOM report. Choose --format "
                 "dicom-ann."
             )
-    report = MeasurementReport(
-        observation_context=_observer(note),
-        procedure_reported=codes.SCT.LightMicroscopy,
-        imaging_measurements=[_biopsy(biopsy, source, algorithm), *regions],
-        title=codes.DCM.ImagingMeasurementReport,
-        referenced_images=[source.header],
-    )
-    dataset = Comprehensive3DSR(
-        evidence=[source.header],
-        content=report[0],
-        **series_of("sr", source.sop_instance_uid, note, written_at, content.hexdigest()),
-    )
+    groups = [_biopsy(biopsy, source, algorithm), *regions]
+    with usable_header(source.name):
+        report = MeasurementReport(
+            observation_context=_observer(note),
+            procedure_reported=codes.SCT.LightMicroscopy,
+            imaging_measurements=groups,
+            title=codes.DCM.ImagingMeasurementReport,
+            referenced_images=[source.header],
+        )
+        dataset = Comprehensive3DSR(
+            evidence=[source.header],
+            content=report[0],
+            **series_of("sr", source.sop_instance_uid, note, written_at, content.hexdigest()),
+        )
     dated(dataset, written_at)
     dataset.save_as(handle, enforce_file_format=True)
     return count
