@@ -22,7 +22,6 @@ from glomedge.files.names import guard, neutralise
 from glomedge.files.writing import Staged
 from glomedge.model import site
 from glomedge.model.file import ModelFile
-from glomedge.pipeline.inputs import Scan
 from glomedge.results.folder import WORK_FOLDER
 from glomedge.results.published_rows import PublishedRows
 from glomedge.results.rows import Row, RowBlock
@@ -30,6 +29,7 @@ from glomedge.results.tables import WRITERS, TableWriter, byte_order_mark
 from glomedge.results.thumbnails import ThumbnailFile
 from glomedge.runs.options import Options
 from glomedge.runs.outcome import OWNED, Outcome
+from glomedge.runs.slides import Inputs, slides_record
 from glomedge.system.stopping import unless_stopped
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ class Publication:
     Attributes:
         options: of the run.
         model: the model used.
-        found: the inputs.
+        inputs: crops and slides.
         rows: of all inputs.
         thumbnails: None if neither report nor heatmaps are wanted.
         grey_crops: crops of this run that heatmaps are drawn over.
@@ -57,7 +57,7 @@ class Publication:
 
     options: Options
     model: ModelFile
-    found: Scan
+    inputs: Inputs
     rows: PublishedRows
     thumbnails: ThumbnailFile | None
     grey_crops: GreyStore | None
@@ -114,7 +114,9 @@ class Publication:
                 with staged.naming(name):
                     if name == "predictions.csv":
                         handle.write(byte_order_mark(options.formats))
-                    writer = WRITERS[name.rpartition(".")[2]](handle, tta=options.tta > 1)
+                    writer = WRITERS[name.rpartition(".")[2]](
+                        handle, tta=options.tta > 1, slides=self.inputs.parts is not None
+                    )
                 writers.append((name, writer))
                 open_.callback(_closed_quietly, writer)
             for block in unless_stopped(self.rows.blocks(), self.stop):
@@ -186,7 +188,7 @@ class Publication:
         turn = spec.logit_at(self.rows.threshold)
         drawing = Drawing(turn, CellGrid.of(spec, self.options.tta))
         try:
-            return None, write_heatmaps(self.options, self.found, rows, self.thumbnails, self.grey_crops, drawing)
+            return None, write_heatmaps(self.options, self.inputs, rows, self.thumbnails, self.grey_crops, drawing)
         except OutputError as error:
             return error, [f"The heatmaps are incomplete: {error}"]
 
@@ -194,6 +196,8 @@ class Publication:
         from glomedge.runs.record import record
 
         outcome.record = record(self.options, self.model, self.rows.threshold, outcome, self.engine, batch_size)
+        if self.inputs.parts is not None:
+            outcome.record["slides"] = slides_record(self.inputs.parts)
 
     def _report(self, staged: Staged, outcome: Outcome, selection: RunPageSelection | None) -> None:
         if selection is None or self.thumbnails is None:
