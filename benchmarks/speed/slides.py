@@ -2,13 +2,19 @@
 
     python -m benchmarks.speed.slides [--quick]             a drawn slide, JPEG tiles, 0.25 microns per pixel
     python -m benchmarks.speed.slides --slide S --mpp 0.25  your slide; boxes are drawn at random
+    python -m benchmarks.speed.slides --outlines 100000     only reading so many outlines, with the peak of memory
 
 Rates are per second of CPU time of the process, because other programs on the machine lengthen the clock's time. Both
-ways must give the same pixels, or the script stops.
+ways must give the same pixels, or the script stops. Slide and outlines are drawn anew each time, the same ones.
+With ``--outlines`` each file is read once in a process of its own; its memory is the highest resident set while reading
+less that before, when everything is imported.
 """
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -17,6 +23,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.lib.common import (
+    ROOT,
     WORK,
     alternate,
     log,
@@ -46,7 +53,7 @@ def cpu_seconds(run: Callable[[], object]) -> Callable[[], float]:
 
 
 def drawn_slide() -> Path:
-    """The largest of some drawn slides, kept between runs."""
+    """The largest of some drawn slides."""
     drawn = write_slides(WORK / "slides", glomeruli=60, cases=1, seed=1)
     return max((drawn.directory / name for name in drawn.slides), key=lambda path: path.stat().st_size)
 
@@ -106,13 +113,61 @@ def outline_files(count: int) -> dict[str, Path]:
     return files
 
 
+_READ_ONE_FILE = """
+import json, pathlib, sys, time
+
+def status_kb(key):
+    lines = pathlib.Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(key))
+
+from glomedge.slides.annotations.reading import read_outlines
+small, large = map(pathlib.Path, sys.argv[1:])
+sum(1 for _ in read_outlines(small))  # so that everything is imported
+before_kb, begin = status_kb("VmRSS"), time.process_time()
+count = sum(1 for _ in read_outlines(large))
+cpu_s = time.process_time() - begin
+print(json.dumps({"outlines": count, "cpu_s": cpu_s, "memory_mb": (status_kb("VmHWM") - before_kb) / 1024}))
+"""
+
+
+def read_in_a_process(small: Path, large: Path) -> dict[str, float]:
+    """CPU seconds and memory (MB, the peak above what the program had before) of reading one file of outlines."""
+    done = subprocess.run(
+        [sys.executable, "-c", _READ_ONE_FILE, str(small), str(large)],
+        stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=True,
+    )  # fmt: skip
+    found: dict[str, float] = json.loads(done.stdout)
+    return found
+
+
+def measure_outlines(count: int) -> None:
+    """Read ``count`` outlines in each format, print, and write the result."""
+    small = {ending: path.rename(path.with_name(f"few{ending}")) for ending, path in outline_files(10).items()}
+    data, rows = {}, []
+    for ending, path in outline_files(count).items():
+        found = read_in_a_process(small[ending], path)
+        if found["outlines"] != count:
+            raise SystemExit(f"{path.name}: {found['outlines']} outlines were read, not {count}")
+        data[ending] = {"file_mb": path.stat().st_size / 1e6, **found}
+        rows.append([ending, data[ending]["file_mb"], found["cpu_s"], found["memory_mb"]])
+        path.unlink()
+    text = markdown_table([f"{count:,} outlines of 24 points", "MB", "CPU seconds", "MB of memory"], rows)
+    text += "\nEach file read once in a process of its own; memory is the peak above what the program had before."
+    write_result("slides_outlines", {"files": data}, text, title="Reading many outlines")
+    print(text)
+
+
 def main() -> int:
     """Measure, print, and write the result."""
     options = parser(__doc__)
     options.add_argument("--slide", type=Path, help="a slide of your own instead of a drawn one")
     options.add_argument("--mpp", type=float, help="its microns per pixel, where it does not say")
+    options.add_argument("--outlines", type=int, metavar="N", help="only reading N outlines, with the peak of memory")
     arguments = options.parse_args()
     set_results_directory(arguments.results)
+    if arguments.outlines:
+        measure_outlines(arguments.outlines)
+        return 0
     count, outlines, rounds = (40, 500, 3) if arguments.quick else (200, 10_000, 7)
     path = arguments.slide or drawn_slide()
     with Slide(path, arguments.mpp) as slide:

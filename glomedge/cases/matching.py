@@ -6,11 +6,8 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from glomedge.cases.readings import CLASS_FOLDERS
+from glomedge.cases.readings import CLASS_FOLDERS, NEGATIVE_FOLDER, POSITIVE_FOLDER, UNLABELLED_FOLDER
 from glomedge.cases.text import some, tidy
-
-POSITIVE_FOLDER = "globally_sclerotic_glomeruli"
-NEGATIVE_FOLDER = "non_globally_sclerotic_glomeruli"
 
 
 @dataclass(frozen=True)
@@ -130,10 +127,10 @@ def _agree(listed: Sequence[str], found: Sequence[str]) -> bool:
 
 
 def class_folder_label(path: str) -> int | None:
-    """The label that the nearest class folder of a path says; None if there is none."""
+    """The label that the nearest class folder of a path says; None if there is none, or it is that of no label."""
     for folder in reversed(path.split("/")[:-1]):
         if folder in CLASS_FOLDERS:
-            return int(folder == POSITIVE_FOLDER)
+            return None if folder == UNLABELLED_FOLDER else int(folder == POSITIVE_FOLDER)
     return None
 
 

@@ -14,7 +14,10 @@ Rule = Literal["pattern", "slide", "region", "parts", "coordinates", "running nu
 """How a crop's biopsy was found; ``slide``: from the name of the slide that it lies on; ``region``: QuPath's or
 HistomicsTK's box; ``parts``: ``_<stain>_<i>of<n>_``."""
 
-CLASS_FOLDERS = frozenset({"globally_sclerotic_glomeruli", "non_globally_sclerotic_glomeruli"})
+POSITIVE_FOLDER = "globally_sclerotic_glomeruli"
+NEGATIVE_FOLDER = "non_globally_sclerotic_glomeruli"
+UNLABELLED_FOLDER = "unlabelled_glomeruli"
+CLASS_FOLDERS = frozenset({POSITIVE_FOLDER, NEGATIVE_FOLDER, UNLABELLED_FOLDER})
 """Folders that say what a crop shows, not whose it is: never taken for a case."""
 
 _SUFFIXES = frozenset(

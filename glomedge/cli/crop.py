@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -57,7 +58,8 @@ def crop(
 
     with Progress() as progress:
         if annotations is not None:
-            if slide.is_dir():
+            # Unlike Path.is_dir this is never an error: Slide says what is wrong with the path.
+            if os.path.isdir(slide):  # noqa: PTH112
                 raise UsageError(
                     f"{slide} is a folder, and --annotations belongs to one slide. Give one slide, or omit it."
                 )
@@ -72,7 +74,7 @@ def crop(
     else:
         typer.echo("\n".join([*map(_as_text, done), RESEARCH_USE_NOTICE]))
     if any(each.failed for each in done):
-        raise typer.Exit(2 if any(each.crops for each in done) else 1)
+        raise typer.Exit(2 if any(each.crops is not None and each.crops.crops for each in done) else 1)
 
 
 def _as_json(done: SlideCrops) -> dict[str, Any]:
@@ -87,6 +89,7 @@ def _as_json(done: SlideCrops) -> dict[str, Any]:
         "not_globally_sclerotic": crops.labels[0],
         "at_edge": crops.at_edge,
         "repaired": crops.repaired,
+        "replaced": crops.replaced,
         "errors": crops.errors,
         "classes_taken": crops.choice.taken,
         "classes_left_out": crops.choice.left_out,
@@ -107,6 +110,9 @@ def _as_text(done: SlideCrops) -> str:
         f"label) in {crops.directory}, {crops.info.mpp:g} microns per pixel ({source}).",
         f"  {crops.choice.sentence()}",
     ]
+    if crops.replaced:
+        counted = "1 crop" if crops.replaced == 1 else f"{crops.replaced} crops"
+        lines.append(f"  Replaced {counted} of an earlier run on this slide.")
     if crops.at_edge:
         lines.append(f"  {crops.at_edge} clipped at the slide's edge.")
     if crops.repaired:

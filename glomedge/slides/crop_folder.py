@@ -6,7 +6,8 @@
     DIR/public.csv                          name and label of those that have one
     DIR/crops.csv                           one row for each outline, of every slide
 
-Crops of several slides may be cut into one folder, one after the other; a slide that is cut again replaces its crops.
+Crops of several slides may be cut into one folder, one after the other; a slide that is cut again replaces its crops,
+and another slide of the same name is refused.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from glomedge.cases.readings import CLASS_FOLDERS
 from glomedge.errors import ImageError, OutputError, UsageError
 from glomedge.files.lock import OutputLock
 from glomedge.files.names import escape_name, guard, restore
@@ -26,18 +28,20 @@ from glomedge.files.writing import check_writable, write_atomically
 from glomedge.slides.annotations.classes import Choice, choose, survey
 from glomedge.slides.annotations.outline import Outline
 from glomedge.slides.annotations.reading import read_outlines
-from glomedge.slides.crop_names import CLASS_FOLDERS, UNLABELLED_FOLDER, CropNames
+from glomedge.slides.crop_names import CropNames
 from glomedge.slides.crops import cut, on_slide
 from glomedge.slides.reader import Region, Slide, SlideInfo
 
 LABELS_FILE, TABLE_FILE = "public.csv", "crops.csv"
 COLUMNS = (
-    "name", "slide", "annotation_id", "annotation_class", "ground truth", "x", "y", "width", "height", "mpp", "status",
-    "message",
+    "name", "slide", "slide_path", "annotation_id", "annotation_class", "ground truth", "x", "y", "width", "height",
+    "mpp", "status", "message",
 )  # fmt: skip
-_TEXTS = frozenset({"name", "slide", "annotation_id", "annotation_class", "message"})
+_TEXTS = frozenset({"name", "slide", "slide_path", "annotation_id", "annotation_class", "message"})
 _WORK = ".glomedge-crop"
 _MOVING = "moving.txt"
+_BETWEEN_NAMES = "\0"
+"""A file name can hold anything else, line ends among them."""
 _Row = dict[str, str]
 
 
@@ -54,6 +58,7 @@ class CutCrops:
         at_edge: of ``crops``, those clipped at the slide's edge.
         repaired: of ``crops``, those whose outline crossed itself or was not closed.
         errors: error code -> outlines without a crop.
+        replaced: crops of an earlier run on this slide that were there before.
     """
 
     directory: Path
@@ -64,6 +69,7 @@ class CutCrops:
     at_edge: int
     repaired: int
     errors: dict[str, int]
+    replaced: int
 
 
 def cut_crops(
@@ -87,7 +93,7 @@ def cut_crops(
 
     Raises:
         AnnotationError, UsageError: the outlines cannot be read, none is a glomerulus, or the folder holds labels that
-            this command did not write.
+            this command did not write, or crops of another slide of this name.
         OutputError: the folder cannot be written.
     """
     choice = choose(escape_name(os.fsencode(annotations)), survey(read_outlines(annotations)), wanted)
@@ -99,6 +105,7 @@ def cut_crops(
             folder = _CropFolder(directory, work)
             names = CropNames(slide.path)
             earlier = folder.rows()
+            _refuse_another_slide(directory, slide.path, names.slide, earlier)
             total = sum(choice.taken.values())
             rows = []
             for outline in read_outlines(annotations):
@@ -111,13 +118,30 @@ def cut_crops(
         raise OutputError(
             f"{directory} cannot be written: {error.strerror or error}. Make room, or choose another --output."
         ) from None
-    return _summary(directory, slide.info, choice, rows)
+    replaced = sum(row["slide"] == names.slide and bool(row["name"]) for row in earlier)
+    return _summary(directory, slide.info, choice, rows, replaced)
+
+
+def _path_of(slide: Path) -> str:
+    """By which a slide is known again: its path without links, escaped."""
+    return escape_name(os.fsencode(slide.resolve()))
+
+
+def _refuse_another_slide(directory: Path, path: Path, name: str, earlier: list[_Row]) -> None:
+    """Raise UsageError where the folder has crops of another slide of that name, which would be taken for its own."""
+    known = next((row["slide_path"] for row in earlier if row["slide"].casefold() == name.casefold()), None)
+    if known not in (None, _path_of(path)):
+        raise UsageError(
+            f"{directory} already holds crops of another slide of the name {name} ({known}). Rename one of the slides, "
+            "or choose another --output."
+        )
 
 
 def _row(slide: Slide, outline: Outline, names: CropNames, folder: _CropFolder) -> _Row:
     """Cut one crop into the staging folder; its row of the table."""
     row = dict.fromkeys(COLUMNS, "") | {
         "slide": names.slide,
+        "slide_path": _path_of(slide.path),
         "annotation_id": outline.id,
         "annotation_class": outline.label.class_name,
         "mpp": f"{slide.info.mpp:.6g}",
@@ -137,7 +161,7 @@ def _row(slide: Slide, outline: Outline, names: CropNames, folder: _CropFolder) 
     }
 
 
-def _summary(directory: Path, info: SlideInfo, choice: Choice, rows: list[_Row]) -> CutCrops:
+def _summary(directory: Path, info: SlideInfo, choice: Choice, rows: list[_Row], replaced: int) -> CutCrops:
     written = [row for row in rows if row["name"]]
     codes = [row["status"].removeprefix("error:") for row in rows if not row["name"]]
     return CutCrops(
@@ -152,6 +176,7 @@ def _summary(directory: Path, info: SlideInfo, choice: Choice, rows: list[_Row])
         at_edge=sum("at_edge" in row["status"] for row in written),
         repaired=sum("repaired" in row["status"] for row in written),
         errors={code: codes.count(code) for code in sorted(set(codes))},
+        replaced=replaced,
     )
 
 
@@ -166,10 +191,14 @@ class _CropFolder:
         self._staging.mkdir()
 
     def _finish_a_killed_run(self) -> None:
-        """Remove crops that a killed run had moved into place and not listed yet."""
+        """Remove the crops that a killed run was replacing or moving into place, as far as no table lists them."""
         if self._moving.exists():
-            for name in self._moving.read_bytes().decode("utf-8", "surrogateescape").splitlines():
-                self._remove(name)
+            rows = self.rows()
+            self._write_labels(rows)  # the run may have ended between the two tables
+            listed = {row["name"] for row in rows}
+            for name in self._moving.read_bytes().decode("utf-8", "surrogateescape").split(_BETWEEN_NAMES):
+                if name not in listed:
+                    self._remove(name)
             self._moving.unlink()
         shutil.rmtree(self._staging, ignore_errors=True)
 
@@ -203,13 +232,15 @@ class _CropFolder:
     def publish(self, slide: str, rows: list[_Row], earlier: list[_Row]) -> None:
         """Replace the slide's crops and rows: at no moment do the tables list a crop that is not there."""
         others = [row for row in earlier if row["slide"] != slide]
+        names = [row["name"] for row in rows if row["name"]]
+        old = [row["name"] for row in earlier if row["slide"] == slide and row["name"]]
+        # First of all: whenever this run is killed, the next one removes those of them that no table lists.
+        moving = _BETWEEN_NAMES.join([*old, *names])
+        write_atomically(self._moving, moving.encode("utf-8", "surrogateescape"))
         if len(others) < len(earlier):
             self._write_tables(others)
-        for row in earlier:
-            if row["slide"] == slide and row["name"]:
-                self._remove(row["name"])
-        names = [row["name"] for row in rows if row["name"]]
-        write_atomically(self._moving, "".join(f"{name}\n" for name in names).encode("utf-8", "surrogateescape"))
+        for name in old:
+            self._remove(name)
         for name in names:
             target = self._directory / name
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -221,14 +252,17 @@ class _CropFolder:
     def _remove(self, name: str) -> None:
         """Remove a crop of ours; a table that a person has edited removes nothing else."""
         folder, *rest = name.split("/")
-        if folder in (*CLASS_FOLDERS, UNLABELLED_FOLDER) and ".." not in rest and name.endswith(".png"):
+        if folder in CLASS_FOLDERS and ".." not in rest and name.endswith(".png"):
             (self._directory / name).unlink(missing_ok=True)
 
     def _write_tables(self, rows: Iterable[_Row]) -> None:
         rows = list(rows)
         table = [[guard(row[key]) if key in _TEXTS else row[key] for key in COLUMNS] for row in rows]
-        labels = [[Path(row["name"]).name, row["ground truth"]] for row in rows if row["ground truth"]]
         self._write(TABLE_FILE, COLUMNS, table)
+        self._write_labels(rows)
+
+    def _write_labels(self, rows: Iterable[_Row]) -> None:
+        labels = [[Path(row["name"]).name, row["ground truth"]] for row in rows if row["ground truth"]]
         if labels:
             self._write(LABELS_FILE, ("name", "ground truth"), labels)
         else:

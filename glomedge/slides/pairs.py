@@ -52,6 +52,16 @@ def find_pairs(path: Path, exclude: Collection[Path] = ()) -> list[SlidePair]:
         UsageError: there is no such path, the folder cannot be listed, or it holds no slide.
     """
     name = escape_name(os.fsencode(path))
+    try:
+        return _find_pairs(path, name, exclude)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise UsageError(
+            f"{name} cannot be searched for slides: {reason}. Check the path and its permissions."
+        ) from None
+
+
+def _find_pairs(path: Path, name: str, exclude: Collection[Path]) -> list[SlidePair]:
     if not path.exists():
         raise UsageError(f"{name}: there is no such slide or folder. Check the path.")
     if not path.is_dir():

@@ -53,7 +53,7 @@ class SlideInfo:
         vendor: OpenSlide's name of the format (``aperio``, ``mirax``, ``generic-tiff``, ...).
         bounds: where the scanned tissue lies on a slide that is mostly not scanned (MRXS), else None.
         background_rgb: colour of what was not scanned.
-        icc_sha256: of the colour profile, which is recorded and not applied; None where there is none.
+        icc_sha256: of the colour profile, which is recorded and not applied; None where there is none or it is damaged.
         levels: widths and heights of the pyramid, in pixels.
     """
 
@@ -208,13 +208,13 @@ class Slide:
 
     def _open(self) -> OpenSlide:
         openslide = openslide_module()
-        if self.path.is_dir():
-            raise ImageError(
-                "format", f"{self._name} is a folder. Give the slide itself, of DICOM any one of its files."
-            )
         try:
             with self.path.open("rb"):
                 pass
+        except IsADirectoryError:
+            raise ImageError(
+                "format", f"{self._name} is a folder. Give the slide itself, of DICOM any one of its files."
+            ) from None
         except FileNotFoundError:
             raise ImageError("vanished", f"{self._name}: there is no such slide. Check its path.") from None
         except PermissionError:
@@ -241,7 +241,6 @@ class Slide:
     def _read_info(self, handle: OpenSlide, mpp: float | None) -> SlideInfo:
         properties = handle.properties
         width_px, height_px = handle.dimensions
-        profile = handle.color_profile
         return SlideInfo(
             width_px=width_px,
             height_px=height_px,
@@ -250,7 +249,7 @@ class Slide:
             vendor=properties.get("openslide.vendor", "unknown"),
             bounds=_bounds(properties),
             background_rgb=_background(properties),
-            icc_sha256=None if profile is None else hashlib.sha256(profile.tobytes()).hexdigest(),
+            icc_sha256=_icc_sha256(handle),
             levels=tuple(handle.level_dimensions),
         )
 
@@ -305,6 +304,16 @@ def _on_background(rgba: npt.NDArray[np.uint8], background_rgb: tuple[int, int, 
     weight = alpha.astype(np.float32) / 255
     mixed = rgba[..., :3] * weight + np.array(background_rgb, np.float32) * (1 - weight)
     return np.rint(mixed).astype(np.uint8)
+
+
+def _icc_sha256(handle: OpenSlide) -> str | None:
+    from PIL.ImageCms import PyCMSError
+
+    try:
+        profile = handle.color_profile
+        return None if profile is None else hashlib.sha256(profile.tobytes()).hexdigest()
+    except (PyCMSError, OSError):  # damaged; the pixels do not need it
+        return None
 
 
 def _number(text: str | None) -> float | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -42,3 +43,17 @@ def damage_tile(path: Path, offset: int) -> None:
     data = bytearray(path.read_bytes())
     data[offset : offset + 64] = bytes(64)
     path.write_bytes(bytes(data))
+
+
+def add_colour_profile(path: Path, profile: bytes) -> None:
+    """Put an ICC profile into the slide's first directory, in the place of its last field.
+
+    That field is YCbCrSubSampling (530) with the value that readers take where it is missing (TIFF 6.0, section 21).
+    """
+    data = bytearray(path.read_bytes())
+    (directory,) = struct.unpack_from("<I", data, 4)
+    (count,) = struct.unpack_from("<H", data, directory)
+    last = directory + 2 + 12 * (count - 1)
+    assert struct.unpack_from("<HHIHH", data, last) == (530, 3, 2, 2, 2)
+    struct.pack_into("<HHII", data, last, 34675, 7, len(profile), len(data))
+    path.write_bytes(bytes(data) + profile)

@@ -79,6 +79,15 @@ def test_several_layers_without_names_are_not_guessed_at() -> None:
     assert chosen(found, "layer 2").taken == {"layer 2": 1}
 
 
+def test_unclassified_are_those_on_layers_without_a_name_too() -> None:
+    found = [*outlines("", layer="1"), *outlines("tubules"), *outlines("", layer="2"), *outlines("")]
+    choice = chosen(found, "Unclassified")
+    assert choice.taken == {"layer 1": 1, "layer 2": 1, "Unclassified": 1}
+    assert choice.left_out == {"tubules": 1}
+    with pytest.raises(UsageError, match="no class Unclassified"):
+        chosen(outlines("tubules"), "Unclassified")
+
+
 def test_no_known_class_is_an_error_that_lists_them() -> None:
     with pytest.raises(UsageError, match=r"tubules \(2\), arteries \(1\).*--class"):
         chosen(outlines("tubules", "arteries", "tubules"))

@@ -5,6 +5,10 @@ from __future__ import annotations
 import csv
 import io
 import json
+import random
+import sys
+import uuid
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,9 +18,8 @@ import numpy as np
 import openslide
 import pytest
 
-from glomedge.cases.names import case_of
+from glomedge.cases.names import CaseFinder, case_of
 from glomedge.errors import ImageError, OutputError, UsageError
-from glomedge.slides import crop_folder
 from glomedge.slides.annotations.answers import AnsweredOutline, RunNote
 from glomedge.slides.annotations.outline import Label, Outline, build, failed
 from glomedge.slides.annotations.qupath_writer import write_qupath
@@ -28,6 +31,8 @@ from glomedge.slides.reader import Box, Slide
 from helpers.drawn_slides import damage_tile, write
 from helpers.odd_geojson import UUID, collection, feature
 
+PLAIN = UUID.replace("-", "")
+"""The same, as it stands in the name of a crop."""
 GS, NON_GS = "globally_sclerotic_glomeruli", "non_globally_sclerotic_glomeruli"
 
 
@@ -114,7 +119,7 @@ def test_crops_are_the_pixels_of_read_region_under_the_users_names(slide_path: P
     with Slide(slide_path) as slide:
         done = cut_crops(slide, marked, out)
     stem = "S-1234-000001_PAS_1of2"
-    names = [f"{GS}/{stem}_{UUID.format(1)}.png", f"{NON_GS}/{stem}_{UUID.format(2)}.png"]
+    names = [f"{GS}/{stem}_{PLAIN.format(1)}.png", f"{NON_GS}/{stem}_{PLAIN.format(2)}.png"]
     assert files(out) == sorted([*names, "crops.csv", "public.csv"])
     assert (done.crops, done.labels, done.errors) == (2, (1, 1), {})
     assert done.choice.left_out == {"tubules": 1}
@@ -127,8 +132,8 @@ def test_crops_are_the_pixels_of_read_region_under_the_users_names(slide_path: P
             assert case_of(Path(name).name) == ("S-1234-000001", stem)
     assert (out / "public.csv").read_text().splitlines() == [
         "name,ground truth",
-        f"{stem}_{UUID.format(1)}.png,1",
-        f"{stem}_{UUID.format(2)}.png,0",
+        f"{stem}_{PLAIN.format(1)}.png,1",
+        f"{stem}_{PLAIN.format(2)}.png,0",
     ]
 
 
@@ -166,8 +171,8 @@ def test_several_slides_go_into_one_folder_and_a_slide_replaces_its_own(slide_pa
         cut_crops(two, marking(tmp_path, placed(3, 20, 30)), out)
         cut_crops(one, marking(tmp_path, placed(2, 300, 30, NON_GS)), out)
     assert files(out) == sorted([
-        f"{GS}/S-9-9_PAS_1of1_{UUID.format(3)}.png",
-        f"{NON_GS}/S-1234-000001_PAS_1of2_{UUID.format(2)}.png",
+        f"{GS}/S-9-9_PAS_1of1_{PLAIN.format(3)}.png",
+        f"{NON_GS}/S-1234-000001_PAS_1of2_{PLAIN.format(2)}.png",
         "crops.csv",
         "public.csv",
     ])  # fmt: skip
@@ -182,25 +187,129 @@ def test_without_labels_there_is_no_table_of_labels(slide_path: Path, tmp_path: 
     assert done.labels == (0, 0)
 
 
-def test_a_killed_run_leaves_nothing_unlisted(
+class _Killed(BaseException):
+    pass
+
+
+class _Killer:
+    """Ends the program before the given one of its changes to files that are seen from outside."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.left = sys.maxsize
+        for name in ("replace", "unlink"):
+            monkeypatch.setattr(Path, name, self._counting(getattr(Path, name)))
+
+    def _counting(self, change: Callable[..., object]) -> Callable[..., object]:
+        def changed(*arguments: object, **options: object) -> object:
+            self.left -= 1
+            if self.left == -1:
+                raise _Killed
+            return change(*arguments, **options)
+
+        return changed
+
+
+@pytest.mark.parametrize("again", [sys.maxsize, 1, 2, 3, 4, 5])
+def test_a_run_killed_anywhere_leaves_every_listed_crop_and_no_other(
+    again: int, slide_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the run that tidies up is killed, too."""
+    other = write(tmp_path / "S-9-9_PAS_1of1.svs")
+    both, changed, third = (tmp_path / f"{name}.geojson" for name in ("both", "changed", "third"))
+    both.write_bytes(collection(placed(1, 20, 30), placed(2, 200, 30)))
+    changed.write_bytes(collection(placed(2, 300, 30), placed(5, 400, 30, NON_GS)))
+    third.write_bytes(collection(placed(3, 20, 30)))
+    killer = _Killer(monkeypatch)
+
+    def consistent(out: Path) -> bool:
+        present = {name for name in files(out) if name.endswith(".png")}
+        labels = list(csv.DictReader(io.StringIO((out / "public.csv").read_text())))
+        assert {row["name"] for row in labels} <= {Path(name).name for name in present}, "even after a kill"
+        assert {row["name"] for row in table(out)} <= present
+        return len(labels) == len(present) == len(table(out))
+
+    with Slide(slide_path) as one, Slide(other) as two:
+        for kill_at in range(100):
+            out = tmp_path / f"crops{kill_at}"
+            killer.left = sys.maxsize
+            cut_crops(one, both, out)
+            cut_crops(two, third, out)
+            killer.left, finished = kill_at, True
+            for slide, outlines, next_kill in ((one, changed, again), (two, third, sys.maxsize)):
+                try:
+                    cut_crops(slide, outlines, out)
+                except _Killed:
+                    finished = False
+                    consistent(out)
+                    killer.left = next_kill
+            killer.left = sys.maxsize
+            cut_crops(two, third, out)
+            assert consistent(out)
+            if finished:
+                break
+    assert finished
+    assert kill_at > 10
+
+
+def test_the_first_run_on_a_folder_killed_anywhere(
     slide_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    out = tmp_path / "crops"
-    marked = marking(tmp_path, placed(1, 20, 30), placed(2, 200, 30))
-    fine = crop_folder._CropFolder._write_tables
-
-    def killed(*_: object) -> None:
-        raise KeyboardInterrupt
-
+    killer, kill_at = _Killer(monkeypatch), 0
+    before, after = (tmp_path / f"{name}.geojson" for name in ("before", "after"))
+    before.write_bytes(collection(placed(1, 20, 30), placed(2, 200, 30)))
+    after.write_bytes(collection(placed(9, 20, 30)))
     with Slide(slide_path) as slide:
-        monkeypatch.setattr(crop_folder._CropFolder, "_write_tables", killed)
-        with pytest.raises(KeyboardInterrupt):
+        while True:
+            out = tmp_path / f"crops{kill_at}"
+            killer.left = kill_at
+            try:
+                cut_crops(slide, before, out)
+                break
+            except _Killed:
+                kill_at += 1
+            killer.left = sys.maxsize
+            cut_crops(slide, after, out)
+            assert files(out) == ["crops.csv", f"{GS}/S-1234-000001_PAS_1of2_{PLAIN.format(9)}.png", "public.csv"]
+    assert kill_at > 4
+
+
+def test_another_slide_of_the_same_name_is_refused(tmp_path: Path) -> None:
+    for name in ("p1", "p2"):
+        (tmp_path / name).mkdir()
+        write(tmp_path / name / "1.svs")
+    (tmp_path / "link.svs").symlink_to(tmp_path / "p1" / "1.svs")
+    marked, out = marking(tmp_path, placed(1, 20, 30), placed(2, 200, 30)), tmp_path / "crops"
+    with Slide(tmp_path / "p1" / "1.svs") as one, Slide(tmp_path / "p2" / "1.svs") as two:
+        assert cut_crops(one, marked, out).replaced == 0
+        before = files(out), (out / "crops.csv").read_bytes()
+        with pytest.raises(UsageError, match=r"another slide of the name 1 \(.*p1/1\.svs\)\. Rename"):
+            cut_crops(two, marked, out)
+        assert before == (files(out), (out / "crops.csv").read_bytes())
+        assert cut_crops(one, marked, out).replaced == 2
+    assert {row["slide_path"] for row in table(out)} == {str((tmp_path / "p1" / "1.svs").resolve())}
+
+
+@pytest.mark.parametrize("identity", ["a\rb", "a\nb", "\ud800", "\udc80\x00", "x" * 140_000, "a\u2028b\x85"])
+def test_texts_of_a_file_cannot_break_the_table(identity: str, slide_path: Path, tmp_path: Path) -> None:
+    properties = {"classification": {"name": f"{GS}: {identity}", "color": [1, 2, 3]}, "name": identity}
+    hostile = feature(1, geometry={"coordinates": square(20, 30, 60)}, properties=properties) | {"id": identity}
+    shapeless = {"type": "Feature", "id": identity, "geometry": {"type": identity}, "properties": properties}
+    marked, out = marking(tmp_path, hostile, shapeless), tmp_path / "crops"
+    with Slide(slide_path) as slide:
+        for _ in range(2):
+            cut_crops(slide, marked, out, [GS])
+    rows = list(csv.DictReader(io.StringIO((out / "crops.csv").read_bytes().decode())))
+    assert [row["status"] for row in rows] == ["ok", "error:outline"]
+    assert all(len(row["annotation_id"]) <= 300 for row in rows)
+    assert len((out / "crops.csv").read_text().splitlines()) == 3
+
+
+def test_a_slide_with_a_line_end_in_its_name(tmp_path: Path) -> None:
+    marked, out = marking(tmp_path, placed(1, 20, 30)), tmp_path / "crops"
+    with Slide(write(tmp_path / "a\rb\n1.svs")) as slide:
+        for _ in range(2):
             cut_crops(slide, marked, out)
-        assert len(files(out)) == 2
-        assert not (out / "public.csv").exists()
-        monkeypatch.setattr(crop_folder._CropFolder, "_write_tables", fine)
-        cut_crops(slide, marking(tmp_path, placed(9, 20, 30)), out)
-    assert files(out) == ["crops.csv", f"{GS}/S-1234-000001_PAS_1of2_{UUID.format(9)}.png", "public.csv"]
+    assert [row["slide"] for row in table(out)] == ["a-b-1"]
 
 
 def test_labels_of_somebody_else_are_not_touched(slide_path: Path, tmp_path: Path) -> None:
@@ -226,7 +335,7 @@ def test_an_edited_table_removes_nothing_but_crops(slide_path: Path, tmp_path: P
         cut_crops(slide, marked, out)
         text = (out / "crops.csv").read_text()
         (out / "crops.csv").write_text(
-            text.replace(f"{GS}/S-1234-000001_PAS_1of2_{UUID.format(1)}", f"{GS}/../../precious")
+            text.replace(f"{GS}/S-1234-000001_PAS_1of2_{PLAIN.format(1)}", f"{GS}/../../precious")
         )
         cut_crops(slide, marked, out)
     assert precious.exists()
@@ -245,27 +354,54 @@ def test_two_runs_at_once(slide_path: Path, tmp_path: Path) -> None:
         cut_crops(slide, marking(tmp_path, placed(1, 20, 30)), tmp_path / "crops")
 
 
+_IDS = {
+    "uuid": [str(uuid.UUID(int=random.Random(n).getrandbits(128), version=4)) for n in range(3000)],
+    "asap": [f"Annotation {n}" for n in range(300)],
+    "hyphen": [f"G-{n}" for n in range(300)],
+    "two numbers": [f"{n}-3" for n in range(300)],
+    "number": [str(n) for n in range(1, 300)],
+    "none": [""] * 100,
+    "double": ["12-3", "G-12"] * 100,
+}
+
+
+@pytest.mark.parametrize("ids", _IDS)
 @pytest.mark.parametrize(
-    ("slide", "folder"),
+    ("slide", "between", "case"),
     [
-        ("S-1234-000001_PAS_1of2.svs", ""),
-        ("S21-7.svs", "S21-7/"),
-        ("K12.ome.tif", "K12/"),
+        ("S-1234-000001_PAS_1of2.svs", "", "S-1234-000001"),
+        ("S21-7.svs", "S21-7/", "S21-7"),
+        ("1.svs", "1/", "1"),
+        ("Image_01.ndpi", "Image_01/", "Image_01"),
+        ("Case_7.svs", "Case_7/", "Case_7"),
+        ("K12-345_PAS.svs", "K12-345_PAS/", "K12-345_PAS"),
+        ("K12.ome.tif", "K12/", "K12"),
     ],
 )
-def test_the_biopsy_is_found_from_the_path_of_a_crop(slide: str, folder: str) -> None:
+def test_the_biopsy_is_found_from_the_path_of_a_crop(slide: str, between: str, case: str, ids: str) -> None:
+    """By ``infer``, which has all names in view, and from one name alone."""
     names = CropNames(Path(slide))
-    for identity in (UUID.format(1), "5f3a00000000000000000001", "", "Annotation 3"):
-        path, label = names.path_of(outline((1, 2), (30, 2), (30, 40), id=identity, class_name="Glomerulus"))
-        assert path.startswith(f"unlabelled_glomeruli/{folder}{names.slide}_")
-        assert label is None
-        if folder or identity:
-            assert case_of(path).slide in (names.slide, f"{names.slide}_Annotation")
+    shape = outline((1, 2), (30, 2), (30, 40))
+    given = [replace(shape, label=Label(id=identity), place=at) for at, identity in enumerate(_IDS[ids])]
+    paths = [names.path_of(each)[0] for each in given]
+    assert len({path.casefold() for path in paths}) == len(paths)
+    assert all(path.startswith(f"unlabelled_glomeruli/{between}{names.slide}_") for path in paths)
+    finder = CaseFinder(paths)
+    assert {finder.case_of(path) for path in paths} == {(case, names.slide)}
+    assert {case_of(path) for path in paths} == {(case, names.slide)}
+    assert finder.warnings() == []
+
+
+@pytest.mark.parametrize("slide", ["2026-11-25.svs", "20x.svs", "crop.svs"])
+def test_a_slide_whose_name_tells_no_biopsy_has_crops_of_an_unknown_one(slide: str) -> None:
+    """As docs/slides.md says; never the name of a class folder."""
+    path, _ = CropNames(Path(slide)).path_of(outline((1, 2), (30, 2), (30, 40), id=UUID.format(1)))
+    assert case_of(path).case == "unknown"
 
 
 def test_no_two_crops_have_the_same_name() -> None:
     names = CropNames(Path("S-1_PAS_1of1.svs"))
-    given = ["a", "A", "a", "../../etc/passwd", "x" * 500, "\ud800", ""]
+    given = ["a", "A", "a", "../../etc/passwd", "x" * 500, "\ud800", "", "ap000008", "a"]
     paths = [
         names.path_of(replace(outline((1, 2), (30, 2), (30, 40), id=each), place=at))[0]
         for at, each in enumerate(given)
@@ -290,4 +426,6 @@ def test_json_of_the_command(slide_path: Path, tmp_path: Path) -> None:
     named = CliRunner().invoke(build(["crop"]), [*arguments[:-1], "--class", "mine", "--mpp", "0.5"])
     assert named.exit_code == 0
     assert ": 1 crop (" in named.stdout
+    assert "Replaced 1 crop of an earlier run" in named.stdout
+    assert summary["replaced"] == 0
     assert "0.5 microns per pixel (--mpp)" in named.stdout

@@ -114,4 +114,4 @@ def test_chunks_of_any_size_give_the_same(size: int, tmp_path: Path, monkeypatch
     monkeypatch.setattr(source.Source, "read", lambda self, _: whole(self, size))
     found = read(tmp_path, data)
     assert [(outline.label, outline.bounds) for outline in found] == [(each.label, each.bounds) for each in expected]
-    assert found[0].label.name == 'a"\\\u7cf8\n'
+    assert found[0].label.name == 'a"\\\u7cf8 ', "a line end is a blank"

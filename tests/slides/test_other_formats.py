@@ -5,13 +5,16 @@ from __future__ import annotations
 import io
 import math
 import random
+import sys
 import zipfile
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import pytest
 
 from glomedge.errors import AnnotationError
+from glomedge.slides.annotations import aperio as aperio_module
 from glomedge.slides.annotations.outline import Outline
 from glomedge.slides.annotations.reading import read_outlines
 from helpers.annotation_files import HEX, SQUARE, aperio, asap, asap_annotation, dsa, encoded, layer, polyline, region
@@ -147,6 +150,47 @@ def test_imagescope_holes_go_into_the_outline_they_lie_in(tmp_path: Path) -> Non
     assert [len(outline.polygons[0].holes) for outline in found[1:]] == [1, 0]
 
 
+def test_imagescope_holes_in_many_outlines(tmp_path: Path) -> None:
+    """A hole is compared with what lies around it, not with every outline of its layer: counted in calls."""
+    count, calls = 200, 0
+    outer = [region(n, *((x + 200 * n, y) for x, y in CORNERS)) for n in range(count)]
+    holes = [
+        region(count + n, *((200 * n + x, y) for x, y in ((40, 40), (60, 40), (60, 60))), NegativeROA=1)
+        for n in range(count)
+    ]
+
+    def counted(frame: FrameType, event: str, _: object) -> None:
+        nonlocal calls
+        calls += event == "call" and frame.f_code.co_filename == aperio_module.__file__
+
+    data = aperio(layer(*outer, *holes, name="g"))
+    before = sys.getprofile()
+    sys.setprofile(counted)
+    try:
+        found = read(tmp_path, data)
+    finally:
+        sys.setprofile(before)
+    assert 0 < calls < 100 * count
+    assert [outline.id for outline in found] == [str(n) for n in range(count)]
+    for number, outline in enumerate(found):
+        (hole,) = outline.polygons[0].holes
+        assert hole.min(axis=0).tolist() == [200 * number + 40, 40]
+
+
+def test_imagescope_two_holes_that_cross_and_one_as_large_as_its_outline(tmp_path: Path) -> None:
+    crossing = [
+        region(2, (40, 40), (60, 40), (60, 60), (40, 60), NegativeROA=1),
+        region(3, (50, 50), (70, 50), (70, 70), (50, 70), NegativeROA=1),
+    ]
+    far = [(x + 1000, y) for x, y in CORNERS]
+    whole = [region(4, *far), region(5, *far, NegativeROA=1)]
+    found = read(tmp_path, aperio(layer(region(1, *CORNERS), *crossing, *whole, name="g")))
+    assert [(outline.id, outline.flags, outline.bounds) for outline in found] == [
+        ("1", ("repaired",), BOX),
+        ("4", ("repaired",), (1010, 20, 1110, 140)),
+    ]
+
+
 @pytest.mark.parametrize(("text", "expected"), [("tubule", "tubule"), ("G12", ""), ("", "")])
 def test_imagescope_text_is_a_class_where_the_layer_has_no_name(text: str, expected: str, tmp_path: Path) -> None:
     outline = one(tmp_path, aperio(layer(region(1, *CORNERS, Text=text), identity=3)))
@@ -207,6 +251,8 @@ OUTSIDE = b'<!DOCTYPE Annotations [<!ENTITY a SYSTEM "file:///etc/hostname">]><A
         (b'<Annotations Name="' + b"a" * (2 << 20), "more than 1 MB"),
         (b'<?xml version="1.0" encoding="shift_jis"?><Annotations/>', "encoding"),
         (b'<?xml version="1.0" encoding="nonsense"?><Annotations/>', "encoding"),
+        (b'{"annotation":' * 3000 + b"{}" + b"}" * 3000, "nested too deeply"),
+        (b'[{"annotation":{"annotation":{"elements":[]}}}]', "neither GeoJSON"),
         (b"x,y,width,height\n1,1,1,1\n" + b"1" * (2 << 20), "more than a million characters"),
         (b"name,score\na,1\n", "lacks x, y, width, height"),
         (b"x,minx,y,width,height\n1,1,1,1,1\n", "several columns for 'x'"),

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
 from glomedge.cli import build
-from glomedge.errors import UsageError
+from glomedge.errors import ImageError, UsageError
 from glomedge.slides.pairs import find_pairs
 from helpers.drawn_slides import damage_tile, write
 
@@ -72,6 +75,33 @@ def test_nothing_to_cut(tmp_path: Path) -> None:
         find_pairs(tmp_path / "nothing")
 
 
+@pytest.mark.parametrize("denied", ["the folder", "a slide's folder"])
+def test_folders_that_may_not_be_read(denied: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tests may run as an administrator, for whom nothing is denied: so the system's answer is replaced."""
+    place(tmp_path / "slides", "a.svs", "a.json")
+    locked = tmp_path if denied == "the folder" else tmp_path / "slides"
+    for function in ("stat", "iterdir"):
+        allowed = getattr(Path, function)
+
+        def asked(path: Path, allowed: Any = allowed, **options: Any) -> Any:
+            if path == locked or (locked == tmp_path and locked in path.parents):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+            return allowed(path, **options)
+
+        monkeypatch.setattr(Path, function, asked)
+    with pytest.raises(UsageError, match=r"cannot be searched for slides: Permission denied\. Check"):
+        find_pairs(tmp_path / "slides" if denied == "the folder" else tmp_path)
+
+
+def test_a_path_that_cannot_be(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="cannot be searched for slides: File name too long"):
+        find_pairs(tmp_path / ("a" * 300))
+    arguments = ["crop", str(tmp_path / ("a" * 300)), "-a", str(tmp_path / "a.json"), "-o", str(tmp_path / "crops")]
+    done = CliRunner().invoke(build(["crop"]), arguments)
+    assert isinstance(done.exception, ImageError)
+    assert "File name too long" in str(done.exception)
+
+
 def test_linked_slides_are_found(tmp_path: Path) -> None:
     place(tmp_path / "store", "a.svs", "a.json")
     (tmp_path / "links").mkdir()
@@ -108,6 +138,16 @@ def test_when_no_slide_is_cut_the_exit_code_is_1(tmp_path: Path) -> None:
     done = CliRunner().invoke(build(["crop"]), ["crop", str(tmp_path / "slides"), "-o", str(tmp_path / "crops")])
     assert done.exit_code == 1
     assert "no crops: no file of outlines" in done.stdout
+
+
+def test_when_every_outline_fails_the_exit_code_is_1_too(tmp_path: Path) -> None:
+    write(tmp_path / "a.svs")
+    (tmp_path / "a.csv").write_text("x,y,width,height\n90000,90000,60,60\n")
+    done = CliRunner().invoke(build(["crop"]), ["crop", str(tmp_path / "a.svs"), "-o", str(tmp_path / "crops")])
+    assert done.exit_code == 1
+    (tmp_path / "a.csv").write_text("x,y,width,height\n90000,90000,60,60\n10,20,60,60\n")
+    done = CliRunner().invoke(build(["crop"]), ["crop", str(tmp_path / "a.svs"), "-o", str(tmp_path / "crops")])
+    assert done.exit_code == 2
 
 
 def test_a_folder_has_no_annotations_of_its_own(tmp_path: Path) -> None:

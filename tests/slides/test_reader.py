@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -10,12 +11,12 @@ from pathlib import Path
 import numpy as np
 import openslide
 import pytest
-from PIL import Image
+from PIL import Image, ImageCms
 
 from glomedge.errors import ImageError, MissingExtraError
 from glomedge.slides.annotations.reading import read_outlines
 from glomedge.slides.reader import Box, Slide, _on_background
-from helpers.drawn_slides import damage_tile, picture, write
+from helpers.drawn_slides import add_colour_profile, damage_tile, picture, write
 
 INSIDE = Box(100, 50, 300, 280)
 
@@ -50,6 +51,22 @@ def test_the_pixels_are_those_of_read_region_at_level_0(slide_path: Path) -> Non
     assert (region.box, region.at_edge) == (INSIDE, False)
     drawn = picture(700, 900)[INSIDE.y : INSIDE.y + INSIDE.height, INSIDE.x : INSIDE.x + INSIDE.width]
     assert np.abs(expected.astype(int) - drawn).mean() < 3, "what was drawn there"
+
+
+def test_a_colour_profile_is_recorded_and_a_damaged_one_is_not(slide_path: Path, tmp_path: Path) -> None:
+    good = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    with Slide(slide_path) as slide:
+        expected = slide.read(INSIDE).pixels_hwc
+    for name, profile, sha256 in (
+        ("good", good, hashlib.sha256(good).hexdigest()),
+        ("damaged", b"\0" * 200, None),
+        ("cut", good[:150], None),
+    ):
+        path = write(tmp_path / f"{name}.svs")
+        add_colour_profile(path, profile)
+        with Slide(path) as slide:
+            assert slide.info.icc_sha256 == sha256
+            np.testing.assert_array_equal(slide.read(INSIDE).pixels_hwc, expected)
 
 
 @pytest.mark.parametrize(
@@ -142,6 +159,7 @@ def test_files_that_are_no_slides(tmp_path: Path) -> None:
     Image.new("RGB", (50, 50)).save(tmp_path / "crop.png")
     assert code_of(tmp_path / "crop.png") == "format"
     assert code_of(tmp_path) == "format"
+    assert code_of(tmp_path / ("a" * 300)) == "io", "a name that no disk has"
     (tmp_path / "alone.mrxs").write_bytes(b"")
     assert code_of(tmp_path / "alone.mrxs") in ("format", "corrupt")
 

@@ -22,6 +22,7 @@ from glomedge.about import RESEARCH_USE_NOTICE, __version__
 from glomedge.errors import OutputError, UsageError
 from glomedge.files.writing import check_writable
 from glomedge_export.synthetic.crop import draw_crop, draw_size
+from glomedge_export.synthetic.manifest import drawn_files
 from glomedge_export.synthetic.optics import Stain
 from glomedge_export.synthetic.tissue import Rng
 
@@ -257,15 +258,6 @@ def _write_texts(
     )
 
 
-def _manifest_files(directory: Path) -> set[str]:
-    """Files that an earlier run drew here, as relative paths; empty when there is no manifest of ours."""
-    try:
-        manifest = json.loads((directory / MANIFEST_FILE).read_text(encoding="utf-8"))
-        return {str(name) for name in manifest["files"]} if "drawn_by" in manifest else set()
-    except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError):
-        return set()
-
-
 def _check_free(directory: Path, force: bool) -> None:
     """Refuse a folder in which something that we did not draw would be mixed with, or replaced by, drawn crops."""
     if not directory.exists():
@@ -274,7 +266,7 @@ def _check_free(directory: Path, force: bool) -> None:
     if not directory.is_dir():
         raise UsageError(f"{directory} is a file: name a folder to draw into.")
     present = {entry.name for entry in directory.iterdir()} - {_PARTIAL}
-    earlier = _manifest_files(directory)
+    earlier = drawn_files(directory / MANIFEST_FILE)
     in_the_way = sorted(present & set(_OWN_ENTRIES))
     if in_the_way and not earlier:
         raise UsageError(

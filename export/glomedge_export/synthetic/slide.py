@@ -22,6 +22,7 @@ from glomedge.files.writing import check_writable
 from glomedge_export.synthetic.annotation_files import FORMATS, DrawnOutline
 from glomedge_export.synthetic.crop import draw_crop
 from glomedge_export.synthetic.dataset import FOLDERS, PlannedCrop, plan_dataset
+from glomedge_export.synthetic.manifest import drawn_files
 from glomedge_export.synthetic.tiled_tiff import TILE_PX, Pixels, pyramid, write_slide
 from glomedge_export.synthetic.tissue import Rng
 
@@ -202,22 +203,13 @@ def _outline(rng: Rng, x: int, y: int, width: int, height: int) -> np.ndarray[tu
     return np.asarray(np.round(scaled, 2))
 
 
-def _earlier_files(directory: Path) -> set[str]:
-    """Files that an earlier run drew here; empty when there is no manifest of ours."""
-    try:
-        manifest = json.loads((directory / MANIFEST_FILE).read_text(encoding="utf-8"))
-        return {str(name) for name in manifest["files"]} if "drawn_by" in manifest else set()
-    except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError):
-        return set()
-
-
 def _check_free(directory: Path) -> None:
     """Refuse a folder that holds what an earlier run did not draw."""
     if not directory.exists():
         return
     if not directory.is_dir():
         raise UsageError(f"{directory} is a file: name a folder to draw into.")
-    ours = {*_earlier_files(directory), MANIFEST_FILE, NOTICE_FILE}
+    ours = {*drawn_files(directory / MANIFEST_FILE), MANIFEST_FILE, NOTICE_FILE}
     present = {path.relative_to(directory) for path in directory.rglob("*") if not path.is_dir()}
     strange = sorted(str(path) for path in present if path.parts[0] != _PARTIAL and path.as_posix() not in ours)
     if strange:
@@ -226,7 +218,7 @@ def _check_free(directory: Path) -> None:
 
 def _move(directory: Path, partial: Path, written: list[str], seed: int) -> None:
     """Replace an earlier set: its manifest goes first and the new one comes last."""
-    earlier = _earlier_files(directory)
+    earlier = drawn_files(directory / MANIFEST_FILE)
     (directory / MANIFEST_FILE).unlink(missing_ok=True)
     for name in earlier - set(written):
         (directory / name).unlink(missing_ok=True)

@@ -10,7 +10,17 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from glomedge.slides.annotations.outline import Label, Outline, Polygon, build, ellipse, failed, repair, shapely_module
+from glomedge.slides.annotations.outline import (
+    Label,
+    Outline,
+    Polygon,
+    Ring,
+    build,
+    ellipse,
+    failed,
+    repair,
+    shapely_module,
+)
 
 Point = tuple[Any, Any]
 
@@ -30,7 +40,6 @@ class AperioHandler:
         self.done: list[Outline] = []
         self._place = 0
         self._layer: Mapping[str, str] = {}
-        self._attribute = ""
         self._region: Mapping[str, str] = {}
         self._points: list[Point] = []
         self._outlines: list[Outline] = []
@@ -39,7 +48,7 @@ class AperioHandler:
     def start(self, tag: str, attributes: Mapping[str, str]) -> None:
         """An element begins."""
         if tag == "Annotation":
-            self._layer, self._attribute = attributes, ""
+            self._layer = attributes
         elif tag == "Region":
             self._region, self._points = attributes, []
         elif tag == "Vertex":
@@ -84,34 +93,36 @@ class AperioHandler:
 
 
 def _with_holes(outlines: list[Outline], holes: list[Outline]) -> list[Outline]:
-    """The outlines of a layer, each hole cut out of the one it lies in; a hole in none of them is an error."""
-    for hole in holes:
-        for index, outline in enumerate(outlines):
-            cut = _cut(outline, hole)
-            if cut is not None:
-                outlines[index] = cut
-                break
-        else:
-            outlines.append(
-                hole if hole.error else failed(hole.label, "aperio", hole.place, "it is a hole that lies in no outline")
-            )
-    return sorted(outlines, key=lambda outline: outline.place)
-
-
-def _cut(outline: Outline, hole: Outline) -> Outline | None:
-    """The outline with that hole; None where the hole does not lie in it."""
-    if outline.bounds is None or hole.bounds is None:
-        return None
-    outer, inner = outline.bounds, hole.bounds
-    if inner.min_x < outer.min_x or inner.min_y < outer.min_y or inner.max_x > outer.max_x or inner.max_y > outer.max_y:
-        return None
+    """The outlines of a layer, each hole cut out of the first one it lies in; a hole in none of them is an error."""
+    if not holes:
+        return outlines
     shapely = shapely_module()
-    for index, polygon in enumerate(outline.polygons):
-        if all(shapely.Polygon(polygon.exterior).contains(shapely.Polygon(part.exterior)) for part in hole.polygons):
-            rings = (*polygon.holes, *(part.exterior for part in hole.polygons))
-            polygons = list(outline.polygons)
-            polygons[index] = Polygon(polygon.exterior, rings)
-            polygons, repaired = repair(polygons)
-            flags = tuple(dict.fromkeys((*outline.flags, *(["repaired"] if repaired else []))))
-            return replace(outline, polygons=tuple(polygons), flags=flags) if polygons else outline
-    return None
+    places = [(index, part) for index, outline in enumerate(outlines) for part in range(len(outline.polygons))]
+    # A tree of boxes: comparing every hole with every outline takes minutes where there are tens of thousands.
+    tree = shapely.STRtree([shapely.Polygon(outlines[index].polygons[part].exterior) for index, part in places])
+    rings: dict[int, dict[int, list[Ring]]] = {}
+    astray = []
+    for hole in holes:
+        shape = shapely.MultiPolygon([shapely.Polygon(part.exterior) for part in hole.polygons])
+        around = [] if hole.error else tree.query(shape, predicate="within").tolist()
+        if around:
+            index, part = places[min(around)]
+            rings.setdefault(index, {}).setdefault(part, []).extend(each.exterior for each in hole.polygons)
+        elif hole.error:
+            astray.append(hole)
+        else:
+            astray.append(failed(hole.label, "aperio", hole.place, "it is a hole that lies in no outline"))
+    for index, cuts in rings.items():
+        outlines[index] = _cut(outlines[index], cuts)
+    return sorted([*outlines, *astray], key=lambda outline: outline.place)
+
+
+def _cut(outline: Outline, cuts: Mapping[int, list[Ring]]) -> Outline:
+    """The outline with holes in its polygons (number of the polygon -> holes), or as it was where nothing is left."""
+    cut = [
+        Polygon(polygon.exterior, (*polygon.holes, *cuts.get(part, ())))
+        for part, polygon in enumerate(outline.polygons)
+    ]
+    polygons, repaired = repair(cut)
+    flags = tuple(dict.fromkeys((*outline.flags, *(["repaired"] if repaired else []))))
+    return replace(outline, polygons=tuple(polygons), flags=flags) if polygons else outline

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from glomedge.cases.text import some, tidy
 from glomedge.errors import UsageError
-from glomedge.slides.annotations.outline import Outline
+from glomedge.slides.annotations.outline import UNCLASSIFIED, Outline
 
 _BLANKS = re.compile(r"[\s_\-/.]+")
 # Adjectives that are written before "glomerulus" and "glomeruli".
@@ -142,8 +142,11 @@ def choose(name: str, found: Survey, wanted: Sequence[str] = ()) -> Choice:
 
 def _wanted(name: str, found: Survey, wanted: Sequence[str]) -> list[str]:
     names = {normalised(each): each for each in wanted}
-    taken = [shown for shown in found.classes if not names.keys().isdisjoint(_parts(shown))]
-    present = {part for shown in found.classes for part in _parts(shown)}
+    parts = {shown: set(_parts(shown)) for shown in found.classes}
+    for shown in found.unclassified:  # those on a layer without a name are shown as "layer 3", and have no class either
+        parts[shown].add(normalised(UNCLASSIFIED))
+    taken = [shown for shown in found.classes if not names.keys().isdisjoint(parts[shown])]
+    present = set().union(*parts.values())
     missing = [each for part, each in names.items() if part not in present]
     if missing:
         raise UsageError(f"{name} has no class {some(missing)}; it has {_counted(found.classes)}. Correct --class.")

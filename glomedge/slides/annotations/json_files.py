@@ -38,8 +38,11 @@ class _Walk:
             yield from self._object()
         reader.end()
 
-    def _object(self) -> Iterator[Outline]:
-        """A FeatureCollection, a Feature, an annotation or the record around one: known by its members alone."""
+    def _object(self, inside_record: bool = False) -> Iterator[Outline]:
+        """A FeatureCollection, a Feature, an annotation or the record around one: known by its members alone.
+
+        A record stands around an annotation, never around another record.
+        """
         reader = self._reader
         members: dict[str, Any] = {}
         found = False
@@ -53,9 +56,9 @@ class _Walk:
                 found = True
                 for _ in reader.elements():
                     yield from self._feature(reader.value()) if key == "features" else layer.add(self._element(reader))
-            elif key == "annotation" and reader.peek() == "{":
+            elif key == "annotation" and not inside_record and reader.peek() == "{":
                 found = True
-                yield from self._object()
+                yield from self._object(inside_record=True)
             else:
                 members[key] = reader.value()
                 if key == "name" and isinstance(members[key], str):

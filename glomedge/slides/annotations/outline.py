@@ -5,6 +5,7 @@ Coordinates are level-0 pixels of the slide, x to the right and y down, as they 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
@@ -21,9 +22,23 @@ Ring = npt.NDArray[np.float64]
 
 MAX_COORDINATE_PX = 10_000_000.0
 """No slide is that wide: what lies beyond is a damaged number."""
+MAX_TEXT_CHARACTERS = 300
+"""Of an id, a class or a name; what is longer is cut there."""
+_CONTROLS, _SURROGATES = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]"), re.compile("[\ud800-\udfff]")
 _ELLIPSE_POINTS = 64
 UNCLASSIFIED = "Unclassified"
 """What an outline without a class is called in messages and by ``--class``, as in QuPath."""
+
+
+def plain_text(text: str) -> str:
+    """A text of a file that any table can hold: at most 300 characters, none of which is a control character.
+
+    A control character or line end becomes a blank; half of a surrogate pair, which has no UTF-8, becomes U+FFFD.
+    """
+    text = text[:MAX_TEXT_CHARACTERS]
+    if text.isprintable():
+        return text
+    return _SURROGATES.sub("\ufffd", _CONTROLS.sub(" ", text))
 
 
 class Polygon(NamedTuple):
@@ -46,6 +61,8 @@ class Bounds(NamedTuple):
 class Label:
     """What an annotation file says about an outline besides its shape; empty where it says nothing.
 
+    Every text is made safe for tables and messages by ``plain_text``.
+
     Attributes:
         id: as it stands in the file.
         class_name: the class it was given.
@@ -57,6 +74,11 @@ class Label:
     class_name: str = ""
     name: str = ""
     layer: str = ""
+
+    def __post_init__(self) -> None:
+        """Make every text safe."""
+        for key in ("id", "class_name", "name", "layer"):
+            object.__setattr__(self, key, plain_text(getattr(self, key)))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -98,7 +120,7 @@ class Outline:
 
 def failed(label: Label, source: SourceFormat, place: int, detail: str, error: str = "outline") -> Outline:
     """An outline that cannot be used."""
-    return Outline(label, source, place, error=error, detail=detail)
+    return Outline(label, source, place, error=error, detail=plain_text(detail))
 
 
 def build(

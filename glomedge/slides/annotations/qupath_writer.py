@@ -9,12 +9,15 @@ from __future__ import annotations
 import json
 import uuid
 from collections.abc import Iterable
+from importlib.resources import files
 from typing import IO, Any
 
 from glomedge.about import RESEARCH_USE_NOTICE
 from glomedge.slides.annotations.answers import AnsweredOutline, RunNote
 from glomedge.slides.annotations.outline import Outline, Polygon, Ring, moved
 
+SCRIPT_NAME = "apply_to_annotations.groovy"
+"""Of the script for QuPath that is written beside the answers (``script_bytes``)."""
 _NAMESPACE = uuid.UUID("5f0c1f8e-6a0d-5d0b-9b1c-3c6d0a3e7f21")
 """Parent of the ids of outlines whose own id is no UUID."""
 
@@ -69,6 +72,11 @@ def write_qupath(
         count += 1
     handle.write(b"\n]}\n")
     return count
+
+
+def script_bytes() -> bytes:
+    """The script for QuPath's script editor that puts imported answers onto the user's own annotations."""
+    return files(__package__).joinpath(SCRIPT_NAME).read_bytes()
 
 
 def _feature(answered: AnsweredOutline, note: RunNote, identity: str, origin_px: tuple[float, float]) -> dict[str, Any]:
