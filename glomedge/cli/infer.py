@@ -263,7 +263,8 @@ def print_summary(outcome: Outcome, output: Path) -> None:
         console.print(line, soft_wrap=True)
     for note in outcome.notes:
         console.print(f"Note: {note}", soft_wrap=True)
-    console.print(
-        f"Written to {escape_name(bytes(output))}: {', '.join(path.name for path in outcome.files)}", soft_wrap=True
-    )
+    names = [path.name for path in outcome.files if path.parent == output]
+    if within := len(outcome.files) - len(names):
+        names.append(f"{within} {'file' if within == 1 else 'files'} in annotations/")
+    console.print(f"Written to {escape_name(bytes(output))}: {', '.join(names)}", soft_wrap=True)
     console.print(RESEARCH_USE_NOTICE)

@@ -24,6 +24,7 @@ from glomedge.results.journal import Contents, Identity, Journal, read_journal, 
 from glomedge.results.published_rows import PublishedRows
 from glomedge.results.resume import Plan, plan, publishable, unanswered
 from glomedge.results.sink import FolderSink
+from glomedge.runs import answer_files
 from glomedge.runs.options import Options
 from glomedge.runs.outcome import OWNED, THUMBNAIL_PX, Outcome
 from glomedge.runs.pipeline_run import PipelineRun
@@ -124,7 +125,7 @@ class _FolderRun:
             self._found.inputs,
             resume=self._options.resume,
             overwrite=self._options.overwrite,
-            results=OWNED,
+            results=(*OWNED, *(name for _, _, name in answer_files.planned(self._options, self._parts))),
         )
         self._notes += plan_.notes
         with contextlib.ExitStack() as open_:

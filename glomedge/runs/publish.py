@@ -27,6 +27,7 @@ from glomedge.results.published_rows import PublishedRows
 from glomedge.results.rows import Row, RowBlock
 from glomedge.results.tables import WRITERS, TableWriter, byte_order_mark
 from glomedge.results.thumbnails import ThumbnailFile
+from glomedge.runs import answer_files
 from glomedge.runs.options import Options
 from glomedge.runs.outcome import OWNED, Outcome
 from glomedge.runs.slides import Inputs, slides_record
@@ -81,7 +82,8 @@ class Publication:
         undrawn, heatmap_notes = self._heatmaps()
         if self.grey_crops is not None:
             self.grey_crops.drop()  # free its space for the tables
-        staged = Staged(self.options.output, self.options.output / WORK_FOLDER, OWNED)
+        owned = (*OWNED, *answer_files.earlier(self.options.output))
+        staged = Staged(self.options.output, self.options.output / WORK_FOLDER, owned)
         try:
             collected = self._tables(staged)
             self._fill(outcome, collected)
@@ -89,6 +91,7 @@ class Publication:
             with staged.open("cases.csv") as handle:
                 handle.write(byte_order_mark(self.options.formats))
                 handle.writelines(cases_csv(outcome.cases))
+            self._annotations(staged)
             outcome.wall_s = time.perf_counter() - begin_s
             self._record(outcome, batch_size)
             self._report(staged, outcome, collected.report)
@@ -191,6 +194,10 @@ class Publication:
             return None, write_heatmaps(self.options, self.inputs, rows, self.thumbnails, self.grey_crops, drawing)
         except OutputError as error:
             return error, [f"The heatmaps are incomplete: {error}"]
+
+    def _annotations(self, staged: Staged) -> None:
+        if self.inputs.parts is not None and self.options.annotation_formats:
+            answer_files.AnswerFiles(self.options, self.model, self.inputs.parts, self.rows, self.stop).write(staged)
 
     def _record(self, outcome: Outcome, batch_size: int) -> None:
         from glomedge.runs.record import record

@@ -246,6 +246,10 @@ class SlideParts:
             return None, None, None, None
         return left, upper, right - left, lower - upper
 
+    def name(self, number: int) -> bytes:
+        """``Found.relative`` of a part."""
+        return self._names[number]
+
     def named(self, names: list[bytes]) -> None:
         """Keep the parts' names, in which their ids stand: the same objects as in the inputs, not copies."""
         self._names = names

@@ -95,9 +95,15 @@ class Beside:
         self._folders: dict[Path, dict[str, list[Path]]] = {}
 
     def pair(self, slide: Path) -> SlidePair:
-        """A slide with its outlines, or with the reason why there are none."""
+        """A slide with its outlines, or with the reason why there are none. Raises UsageError: no access."""
         if slide.parent not in self._folders:
-            self._folders[slide.parent] = _outlines_by_stem(slide.parent)
+            try:
+                self._folders[slide.parent] = _outlines_by_stem(slide.parent)
+            except OSError as error:
+                folder = escape_name(os.fsencode(slide.parent))
+                raise UsageError(
+                    f"{folder} cannot be searched for outlines: {error.strerror}. Check its permissions."
+                ) from None
         return _pair(slide, _outlines_of(slide, self._folders[slide.parent]))
 
 

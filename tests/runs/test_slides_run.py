@@ -19,24 +19,18 @@ from glomedge.runs.options import SlideOptions
 from glomedge.slides.crop_slides import cut_slides
 from glomedge.slides.pairs import find_pairs
 from helpers.annotation_files import dsa, encoded, polyline
-from helpers.builders import build_tiny_model
 from helpers.drawn_slides import write
 from helpers.run_kit import outputs, table, write_crops
 from helpers.slide_runs import CLASSES, SLIDES, outline, square, write_outlined
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("model") / "model.onnx"
-    build_tiny_model(path)
-    return path
-
-
 @pytest.fixture
-def options(tmp_path: Path, model: Path) -> Options:
+def options(tmp_path: Path, tiny_model: Path) -> Options:
     """A run over a folder of three slides, not begun."""
     write_outlined(tmp_path / "slides")
-    return Options(tmp_path / "slides", model, tmp_path / "out", engine=EngineOptions("cpu"), formats=("csv", "jsonl"))
+    return Options(
+        tmp_path / "slides", tiny_model, tmp_path / "out", engine=EngineOptions("cpu"), formats=("csv", "jsonl")
+    )
 
 
 def with_slides(options: Options, **changes: Any) -> Options:
