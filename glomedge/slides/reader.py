@@ -172,20 +172,40 @@ class Slide:
         rgba = self._read_rgba(clipped)
         return Region(_on_background(rgba, self.info.background_rgb), clipped, clipped != box)
 
-    def _read_rgba(self, box: Box) -> npt.NDArray[np.uint8]:
+    def read_level(self, level: int, part: Box) -> npt.NDArray[np.uint8]:
+        """A part of the slide at a lower level, on the slide's background.
+
+        Args:
+            level: index into ``info.levels``.
+            part: on the slide, in level-0 pixels.
+
+        Returns:
+            uint8 ``[H, W, 3]``, RGB, as many pixels as the part has at that level, at least 1 a side.
+
+        Raises:
+            ImageError: as ``read``.
+        """
+        width_px, height_px = self.info.levels[level]
+        width = max(1, round(part.width * width_px / self.info.width_px))
+        height = max(1, round(part.height * height_px / self.info.height_px))
+        rgba = self._read_rgba(Box(part.x, part.y, width, height), level)
+        return _on_background(rgba, self.info.background_rgb)
+
+    def _read_rgba(self, box: Box, level: int = 0) -> npt.NDArray[np.uint8]:
+        """A place in level-0 pixels, a size in pixels of the level, as OpenSlide takes them."""
         from openslide import OpenSlideError
 
         with self._lock:
             handle = self._handle
         if handle is not None:
             try:
-                return _rgba(handle, box)
+                return _rgba(handle, box, level)
             except OpenSlideError:
                 pass
         # The handle may only have been spoilt by another box: a fresh one decides.
         fresh = self._open()
         try:
-            pixels = _rgba(fresh, box)
+            pixels = _rgba(fresh, box, level)
         except OpenSlideError as error:
             fresh.close()
             self._replace(handle, None)
@@ -289,8 +309,8 @@ def openslide_module() -> Any:
     return openslide
 
 
-def _rgba(handle: OpenSlide, box: Box) -> npt.NDArray[np.uint8]:
-    return np.asarray(handle.read_region((box.x, box.y), 0, (box.width, box.height)))
+def _rgba(handle: OpenSlide, box: Box, level: int) -> npt.NDArray[np.uint8]:
+    return np.asarray(handle.read_region((box.x, box.y), level, (box.width, box.height)))
 
 
 def _on_background(rgba: npt.NDArray[np.uint8], background_rgb: tuple[int, int, int]) -> npt.NDArray[np.uint8]:
