@@ -97,7 +97,8 @@ def host_seconds(record: Path) -> float:
     """Processor seconds of one crop outside the network, from the longest run of a record of pipeline_overlap."""
     runs = json.loads(record.read_text("utf-8"))
     longest = max(runs["runs"], key=lambda run: int(run["crops"]))
-    return median(longest["samples_s"]["decode and enhance"]) * int(runs["cores"]) / int(longest["crops"])
+    seconds = float(median(longest["samples_s"]["decode and enhance"]))
+    return seconds * int(runs["cores"]) / int(longest["crops"])
 
 
 def predict(device: Device, precision: str, cores: int, host_s: float) -> dict[str, Any]:
