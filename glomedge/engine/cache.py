@@ -27,6 +27,8 @@ from glomedge.system.user_folders import cache_folder
 
 PASSPORT = "passport.json"
 KEPT_ENTRIES = 16
+TIMINGS = "timings-"
+"""How the names of folders begin that ``timing_cache`` keeps in the cache."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,8 @@ class EngineKey:
         driver: of the GPU; empty on a CPU.
         device: name with compute capability, or processor with its features.
         options: the remaining build options, canonical JSON.
+        file_name: of the model file, where the runtime names its engine by it (TensorRT's providers do): under
+            another name it would not find the engine, and build another beside it. Empty elsewhere.
     """
 
     provider: str
@@ -54,6 +58,7 @@ class EngineKey:
     driver: str
     device: str
     options: str
+    file_name: str = ""
 
     def digest(self) -> str:
         """SHA-256 (hex) over all fields and their names; the entry's folder name."""
@@ -117,38 +122,58 @@ class Entry:
 
     Raises OutputError where the cache cannot be written to.
 
+    Args:
+        root: the cache.
+        key: of the engine.
+        instead: why an existing entry is not to be used, although it is valid: ``commit`` replaces it. Empty to use
+            it.
+
     Attributes:
         folder: for the runtime.
         found: whether a valid engine existed at the start.
         built: whether one exists now.
+        extended: whether the runtime built another engine beside the one that was found.
         reason: why an existing entry is not used; empty when there was none or it is valid.
     """
 
-    def __init__(self, root: Path, key: EngineKey) -> None:
+    def __init__(self, root: Path, key: EngineKey, instead: str = "") -> None:
         self._final = root / key.digest()
         self._key = key
-        self.reason = problem(self._final, key) if self._final.exists() or self._final.is_symlink() else ""
+        there = self._final.exists() or self._final.is_symlink()
+        self.reason = (instead or problem(self._final, key)) if there else ""
         self.found = self.built = self._final.is_dir() and not self.reason
+        self.extended = False
+        self._replaces = bool(instead)
         if self.built:
             self.folder = self._final
             with contextlib.suppress(OSError):
                 os.utime(self._final)  # prune() drops the least recently used
         else:
-            _remove(self._final)
-            self.folder = _fresh_folder(root)
+            if not instead:
+                _remove(self._final)
+            self.folder = fresh_folder(root)
+        self._at_start = _states(self.folder)
 
     def commit(self) -> bool:
         """Keep what the runtime built, by one rename.
 
-        False when it wrote nothing, the disk is full, or another process was first.
+        False when it wrote nothing, the disk is full, or another process was first. A runtime that did not take the
+        engine it was given has written into the folder: what is there now is recorded, or the next start would refuse
+        it all.
         """
         if self.built:
+            self.extended = _states(self.folder) != self._at_start
+            if self.extended:
+                with contextlib.suppress(OSError):
+                    _seal(self.folder, self._key)
             return True
         if not _files(self.folder):
             self.discard()
             return False
         try:
             _seal(self.folder, self._key)
+            if self._replaces:
+                _remove(self._final)
             self.folder.rename(self._final)
         except OSError:  # the disk is full, or another process was first; the loaded engine still runs
             self.discard()
@@ -185,17 +210,19 @@ class WorkingCopy:
     The runtime reads and writes a private copy; ``keep``, called once the runtime is closed, replaces the entry with it
     if it holds anything new. So a valid entry never disagrees with its passport.
 
+    Args: as of ``Entry``.
+
     Attributes:
         folder: for the runtime.
         entry: the cache entry at the start.
     """
 
-    def __init__(self, root: Path, key: EngineKey) -> None:
-        self.entry = Entry(root, key)
+    def __init__(self, root: Path, key: EngineKey, instead: str = "") -> None:
+        self.entry = Entry(root, key, instead)
         self._root, self._key, self._unwanted = root, key, False
         self.folder = self.entry.folder
         if self.entry.built:
-            self.folder = _fresh_folder(root)
+            self.folder = fresh_folder(root)
             try:
                 for name in _files(self.entry.folder):
                     (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -203,7 +230,7 @@ class WorkingCopy:
                 (self.folder / PASSPORT).unlink()
             except OSError:  # another process is replacing the entry; an empty copy is rebuilt
                 shutil.rmtree(self.folder, ignore_errors=True)
-                self.folder = _fresh_folder(root)
+                self.folder = fresh_folder(root)
 
     def keep(self) -> bool:
         """Keep what the runtime left; False when it left nothing new or the cache cannot be written to."""
@@ -238,8 +265,10 @@ class WorkingCopy:
 
 
 def cache_notes(entry: Entry) -> tuple[str, ...]:
-    """What happened with the engine cache, for the user."""
-    if entry.built:
+    """What happened with the engine cache, for the user; asked once ``Entry.commit`` was called, or before."""
+    if entry.extended:
+        return ("the provider did not take the cached engine and built another beside it",)
+    if entry.found:
         return ("engine taken from the cache",)
     if entry.reason:
         return (f"cached engine not used: {entry.reason}; rebuilt",)
@@ -268,19 +297,26 @@ def problem(folder: Path, key: EngineKey) -> str:
 
 
 def prune(root: Path, keep: int = KEPT_ENTRIES) -> None:
-    """Remove all but the ``keep`` most recently used entries, and leftovers of builds interrupted over a day ago."""
-    entries = []
+    """Remove all but the ``keep`` most recently used entries, and leftovers of builds interrupted over a day ago.
+
+    As many timing caches are kept as entries.
+    """
+    entries: list[tuple[float, Path]] = []
+    timings: list[tuple[float, Path]] = []
     for folder in root.iterdir():
         with contextlib.suppress(OSError):
             if len(folder.name) == 64 and folder.is_dir():
                 entries.append((folder.stat().st_mtime, folder))
+            elif folder.name.startswith(TIMINGS):
+                timings.append((folder.stat().st_mtime, folder))
             elif folder.name.startswith(".building-") and _age_s(folder) > 86_400:
                 _remove(folder)
-    for _, folder in sorted(entries, reverse=True)[keep:]:
+    for _, folder in (*sorted(entries, reverse=True)[keep:], *sorted(timings, reverse=True)[keep:]):
         _remove(folder)
 
 
-def _fresh_folder(root: Path) -> Path:
+def fresh_folder(root: Path) -> Path:
+    """An empty folder in the cache, for what is not finished. Raises OutputError where it cannot be made."""
     folder = root / f".building-{os.getpid()}-{secrets.token_hex(6)}"
     try:
         folder.mkdir(mode=0o700)
@@ -316,6 +352,16 @@ def _remove(folder: Path) -> None:
 def _files(folder: Path) -> list[str]:
     """Relative names of everything that is not a folder, sorted; links count as files whose hash never matches."""
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_symlink() or not path.is_dir())
+
+
+def _states(folder: Path) -> dict[str, tuple[int, int]]:
+    """Size in bytes and time of the last change in ns of every file: a look, where hashes would take a second."""
+    found = {}
+    for name in _files(folder):
+        with contextlib.suppress(OSError):
+            state = (folder / name).lstat()
+            found[name] = (state.st_size, state.st_mtime_ns)
+    return found
 
 
 def _sha256(path: Path) -> str:

@@ -168,6 +168,18 @@ def session_gpu() -> Gpu | None:
     return None if cuda is None else _cuda_gpu(cuda, 0)
 
 
+def session_pci_bus_id() -> str:
+    """Where that GPU is on the PCI bus, in lower case, such as ``0000:65:00.0``; empty where CUDA does not say."""
+    cuda, device, name = _initialised_cuda(), ctypes.c_int(), ctypes.create_string_buffer(32)
+    if (
+        cuda is None
+        or cuda.cuDeviceGet(ctypes.byref(device), ctypes.c_int(0)) != 0
+        or cuda.cuDeviceGetPCIBusId(name, ctypes.c_int(len(name)), device) != 0
+    ):
+        return ""
+    return name.value.decode("ascii", "replace").lower()
+
+
 def driver_cuda() -> tuple[int, int] | None:
     """The newest CUDA that the installed driver runs, such as ``(12, 8)``; None without a driver. Needs no GPU.
 

@@ -13,7 +13,17 @@ from pathlib import Path
 
 import pytest
 
-from glomedge.engine.cache import PASSPORT, EngineKey, Entry, WorkingCopy, default_root, problem, prune, secure_root
+from glomedge.engine.cache import (
+    PASSPORT,
+    EngineKey,
+    Entry,
+    WorkingCopy,
+    cache_notes,
+    default_root,
+    problem,
+    prune,
+    secure_root,
+)
 from glomedge.errors import OutputError, UsageError
 from helpers.engine_caches import KEY, flip
 
@@ -92,6 +102,34 @@ def test_a_damaged_entry_is_thrown_away_and_built_anew(root: Path, damage: str) 
     again = Entry(root, KEY)
     assert again.built
     assert (again.folder / "glomedge.engine").read_bytes() == b"new"
+
+
+def test_an_entry_that_the_runtime_cannot_use_is_replaced_once_another_is_built(root: Path) -> None:
+    folder = build(root)
+    with Entry(root, KEY, "the provider could not use it") as entry:
+        assert (entry.found, entry.built) == (False, False)
+        assert list(entry.folder.iterdir()) == []
+    assert (folder / "glomedge.engine").read_bytes() == b"engine"  # it was not the engine's fault: nothing was built
+    with Entry(root, KEY, "the provider could not use it") as entry:
+        (entry.folder / "glomedge.engine").write_bytes(b"another")
+        assert entry.commit()
+        assert cache_notes(entry) == ("cached engine not used: the provider could not use it; rebuilt",)
+    assert Entry(root, KEY).found
+    assert (folder / "glomedge.engine").read_bytes() == b"another"
+    assert [path.name for path in root.iterdir()] == [KEY.digest()]
+
+
+def test_what_a_runtime_builds_beside_the_engine_it_was_given_does_not_spoil_the_entry(root: Path) -> None:
+    build(root)
+    with Entry(root, KEY) as entry:
+        (entry.folder / "glomedge_under_another_name.engine").write_bytes(b"beside it")
+        assert entry.commit()
+        assert cache_notes(entry) == ("the provider did not take the cached engine and built another beside it",)
+    with Entry(root, KEY) as again:
+        assert again.reason == ""
+        assert again.found
+        assert again.commit()
+        assert cache_notes(again) == ("engine taken from the cache",)
 
 
 def test_an_entry_that_is_a_link_is_not_followed(root: Path, tmp_path: Path) -> None:

@@ -14,11 +14,12 @@ from glomedge.engine.backends import nvidia_options, onnxrt
 from glomedge.engine.backends.gpu_memory import DeviceRunner
 from glomedge.engine.backends.nvidia_machine import RTX_MODULE, TENSORRT_LIBRARY, load_bundled_cudart
 from glomedge.engine.cache import EngineKey, Entry, WorkingCopy, cache_notes, problem, secure_root
-from glomedge.engine.runner import Opened, SessionRequest, no_cache
-from glomedge.errors import OutputError, ProviderUnavailableError, UsageError
+from glomedge.engine.runner import Opened, OutOfMemoryError, SessionRequest, no_cache
+from glomedge.engine.timing_cache import TimingCache
+from glomedge.errors import GlomedgeError, OutputError, ProviderUnavailableError, UsageError
 from glomedge.model.spec import ModelSpec
 from glomedge.system import libraries, tf32
-from glomedge.system.gpu import find_gpus, session_gpu
+from glomedge.system.gpu import find_gpus, session_gpu, session_pci_bus_id
 from glomedge.system.telemetry import import_onnxruntime
 
 CUDA = "CUDAExecutionProvider"
@@ -82,6 +83,7 @@ def engine_key(request: SessionRequest, provider: str, runtime: str, options: Ma
         driver=find_gpus().driver,
         device=f"{device.name} compute {device.compute_capability}" if device else "none",
         options=json.dumps(_lasting(provider, options), sort_keys=True),
+        file_name=request.file.path.name,
     )
 
 
@@ -132,24 +134,47 @@ def load_tensorrt() -> None:
 
 def open_cuda(request: SessionRequest) -> DeviceRunner:
     """A CUDA session with its tensors bound on the device."""
-    return _open_builtin(CUDA, [(CUDA, nvidia_options.cuda_options(request)), (onnxrt.CPU, {})], request, {}, ())
+    return _open_builtin(CUDA, [(CUDA, nvidia_options.cuda_options(request)), (onnxrt.CPU, {})], request, {})
 
 
 def open_tensorrt(request: SessionRequest) -> DeviceRunner:
-    """A TensorRT session; builds the engine when the cache has no valid one, which takes minutes."""
+    """A TensorRT session; builds the engine when the cache has none that can be used, which takes minutes."""
     load_tensorrt()
-    version = tensorrt_version()
+    root, version = secure_root(request.cache_dir), tensorrt_version()
     key = engine_key(request, "tensorrt", version, nvidia_options.tensorrt_options(request, ""))
-    with Entry(secure_root(request.cache_dir), key) as entry:
+    entry, timings = Entry(root, key), TimingCache(root, key)
+    try:
+        return _tensorrt_session(request, version, entry, timings)
+    except GlomedgeError as error:
+        if not _cache_may_be_at_fault(error, entry.found or timings.found):
+            raise
+        return _tensorrt_session(request, version, Entry(root, key, _why(error)), TimingCache(root, key, empty=True))
+
+
+def _tensorrt_session(request: SessionRequest, version: str, entry: Entry, timings: TimingCache) -> DeviceRunner:
+    with entry, timings:
         # Nodes that TensorRT does not take go to CUDA rather than to the CPU.
         chain = [
-            (TENSORRT, nvidia_options.tensorrt_options(request, str(entry.folder))),
+            (TENSORRT, nvidia_options.tensorrt_options(request, str(entry.folder), str(timings.folder))),
             (CUDA, nvidia_options.cuda_options(request) | {"enable_cuda_graph": "0"}),
             (onnxrt.CPU, {}),
         ]
-        runner = _open_builtin(TENSORRT, chain, request, {"tensorrt": version}, cache_notes(entry), entry.drop)
-        entry.commit()
-    return runner
+
+        def settle() -> tuple[str, ...]:
+            entry.commit()
+            timings.keep()
+            return cache_notes(entry)
+
+        return _open_builtin(TENSORRT, chain, request, {"tensorrt": version}, settle, entry.drop)
+
+
+def _cache_may_be_at_fault(error: GlomedgeError, cached: bool) -> bool:
+    """Whether another try without what the cache held may open the session."""
+    return cached and not isinstance(error, OutOfMemoryError)
+
+
+def _why(error: GlomedgeError) -> str:
+    return f"the provider could not use it ({onnxrt.first_line(error)})"
 
 
 def open_tensorrt_rtx(request: SessionRequest) -> onnxrt.OrtRunner:
@@ -171,13 +196,22 @@ def open_tensorrt_rtx(request: SessionRequest) -> onnxrt.OrtRunner:
             "tensorrt-rtx: the plugin offers no device on this machine; it supports GeForce and RTX GPUs from Ampere "
             "on. Use --provider cuda or tensorrt."
         )
-    version = str(module.__version__)
+    root, version = secure_root(request.cache_dir), str(module.__version__)
     key = engine_key(request, "tensorrt-rtx", version, nvidia_options.tensorrt_rtx_options(request, ""))
-    copy = WorkingCopy(secure_root(request.cache_dir), key)
+    device, copy = _of_cuda(devices), WorkingCopy(root, key)
+    try:
+        return _rtx_session(request, version, device, copy)
+    except GlomedgeError as error:
+        if not _cache_may_be_at_fault(error, copy.entry.found):
+            raise
+        return _rtx_session(request, version, device, WorkingCopy(root, key, _why(error)))
+
+
+def _rtx_session(request: SessionRequest, version: str, device: Any, copy: WorkingCopy) -> onnxrt.OrtRunner:
     try:
         chosen = nvidia_options.tensorrt_rtx_options(request, str(copy.folder))
         options = onnxrt.session_options(request, nvidia_options.disabled_optimizers(TENSORRT_RTX))
-        options.add_provider_for_devices(devices[:1], chosen)
+        options.add_provider_for_devices([device], chosen)
         session = onnxrt.create_session(request, None, options)
         onnxrt.verify_provider(session, TENSORRT_RTX)
         notes = cache_notes(copy.entry)
@@ -187,6 +221,16 @@ def open_tensorrt_rtx(request: SessionRequest) -> onnxrt.OrtRunner:
         raise
     # The plugin writes its cache when the session is destroyed (IExecutionContextDeleter in nv_execution_provider.h).
     return onnxrt.OrtRunner(session, opened, batch_sizes(request), on_closed=copy.keep, forget=copy.drop)
+
+
+def _of_cuda(devices: list[Any]) -> Any:
+    """The plugin's device that CUDA counts as 0, which the engine's key names; the plugin lists them in another order.
+
+    Both know a GPU by its place on the PCI bus; the first where either does not say.
+    """
+    wanted = session_pci_bus_id()
+    same = [device for device in devices if wanted and device.device.metadata.get("pci_bus_id", "").lower() == wanted]
+    return (same or devices)[0]
 
 
 def _rtx_devices() -> list[Any]:
@@ -221,12 +265,16 @@ def _open_builtin(
     chain: list[tuple[str, dict[str, str]]],
     request: SessionRequest,
     versions: Mapping[str, str],
-    notes: tuple[str, ...],
+    settle: Callable[[], tuple[str, ...]] = tuple,
     forget: Callable[[], bool] = no_cache,
 ) -> DeviceRunner:
+    """A session on a provider that is built into onnxruntime.
+
+    ``settle`` is called once the session is open, to keep what was built; it gives the notes for the user.
+    """
     libraries.preload_cuda()
     disabled = nvidia_options.disabled_optimizers(ort_name)
     session = onnxrt.create_session(request, chain, onnxrt.session_options(request, disabled))
     onnxrt.verify_provider(session, ort_name)
-    opened = _opened(session, ort_name, request, chain[0][1], versions, notes)
+    opened = _opened(session, ort_name, request, chain[0][1], versions, settle())
     return DeviceRunner(session, opened, batch_sizes(request), forget=forget)

@@ -67,8 +67,14 @@ def profile_shapes(request: SessionRequest) -> tuple[str, str, str]:
     return shape(profile.min), shape(profile.opt), shape(profile.max)
 
 
-def tensorrt_options(request: SessionRequest, folder: str) -> dict[str, str]:
-    """Options of onnxruntime's TensorRT provider; ``folder`` holds this one engine and its timing cache."""
+def tensorrt_options(request: SessionRequest, folder: str, timings: str = "") -> dict[str, str]:
+    """Options of onnxruntime's TensorRT provider.
+
+    Args:
+        request: what to load.
+        folder: holds this one engine.
+        timings: folder of the timing cache, which other engines use as well.
+    """
     smallest, usual, largest = profile_shapes(request)
     return {
         **_TENSORRT,
@@ -76,7 +82,7 @@ def tensorrt_options(request: SessionRequest, folder: str) -> dict[str, str]:
         "trt_profile_opt_shapes": usual,
         "trt_profile_max_shapes": largest,
         "trt_engine_cache_path": folder,
-        "trt_timing_cache_path": folder,
+        "trt_timing_cache_path": timings,
         "trt_cuda_graph_enable": "1" if request.fixed_batch else "0",
     }
 
