@@ -28,11 +28,10 @@ from glomedge.bench.statistics import bootstrap_median
 from glomedge.engine import providers
 from glomedge.errors import EngineError, ImageError
 from glomedge.pipeline.batching import batches
-from glomedge.pipeline.decode_process import processes_pay
 from glomedge.pipeline.inputs import Found, scan
 from glomedge.pipeline.pipeline import Pipeline
 from glomedge.pipeline.prepare import Answer, thumbnail
-from glomedge.pipeline.settings import Settings
+from glomedge.pipeline.settings import Settings, decode_plan
 from glomedge.results.journal import Journal
 from glomedge.results.sink import FolderSink
 from glomedge.results.thumbnails import ThumbnailFile
@@ -86,11 +85,12 @@ def measure(
     wanted = int(np.clip(expected_per_s * duration_s / ROUNDS, 4 * batch_size, 4000))
     count = wanted if gpu else min(wanted, len(files))
     found = scan(folder_of(files, count, scratch / "end-to-end"), ALLOWED_SUFFIXES)
+    plan = decode_plan(cores, gpu=gpu)
     settings = Settings(
         recipe=engine.spec.recipe,
         batch_size=batch_size,
-        decode_workers=cores,
-        decode_processes=processes_pay(cores, gpu=gpu),
+        decode_workers=plan.workers,
+        decode_processes=plan.processes,
         run_threads=threads,
         thumbnail_px=THUMBNAIL_PX,
     )

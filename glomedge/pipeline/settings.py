@@ -5,14 +5,37 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from glomedge.model.spec import SIZE_PX, Recipe
-from glomedge.pipeline.decode_process import grey_pays, slot_bytes
+from glomedge.pipeline.decode_process import grey_pays, processes_pay, slot_bytes
 from glomedge.pipeline.prepare import Preparation, Source
+from glomedge.system import cpu
 
 # While the engine loads, for a second or less, decoding continues: about this many crops, and 10 MB of pixels at most.
 _LEAD_CROPS = 64
 _LEAD_BYTES = _LEAD_CROPS * SIZE_PX * SIZE_PX * 3
 # Limit for crops kept in grey, in all buffers together.
 _GREY_BYTES = 1 << 29
+
+
+@dataclass(frozen=True)
+class DecodePlan:
+    """How many decoders there are, and whether each has a process of its own."""
+
+    workers: int
+    processes: bool
+
+
+def decode_plan(workers: int | None, *, gpu: bool, decode_in: str = "auto") -> DecodePlan:
+    """Who decodes: one decoder on each core, in processes where these are faster.
+
+    With a GPU the network takes none of the cores' time, and decoding decides how many crops a second there are.
+
+    Args:
+        workers: as the user asked; None: one on each core that this process may use.
+        gpu: whether a GPU runs the model (``engine.providers.runs_on_gpu``).
+        decode_in: ``threads``, ``processes`` or ``auto``.
+    """
+    count = workers or cpu.usable_cpus()
+    return DecodePlan(count, decode_in == "processes" or (decode_in == "auto" and processes_pay(count, gpu=gpu)))
 
 
 @dataclass(frozen=True)

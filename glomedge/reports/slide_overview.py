@@ -96,7 +96,11 @@ def _figure(slide: str, rows: list[Row], overview: Overview) -> SlideFigure:
     count = f"{len(rows)} of {overview.outlines}" if len(rows) < overview.outlines else f"{len(rows)}"
     positive = sum(row.label == 1 for row in rows)
     failed = sum(row.failed for row in rows)
-    parts = [f"{positive} GS", f"{len(rows) - positive - failed} not", *([f"{failed} without an answer"] if failed else [])]
+    parts = [
+        f"{positive} GS",
+        f"{len(rows) - positive - failed} not",
+        *([f"{failed} without an answer"] if failed else []),
+    ]
     return SlideFigure(
         name=name,
         view_box=f"{overview.left_px} {overview.top_px} {overview.width_px} {overview.height_px}",

@@ -13,11 +13,10 @@ from glomedge.errors import OutputError
 from glomedge.files.names import escape_name
 from glomedge.model import origin, site
 from glomedge.model.file import ModelFile, read_model_file
-from glomedge.pipeline.decode_process import processes_pay
 from glomedge.pipeline.inputs import Found, Keys
 from glomedge.pipeline.pipeline import StageTimes
 from glomedge.pipeline.prepare import Decoder
-from glomedge.pipeline.settings import Settings
+from glomedge.pipeline.settings import DecodePlan, Settings, decode_plan
 from glomedge.results.folder import JOURNAL, WORK_FOLDER, OutputFolder
 from glomedge.results.grey_crops import MAX_GREY_PX
 from glomedge.results.journal import Contents, Identity, Journal, read_journal, read_on
@@ -235,17 +234,15 @@ class _FolderRun:
 
     def _settings(self, batch_size: int, crashed: bool) -> Settings:
         from glomedge.engine.providers import run_threads
-        from glomedge.system.cpu import usable_cpus
 
         options = self._options
-        workers = options.workers or usable_cpus()
-        in_processes = self._decode_in_processes(workers, crashed)
-        self._decoding = {"workers": workers, "in": "processes" if in_processes else "threads"}
+        plan = self._decode_plan(crashed)
+        self._decoding = {"workers": plan.workers, "in": "processes" if plan.processes else "threads"}
         return Settings(
             recipe=self._model.spec.recipe,
             batch_size=batch_size,
-            decode_workers=workers,
-            decode_processes=in_processes,
+            decode_workers=plan.workers,
+            decode_processes=plan.processes,
             run_threads=run_threads(options.engine),
             decode_timeout_s=options.decode_timeout_s,
             views=options.tta,
@@ -255,21 +252,19 @@ class _FolderRun:
             source=self._parts,
         )
 
-    def _decode_in_processes(self, workers: int, crashed: bool) -> bool:
+    def _decode_plan(self, crashed: bool) -> DecodePlan:
         """As requested; but after a decoder has crashed a run, decoding is moved to processes."""
-        options = self._options
-        if self._decoder is not None:
-            return False
-        if crashed or options.decode_in != "auto":
-            return crashed or options.decode_in == "processes"
-        if self._parts is not None and len(self._parts) == len(self._found.inputs):
-            return False  # slides are read without the interpreter lock
-        return processes_pay(workers, gpu=self._on_gpu())
-
-    def _on_gpu(self) -> bool:
         from glomedge.engine.providers import runs_on_gpu
 
-        return runs_on_gpu(self._options.engine)
+        options = self._options
+        only_slides = self._parts is not None and len(self._parts) == len(self._found.inputs)
+        if self._decoder is not None or (only_slides and not crashed and options.decode_in == "auto"):
+            decode_in = "threads"  # slides are read without the interpreter lock
+        else:
+            decode_in = "processes" if crashed else options.decode_in
+        # The GPU is asked for only where it decides.
+        gpu = decode_in == "auto" and runs_on_gpu(options.engine)
+        return decode_plan(options.workers, gpu=gpu, decode_in=decode_in)
 
     def _answer(
         self, plan_: Plan, journal: Journal, sink: FolderSink, new: list[Found], again: list[Found], settings: Settings

@@ -22,7 +22,7 @@ from glomedge.model.file import ModelFile
 from glomedge.model.spec import ModelSpec
 from glomedge.pipeline.inputs import Found
 from glomedge.pipeline.prepare import Answer
-from glomedge.pipeline.settings import Settings
+from glomedge.pipeline.settings import Settings, decode_plan
 from glomedge.runs.pipeline_run import PipelineRun
 
 if TYPE_CHECKING:
@@ -93,13 +93,14 @@ def score(
     Raises:
         GlomedgeError: the model cannot be loaded or run.
     """
-    from glomedge.engine.providers import batch_of, run_threads
-    from glomedge.system.cpu import usable_cpus
+    from glomedge.engine.providers import batch_of, run_threads, runs_on_gpu
 
+    plan = decode_plan(workers, gpu=runs_on_gpu(engine))
     settings = Settings(
         file.spec.recipe,
         batch_of(engine),
-        decode_workers=workers or usable_cpus(),
+        decode_workers=plan.workers,
+        decode_processes=plan.processes,
         run_threads=run_threads(engine),
     )
     sink = MemorySink()

@@ -20,7 +20,7 @@ def root(tmp_path: Path) -> Path:
 
 def builds(root: Path, leaves: bytes, **key: str) -> bytes:
     """One builder: what it finds in its timing cache; ``leaves`` is what it writes there."""
-    with TimingCache(root, dataclasses.replace(KEY, **key)) as timings:  # type: ignore[arg-type]  # a table of texts
+    with TimingCache(root, dataclasses.replace(KEY, **key)) as timings:
         file = timings.folder / "TensorrtExecutionProvider_cache_sm89.timing"
         before = file.read_bytes() if file.exists() else b""
         assert timings.found == bool(before)

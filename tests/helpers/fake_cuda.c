@@ -1,5 +1,6 @@
 /* A stand-in for the NVIDIA driver's libcuda.so.1, loaded by ctypes as the real one is. FAKE_GPUS holds its GPUs:
-   "name|major.minor|MiB;...", FAKE_CUDA_VERSION what cuDriverGetVersion says. CUDA_VISIBLE_DEVICES="" hides them all.
+   "name|major.minor|MiB;...", FAKE_CUDA_VERSION what cuDriverGetVersion says, FAKE_CUDA_PCI
+   where the first is on the PCI bus. CUDA_VISIBLE_DEVICES="" hides them all.
    Signatures: CUDA driver API. */
 #include <stdio.h>
 #include <stdlib.h>
@@ -50,6 +51,13 @@ int cuDeviceGetAttribute(int *value, int attribute, int device) {
     if (!gpu_at(device, &gpu)) return INVALID_DEVICE;
     if (attribute != MAJOR && attribute != MINOR) return NOT_SUPPORTED;
     *value = attribute == MAJOR ? gpu.major : gpu.minor;
+    return SUCCESS;
+}
+int cuDeviceGetPCIBusId(char *place, int size, int device) {
+    Gpu gpu;
+    const char *at = getenv("FAKE_CUDA_PCI");
+    if (!gpu_at(device, &gpu) || device || !at) return INVALID_DEVICE;
+    strncpy(place, at, size);
     return SUCCESS;
 }
 int cuDeviceTotalMem_v2(size_t *bytes, int device) {

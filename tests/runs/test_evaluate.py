@@ -15,9 +15,12 @@ from glomedge.engine import providers
 from glomedge.engine.options import EngineOptions
 from glomedge.engine.runner import SessionRequest
 from glomedge.errors import DatasetError, ProviderUnavailableError, UsageError
+from glomedge.model.file import ModelFile
+from glomedge.pipeline.settings import Settings
 from glomedge.runs.evaluate import evaluate_folder
 from glomedge.runs.folder import Options, infer_folder
 from glomedge.runs.options import EvaluateOptions
+from glomedge.runs.pipeline_run import PipelineRun
 from glomedge.system.telemetry import import_onnxruntime
 from helpers.builders import build_tiny_model
 from helpers.run_kit import write_crops
@@ -75,6 +78,28 @@ def test_evaluate_and_infer_call_the_model_from_as_many_threads(
     evaluate_folder(EvaluateOptions(data, model, EngineOptions("card"), workers=2))
     infer_folder(Options(data, model, data.parent / "out", workers=2, engine=EngineOptions("card")))
     assert asked == [callers, callers]
+
+
+@pytest.mark.parametrize(("gpu", "where"), [(True, "processes"), (False, "threads")])
+def test_evaluate_decodes_on_every_core_and_in_processes_beside_a_gpu(
+    monkeypatch: pytest.MonkeyPatch, data: Path, gpu: bool, where: str
+) -> None:
+    seen: list[Settings] = []
+
+    class Seen(PipelineRun):
+        def __init__(self, file: ModelFile, engine: EngineOptions, settings: Settings, **more: Any) -> None:
+            seen.append(settings)
+            super().__init__(file, engine, settings, **more)
+
+    entry = providers.onnxruntime_provider("card", "CPUExecutionProvider", install="", gpu=gpu)
+    monkeypatch.setitem(providers.PROVIDERS, "card", entry)
+    monkeypatch.setattr("glomedge.system.cpu.usable_cpus", lambda: 3)
+    monkeypatch.setattr("glomedge.imaging.decoders.fast_png_decoder", lambda: lambda *_: None)
+    monkeypatch.setattr("glomedge.runs.scores.PipelineRun", Seen)
+    found = evaluate_folder(EvaluateOptions(data, data.parent / "model.onnx", EngineOptions("card")))
+    assert found is not None
+    assert (seen[0].decode_workers, "processes" if seen[0].decode_processes else "threads") == (3, where)
+    assert found.answered == 23
 
 
 def test_evaluate_takes_every_engine_option_that_infer_takes(

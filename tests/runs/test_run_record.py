@@ -11,7 +11,7 @@ import pytest
 
 from glomedge.about import RESEARCH_USE_NOTICE
 from glomedge.imaging import images
-from glomedge.pipeline.settings import Settings
+from glomedge.pipeline.settings import DecodePlan, Settings, decode_plan
 from glomedge.runs.folder import Options, infer_folder
 from glomedge.system.cpu import usable_cpus
 
@@ -39,6 +39,29 @@ def test_the_run_record_says_how_it_was_decoded_and_written(options: Options) ->
     record = infer_folder(replace(options, workers=3, decode_in="processes", formats=("parquet",))).record
     assert record["decoding"] == {"png_decoder": images.png_decoder(), "workers": 3, "in": "processes"}
     assert record["versions"]["pyarrow"] == version("pyarrow")
+
+
+@pytest.mark.parametrize(
+    ("fast", "gpu", "workers", "processes"),
+    [
+        (True, False, 3, False),
+        (True, False, 4, True),
+        (True, True, 1, False),
+        (True, True, 2, True),
+        (False, False, 64, False),
+        (False, True, 3, False),
+        (False, True, 4, True),
+    ],
+)
+def test_who_decodes_follows_the_decoder_and_the_gpu(
+    monkeypatch: pytest.MonkeyPatch, fast: bool, gpu: bool, workers: int, processes: bool
+) -> None:
+    monkeypatch.setattr("glomedge.imaging.decoders.fast_png_decoder", lambda: (lambda *_: None) if fast else None)
+    assert decode_plan(workers, gpu=gpu) == DecodePlan(workers, processes)
+    assert decode_plan(workers, gpu=gpu, decode_in="threads") == DecodePlan(workers, processes=False)
+    assert decode_plan(workers, gpu=gpu, decode_in="processes") == DecodePlan(workers, processes=True)
+    monkeypatch.setattr("glomedge.system.cpu.usable_cpus", lambda: workers)
+    assert decode_plan(None, gpu=gpu) == DecodePlan(workers, processes)
 
 
 @pytest.mark.parametrize(
