@@ -19,7 +19,7 @@ import numpy.typing as npt
 from glomedge.engine.engine import Output
 from glomedge.engine.providers import batch_of
 from glomedge.errors import GlomedgeError
-from glomedge.model.spec import Recipe
+from glomedge.model.spec import ModelSpec, Recipe
 from glomedge.pipeline.inputs import Found
 from glomedge.pipeline.prepare import Answer, Decoder, Preparation, default_decoder, fill, prepare
 from glomedge.serve.audit import Log
@@ -35,6 +35,7 @@ Pixels = npt.NDArray[np.uint8]
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
 
+_TURN_S = 0.02
 _SMALL_BYTES = 1 << 20
 """What takes a millisecond or less by itself is not worth another thread."""
 
@@ -152,26 +153,27 @@ class Core:
         finally:
             self.in_flight -= 1
 
-    async def classify(self, crops: Files | Enhanced, caller: Caller, *, thumbnail_px: int = 0) -> Answered:
+    async def classify(
+        self, crops: Files | Enhanced, caller: Caller, *, thumbnail_px: int = 0, model: ServedModel | None = None
+    ) -> Answered:
         """The answer of each crop; one that cannot be read costs none of the others.
 
         Args:
             crops: at least one, at most ``Limits.request_crops``.
             caller: for the audit line.
             thumbnail_px: longer side of a JPEG to be kept in ``Answer.thumbnail``; files only.
+            model: one that the caller holds; None: the one that is served now.
 
         Raises:
             RefusedError: too many crops (400), a full queue (503), no answer in time (504), a failed network (500).
         """
         self._admit(len(crops))
-        model = self.model.hold()
+        model = (model or self.model).hold()
         try:
             async with asyncio.timeout(self.options.limits.request_s):
                 answers = await self._answers(model, crops, thumbnail_px)
         except TimeoutError:
-            raise RefusedError(
-                504, "There was no answer in time. Send fewer crops at once.", self._retry_after_s()
-            ) from None
+            raise RefusedError(504, "There was no answer in time. Send fewer crops.", self._retry_after_s()) from None
         except GlomedgeError as error:
             self.log.event("network_failed", error=type(error).__name__, message=str(error))
             raise RefusedError(500, "The network could not be computed; the server's log says why.") from None
@@ -180,6 +182,30 @@ class Core:
             model.release()
         self._record(model, answers, caller)
         return Answered(answers, model.sha256, model.spec.threshold, model.spec.map_shape)
+
+    async def classify_many(self, files: Files, caller: Caller) -> tuple[Answered, ModelSpec]:
+        """The answers of any number of files by one model, and its spec; waits its turn where the queue is full.
+
+        Raises:
+            RefusedError: the queue is full when it begins (503), or as ``classify``.
+        """
+        step = self.options.limits.request_crops
+        model = self.model.hold()
+        try:
+            answered = await self.classify(Files(files.contents[:step]), caller, model=model)
+            for begin in range(step, len(files), step):
+                part = Files(files.contents[begin : begin + step])
+                await self._room_for(len(part))
+                answered.answers.extend((await self.classify(part, caller, model=model)).answers)
+            return answered, model.spec
+        finally:
+            model.release()
+
+    async def _room_for(self, crops: int) -> None:
+        limits = self.options.limits
+        end_s = time.monotonic() + limits.request_s
+        while self.pending + crops > limits.queue_crops and time.monotonic() < end_s:
+            await asyncio.sleep(_TURN_S)
 
     async def offload(self, size_bytes: int, work: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
         """Run ``work`` here where its input is small, else on another thread: other requests need not wait for it."""

@@ -19,6 +19,7 @@ from glomedge.runs.pipeline_run import one_opencv_thread
 from glomedge.serve.app import HttpApp
 from glomedge.serve.audit import Log
 from glomedge.serve.body import Bodies
+from glomedge.serve.cases import CasesApi
 from glomedge.serve.connection import TimedConnection
 from glomedge.serve.core import Core
 from glomedge.serve.metrics import Metrics
@@ -97,7 +98,8 @@ class _Server:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop_asked)
         loop.add_signal_handler(signal.SIGHUP, self._swap_asked)
-        server = _QuietServer(self._config(HttpApp(self._core, self._tokens, self._bodies).asgi()))
+        routes = CasesApi(self._core, self._bodies).routes()
+        server = _QuietServer(self._config(HttpApp(self._core, self._tokens, self._bodies, routes).asgi()))
         http = asyncio.create_task(server.serve(sockets=[self._socket]))
         while not server.started and not http.done():
             await asyncio.sleep(_POLL_S)
