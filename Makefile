@@ -20,12 +20,12 @@ help:  ## list what can be made
 
 # What a user needs: both sides of glomedge, on the CPU.
 .venv/.installed: .venv/.created pyproject.toml constraints.txt
-	$(PIP) --editable '.[export,cpu,fast,parquet,slides,dicom]'
+	$(PIP) --editable '.[export,cpu,fast,parquet,slides,dicom,serve,grpc]'
 	@touch $@
 
 # What a developer needs on top, NVIDIA's parser and OpenVINO among it: both work without their hardware.
 .venv/.developer: .venv/.installed
-	$(PIP) --editable '.[export,cpu,fast,parquet,slides,dicom,openvino,tensorrt-rtx,dev]'
+	$(PIP) --editable '.[export,cpu,fast,parquet,slides,dicom,serve,grpc,openvino,tensorrt-rtx,dev]'
 	@touch $@
 
 # Without the fuzzer the guided fuzz runs skip, and say so: it has no wheel for every machine and Python.
@@ -77,10 +77,10 @@ build/keras2/%/.made: .venv-keras2/%/.installed tests/tools/make_keras2.py
 
 GPU_WHEEL_PACKAGES := numpy opencv-python-headless pillow pydantic rich typer openvino onnx psutil \
   pytest pytest-timeout hypothesis
-# All but the workstation's commands, which need TensorFlow, and slides, which need their extra.
+# All but the workstation's commands, which need TensorFlow, and slides and the server, which need their extras.
 EDGE_TESTS := $(filter-out tests/cli/test_cli_train.py tests/cli/test_cli_export.py tests/cli/test_cli_synth.py \
   tests/cli/test_cli_demo.py tests/cli/test_cli_slides.py, \
-  $(filter-out tests/export/% tests/fuzz/% tests/keras_files/% tests/parity/% tests/slides/%, \
+  $(filter-out tests/export/% tests/fuzz/% tests/keras_files/% tests/parity/% tests/serve/% tests/slides/%, \
   $(wildcard tests/*/test_*.py)))
 
 test-gpu-wheel: .venv-gpu/.installed  ## the engine's tests with the onnxruntime-gpu wheel, GPU or not

@@ -46,6 +46,7 @@ COMMANDS: MappingProxyType[str, dict[str, Any]] = MappingProxyType(
         "info": {},
         "doctor": {},
         "warm": {},
+        "serve": {},
         "crop": {},
         "synth": {},
         "synth-slide": {},

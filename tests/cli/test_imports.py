@@ -52,11 +52,13 @@ def test_the_blocker_blocks() -> None:
 def test_every_edge_module_imports_without_the_workstation() -> None:
     done = run(
         """
-import importlib, pkgutil, glomedge
+import importlib, importlib.util, pkgutil, glomedge
 names = [module.name for module in pkgutil.walk_packages(glomedge.__path__, "glomedge.")]
 assert len(names) > 20, names
 for name in names:
-    if not name.endswith("__main__"):
+    # The server's files need the extra `serve`; the command says so where it is missing.
+    served = name.startswith("glomedge.serve.") and importlib.util.find_spec("starlette") is None
+    if not name.endswith("__main__") and not served:
         importlib.import_module(name)
 for name in glomedge.__all__:
     getattr(glomedge, name)

@@ -1,0 +1,142 @@
+"""The HTTP side: Open Inference Protocol v2, ``/metrics``, and what the other modules add."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route
+from starlette.types import ASGIApp
+
+from glomedge.about import RESEARCH_USE_NOTICE, __version__
+from glomedge.serve import metrics, tensors, v2_json
+from glomedge.serve.body import Bodies, read_body, unless_gone
+from glomedge.serve.core import Caller, Core, Stopwatch
+from glomedge.serve.guard import Guard, error_response
+from glomedge.serve.options import MODEL_NAME, Tokens
+from glomedge.serve.refusal import RefusedError, busy
+
+
+def json_response(document: dict[str, Any], status: int = 200) -> Response:
+    """A document with the research-use notice."""
+    body = json.dumps({**document, "notice": RESEARCH_USE_NOTICE}, allow_nan=False).encode("ascii")
+    return Response(body, status, media_type="application/json")
+
+
+class HttpApp:
+    """The handlers of one server.
+
+    Args:
+        core: answers the crops.
+        tokens: None where no token is needed.
+        routes: of other parts of the server.
+    """
+
+    def __init__(self, core: Core, tokens: Tokens | None, bodies: Bodies, routes: Sequence[BaseRoute] = ()) -> None:
+        self._core, self._tokens, self._bodies = core, tokens, bodies
+        self._routes = routes
+        core.metrics.watch(core.metrics.bodies, lambda: bodies.bytes)
+
+    def asgi(self) -> ASGIApp:
+        """What uvicorn runs."""
+        model = "/v2/models/{model}"
+        version = model + "/versions/{version}"
+        routes = [
+            Route("/v2", self._server_metadata),
+            Route("/v2/health/live", self._live),
+            Route("/v2/health/ready", self._ready),
+            *(Route(path, self._model_metadata) for path in (model, version)),
+            *(Route(f"{path}/ready", self._model_ready) for path in (model, version)),
+            *(Route(f"{path}/infer", self._infer, methods=["POST"]) for path in (model, version)),
+            Route("/metrics", self._metrics),
+            *self._routes,
+        ]
+        app = Starlette(routes=routes, exception_handlers={HTTPException: _http_error, RefusedError: _refused})
+        app.router.redirect_slashes = False
+        local_only = self._core.options.is_local
+        return Guard(app, tokens=self._tokens, local_only=local_only, log=self._core.log)
+
+    async def _server_metadata(self, request: Request) -> Response:
+        return json_response({"name": MODEL_NAME, "version": __version__, "extensions": ["binary_tensor_data"]})
+
+    async def _live(self, request: Request) -> Response:
+        return json_response({"live": True})
+
+    async def _ready(self, request: Request) -> Response:
+        if not self._core.ready:
+            raise busy("The server is shutting down.", 5)
+        return json_response({"ready": True})
+
+    async def _model_metadata(self, request: Request) -> Response:
+        _check_model(request)
+        model = self._core.model
+        found = tensors.model_metadata(model.spec.input.side_px, model.spec.map_shape)
+        return json_response({**found, "model_sha256": model.sha256, "threshold": model.spec.threshold})
+
+    async def _model_ready(self, request: Request) -> Response:
+        _check_model(request)
+        if not self._core.ready:
+            raise busy("The server is shutting down.", 5)
+        return json_response({"name": MODEL_NAME, "ready": True})
+
+    async def _metrics(self, request: Request) -> Response:
+        return Response(self._core.metrics.text(), headers={"content-type": metrics.CONTENT_TYPE})
+
+    async def _infer(self, request: Request) -> Response:
+        watch = Stopwatch(self._core.metrics, "http")
+        status = 499
+        try:
+            response = await self._answer(request)
+            status = response.status_code
+            return response
+        except RefusedError as refusal:
+            status = refusal.status
+            raise
+        except ClientDisconnect:
+            raise
+        except Exception:
+            status = 500
+            raise
+        finally:
+            watch.stop(status)
+
+    async def _answer(self, request: Request) -> Response:
+        _check_model(request)
+        core = self._core
+        with core.accept(), self._bodies.room() as room:
+            body = await read_body(request, room, core.options.limits)
+            spec = core.model.spec
+            header = request.headers.get(v2_json.HEADER_LENGTH)
+            asked = await core.offload(len(body), v2_json.parse, body, header, spec.input.side_px, spec.map_shape)
+            caller = Caller(client_of(request), asked.request_id, "http")
+            answered = await unless_gone(request, core.classify(asked.crops, caller))
+            rendered, headers = v2_json.render(answered, asked)
+            return Response(rendered, headers=headers)
+
+
+def client_of(request: Request) -> str:
+    """The network address of who asks."""
+    return request.client.host if request.client else ""
+
+
+def _check_model(request: Request) -> None:
+    tensors.check_model(request.path_params["model"], request.path_params.get("version", ""))
+
+
+async def _http_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    words = {404: "There is nothing at this address.", 405: "This address does not take this method."}
+    response = error_response(RefusedError(error.status_code, words.get(error.status_code, "The request is refused.")))
+    for name, value in (error.headers or {}).items():
+        response.headers[name] = value
+    return response
+
+
+async def _refused(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RefusedError)
+    return error_response(error)

@@ -1,0 +1,124 @@
+"""What stands before every HTTP handler: who may ask, what every response carries, and the line in the log."""
+
+from __future__ import annotations
+
+import json
+import time
+import traceback
+from urllib.parse import urlsplit
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import ClientDisconnect
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from glomedge.about import RESEARCH_USE_NOTICE
+from glomedge.serve.audit import Log
+from glomedge.serve.options import Tokens
+from glomedge.serve.refusal import RefusedError
+
+OPEN_PATHS = ("/", "/page.js", "/v2/health/live", "/v2/health/ready")
+"""Need no token: probes have none, and the page asks its user for it. None of them says anything of a crop."""
+_QUIET_PATHS = ("/v2/health/live", "/v2/health/ready", "/metrics")
+_LOCAL_NAMES = ("localhost", "127.0.0.1", "::1")
+_MOST_PATH_CHARACTERS = 100
+
+
+def error_response(refusal: RefusedError) -> Response:
+    """A refusal as the protocol has it."""
+    body = json.dumps({"error": refusal.message, "notice": RESEARCH_USE_NOTICE}).encode("ascii")
+    headers = {} if refusal.retry_after_s is None else {"retry-after": str(refusal.retry_after_s)}
+    if refusal.status == 401:
+        headers["www-authenticate"] = "Bearer"
+    return Response(body, refusal.status, headers, "application/json")
+
+
+class Guard:
+    """ASGI middleware.
+
+    Args:
+        app: what is guarded.
+        tokens: None where no token is needed.
+        local_only: whether the address is one of this machine; a browser is then kept from lending the address to
+            another site (DNS rebinding).
+        log: of the server.
+    """
+
+    def __init__(self, app: ASGIApp, *, tokens: Tokens | None, local_only: bool, log: Log) -> None:
+        self._app, self._tokens, self._local_only, self._log = app, tokens, local_only, log
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return
+        begin_s = time.perf_counter()
+        status = 0
+
+        async def send_marked(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                _mark(MutableHeaders(raw=message["headers"]))
+            await send(message)
+
+        try:
+            self._check(scope)
+            await self._app(scope, receive, send_marked)
+        except RefusedError as refusal:
+            await error_response(refusal)(scope, receive, send_marked)
+        except ClientDisconnect:
+            status = 499
+        except Exception as error:  # noqa: BLE001 - a defect of one request must not end the server
+            self._defect(error)
+            if not status:
+                wrong = RefusedError(500, "Something went wrong; the server's log says what.")
+                await error_response(wrong)(scope, receive, send_marked)
+        finally:
+            self._line(scope, status, time.perf_counter() - begin_s)
+
+    def _check(self, scope: Scope) -> None:
+        headers = Headers(scope=scope)
+        host = headers.get("host", "")
+        if self._local_only and _name_of(host) not in _LOCAL_NAMES:
+            raise RefusedError(421, "This server answers for this machine only. Use its address 127.0.0.1.")
+        origin = headers.get("origin")
+        if origin is not None and urlsplit(origin).netloc.lower() != host.lower():
+            raise RefusedError(403, "This server answers no requests of other web sites.")
+        if self._tokens is None or scope["path"] in OPEN_PATHS:
+            return
+        if not self._tokens.allow(headers.get("authorization", "")):
+            raise RefusedError(401, "A token is needed: send the header 'Authorization: Bearer TOKEN'.")
+
+    def _defect(self, error: Exception) -> None:
+        # Where it happened, but not what it was about: the text of an exception may quote the request.
+        frames = traceback.extract_tb(error.__traceback__)[-6:]
+        where = [f"{frame.filename.rpartition('/')[2]}:{frame.lineno} {frame.name}" for frame in frames]
+        self._log.event("defect", error=type(error).__name__, where=where)
+
+    def _line(self, scope: Scope, status: int, seconds: float) -> None:
+        if scope["path"] in _QUIET_PATHS:
+            return
+        client = scope.get("client")
+        self._log.event(
+            "request",
+            client=client[0] if client else "",
+            method=scope["method"][:16],
+            path=scope["path"][:_MOST_PATH_CHARACTERS],
+            status=status,
+            seconds=round(seconds, 6),
+        )
+
+
+def _name_of(host: str) -> str:
+    """The name in a header ``Host``, without its port."""
+    try:
+        return (urlsplit(f"//{host}").hostname or "").lower()
+    except ValueError:
+        return ""
+
+
+def _mark(headers: MutableHeaders) -> None:
+    headers["x-research-use"] = RESEARCH_USE_NOTICE
+    headers["x-content-type-options"] = "nosniff"
+    headers["cache-control"] = "no-store"
+    headers.setdefault("content-security-policy", "default-src 'none'; frame-ancestors 'none'")
+    headers["referrer-policy"] = "no-referrer"

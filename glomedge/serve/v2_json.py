@@ -1,0 +1,206 @@
+"""Open Inference Protocol over HTTP: bodies to crops and answers to bodies, in JSON and with the binary extension."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import math
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+import numpy as np
+
+from glomedge.about import RESEARCH_USE_NOTICE
+from glomedge.serve import tensors
+from glomedge.serve.core import Answered, Enhanced, Files
+from glomedge.serve.options import MODEL_NAME, MODEL_VERSION
+from glomedge.serve.refusal import malformed
+
+HEADER_LENGTH = "inference-header-content-length"
+"""Name of the HTTP header that says where the JSON ends and the binary data begins."""
+_MOST_ID_CHARACTERS = 1024
+
+
+@dataclass(frozen=True)
+class InferRequest:
+    """What a body asks for.
+
+    Attributes:
+        request_id: empty where the client gave none.
+        crops: not yet counted against any limit.
+        outputs: names, in order.
+        binary: those of them that are wanted as binary data.
+    """
+
+    request_id: str
+    crops: Files | Enhanced
+    outputs: tuple[str, ...]
+    binary: frozenset[str]
+
+
+def strict_json(text: bytes | memoryview) -> dict[str, Any]:
+    """A JSON object. Raises RefusedError; NaN and Infinity are not JSON."""
+    try:
+        document = json.loads(bytes(text), parse_constant=_refuse_constant)
+    except RecursionError:
+        raise malformed("The JSON is nested too deeply.") from None
+    except ValueError:
+        raise malformed("The body, or its part before the binary data, is not JSON.") from None
+    if not isinstance(document, dict):
+        raise malformed("The JSON must be an object.")
+    return document
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(name)
+
+
+def parse(body: bytes, header_length: str | None, side_px: int, map_shape: tuple[int, int] | None) -> InferRequest:
+    """One inference request.
+
+    Args:
+        body: JSON, followed by binary data where ``header_length`` says so.
+        header_length: the HTTP header ``HEADER_LENGTH``.
+        side_px, map_shape: of the model.
+
+    Raises:
+        RefusedError: 400.
+    """
+    view = memoryview(body)
+    json_bytes = _json_length(header_length, len(body))
+    document = strict_json(view[:json_bytes])
+    inputs = document.get("inputs")
+    if not isinstance(inputs, list) or not all(isinstance(entry, dict) for entry in inputs):
+        raise malformed("The JSON must have a list of objects 'inputs'.")
+    tensors.one_input([entry.get("name") for entry in inputs])
+    crops = _crops(inputs[0], view[json_bytes:], side_px)
+    request_id = document.get("id", "")
+    if not isinstance(request_id, str) or len(request_id) > _MOST_ID_CHARACTERS:
+        raise malformed(f"The 'id' must be a text of at most {_MOST_ID_CHARACTERS} characters.")
+    outputs, binary = _outputs(document, map_shape)
+    return InferRequest(request_id, crops, outputs, binary)
+
+
+def _json_length(header: str | None, total: int) -> int:
+    if header is None:
+        return total
+    if not (header.isascii() and header.isdigit() and len(header) < 16) or int(header) > total:
+        raise malformed(f"The header {HEADER_LENGTH} must be the length of the JSON, at most that of the body.")
+    return int(header)
+
+
+def _parameters(holder: dict[str, Any]) -> dict[str, Any]:
+    found = holder.get("parameters", {})
+    if not isinstance(found, dict):
+        raise malformed("'parameters' must be an object.")
+    return found
+
+
+def _crops(entry: dict[str, Any], binary: memoryview, side_px: int) -> Files | Enhanced:
+    shape = tensors.check_shape(entry.get("shape"))
+    is_files = entry["name"] == tensors.FILES
+    count = tensors.count_files(entry.get("datatype"), shape) if is_files else 0
+    if not is_files:
+        tensors.check_pixels(entry.get("datatype"), shape, side_px)
+    size = _parameters(entry).get("binary_data_size")
+    if size is not None:
+        if type(size) is not int or size != len(binary) or "data" in entry:
+            raise malformed(f"'binary_data_size' does not match the {len(binary)} bytes behind the JSON.")
+        return tensors.files_of(binary, count) if is_files else tensors.pixels_of(binary, shape)
+    if len(binary):
+        raise malformed("There is binary data behind the JSON, and no input says that it is its own.")
+    data = entry.get("data")
+    if not isinstance(data, list):
+        raise malformed("The input must have a list 'data', or a 'binary_data_size' in its parameters.")
+    return _files_in_json(data, count) if is_files else _pixels_in_json(data, shape)
+
+
+def _files_in_json(data: list[Any], count: int) -> Files:
+    """JSON holds no bytes, so each file is a text in base64."""
+    flat = [item for part in data for item in (part if isinstance(part, list) else [part])]
+    if len(flat) != count or not all(isinstance(item, str) for item in flat):
+        raise malformed(f"'data' must hold {count} texts, one a file, in base64.")
+    return Files([base64_bytes(item) for item in flat])
+
+
+def base64_bytes(text: str) -> bytes:
+    """What a text in base64 says. Raises RefusedError."""
+    try:
+        return base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError):
+        raise malformed("A file in JSON must be in base64; use the binary extension for bytes as they are.") from None
+
+
+def _pixels_in_json(data: list[Any], shape: tuple[int, ...]) -> Enhanced:
+    try:
+        values = np.asarray(data)
+    except (ValueError, RecursionError, OverflowError):
+        raise malformed("The rows of 'data' are not of one length.") from None
+    # An array of booleans, floats, texts or of very large numbers is of another kind.
+    if values.dtype.kind not in "iu" or values.size != math.prod(shape) or values.shape not in (shape, (values.size,)):
+        raise malformed("'data' must hold whole numbers, as many as the shape says, flat or nested as the shape is.")
+    if values.size and not 0 <= int(values.min()) <= int(values.max()) <= 255:
+        raise malformed("The numbers of 'data' must be 0 to 255.")
+    return Enhanced(values.astype(np.uint8).reshape(shape))
+
+
+def _outputs(document: dict[str, Any], map_shape: tuple[int, int] | None) -> tuple[tuple[str, ...], frozenset[str]]:
+    asked = document.get("outputs", [])
+    if not isinstance(asked, list) or not all(isinstance(entry, dict) for entry in asked):
+        raise malformed("'outputs' must be a list of objects with a 'name'.")
+    names = [entry.get("name") for entry in asked]
+    if not all(isinstance(name, str) for name in names):
+        raise malformed("Each of 'outputs' must have a 'name'.")
+    outputs = tensors.check_outputs(names, map_shape)
+    by_default = _flag(_parameters(document), "binary_data_output", default=False)
+    binary = {entry["name"] for entry in asked if _flag(_parameters(entry), "binary_data", default=by_default)}
+    return outputs, frozenset(binary if asked else outputs if by_default else ())
+
+
+def _flag(parameters: dict[str, Any], name: str, *, default: bool) -> bool:
+    value = parameters.get(name, default)
+    if not isinstance(value, bool):
+        raise malformed(f"'{name}' must be true or false.")
+    return value
+
+
+def render(answered: Answered, request: InferRequest) -> tuple[bytes, dict[str, str]]:
+    """The body of the answer and its HTTP headers."""
+    entries, parts = [], []
+    for output in tensors.outputs_of(answered, request.outputs):
+        entry: dict[str, Any] = {
+            "name": output.name,
+            "datatype": output.datatype,
+            "shape": list(output.values.shape),
+        }
+        if output.name in request.binary:
+            raw = tensors.raw_of(output)
+            entry["parameters"] = {"binary_data_size": len(raw)}
+            parts.append(raw)
+        else:
+            entry["data"] = _json_values(output)
+        entries.append(entry)
+    document = {
+        "model_name": MODEL_NAME,
+        "model_version": MODEL_VERSION,
+        **({"id": request.request_id} if request.request_id else {}),
+        "parameters": {"notice": RESEARCH_USE_NOTICE, "model_sha256": answered.model_sha256},
+        "outputs": entries,
+    }
+    text = json.dumps(document, allow_nan=False, separators=(",", ":")).encode("ascii")
+    if not parts:
+        return text, {"content-type": "application/json"}
+    headers = {"content-type": "application/octet-stream", HEADER_LENGTH: str(len(text))}
+    return b"".join((text, *parts)), headers
+
+
+def _json_values(output: tensors.Output) -> list[Any]:
+    """Flat and row-major. JSON knows no NaN: what is not a number is null."""
+    if output.datatype == "BYTES":
+        return [value.decode("ascii") for value in output.values.flat]
+    if output.datatype != "FP32":
+        found: list[Any] = output.values.reshape(-1).tolist()
+        return found
+    # The shortest decimal of a float32: read as float32 it is the same number.
+    return [float(text) if text != "nan" else None for text in map(str, output.values.reshape(-1))]
