@@ -10,8 +10,10 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 from glomedge.cases.names import CaseFinder
+from glomedge.cli import app
 from glomedge.engine.options import EngineOptions
 from glomedge.files.writing import sha256_of
 from glomedge.imaging.images import ALLOWED_SUFFIXES
@@ -108,6 +110,10 @@ def test_a_night_from_another_scanner_is_noted_on_screen_in_the_record_and_in_th
     assert record["drift"]["p_value"] <= record["drift"]["alarm_at_or_below"] == 0.01
     assert record["drift"]["lower_quartile"] > record["drift"]["reference_lower_quartile"] + 1
     assert "these scores differ from those" in (work / "out" / "report.html").read_text("utf-8")
+    asked = ["infer", str(work / "night-45"), "-m", str(work / "north.onnx"), "--site", "North Lab", "-p", "cpu"]
+    shown = CliRunner().invoke(app, [*asked, "-o", str(work / "again"), "--no-report"])
+    assert shown.exit_code == 0, shown.output
+    assert f"Note: {note}" in shown.output
 
 
 def test_a_night_that_is_not_the_sites_or_too_small_is_not_compared(work: Path) -> None:
