@@ -24,6 +24,7 @@ from glomedge.cases.readings import (
     by_shape,
     is_date,
     of_slide,
+    slide_file_of,
     stem_of,
 )
 from glomedge.cases.text import counted, some, tidy
@@ -73,6 +74,8 @@ def _read(name: str, pattern: str | None, decisions: _Decisions) -> Read:
     if pattern is not None:
         reading = _by_pattern("/".join(parts), base, pattern)
         return Read(reading or by_folder(folders) or _unknown(), reading is not None)
+    if (slide := slide_file_of(base)) is not None:
+        return Read(of_slide("slide", slide) or by_folder(folders) or _unknown(), sure=True)
     stem = stem_of(base.strip())
     if reading := by_shape(stem):
         return Read(reading, sure=True)
@@ -298,6 +301,7 @@ class CaseFinder:
 
 
 _RULE_WORDS: dict[Rule, str] = {
+    "slide": "the slide's",
     "region": "QuPath or HistomicsTK",
     "parts": "stain and part",
     "coordinates": "coordinates",
@@ -325,7 +329,11 @@ def _decisions(names: Iterable[str]) -> dict[tuple[_Kind, str | None], Decision]
                 evidence.add_pair(head, *neighbours.numbers)
             continue
         evidence = None
-        stem = stem_of(tidy(name.rpartition("/")[2]))
+        base = tidy(name.rpartition("/")[2])
+        if slide_file_of(base) is not None:
+            neighbours = Neighbours()
+            continue
+        stem = stem_of(base)
         if reading := by_shape(stem):
             neighbours.keep(name, Read(reading, sure=True))
         elif (ending := ending_of(stem)) and len(ending.numbers) > 1:

@@ -10,8 +10,9 @@ import re
 from functools import lru_cache
 from typing import Literal, NamedTuple
 
-Rule = Literal["pattern", "region", "parts", "coordinates", "running number", "folder", "unknown"]
-"""How a crop's biopsy was found; ``region``: QuPath's or HistomicsTK's box; ``parts``: ``_<stain>_<i>of<n>_``."""
+Rule = Literal["pattern", "slide", "region", "parts", "coordinates", "running number", "folder", "unknown"]
+"""How a crop's biopsy was found; ``slide``: from the name of the slide that it lies on; ``region``: QuPath's or
+HistomicsTK's box; ``parts``: ``_<stain>_<i>of<n>_``."""
 
 POSITIVE_FOLDER = "globally_sclerotic_glomeruli"
 NEGATIVE_FOLDER = "non_globally_sclerotic_glomeruli"
@@ -64,6 +65,8 @@ _REGIONS = tuple(
 # The biopsy may hold hyphens and underscores, the stain no underscore.
 _PARTS = re.compile(r"(?P<slide>(?P<case>.+?)_[^_]+_[0-9]+of[0-9]+)_.+", re.DOTALL)
 _SLIDE_OF_PARTS = re.compile(r"(?P<case>.+?)_[^_]+_[0-9]+of[0-9]+", re.DOTALL)
+# As ``infer`` names an outline on a slide: its place in the file, and its id. No image is named so: there is no suffix.
+_ON_A_SLIDE = re.compile(r"(?P<slide>.+)#(?:[0-9]{7,}(?:_[0-9A-Za-z-]+)?)?", re.DOTALL)
 # Words that say what a file is, never whose: crop-7.png, tile_100_200.png.
 _WORDS = (
     r"(?:crops?|gloms?|glomerul(?:us|i)|tiles?|patch(?:es)?|images?|img|rois?|regions?|annotations?|objects?|"
@@ -124,6 +127,12 @@ def of_slide(rule: Rule, slide: str) -> Reading | None:
         return None
     match = _SLIDE_OF_PARTS.fullmatch(slide)
     return Reading(rule, CaseName(match["case"].strip() if match else slide, slide))
+
+
+def slide_file_of(base: str) -> str | None:
+    """The name of the slide that an outline lies on (``S-1.svs#0000007_<id>``); None for the name of a file."""
+    match = _ON_A_SLIDE.fullmatch(base) if "#" in base else None
+    return match["slide"] if match else None
 
 
 def by_shape(stem: str) -> Reading | None:

@@ -17,6 +17,7 @@ from glomedge.cli.options import (
     DECODING,
     MODEL,
     RESULTS,
+    SLIDES,
     CasePattern,
     Model,
     Threshold,
@@ -36,8 +37,43 @@ if TYPE_CHECKING:
 @takes_engine_options()
 def infer(
     context: typer.Context,
-    folder: Annotated[Path, typer.Argument(help="Folder of glomerulus crops (searched recursively), or one image.")],
+    folder: Annotated[
+        Path,
+        typer.Argument(
+            help="Folder of glomerulus crops, or of slides with outlines beside them (searched recursively); or one "
+            "image, or one slide."
+        ),
+    ],
     *,
+    annotations: Annotated[
+        Path | None,
+        typer.Option(
+            "--annotations",
+            "-a",
+            help="Outlines of one slide: GeoJSON (QuPath), JSON (DSA), XML (ImageScope, ASAP) or CSV of boxes; .gz, "
+            ".zip. Default: the file beside the slide that has its name.",
+            show_default=False,
+            rich_help_panel=SLIDES,
+        ),
+    ] = None,
+    classes: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--class",
+            help="Class of the outlines that are glomeruli; repeatable. Default: the usual names.",
+            show_default=False,
+            rich_help_panel=SLIDES,
+        ),
+    ] = None,
+    mpp: Annotated[
+        float | None,
+        typer.Option(
+            "--mpp",
+            help="Microns per pixel of the slides. Default: what they say.",
+            show_default=False,
+            rich_help_panel=SLIDES,
+        ),
+    ] = None,
     model: Model = DEFAULT_MODEL,
     threshold: Threshold = None,
     tta: Annotated[
@@ -54,7 +90,8 @@ def infer(
         list[str] | None,
         typer.Option(
             "--format",
-            help="In addition to CSV: jsonl or parquet; csv-bom: CSV that Excel reads as UTF-8. Repeatable.",
+            help="In addition to CSV: jsonl or parquet; csv-bom: CSV that Excel reads as UTF-8; of slides, geojson for "
+            "QuPath and dsa for the Digital Slide Archive. Repeatable.",
             show_default=False,
             rich_help_panel=RESULTS,
         ),
@@ -130,12 +167,13 @@ def infer(
         ),
     ] = False,
 ) -> None:
-    """Classify every crop in a folder as globally sclerotic or not.
+    """Classify every crop in a folder, and every outlined glomerulus on slides, as globally sclerotic or not.
 
     Writes predictions.csv, cases.csv, report.html and run.json. Exit code 0: every image was classified; 2: some inputs
     have an error row; 1: the run failed; 130 or 143: stopped, continue with --resume.
     """
     from glomedge.runs.folder import Options, infer_folder
+    from glomedge.runs.options import SlideOptions
     from glomedge.system.stopping import StopOnSignals
 
     require_one_folder([folder, *map(Path, context.args)])
@@ -160,6 +198,7 @@ def infer(
         decode_timeout_s=decode_timeout,
         decode_in=decode_in,
         report=report,
+        slides=SlideOptions(annotations, tuple(dict.fromkeys(classes or ())), mpp),
     )
     with StopOnSignals() as stop, Progress() as progress:
         outcome = infer_folder(options, stop=stop, progress=progress.stage("crops"))
@@ -224,7 +263,8 @@ def print_summary(outcome: Outcome, output: Path) -> None:
         console.print(line, soft_wrap=True)
     for note in outcome.notes:
         console.print(f"Note: {note}", soft_wrap=True)
-    console.print(
-        f"Written to {escape_name(bytes(output))}: {', '.join(path.name for path in outcome.files)}", soft_wrap=True
-    )
+    names = [path.name for path in outcome.files if path.parent == output]
+    if within := len(outcome.files) - len(names):
+        names.append(f"{within} {'file' if within == 1 else 'files'} in annotations/")
+    console.print(f"Written to {escape_name(bytes(output))}: {', '.join(names)}", soft_wrap=True)
     console.print(RESEARCH_USE_NOTICE)

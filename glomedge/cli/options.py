@@ -18,7 +18,7 @@ from glomedge.engine.options import DEFAULT_MODEL, EngineOptions
 from glomedge.errors import UsageError
 
 MODEL, ENGINE, RESULTS, DECODING = "Model", "Engine", "Results", "Decoding"
-BIOPSIES, CONTINUING, LABELS = "Biopsies", "Continuing a run", "Labels"
+BIOPSIES, CONTINUING, LABELS, SLIDES = "Biopsies", "Continuing a run", "Labels", "Slides"
 """Panels of ``--help``."""
 
 PROVIDER_HELP = "auto, cpu, cuda, tensorrt, tensorrt-rtx or openvino. Exactly this one is used."

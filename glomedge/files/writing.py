@@ -67,13 +67,18 @@ class Staged:
 
     @contextmanager
     def open(self, name: str) -> Iterator[IO[bytes]]:
-        """A file to write; on disk when the block ends. Raises OutputError where it cannot be written."""
+        """A file to write, maybe in a folder (``annotations/S-1.geojson``); on disk when the block ends.
+
+        Raises OutputError where it cannot be written.
+        """
         temporary = self._staging / f"{name}.tmp"
-        with self.naming(name), temporary.open("wb") as handle:
-            self._written[name] = temporary
-            yield handle
-            handle.flush()
-            os.fsync(handle.fileno())
+        with self.naming(name):
+            temporary.parent.mkdir(parents=True, exist_ok=True)
+            with temporary.open("wb") as handle:
+                self._written[name] = temporary
+                yield handle
+                handle.flush()
+                os.fsync(handle.fileno())
 
     @contextmanager
     def naming(self, name: str) -> Iterator[None]:
@@ -96,19 +101,17 @@ class Staged:
         return digests
 
     def commit(self) -> list[Path]:
-        """Rename everything, in the order in which it was written, and sync the folder itself."""
+        """Rename everything, in the order in which it was written, and sync the folders."""
         done = []
         try:
             for name, temporary in self._written.items():
+                (self._folder / name).parent.mkdir(parents=True, exist_ok=True)
                 temporary.replace(self._folder / name)
                 done.append(self._folder / name)
             for name in self._owned - set(self._written):
                 (self._folder / name).unlink(missing_ok=True)
-            descriptor = os.open(self._folder, os.O_RDONLY)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
+            for folder in {path.parent: None for path in (*done, self._folder / "any")}:
+                _sync(folder)
         except OSError as error:
             raise OutputError(f"{self._folder} cannot be written: {error.strerror}. Run again with --resume.") from None
         self._written.clear()
@@ -119,6 +122,14 @@ class Staged:
         for temporary in self._written.values():
             temporary.unlink(missing_ok=True)
         self._written.clear()
+
+
+def _sync(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def sha256_of(path: Path) -> str:

@@ -52,11 +52,25 @@ def is_system_folder(name: bytes) -> bool:
     return lower in _SYSTEM_FOLDERS or lower.startswith(b".trash-")
 
 
+PART_MARK = b"#"
+"""Between the path of a file and the name of a part of it: ``S-1.svs#0000007_<id>`` is an outline on a slide."""
+
+
 class Found(NamedTuple):
-    """One input: its path relative to the folder, and why it cannot be opened (an error code), if so."""
+    """One input: its path relative to the folder, and why it cannot be opened (an error code), if so.
+
+    Of a part of a file (an outline on a slide) ``relative`` is the file's path with ``PART_MARK`` and the part's name
+    after it, or with nothing after it where the file as a whole has no answer; ``part`` is its number in the run.
+    """
 
     relative: bytes
     error: str | None = None
+    part: int | None = None
+
+    @property
+    def file(self) -> bytes:
+        """The path of the file itself, relative to the folder."""
+        return self.relative if self.part is None else self.relative.rpartition(PART_MARK)[0]
 
     @property
     def key(self) -> str:
@@ -113,8 +127,8 @@ class Scan:
     other_files: int = 0
 
     def path(self, found: Found) -> bytes:
-        """The full path of an input."""
-        return os.path.join(self.root, found.relative)  # noqa: PTH118 (bytes)
+        """The full path of an input, or of the file that it is a part of."""
+        return os.path.join(self.root, found.file)  # noqa: PTH118 (bytes)
 
     def notes(self) -> list[str]:
         """What was skipped, one sentence each."""

@@ -8,7 +8,7 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -63,6 +63,26 @@ class Answer:
         return self
 
 
+class Fetched(NamedTuple):
+    """Pixels of a part of a file, uint8 RGB ``[H, W, 3]``, and the flags of its row."""
+
+    pixels_hwc: Pixels
+    flags: tuple[str, ...] = ()
+
+
+class Source(Protocol):
+    """Gives the pixels of inputs that are parts of files (``Found.part``): outlines on slides.
+
+    Used by many threads at once, and pickled for decode processes.
+    """
+
+    def stamp(self, found: Found) -> Stamp:
+        """Size and time of the file, without its SHA-256; nothing where it cannot be asked."""
+
+    def fetch(self, found: Found) -> Fetched:
+        """The pixels of one part. Raises ImageError."""
+
+
 @dataclass(frozen=True)
 class Preparation:
     """How to prepare crops.
@@ -73,6 +93,7 @@ class Preparation:
         follow_symlinks: whether linked files may be read.
         thumbnail_px: longer side of the JPEG kept for the report; 0 for none.
         grey_px: crops of up to this many pixels are kept in grey for a heatmap; 0 for none.
+        source: of inputs that are parts of files; None where there are none.
     """
 
     root: bytes
@@ -80,6 +101,7 @@ class Preparation:
     follow_symlinks: bool = False
     thumbnail_px: int = 0
     grey_px: int = 0
+    source: Source | None = None
 
 
 class Decoder(NamedTuple):
@@ -142,6 +164,28 @@ def _decode(answer: Answer, how: Preparation, decoder: Decoder) -> Pixels:
     """Read and decode; raises ImageError."""
     if answer.found.error is not None:
         raise ImageError(answer.found.error, _SCAN_ERRORS.get(answer.found.error, answer.found.error))
+    pixels, flags = _file(answer, how, decoder) if answer.found.part is None else _part(answer, how)
+    flags = tuple(dict.fromkeys((*flags, *decoder.assess(pixels))))
+    if flags:
+        answer.status = f"flagged:{'+'.join(flags)}"
+    return pixels
+
+
+def _part(answer: Answer, how: Preparation) -> Fetched:
+    """A part of a file, which has no bytes of its own: its SHA-256 is that of its pixels."""
+    assert how.source is not None
+    answer.stamped(how.source.stamp(answer.found))
+    fetched = how.source.fetch(answer.found)
+    answer.sha256 = pixels_sha256(fetched.pixels_hwc)
+    return fetched
+
+
+def pixels_sha256(pixels_hwc: Pixels) -> str:
+    """SHA-256, in hex, of RGB pixels in the order of the picture: red, green and blue of each, row after row."""
+    return hashlib.sha256(np.ascontiguousarray(pixels_hwc).data).hexdigest()
+
+
+def _file(answer: Answer, how: Preparation, decoder: Decoder) -> Fetched:
     path = os.path.join(how.root, answer.found.relative)  # noqa: PTH118 (bytes)
     try:
         answer.mtime_ns = os.stat(path, follow_symlinks=how.follow_symlinks).st_mtime_ns  # noqa: PTH116
@@ -152,11 +196,7 @@ def _decode(answer: Answer, how: Preparation, decoder: Decoder) -> Pixels:
     answer.size_bytes = len(data)
     answer.sha256 = hashlib.sha256(data).hexdigest()
     decoded = decoder.decode(data)
-    pixels: Pixels = decoded.pixels_hwc
-    flags = dict.fromkeys((*decoded.flags, *decoder.assess(pixels)))
-    if flags:
-        answer.status = f"flagged:{'+'.join(flags)}"
-    return pixels
+    return Fetched(decoded.pixels_hwc, decoded.flags)
 
 
 _SCAN_ERRORS = {

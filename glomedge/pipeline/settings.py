@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from glomedge.model.spec import SIZE_PX, Recipe
 from glomedge.pipeline.decode_process import grey_pays, slot_bytes
-from glomedge.pipeline.prepare import Preparation
+from glomedge.pipeline.prepare import Preparation, Source
 
 # While the engine loads, for a second or less, decoding continues: about this many crops, and 10 MB of pixels at most.
 _LEAD_CROPS = 64
@@ -30,6 +30,7 @@ class Settings:
         grey_px: crops of up to this many pixels are also passed on in grey; fewer where all crops in flight would take
             more than 512 MB together; 0 for none.
         follow_symlinks: whether linked files may be read.
+        source: of inputs that are parts of files; None where there are none.
     """
 
     recipe: Recipe
@@ -42,6 +43,7 @@ class Settings:
     thumbnail_px: int = 0
     grey_px: int = 0
     follow_symlinks: bool = False
+    source: Source | None = None
 
     @property
     def buffers(self) -> int:
@@ -56,4 +58,4 @@ class Settings:
         grey_px = min(self.grey_px, _GREY_BYTES // (self.buffers * self.batch_size))
         if self.decode_processes and not grey_pays():
             grey_px = 0
-        return Preparation(root, self.recipe, self.follow_symlinks, self.thumbnail_px, grey_px)
+        return Preparation(root, self.recipe, self.follow_symlinks, self.thumbnail_px, grey_px, self.source)

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from glomedge.pipeline.inputs import Found
+from glomedge.pipeline.inputs import PART_MARK, Found
 from glomedge.results.journal_rows import (
     HAS_ATTACHMENT,
     HAS_DISAGREEMENT,
@@ -215,10 +215,13 @@ class AnswerTable:
                 self._room += self._room // 8 + 16
         return number
 
-    def drop_folders(self) -> None:
-        """Forget folders that could not be listed and are no longer inputs: their files have rows now."""
+    def drop_replaced(self) -> None:
+        """Forget folders that could not be listed and slides that could not be used and are no longer inputs.
+
+        Their files and outlines have rows now.
+        """
         for name, number in self._others.items():
-            if name.endswith(b"/") and self._said.data[number]:
+            if name.endswith((b"/", PART_MARK)) and self._said.data[number]:
                 self._count -= 1
                 self._said.data[number] = self._known.data[number] = 0
 
@@ -255,8 +258,8 @@ class AnswerTable:
         return Fingerprint(
             int(self._size.data[number]) if known & HAS_SIZE else None,
             int(self._time.data[number]) if known & HAS_TIME else None,
-            # Given up before its bytes were there: the disk's fault, not the file's.
-            status in _RETRIED or (status == "error:decoder" and not known & HAS_SHA256),
+            # Given up before its bytes were there: the disk's fault, not the file's. A whole slide is asked again.
+            status in _RETRIED or (status == "error:decoder" and not known & HAS_SHA256) or name.endswith(PART_MARK),
         )
 
     def settled(self) -> npt.NDArray[np.bool_]:

@@ -4,6 +4,7 @@ An append-only file of lines, each the CRC-32 of its payload in eight hex digits
 object whose ``kind`` is one of
 
 - ``head``: what the rows depend on (model, recipe, threshold ...); the first line and no other;
+- ``outlines``: slides that were added since, with the SHA-256 of their files of outlines;
 - ``engine``: the provider that ran, once it is known;
 - ``start``: paths about to be decoded: after a crash, these are the suspects;
 - ``stop``: the run was stopped cleanly: nothing that was started is a suspect;
@@ -25,7 +26,7 @@ import os
 import threading
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -53,9 +54,23 @@ class Identity:
     tta: int
     batch_size: int
     bf16: bool = False
+    classes: str = ""
+    mpp: float | None = None
+    outlines: Mapping[str, str] = field(default_factory=dict)
+    """Slide -> SHA-256 of its file of outlines."""
 
     # Adopted rather than rejected: the batches of the resumed run are then those of the first.
-    ADOPTED = ("batch_size",)
+    ADOPTED = ("batch_size", "outlines")
+    # Of slides: not written by a run without any, whose journal is as it always was.
+    _OPTIONAL = ("classes", "mpp", "outlines")
+
+    def as_json(self) -> dict[str, Any]:
+        """Its fields, without those of slides that say nothing."""
+        return {name: value for name, value in asdict(self).items() if value or name not in self._OPTIONAL}
+
+    def other_outlines(self, other: Identity) -> list[str]:
+        """Slides whose outlines in ``other`` are different ones, or that it does not have."""
+        return [slide for slide, sha256 in self.outlines.items() if other.outlines.get(slide) != sha256]
 
     def differences(self, other: Identity) -> list[str]:
         """Each field in which ``other`` differs, in words."""
@@ -144,6 +159,13 @@ def _pack(answer: Answer, attachment: Attachment | None) -> list[Any]:
     ]
 
 
+def _texts(value: Any) -> dict[str, str]:
+    """The object, where it holds nothing but texts. Raises TypeError."""
+    if not (isinstance(value, dict) and all(isinstance(each, str) for each in value.values())):
+        raise TypeError("an object of texts")
+    return value
+
+
 def _take(contents: Contents, payload: dict[str, Any]) -> None:
     """Add one line. Raises KeyError, TypeError or ValueError where it is not one of ours."""
     kind = payload["kind"]
@@ -155,11 +177,14 @@ def _take(contents: Contents, payload: dict[str, Any]) -> None:
         identity = Identity(**payload["identity"])
         if not (isinstance(identity.batch_size, int) and 1 <= identity.batch_size <= 1 << 20):
             raise ValueError("batch size")
-        contents.identity = identity
+        contents.identity = replace(identity, outlines=_texts(identity.outlines))
     elif contents.identity is None:
         raise ValueError("no head")
     elif kind == "engine":
         contents.provider = str(payload["provider"])
+    elif kind == "outlines":
+        outlines = {**contents.identity.outlines, **_texts(payload["files"])}
+        contents.identity = replace(contents.identity, outlines=outlines)
     elif kind == "start":
         keys = payload["keys"]
         if not (isinstance(keys, list) and all(isinstance(key, str) for key in keys)):
@@ -279,7 +304,11 @@ class Journal:
 
     def head(self, identity: Identity) -> None:
         """First line of a fresh journal."""
-        self._seed = _head_crc(self._append({"kind": "head", "format": FORMAT, "identity": asdict(identity)}))
+        self._seed = _head_crc(self._append({"kind": "head", "format": FORMAT, "identity": identity.as_json()}))
+
+    def outlines(self, files: Mapping[str, str]) -> None:
+        """Slides that were added since the run began, with the SHA-256 of their files of outlines."""
+        self._append({"kind": "outlines", "files": dict(files)})
 
     def engine(self, provider: str) -> None:
         """The provider in use."""

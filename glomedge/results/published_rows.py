@@ -11,7 +11,7 @@ import numpy as np
 from glomedge.cases.names import CaseFinder
 from glomedge.files.names import escape_names
 from glomedge.results.answer_table import AnswerTable
-from glomedge.results.rows import Row, RowBlock, Verdict
+from glomedge.results.rows import OutlineFacts, Row, RowBlock, Verdict
 
 BLOCK_ROWS = 1024
 """Rows per block: few enough to hold in memory, enough to amortise the calls per block."""
@@ -30,6 +30,7 @@ class PublishedRows:
         provider: that gave the answers.
         review_band: least and greatest probability to be reviewed.
         cases: knows the biopsy of each crop, having seen all names.
+        outline: what is known of an outline, by its number in the run (``Found.part``); None in a run without slides.
     """
 
     answers: AnswerTable
@@ -38,6 +39,7 @@ class PublishedRows:
     provider: str
     review_band: tuple[float, float]
     cases: CaseFinder
+    outline: Callable[[int], OutlineFacts] | None = None
 
     def __len__(self) -> int:
         return len(self.answers)
@@ -78,7 +80,14 @@ class PublishedRows:
             sha256,
             disagreement,
             lambda place: self.answers.attachment(numbers[place]),
+            () if self.outline is None else [self._outline(number, self.outline) for number in numbers],
         )
+
+    def _outline(self, number: int, outline: Callable[[int], OutlineFacts]) -> OutlineFacts | None:
+        inputs = self.answers.inputs
+        # Rows of files that are gone come after all inputs.
+        part = inputs[number].part if number < len(inputs) else None
+        return None if part is None else outline(part)
 
 
 class _Verdicts(dict[tuple[int, int], Verdict]):

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import compress
 from pathlib import Path
 
-from glomedge.cases.text import counted
+from glomedge.cases.text import counted, some
 from glomedge.errors import OutputError
 from glomedge.pipeline.inputs import Found
 from glomedge.results.answer_table import AnswerTable, Fingerprint
@@ -89,7 +89,12 @@ def plan(
             f"The run in {folder} cannot be resumed with other settings: {'; '.join(differences)}. "
             "Use the same settings, another --output, or start over with --overwrite."
         )
-    return Plan(contents.identity, contents, _resumed(contents))
+    if changed := contents.identity.other_outlines(identity):
+        raise OutputError(
+            f"The run in {folder} cannot be resumed, because the outlines of {some(changed, 3)} are not those that it "
+            "began with. Put the file of outlines back, use another --output, or start over with --overwrite."
+        )
+    return Plan(replace(contents.identity, outlines=identity.outlines), contents, _resumed(contents))
 
 
 def _resumed(contents: Contents) -> list[str]:
@@ -140,7 +145,7 @@ def _changed(root: bytes, found: Found, before: Fingerprint) -> bool:
     if before.mtime_ns is None:
         return False
     try:
-        status = os.stat(os.path.join(root, found.relative))  # noqa: PTH116, PTH118 (bytes)
+        status = os.stat(os.path.join(root, found.file))  # noqa: PTH116, PTH118 (bytes)
     except OSError:
         return False
     return before.differs(status.st_size, status.st_mtime_ns)
@@ -149,14 +154,15 @@ def _changed(root: bytes, found: Found, before: Fingerprint) -> bool:
 def publishable(path: Path, inputs: Sequence[Found], contents: Contents) -> Contents:
     """The journal of a run that finished: what was written since ``contents`` is read back from disk.
 
-    A folder that can now be listed is no longer an input, and its row of an earlier run is omitted.
+    A folder that can now be listed and a slide that now has outlines are no longer inputs, and their rows of an earlier
+    run are omitted.
 
     Raises:
         OutputError: an input has no answer, or part of the journal is unreadable. An incomplete table must never be
             published as complete.
     """
     contents = read_on(path, contents)
-    contents.answers.drop_folders()
+    contents.answers.drop_replaced()
     missing = contents.answers.missing()
     if missing or contents.bad_bytes:
         lost = []

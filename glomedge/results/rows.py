@@ -17,12 +17,33 @@ class Attachment(NamedTuple):
     crc32: int
 
 
+class OutlineFacts(NamedTuple):
+    """What a row says of its outline on a slide.
+
+    Attributes:
+        number: ``Found.part``.
+        annotation_id, annotation_class: as the file of outlines has them; empty where it has none.
+        x, y, width, height: what was read, in level-0 pixels; None where the outline has no box on the slide.
+        mpp: microns per pixel of the slide at level 0; None where it is not known.
+    """
+
+    number: int
+    annotation_id: str = ""
+    annotation_class: str = ""
+    x: int | None = None
+    y: int | None = None
+    width: int | None = None
+    height: int | None = None
+    mpp: float | None = None
+
+
 class Row(NamedTuple):
     """One input in the results; a tuple, because millions are made.
 
     ``probability``, ``label`` and ``class_name`` are None if ``status`` begins with ``error:``. ``path`` is escaped
     (``files.names.escape_name``) and relative; ``sha256`` is of the bytes that were classified; ``review`` is 1 where
-    the probability is in the review band, 0 if not, None for an error.
+    the probability is in the review band, 0 if not, None for an error. ``outline`` is None for a crop. Of an outline
+    ``path`` is the slide's with ``#`` and the outline's place and id after it, and ``sha256`` is of its pixels.
     """
 
     path: str
@@ -39,6 +60,7 @@ class Row(NamedTuple):
     message: str
     attachment: Attachment | None = None
     review: int | None = None
+    outline: OutlineFacts | None = None
 
     @property
     def name(self) -> str:
@@ -84,6 +106,7 @@ class RowBlock:
         sha256: ``Row.sha256``.
         disagreements: ``Row.tta_disagreement``.
         attachment: gives ``Row.attachment`` of the row at a place; few are asked for.
+        outlines: ``Row.outline``; empty in a run without slides.
     """
 
     paths: Sequence[str]
@@ -93,6 +116,7 @@ class RowBlock:
     sha256: Sequence[str | None]
     disagreements: Sequence[float | None]
     attachment: Callable[[int], Attachment | None]
+    outlines: Sequence[OutlineFacts | None] = ()
 
     @classmethod
     def of(cls, rows: Iterable[Row]) -> RowBlock:
@@ -112,6 +136,7 @@ class RowBlock:
             [row.sha256 for row in rows],
             [row.tta_disagreement for row in rows],
             lambda place: rows[place].attachment,
+            [row.outline for row in rows] if any(row.outline for row in rows) else (),
         )
 
     def __len__(self) -> int:
@@ -124,5 +149,5 @@ class RowBlock:
         return Row(
             self.paths[place], case, slide, self.probabilities[place], verdict.label, verdict.class_name,
             verdict.threshold, verdict.status, verdict.provider, self.sha256[place], self.disagreements[place],
-            verdict.message, self.attachment(place), verdict.review,
+            verdict.message, self.attachment(place), verdict.review, self.outlines[place] if self.outlines else None,
         )  # fmt: skip

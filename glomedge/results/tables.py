@@ -6,13 +6,14 @@ import codecs
 import json
 from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import lru_cache
+from itertools import repeat
 from typing import IO, Any, Protocol, TypeVar
 
 from glomedge.about import RESEARCH_USE_NOTICE
 from glomedge.cases.names import CaseName
 from glomedge.errors import MissingExtraError
 from glomedge.files.names import all_plain, guard, neutralise
-from glomedge.results.rows import RowBlock, Verdict
+from glomedge.results.rows import OutlineFacts, RowBlock, Verdict
 
 FORMATS = ("csv", "csv-bom", "jsonl", "parquet")
 
@@ -42,9 +43,17 @@ COLUMNS = (
 )
 
 
-def columns(*, tta: bool) -> tuple[str, ...]:
+OUTLINE_COLUMNS = ("annotation_id", "annotation_class", "x", "y", "width", "height", "mpp")
+"""Behind ``slide``, in a run with slides; empty for a crop."""
+
+
+def columns(*, tta: bool, slides: bool = False) -> tuple[str, ...]:
     """The columns of every format, in order; the research-use notice is the last."""
-    return (*(name for name in COLUMNS if tta or name != "tta_disagreement"), "notice")
+    names = [name for name in COLUMNS if tta or name != "tta_disagreement"]
+    if slides:
+        place = names.index("slide") + 1
+        names[place:place] = OUTLINE_COLUMNS
+    return (*names, "notice")
 
 
 class TableWriter(Protocol):
@@ -118,19 +127,33 @@ def _verdict_cells(verdict: Verdict) -> str:
     return f"{label},{class_name},{verdict.threshold},{review},{status},{provider}"
 
 
+_NO_OUTLINE = OutlineFacts(-1)
+
+
+def _outline_values(block: RowBlock, name: str) -> list[Any]:
+    """One column of what is known of the outlines; None for a crop."""
+    return [None if outline is None else getattr(outline, name) for outline in block.outlines]
+
+
+def _outline_cells(outline: OutlineFacts | None) -> str:
+    _, identity, class_name, *numbers = outline or _NO_OUTLINE
+    return ",".join([_id_cell(identity), _text_cell(class_name), *_known(numbers, str, "")])
+
+
 class CsvWriter:
     """UTF-8, comma, newline, header first. No cell can be taken for a formula (``files.names.neutralise``), no
-    biopsy or slide for a number or date (``files.names.guard``)."""
+    biopsy, slide or annotation's id for a number or date (``files.names.guard``)."""
 
-    def __init__(self, handle: IO[bytes], *, tta: bool) -> None:
+    def __init__(self, handle: IO[bytes], *, tta: bool, slides: bool = False) -> None:
         self._handle = handle
         self._tta = tta
+        self._slides = slides
         self._cases = _Texts(_case_cells)
         self._verdicts = _Texts(_verdict_cells)
         self._ends = _Texts[Verdict](
             lambda verdict: f"{_text_cell(verdict.message)},{_text_cell(RESEARCH_USE_NOTICE)}\n"
         )
-        self._handle.write((",".join(columns(tta=tta)) + "\n").encode("utf-8"))
+        self._handle.write((",".join(columns(tta=tta, slides=slides)) + "\n").encode("utf-8"))
 
     def write(self, block: RowBlock) -> None:
         """Add rows."""
@@ -138,6 +161,7 @@ class CsvWriter:
         cells: list[Iterable[str]] = [
             _cells(block.paths),
             map(self._cases.__getitem__, block.cases),
+            *([map(_outline_cells, block.outlines)] if self._slides else []),
             _known(block.probabilities, str, ""),
             map(self._verdicts.__getitem__, block.verdicts),
             _known(block.sha256, str, ""),
@@ -167,13 +191,20 @@ def _members(names: Sequence[str], source: object) -> str:
     return _encode({name: getattr(source, name) for name in names})[1:-1]
 
 
+def _outline_members(outline: OutlineFacts | None) -> str:
+    if outline is None:
+        return ", " + _encode(dict.fromkeys(OUTLINE_COLUMNS))[1:-1]
+    return ", " + _members(OUTLINE_COLUMNS, outline)
+
+
 class JsonLinesWriter:
     """One JSON object a line, values as they are (nothing neutralised)."""
 
-    def __init__(self, handle: IO[bytes], *, tta: bool) -> None:
+    def __init__(self, handle: IO[bytes], *, tta: bool, slides: bool = False) -> None:
         self._handle = handle
         self._tta = tta
-        self._cases = _Texts[CaseName](lambda case: _members(("case", "slide"), case) + ', "probability": ')
+        self._slides = slides
+        self._cases = _Texts[CaseName](lambda case: _members(("case", "slide"), case))
         shared = COLUMNS[COLUMNS.index("label") : COLUMNS.index("sha256")]
         self._verdicts = _Texts[Verdict](lambda verdict: ", " + _members(shared, verdict) + ', "sha256": ')
         last = ', "notice": ' + _encode(RESEARCH_USE_NOTICE) + "}\n"
@@ -185,6 +216,8 @@ class JsonLinesWriter:
         parts: list[Iterable[str]] = [
             begins,
             map(self._cases.__getitem__, block.cases),
+            *([map(_outline_members, block.outlines)] if self._slides else []),
+            repeat(', "probability": ', len(block)),
             _known(block.probabilities, str, "null"),
             map(self._verdicts.__getitem__, block.verdicts),
             _known(block.sha256, _encode, "null"),
@@ -202,19 +235,21 @@ class JsonLinesWriter:
 class ParquetWriter:
     """Parquet with fixed column types, zstd. Raises MissingExtraError where pyarrow is not installed."""
 
-    def __init__(self, handle: IO[bytes], *, tta: bool) -> None:
+    def __init__(self, handle: IO[bytes], *, tta: bool, slides: bool = False) -> None:
         try:
             import pyarrow
             import pyarrow.parquet
         except ImportError:
             raise MissingExtraError("--format parquet", "pyarrow", "parquet") from None
-        names = columns(tta=tta)
+        names = columns(tta=tta, slides=slides)
         kinds = {
             "probability": pyarrow.float32(),
             "tta_disagreement": pyarrow.float32(),
             "threshold": pyarrow.float64(),
             "label": pyarrow.int8(),
             "review": pyarrow.int8(),
+            **dict.fromkeys(("x", "y", "width", "height"), pyarrow.int32()),
+            "mpp": pyarrow.float64(),
         }
         self._schema = pyarrow.schema(
             [(name, kinds.get(name, pyarrow.string())) for name in names], metadata={"notice": RESEARCH_USE_NOTICE}
@@ -262,6 +297,8 @@ def _values(block: RowBlock, name: str) -> Sequence[Any]:
             return block.sha256
         case "tta_disagreement":
             return block.disagreements
+    if name in OUTLINE_COLUMNS:
+        return _outline_values(block, name)
     return [getattr(verdict, name) for verdict in block.verdicts]
 
 

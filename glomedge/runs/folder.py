@@ -9,12 +9,12 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from glomedge.cases.names import CaseFinder
-from glomedge.errors import OutputError, UsageError
+from glomedge.errors import OutputError
 from glomedge.files.names import escape_name
 from glomedge.model import origin, site
 from glomedge.model.file import ModelFile, read_model_file
 from glomedge.pipeline.decode_process import processes_pay
-from glomedge.pipeline.inputs import Found, Keys, Scan, scan
+from glomedge.pipeline.inputs import Found, Keys
 from glomedge.pipeline.pipeline import StageTimes
 from glomedge.pipeline.prepare import Decoder
 from glomedge.pipeline.settings import Settings
@@ -24,9 +24,11 @@ from glomedge.results.journal import Contents, Identity, Journal, read_journal, 
 from glomedge.results.published_rows import PublishedRows
 from glomedge.results.resume import Plan, plan, publishable, unanswered
 from glomedge.results.sink import FolderSink
+from glomedge.runs import answer_files
 from glomedge.runs.options import Options
 from glomedge.runs.outcome import OWNED, THUMBNAIL_PX, Outcome
 from glomedge.runs.pipeline_run import PipelineRun
+from glomedge.runs.slides import Inputs, classes_note, find_inputs
 from glomedge.runs.stores import RunStores
 from glomedge.system.stopping import StoppedError
 
@@ -59,36 +61,19 @@ def infer_folder(
         # A link to an image that was given explicitly is followed.
         options = replace(options, follow_symlinks=True)
     try:
-        found = scan(
-            options.folder,
-            _suffixes(),
-            follow_symlinks=options.follow_symlinks,
-            exclude=[path for path in (options.output, options.heatmaps) if path is not None],
-            stop=stop,
-        )
+        inputs = find_inputs(options, stop)
     except StoppedError:
         kept = len(read_journal(options.output / WORK_FOLDER / JOURNAL).answers)
         return Outcome(complete=False, inputs=kept, answered=kept, predicted=0, provider="none")
-    if not found.inputs:
-        raise UsageError(
-            f"There is no image in {options.folder} ({found.other_files} other files). Give the folder that contains "
-            "the crops."
-        )
-    output = OutputFolder(options.output, len(found.inputs))
+    output = OutputFolder(options.output, len(inputs.found.inputs))
     try:
         if options.heatmaps is not None:
             from glomedge.runs.heatmaps import check_folder
 
             check_folder(options.heatmaps)
-        return _FolderRun(options, found, output, Callbacks(stop, progress, decoder), begin_s).run()
+        return _FolderRun(options, inputs, output, Callbacks(stop, progress, decoder), begin_s).run()
     finally:
         output.close()
-
-
-def _suffixes() -> frozenset[str]:
-    from glomedge.imaging.images import ALLOWED_SUFFIXES
-
-    return ALLOWED_SUFFIXES
 
 
 @dataclass(frozen=True)
@@ -102,10 +87,11 @@ class Callbacks:
 
 class _FolderRun:
     def __init__(
-        self, options: Options, found: Scan, output: OutputFolder, callbacks: Callbacks, begin_s: float
+        self, options: Options, inputs: Inputs, output: OutputFolder, callbacks: Callbacks, begin_s: float
     ) -> None:
         self._options = options
-        self._found = found
+        self._found = found = inputs.found
+        self._parts = inputs.parts
         self._output = output
         self._stop = callbacks.stop
         self._progress = callbacks.progress
@@ -121,6 +107,8 @@ class _FolderRun:
         self._engine: Engine | None = None
         self._finder = CaseFinder(Keys(found.inputs), options.case_pattern)
         self._notes = found.notes()
+        if self._parts is not None:
+            self._notes += filter(None, [classes_note(self._parts)])
         if options.threshold is None and origin.threshold_is_unknown(self._model.spec):
             self._notes.append(
                 f"The threshold of this model is not known, and {self._threshold:g} was assumed. Give --threshold, or "
@@ -137,7 +125,7 @@ class _FolderRun:
             self._found.inputs,
             resume=self._options.resume,
             overwrite=self._options.overwrite,
-            results=OWNED,
+            results=(*OWNED, *(name for _, _, name in answer_files.planned(self._options, self._parts))),
         )
         self._notes += plan_.notes
         with contextlib.ExitStack() as open_:
@@ -162,6 +150,9 @@ class _FolderRun:
             tta=options.tta,
             batch_size=batch_of(options.engine),
             bf16=options.engine.bf16,
+            classes=", ".join(options.slides.classes),
+            mpp=options.slides.mpp,
+            outlines={} if self._parts is None else self._parts.outlines_sha256(),
         )
 
     def _run(self, plan_: Plan, stores: RunStores) -> Outcome:
@@ -210,11 +201,12 @@ class _FolderRun:
             provider=outcome.provider,
             review_band=self._options.band(self._threshold),
             cases=self._finder,
+            outline=None if self._parts is None else self._parts.facts,
         )
         publication = Publication(
             self._options,
             self._model,
-            self._found,
+            Inputs(self._found, self._parts),
             rows,
             stores.thumbnails,
             stores.grey_crops,
@@ -260,6 +252,7 @@ class _FolderRun:
             thumbnail_px=THUMBNAIL_PX if options.report else 0,
             grey_px=MAX_GREY_PX if options.heatmaps is not None else 0,
             follow_symlinks=options.follow_symlinks,
+            source=self._parts,
         )
 
     def _decode_in_processes(self, workers: int, crashed: bool) -> bool:
@@ -269,6 +262,8 @@ class _FolderRun:
             return False
         if crashed or options.decode_in != "auto":
             return crashed or options.decode_in == "processes"
+        if self._parts is not None and len(self._parts) == len(self._found.inputs):
+            return False  # slides are read without the interpreter lock
         return processes_pay(workers, gpu=self._on_gpu())
 
     def _on_gpu(self) -> bool:

@@ -22,13 +22,14 @@ from glomedge.errors import ImageError, OutputError, UsageError
 from glomedge.files.names import escape_name, unescape_name
 from glomedge.files.writing import check_writable, nothing_to_give, write_all
 from glomedge.model.file import ModelFile
-from glomedge.pipeline.inputs import HEATMAP_SUFFIX, Scan
-from glomedge.pipeline.prepare import Pixels
+from glomedge.pipeline.inputs import HEATMAP_SUFFIX, Found
+from glomedge.pipeline.prepare import Pixels, pixels_sha256
 from glomedge.reports.cell_grid import CellGrid
 from glomedge.results.grey_crops import GreyStore
 from glomedge.results.rows import Row
 from glomedge.results.thumbnails import ThumbnailFile, shared_limits
 from glomedge.runs.options import Options
+from glomedge.runs.slides import Inputs
 
 # A fault of one name, not of the folder: such a crop goes without.
 _OF_ONE_NAME = frozenset({errno.ENAMETOOLONG, errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.EILSEQ})
@@ -84,7 +85,7 @@ def _unwritable(path: Path, error: OSError) -> OutputError:
 
 def write_heatmaps(
     options: Options,
-    found: Scan,
+    inputs: Inputs,
     rows: Callable[[], Iterator[Row]],
     thumbnails: ThumbnailFile,
     grey_crops: GreyStore | None,
@@ -108,7 +109,7 @@ def write_heatmaps(
 
     assert options.heatmaps is not None
     drawing = replace(drawing, limits=shared_limits((row.attachment for row in rows()), thumbnails))
-    draw = partial(_draw, options, found, thumbnails, grey_crops, drawing)
+    draw = partial(_draw, options, inputs, thumbnails, grey_crops, drawing)
     drawn, failures = _draw_all(draw, rows(), options.workers or usable_cpus())
     notes = [f"{counted(drawn, 'heatmap was', 'heatmaps were')} written to {escape_name(bytes(options.heatmaps))}."]
     if others := _others(options.heatmaps, drawn):
@@ -160,7 +161,7 @@ def _others(folder: Path, drawn: int) -> int:
 
 def _draw(
     options: Options,
-    found: Scan,
+    inputs: Inputs,
     thumbnails: ThumbnailFile,
     grey_crops: GreyStore | None,
     drawing: Drawing,
@@ -175,9 +176,8 @@ def _draw(
     relative = unescape_name(row.path)
     pixels = None if grey_crops is None else grey_crops.get(row.path)
     if pixels is None:
-        path = os.path.join(found.root, relative)  # noqa: PTH118 (bytes)
         try:
-            pixels = _decode_again(path, row, follow_symlinks=options.follow_symlinks)
+            pixels = _decode_again(inputs, row, follow_symlinks=options.follow_symlinks)
         except ImageError as error:
             return f"No heatmap for {row.path}: {error}"
     picture = overlay.overlay(
@@ -203,11 +203,18 @@ def _draw(
     return None
 
 
-def _decode_again(path: bytes, row: Row, *, follow_symlinks: bool) -> Pixels:
+def _decode_again(inputs: Inputs, row: Row, *, follow_symlinks: bool) -> Pixels:
     """The pixels, uint8 RGB ``[H, W, 3]``, that were classified. Raises ImageError."""
     from glomedge.imaging import images
 
-    data = images.read(path, follow_symlinks=follow_symlinks)
+    relative = unescape_name(row.path)
+    changed = ImageError("vanished", "the file has changed since it was classified.")
+    if row.outline is not None and inputs.parts is not None:
+        pixels = inputs.parts.fetch(Found(relative, part=row.outline.number)).pixels_hwc
+        if pixels_sha256(pixels) != row.sha256:
+            raise changed
+        return pixels
+    data = images.read(os.path.join(inputs.found.root, relative), follow_symlinks=follow_symlinks)  # noqa: PTH118
     if hashlib.sha256(data).hexdigest() != row.sha256:
-        raise ImageError("vanished", "the file has changed since it was classified.")
+        raise changed
     return images.decode(data).pixels_hwc

@@ -18,6 +18,25 @@ REVIEW_ODDS = 4.0
 DECODE_CHOICES = ("auto", "threads", "processes")
 
 
+ANNOTATION_FORMATS = ("geojson", "dsa")
+"""Answers written back as outlines for a viewer: QuPath, the Digital Slide Archive."""
+
+
+@dataclass(frozen=True)
+class SlideOptions:
+    """The options of ``glomedge infer`` that belong to slides.
+
+    Attributes:
+        annotations: outlines of the one slide; None: the file beside each slide that has its name.
+        classes: classes of the outlines that are glomeruli; empty: the usual names.
+        mpp: microns per pixel of the slides, in place of what they say.
+    """
+
+    annotations: Path | None = None
+    classes: tuple[str, ...] = ()
+    mpp: float | None = None
+
+
 @dataclass(frozen=True)
 class Options:
     """The options of ``glomedge infer``; see ``cli/infer.py`` for the meaning of each."""
@@ -42,6 +61,12 @@ class Options:
     decode_in: str = "auto"
     report: bool = True
     site: str | None = None
+    slides: SlideOptions = field(default_factory=SlideOptions)
+
+    @property
+    def annotation_formats(self) -> list[str]:
+        """Of ``formats``, those that are written for each slide."""
+        return [name for name in self.formats if name in ANNOTATION_FORMATS]
 
     def band(self, threshold: float) -> tuple[float, float]:
         """The lowest and the highest probability of a crop that counts as uncertain.
@@ -80,7 +105,10 @@ class Options:
             (self.heatmaps_for not in HEATMAP_CHOICES, f"--heatmaps-for must be one of {', '.join(HEATMAP_CHOICES)}"),
         ]
         problems += [
-            (name not in FORMATS, f"--format {name!r} is unknown: use csv, csv-bom, jsonl or parquet")
+            (
+                name not in (*FORMATS, *ANNOTATION_FORMATS),
+                f"--format {name!r} is unknown: use csv, csv-bom, jsonl, parquet, geojson or dsa",
+            )
             for name in self.formats
         ]
         for wrong, message in problems:

@@ -12,7 +12,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from glomedge.cases.names import UNKNOWN_CASE
@@ -22,14 +22,15 @@ from glomedge.files.names import guard, neutralise
 from glomedge.files.writing import Staged
 from glomedge.model import site
 from glomedge.model.file import ModelFile
-from glomedge.pipeline.inputs import Scan
 from glomedge.results.folder import WORK_FOLDER
 from glomedge.results.published_rows import PublishedRows
 from glomedge.results.rows import Row, RowBlock
 from glomedge.results.tables import WRITERS, TableWriter, byte_order_mark
 from glomedge.results.thumbnails import ThumbnailFile
+from glomedge.runs import answer_files
 from glomedge.runs.options import Options
 from glomedge.runs.outcome import OWNED, Outcome
+from glomedge.runs.slides import Inputs, slides_record
 from glomedge.system.stopping import unless_stopped
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ class Publication:
     Attributes:
         options: of the run.
         model: the model used.
-        found: the inputs.
+        inputs: crops and slides.
         rows: of all inputs.
         thumbnails: None if neither report nor heatmaps are wanted.
         grey_crops: crops of this run that heatmaps are drawn over.
@@ -57,7 +58,7 @@ class Publication:
 
     options: Options
     model: ModelFile
-    found: Scan
+    inputs: Inputs
     rows: PublishedRows
     thumbnails: ThumbnailFile | None
     grey_crops: GreyStore | None
@@ -81,7 +82,8 @@ class Publication:
         undrawn, heatmap_notes = self._heatmaps()
         if self.grey_crops is not None:
             self.grey_crops.drop()  # free its space for the tables
-        staged = Staged(self.options.output, self.options.output / WORK_FOLDER, OWNED)
+        owned = (*OWNED, *answer_files.earlier(self.options.output))
+        staged = Staged(self.options.output, self.options.output / WORK_FOLDER, owned)
         try:
             collected = self._tables(staged)
             self._fill(outcome, collected)
@@ -89,6 +91,7 @@ class Publication:
             with staged.open("cases.csv") as handle:
                 handle.write(byte_order_mark(self.options.formats))
                 handle.writelines(cases_csv(outcome.cases))
+            self._annotations(staged)
             outcome.wall_s = time.perf_counter() - begin_s
             self._record(outcome, batch_size)
             self._report(staged, outcome, collected.report)
@@ -114,7 +117,9 @@ class Publication:
                 with staged.naming(name):
                     if name == "predictions.csv":
                         handle.write(byte_order_mark(options.formats))
-                    writer = WRITERS[name.rpartition(".")[2]](handle, tta=options.tta > 1)
+                    writer = WRITERS[name.rpartition(".")[2]](
+                        handle, tta=options.tta > 1, slides=self.inputs.parts is not None
+                    )
                 writers.append((name, writer))
                 open_.callback(_closed_quietly, writer)
             for block in unless_stopped(self.rows.blocks(), self.stop):
@@ -186,14 +191,20 @@ class Publication:
         turn = spec.logit_at(self.rows.threshold)
         drawing = Drawing(turn, CellGrid.of(spec, self.options.tta))
         try:
-            return None, write_heatmaps(self.options, self.found, rows, self.thumbnails, self.grey_crops, drawing)
+            return None, write_heatmaps(self.options, self.inputs, rows, self.thumbnails, self.grey_crops, drawing)
         except OutputError as error:
             return error, [f"The heatmaps are incomplete: {error}"]
+
+    def _annotations(self, staged: Staged) -> None:
+        if self.inputs.parts is not None and self.options.annotation_formats:
+            answer_files.AnswerFiles(self.options, self.model, self.inputs.parts, self.rows, self.stop).write(staged)
 
     def _record(self, outcome: Outcome, batch_size: int) -> None:
         from glomedge.runs.record import record
 
         outcome.record = record(self.options, self.model, self.rows.threshold, outcome, self.engine, batch_size)
+        if self.inputs.parts is not None:
+            outcome.record["slides"] = slides_record(self.inputs.parts)
 
     def _report(self, staged: Staged, outcome: Outcome, selection: RunPageSelection | None) -> None:
         if selection is None or self.thumbnails is None:
@@ -201,11 +212,14 @@ class Publication:
         from glomedge.reports.cell_grid import CellGrid
         from glomedge.reports.model_card import fragment
         from glomedge.reports.run_page import Report
+        from glomedge.runs.overviews import Overviews
 
         spec = self.model.spec
         card = fragment(spec, self.model.path.name, self.model.sha256)
         grid = None if spec.map_shape is None else CellGrid.of(spec, self.options.tta)
         data = selection.data(self.thumbnails)
+        if self.inputs.parts is not None:
+            data = replace(data, overview=Overviews(self.inputs.parts))
         with staged.open("report.html") as handle:
             Report(outcome.record, outcome.cases, data, self.rows.review_band, card, grid).write(handle)
 

@@ -12,7 +12,7 @@ from glomedge.engine.options import EngineOptions
 from glomedge.files.names import escape_name
 from glomedge.model import origin
 from glomedge.model.file import ModelFile
-from glomedge.runs.options import Options
+from glomedge.runs.options import Options, SlideOptions
 from glomedge.runs.outcome import Outcome
 
 if TYPE_CHECKING:
@@ -37,7 +37,10 @@ def arguments(options: Options) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for field in dataclasses.fields(options):
         item = getattr(options, field.name)
-        found |= dataclasses.asdict(item) if isinstance(item, EngineOptions) else {field.name: item}
+        if isinstance(item, SlideOptions):  # a run without slides has none of them
+            found |= {} if item == SlideOptions() else dataclasses.asdict(item)
+        else:
+            found |= dataclasses.asdict(item) if isinstance(item, EngineOptions) else {field.name: item}
     return {name: value(item) for name, item in found.items()}
 
 

@@ -56,8 +56,11 @@ class RunStores:
                 opened.callback(self.grey_crops.close)
                 # They are optional, and the first to be dropped on a full disk.
                 self.journal.make_room = self.thumbnails.make_room = self.grey_crops.drop
-            if plan.contents.identity is None:
+            before = plan.contents.identity
+            if before is None:
                 self.journal.head(plan.identity)
+            elif added := {slide: sha for slide, sha in plan.identity.outlines.items() if slide not in before.outlines}:
+                self.journal.outlines(added)
             self._opened = opened.pop_all()
 
     def sink(self) -> FolderSink:

@@ -19,6 +19,7 @@ SHARED_SUFFIXES = frozenset({".tif", ".tiff", ".dcm"})
 """Endings of slides, but also of crops and of single levels of slides: slides where outlines lie beside them."""
 _OUTLINE_SUFFIXES = (".geojson", ".json", ".xml", ".csv")
 _PACKED_SUFFIXES = (".gz", ".zip")
+_ALL_OUTLINE_SUFFIXES = (*_OUTLINE_SUFFIXES, *_PACKED_SUFFIXES)
 
 
 @dataclass(frozen=True)
@@ -29,11 +30,13 @@ class SlidePair:
         slide: its path.
         annotations: its file of outlines; None where ``problem`` is set.
         problem: why there is none, in words; empty where there is one.
+        files: all files beside it that may be its outlines.
     """
 
     slide: Path
     annotations: Path | None
     problem: str = ""
+    files: tuple[Path, ...] = ()
 
 
 def find_pairs(path: Path, exclude: Collection[Path] = ()) -> list[SlidePair]:
@@ -85,6 +88,25 @@ def _find_pairs(path: Path, name: str, exclude: Collection[Path]) -> list[SlideP
     return _distinct(pairs)
 
 
+class Beside:
+    """The files of outlines beside slides; each folder is listed once."""
+
+    def __init__(self) -> None:
+        self._folders: dict[Path, dict[str, list[Path]]] = {}
+
+    def pair(self, slide: Path) -> SlidePair:
+        """A slide with its outlines, or with the reason why there are none. Raises UsageError: no access."""
+        if slide.parent not in self._folders:
+            try:
+                self._folders[slide.parent] = _outlines_by_stem(slide.parent)
+            except OSError as error:
+                folder = escape_name(os.fsencode(slide.parent))
+                raise UsageError(
+                    f"{folder} cannot be searched for outlines: {error.strerror}. Check its permissions."
+                ) from None
+        return _pair(slide, _outlines_of(slide, self._folders[slide.parent]))
+
+
 def _distinct(pairs: list[SlidePair]) -> list[SlidePair]:
     """The pairs; of slides with one name, whose crops would be mixed, each has that for its problem."""
     named: dict[str, list[SlidePair]] = {}
@@ -102,17 +124,21 @@ def _outlines_of(slide: Path, by_stem: dict[str, list[Path]]) -> list[Path]:
 
 def _pair(slide: Path, files: list[Path]) -> SlidePair:
     if len(files) == 1:
-        return SlidePair(slide, files[0])
+        return SlidePair(slide, files[0], files=tuple(files))
     if files:
         names = some(sorted(path.name for path in files))
-        return SlidePair(slide, None, f"several files of outlines lie beside it: {names}. Leave one of them there")
+        problem = f"several files of outlines lie beside it: {names}. Leave one of them there"
+        return SlidePair(slide, None, problem, tuple(files))
     return SlidePair(slide, None, f"no file of outlines lies beside it, such as {stem_of(slide.name)}.geojson")
 
 
 def _outlines_by_stem(folder: Path) -> dict[str, list[Path]]:
     """Files that may hold outlines, by their name without their endings."""
     found: dict[str, list[Path]] = {}
-    for path in sorted(folder.iterdir()):
+    # The names first: a folder of crops may hold a million, and Path objects are slow.
+    with os.scandir(folder) as entries:
+        names = sorted(entry.name for entry in entries if entry.name.lower().endswith(_ALL_OUTLINE_SUFFIXES))
+    for path in map(folder.joinpath, names):
         stem, name = path.name, path.name.lower()
         for endings in (_PACKED_SUFFIXES, _OUTLINE_SUFFIXES):
             ending = next((each for each in endings if name.endswith(each)), "")

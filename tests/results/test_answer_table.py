@@ -81,7 +81,7 @@ def test_a_folder_that_can_be_listed_by_now_is_forgotten_unless_it_is_an_input()
     rows = [[name, "error:permission", None, None, None, None, "", None, None] for name in ("a/", "b/", "c.png")]
     table = AnswerTable([Found(b"b/", "permission")])
     table.put(rows)
-    table.drop_folders()
+    table.drop_replaced()
     assert [table.name(number) for number in table.numbers()] == [b"b/", b"c.png"]
     assert len(table) == 2
 

@@ -240,13 +240,14 @@ def test_fuzz_only_whole_lines_of_ours_are_taken(
         assert entry.disagreement is None or 0.0 <= entry.disagreement <= 1.0
 
 
-@pytest.mark.parametrize("name", [field.name for field in fields(Identity) if field.name != "batch_size"])
+@pytest.mark.parametrize("name", [field.name for field in fields(Identity) if field.name not in Identity.ADOPTED])
 def test_resuming_with_another_value_of_any_field_is_refused_and_named(tmp_path: Path, name: str) -> None:
     path = tmp_path / "out" / ".glomedge" / "journal"
     path.parent.mkdir(parents=True)
     _write(path)
     other: dict[str, object] = {
         "folder": "/else", "model_sha256": "b" * 64, "recipe": "[]", "threshold": 0.6, "tta": 8, "bf16": True,
+        "classes": "Glomerulus", "mpp": 0.5,
     }  # fmt: skip
     changed = replace(IDENTITY, **{name: other[name]})  # type: ignore[arg-type]
     with pytest.raises(OutputError, match=rf"{name}: .* in the unfinished run, .* now.*--overwrite"):
@@ -340,3 +341,43 @@ def test_a_full_disk_is_an_error_that_says_how_to_go_on() -> None:
     with pytest.raises(OutputError, match=r"No space left.*--resume"):
         journal.head(IDENTITY)
     journal.close()
+
+
+def test_the_outlines_of_slides_stand_in_the_journal_and_of_no_other_run(tmp_path: Path) -> None:
+    path = tmp_path / "journal"
+    journal = Journal(path)
+    journal.head(IDENTITY)
+    journal.close()
+    assert b"outlines" not in path.read_bytes()
+    assert b"mpp" not in path.read_bytes()
+    for added in ({"a.svs": "1" * 64}, {"b.svs": "2" * 64}):
+        journal = Journal(path, path.stat().st_size)
+        journal.outlines(added)
+        journal.close()
+    identity = read_journal(path).identity
+    assert identity == replace(IDENTITY, outlines={"a.svs": "1" * 64, "b.svs": "2" * 64})
+    assert identity is not None
+    fresh = Journal(tmp_path / "second")
+    fresh.head(replace(identity, classes="x", mpp=0.25))
+    fresh.close()
+    assert read_journal(tmp_path / "second").identity == replace(identity, classes="x", mpp=0.25)
+    assert identity.other_outlines(replace(identity, outlines={"b.svs": "3" * 64, "c.svs": "4" * 64})) == [
+        "a.svs",
+        "b.svs",
+    ]
+
+
+@pytest.mark.parametrize("files", [None, ["a.svs"], {"a.svs": 1}])
+def test_a_line_of_outlines_that_is_none_of_ours_is_damage(tmp_path: Path, files: object) -> None:
+    path = tmp_path / "journal"
+    journal = Journal(path)
+    journal.head(IDENTITY)
+    good_bytes = path.stat().st_size
+    journal.outlines({"a.svs": "1"})
+    journal.close()
+    line = path.read_bytes()[good_bytes:]
+    body = line[9:-1].replace(b'{"a.svs":"1"}', json.dumps(files).encode())
+    seed = zlib.crc32(path.read_bytes().splitlines()[0][9:])
+    path.write_bytes(path.read_bytes()[:good_bytes] + b"%08x %s\n" % (zlib.crc32(body, seed), body))
+    contents = read_journal(path)
+    assert (contents.identity, contents.good_bytes, contents.damaged) == (IDENTITY, good_bytes, True)

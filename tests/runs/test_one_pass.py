@@ -26,6 +26,7 @@ from glomedge.results.thumbnails import ThumbnailFile
 from glomedge.runs.folder import Options, infer_folder
 from glomedge.runs.outcome import Outcome
 from glomedge.runs.publish import Publication
+from glomedge.runs.slides import Inputs
 from helpers import finished_journal
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -131,7 +132,7 @@ def _peak_bytes(folder: Path, model: Path, rows: int) -> int:
             CaseFinder(Keys(found.inputs)),
         )
         outcome = Outcome(complete=True, inputs=rows, answered=len(answers), predicted=0, provider="cpu")
-        Publication(options, file, found, published, thumbnails, None, None, lambda: False).write(
+        Publication(options, file, Inputs(found), published, thumbnails, None, None, lambda: False).write(
             outcome, 32, time.perf_counter()
         )
         return tracemalloc.get_traced_memory()[1]

@@ -1,0 +1,140 @@
+"""``--format geojson`` and ``--format dsa``: the answers of each slide as outlines for its viewer.
+
+They stand as ``annotations/<slide>.geojson`` and ``.json`` in the output folder. The file of outlines is read once more
+for their shapes, one by one, so that memory stays flat however many there are.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import IO
+
+from glomedge.errors import OutputError
+from glomedge.files.names import escape_name
+from glomedge.files.writing import Staged, sha256_of
+from glomedge.model.file import ModelFile
+from glomedge.results.published_rows import PublishedRows
+from glomedge.runs.options import Options
+from glomedge.runs.slide_parts import OutlinedSlide, SlideParts, on_level_0
+from glomedge.slides.annotations.answers import AnsweredOutline, RunNote
+from glomedge.slides.annotations.dsa_writer import write_dsa
+from glomedge.slides.annotations.outline import Outline
+from glomedge.slides.annotations.qupath_writer import SCRIPT_NAME, script_bytes, write_qupath
+from glomedge.slides.annotations.reading import read_outlines
+from glomedge.system.stopping import unless_stopped
+
+FOLDER = "annotations"
+_ENDINGS = {"geojson": ".geojson", "dsa": ".json"}
+
+
+def _names(slides: list[OutlinedSlide]) -> list[str]:
+    """The path of each slide without its suffix, or with it where two slides would get one name; escaped."""
+    bare = [str(PurePosixPath(escape_name(slide.relative)).with_suffix("")) for slide in slides]
+    used = Counter(name.casefold() for name in bare)
+    return [
+        name if used[name.casefold()] == 1 else escape_name(slide.relative)
+        for name, slide in zip(bare, slides, strict=True)
+    ]
+
+
+def planned(options: Options, parts: SlideParts | None) -> list[tuple[OutlinedSlide, str, str]]:
+    """The files of a run: the slide, the format, and the name relative to the output folder."""
+    if parts is None:
+        return []
+    slides = [slide for slide in parts.slides if slide.annotations is not None]
+    return [
+        (slide, format_, f"{FOLDER}/{name}{_ENDINGS[format_]}")
+        for slide, name in zip(slides, _names(slides), strict=True)
+        for format_ in options.annotation_formats
+    ]
+
+
+def earlier(output: Path) -> list[str]:
+    """The files that the run before wrote, by its ``run.json``: they go when the next run does not write them."""
+    try:
+        names = json.loads((output / "run.json").read_bytes())["files_sha256"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+    names = [str(name) for name in names] if isinstance(names, dict) else []
+    return [name for name in names if name.startswith(f"{FOLDER}/") and ".." not in PurePosixPath(name).parts]
+
+
+@dataclass(frozen=True)
+class AnswerFiles:
+    """Writes the answers of a finished run as outlines.
+
+    Attributes:
+        options: of the run.
+        model: the model used.
+        parts: the slides.
+        rows: of all inputs.
+        stop: polled at every outline; once true, StoppedError is raised.
+    """
+
+    options: Options
+    model: ModelFile
+    parts: SlideParts
+    rows: PublishedRows
+    stop: Callable[[], bool]
+
+    def write(self, staged: Staged) -> None:
+        """Stage every file.
+
+        Raises:
+            OutputError: a file cannot be written, or a file of outlines is no longer what the run read.
+        """
+        note = RunNote(
+            model_name=escape_name(bytes(self.model.path)).rpartition("/")[2],
+            model_sha256=self.model.sha256,
+            threshold=self.rows.threshold,
+            class_names=self.rows.class_names,
+        )
+        files = planned(self.options, self.parts)
+        for slide, format_, name in files:
+            with staged.open(name) as handle:
+                self._file(handle, slide, format_, note)
+        if any(format_ == "geojson" for _, format_, _ in files):
+            with staged.open(f"{FOLDER}/{SCRIPT_NAME}") as handle:
+                handle.write(script_bytes())
+
+    def _file(self, handle: IO[bytes], slide: OutlinedSlide, format_: str, note: RunNote) -> None:
+        answers = unless_stopped(self._answered(slide), self.stop)
+        if format_ == "geojson":
+            write_qupath(handle, answers, note, slide.origin_px)
+        else:
+            write_dsa(handle, answers, note)
+
+    def _answered(self, slide: OutlinedSlide) -> Iterator[AnsweredOutline]:
+        """The outlines of a slide in its own pixels, with their answers, in the order of the file."""
+        assert slide.annotations is not None
+        assert slide.choice is not None
+        name = escape_name(bytes(slide.annotations))
+        changed = OutputError(
+            f"{name} has changed since the run read it, so its answers cannot be written back. Put it back, then run "
+            "again with --resume."
+        )
+        try:
+            if sha256_of(slide.annotations) != slide.annotations_sha256:
+                raise changed
+        except OSError:
+            raise changed from None
+        number = slide.first
+        for outline in read_outlines(slide.annotations):
+            if not slide.choice.takes(outline):
+                continue
+            if number >= slide.first + slide.parts:
+                raise changed
+            yield self._answer(on_level_0(outline, slide.origin_px), number)
+            number += 1
+
+    def _answer(self, outline: Outline, number: int) -> AnsweredOutline:
+        answers = self.rows.answers
+        row = answers.find(self.parts.name(number))
+        assert row is not None
+        stored = answers.stored(row)
+        label = None if stored.probability is None else int(stored.probability >= self.rows.threshold)
+        return AnsweredOutline(outline, stored.status, stored.probability, label)

@@ -1,0 +1,198 @@
+"""``--format geojson`` and ``dsa``: answers that the viewers take, on the right glomerulus."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import shapely.geometry
+
+from glomedge.engine.options import EngineOptions
+from glomedge.errors import OutputError
+from glomedge.files.writing import Staged
+from glomedge.runs.answer_files import AnswerFiles
+from glomedge.runs.folder import Options, infer_folder
+from glomedge.slides import reader
+from glomedge.slides.reader import Box, SlideInfo
+from helpers.annotation_files import dsa, encoded, polyline
+from helpers.drawn_slides import write
+from helpers.dsa_rules import dsa_problems
+from helpers.many_outlines import peak_bytes
+from helpers.qupath_rules import qupath_problems
+from helpers.run_kit import table
+from helpers.slide_runs import SLIDES, outline, square, squares, write_outlined
+
+STEMS = [name.removesuffix(".svs") for name in SLIDES]
+
+
+@pytest.fixture
+def options(tmp_path: Path, tiny_model: Path) -> Options:
+    """A run over a folder of three slides that writes both formats, not begun."""
+    write_outlined(tmp_path / "slides")
+    return Options(
+        tmp_path / "slides", tiny_model, tmp_path / "out", engine=EngineOptions("cpu"), formats=("geojson", "dsa"),
+        report=False,
+    )  # fmt: skip
+
+
+def features(path: Path) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = json.loads(path.read_bytes())["features"]
+    return found
+
+
+def test_qupath_takes_every_file_and_finds_each_answer_on_its_outline(options: Options) -> None:
+    outcome = infer_folder(options)
+    folder = options.output / "annotations"
+    names = sorted(path.name for path in folder.iterdir())
+    assert names == sorted(
+        ["apply_to_annotations.groovy", *(f"{stem}{end}" for stem in STEMS for end in (".geojson", ".json"))]
+    )
+    rows = table(options.output)
+    for number, stem in enumerate(STEMS):
+        path = folder / f"{stem}.geojson"
+        assert qupath_problems(path.read_bytes()) == []
+        drawn = features((options.folder / stem).with_suffix(".geojson"))
+        assert drawn.pop()["properties"]["classification"]["name"] == "tissue"
+        written, of_slide = features(path), rows[7 * number : 7 * number + 7]
+        for feature, before, row in zip(written, drawn, of_slide, strict=True):
+            ours, theirs = (shapely.geometry.shape(each["geometry"]) for each in (feature, before))
+            assert ours.equals(theirs)
+            properties = feature["properties"]
+            assert properties["objectType"] == "detection"
+            assert properties["classification"]["name"] == row["class_name"]
+            assert properties["measurements"]["Probability globally sclerotic"] == float(row["probability"])
+            assert properties["metadata"]["Annotation id"] == before["id"] == row["annotation_id"]
+            assert feature["id"] != before["id"]
+    sha256s = outcome.record["files_sha256"]
+    for name in names:
+        data = (folder / name).read_bytes()
+        assert sha256s[f"annotations/{name}"] == hashlib.sha256(data).hexdigest()
+
+
+def test_the_archive_takes_every_file_and_its_own_ids_stay(options: Options, tmp_path: Path) -> None:
+    for path in options.folder.glob("*.geojson"):
+        path.unlink()
+    elements = [
+        polyline(n, points=[[x, 20, 0], [x + 90, 20, 0], [x + 90, 99, 0]], group="Glomerulus")
+        for n, x in enumerate((10, 300, 500))
+    ]
+    (options.folder / f"{STEMS[0]}.json").write_bytes(encoded(dsa(*elements)))
+    slide = options.folder / SLIDES[0]
+    infer_folder(replace(options, folder=slide))
+    written = json.loads((options.output / "annotations" / f"{STEMS[0]}.json").read_bytes())
+    assert dsa_problems(written) == []
+    assert [element["id"] for element in written["elements"]] == [element["id"] for element in elements]
+    assert [element["points"] for element in written["elements"]] == [element["points"] for element in elements]
+    rows = table(options.output)
+    assert [element["group"] for element in written["elements"]] == [row["class_name"] for row in rows]
+    assert qupath_problems((options.output / "annotations" / f"{STEMS[0]}.geojson").read_bytes()) == []
+
+
+def test_where_qupath_counts_from_another_corner_answers_land_on_the_same_place(
+    options: Options, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slide = write(options.folder / "S-9.svs")
+    drawn = [square(1, 30.5, 40.25, 80), square(2, 200, 100, 90)]
+    outline(slide, *drawn)
+    infer_folder(replace(options, folder=slide))
+    plain = table(options.output)
+    read_info = reader.Slide._read_info
+
+    def with_bounds(self: reader.Slide, handle: Any, mpp: float | None) -> SlideInfo:
+        return replace(read_info(self, handle, mpp), bounds=Box(120, 80, 500, 400))
+
+    monkeypatch.setattr(reader.Slide, "_read_info", with_bounds)
+    infer_folder(replace(options, folder=slide))
+    moved = table(options.output)
+    assert [(int(row["x"]), int(row["y"])) for row in moved] == [
+        (int(row["x"]) + 120, int(row["y"]) + 80) for row in plain
+    ]
+    assert moved[0]["probability"] != plain[0]["probability"]
+    written = features(options.output / "annotations" / "S-9.geojson")
+    for feature, before in zip(written, drawn, strict=True):
+        assert shapely.geometry.shape(feature["geometry"]).equals(shapely.geometry.shape(before["geometry"]))
+    elements = json.loads((options.output / "annotations" / "S-9.json").read_bytes())["elements"]
+    assert elements[0]["points"][0] == [150.5, 120.25, 0], "the archive counts from the slide's corner"
+
+
+def test_outlines_without_an_answer_are_shown_as_such(options: Options) -> None:
+    slide = options.folder / SLIDES[0]
+    bow_tie = square(3, 300, 300)
+    bow_tie["geometry"]["coordinates"] = [[[300, 300], [390, 390], [390, 300], [300, 390], [300, 300]]]
+    point = square(4, 1, 1)
+    point["geometry"] = {"type": "Point", "coordinates": [5, 5]}
+    outline(slide, square(1, 37, 91, 79), square(2, 2000, 20), bow_tie, point)
+    infer_folder(replace(options, folder=slide))
+    rows = table(options.output)
+    plain = [row["status"].replace("flagged:blank", "ok").replace("+blank", "") for row in rows]
+    assert plain == ["ok", "error:outside", "flagged:repaired", "error:no_area"]
+    path = options.output / "annotations" / f"{STEMS[0]}.geojson"
+    assert qupath_problems(path.read_bytes()) == []
+    written = features(path)
+    assert [feature["properties"]["metadata"]["Status"] for feature in written] == [row["status"] for row in rows[:3]]
+    assert written[1]["properties"]["classification"]["name"] == "not classified"
+    assert "Probability globally sclerotic" not in written[1]["properties"]["measurements"]
+
+
+def test_files_of_an_earlier_run_go_and_a_users_own_stay(options: Options) -> None:
+    infer_folder(options)
+    folder = options.output / "annotations"
+    (folder / "mine.geojson").write_text("{}")
+    infer_folder(replace(options, formats=("dsa",)))
+    assert sorted(path.name for path in folder.iterdir()) == sorted(
+        [*(f"{stem}.json" for stem in STEMS), "mine.geojson"]
+    )
+    infer_folder(replace(options, formats=("csv",)))
+    assert [path.name for path in folder.iterdir()] == ["mine.geojson"]
+    foreign = replace(options, output=options.output / "other")
+    (foreign.output / "annotations").mkdir(parents=True)
+    (foreign.output / "annotations" / f"{STEMS[1]}.json").write_text("{}")
+    with pytest.raises(OutputError, match=rf"{STEMS[1]}\.json, and no journal that says that glomedge wrote"):
+        infer_folder(foreign)
+
+
+def test_slides_of_one_name_in_two_formats_and_folders(options: Options) -> None:
+    for name in ("S-1.svs", "S-1.tif", "deep/S-1.svs"):
+        (options.folder / name).parent.mkdir(exist_ok=True)
+        slide = write(options.folder / name)
+        outline(slide, square(1, 10, 10)).rename(slide.with_name(f"{slide.name}.geojson"))
+    (options.folder / "S-1.svs.geojson").write_bytes((options.folder / "S-1.tif.geojson").read_bytes())
+    infer_folder(replace(options, formats=("dsa",)))
+    written = {
+        path.relative_to(options.output / "annotations").as_posix()
+        for path in (options.output / "annotations").rglob("*.json")
+    }
+    assert written == {*(f"{stem}.json" for stem in STEMS), "S-1.svs.json", "S-1.tif.json", "deep/S-1.json"}
+
+
+def test_outlines_that_changed_during_the_run_are_not_written_back(
+    options: Options, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    marks = options.folder / f"{STEMS[2]}.geojson"
+    before = marks.read_bytes()
+    write_files = AnswerFiles.write
+
+    def after_a_change(self: AnswerFiles, staged: Staged) -> None:
+        outline(marks, *squares(7)[::-1])
+        write_files(self, staged)
+
+    monkeypatch.setattr(AnswerFiles, "write", after_a_change)
+    with pytest.raises(OutputError, match=rf"{STEMS[2]}\.geojson has changed since.*--resume"):
+        infer_folder(options)
+    assert not (options.output / "predictions.csv").exists()
+    monkeypatch.undo()
+    marks.write_bytes(before)
+    assert infer_folder(replace(options, resume=True)).predicted == 0
+    assert len(table(options.output)) == 21
+
+
+def test_many_outlines_take_little_memory(options: Options) -> None:
+    """A tenth of 100,000 outlines in a tenth of 200 MB, from finding them to writing them back."""
+    options.output.mkdir()
+    few, many = peak_bytes(replace(options, folder=options.folder / SLIDES[0]), [200, 10_000])
+    assert many - few < 20 << 20
+    assert len(features(options.output / "annotations" / f"{STEMS[0]}.geojson")) == 10_000
