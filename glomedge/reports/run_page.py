@@ -20,6 +20,7 @@ from glomedge.reports.case_table import corrected_text
 from glomedge.reports.cell_grid import RESNET50V2_GRID, CellGrid
 from glomedge.reports.interval_bar import interval_svg
 from glomedge.reports.run_page_data import MAX_REVIEWED, RunPageData
+from glomedge.reports.slide_overview import SlideFigure, anchor, slide_figures
 from glomedge.results.rows import Row
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ class Report:
             "links": self._links(),
             "tiles": self._tiles(),
             "biopsies_found": record.get("biopsies_found"),
-            "cases": [_case(summary, number) for number, summary in enumerate(self._cases)],
+            **self._case_rows(),
             "excludes_flagged": self._excludes_flagged,
             "limits": [f"{limit:+.1f}" for limit in data.limits],
             "spread_note": self._spread_note(),
@@ -92,6 +93,16 @@ class Report:
             "card": self._card,
             "probability_text": _probability,
         }
+
+    def _case_rows(self) -> dict[str, Any]:
+        data, figures = self._data, None
+        if data.overview is not None:
+            figures = slide_figures(data.pictured, data.errors, data.overview)
+        of_cases = {} if figures is None else figures.of_cases
+        cases = [
+            _case(summary, number, of_cases.get(summary.case, iter(()))) for number, summary in enumerate(self._cases)
+        ]
+        return {"cases": cases, "figures": figures}
 
     def _links(self) -> list[tuple[str, str]]:
         counts = self._record["counts"]
@@ -109,7 +120,7 @@ class Report:
         counts = self._record["counts"]
         positive, classified = called(self._cases)
         return [
-            ("files", self._record["rows"]),
+            ("files" if self._data.overview is None else "inputs", self._record["rows"]),
             ("cases", len(self._cases)),
             ("globally sclerotic", positive),
             ("not globally sclerotic", classified - positive),
@@ -181,6 +192,7 @@ class Report:
             classes=" ".join(name for name, wanted in (("gs", row.label), ("review", row.review)) if wanted),
             picture=picture,
             heatmap=heatmap,
+            anchor="" if row.outline is None or with_case else anchor(row.outline),
         )
 
     def _facts(self) -> list[tuple[str, object]]:
@@ -224,7 +236,10 @@ _Lines = list[tuple[str, str]]
 
 
 class _Case(NamedTuple):
-    """One case: counts on the left, its bar, percentages and tags on the right. ``gallery`` is a link, or empty."""
+    """One case: counts on the left, its bar, percentages and tags on the right, its slides below.
+
+    ``gallery`` is a link, or empty.
+    """
 
     name: str
     gallery: str
@@ -235,9 +250,10 @@ class _Case(NamedTuple):
     interval: str
     lines: list[str]
     tags: _Lines
+    slides: Iterator[SlideFigure]
 
 
-def _case(summary: CaseSummary, number: int) -> _Case:
+def _case(summary: CaseSummary, number: int, slides: Iterator[SlideFigure]) -> _Case:
     counts = [_many(summary.crops, "crop"), _many(summary.slides, "slide")]
     if summary.classified != summary.crops:
         counts.append(f"{summary.classified} classified")
@@ -260,6 +276,7 @@ def _case(summary: CaseSummary, number: int) -> _Case:
         interval=interval,
         lines=lines,
         tags=_tags(summary),
+        slides=slides,
     )
 
 
@@ -280,7 +297,7 @@ def _tags(summary: CaseSummary) -> _Lines:
 
 
 class _Crop(NamedTuple):
-    """One figure; the pictures are None if none were kept."""
+    """One figure; the pictures are None if none were kept. ``anchor`` is its id in the page, or empty."""
 
     path: str
     name: str
@@ -290,6 +307,7 @@ class _Crop(NamedTuple):
     classes: str
     picture: Markup | None
     heatmap: Markup | None
+    anchor: str
 
 
 class _Gallery(NamedTuple):

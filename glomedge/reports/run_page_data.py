@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from operator import itemgetter
 from typing import Any
 
+from glomedge.reports.slide_overview import Overview
 from glomedge.results.rows import Row, RowBlock, Verdict
 from glomedge.results.thumbnails import ThumbnailFile, shared_limits
 
@@ -28,6 +29,7 @@ class RunPageData:
         errors: rows without an answer, sorted by path.
         limits: least and greatest activation of the colour scale that all maps share.
         thumbnails: holds the pictures and maps of these rows (``Row.attachment``).
+        overview: makes the overview of a slide, by its path as the rows have it; None in a run without slides.
     """
 
     pictured: list[Row]
@@ -35,6 +37,7 @@ class RunPageData:
     errors: list[Row]
     limits: tuple[float, float]
     thumbnails: ThumbnailFile
+    overview: Callable[[str], Overview | None] | None = None
 
 
 def importance(row: Row) -> tuple[int, float, str]:

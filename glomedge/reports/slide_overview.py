@@ -63,10 +63,18 @@ def anchor(outline: OutlineFacts) -> str:
     return f"crop-{outline.number}"
 
 
+class SlideFigures(NamedTuple):
+    """The overviews of each case, in the order of the slides, made while they are drawn; of how many slides in all."""
+
+    of_cases: dict[str, Iterator[SlideFigure]]
+    shown: int
+    slides: int
+
+
 def slide_figures(
     rows: Iterable[Row], errors: Iterable[Row], overview: Callable[[str], Overview | None]
-) -> dict[str, Iterator[SlideFigure]]:
-    """The overviews of each case, in the order of the slides; pictures are made while they are drawn.
+) -> SlideFigures:
+    """The overviews that a page has.
 
     Args:
         rows: with a crop in the page.
@@ -77,8 +85,10 @@ def slide_figures(
     for row in (*rows, *errors):
         if row.outline is not None and row.outline.x is not None:
             of_slides.setdefault(row.case, {}).setdefault(row.path.rpartition("#")[0], []).append(row)
-    shown = sorted(slide for slides in of_slides.values() for slide in slides)[:MAX_OVERVIEWS]
-    return {case: _figures(slides, set(shown), overview) for case, slides in of_slides.items()}
+    every = sorted(slide for slides in of_slides.values() for slide in slides)
+    shown = set(every[:MAX_OVERVIEWS])
+    figures = {case: _figures(slides, shown, overview) for case, slides in of_slides.items()}
+    return SlideFigures(figures, len(shown), len(every))
 
 
 def _figures(

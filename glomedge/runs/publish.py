@@ -12,7 +12,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from glomedge.cases.names import UNKNOWN_CASE
@@ -217,11 +217,14 @@ class Publication:
         from glomedge.reports.cell_grid import CellGrid
         from glomedge.reports.model_card import fragment
         from glomedge.reports.run_page import Report
+        from glomedge.runs.overviews import Overviews
 
         spec = self.model.spec
         card = fragment(spec, self.model.path.name, self.model.sha256)
         grid = None if spec.map_shape is None else CellGrid.of(spec, self.options.tta)
         data = selection.data(self.thumbnails)
+        if self.inputs.parts is not None:
+            data = replace(data, overview=Overviews(self.inputs.parts))
         with staged.open("report.html") as handle:
             Report(outcome.record, outcome.cases, data, self.rows.review_band, card, grid).write(handle)
 
