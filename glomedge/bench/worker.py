@@ -82,6 +82,8 @@ def measure(job: Job) -> Result:
     images = np.load(job.crops, allow_pickle=False)
     largest = max(job.batch_sizes)
     options = dataclasses.replace(job.engine, max_batch=job.engine.max_batch or largest)
+    # As infer: a GPU pads every batch to this one.
+    options = dataclasses.replace(options, batch_size=providers.batch_of(options))
     with loading.open_engine(job.model, options) as engine:
         provider = engine.provider
         runtime = runtime_record(engine)

@@ -139,11 +139,12 @@ class Engine:
         start = 0
         while start < total:
             # Read again each round: another thread may have lowered the limit.
-            count = min(self._limit, total - start)
+            limit = self._limit
+            count = min(limit, total - start)
             try:
-                part = self._run(np.ascontiguousarray(images_nhwc[start : start + count]))
+                part = self._run(np.ascontiguousarray(images_nhwc[start : start + count]), limit)
             except OutOfMemoryError as error:
-                self._shrink(count, error)
+                self._shrink(count, limit, error)
                 continue
             probability[start : start + count] = part[0].reshape(-1)[:count]
             if activation is not None:
@@ -189,18 +190,18 @@ class Engine:
     ) -> None:
         self.close()
 
-    def _run(self, images: npt.NDArray[np.uint8]) -> RawOutput:
+    def _run(self, images: npt.NDArray[np.uint8], limit: int) -> RawOutput:
         runner = self._runner
         if runner is None:
             raise EngineError("This engine is closed. Load the model again with glomedge.load.")
-        return runner.run(padded(images, next((size for size in runner.batch_sizes if size >= len(images)), 1)))
+        # Another size would cost a search for kernels at each change: one size, whatever is asked.
+        return runner.run(padded(images, limit if runner.batch_sizes else 1))
 
-    def _shrink(self, count: int, error: OutOfMemoryError) -> None:
+    def _shrink(self, count: int, limit: int, error: OutOfMemoryError) -> None:
         """Halve the batch for this and every later run; to the next smaller size where sizes are fixed."""
         runner = self._runner
         sizes = runner.batch_sizes if runner is not None else ()
-        asked = next((size for size in sizes if size >= count), count)
-        smaller = max((size for size in sizes if size < asked), default=0) if sizes else count // 2
+        smaller = max((size for size in sizes if size < limit), default=0) if sizes else count // 2
         if smaller < 1:
             raise EngineError(
                 f"{error} A smaller batch is not possible. Free memory on the device (nvidia-smi shows who uses it), "

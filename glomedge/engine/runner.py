@@ -96,7 +96,8 @@ class Runner(Protocol):
     outputs: tuple[TensorInfo, ...]
     opened: Opened
     batch_sizes: tuple[int, ...]
-    """The only batch sizes that may be run, ascending; empty when any size is allowed."""
+    """The only batch sizes that may be run, ascending: every batch is padded to the largest, or to the next smaller one
+    where memory has run out. Empty when any size is allowed."""
 
     def run(self, images_nhwc: npt.NDArray[np.uint8]) -> RawOutput:
         """Probability ``[N, 1]`` and activation ``[N, cells, cells]``. Raises OutOfMemoryError, EngineError."""

@@ -219,11 +219,22 @@ def test_out_of_memory_at_one_crop_is_an_engine_error(monkeypatch: pytest.Monkey
 
 
 def test_fixed_sizes_are_padded_and_step_down(monkeypatch: pytest.MonkeyPatch, tiny_model: Path) -> None:
-    model, device = load_small(monkeypatch, tiny_model, capacity=8, sizes=(1, 8, 32))
+    model, device = load_small(monkeypatch, tiny_model, capacity=32, sizes=(1, 8, 32))
+    device._capacity = 8
     images = crops(19)
     np.testing.assert_allclose(model.infer(images).probability, sigmoid(builders.tiny_logit(images)), atol=1e-5)
     # 19 padded to 32 does not fit; the next smaller size does, and the last 3 are padded to it.
     assert device.asked == [32, 8, 8, 8]
+    device.asked.clear()
+    # One size from then on, even for one crop: another would start the search for kernels anew.
+    assert [model.infer(images[:count]).probability.shape for count in (1, 9)] == [(1,), (9,)]
+    assert device.asked == [8, 8, 8]
+
+
+def test_a_size_that_does_not_fit_is_found_by_the_self_test(monkeypatch: pytest.MonkeyPatch, tiny_model: Path) -> None:
+    model, device = load_small(monkeypatch, tiny_model, capacity=8, sizes=(1, 8, 32))
+    assert model.infer(crops(9)).probability.shape == (9,)
+    assert device.asked == [8, 8]
 
 
 class LostSession:

@@ -17,6 +17,7 @@ from glomedge.engine.backends.gpu_memory import CUDA_LIBRARY
 from glomedge.engine.options import EngineOptions
 from glomedge.engine.runner import Runner, SessionRequest
 from glomedge.errors import ProviderUnavailableError
+from glomedge.model.spec import BatchProfile
 from glomedge.system import cpu, gpu, libraries
 from glomedge.system.telemetry import import_onnxruntime
 from helpers import builders
@@ -132,7 +133,18 @@ def test_precision_is_in_the_file_and_in_no_option_of_tensorrt(
     assert options["trt_profile_min_shapes"] == "images:1x224x224x3"
     assert options["trt_profile_opt_shapes"] == "images:8x224x224x3"
     assert options["trt_profile_max_shapes"] == "images:32x224x224x3"
-    assert nvidia.batch_sizes(request) == (1, 8, 32)
+
+
+@pytest.mark.parametrize(
+    ("profile", "sizes"),
+    [((1, 32, 128), (1, 2, 4, 8, 16, 32)), ((1, 24, 32), (1, 3, 6, 12, 24)), ((64, 64, 64), (64,))],
+)
+def test_a_gpu_runs_the_usual_batch_or_a_half_of_it(
+    tiny_model: Path, profile: tuple[int, int, int], sizes: tuple[int, ...]
+) -> None:
+    smallest, usual, largest = profile
+    request = request_for(tiny_model, profile=BatchProfile(min=smallest, opt=usual, max=largest))
+    assert nvidia.batch_sizes(request) == sizes
 
 
 class _SeenError(Exception):

@@ -1,4 +1,4 @@
-"""A session whose tensors stay on the GPU: page-locked input, bound buffers at fixed addresses, one run at a time."""
+"""A session whose tensors stay on the GPU: page-locked input, bound buffers, the next batch copied while one runs."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from glomedge.engine.backends import onnxrt
 from glomedge.engine.runner import Opened, RawOutput, no_cache
+from glomedge.errors import EngineError
 from glomedge.system import libraries
 from glomedge.system.telemetry import import_onnxruntime
 
@@ -30,10 +31,23 @@ class _Slot:
     binding: Any
 
 
-class DeviceRunner:
-    """A session whose tensors live on the GPU; one run at a time, because runs share buffers.
+SLOTS = 2
+"""Batches in hand: one runs, the next one's crops are copied to the device meanwhile."""
 
-    Crops are gathered in page-locked memory, which the GPU reads directly while the next batch is prepared.
+
+class DeviceRunner:
+    """A session whose tensors live on the GPU; one run at a time, with the next batch on its way to the device.
+
+    Each batch in hand has a slot: page-locked memory that its crops are gathered in, and bound buffers on the device.
+    Gathering and copying take place outside the lock of the session, so two callers keep the device busy.
+
+    Args:
+        session: onnxruntime's.
+        opened: what is reported of it.
+        sizes: see ``Runner.batch_sizes``.
+        device: onnxruntime's name for where the buffers are.
+        forget: see ``Runner``.
+        slots: batches in hand; 1 where a graph is captured, which is bound to the addresses of one slot.
     """
 
     def __init__(
@@ -43,6 +57,7 @@ class DeviceRunner:
         sizes: tuple[int, ...],
         device: str = "cuda",
         forget: Callable[[], bool] = no_cache,
+        slots: int = SLOTS,
     ) -> None:
         self.inputs = tuple(onnxrt.tensor_info(argument) for argument in session.get_inputs())
         self.outputs = tuple(onnxrt.tensor_info(argument) for argument in session.get_outputs())
@@ -51,20 +66,29 @@ class DeviceRunner:
         self._session = session
         self._device = device
         self._forget = forget
-        self._slots: dict[int, _Slot] = {}
-        self._lock = threading.Lock()
+        self._slots = slots
+        self._free: dict[int, list[_Slot]] = {}
+        self._in_hand = threading.Semaphore(slots)
+        self._taking = threading.Lock()
+        self._running = threading.Lock()
         self._pinned = PinnedMemory()
 
     def run(self, images_nhwc: npt.NDArray[np.uint8]) -> RawOutput:
         """Copy in, run, copy out."""
-        with self._lock:
+        with self._in_hand:
+            if self._session is None:
+                raise EngineError("This engine is closed. Load the model again with glomedge.load.")
             try:
-                slot = self._slots.get(len(images_nhwc)) or self._make_slot(len(images_nhwc))
-                slot.staging[:] = images_nhwc
-                slot.images.update_inplace(slot.staging)
-                self._session.run_with_iobinding(slot.binding)
-                # Copied: the next run writes the same buffers.
-                probability, *maps = (np.array(output.numpy()) for output in slot.outputs)
+                slot = self._take(len(images_nhwc))
+                try:
+                    slot.staging[:] = images_nhwc
+                    slot.images.update_inplace(slot.staging)
+                    with self._running:
+                        self._session.run_with_iobinding(slot.binding)
+                    # Copied: the next run writes the same buffers.
+                    probability, *maps = (np.array(output.numpy()) for output in slot.outputs)
+                finally:
+                    self._free[len(images_nhwc)].append(slot)
                 return probability, maps[0] if maps else None
             except Exception as error:
                 raise onnxrt.engine_error(error, len(images_nhwc)) from error
@@ -74,11 +98,19 @@ class DeviceRunner:
         return self._forget()
 
     def close(self) -> None:
-        """Free device and page-locked memory."""
-        with self._lock:
-            self._slots.clear()
-            self._session = None
-            self._pinned.release()
+        """Free device and page-locked memory, after the batches in hand."""
+        for _ in range(self._slots):
+            self._in_hand.acquire()
+        self._free.clear()
+        self._session = None
+        self._pinned.release()
+        self._in_hand.release(self._slots)
+
+    def _take(self, batch: int) -> _Slot:
+        """A slot that no other caller uses; there are never more of one size than batches in hand."""
+        with self._taking:
+            free = self._free.setdefault(batch, [])
+            return free.pop() if free else self._make_slot(batch)
 
     def _make_slot(self, batch: int) -> _Slot:
         ort = import_onnxruntime()
@@ -103,7 +135,6 @@ class DeviceRunner:
         binding.bind_ortvalue_input("images", slot.images)
         for name, output in zip(wanted, slot.outputs, strict=True):
             binding.bind_ortvalue_output(name, output)
-        self._slots[batch] = slot
         return slot
 
 

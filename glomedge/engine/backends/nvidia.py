@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from glomedge.engine.backends import nvidia_options, onnxrt
-from glomedge.engine.backends.gpu_memory import DeviceRunner
+from glomedge.engine.backends.gpu_memory import SLOTS, DeviceRunner
 from glomedge.engine.backends.nvidia_machine import RTX_MODULE, TENSORRT_LIBRARY, load_bundled_cudart
 from glomedge.engine.cache import EngineKey, Entry, WorkingCopy, cache_notes, problem, secure_root
 from glomedge.engine.runner import Opened, OutOfMemoryError, SessionRequest, no_cache
@@ -28,9 +28,15 @@ TENSORRT_RTX = "NvTensorRTRTXExecutionProvider"
 
 
 def batch_sizes(request: SessionRequest) -> tuple[int, ...]:
-    """The sizes batches are padded to: each new shape would cost a kernel search or a new context."""
-    profile = request.profile
-    return tuple(sorted({profile.min, profile.opt, profile.max}))
+    """The usual batch, which every batch is padded to, and its halves for where memory runs out.
+
+    One size, because the CUDA provider keeps what it found out about a convolution for the last shape alone: a change
+    of the batch would start the search for kernels anew, for all 54 of them.
+    """
+    sizes = [request.profile.opt]
+    while sizes[-1] // 2 >= request.profile.min:
+        sizes.append(sizes[-1] // 2)
+    return tuple(reversed(sizes))
 
 
 def unsuited_cuda(request: SessionRequest) -> str | None:
@@ -277,4 +283,5 @@ def _open_builtin(
     session = onnxrt.create_session(request, chain, onnxrt.session_options(request, disabled))
     onnxrt.verify_provider(session, ort_name)
     opened = _opened(session, ort_name, request, chain[0][1], versions, settle())
-    return DeviceRunner(session, opened, batch_sizes(request), forget=forget)
+    slots = 1 if request.fixed_batch else SLOTS
+    return DeviceRunner(session, opened, batch_sizes(request), forget=forget, slots=slots)
