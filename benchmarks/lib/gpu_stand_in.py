@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from glomedge.engine import providers
-from glomedge.engine.backends import onnxrt
+from glomedge.engine.backends import nvidia, onnxrt
 from glomedge.engine.runner import OutOfMemoryError, RawOutput, Runner, SessionRequest
 
 STAND_IN_FOR = ("cuda", "tensorrt")
@@ -67,5 +67,4 @@ def little_memory() -> Iterator[None]:
 
 
 def _open(request: SessionRequest) -> Runner:
-    profile = request.profile
-    return StandIn(onnxrt.open_cpu(request), tuple(sorted({profile.min, profile.opt, profile.max})))
+    return StandIn(onnxrt.open_cpu(request), nvidia.batch_sizes(request))
