@@ -25,6 +25,7 @@ from glomedge.model.gate_table import GateRow, table
 from glomedge.model.spec import MAP_SIZE, BatchProfile, InputSpec, ModelSpec, Parity, Precision, Target
 from glomedge.reports import model_card
 from glomedge.system.environment import versions
+from glomedge_export.enhancement.files import Companions, made
 from glomedge_export.export_source.crops import CropsWanted, ExportCrops, crops_for
 from glomedge_export.export_source.foreign import with_fit, with_network
 from glomedge_export.export_source.load import load_source
@@ -76,6 +77,7 @@ class Request:
         require_tensorrt_check: absence of NVIDIA's parser is an error.
         engine: write the portable TensorRT-RTX engine next to the model.
         device: name of the device recipe that chose the above, for the report.
+        companions: files for other programs to write beside the model.
     """
 
     model: Path
@@ -91,6 +93,7 @@ class Request:
     require_tensorrt_check: bool = False
     engine: bool = False
     device: str | None = None
+    companions: Companions = field(default_factory=Companions)
 
 
 @dataclass(frozen=True)
@@ -164,6 +167,7 @@ def export(
     target = resolved_target(request.precision, request.target)
     gates.limits_for(request.precision, request.gate_overrides)
     _check_tensorrt_options(request, target)
+    request.companions.check_target(target)
     output = request.output or default_output(request.model, request.precision, target)
     if not output.parent.is_dir():
         raise UsageError(f"The folder {output.parent} does not exist. Create it, or give another --output.")
@@ -228,6 +232,7 @@ def _export(job: _Job, conversions: dict[str, Converted]) -> Result:
     request, progress, lap = job.request, job.progress, _Laps()
     progress("loading", 0, 1)
     source = load_source(request.model, request.said)
+    request.companions.check_place(job.output, source.recipe)
     progress("loading", 1, 1)
     job.tell.found(source.found)
     lap("load")
@@ -256,6 +261,9 @@ def _export(job: _Job, conversions: dict[str, Converted]) -> Result:
     report["found_in_the_model"] = list(source.found)
     report["drawn_crops_because"] = crops.drawn_because
     report["tensorrt"] = asdict(checked) if isinstance(checked, tensorrt.TensorRtCheck) else {"not_checked": checked}
+    beside = made(request.companions, job.output, proven.lowered.model, spec, report["sha256"])
+    lap("companions")
+    report["companions"] = {path.name: known.gate.model_dump() for path, (_, known) in beside.items()}
     report["seconds"] = lap.seconds
     write_atomically(job.output, data)
     sha256 = read_model_file(job.output).sha256
@@ -263,6 +271,9 @@ def _export(job: _Job, conversions: dict[str, Converted]) -> Result:
     written = [job.output, report_path, card_path]
     if engine is not None and isinstance(checked, tensorrt.TensorRtCheck):
         written += tensorrt.write_engine(job.output, engine, spec, sha256, checked)
+    for path, (companion, _) in beside.items():
+        write_atomically(path, companion)
+    written += beside
     write_atomically(card_path, model_card.markdown(spec, job.output.name, sha256).encode())
     write_atomically(report_path, json.dumps(report, indent=1).encode())
     return Result(job.output, spec, proven.rows, report, tuple(written))

@@ -108,6 +108,17 @@ def export(
     engine: Annotated[
         bool, typer.Option("--engine", help="Also write the portable TensorRT-RTX engine and its passport.")
     ] = False,
+    with_preprocessing: Annotated[
+        bool,
+        typer.Option(
+            "--with-preprocessing",
+            help="Also write enhance.onnx: the colour enhancement for programs without Python, the same to the byte.",
+        ),
+    ] = False,
+    merged: Annotated[
+        bool,
+        typer.Option("--merged", help="Also write MODEL.merged.onnx: enhancement and model in one, for onnxruntime."),
+    ] = False,
     as_json: Annotated[bool, json_option("Print the report as JSON.")] = False,
 ) -> None:
     """Export a Keras model to one self-describing ONNX file that is checked against its own framework."""
@@ -134,6 +145,7 @@ def export(
     if importlib.util.find_spec("onnxruntime") is None:
         # The extra `export` leaves the choice between the CPU and the GPU wheel to the user.
         raise MissingExtraError("glomedge export", "onnxruntime", "export,cpu")
+    from glomedge_export.enhancement.files import Companions
     from glomedge_export.export import Request, Tell
     from glomedge_export.export import export as run
     from glomedge_export.export_source.source import Said
@@ -173,6 +185,7 @@ def export(
         require_tensorrt_check=require_tensorrt_check,
         engine=engine,
         device=device,
+        companions=Companions(with_preprocessing, merged),
     )
     with Progress() as progress:
         tell = Tell(

@@ -12,6 +12,7 @@ from glomedge.about import RESEARCH_USE_NOTICE
 from glomedge.cli.options import json_option, model_argument, model_option, one_model
 
 if TYPE_CHECKING:
+    from glomedge.model.companion import CompanionFile
     from glomedge.model.file import ModelFile
     from glomedge.model.graph import GraphFacts
 
@@ -33,16 +34,21 @@ def info(
     if _is_keras(path):
         _describe_keras(path, as_json)
         return
-    from glomedge.model.file import read_model_file
+    from glomedge.model.companion import companion_of, is_companion
+    from glomedge.model.file import model_of, read_sealed
     from glomedge.model.graph import check_graph
 
-    file = read_model_file(path)
-    facts = check_graph(path, file.spec)
-    document = describe(file, facts)
+    sealed = read_sealed(path)
+    if is_companion(sealed):
+        companion = companion_of(sealed)
+        document, show = describe_companion(companion), print_companion
+    else:
+        file = model_of(sealed)
+        document, show = describe(file, check_graph(path, file.spec)), print_info
     if as_json:
         typer.echo(json.dumps(document, indent=2, ensure_ascii=False))
     else:
-        print_info(document)
+        show(document)
 
 
 def _is_keras(path: Path) -> bool:
@@ -75,10 +81,7 @@ def describe(file: ModelFile, facts: GraphFacts) -> dict[str, Any]:
     """The file, its graph and its spec as plain values, without the golden pixels and the calibration names."""
     from glomedge.model import origin
 
-    spec = file.spec.model_dump(mode="json")
-    for part, fields in _BULKY.items():
-        if spec[part] is not None:
-            spec[part] = {key: value for key, value in spec[part].items() if key not in fields}
+    spec = _without_bulk(file.spec.model_dump(mode="json"))
     return {
         "file": {"path": str(file.path), "size_bytes": file.size_bytes, "sha256": file.sha256, "seal": "intact"},
         "graph": {"opset": facts.opset, "operators": dict(sorted(facts.operators.items()))},
@@ -91,14 +94,80 @@ def describe(file: ModelFile, facts: GraphFacts) -> dict[str, Any]:
     }
 
 
+def _without_bulk(spec: dict[str, Any]) -> dict[str, Any]:
+    for part, fields in _BULKY.items():
+        if spec[part] is not None:
+            spec[part] = {key: value for key, value in spec[part].items() if key not in fields}
+    return spec
+
+
+def describe_companion(file: CompanionFile) -> dict[str, Any]:
+    """The same of a file for other programs: the enhancement alone, or merged with a model."""
+    spec = file.spec.model_dump(mode="json")
+    if "model" in spec:
+        spec["model"] = _without_bulk(spec["model"])
+    return {
+        "file": {"path": str(file.path), "size_bytes": file.size_bytes, "sha256": file.sha256, "seal": "intact"},
+        "graph": {"opset": file.facts.opset, "operators": dict(sorted(file.facts.operators.items()))},
+        "spec": spec,
+    }
+
+
+def print_companion(document: dict[str, Any]) -> None:
+    """What such a file takes and gives, and what it was compared with."""
+    spec, file, model = document["spec"], document["file"], document["spec"].get("model")
+    recipe = spec["recipe"] if model is None else model["recipe"]
+    gate, side_px = spec["gate"], recipe["size_px"]
+    what = (
+        "the colour enhancement alone, for programs other than glomedge"
+        if model is None
+        else "enhancement and model in one, for programs other than glomedge"
+    )
+    shape = "[height, width, 3]" if model is None else "[N, height, width, 3], the crops of a batch of one size"
+    rows = [
+        ("file", f"{file['path']}, {file['size_bytes'] / 1e6:.2f} MB, seal intact"),
+        ("sha256", file["sha256"]),
+        ("holds", what),
+        ("made by", f"{spec['producer']}, {spec['created_utc']}"),
+        ("input", f"'{spec['input']['name']}', uint8 {shape}, RGB, any size"),
+        ("recipe", f"'{recipe['name']}' ({_recipe_steps(recipe)})"),
+    ]
+    if model is None:
+        rows.append(
+            ("output", f"'{spec['output']}', uint8 [{side_px}, {side_px}, 3], as a model of this recipe sees it")
+        )
+    else:
+        rows += [
+            ("model", f"{spec['model_file']}, sha256 {spec['model_sha256']}, {model['precision']}"),
+            _answers(model),
+        ]
+    rows += [
+        ("compared", f"0 differing bytes on {gate['crops']} crops: {gate['reference']} ({gate['runtime']})"),
+        ("opset", f"{document['graph']['opset']}, standard operators: {len(document['graph']['operators'])} kinds"),
+    ]
+    _print_rows(rows)
+    typer.echo(spec["notice"])
+
+
+def _recipe_steps(recipe: dict[str, Any]) -> str:
+    return (
+        f"equalise {'on' if recipe['equalise'] else 'off'}, saturation x{recipe['saturation_factor']:g}, "
+        f"hue {recipe['hue_degrees']:+g} degrees"
+    )
+
+
+def _answers(spec: dict[str, Any]) -> tuple[str, str]:
+    return (
+        "answers",
+        f"'{spec['class_names'][1]}' from probability {spec['threshold']:g}, else '{spec['class_names'][0]}'; "
+        f"temperature {spec['temperature']:g}",
+    )
+
+
 def print_info(document: dict[str, Any]) -> None:
     """The same as a table: the file, its output, its training, and its agreement with Keras."""
     spec, file, graph = document["spec"], document["file"], document["graph"]
     recipe = spec["recipe"]
-    steps = (
-        f"equalise {'on' if recipe['equalise'] else 'off'}, saturation x{recipe['saturation_factor']:g}, "
-        f"hue {recipe['hue_degrees']:+g} degrees"
-    )
     rows = [
         ("file", f"{file['path']}, {file['size_bytes'] / 1e6:.1f} MB, seal intact"),
         ("sha256", file["sha256"]),
@@ -110,13 +179,10 @@ def print_info(document: dict[str, Any]) -> None:
         (
             "input",
             f"uint8 [N, {spec['input']['height_px']}, {spec['input']['width_px']}, 3] "
-            f"{spec['input']['channel_order']}, recipe '{recipe['name']}' ({steps}), scaling {spec['input_scaling']}",
+            f"{spec['input']['channel_order']}, recipe '{recipe['name']}' ({_recipe_steps(recipe)}), "
+            f"scaling {spec['input_scaling']}",
         ),
-        (
-            "answers",
-            f"'{spec['class_names'][1]}' from probability {spec['threshold']:g}, else '{spec['class_names'][0]}'; "
-            f"temperature {spec['temperature']:g}",
-        ),
+        _answers(spec),
         ("batches", "min {min}, usual {opt}, max {max}".format(**spec["batch_profile"])),
         (
             "self-test",

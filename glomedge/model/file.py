@@ -25,6 +25,8 @@ from glomedge.model.spec import ModelSpec
 
 SPEC_KEY = "glomedge"
 SEAL_KEY = "glomedge.sha256"
+# Of the files for other programs beside a model (``model.companion``): none of them reads as a model.
+ENHANCEMENT_KEY, MERGED_KEY = "glomedge.enhancement", "glomedge.merged"
 
 METADATA_FIELD = 14
 _LENGTH_DELIMITED = 2
@@ -54,6 +56,25 @@ class ModelFile:
             return _identity(self.path.stat()) == self.identity
         except OSError:
             return False
+
+
+@dataclass(frozen=True)
+class SealedFile:
+    """A file of glomedge, of any kind, whose seal is intact.
+
+    Attributes:
+        path: where it is.
+        entries: its ONNX metadata by key.
+        sha256: of the sealed bytes.
+        size_bytes: the file's size.
+        identity: inode, size and mtime in ns of what was read.
+    """
+
+    path: Path
+    entries: dict[str, bytes]
+    sha256: str
+    size_bytes: int
+    identity: tuple[int, int, int]
 
 
 def _identity(status: os.stat_result) -> tuple[int, int, int]:
@@ -92,7 +113,12 @@ SEAL_BYTES = len(_seal("0" * 64))
 
 def sealed(graph: bytes, spec: ModelSpec) -> bytes:
     """The bytes of a complete model file: a serialised ModelProto without glomedge entries, plus spec, plus seal."""
-    body = graph + _entry(SPEC_KEY, spec.to_json())
+    return sealed_with(graph, SPEC_KEY, spec.to_json())
+
+
+def sealed_with(graph: bytes, key: str, spec_json: str) -> bytes:
+    """The same for a file of another kind, whose spec goes under a key of its own."""
+    body = graph + _entry(key, spec_json)
     return body + _seal(hashlib.sha256(body).hexdigest())
 
 
@@ -154,6 +180,19 @@ def read_model_file(path: Path | str) -> ModelFile:
         ModelError: missing, unreadable, not a regular file, empty, truncated, altered, not ONNX, or an ONNX file that
             glomedge did not export.
     """
+    return model_of(read_sealed(path))
+
+
+def model_of(file: SealedFile) -> ModelFile:
+    """The model in a sealed file. Raises ModelError where it holds something else, or its spec cannot be read."""
+    if SPEC_KEY not in file.entries:
+        raise ModelError(_why_no_model(file))
+    spec = ModelSpec.from_json(file.entries[SPEC_KEY])
+    return ModelFile(file.path, spec, file.sha256, file.size_bytes, file.identity)
+
+
+def read_sealed(path: Path | str) -> SealedFile:
+    """Check that a file of glomedge, of any kind, is intact. Raises ModelError as ``read_model_file`` does."""
     path = Path(path)
     buffer, status = mapped(path)
     with buffer:
@@ -207,20 +246,34 @@ def _why_unread(path: Path, error: OSError) -> str:
     return f"{path} cannot be read ({error.strerror}). Check the disk or the network share, or copy the file again."
 
 
-def _check(path: Path, buffer: mmap.mmap, identity: tuple[int, int, int]) -> ModelFile:
+def _check(path: Path, buffer: mmap.mmap, identity: tuple[int, int, int]) -> SealedFile:
     size = identity[1]
     expected = bytes(buffer[max(0, size - SEAL_BYTES) : size])
     digest = hashlib.sha256()
     with memoryview(buffer) as view:
         digest.update(view[: max(0, size - SEAL_BYTES)])
     sha256 = digest.hexdigest()
-    if expected == _seal(sha256):
-        try:
-            spec_json = metadata(buffer)[SPEC_KEY]
-        except (ValueError, IndexError, KeyError, UnicodeDecodeError) as error:
-            raise ModelError(f"{path} is sealed but carries no readable spec ({error!r}). Export it again.") from error
-        return ModelFile(path, ModelSpec.from_json(spec_json), sha256, size, identity)
-    raise ModelError(_why_refused(path, buffer))
+    if expected != _seal(sha256):
+        raise ModelError(_why_refused(path, buffer))
+    try:
+        entries = metadata(buffer)
+    except (ValueError, IndexError, UnicodeDecodeError) as error:
+        raise ModelError(f"{path} is sealed but carries no readable spec ({error!r}). Export it again.") from error
+    return SealedFile(path, entries, sha256, size, identity)
+
+
+def _why_no_model(file: SealedFile) -> str:
+    if ENHANCEMENT_KEY in file.entries:
+        return (
+            f"{file.path} holds the colour enhancement alone, for programs other than glomedge: name the model "
+            "beside it, which glomedge enhances crops for by itself."
+        )
+    if MERGED_KEY in file.entries:
+        return (
+            f"{file.path} holds enhancement and model in one, for programs other than glomedge: name the model it was "
+            f"made from, which glomedge info {file.path} tells."
+        )
+    return f"{file.path} is sealed but carries no spec. Export it again."
 
 
 def _why_refused(path: Path, buffer: mmap.mmap) -> str:

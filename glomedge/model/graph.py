@@ -101,16 +101,7 @@ def check_graph(path: Path, spec: ModelSpec) -> GraphFacts:
             offset than the spec's.
     """
     facts = read_graph_facts(path)
-    if facts.external:
-        raise ModelError(
-            f"{path} keeps {len(facts.external)} tensors outside the file (first: {facts.external[0]!r}). glomedge "
-            "loads self-contained files only; export the model again with: glomedge export"
-        )
-    if facts.foreign_domains:
-        raise ModelError(
-            f"{path} needs operators of other libraries ({', '.join(sorted(facts.foreign_domains))}), which glomedge "
-            "never loads. Export the model again with: glomedge export"
-        )
+    check_self_contained(path, facts)
     for name, claimed, found in (
         ("opset", spec.opset, facts.opset),
         ("precision", spec.precision, facts.precision),
@@ -133,6 +124,20 @@ def check_graph(path: Path, spec: ModelSpec) -> GraphFacts:
                 "Export the model again."
             )
     return facts
+
+
+def check_self_contained(path: Path, facts: GraphFacts) -> None:
+    """Refuse a graph that reaches outside its file: tensors stored elsewhere, operators of another library."""
+    if facts.external:
+        raise ModelError(
+            f"{path} keeps {len(facts.external)} tensors outside the file (first: {facts.external[0]!r}). glomedge "
+            "loads self-contained files only; export the model again with: glomedge export"
+        )
+    if facts.foreign_domains:
+        raise ModelError(
+            f"{path} needs operators of other libraries ({', '.join(sorted(facts.foreign_domains))}), which glomedge "
+            "never loads. Export the model again with: glomedge export"
+        )
 
 
 def _text(buffer: mmap.mmap, span: tuple[int, int] | None) -> str:
