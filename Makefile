@@ -6,7 +6,7 @@ SOURCES := glomedge export/glomedge_export tests benchmarks
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow keras2-files test-gpu-wheel test-lowest lint format bench clean
+.PHONY: help demo test test-slow keras2-files test-gpu-wheel test-lowest lint grpc-messages format bench clean
 
 help:  ## list what can be made
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -101,6 +101,9 @@ lint: .venv/.developer  ## ruff, strict mypy, and who may import whom
 	$(BIN)/ruff format --check $(SOURCES)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+grpc-messages: .venv/.developer  ## glomedge/serve/grpc_descriptor.py from open_inference.proto
+	$(BIN)/python tests/tools/grpc_messages.py
 
 format: .venv/.developer  ## let ruff mend what it can
 	$(BIN)/ruff check --fix $(SOURCES)

@@ -29,9 +29,12 @@ from glomedge.serve.served import open_model
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
 
+    from glomedge.serve.grpc_service import GrpcServer
+
 _POLL_S = 0.02
 _KEEP_ALIVE_S = 30
 _BACKLOG = 1024
+_GRACE_S = 1.0
 
 
 def serve(options: ServeOptions) -> None:
@@ -100,16 +103,21 @@ class _Server:
         loop.add_signal_handler(signal.SIGHUP, self._swap_asked)
         routes = CasesApi(self._core, self._bodies).routes()
         server = _QuietServer(self._config(HttpApp(self._core, self._tokens, self._bodies, routes).asgi()))
+        rpc = self._grpc_server()
         http = asyncio.create_task(server.serve(sockets=[self._socket]))
         while not server.started and not http.done():
             await asyncio.sleep(_POLL_S)
+        if rpc is not None:
+            await rpc.start()
         # What was imported and loaded stays: the collector need not look at it again and again.
         gc.freeze()
-        self._log.event("ready", **self._facts())
+        self._log.event("ready", **self._facts(None if rpc is None else rpc.address))
         stopped = asyncio.create_task(self._stop.wait())
         await asyncio.wait((http, stopped), return_when=asyncio.FIRST_COMPLETED)
         await self._drain()
         server.should_exit = True
+        if rpc is not None:
+            await rpc.stop(_GRACE_S)
         await http
         stopped.cancel()
         if self._swapping is not None:
@@ -132,17 +140,25 @@ class _Server:
             limit_concurrency=limits.connections,
             backlog=_BACKLOG,
             timeout_keep_alive=_KEEP_ALIVE_S,
-            timeout_graceful_shutdown=1,
+            timeout_graceful_shutdown=int(_GRACE_S),
             ssl_certfile=options.tls_cert,
             ssl_keyfile=options.tls_key,
         )
 
-    def _facts(self) -> dict[str, Any]:
+    def _grpc_server(self) -> GrpcServer | None:
+        if self._options.grpc_port is None:
+            return None
+        from glomedge.serve.grpc_service import GrpcServer  # grpcio is an extra of its own
+
+        return GrpcServer(self._core, self._tokens, self._bodies)
+
+    def _facts(self, grpc_address: str | None) -> dict[str, Any]:
         core, options = self._core, self._options
         host, port = self._socket.getsockname()[:2]
         scheme = "http" if options.tls_cert is None else "https"
         return {
             "http": f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}",
+            "grpc": grpc_address,
             "glomedge": __version__,
             "model_sha256": core.model.sha256,
             "provider": core.model.engine.provider,

@@ -56,8 +56,8 @@ import importlib, importlib.util, pkgutil, glomedge
 names = [module.name for module in pkgutil.walk_packages(glomedge.__path__, "glomedge.")]
 assert len(names) > 20, names
 for name in names:
-    # The server's files need the extra `serve`; the command says so where it is missing.
-    served = name.startswith("glomedge.serve.") and importlib.util.find_spec("starlette") is None
+    # The server's files need the extras `serve` and `grpc`; the command says so where they are missing.
+    served = name.startswith("glomedge.serve.") and not all(map(importlib.util.find_spec, ("starlette", "grpc")))
     if not name.endswith("__main__") and not served:
         importlib.import_module(name)
 for name in glomedge.__all__:

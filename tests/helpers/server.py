@@ -170,7 +170,9 @@ def refused(model: Path, *options: str) -> str:
 
     from glomedge.cli import app
 
-    arguments = ["serve", str(model), "--provider", "cpu", "--port", "0", "--no-grpc", *options]
+    arguments = ["serve", str(model), "--provider", "cpu", "--port", "0", *options]
+    if "--grpc-port" not in options:
+        arguments.append("--no-grpc")
     result = CliRunner().invoke(app, arguments)
     assert isinstance(result.exception, GlomedgeError), result
     assert len(str(result.exception)) < 500

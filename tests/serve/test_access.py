@@ -8,11 +8,14 @@ import ssl
 import subprocess
 from pathlib import Path
 
+import grpc
 import pytest
 
+from glomedge.serve.grpc_messages import SERVICE, message
 from helpers.server import Server, refused, serving
 from helpers.v2 import crop_png, files_request
 
+READY = message("ServerReadyResponse")
 TOKEN = "5f2d8c1be0a94737"
 
 
@@ -95,13 +98,17 @@ def test_tls(tiny_model: Path, tmp_path: Path) -> None:
     )  # fmt: skip
     assert "together" in refused(tiny_model, "--tls-cert", str(cert))
     assert "no file" in refused(tiny_model, "--tls-cert", str(cert), "--tls-key", str(tmp_path / "none"))
-    with serving(tiny_model, "--tls-cert", str(cert), "--tls-key", str(key)) as server:
+    with serving(tiny_model, "--tls-cert", str(cert), "--tls-key", str(key), "--grpc-port", "0") as server:
         assert server.wait_for("ready")["http"].startswith("https://")
         context = ssl.create_default_context(cafile=str(cert))
         connection = http.client.HTTPSConnection("localhost", server.port, context=context, timeout=30)
         connection.request("GET", "/v2/health/ready")
         assert connection.getresponse().status == 200
         connection.close()
+        credentials = grpc.ssl_channel_credentials(cert.read_bytes())
+        with grpc.secure_channel(f"localhost:{server.grpc_port}", credentials) as channel:
+            ready = channel.unary_unary(f"/{SERVICE}/ServerReady", response_deserializer=READY.FromString)
+            assert ready(b"", timeout=30).ready
 
 
 @pytest.mark.parametrize(
