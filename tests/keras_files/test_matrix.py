@@ -48,6 +48,8 @@ def test_loads_and_is_described(version: str, structure: str) -> None:
         np.testing.assert_allclose(load(path).predict(genuine.images()), expected, rtol=0, atol=tolerance)
         found = describe(path)
         assert found.refused is None
+        # Every other one is exported (test_genuine_files).
+        assert (found.unfit is not None) == (structure == "mixed" and path.is_dir())
         assert found.scaling == SCALINGS.get(structure, "resnet_v2")
         assert (found.side_px, found.outputs) == (64, expected.shape[1])
         assert found.activation == {"head_logit": "linear", "head_softmax": "softmax"}.get(structure, "sigmoid")
