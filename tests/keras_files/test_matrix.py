@@ -42,8 +42,8 @@ def test_loads_and_is_described(version: str, structure: str) -> None:
     files = genuine.files(structure)
     assert len(files) >= 2
     expected = genuine.answers(structure)
-    # Half precision in the file's own framework, float32 here.
-    tolerance = 3e-3 if structure == "mixed" else 2e-6
+    # Half precision in the file's own framework, float32 here. A probability moves by a quarter of its logit at most.
+    tolerance = {"mixed": 3e-3, "head_logit": 8e-6}.get(structure, 2e-6)
     for path in files:
         np.testing.assert_allclose(load(path).predict(genuine.images()), expected, rtol=0, atol=tolerance)
         found = describe(path)

@@ -64,6 +64,7 @@ KNOWN: dict[str, str] = {
     "b6b936abaa9a1665": "efficientnetv2b1",
     "834c4ffb3a1b2af5": "efficientnetv2b2",
     "e56ad3943715454a": "efficientnetv2b3",
+    "12d7ee248a5578e7": "efficientnetv2m",
     "f33372fa92980c37": "efficientnetv2s",
     "9847435d0474763c": "nasnetmobile",
     "14621dabe4500305": "convnexttiny",
