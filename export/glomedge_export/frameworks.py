@@ -12,7 +12,7 @@ import keras  # noqa: E402
 import tensorflow as tf  # noqa: E402
 from keras import layers, ops  # noqa: E402
 
-__all__ = ["frozen_function", "import_tf_keras", "keras", "layers", "ops", "tf"]
+__all__ = ["frozen_function", "import_tf_keras", "keras", "layers", "ops", "tf", "traced"]
 
 
 def import_tf_keras() -> Any:
@@ -31,3 +31,16 @@ def frozen_function(concrete: Any) -> Any:
     from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
     return convert_variables_to_constants_v2(concrete, lower_control_flow=False)
+
+
+def traced(function: Any, *signature: Any) -> Any:
+    """The concrete function of a ``tf.function``, with those that it calls written into it.
+
+    Keras computes grouped convolutions in a function of its own that asks for XLA, which nothing inlines afterwards.
+    """
+    before = tf.config.functions_run_eagerly()
+    tf.config.run_functions_eagerly(True)
+    try:
+        return function.get_concrete_function(*signature)
+    finally:
+        tf.config.run_functions_eagerly(before)

@@ -130,7 +130,7 @@ def test_the_published_way_answers_as_its_own_script_does(
 
 def test_labelled_crops_give_threshold_temperature_and_counts(tmp_path: Path, data: Path) -> None:
     model = saved(tmp_path / "mine.keras", front="none", head="softmax", body="mobile")
-    said = Said("plain", Choices("resnet_v2", positive_class=0), threshold="youden", data=data)
+    said = Said("plain", Choices("resnet_v2", positive_class=1), threshold="youden", data=data)
     result, lines = exported(model, said)
     spec = result.spec
     assert spec.source is not None

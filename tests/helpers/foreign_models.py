@@ -132,7 +132,7 @@ def small(
         front: see ``_front``.
         head: see ``_head``.
         body: ``residual`` (ResNet's), ``mobile`` (depthwise, ReLU6, uneven padding), ``efficient`` (swish, squeeze and
-            excite), ``dense`` (concatenation, average pooling) or ``convnext`` (LayerNormalization, gelu).
+            excite), ``dense`` (concatenation, average pooling) or ``convnext`` (LayerNormalization, gelu, groups).
         side_px: of the input; None leaves it open.
         seed: of the weights.
     """
@@ -226,7 +226,7 @@ def _dense(module: Any, x: Any) -> Any:
 def _convnext(module: Any, x: Any) -> Any:
     layers = module.layers
     x = layers.LayerNormalization(epsilon=1e-6)(layers.Conv2D(8, 4, strides=4)(x))
-    y = layers.LayerNormalization(epsilon=1e-6)(layers.DepthwiseConv2D(7, padding="same")(x))
+    y = layers.LayerNormalization(epsilon=1e-6)(layers.Conv2D(8, 7, padding="same", groups=8)(x))
     y = layers.Dense(8)(layers.Activation("gelu")(layers.Dense(16)(y)))
     return layers.LayerNormalization(epsilon=1e-6)(layers.Conv2D(8, 2, strides=2)(layers.Add()([x, y])))
 

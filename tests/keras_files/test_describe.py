@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from glomedge.errors import ModelError
+from glomedge_export.keras_files import backbones as of_configurations
 from glomedge_export.keras_files.backbones import backbone_of, convolutions_sha256
 from glomedge_export.keras_files.describe import describe, in_rows
 from glomedge_export.keras_files.identify import identify
@@ -138,6 +139,15 @@ def test_a_network_is_recognised_by_its_convolutions() -> None:
         assert len(layers) == len(base.layers)
         assert backbone_of(convolutions) == "mobilenetv2"
         assert backbone_of(convolutions[1:]) == "other"
+
+
+def test_a_file_and_its_graph_are_recognised_as_the_same_networks() -> None:
+    """Both tables are printed by tests/tools/backbone_table.py."""
+    pytest.importorskip("onnx", reason="needs onnx: pip install 'glomedge[export]'")
+    from glomedge_export.graph import backbones as of_graphs
+
+    assert sorted(of_configurations.KNOWN.values()) == sorted(of_graphs.KNOWN.values())
+    assert len(set(of_graphs.KNOWN.values())) == len(of_graphs.KNOWN)
 
 
 def test_an_own_model_needs_no_recipe(tmp_path: Path) -> None:

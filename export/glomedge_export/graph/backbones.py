@@ -15,6 +15,7 @@ from glomedge_export.graph import surgery
 OTHER = "other"
 # First 16 hexadecimal digits of ``convolutions_sha256``.
 KNOWN: dict[str, str] = {
+    "d788fd079ec6808c": "convnexttiny",
     "848e22eec70c26ca": "densenet121",
     "fd3b893f9cd86073": "densenet169",
     "9473bd1ea133ac80": "densenet201",

@@ -57,10 +57,10 @@ def freeze(model: Inference) -> Frozen:
     Raises:
         ModelError: not one picture in and one answer out, or computed in half precision.
     """
-    from glomedge_export.frameworks import frozen_function, tf
+    from glomedge_export.frameworks import frozen_function, tf, traced
 
     signature = tf.TensorSpec((None, model.side_px, model.side_px, 3), tf.float32)
-    function = frozen_function(model.inference().get_concrete_function(signature))
+    function = frozen_function(traced(model.inference(), signature))
     if len(function.inputs) != 1 or len(function.outputs) != 1:
         raise ModelError(
             f"This model takes {len(function.inputs)} inputs and gives {len(function.outputs)} outputs. glomedge takes "
@@ -146,6 +146,11 @@ def _convert(graph_def: Any, inputs: list[str], output: str) -> onnx.ModelProto:
     gc.collect()
     # tf2onnx leaves what it does not know under the name that TensorFlow has for it.
     foreign = sorted({node.op_type for node in model.graph.node if node.domain or not onnx.defs.has(node.op_type)})
+    if any(name.endswith("PartitionedCall") for name in foreign):
+        raise ModelError(
+            "This model holds a function that was compiled apart, as a SavedModel does of grouped convolutions. Save "
+            "it as .keras or .h5 instead of a SavedModel."
+        )
     if foreign:
         raise ModelError(
             f"This model uses operations that ONNX does not have ({', '.join(foreign)}). Replace the layers that "

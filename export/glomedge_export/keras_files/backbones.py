@@ -1,4 +1,8 @@
-"""Which network of ``keras.applications`` a configuration holds, by its convolutions: names of layers say nothing."""
+"""Which network of ``keras.applications`` a configuration holds, by its convolutions: names of layers say nothing.
+
+``KNOWN`` is printed by ``tests/tools/backbone_table.py``, together with that of ``glomedge_export.graph.backbones``,
+which names the same networks.
+"""
 
 from __future__ import annotations
 
@@ -55,10 +59,12 @@ KNOWN: dict[str, str] = {
     "1f163edd2741e805": "efficientnetb2",
     "6ef6ef0f0e8a2c92": "efficientnetb3",
     "54efb928d44884f0": "efficientnetb4",
+    "d9b5bb5e3437cb2e": "efficientnetb5",
     "3bf339eb278b3268": "efficientnetv2b0",
     "b6b936abaa9a1665": "efficientnetv2b1",
     "834c4ffb3a1b2af5": "efficientnetv2b2",
     "e56ad3943715454a": "efficientnetv2b3",
+    "12d7ee248a5578e7": "efficientnetv2m",
     "f33372fa92980c37": "efficientnetv2s",
     "9847435d0474763c": "nasnetmobile",
     "14621dabe4500305": "convnexttiny",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -177,6 +178,16 @@ def test_an_operation_that_onnx_lacks_is_refused_by_its_name() -> None:
         skeleton(frozen)
 
 
+def test_grouped_convolutions_of_a_saved_model_are_refused(tmp_path: Path) -> None:
+    from glomedge_export.graph.foreign import survey
+    from glomedge_export.keras_files.load import load
+    from helpers.foreign_models import small
+
+    small(framework("keras"), body="convnext").export(tmp_path / "saved", verbose=False)
+    with pytest.raises(ModelError, match=r"grouped convolutions\. Save it as \.keras or \.h5"):
+        survey(load(tmp_path / "saved"))
+
+
 def test_a_sum_of_logits_is_a_logit_whatever_gates_lie_before_its_layers() -> None:
     module = framework("keras")
     images = module.Input((64, 64, 3))
@@ -246,6 +257,7 @@ STRUCTURES = [
     ("keras", "normalised", "sigmoid", "convnext"),
     ("tf_keras", "augmented", "sigmoid", "efficient"),
     ("tf_keras", "bytes", "sigmoid", "mobile"),
+    ("tf_keras", "resnet_v2", "sigmoid", "convnext"),
     ("tf_keras", "none", "softmax", "dense"),
 ]
 NO_MAP = ("hidden", "hidden_softmax", "flat", "max")
