@@ -28,7 +28,13 @@ def recalibrate(
     labels: Annotated[Path, typer.Argument(metavar="LABELS", help="labels.csv of glomedge label, or a public.csv.")],
     *,
     images: Annotated[
-        Path, typer.Option(help="Folder of the labelled crops.", show_default=False, rich_help_panel=LABELS)
+        Path,
+        typer.Option(
+            help="Folder of the crops, with those that have no label: their scores are kept, to be compared with later "
+            "ones by infer.",
+            show_default=False,
+            rich_help_panel=LABELS,
+        ),
     ],
     site: Annotated[
         str,
