@@ -220,10 +220,22 @@ def gpu_notes(found: gpus.Gpus, device: gpus.Gpu | None, reports: tuple[Provider
             "NVML (libnvidia-ml.so.1) does not answer here, so that energy and GPU memory are not recorded. In a "
             "container: start it with NVIDIA_DRIVER_CAPABILITIES=compute,utility."
         )
+    if find_jetson() is not None and _lacks_tensorrt():
+        notes.append(
+            "This onnxruntime has CUDA but no TensorRT, as the wheel that pip finds for arm64 servers: no kernels for "
+            "the GPU of an Orin (compute 8.7), so it fails at the first run. docs/jetson.md says which to install."
+        )
     on_gpu = [report for report in reports if PROVIDERS[report.name].gpu]
     if device is not None and on_gpu and not any(report.usable for report in on_gpu):
         notes.append(f"{device.name} is not used: no provider for it can run here. The reasons are listed.")
     return tuple(notes)
+
+
+def _lacks_tensorrt() -> bool:
+    from glomedge.engine.backends.nvidia import CUDA, TENSORRT
+
+    built_in = libraries.providers_built_in() if libraries.onnxruntime_packages() else ()
+    return CUDA in built_in and TENSORRT not in built_in
 
 
 def examine_model(path: Path) -> ModelReport:

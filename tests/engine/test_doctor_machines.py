@@ -211,6 +211,14 @@ ROWS = {
         never=("pip install", "[gpu]"),
         recommended="tensorrt",
     ),
+    "JetPack 7.2, pip's wheel for servers": Row(
+        replace(COMPLETE, gpus=ORIN, driver_cuda=13020, nvml=False, arm_server_wheel=True, jetson=JETPACK_7),
+        ("cuda",),
+        {"tensorrt": ("built without TensorrtExecutionProvider", "docs/jetson.md")},
+        never=("pip install", "[gpu]", "pip uninstall"),
+        notes=("no kernels for the GPU of an Orin (compute 8.7)", "docs/jetson.md"),
+        recommended="cuda",
+    ),
     "JetPack 7.2, wheel without cuDNN": Row(
         replace(COMPLETE, gpus=ORIN, driver_cuda=13020, nvml=False, cudnn=False, jetson=JETPACK_7),
         (),

@@ -43,6 +43,7 @@ class Machine:
         nvml: whether libnvidia-ml.so.1 is there.
         nvml_gpu: the GPU that NVML lists where it is another than CUDA's first (a whole card behind a slice).
         wheel_cuda: the CUDA that the installed onnxruntime-gpu is built for; None for the CPU's onnxruntime.
+        arm_server_wheel: whether that onnxruntime-gpu is pip's for arm64, which has no TensorRT provider.
         cuda: the CUDA whose libraries the loader finds.
         cudnn: whether libcudnn.so.9 is found.
         tensorrt: the version whose libraries the loader finds.
@@ -57,6 +58,7 @@ class Machine:
     nvml: bool = True
     nvml_gpu: str = ""
     wheel_cuda: int | None = None
+    arm_server_wheel: bool = False
     cuda: int | None = None
     cudnn: bool = False
     tensorrt: int | None = None
@@ -236,11 +238,12 @@ class Doctor:
         link = self._current.with_name("next")
         link.symlink_to(folder)
         link.replace(self._current)
+        lacking = 2 if not machine.wheel_cuda else 1 if machine.arm_server_wheel else 0
         told = {
             "folder": str(folder),
             "environment": environment,
             "package": "onnxruntime-gpu" if machine.wheel_cuda else "onnxruntime",
-            "built_in": GPU_PROVIDERS if machine.wheel_cuda else GPU_PROVIDERS[-1:],
+            "built_in": GPU_PROVIDERS[lacking:],
             "jetson": bool(machine.jetson),
         }
         self._process.stdin.write(json.dumps(told) + "\n")
