@@ -71,20 +71,18 @@ build/keras2/%/.made: .venv-keras2/%/.installed tests/tools/make_keras2.py
 # onnxruntime-gpu installs the same module as onnxruntime, so it gets an environment of its own.
 .venv-gpu/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv-gpu
-	.venv-gpu/bin/python -m pip install --quiet --constraint constraints.txt \
-	  onnxruntime-gpu==1.31.1 $(GPU_WHEEL_PACKAGES)
+	.venv-gpu/bin/python -m pip install --quiet --constraint constraints.txt onnxruntime-gpu==1.31.1 \
+	  --editable '.[export,fast,parquet,openvino,tensorrt-rtx,dev]'
 	@touch $@
 
-GPU_WHEEL_PACKAGES := numpy opencv-python-headless pillow pydantic rich typer openvino onnx psutil \
-  pytest pytest-timeout hypothesis
 # All but the workstation's commands, which need TensorFlow, and slides, which need their extra.
 EDGE_TESTS := $(filter-out tests/cli/test_cli_train.py tests/cli/test_cli_export.py tests/cli/test_cli_synth.py \
   tests/cli/test_cli_demo.py tests/cli/test_cli_slides.py, \
   $(filter-out tests/export/% tests/fuzz/% tests/keras_files/% tests/parity/% tests/slides/%, \
   $(wildcard tests/*/test_*.py)))
 
-test-gpu-wheel: .venv-gpu/.installed  ## the engine's tests with the onnxruntime-gpu wheel, GPU or not
-	.venv-gpu/bin/python -m pytest $(EDGE_TESTS)
+test-gpu-wheel: .venv-gpu/.installed  ## the engine's and the parity tests with the onnxruntime-gpu wheel, GPU or not
+	.venv-gpu/bin/python -m pytest $(EDGE_TESTS) tests/export/proof tests/parity
 
 # The lower bounds of pyproject.toml, installed as they stand there; the tools of the tests are the pinned ones.
 .venv-lowest/.installed: pyproject.toml constraints.txt tests/tools/lowest_versions.py

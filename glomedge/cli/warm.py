@@ -33,11 +33,13 @@ def warm(
 
     from glomedge.engine.loading import open_engine, require_bf16
     from glomedge.engine.providers import batch_of
+    from glomedge.model.file import read_model_file
 
     # The same profile as infer: another profile would need another engine.
-    usual = batch_of(engine)
+    file = read_model_file(one_model(model_path, model))
+    usual = batch_of(engine, file.spec)
     start = perf_counter()
-    with open_engine(one_model(model_path, model), replace(engine, batch_size=usual)) as opened:
+    with open_engine(file, replace(engine, batch_size=usual)) as opened:
         require_bf16(opened, engine)
         # TensorRT-RTX compiles its kernels at the first run of a shape.
         crop = opened.spec.golden.pixels()

@@ -162,7 +162,8 @@ class Entry:
         it all.
         """
         if self.built:
-            self.extended = _states(self.folder) != self._at_start
+            # The look first, because hashes take time. A file that was written anew as it was changes nothing.
+            self.extended = _states(self.folder) != self._at_start and bool(problem(self.folder, self._key))
             if self.extended:
                 with contextlib.suppress(OSError):
                     _seal(self.folder, self._key)

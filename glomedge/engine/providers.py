@@ -14,8 +14,9 @@ from glomedge.engine.backends import gpu_memory, nvidia, nvidia_machine, onnxrt,
 from glomedge.engine.options import EngineOptions
 from glomedge.engine.runner import Runner, SessionRequest
 from glomedge.errors import ProviderUnavailableError, UsageError
+from glomedge.model.spec import ModelSpec
 from glomedge.system import cpu, libraries
-from glomedge.system.gpu import find_gpus
+from glomedge.system.gpu import session_gpu
 
 CPU_BATCH = 4
 """Fastest for int8 with a run thread on each core."""
@@ -36,7 +37,8 @@ class Provider:
         install: what pip is asked for (``about.install_command``).
         unusable: why it cannot run on this machine, None when nothing speaks against it; ends with what to do.
         open: the session factory. Raises ProviderUnavailableError, ModelError, OutOfMemoryError.
-        unsuited: why ``auto`` skips it for this model although it would run; None when it does not.
+        refuses: why ``auto`` never takes it for such a model although it would run; None when it may.
+        unsuited: why ``auto`` skips it for these batch sizes at this time; None when it does not.
         gpu: whether it runs on a GPU, and so needs large batches.
     """
 
@@ -44,6 +46,7 @@ class Provider:
     install: str
     unusable: Callable[[], str | None]
     open: Callable[[SessionRequest], Runner]
+    refuses: Callable[[ModelSpec], str | None] = lambda spec: None
     unsuited: Callable[[SessionRequest], str | None] = lambda request: None
     gpu: bool = False
 
@@ -57,6 +60,7 @@ def onnxruntime_provider(
     library: str | None = None,
     device_problem: Callable[[], str | None] = lambda: None,
     open_with: Callable[[SessionRequest], Runner] | None = None,
+    refuses: Callable[[ModelSpec], str | None] = lambda spec: None,
     unsuited: Callable[[SessionRequest], str | None] = lambda request: None,
     gpu: bool = False,
 ) -> Provider:  # one keyword for each column of the table below, nearly all with a default: more of them than usual
@@ -70,8 +74,7 @@ def onnxruntime_provider(
         library: its own shared library beside onnxruntime's, read for what it links against.
         device_problem: why its device is not usable, None when it is.
         open_with: another factory than ``onnxrt.open_session``, for tensors that stay on the device.
-        unsuited: see ``Provider``.
-        gpu: see ``Provider``.
+        refuses, unsuited, gpu: see ``Provider``.
     """
 
     def unusable() -> str | None:
@@ -83,7 +86,7 @@ def onnxruntime_provider(
     def open_it(request: SessionRequest) -> Runner:
         return onnxrt.open_session(ort_name, request, options(request))
 
-    return Provider(name, install, unusable, open_with or open_it, unsuited, gpu)
+    return Provider(name, install, unusable, open_with or open_it, refuses, unsuited, gpu)
 
 
 def builtin_unusable(name: str, ort_name: str, install: str, library: str | None) -> str | None:
@@ -144,7 +147,7 @@ PROVIDERS: dict[str, Provider] = {
             library=gpu_memory.CUDA_LIBRARY,
             device_problem=nvidia_machine.no_gpu,
             open_with=nvidia.open_cuda,
-            unsuited=nvidia.unsuited_cuda,
+            refuses=nvidia.refused_by_cuda,
             gpu=True,
         ),
         onnxruntime_provider(
@@ -154,6 +157,7 @@ PROVIDERS: dict[str, Provider] = {
             library=nvidia_machine.TENSORRT_LIBRARY,
             device_problem=nvidia_machine.no_gpu,
             open_with=nvidia.open_tensorrt,
+            refuses=nvidia.refused_by_parser,
             unsuited=nvidia.unsuited_tensorrt,
             gpu=True,
         ),
@@ -162,7 +166,7 @@ PROVIDERS: dict[str, Provider] = {
             install=nvidia_machine.INSTALL_RTX,
             unusable=nvidia_machine.tensorrt_rtx_unusable,
             open=nvidia.open_tensorrt_rtx,
-            unsuited=nvidia.unsuited_parser,
+            refuses=nvidia.refused_by_parser,
             gpu=True,
         ),
         Provider(
@@ -187,11 +191,15 @@ def named(name: str) -> Provider:
     return PROVIDERS[name]
 
 
-def runs_on_gpu(options: EngineOptions) -> bool:
-    """Whether the provider asked for works on a GPU; for ``auto``: whether a GPU provider can run here.
+def runs_on_gpu(options: EngineOptions, spec: ModelSpec | None = None) -> bool:
+    """Whether the provider asked for works on a GPU; for ``auto``: whether the one that it will take does.
 
     With ``allow_fallback`` a provider that cannot run here stands for whichever takes its place. Asked before anything
     is opened, so one that can run and then does not open is still counted.
+
+    Args:
+        options: what the user asked for.
+        spec: of the model: on a machine with a GPU, an int8 file for the CPU runs on the CPU. None: any model.
 
     Raises UsageError on an unknown name.
     """
@@ -200,33 +208,39 @@ def runs_on_gpu(options: EngineOptions) -> bool:
         if not options.allow_fallback or provider.unusable() is None:
             return provider.gpu
     # The driver is asked first: it costs nothing where there is none.
-    return bool(find_gpus().devices) and any(p.gpu and p.unusable() is None for p in PROVIDERS.values())
+    if session_gpu() is None:
+        return False
+    for provider in _order(spec):
+        if provider.unusable() is None and (spec is None or provider.refuses(spec) is None):
+            return provider.gpu
+    return False
 
 
-def usual_batch(options: EngineOptions) -> int:
-    """Crops a call where the user does not say."""
-    return GPU_BATCH if runs_on_gpu(options) else CPU_BATCH
+def usual_batch(options: EngineOptions, spec: ModelSpec | None = None) -> int:
+    """Crops a call where the user does not say. Arguments as of ``runs_on_gpu``."""
+    return GPU_BATCH if runs_on_gpu(options, spec) else CPU_BATCH
 
 
-def batch_of(options: EngineOptions) -> int:
+def batch_of(options: EngineOptions, spec: ModelSpec | None = None) -> int:
     """Crops a call by what the user gave; every command agrees by it, or one would build what the other misses.
 
-    With ``fixed_batch`` ``max_batch`` names the batch as well as ``batch_size`` does.
+    With ``fixed_batch`` ``max_batch`` names the batch as well as ``batch_size`` does. Arguments as of ``runs_on_gpu``.
     """
     if options.batch_size is not None:
         return options.batch_size
     if options.fixed_batch and options.max_batch is not None:
         return options.max_batch
-    usual = usual_batch(options)
+    usual = usual_batch(options, spec)
     return min(usual, options.max_batch or usual)
 
 
-def run_threads(options: EngineOptions) -> int:
+def run_threads(options: EngineOptions, spec: ModelSpec | None = None) -> int:
     """How many threads should call ``infer`` at once: two for a GPU, one for each core of a CPU, at most eight.
 
-    On a CPU, one thread a core on one session is faster than one thread with all cores.
+    On a CPU, one thread a core on one session is faster than one thread with all cores. Arguments as of
+    ``runs_on_gpu``.
     """
-    return GPU_RUN_THREADS if runs_on_gpu(options) else min(cpu.usable_cpus(), MOST_RUN_THREADS)
+    return GPU_RUN_THREADS if runs_on_gpu(options, spec) else min(cpu.usable_cpus(), MOST_RUN_THREADS)
 
 
 ACCEPT_ANOTHER = " To accept another provider, add --allow-fallback."
@@ -255,7 +269,11 @@ _FIRST_BY_TARGET = {"tensorrt": ("tensorrt", "tensorrt-rtx"), "openvino": ("open
 
 def preference(request: SessionRequest) -> tuple[Provider, ...]:
     """Every provider, in the order in which ``auto`` tries them for a model."""
-    first = _FIRST_BY_TARGET.get(request.file.spec.target, ())
+    return _order(request.file.spec)
+
+
+def _order(spec: ModelSpec | None) -> tuple[Provider, ...]:
+    first = () if spec is None else _FIRST_BY_TARGET.get(spec.target, ())
     order = [name for name in (*first, *_ORDER) if name in PROVIDERS]
     order += [name for name in PROVIDERS if name not in order]
     return tuple(PROVIDERS[name] for name in dict.fromkeys(order))
@@ -267,6 +285,7 @@ def reason_against(provider: Provider, request: SessionRequest) -> str | None:
     Call it only for providers that are reached: it may load the provider's library, half a second for OpenVINO.
     """
     reason = provider.unusable()
-    if reason is None and (unsuited := provider.unsuited(request)) is not None:
-        return f"{provider.name}: {unsuited}"
-    return reason
+    if reason is not None:
+        return reason
+    unsuited = provider.refuses(request.file.spec) or provider.unsuited(request)
+    return None if unsuited is None else f"{provider.name}: {unsuited}"

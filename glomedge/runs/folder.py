@@ -159,7 +159,7 @@ class _FolderRun:
             recipe=self._model.spec.recipe.model_dump_json(),
             threshold=self._threshold,
             tta=options.tta,
-            batch_size=batch_of(options.engine),
+            batch_size=batch_of(options.engine, self._model.spec),
             bf16=options.engine.bf16,
         )
 
@@ -251,7 +251,7 @@ class _FolderRun:
             batch_size=batch_size,
             decode_workers=plan.workers,
             decode_processes=plan.processes,
-            run_threads=run_threads(options.engine),
+            run_threads=run_threads(options.engine, self._model.spec),
             decode_timeout_s=options.decode_timeout_s,
             views=options.tta,
             thumbnail_px=THUMBNAIL_PX if options.report else 0,
@@ -269,7 +269,7 @@ class _FolderRun:
         else:
             decode_in = "processes" if crashed else options.decode_in
         # The GPU is asked for only where it decides.
-        gpu = decode_in == "auto" and runs_on_gpu(options.engine)
+        gpu = decode_in == "auto" and runs_on_gpu(options.engine, self._model.spec)
         return decode_plan(options.workers, gpu=gpu, decode_in=decode_in)
 
     def _answer(

@@ -65,7 +65,9 @@ class PipelineRun:
             root, self.settings, self._load, sink, stop=self.stop, progress=self.progress, decoder=self.decoder
         )
         self.times = pipeline.times
-        work = batches(inputs, new, again, self.settings.batch_size, taper=not runs_on_gpu(self.options))
+        work = batches(
+            inputs, new, again, self.settings.batch_size, taper=not runs_on_gpu(self.options, self.model.spec)
+        )
         with one_opencv_thread():
             try:
                 return pipeline.run(work)

@@ -92,13 +92,13 @@ def score(
     """
     from glomedge.engine.providers import batch_of, run_threads, runs_on_gpu
 
-    plan = decode_plan(workers, gpu=runs_on_gpu(engine))
+    plan = decode_plan(workers, gpu=runs_on_gpu(engine, file.spec))
     settings = Settings(
         file.spec.recipe,
-        batch_of(engine),
+        batch_of(engine, file.spec),
         decode_workers=plan.workers,
         decode_processes=plan.processes,
-        run_threads=run_threads(engine),
+        run_threads=run_threads(engine, file.spec),
     )
     sink = MemorySink()
     run = PipelineRun(

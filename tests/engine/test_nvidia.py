@@ -305,6 +305,7 @@ def test_the_gpu_of_a_session_is_the_one_that_cuda_counts_as_0(
 def test_no_driver_is_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gpus, "_library", lambda *_: None)
     assert gpus.session_gpu() is None
+    assert gpus.session_pci_bus_id() == ""
 
 
 @pytest.mark.gpu

@@ -38,8 +38,7 @@ def test_the_usual_batch_is_the_devices(name: str, batch: int) -> None:
 def test_auto_takes_the_gpus_batch_only_where_a_gpu_provider_can_run(
     monkeypatch: pytest.MonkeyPatch, usable: bool
 ) -> None:
-    card = gpu.Gpus("570.86", (gpu.Gpu("NVIDIA L4", "8.9", 1 << 34),))
-    monkeypatch.setattr(providers, "find_gpus", lambda: card)
+    monkeypatch.setattr(providers, "session_gpu", lambda: gpu.Gpu("NVIDIA L4", "8.9", 1 << 34))
 
     def unusable() -> str | None:
         return None if usable else "no library"
@@ -60,8 +59,7 @@ def test_auto_takes_the_gpus_batch_only_where_a_gpu_provider_can_run(
 def test_what_may_fall_back_takes_the_batch_of_what_takes_its_place(
     monkeypatch: pytest.MonkeyPatch, usable: tuple[str, ...], batches: dict[str, tuple[int, int]]
 ) -> None:
-    card = gpu.Gpus("570.86", (gpu.Gpu("NVIDIA L4", "8.9", 1 << 34),))
-    monkeypatch.setattr(providers, "find_gpus", lambda: card)
+    monkeypatch.setattr(providers, "session_gpu", lambda: gpu.Gpu("NVIDIA L4", "8.9", 1 << 34))
     for name, provider in providers.PROVIDERS.items():
         says = (lambda: None) if name in (*usable, "cpu") else (lambda: "no library")
         monkeypatch.setitem(providers.PROVIDERS, name, dataclasses.replace(provider, unusable=says))
@@ -208,6 +206,70 @@ def test_int8_files_of_other_targets_are_not_given_to_nvidias_parser(
 ) -> None:
     path = tmp_path / "model.onnx"
     builders.build_tiny_model(path, precision="int8", target=target)
-    reason = nvidia.unsuited_parser(request_for(path))
+    spec = request_for(path).file.spec
+    reason = nvidia.refused_by_parser(spec)
     assert (reason is not None) is refused
-    assert nvidia.unsuited_cuda(request_for(path)) is not None
+    assert nvidia.refused_by_cuda(spec) is not None
+
+
+L4, H100 = gpu.Gpu("NVIDIA L4", "8.9", 1 << 34), gpu.Gpu("NVIDIA H100", "9.0", 1 << 36)
+
+
+@pytest.mark.parametrize(
+    ("precision", "target", "usable", "on_gpu"),
+    [
+        ("fp32", "any", ("cuda", "tensorrt"), True),
+        ("fp16", "tensorrt", ("cuda", "tensorrt"), True),
+        ("int8", "tensorrt", ("cuda", "tensorrt"), True),
+        # Neither CUDA's provider nor NVIDIA's parser takes this file: auto runs it on the CPU.
+        ("int8", "onnxruntime", ("cuda", "tensorrt"), False),
+        ("int8", "tensorrt", ("cuda",), False),
+        # For this one auto takes OpenVINO, which comes first for its target.
+        ("fp32", "openvino", ("cuda", "tensorrt", "openvino"), False),
+        ("fp32", "openvino", ("cuda", "tensorrt"), True),
+        ("fp32", "any", (), False),
+    ],
+)
+def test_batch_and_threads_are_those_of_what_auto_will_take_for_the_model(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, precision: str, target: str, usable: tuple[str, ...], on_gpu: bool
+) -> None:
+    path = tmp_path / "model.onnx"
+    builders.build_tiny_model(path, precision=precision, target=target)
+    spec = request_for(path).file.spec
+    monkeypatch.setattr(providers, "session_gpu", lambda: L4)
+    for name, provider in providers.PROVIDERS.items():
+        says = (lambda: None) if name in (*usable, "cpu") else (lambda: "no library")
+        monkeypatch.setitem(providers.PROVIDERS, name, dataclasses.replace(provider, unusable=says))
+    assert providers.runs_on_gpu(EngineOptions(), spec) is on_gpu
+    assert providers.batch_of(EngineOptions(), spec) == (32 if on_gpu else 4)
+    assert providers.run_threads(EngineOptions(), spec) == (2 if on_gpu else min(cpu.usable_cpus(), 8))
+    # Who names a provider gets its batch, whatever the model is.
+    assert providers.batch_of(EngineOptions("cuda"), spec) == 32
+
+
+def test_a_gpu_that_cuda_does_not_count_takes_no_gpus_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(providers, "session_gpu", lambda: None)
+    for name, provider in providers.PROVIDERS.items():
+        monkeypatch.setitem(providers.PROVIDERS, name, dataclasses.replace(provider, unusable=lambda: None))
+    assert providers.batch_of(EngineOptions()) == 4
+
+
+@pytest.mark.parametrize(("card", "batch"), [(L4, 32), (H100, 4)])
+def test_a_gpu_that_the_rtx_plugin_refuses_does_not_count_for_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, card: gpu.Gpu, batch: int
+) -> None:
+    """On an H100 with the plugin alone the CPU runs: NVIDIA's plugin takes compute 8.6, 8.9 and 12.0 or newer."""
+    monkeypatch.setattr(providers, "session_gpu", lambda: card)
+    monkeypatch.setattr(nvidia_machine, "session_gpu", lambda: card)
+    for name, provider in providers.PROVIDERS.items():
+        if name not in ("cpu", "tensorrt-rtx"):
+            monkeypatch.setitem(providers.PROVIDERS, name, dataclasses.replace(provider, unusable=lambda: "no library"))
+    monkeypatch.setattr(nvidia_machine, "_rtx_library_problem", lambda folder: None)
+    package = tmp_path / nvidia_machine.RTX_MODULE
+    package.mkdir()
+    (package / "__init__.py").write_text("", encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    module = importlib.import_module(nvidia_machine.RTX_MODULE)
+    del sys.modules[nvidia_machine.RTX_MODULE]
+    monkeypatch.setitem(sys.modules, nvidia_machine.RTX_MODULE, module)  # taken out again after the test
+    assert providers.batch_of(EngineOptions()) == batch

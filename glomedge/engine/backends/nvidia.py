@@ -39,16 +39,15 @@ def batch_sizes(request: SessionRequest) -> tuple[int, ...]:
     return tuple(reversed(sizes))
 
 
-def unsuited_cuda(request: SessionRequest) -> str | None:
+def refused_by_cuda(spec: ModelSpec) -> str | None:
     """CUDA's provider has no integer convolutions: a quantised graph would run as floats, slower than fp16."""
-    if _spec(request).precision == "int8":
+    if spec.precision == "int8":
         return "it has no integer convolutions; for this GPU export with --precision fp16"
     return None
 
 
-def unsuited_parser(request: SessionRequest) -> str | None:
+def refused_by_parser(spec: ModelSpec) -> str | None:
     """NVIDIA's parser refuses the uint8 activations of a file quantised for another target."""
-    spec = _spec(request)
     if spec.precision == "int8" and spec.target != "tensorrt":
         return f"this int8 file is quantised for target '{spec.target}'; export with --target tensorrt"
     return None
@@ -56,9 +55,8 @@ def unsuited_parser(request: SessionRequest) -> str | None:
 
 def unsuited_tensorrt(request: SessionRequest) -> str | None:
     """``auto`` does not start a build that takes minutes, except for a file exported for TensorRT."""
-    reason = unsuited_parser(request)
-    if reason is not None or _spec(request).target == "tensorrt":
-        return reason
+    if request.file.spec.target == "tensorrt":
+        return None
     key = engine_key(request, "tensorrt", tensorrt_version(), nvidia_options.tensorrt_options(request, ""))
     try:
         root = secure_root(request.cache_dir)
@@ -67,10 +65,6 @@ def unsuited_tensorrt(request: SessionRequest) -> str | None:
     if problem(root / key.digest(), key):
         return "no engine is built for this model and these batch sizes yet; glomedge warm --provider tensorrt does it"
     return None
-
-
-def _spec(request: SessionRequest) -> ModelSpec:
-    return request.file.spec
 
 
 def engine_key(request: SessionRequest, provider: str, runtime: str, options: Mapping[str, str]) -> EngineKey:

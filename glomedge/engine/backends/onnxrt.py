@@ -123,7 +123,8 @@ def create_session(
     ) as error:
         if is_out_of_memory(error):
             raise OutOfMemoryError(
-                f"There is not enough memory to load {path}: {first_line(error)}. Free memory or use a smaller model."
+                f"There is not enough memory to load {path}: {first_line(error)}. Free memory, or use a smaller "
+                "--max-batch or a smaller model."
             ) from error
         wanted = providers[0][0] if providers else "the device"
         cure = f"Run: glomedge doctor --model {path}"
