@@ -19,6 +19,7 @@ from glomedge.system import cuda, libraries
 from glomedge.system import gpu as gpus
 from glomedge.system.gpu import Gpu
 from glomedge.system.jetson import find_jetson
+from glomedge.system.kernels import kernels_in
 from glomedge.system.telemetry import Silenced, telemetry
 
 _PACKAGES = (
@@ -220,22 +221,10 @@ def gpu_notes(found: gpus.Gpus, device: gpus.Gpu | None, reports: tuple[Provider
             "NVML (libnvidia-ml.so.1) does not answer here, so that energy and GPU memory are not recorded. In a "
             "container: start it with NVIDIA_DRIVER_CAPABILITIES=compute,utility."
         )
-    if find_jetson() is not None and _lacks_tensorrt():
-        notes.append(
-            "This onnxruntime has CUDA but no TensorRT, as the wheel that pip finds for arm64 servers: no kernels for "
-            "the GPU of an Orin (compute 8.7), so it fails at the first run. docs/jetson.md says which to install."
-        )
     on_gpu = [report for report in reports if PROVIDERS[report.name].gpu]
     if device is not None and on_gpu and not any(report.usable for report in on_gpu):
         notes.append(f"{device.name} is not used: no provider for it can run here. The reasons are listed.")
     return tuple(notes)
-
-
-def _lacks_tensorrt() -> bool:
-    from glomedge.engine.backends.nvidia import CUDA, TENSORRT
-
-    built_in = libraries.providers_built_in() if libraries.onnxruntime_packages() else ()
-    return CUDA in built_in and TENSORRT not in built_in
 
 
 def examine_model(path: Path) -> ModelReport:
@@ -257,6 +246,9 @@ def _examine(provider: Any, model: Path | None, options: EngineOptions) -> Provi
     from glomedge.errors import SelfTestError
 
     reason = provider.unusable()
+    if reason is None and model is None:
+        # With a model, trying is a better answer.
+        reason = no_kernels(provider.name)
     if reason is not None:
         return ProviderReport(provider.name, usable=False, reason=reason)
     if model is None:
@@ -283,6 +275,26 @@ def _examine(provider: Any, model: Path | None, options: EngineOptions) -> Provi
         speeds=speeds,
         versions=dict(runtime.versions),
         notes=runtime.notes,
+    )
+
+
+def no_kernels(name: str) -> str | None:
+    """Why the CUDA provider would load and then fail on this GPU: it was compiled for others. None where it was not."""
+    from glomedge.engine.backends.gpu_memory import CUDA_LIBRARY
+    from glomedge.engine.backends.nvidia_machine import jetson_advice
+
+    device, folder = gpus.session_gpu(), libraries.module_folder("onnxruntime")
+    if name != "cuda" or device is None or folder is None:
+        return None
+    major, minor = (int(part) for part in device.compute_capability.split("."))
+    kernels = kernels_in(folder / "capi" / CUDA_LIBRARY)
+    if kernels.run_on((major, minor)):
+        return None
+    made = ", ".join(f"{a}.{b}" for a, b in sorted(kernels.cubin | kernels.ptx))
+    return (
+        f"cuda: this onnxruntime has kernels for compute {made}, and none for {device.name} (compute {major}.{minor}): "
+        "it would fail at the first run. "
+        + (jetson_advice() or "Use --provider tensorrt, which brings its own, or an onnxruntime built for this GPU")
     )
 
 
