@@ -67,7 +67,7 @@ def _walk(data: mmap.mmap, position: int, found: dict[int, set[Capability]]) -> 
     if start + _HEADER.size > len(data):
         return position
     header_bytes, size = _HEADER.unpack_from(data, start)
-    end = position + header_bytes + size
+    end: int = position + header_bytes + size
     if end > len(data):
         return position
     entry = position + header_bytes
