@@ -24,6 +24,7 @@ from glomedge.serve.connection import TimedConnection
 from glomedge.serve.core import Core
 from glomedge.serve.metrics import Metrics
 from glomedge.serve.options import ServeOptions, Tokens
+from glomedge.serve.page import PageApi
 from glomedge.serve.served import open_model
 
 if TYPE_CHECKING:
@@ -101,7 +102,8 @@ class _Server:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop_asked)
         loop.add_signal_handler(signal.SIGHUP, self._swap_asked)
-        routes = CasesApi(self._core, self._bodies).routes()
+        page = PageApi(self._core, self._bodies, token_needed=self._tokens is not None)
+        routes = [*CasesApi(self._core, self._bodies).routes(), *page.routes()]
         server = _QuietServer(self._config(HttpApp(self._core, self._tokens, self._bodies, routes).asgi()))
         rpc = self._grpc_server()
         http = asyncio.create_task(server.serve(sockets=[self._socket]))
@@ -120,6 +122,7 @@ class _Server:
             await rpc.stop(_GRACE_S)
         await http
         stopped.cancel()
+        page.close()
         if self._swapping is not None:
             await self._swapping
         self._log.event("stopped", unanswered=self._core.in_flight)

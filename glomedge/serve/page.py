@@ -1,0 +1,174 @@
+"""The page at ``/``, and what its script asks for: a run is made, given crops, finished, read and forgotten."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from dataclasses import dataclass, field
+from importlib import resources
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from glomedge.about import __version__
+from glomedge.errors import GlomedgeError
+from glomedge.imaging.images import ALLOWED_SUFFIXES
+from glomedge.reports import html
+from glomedge.runs.outcome import THUMBNAIL_PX
+from glomedge.serve.app import client_of, json_response
+from glomedge.serve.body import Bodies, read_body, unless_gone
+from glomedge.serve.cases import check_name
+from glomedge.serve.core import Caller, Core, Files
+from glomedge.serve.page_run import FILES, PageRun
+from glomedge.serve.refusal import RefusedError, busy, malformed, not_found
+
+MOST_RUNS = 8
+MOST_CROPS = 2000
+_IDLE_S = 1800.0
+_PAGE_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'unsafe-inline'; img-src data:; connect-src 'self'; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+_REPORT_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; frame-ancestors 'none'"
+
+
+@dataclass
+class _Open:
+    """A run that somebody may still ask for."""
+
+    run: PageRun
+    forget: asyncio.TimerHandle
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+
+class PageApi:
+    """The handlers of one server; ``close`` at its end."""
+
+    def __init__(self, core: Core, bodies: Bodies, *, token_needed: bool) -> None:
+        self._core, self._bodies, self._token_needed = core, bodies, token_needed
+        self._runs: dict[str, _Open] = {}
+        self._script = resources.files("glomedge.reports").joinpath("templates", "serve.js").read_bytes()
+
+    def routes(self) -> list[Route]:
+        """For ``app.HttpApp``."""
+        run = "/v1/runs/{run}"
+        return [
+            Route("/", self._page),
+            Route("/page.js", self._page_script),
+            Route("/v1/runs", self._begin, methods=["POST"]),
+            Route(f"{run}/crops", self._crop, methods=["PUT"]),
+            Route(f"{run}/finish", self._finish, methods=["POST"]),
+            Route(f"{run}/forget", self._forget, methods=["POST"]),
+            Route(run, self._forget, methods=["DELETE"]),
+            Route(f"{run}/{{file}}", self._file),
+        ]
+
+    def close(self) -> None:
+        """Forget every run."""
+        for identity in list(self._runs):
+            self._drop(identity)
+
+    async def _page(self, request: Request) -> Response:
+        model = self._core.model
+        text = html.render(
+            "serve.html",
+            title="Globally sclerotic glomeruli",
+            subtitle=f"glomedge {__version__} on {model.engine.provider}, model {model.sha256[:12]}",
+            suffixes=sorted(ALLOWED_SUFFIXES),
+            token_needed=self._token_needed,
+            largest_bytes=self._core.options.limits.body_bytes,
+            most_crops=MOST_CROPS,
+        )
+        return Response(text, headers={"content-security-policy": _PAGE_POLICY}, media_type="text/html")
+
+    async def _page_script(self, request: Request) -> Response:
+        return Response(self._script, media_type="text/javascript")
+
+    async def _begin(self, request: Request) -> Response:
+        if len(self._runs) >= MOST_RUNS:
+            raise busy(f"{MOST_RUNS} pages are at work already. Close one, or ask again later.", 30)
+        with self._core.accept():
+            try:
+                run = PageRun(self._core.options, self._core.model)
+            except GlomedgeError as error:
+                raise self._failed(error) from None
+        identity = secrets.token_urlsafe(24)
+        timer = asyncio.get_running_loop().call_later(_IDLE_S, self._drop, identity)
+        self._runs[identity] = _Open(run, timer)
+        return json_response({"id": identity}, 201)
+
+    async def _crop(self, request: Request) -> Response:
+        opened = self._opened(request)
+        name = check_name(request.query_params.get("name"))
+        core = self._core
+        with core.accept(), self._bodies.room() as room:
+            body = await read_body(request, room, core.options.limits)
+            caller = Caller(client_of(request), "", "page")
+            work = core.classify(Files([body]), caller, thumbnail_px=THUMBNAIL_PX, model=opened.run.model)
+            answered = await unless_gone(request, work)
+            (answer,) = answered.answers
+            async with opened.lock:
+                if opened.run.published:
+                    raise RefusedError(409, "This run is finished. Begin another one.")
+                if len(opened.run) >= MOST_CROPS:
+                    raise malformed(f"A run of the page takes {MOST_CROPS} crops. Use glomedge infer for more.")
+                try:
+                    opened.run.add(name, answer)
+                except GlomedgeError as error:
+                    raise self._failed(error) from None
+        return json_response(
+            {
+                "status": answer.status,
+                "probability": answer.probability,
+                "label": answered.label(answer),
+                "message": answer.message,
+            }
+        )
+
+    async def _finish(self, request: Request) -> Response:
+        opened = self._opened(request)
+        with self._core.accept():
+            async with opened.lock:
+                if not len(opened.run):
+                    raise malformed("There is no crop in this run. Send at least one.")
+                if not opened.run.published:
+                    try:
+                        await asyncio.to_thread(opened.run.publish)
+                    except GlomedgeError as error:
+                        raise self._failed(error) from None
+        return json_response({"files": list(FILES)})
+
+    async def _file(self, request: Request) -> Response:
+        opened, name = self._opened(request), request.path_params["file"]
+        if name not in FILES:
+            raise not_found("A run has no such file.")
+        if not opened.run.published:
+            raise RefusedError(409, "This run is not finished.")
+        headers = {"content-security-policy": _REPORT_POLICY, "content-disposition": f'inline; filename="{name}"'}
+        return Response(opened.run.file(name), headers=headers, media_type=FILES[name])
+
+    async def _forget(self, request: Request) -> Response:
+        opened = self._opened(request)
+        async with opened.lock:
+            self._drop(request.path_params["run"])
+        return json_response({"forgotten": True})
+
+    def _opened(self, request: Request) -> _Open:
+        identity = request.path_params["run"]
+        found = self._runs.get(identity)
+        if found is None:
+            raise not_found("There is no such run: it was finished with, or idle for too long. Begin another one.")
+        found.forget.cancel()
+        found.forget = asyncio.get_running_loop().call_later(_IDLE_S, self._drop, identity)
+        return found
+
+    def _drop(self, identity: str) -> None:
+        found = self._runs.pop(identity, None)
+        if found is not None:
+            found.forget.cancel()
+            found.run.close()
+
+    def _failed(self, error: GlomedgeError) -> RefusedError:
+        self._core.log.event("page_failed", error=type(error).__name__, message=str(error))
+        return RefusedError(507, "The server cannot keep what it needs for this page; its log says why.")

@@ -1,0 +1,124 @@
+"""The crops that somebody gives to the page: classified one by one, published as ``glomedge infer`` publishes a folder.
+
+What is kept until then (a small picture of each crop, its map, its row) lies in a temporary folder of the server's own
+and is deleted with the run.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from pathlib import Path
+
+from glomedge.cases.names import CaseFinder
+from glomedge.files.names import escape_name
+from glomedge.model.file import ModelFile
+from glomedge.pipeline.inputs import Found, Keys, Scan
+from glomedge.pipeline.prepare import Answer
+from glomedge.results.folder import OutputFolder
+from glomedge.results.journal import Identity, read_journal
+from glomedge.results.published_rows import PublishedRows
+from glomedge.results.resume import plan
+from glomedge.runs.options import Options
+from glomedge.runs.outcome import OWNED, Outcome
+from glomedge.runs.publish import Publication
+from glomedge.runs.stores import RunStores
+from glomedge.serve.options import ServeOptions
+from glomedge.serve.served import ServedModel
+
+FILES = {
+    "cases.csv": "text/csv; charset=utf-8",
+    "predictions.csv": "text/csv; charset=utf-8",
+    "report.html": "text/html; charset=utf-8",
+}
+"""What a finished run offers."""
+_FOLDER = "crops given to the page"
+
+
+class PageRun:
+    """One run.
+
+    Args:
+        options: of the server.
+        model: held until ``close``; all crops are answered by it.
+
+    Raises:
+        OutputError: the temporary folder cannot be written.
+    """
+
+    def __init__(self, options: ServeOptions, model: ServedModel) -> None:
+        self.model = model.hold()
+        self._begin_s = time.perf_counter()
+        self._names: dict[bytes, None] = {}
+        self.published = False
+        try:
+            self._temporary = tempfile.TemporaryDirectory(prefix="glomedge-page-")
+        except BaseException:
+            model.release()
+            raise
+        self._options = Options(
+            Path(_FOLDER),
+            model=model.path,
+            output=Path(self._temporary.name),
+            engine=options.engine,
+            case_pattern=options.case_pattern,
+            site=options.site,
+        )
+        self._output = OutputFolder(self._options.output, 0)
+        spec = model.spec
+        identity = Identity(_FOLDER, model.sha256, spec.recipe.model_dump_json(), spec.threshold, 1, 1)
+        fresh = plan(self._output.journal_path, identity, [], resume=False, overwrite=False, results=OWNED)
+        self._stores = RunStores(self._options, self._output, fresh, spec.threshold, spec.map_shape)
+        self._sink = self._stores.sink()
+        self._stores.journal.engine(model.engine.provider)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def add(self, name: str, answer: Answer) -> None:
+        """Keep one answer; a later one of the same name replaces it. Raises OutputError where the disk is full."""
+        answer.found = Found(name.encode("utf-8"))
+        self._sink.rows([answer])
+        self._names[answer.found.relative] = None
+
+    def publish(self) -> None:
+        """Make the files of ``FILES``. Raises OutputError where they cannot be written."""
+        inputs = [Found(name) for name in sorted(self._names)]
+        found = Scan(escape_name(_FOLDER.encode()).encode(), inputs)
+        contents = read_journal(self._output.journal_path, inputs)
+        engine, spec = self.model.engine, self.model.spec
+        finder = CaseFinder(Keys(inputs), self._options.case_pattern)
+        rows = PublishedRows(
+            answers=contents.answers,
+            threshold=spec.threshold,
+            class_names=spec.class_names,
+            provider=engine.provider,
+            review_band=self._options.band(spec.threshold),
+            cases=finder,
+        )
+        outcome = Outcome(
+            complete=True,
+            inputs=len(inputs),
+            answered=len(contents.answers),
+            predicted=len(contents.answers),
+            provider=engine.provider,
+            notes=list(engine.runtime.notes),
+            biopsies_found=finder.as_json(),
+        )
+        file: ModelFile = engine.file
+        publication = Publication(
+            self._options, file, found, rows, self._stores.thumbnails, None, engine, lambda: False
+        )
+        publication.write(outcome, 1, self._begin_s)
+        self.published = True
+
+    def file(self, name: str) -> bytes:
+        """The content of one of ``FILES``, once published."""
+        return (self._options.output / name).read_bytes()
+
+    def close(self) -> None:
+        """Delete everything."""
+        with self._temporary:
+            self._stores.__exit__(None, None, None)
+            self._output.close()
+        self.model.release()
