@@ -117,6 +117,7 @@ def print_info(document: dict[str, Any]) -> None:
             f"'{spec['class_names'][1]}' from probability {spec['threshold']:g}, else '{spec['class_names'][0]}'; "
             f"temperature {spec['temperature']:g}",
         ),
+        *([("scale", f"trained on crops of {spec['mpp']:g} microns per pixel")] if spec.get("mpp") else []),
         ("batches", "min {min}, usual {opt}, max {max}".format(**spec["batch_profile"])),
         (
             "self-test",
