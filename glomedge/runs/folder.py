@@ -27,7 +27,7 @@ from glomedge.runs import answer_files
 from glomedge.runs.options import Options
 from glomedge.runs.outcome import OWNED, THUMBNAIL_PX, Outcome
 from glomedge.runs.pipeline_run import PipelineRun
-from glomedge.runs.slides import Inputs, classes_note, find_inputs
+from glomedge.runs.slides import Inputs, classes_note, find_inputs, mpp_note
 from glomedge.runs.stores import RunStores
 from glomedge.system.stopping import StoppedError
 
@@ -91,12 +91,14 @@ class _FolderRun:
         self._options = options
         self._found = found = inputs.found
         self._parts = inputs.parts
+        self._model: ModelFile = read_model_file(options.model)
+        if self._parts is not None:
+            self._parts.model_mpp = self._model.spec.mpp
         self._output = output
         self._stop = callbacks.stop
         self._progress = callbacks.progress
         self._decoder = callbacks.decoder
         self._begin_s = begin_s
-        self._model: ModelFile = read_model_file(options.model)
         site.check_site(self._model.spec, options.site)
         if options.heatmaps is not None:
             from glomedge.runs.heatmaps import require_map
@@ -107,7 +109,7 @@ class _FolderRun:
         self._finder = CaseFinder(Keys(found.inputs), options.case_pattern)
         self._notes = found.notes()
         if self._parts is not None:
-            self._notes += filter(None, [classes_note(self._parts)])
+            self._notes += filter(None, [classes_note(self._parts), mpp_note(self._parts)])
         if options.threshold is None and origin.threshold_is_unknown(self._model.spec):
             self._notes.append(
                 f"The threshold of this model is not known, and {self._threshold:g} was assumed. Give --threshold, or "

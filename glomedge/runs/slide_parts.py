@@ -203,11 +203,12 @@ class SlideParts:
         flags = {
             "at_edge": region.at_edge,
             "repaired": self._columns.marks[number] & _REPAIRED,
-            "other_mpp": self._has_other_mpp(self.slides[place]),
+            "other_mpp": self.has_other_mpp(self.slides[place]),
         }
         return Fetched(region.pixels_hwc, tuple(flag for flag, raised in flags.items() if raised))
 
-    def _has_other_mpp(self, slide: OutlinedSlide) -> bool:
+    def has_other_mpp(self, slide: OutlinedSlide) -> bool:
+        """Whether a slide's microns per pixel differ from the model's by more than ``MPP_TOLERANCE``."""
         if self.model_mpp is None or slide.info is None:
             return False
         return abs(slide.info.mpp - self.model_mpp) > MPP_TOLERANCE * self.model_mpp

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from glomedge.cases.text import some
 from glomedge.errors import AnnotationError, ImageError, MissingExtraError, UsageError
 from glomedge.files.names import escape_name
 from glomedge.files.writing import sha256_of
@@ -204,6 +205,21 @@ def classes_note(parts: SlideParts) -> str | None:
         taken.update(choice.taken)
         left_out.update(choice.left_out)
     return Choice(dict(taken), dict(left_out)).sentence() if choices else None
+
+
+def mpp_note(parts: SlideParts) -> str | None:
+    """The slides whose outlines are flagged for their microns per pixel; None where there are none."""
+    named = [
+        f"{escape_name(slide.relative)} ({slide.info.mpp:.3g})"
+        for slide in parts.slides
+        if slide.info is not None and parts.has_other_mpp(slide)
+    ]
+    if not named:
+        return None
+    return (
+        f"The model was trained on crops of {parts.model_mpp:g} microns per pixel. These slides differ by more than a "
+        f"fifth, and their outlines are flagged other_mpp: {some(named)}."
+    )
 
 
 def slides_record(parts: SlideParts) -> list[dict[str, Any]]:

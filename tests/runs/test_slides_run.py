@@ -19,6 +19,7 @@ from glomedge.runs.options import SlideOptions
 from glomedge.slides.crop_slides import cut_slides
 from glomedge.slides.pairs import find_pairs
 from helpers.annotation_files import dsa, encoded, polyline
+from helpers.builders import build_tiny_model
 from helpers.drawn_slides import write
 from helpers.run_kit import outputs, table, write_crops
 from helpers.slide_runs import CLASSES, SLIDES, outline, square, write_outlined
@@ -229,3 +230,18 @@ def test_one_slide_that_cannot_be_used_is_refused(options: Options, tmp_path: Pa
     slide.with_suffix(".xml").write_text("<ASAP_Annotations/>")
     with pytest.raises(GlomedgeError, match=r"S-8\.geojson, S-8\.xml"):
         infer_folder(run)
+
+
+def test_slides_of_another_scale_than_the_training_crops_are_flagged(options: Options, tmp_path: Path) -> None:
+    build_tiny_model(tmp_path / "model.onnx", mpp=0.25)
+    for name, mpp in {"S-1.svs": "0.301", "S-2.svs": "0.299", "S-3.svs": "0.199", "S-4.svs": "0.201"}.items():
+        outline(write(options.folder / name, mpp_text=mpp), square(1, 37, 91))
+    outcome = infer_folder(replace(options, model=tmp_path / "model.onnx"))
+    flagged = [row["slide"] for row in table(options.output) if "other_mpp" in row["status"]]
+    assert flagged == ["S-1", "S-3"]
+    (note,) = [note for note in outcome.notes if "microns per pixel" in note]
+    assert note.startswith("The model was trained on crops of 0.25 microns per pixel. These slides differ")
+    assert "S-1.svs (0.301), S-3.svs (0.199)" in note
+    # Without the number of the model nothing is known to differ.
+    outcome = infer_folder(options)
+    assert not any("other_mpp" in row["status"] for row in table(options.output))

@@ -92,7 +92,20 @@ def _weights_of(path: Path) -> Arrays:
                 group = root[name] if name in root else root.get(by_class)
                 if group is not None and "vars" in group:
                     found[name] = _vars(group)
+    scaling = next(layer for layer in config["config"]["layers"] if layer["config"]["name"] == "scaling")
+    if scaling["config"]["mode"] == "resnet":
+        found["conv1_conv"] = _for_unit_range(*found["conv1_conv"])
     return found
+
+
+def _for_unit_range(kernel: npt.NDArray[Any], bias: npt.NDArray[Any]) -> list[npt.NDArray[Any]]:
+    """The first convolution for pixels scaled as ``x / 127.5 - 1`` (RGB), of one for BGR minus the ImageNet means.
+
+    The published structure scales so. Equal but for the border, where the picture is padded after its scaling.
+    """
+    mean_bgr = np.array([103.939, 116.779, 123.68])
+    bias = bias + np.einsum("hwio,i->o", kernel.astype(np.float64), 127.5 - mean_bgr)
+    return [(127.5 * kernel[:, :, ::-1]).astype(np.float32), bias.astype(np.float32)]
 
 
 def _vars(group: Any) -> list[npt.NDArray[Any]]:
