@@ -22,6 +22,7 @@ from glomedge.results.resume import plan
 from glomedge.runs.options import Options
 from glomedge.runs.outcome import OWNED, Outcome
 from glomedge.runs.publish import Publication
+from glomedge.runs.slides import Inputs
 from glomedge.runs.stores import RunStores
 from glomedge.serve.options import ServeOptions
 from glomedge.serve.served import ServedModel
@@ -107,7 +108,7 @@ class PageRun:
         )
         file: ModelFile = engine.file
         publication = Publication(
-            self._options, file, found, rows, self._stores.thumbnails, None, engine, lambda: False
+            self._options, file, Inputs(found), rows, self._stores.thumbnails, None, engine, lambda: False
         )
         publication.write(outcome, 1, self._begin_s)
         self.published = True
