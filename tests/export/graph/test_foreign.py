@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -165,27 +163,6 @@ def test_arithmetic_over_probabilities_is_no_logit(name: str, ending: Any, activ
     x = module.layers.GlobalAveragePooling2D()(module.layers.Conv2D(4, 3)(images / 255.0))
     with pytest.raises(ModelError, match=f"combines probabilities.*{activation}.*one Dense layer"):
         surveyed(module.Model(images, ending(module, x)), module)
-
-
-def test_an_operation_that_onnx_lacks_is_refused_by_its_name() -> None:
-    from glomedge_export.frameworks import tf
-    from glomedge_export.graph.whole import freeze, skeleton
-
-    framework("keras")
-    answer = tf.function(lambda images: tf.sigmoid(tf.reduce_mean(tf.math.lgamma(images), (1, 2))))
-    frozen = freeze(SimpleNamespace(side_px=32, outputs=3, inference=lambda: answer))
-    with pytest.raises(ModelError, match=r"operations that ONNX does not have \(Lgamma\)"):
-        skeleton(frozen)
-
-
-def test_grouped_convolutions_of_a_saved_model_are_refused(tmp_path: Path) -> None:
-    from glomedge_export.graph.foreign import survey
-    from glomedge_export.keras_files.load import load
-    from helpers.foreign_models import small
-
-    small(framework("keras"), body="convnext").export(tmp_path / "saved", verbose=False)
-    with pytest.raises(ModelError, match=r"grouped convolutions\. Save it as \.keras or \.h5"):
-        survey(load(tmp_path / "saved"))
 
 
 def test_a_sum_of_logits_is_a_logit_whatever_gates_lie_before_its_layers() -> None:
