@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -90,19 +91,21 @@ def dicom_source(path: Path) -> DicomSource:
             "convert the slide to DICOM."
         )
     try:
-        header = _header(pydicom, _sharpest(pydicom, path, given))
+        sharpest = _sharpest(pydicom, path, given)
     except OSError as error:
         raise UsageError(
             f"The folder of {name} cannot be listed ({error.strerror or error}), and the slide's other files lie "
             "there. Change its permissions."
         ) from None
-    lacking = ["everything"] if header is None else [each for each in _NEEDED if not header.get(each)]
-    if not lacking and header is not None and "PixelMeasuresSequence" not in header.SharedFunctionalGroupsSequence[0]:
-        lacking = ["PixelMeasuresSequence"]
-    if lacking or header is None:
+    with usable_header(name):
+        header = _whole_header(pydicom, sharpest)
+        lacking = [each for each in _NEEDED if not header.get(each)]
+        if not lacking and "PixelMeasuresSequence" not in header.SharedFunctionalGroupsSequence[0]:
+            lacking = ["PixelMeasuresSequence"]
+    if lacking:
         raise UsageError(
-            f"The DICOM header of {name} lacks {', '.join(lacking)[:200]}, so that results in DICOM cannot refer to "
-            "places on it. Choose --format geojson or dsa."
+            f"The DICOM header of {name} lacks {', '.join(lacking)}, so that results in DICOM cannot refer to places "
+            "on it. Choose --format geojson or dsa."
         )
     for each in _MAY_BE_EMPTY:
         if each not in header:
@@ -113,12 +116,22 @@ def dicom_source(path: Path) -> DicomSource:
     return source
 
 
+def _unusable() -> tuple[type[Exception], ...]:
+    """What pydicom and highdicom raise at a damaged header; found by writing random bytes into one."""
+    from pydicom.errors import BytesLengthException, InvalidDicomError
+
+    return (
+        ValueError, TypeError, AttributeError, KeyError, IndexError, NotImplementedError, OverflowError, EOFError,
+        OSError, RecursionError, struct.error, BytesLengthException, InvalidDicomError,
+    )  # fmt: skip
+
+
 @contextmanager
 def usable_header(name: str) -> Iterator[None]:
     """Inside, what pydicom and highdicom raise at a header that is not as the standard wants it becomes UsageError."""
     try:
         yield
-    except (ValueError, TypeError, AttributeError, KeyError, IndexError) as error:
+    except _unusable() as error:
         reason = tidy(str(error))[:150]
         raise UsageError(
             f"The DICOM header of {name} is not as the standard wants it ({reason}), so that results in DICOM cannot "
@@ -133,9 +146,9 @@ def _sharpest(pydicom: Any, path: Path, given: Dataset) -> Path:
         header = _header(pydicom, other, _CHOOSING)
         if header is None or header.get("SeriesInstanceUID") != given.get("SeriesInstanceUID"):
             continue
-        if "VOLUME" in header.get("ImageType", ()):
-            columns = header.get("TotalPixelMatrixColumns") or 0
-            found.append((-columns, header.get("InConcatenationNumber") or 0, other))
+        columns, part = header.get("TotalPixelMatrixColumns"), header.get("InConcatenationNumber") or 0
+        if "VOLUME" in (header.get("ImageType") or ()) and isinstance(columns, int) and isinstance(part, int):
+            found.append((-columns, part, other))
     return min(found)[2] if found else path
 
 
@@ -149,12 +162,24 @@ def dicom_modules() -> Any:
     return pydicom
 
 
-def _header(pydicom: Any, path: Path, only: list[str] | None = None) -> Dataset | None:
-    """The header of a file without its pixels; None where it is no DICOM, or cannot be read."""
+def _header(pydicom: Any, path: Path, only: list[str]) -> Dataset | None:
+    """Some of the header of a file; None where it is no DICOM, or cannot be read."""
     try:
         if not path.is_file():
             return None
         header: Dataset = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=only)
-    except (OSError, EOFError, ValueError, pydicom.errors.InvalidDicomError):
+        for _ in header:
+            pass  # pydicom converts a value when it is asked for
+    except _unusable():
         return None
+    return header
+
+
+def _whole_header(pydicom: Any, path: Path) -> Dataset:
+    """The header without what it says of each frame, which may be long, with every value converted."""
+    header: Dataset = pydicom.dcmread(path, stop_before_pixels=True)
+    if "PerFrameFunctionalGroupsSequence" in header:
+        del header["PerFrameFunctionalGroupsSequence"]
+    for _ in header.iterall():
+        pass
     return header

@@ -1,19 +1,16 @@
-"""A slide as a whole, small enough for a page, with the glomeruli marked by class."""
+"""A slide as a whole, small enough for a page."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from glomedge.errors import ImageError
-from glomedge.slides.annotations.answers import AnsweredOutline, RunNote
 from glomedge.slides.reader import MAX_BOX_PX, Box, Slide
 
 LONGER_SIDE_PX = 1600
-_LINE_PX = 2
 
 
 class Overview(NamedTuple):
@@ -26,12 +23,6 @@ class Overview(NamedTuple):
 
     pixels_hwc: npt.NDArray[np.uint8]
     part: Box
-
-    def on_picture(self, points_px: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        """Places on the picture, float64 ``[n, 2]`` (x, y), of points of the slide in level-0 pixels."""
-        height, width = self.pixels_hwc.shape[:2]
-        scale = np.array([width / self.part.width, height / self.part.height])
-        return np.asarray((points_px - np.array([self.part.x, self.part.y])) * scale, np.float64)
 
 
 def overview(slide: Slide, longer_side_px: int = LONGER_SIDE_PX) -> Overview:
@@ -68,25 +59,3 @@ def _within(part: Box, width_px: int, height_px: int) -> Box:
     if left >= right or upper >= lower:
         return Box(0, 0, width_px, height_px)
     return Box(left, upper, right - left, lower - upper)
-
-
-def marked(picture: Overview, answers: Iterable[AnsweredOutline], note: RunNote) -> npt.NDArray[np.uint8]:
-    """The picture with every outline drawn in the colour of its class.
-
-    Args:
-        picture: of the slide.
-        answers: outlines in the slide's own level-0 pixels; those without a shape are not drawn.
-        note: of the run, which names the classes' colours.
-
-    Returns:
-        uint8 ``[H, W, 3]``, RGB; ``picture`` stays as it is.
-    """
-    import cv2
-
-    drawn = picture.pixels_hwc.copy()
-    for answered in answers:
-        _, colour = note.class_of(answered)
-        for polygon in answered.outline.polygons:
-            rings = [np.floor(picture.on_picture(ring)).astype(np.int32) for ring in (polygon.exterior, *polygon.holes)]
-            cv2.polylines(drawn, rings, isClosed=True, color=colour, thickness=_LINE_PX, lineType=cv2.LINE_AA)
-    return drawn

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import copy
 import io
+import random
 import shutil
 import subprocess
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from datetime import datetime
@@ -244,6 +246,29 @@ def test_a_header_that_is_not_as_the_standard_wants_it(source: DicomSource, biop
         with pytest.raises(UsageError, match=r"header of S-1\.dcm is not as .*PatientSex") as refusal:
             write()
         assert len(str(refusal.value)) < 500
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_header_of_random_damage_is_used_or_refused(biopsy: CaseSummary, tmp_path: Path) -> None:
+    path = write_dicom(tmp_path / "S-1", np.zeros((40, 50, 3), np.uint8))
+    path.with_name("level1.dcm").unlink()
+    whole, rng = path.read_bytes(), random.Random(0)
+    end = whole.index(b"\xe0\x7f\x10\x00")  # where the pixels begin
+    outcomes = Counter[str]()
+    for _ in range(100):
+        data = bytearray(whole)
+        for _ in range(rng.randint(1, 4)):
+            data[rng.randrange(end)] = rng.randrange(256)
+        path.write_bytes(bytes(data))
+        try:
+            damaged = dicom_source(path)
+            bulk(damaged, ANSWERS[:1])
+            report(damaged, biopsy, ANSWERS[:1])
+            outcomes["used"] += 1
+        except UsageError as refusal:
+            outcomes["refused" if len(str(refusal)) < 500 else "refused at length"] += 1
+    assert min(outcomes["used"], outcomes["refused"]) > 30
+    assert outcomes.keys() == {"used", "refused"}
 
 
 # dicom3tools takes the absence of the attribute for an empty one where coordinates are 2D.

@@ -1,4 +1,4 @@
-"""The slide as a whole, with its glomeruli marked."""
+"""The slide as a whole."""
 
 from __future__ import annotations
 
@@ -9,14 +9,10 @@ import numpy as np
 import pytest
 
 from glomedge.errors import ImageError
-from glomedge.slides.annotations.answers import AnsweredOutline, RunNote
-from glomedge.slides.annotations.outline import Label, build, failed
-from glomedge.slides.overview import Overview, marked, overview
+from glomedge.slides.overview import overview
 from glomedge.slides.reader import Box, Slide
 from helpers.dicom_slides import write_dicom
 from helpers.drawn_slides import damage_tile, picture, write
-
-NOTE = RunNote("model.onnx", "ab" * 32, 0.4, ("non-globally sclerotic", "globally sclerotic"))
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +49,6 @@ def test_only_the_scanned_part_is_shown(tmp_path: Path) -> None:
         found = overview(slide)
     assert found.part == Box(100, 200, 400, 500)
     np.testing.assert_array_equal(found.pixels_hwc, picture(700, 900)[200:700, 100:500])
-    np.testing.assert_array_equal(found.on_picture(np.array([[150.0, 210.0]])), [[50, 10]])
 
 
 def test_a_slide_without_a_small_level_has_no_overview(slide_path: Path) -> None:
@@ -62,22 +57,3 @@ def test_a_slide_without_a_small_level_has_no_overview(slide_path: Path) -> None
         with pytest.raises(ImageError) as refusal:
             overview(slide)
     assert refusal.value.code == "too_large"
-
-
-def test_glomeruli_are_marked_in_the_colour_of_their_class() -> None:
-    plain = Overview(np.full((350, 450, 3), 255, np.uint8), Box(0, 0, 900, 700))
-    square = [[[(100, 100), (200, 100), (200, 200), (100, 200)]]]
-    moved = [[[(x + 400, y) for x, y in square[0][0]]]]
-    answers = [
-        AnsweredOutline(build(Label(), "csv", 1, square), "ok", 0.9, 1),
-        AnsweredOutline(build(Label(), "csv", 2, moved), "error:corrupt", None, None),
-        AnsweredOutline(failed(Label(), "csv", 3, "no points"), "error:outline", None, None),
-    ]
-    drawn = marked(plain, answers, NOTE)
-    assert (plain.pixels_hwc == 255).all()
-    assert tuple(drawn[50, 75]) == NOTE.class_of(answers[0])[1]
-    assert tuple(drawn[75, 300]) == NOTE.class_of(answers[1])[1] == (128, 128, 128)
-    assert (drawn[75, 75] == 255).all(), "inside of an outline"
-    changed = (drawn != 255).any(axis=2)
-    assert not changed[:, :46].any()
-    assert not changed[105:].any()

@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 from glomedge.cli import build
 from glomedge.errors import ImageError, UsageError
+from glomedge.slides import pairs
 from glomedge.slides.pairs import find_pairs
 from helpers.drawn_slides import damage_tile, write
 
@@ -75,22 +76,29 @@ def test_nothing_to_cut(tmp_path: Path) -> None:
         find_pairs(tmp_path / "nothing")
 
 
-@pytest.mark.parametrize("denied", ["the folder", "a slide's folder"])
-def test_folders_that_may_not_be_read(denied: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_folders_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Tests may run as an administrator, for whom nothing is denied: so the system's answer is replaced."""
     place(tmp_path / "slides", "a.svs", "a.json")
-    locked = tmp_path if denied == "the folder" else tmp_path / "slides"
-    for function in ("stat", "iterdir"):
-        allowed = getattr(Path, function)
+    denied = PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    allowed = Path.stat
 
-        def asked(path: Path, allowed: Any = allowed, **options: Any) -> Any:
-            if path == locked or (locked == tmp_path and locked in path.parents):
-                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
-            return allowed(path, **options)
+    def asked(path: Path, **options: Any) -> os.stat_result:
+        if path == tmp_path / "slides":
+            raise denied
+        return allowed(path, **options)
 
-        monkeypatch.setattr(Path, function, asked)
-    with pytest.raises(UsageError, match=r"cannot be searched for slides: Permission denied\. Check"):
-        find_pairs(tmp_path / "slides" if denied == "the folder" else tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "stat", asked)
+        with pytest.raises(UsageError, match=r"cannot be searched for slides: Permission denied\. Check"):
+            find_pairs(tmp_path / "slides")
+
+    def listed(folder: Path) -> None:
+        raise denied
+
+    monkeypatch.setattr(pairs, "_outlines_by_stem", listed)
+    for path in (tmp_path / "slides", tmp_path / "slides" / "a.svs"):
+        with pytest.raises(UsageError, match=r"cannot be searched for slides: Permission denied\. Check"):
+            find_pairs(path)
 
 
 def test_a_path_that_cannot_be(tmp_path: Path) -> None:

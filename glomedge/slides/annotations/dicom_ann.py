@@ -16,7 +16,7 @@ from glomedge.slides.annotations.dicom_parts import (
     MAX_SHORT_CHARACTERS,
     answer_texts,
     class_code,
-    dated,
+    encoded,
     glomerulus,
     probability,
     series_of,
@@ -91,8 +91,8 @@ def write_dicom_ann(
             content_description=f"Glomeruli, {note.model_name}"[:MAX_SHORT_CHARACTERS],
             **series,
         )
-    dated(dataset, written_at)
-    dataset.save_as(handle, enforce_file_format=True)
+        data = encoded(dataset, written_at)
+    handle.write(data)
     return count
 
 

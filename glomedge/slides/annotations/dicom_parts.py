@@ -6,6 +6,7 @@ Identifiers are derived from the content, so that the same answers of the same r
 
 from __future__ import annotations
 
+import io
 import uuid
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -80,9 +81,12 @@ def series_of(kind: str, slide_uid: str, note: RunNote, written_at: datetime, co
     }
 
 
-def dated(dataset: Dataset, written_at: datetime) -> None:
-    """Give the instance the time of the run in place of now: the same run writes the same bytes."""
+def encoded(dataset: Dataset, written_at: datetime) -> bytes:
+    """The file, with the time of the run in place of now: the same run writes the same bytes."""
     dataset.InstanceCreationDate = written_at.strftime("%Y%m%d")
     dataset.InstanceCreationTime = written_at.strftime("%H%M%S")
     # The last one is highdicom itself; those before it come from the slide.
     dataset.ContributingEquipmentSequence[-1].ContributionDateTime = written_at.strftime("%Y%m%d%H%M%S")
+    data = io.BytesIO()
+    dataset.save_as(data, enforce_file_format=True)
+    return data.getvalue()

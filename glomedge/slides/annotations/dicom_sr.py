@@ -19,7 +19,7 @@ from glomedge.slides.annotations.dicom_parts import (
     answer_texts,
     class_code,
     code,
-    dated,
+    encoded,
     glomerulus,
     probability,
     series_of,
@@ -97,8 +97,8 @@ def write_dicom_sr(
             content=report[0],
             **series_of("sr", source.sop_instance_uid, note, written_at, content.hexdigest()),
         )
-    dated(dataset, written_at)
-    dataset.save_as(handle, enforce_file_format=True)
+        data = encoded(dataset, written_at)
+    handle.write(data)
     return count
 
 
