@@ -109,8 +109,8 @@ def main() -> int:
     reached = f"{share.value:.2f} ({share.low:.2f} to {share.high:.2f})"
     text = markdown_table(["source", "crops a CPU-second", *(f"{stage}, ms a crop" for stage in _STAGES)], rows) + (
         f"\nA run on slides reaches {reached} of the rate of the folder's, with probabilities within {_SAME:g}. "
-        f"{count} glomeruli, {records['slides']['model']['precision']}, medians of {rounds} alternating rounds, start of the "
-        "command deducted; the milliseconds are those of the last round (run.json)."
+        f"{count} glomeruli, {records['slides']['model']['precision']}, medians of {rounds} alternating rounds, start "
+        "of the command deducted; the milliseconds are those of the last round (run.json)."
     )
     data = {
         "samples_s": samples, "start_samples_s": starts, "share": share.value, "model_sha256": file_sha256(model),
