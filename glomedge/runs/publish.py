@@ -138,8 +138,9 @@ class Publication:
         if collected.copies is not None:
             counts["copies"] = collected.copies
         if collected.copies:
+            of = "files" if self.inputs.parts is None else "files, or outlines with the same pixels"
             outcome.notes.append(
-                f"Byte-for-byte copies of other files: {collected.copies}. Each is counted as a separate crop."
+                f"Byte-for-byte copies of other {of}: {collected.copies}. Each is counted as a separate crop."
             )
         outcome.counts, outcome.errors = dict(counts), dict(sorted(collected.errors.items()))
         outcome.cases = collected.cases.summaries(self._operating_point(outcome))

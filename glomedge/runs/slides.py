@@ -42,7 +42,7 @@ class Inputs:
 def find_inputs(options: Options, stop: Callable[[], bool] = lambda: False) -> Inputs:
     """The crops of a folder and the outlines of its slides; or one crop, or one slide.
 
-    A slide that cannot be used is an input as a whole, whose row says why; the only one of a run is refused.
+    A slide that cannot be used is an input as a whole, whose row says why; one that was given by itself is refused.
 
     Raises:
         UsageError, ImageError, AnnotationError: there is nothing to answer, or the one slide cannot be used.
