@@ -147,11 +147,13 @@ class SlideParts:
     Attributes:
         slides: in the order of their paths.
         model_mpp: microns per pixel of the crops that the model was trained on; None where that is not known.
+        no_dicom: paths of slides to which answers in DICOM cannot refer; filled where such are wanted.
     """
 
     def __init__(self) -> None:
         self.slides: list[OutlinedSlide] = []
         self.model_mpp: float | None = None
+        self.no_dicom: frozenset[bytes] = frozenset()
         self._columns = PartColumns()
         self._names: list[bytes] = []
         self._firsts: list[int] = []

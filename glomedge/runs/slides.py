@@ -17,7 +17,6 @@ from glomedge.pipeline.inputs import PART_MARK, Found, Scan, scan
 from glomedge.runs.options import Options
 from glomedge.runs.slide_parts import OutlinedSlide, PartColumns, Problem, SlideParts, on_level_0, part_name
 from glomedge.slides.annotations.classes import Choice, choose, survey
-from glomedge.slides.annotations.reading import read_outlines
 from glomedge.slides.pairs import SHARED_SUFFIXES, SLIDE_SUFFIXES, Beside, SlidePair
 from glomedge.slides.reader import Slide, openslide_module
 from glomedge.system.stopping import unless_stopped
@@ -43,7 +42,7 @@ class Inputs:
 def find_inputs(options: Options, stop: Callable[[], bool] = lambda: False) -> Inputs:
     """The crops of a folder and the outlines of its slides; or one crop, or one slide.
 
-    A slide that cannot be used is an input as a whole, whose row says why; the only one of a run is refused.
+    A slide that cannot be used is an input as a whole, whose row says why; one that was given by itself is refused.
 
     Raises:
         UsageError, ImageError, AnnotationError: there is nothing to answer, or the one slide cannot be used.
@@ -154,6 +153,8 @@ class _Finder:
 
     def _read(self, relative: bytes, pair: SlidePair, columns: PartColumns, names: list[bytes]) -> OutlinedSlide:
         """Fill the columns and names from the file of outlines. Raises ImageError, AnnotationError, UsageError."""
+        from glomedge.slides.annotations.reading import read_outlines
+
         if pair.annotations is None:
             name = escape_name(os.fsencode(pair.slide))
             advice = " Or name its outlines with --annotations." if self._alone else ""

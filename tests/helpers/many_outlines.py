@@ -6,6 +6,7 @@ import multiprocessing
 import resource
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
+from datetime import datetime
 
 from glomedge.cases.names import CaseFinder
 from glomedge.files.writing import Staged
@@ -33,7 +34,9 @@ def answered(options: Options, count: int) -> None:
     cases = CaseFinder(Keys(inputs.found.inputs))
     rows = PublishedRows(answers, 0.5, ("no", "yes"), "cpu", (0.4, 0.6), cases, inputs.parts.facts)
     staged = Staged(options.output, options.output)
-    AnswerFiles(run, read_model_file(options.model), inputs.parts, rows, lambda: False).write(staged)
+    AnswerFiles(
+        run, read_model_file(options.model), inputs.parts, rows, [], datetime(2026, 11, 26), lambda: False
+    ).write(staged)
     assert sum(len(block.outlines) for block in rows.blocks()) == count
     staged.commit()
 
