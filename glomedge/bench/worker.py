@@ -21,7 +21,6 @@ from glomedge.bench.scenarios import Images, latency_by_batch, offline, server, 
 from glomedge.engine import loading
 from glomedge.engine.options import EngineOptions
 from glomedge.errors import GlomedgeError
-from glomedge.model.file import read_model_file
 from glomedge.model.frozen import Frozen
 
 if TYPE_CHECKING:
@@ -80,12 +79,10 @@ def measure(job: Job) -> Result:
     """
     from glomedge.engine import providers
 
-    images, file = np.load(job.crops, allow_pickle=False), read_model_file(job.model)
+    images = np.load(job.crops, allow_pickle=False)
     largest = max(job.batch_sizes)
     options = dataclasses.replace(job.engine, max_batch=job.engine.max_batch or largest)
-    # As infer: a GPU pads every batch to this one.
-    options = dataclasses.replace(options, batch_size=providers.batch_of(options, file.spec))
-    with loading.open_engine(file, options) as engine:
+    with loading.open_engine(job.model, options) as engine:
         provider = engine.provider
         runtime = runtime_record(engine)
         rss_after_load = rss_bytes()
@@ -100,7 +97,7 @@ def measure(job: Job) -> Result:
         gpu_bytes = gpu_memory_bytes(os.getpid())
     threads = providers.run_threads(EngineOptions(provider))
     again = dataclasses.replace(options, strict_placement=False)  # recording it costs time, and it was seen to hold
-    with loading.open_engine(file, again, concurrency=threads, self_test=False) as engine:
+    with loading.open_engine(job.model, again, concurrency=threads, self_test=False) as engine:
         throughput, energy = _offline(engine, images, job, _best_batch(latency), threads)
         if "offline" in job.scenarios:
             done.append(throughput)

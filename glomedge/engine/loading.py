@@ -7,7 +7,7 @@ runs the golden self-test on it before anything is served.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -98,6 +98,9 @@ def open_engine(
     else:
         file = read_model_file(Path(os.fsdecode(path)))
     check_graph(file.path, file.spec)
+    if options.batch_size is None and providers.runs_on_gpu(options, file.spec):
+        # What every command takes: a GPU runs this size alone, and `warm` has built the engine for it.
+        options = replace(options, batch_size=providers.batch_of(options, file.spec))
     request = SessionRequest(
         file=file,
         threads=threads or cpu.usable_cpus(),

@@ -22,8 +22,7 @@ class EngineOptions:
         allow_fallback: when the provider cannot run, take the next one that ``auto`` would; ``runtime.notes`` says so.
         strict_placement: refuse when any node of the graph runs on another provider than the one asked for.
         batch_size: the usual batch, for providers that tune for one; a GPU runs exactly that many crops each time (the
-            last batch is padded). None: the provider's (``providers.batch_of``), or the model's where ``load`` is
-            called without it.
+            last batch is padded). None: the provider's (``providers.batch_of``).
         max_batch: the largest batch to hand to the device at once; None: the model's.
         fixed_batch: always run exactly ``batch_size``, or ``max_batch`` where only that is given (the last batch is
             padded): lets a GPU replay one captured graph. Changes nothing on a CPU.

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from glomedge.engine import loading
+from glomedge.engine import loading, providers
 from glomedge.engine.options import EngineOptions
+from glomedge.engine.runner import Runner, SessionRequest
 from glomedge.errors import UsageError
 from glomedge.model.spec import BatchProfile
 
@@ -30,6 +31,37 @@ def test_batch_profile(
         BatchProfile(), EngineOptions(batch_size=batch_size, max_batch=max_batch, fixed_batch=fixed)
     )
     assert (profile.min, profile.opt, profile.max) == expected
+
+
+@pytest.mark.parametrize(
+    ("gpu", "wish", "expected"),
+    [
+        (True, {}, (1, 32, 32)),
+        (True, {"batch_size": 8}, (1, 8, 32)),
+        (True, {"max_batch": 16}, (1, 16, 16)),
+        (True, {"fixed_batch": True}, (32, 32, 32)),
+        (False, {}, (1, 8, 32)),
+    ],
+)
+def test_python_and_the_commands_build_one_engine_for_a_gpu(
+    monkeypatch: pytest.MonkeyPatch,
+    tiny_model: Path,
+    gpu: bool,
+    wish: dict[str, int],
+    expected: tuple[int, int, int],
+) -> None:
+    """A GPU runs one size alone: ``load`` without any must not look for another engine than ``warm`` has built."""
+    seen: list[BatchProfile] = []
+    cpu = providers.named("cpu")
+
+    def open_it(request: SessionRequest) -> Runner:
+        seen.append(request.profile)
+        return cpu.open(request)
+
+    monkeypatch.setitem(providers.PROVIDERS, "card", providers.Provider("card", "", lambda: None, open_it, gpu=gpu))
+    with loading.load(tiny_model, "card", **wish):  # type: ignore[arg-type]  # a table of keyword arguments
+        pass
+    assert [(profile.min, profile.opt, profile.max) for profile in seen] == [expected]
 
 
 @pytest.mark.parametrize(

@@ -117,14 +117,18 @@ def test_it_runs_on_the_gpu_that_cuda_counts_as_0(tmp_path: Path, tiny_model: Pa
 def test_failures_have_names_and_cost_no_cache(tmp_path: Path, tiny_model: Path) -> None:
     out_of_memory = {"FAKE_RTX_ERROR": "NvTensorRTRTX EP could not build execution context for fused node: 1_0"}
     lost = {"FAKE_RTX_ERROR": "CUDA failure 999: unknown error"}
-    wishes = ({"environment": error} for error in ({}, out_of_memory, lost, {"FAKE_RTX_ERROR": ""}))
+    no_cudnn = {"FAKE_RTX_ERROR": "cuDNN is unavailable or disabled", "FAKE_RTX_CODE": "9"}
+    mended = {"FAKE_RTX_ERROR": ""}
+    wishes = ({"environment": error} for error in ({}, out_of_memory, lost, mended, no_cudnn))
     answers, noted = machine(tmp_path, tiny_model).sessions(*wishes)
     assert answers[1].startswith("OutOfMemoryError: There is not enough memory to load")
     assert answers[2].startswith("ProviderUnavailableError: ")
     assert "CUDA failure 999" in answers[2]
     assert answers[3][0][0] == "engine taken from the cache"
+    assert answers[4].startswith("ProviderUnavailableError: cuda: onnxruntime did not find cuDNN")
     # Memory that ran out is no reason for another try; anything else is, once, without what the cache held.
-    assert [line.split(" on ")[0] for line in noted] == ["built", "failed", "failed", "failed", "read"]
+    done = [line.split(" on ")[0] for line in noted]
+    assert done == ["built", "failed", "failed", "failed", "read", "failed", "failed"]
 
 
 def test_strict_placement_counts_what_it_left_to_the_cpu(tmp_path: Path, tiny_model: Path) -> None:

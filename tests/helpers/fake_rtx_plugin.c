@@ -2,7 +2,7 @@
    runtime cache as the plugin does, and leaves every node to the CPU.
 
    FAKE_RTX_GPUS: their places on the PCI bus with spaces between them, in the order in which they are offered.
-   FAKE_RTX_LOG: a file that each session is noted in. FAKE_RTX_ERROR: what every session fails with.
+   FAKE_RTX_LOG: a file that each session is noted in. FAKE_RTX_ERROR and FAKE_RTX_CODE: what every session fails with.
 
    Layouts: onnxruntime_c_api.h and onnxruntime_ep_c_api.h of version 24, the first whose plugins may describe devices.
    Functions of OrtApi and OrtEpApi are taken by their place, which never changes. */
@@ -48,7 +48,10 @@ typedef struct {
 
 static const Function *api, *ep_api;
 
-static Status *failure(const char *text) { return ((Status * (*)(int, const char *)) api[CREATE_STATUS])(EP_FAIL, text); }
+static Status *failure(const char *text) {
+    const char *code = getenv("FAKE_RTX_CODE");
+    return ((Status * (*)(int, const char *)) api[CREATE_STATUS])(code ? atoi(code) : EP_FAIL, text);
+}
 static const char *name(const void *self) { return NAME; }
 static const char *vendor(const void *self) { return "a stand-in"; }
 static uint32_t vendor_id(const void *self) { return NVIDIA; }

@@ -107,7 +107,7 @@ def create_session(
     try:
         session = ort.InferenceSession(path, options, enable_fallback=0, **extra)
     except (errors.InvalidProtobuf, errors.InvalidGraph, errors.NoSuchFile, errors.NotImplemented) as error:
-        if (missing := lacks_cudnn(error)) is not None:
+        if (missing := lacks_cudnn(error)) is not None:  # NOT_IMPLEMENTED is its code
             raise missing from error
         raise ModelError(
             f"onnxruntime {ort.__version__} cannot load {path}: {first_line(error)}. "
