@@ -61,7 +61,8 @@ class Batcher:
     def submit(self, model: ServedModel, images_nhwc: Pixels) -> Future[Output]:
         """Answers of those crops, in their order; RuntimeError once closed."""
         unit = Unit(model.hold(), images_nhwc)
-        unit.answer.add_done_callback(lambda _: unit.model.release())
+        # Of the model alone: a callback that knew the unit would keep its pixels until the garbage is collected.
+        unit.answer.add_done_callback(lambda _: model.release())
         with self._changed:
             if self._closed:
                 unit.answer.cancel()

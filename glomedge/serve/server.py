@@ -36,6 +36,7 @@ _POLL_S = 0.02
 _KEEP_ALIVE_S = 30
 _BACKLOG = 1024
 _GRACE_S = 1.0
+_COLLECT_AFTER = (700, 10, 10)
 
 
 def serve(options: ServeOptions) -> None:
@@ -113,6 +114,8 @@ class _Server:
             await rpc.start()
         # What was imported and loaded stays: the collector need not look at it again and again.
         gc.freeze()
+        # Few objects of a request may hold many megabytes: the command line's own limit would let them pile up.
+        gc.set_threshold(*_COLLECT_AFTER)
         self._log.event("ready", **self._facts(None if rpc is None else rpc.address))
         stopped = asyncio.create_task(self._stop.wait())
         await asyncio.wait((http, stopped), return_when=asyncio.FIRST_COMPLETED)
