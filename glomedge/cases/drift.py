@@ -1,9 +1,9 @@
 """Whether a night's crops are scored as those were that a model was recalibrated on: a test that needs no labels.
 
 Crops of one biopsy are alike, so the unit is the biopsy: a test over crops would raise an alarm on most nights. Each
-biopsy gives two numbers (``summary``): the lower quartile of its logits, which lies among the glomeruli that are not
-globally sclerotic unless most of them are, and the mean distance of its logits from the threshold's, which falls when
-answers become less certain in either class. Both depend less on how many glomeruli are sclerotic than the mean does.
+biopsy gives two numbers (``summary``): the median logit of its crops that are not called globally sclerotic, and the
+mean distance of its logits from the threshold's, which falls when answers become less certain in either class. Both
+depend less on how many glomeruli are sclerotic than the mean of all logits does.
 
 Test: the ranks of each number over all biopsies, then and now; the sum of the new biopsies' ranks, standardised
 (Wilcoxon F, Biometrics Bull 1945;1:80); of the two sums the one further from its mean. Its chance under no change comes
@@ -54,7 +54,7 @@ class Drift:
     Attributes:
         crops, biopsies: of the night that were compared; ``reference_biopsies`` of the site.
         p_value: see the module.
-        lower_quartile, reference_lower_quartile: median over biopsies of the lower quartile of the logits.
+        not_called, reference_not_called: median over biopsies of the median logit of the crops that are not called.
         distance, reference_distance: median over biopsies of the mean distance from the threshold's logit.
         deciles: of the night's logits, as ``SiteScores.deciles``.
     """
@@ -63,8 +63,8 @@ class Drift:
     biopsies: int
     reference_biopsies: int
     p_value: float
-    lower_quartile: float
-    reference_lower_quartile: float
+    not_called: float
+    reference_not_called: float
     distance: float
     reference_distance: float
     deciles: tuple[float, ...]
@@ -82,10 +82,15 @@ def logits_of(probabilities: npt.ArrayLike) -> Floats:
 
 
 def summary(logits: Floats, threshold: float) -> tuple[float, float]:
-    """One biopsy's lower quartile, and its mean distance from the threshold's logit (each at most 6)."""
+    """One biopsy's median logit below the threshold, and mean distance from the threshold's logit (each at most 6).
+
+    Where no crop is below the threshold, the least logit stands for the median.
+    """
     turn = math.log(threshold / (1 - threshold))
+    below = logits[logits < turn]
+    middle = float(np.median(below)) if len(below) else float(logits.min())
     distance = np.minimum(np.abs(logits - turn), _MOST_DISTANCE).mean()
-    return round(float(np.quantile(logits, 0.25)), 4), round(float(distance), 4)
+    return round(middle, 4), round(float(distance), 4)
 
 
 def scores_of(probabilities_of: Mapping[str, Iterable[float]], threshold: float) -> SiteScores | None:
@@ -129,8 +134,8 @@ def compare(
         biopsies=len(now),
         reference_biopsies=len(then),
         p_value=permutation_p(then, now, seed),
-        lower_quartile=middle[0],
-        reference_lower_quartile=middle_then[0],
+        not_called=middle[0],
+        reference_not_called=middle_then[0],
         distance=middle[1],
         reference_distance=middle_then[1],
         deciles=_deciles(np.concatenate(logits)),

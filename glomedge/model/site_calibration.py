@@ -17,8 +17,8 @@ class SiteScores(Frozen):
     Attributes:
         crops: how many, in the biopsies below.
         deciles: of their logits: least, 10%, ..., 90%, greatest.
-        biopsies: of each biopsy the lower quartile of its logits, and their mean distance from the threshold's logit
-            (``cases.drift.summary``); sorted.
+        biopsies: of each biopsy the median logit of the crops that are not called, and the mean distance of all from
+            the threshold's logit (``cases.drift.summary``); sorted.
     """
 
     crops: int = Field(ge=1)

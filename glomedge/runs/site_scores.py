@@ -131,7 +131,7 @@ def _as_json(found: drift.Drift, reference: SiteScores) -> dict[str, Any]:
     return {
         "compared": True,
         "found": found.found,
-        "test": "permutation of biopsies, greatest standardised rank sum of lower quartile and distance",
+        "test": "permutation of biopsies, greatest standardised rank sum of not_called and distance",
         "alarm_at_or_below": drift.ALARM_BELOW,
         **asdict(found),
         "deciles": list(found.deciles),
@@ -144,8 +144,8 @@ def _note(site: str, found: drift.Drift) -> str:
     return (
         f"CHECK: these scores differ from those that the model was recalibrated on for {site} (p = {found.p_value:.4f} "
         f"over {found.biopsies} biopsies against {found.reference_biopsies}; by chance in at most "
-        f"{round(100 * drift.ALARM_BELOW)} of 100 runs). Medians over biopsies, now and then: lower quartile of the "
-        f"logit {found.lower_quartile:+.1f} and {found.reference_lower_quartile:+.1f}, distance from the threshold "
+        f"{round(100 * drift.ALARM_BELOW)} of 100 runs). Medians over biopsies, now and then: logit of the crops not "
+        f"called {found.not_called:+.1f} and {found.reference_not_called:+.1f}, distance from the threshold "
         f"{found.distance:.1f} and {found.reference_distance:.1f}. Stain, scanner or patients may have changed: label "
         "30 of these crops and evaluate the model on them before the percentages are used."
     )

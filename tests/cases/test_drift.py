@@ -105,8 +105,9 @@ def test_the_ends_of_p() -> None:
 
 def test_a_biopsys_two_numbers() -> None:
     logits = np.array([-9.0, -2.0, 0.0, 1.0, 4.0])
-    assert summary(logits, 0.5)[0] == -2.0
+    assert summary(logits, 0.5)[0] == -5.5  # of -9 and -2: a crop at the threshold is called
     assert summary(logits, 0.5)[1] == pytest.approx((6 + 2 + 0 + 1 + 4) / 5)
+    assert summary(np.array([5.0, 3.0, 4.0]), 0.5)[0] == 3.0
     turn = float(logits_of(0.2))
     assert summary(logits + turn, 0.2)[1] == pytest.approx((6 + 2 + 0 + 1 + 4) / 5, abs=1e-3)
 
