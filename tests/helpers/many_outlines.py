@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import multiprocessing
-import resource
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from datetime import datetime
+from pathlib import Path
 
 from glomedge.cases.names import CaseFinder
 from glomedge.files.writing import Staged
@@ -45,7 +45,9 @@ def _peaks(options: Options, counts: list[int]) -> list[int]:
     peaks = []
     for count in counts:
         answered(options, count)
-        peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+        # Not ru_maxrss, which a process takes over from the one that started it.
+        lines = Path("/proc/self/status").read_text("ascii").splitlines()
+        peaks.append(next(int(line.split()[1]) << 10 for line in lines if line.startswith("VmHWM")))
     return peaks
 
 

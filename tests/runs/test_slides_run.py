@@ -14,6 +14,7 @@ import pytest
 
 from glomedge.engine.options import EngineOptions
 from glomedge.errors import GlomedgeError, OutputError, UsageError
+from glomedge.runs import slide_parts
 from glomedge.runs.folder import Options, infer_folder
 from glomedge.runs.options import SlideOptions
 from glomedge.slides.crop_slides import cut_slides
@@ -152,6 +153,13 @@ def test_the_bytes_do_not_depend_on_workers_or_on_where_slides_are_read(options:
         run = replace(changed, output=options.output / name)
         infer_folder(run)
         assert outputs(run.output) == outputs(options.output)
+
+
+def test_more_slides_than_are_held_open(options: Options, monkeypatch: pytest.MonkeyPatch) -> None:
+    infer_folder(options)
+    monkeypatch.setattr(slide_parts, "_MAX_OPEN", 1)
+    infer_folder(replace(options, output=options.output / "one", workers=4))
+    assert outputs(options.output / "one") == outputs(options.output)
 
 
 def test_heatmaps_and_report_of_outlines(options: Options) -> None:
