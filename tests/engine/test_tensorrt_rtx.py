@@ -114,6 +114,12 @@ def test_it_runs_on_the_gpu_that_cuda_counts_as_0(tmp_path: Path, tiny_model: Pa
     assert noted == ["built on 0000:b3:00.0"]
 
 
+def test_where_neither_says_which_gpu_is_which_the_choice_is_said(tmp_path: Path, tiny_model: Path) -> None:
+    answers, noted = machine(tmp_path, tiny_model, "0000:17:00.0 0000:b3:00.0", "").sessions({})
+    assert noted == ["built on 0000:17:00.0"]
+    assert any("which of the plugin's 2 GPUs is CUDA's first is not known" in note for note in answers[0][0])
+
+
 def test_failures_have_names_and_cost_no_cache(tmp_path: Path, tiny_model: Path) -> None:
     out_of_memory = {"FAKE_RTX_ERROR": "NvTensorRTRTX EP could not build execution context for fused node: 1_0"}
     lost = {"FAKE_RTX_ERROR": "CUDA failure 999: unknown error"}

@@ -207,14 +207,16 @@ def open_tensorrt_rtx(request: SessionRequest) -> onnxrt.OrtRunner:
         return _rtx_session(request, version, device, WorkingCopy(root, key, _why(error)))
 
 
-def _rtx_session(request: SessionRequest, version: str, device: Any, copy: WorkingCopy) -> onnxrt.OrtRunner:
+def _rtx_session(
+    request: SessionRequest, version: str, device: tuple[Any, tuple[str, ...]], copy: WorkingCopy
+) -> onnxrt.OrtRunner:
     try:
         chosen = nvidia_options.tensorrt_rtx_options(request, str(copy.folder))
         options = onnxrt.session_options(request, nvidia_options.disabled_optimizers(TENSORRT_RTX))
-        options.add_provider_for_devices([device], chosen)
+        options.add_provider_for_devices([device[0]], chosen)
         session = onnxrt.create_session(request, None, options)
         onnxrt.verify_provider(session, TENSORRT_RTX)
-        notes = cache_notes(copy.entry)
+        notes = (*cache_notes(copy.entry), *device[1])
         opened = _opened(session, TENSORRT_RTX, request, chosen, {"tensorrt-rtx-ep": version}, notes)
     except BaseException:
         copy.discard()
@@ -223,14 +225,20 @@ def _rtx_session(request: SessionRequest, version: str, device: Any, copy: Worki
     return onnxrt.OrtRunner(session, opened, batch_sizes(request), on_closed=copy.keep, forget=copy.drop)
 
 
-def _of_cuda(devices: list[Any]) -> Any:
+def _of_cuda(devices: list[Any]) -> tuple[Any, tuple[str, ...]]:
     """The plugin's device that CUDA counts as 0, which the engine's key names; the plugin lists them in another order.
 
-    Both know a GPU by its place on the PCI bus; the first where either does not say.
+    Both know a GPU by its place on the PCI bus. Where either does not say, the plugin's first is taken, and a note for
+    the user says so.
     """
     wanted = session_pci_bus_id()
     same = [device for device in devices if wanted and device.device.metadata.get("pci_bus_id", "").lower() == wanted]
-    return (same or devices)[0]
+    if same or len(devices) == 1:
+        return (same or devices)[0], ()
+    return devices[0], (
+        f"which of the plugin's {len(devices)} GPUs is CUDA's first is not known: its own first was taken; "
+        "CUDA_VISIBLE_DEVICES leaves one alone",
+    )
 
 
 def _rtx_devices() -> list[Any]:
