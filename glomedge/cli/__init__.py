@@ -39,6 +39,7 @@ COMMANDS: MappingProxyType[str, dict[str, Any]] = MappingProxyType(
         "train": _SEVERAL_NAMES,
         "export": {},
         "infer": _SEVERAL_NAMES,
+        "merge": {},
         "evaluate": _SEVERAL_NAMES,
         "label": {},
         "recalibrate": {},

@@ -17,6 +17,7 @@ from glomedge.cli.options import (
     DECODING,
     MODEL,
     RESULTS,
+    SHARDS,
     SLIDES,
     CasePattern,
     Model,
@@ -32,6 +33,7 @@ from glomedge.errors import UsageError
 
 if TYPE_CHECKING:
     from glomedge.runs.outcome import Outcome
+    from glomedge.runs.shard_of import Shard
 
 
 @takes_engine_options()
@@ -166,6 +168,19 @@ def infer(
             rich_help_panel=CONTINUING,
         ),
     ] = False,
+    shard: Annotated[
+        str | None,
+        typer.Option(
+            help="3/7: answer the third of seven shares of the inputs, in --output/shard-3-of-7. Join them with: "
+            "glomedge merge OUTPUT -o RESULTS",
+            show_default=False,
+            rich_help_panel=SHARDS,
+        ),
+    ] = None,
+    by: Annotated[
+        str,
+        typer.Option(help="path or case: case keeps all crops of a biopsy in one share.", rich_help_panel=SHARDS),
+    ] = "path",
 ) -> None:
     """Classify every crop in a folder, and every outlined glomerulus on slides, as globally sclerotic or not.
 
@@ -174,6 +189,7 @@ def infer(
     """
     from glomedge.runs.folder import Options, infer_folder
     from glomedge.runs.options import SlideOptions
+    from glomedge.runs.shard_of import Shard
     from glomedge.system.stopping import StopOnSignals
 
     require_one_folder([folder, *map(Path, context.args)])
@@ -199,6 +215,7 @@ def infer(
         decode_in=decode_in,
         report=report,
         slides=SlideOptions(annotations, tuple(dict.fromkeys(classes or ())), mpp),
+        shard=None if shard is None else Shard.parse(shard, by),
     )
     with StopOnSignals() as stop, Progress() as progress:
         outcome = infer_folder(options, stop=stop, progress=progress.stage("crops"))
@@ -211,6 +228,8 @@ def infer(
         leave(outcome, stop.exit_code)
     if as_json:
         typer.echo(json.dumps(outcome.record, indent=2, ensure_ascii=False))
+    elif options.shard is not None:
+        print_shard(outcome, options.shard, output)
     else:
         print_summary(outcome, output)
     leave(outcome, outcome.exit_code)
@@ -235,6 +254,24 @@ def parse_band(text: str) -> tuple[float, float]:
     except ValueError:
         pass
     raise UsageError(f"--review-band {text!r} is not two probabilities. Write it like 0.2..0.8")
+
+
+def print_shard(outcome: Outcome, shard: Shard, output: Path) -> None:
+    """What one share of a run answered, and what comes next; no biopsies, which other shares may have parts of."""
+    from glomedge.files.names import escape_name
+
+    counts = outcome.counts
+    typer.echo(
+        f"Shard {shard}: {outcome.answered} of {outcome.record['inputs_of_all_shards']} inputs on {outcome.provider}: "
+        f"{counts['ok']} ok, {counts['flagged']} flagged, {counts['error']} errors. {outcome.wall_s:.2f} s."
+    )
+    for note in outcome.notes:
+        typer.echo(f"Note: {note}")
+    shown = escape_name(bytes(output))
+    typer.echo(
+        f"Written to {shown}/{shard.folder_name}. When all {shard.of} are done: glomedge merge {shown} -o RESULTS"
+    )
+    typer.echo(RESEARCH_USE_NOTICE)
 
 
 def print_summary(outcome: Outcome, output: Path) -> None:

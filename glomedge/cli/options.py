@@ -19,6 +19,7 @@ from glomedge.errors import UsageError
 
 MODEL, ENGINE, RESULTS, DECODING = "Model", "Engine", "Results", "Decoding"
 BIOPSIES, CONTINUING, LABELS, SLIDES = "Biopsies", "Continuing a run", "Labels", "Slides"
+SHARDS = "One run by several processes"
 """Panels of ``--help``."""
 
 PROVIDER_HELP = "auto, cpu, cuda, tensorrt, tensorrt-rtx or openvino. Exactly this one is used."

@@ -3,7 +3,8 @@
     feeder (caller's thread) -> tasks -> decode workers -> ready batches -> run threads -> sink
 
 A fixed number of batch buffers circulates, so queues are bounded and memory does not grow with the folder. Which crops
-share a batch depends on their order alone, never on timing, so the answers do not depend on the worker count.
+share a batch depends on their order alone, never on timing, so the answers do not depend on the worker count. Nor do
+they depend on files that cannot be read: these leave their place in the batch empty.
 
 The feeder also watches the decoders: when one does not return in time, its file gets ``error:decoder``, its thread is
 abandoned and replaced, and the buffer it may still write to is never used again. Where decoding runs in child processes
@@ -23,6 +24,7 @@ import numpy as np
 
 from glomedge.engine.views import Infer, predict_views
 from glomedge.errors import GlomedgeError
+from glomedge.pipeline.batching import PlacedBatch
 from glomedge.pipeline.decode_process import DecodeChild, SharedBuffers
 from glomedge.pipeline.inputs import Found
 from glomedge.pipeline.prepare import Answer, Decoder, Pixels, default_decoder, fill, prepare
@@ -64,11 +66,13 @@ class StageTimes:
 class _Batch:
     """One trip of a buffer: filled by decode workers, answered by a run thread."""
 
-    def __init__(self, inputs: Sequence[Found], offset: int, images: Pixels) -> None:
-        self.answers = [Answer(found) for found in inputs]
+    def __init__(self, placed: PlacedBatch, offset: int, images: Pixels) -> None:
+        self.answers = [Answer(found) for found in placed.inputs]
+        self.places = placed.places  # of each answer's pixels in ``images``
+        self.size = placed.size
         self.offset = offset  # in the memory shared with decode processes
         self.images = images
-        self.pending = len(inputs)
+        self.pending = len(self.answers)
         self.retired = False
 
 
@@ -79,7 +83,7 @@ class _Worker(threading.Thread):
         super().__init__(name="glomedge-decode", daemon=True)
         self._pipeline = pipeline
         self.child = child
-        self.task: tuple[_Batch, int] | None = None
+        self.task: tuple[_Batch, int] | None = None  # and the number of the answer in it
         self.started_s = 0.0
         self.abandoned = False
 
@@ -151,7 +155,7 @@ class Pipeline:
 
     # The caller's thread.
 
-    def run(self, batches: Iterable[Sequence[Found]]) -> bool:
+    def run(self, batches: Iterable[Sequence[Found] | PlacedBatch]) -> bool:
         """Answer every input; ``batches`` are taken one by one as buffers become free.
 
         Returns:
@@ -218,17 +222,18 @@ class Pipeline:
             for _ in range(settings.buffers):
                 self._free.put((0, np.zeros((settings.batch_size, side_px, side_px, 3), np.uint8)))
 
-    def _feed(self, batches: Iterable[Sequence[Found]]) -> bool:
-        for inputs in batches:
+    def _feed(self, batches: Iterable[Sequence[Found] | PlacedBatch]) -> bool:
+        for each in batches:
+            placed = each if isinstance(each, PlacedBatch) else PlacedBatch(each, range(len(each)), len(each))
             buffer = self._next_buffer()
             if buffer is None:
                 return False
-            self._sink.start(inputs)
-            batch = _Batch(inputs, *buffer)
+            self._sink.start(placed.inputs)
+            batch = _Batch(placed, *buffer)
             with self._lock:
                 self._unfinished += 1
-            for slot in range(len(inputs)):
-                self.tasks.put((batch, slot))
+            for number in range(len(placed.inputs)):
+                self.tasks.put((batch, number))
         return True
 
     def _next_buffer(self) -> tuple[int, Pixels] | None:
@@ -277,11 +282,11 @@ class Pipeline:
     def _abandon(self, worker: _Worker) -> None:
         """Give up on a decoder (the lock is held). A child is killed; a thread can only be abandoned."""
         assert worker.task is not None
-        batch, slot = worker.task
+        batch, number = worker.task
         worker.abandoned, worker.task = True, None
         self._workers.remove(worker)
         self._abandoned.append(worker)
-        left = batch.answers[slot]
+        left = batch.answers[number]
         if worker.child is not None:
             stamp = worker.child.seen()
             worker.child.kill()
@@ -290,7 +295,7 @@ class Pipeline:
             batch.retired = True
         given_up = f"not decoded within {self._settings.decode_timeout_s:g} s"
         # A new Answer: the abandoned thread may still write to the old one.
-        batch.answers[slot] = Answer(left.found).stamped(stamp).fail("decoder", given_up)
+        batch.answers[number] = Answer(left.found).stamped(stamp).fail("decoder", given_up)
         self._slot_done(batch)
         self._add_worker()
 
@@ -310,20 +315,20 @@ class Pipeline:
     # Decode workers.
 
     def decode_one(self, worker: _Worker, task: tuple[_Batch, int]) -> None:
-        """Fill one slot of one batch."""
-        batch, slot = task
+        """Fill one place of one batch."""
+        batch, number = task
         if worker.child is not None:
             worker.child.start()
         if self._stopping:
             return
-        answer = batch.answers[slot]
+        answer, place = batch.answers[number], batch.places[number]
         with self._lock:
             worker.task, worker.started_s = task, time.perf_counter()
         if worker.child is not None:
-            decode_s, enhance_s = worker.child.prepare(answer, batch.offset + slot * batch.images.strides[0])
+            decode_s, enhance_s = worker.child.prepare(answer, batch.offset + place * batch.images.strides[0])
         else:
             assert self._decoder is not None
-            decode_s, enhance_s = prepare(answer, self._how, self._decoder, batch.images[slot])
+            decode_s, enhance_s = prepare(answer, self._how, self._decoder, batch.images[place])
         self.times.add(decode_s=decode_s, enhance_s=enhance_s)
         with self._lock:
             if not worker.abandoned:
@@ -365,17 +370,22 @@ class Pipeline:
             self._free.put((batch.offset, np.zeros_like(batch.images) if batch.retired else batch.images))
 
     def _run_batch(self, batch: _Batch) -> None:
-        good = [slot for slot, answer in enumerate(batch.answers) if not answer.status.startswith("error:")]
+        good = [
+            (answer, place)
+            for answer, place in zip(batch.answers, batch.places, strict=True)
+            if not answer.status.startswith("error:")
+        ]
         if good:
-            # Fancy indexing copies, so an abandoned decoder cannot change what is being classified.
-            whole = good == list(range(len(good))) and not batch.retired
-            images = batch.images[: len(good)] if whole else batch.images[good]
+            # Empty places hold what was there before: a crop's bits depend on its place and on the number of pictures.
+            images = batch.images[: batch.size]
+            if batch.retired:
+                images = images.copy()  # an abandoned decoder must not change what is being classified
             assert self._engine is not None
             begin_s, begin_wall_s = time.thread_time(), time.perf_counter()
             probability, disagreement, activation = predict_views(self._engine, images, self._settings.views)
             self.times.add(infer_s=time.thread_time() - begin_s, infer_wall_s=time.perf_counter() - begin_wall_s)
-            for index, slot in enumerate(good):
-                fill(batch.answers[slot], probability[index], disagreement, activation, index)
+            for answer, place in good:
+                fill(answer, probability[place], disagreement, activation, place)
         begin_s = time.thread_time()
         self._sink.rows(batch.answers)
         self.times.add(write_s=time.thread_time() - begin_s)

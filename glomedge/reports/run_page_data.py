@@ -12,7 +12,7 @@ from typing import Any
 
 from glomedge.reports.slide_overview import Overview
 from glomedge.results.rows import Row, RowBlock, Verdict
-from glomedge.results.thumbnails import ThumbnailFile, shared_limits
+from glomedge.results.thumbnails import Thumbnails, shared_limits
 
 MAX_THUMBNAILS = 2000
 MAX_LISTED = 500
@@ -36,7 +36,7 @@ class RunPageData:
     to_review: list[Row]
     errors: list[Row]
     limits: tuple[float, float]
-    thumbnails: ThumbnailFile
+    thumbnails: Thumbnails
     overview: Callable[[str], Overview | None] | None = None
 
 
@@ -83,7 +83,7 @@ class RunPageSelection:
             if verdict.review:
                 self._to_review.add(rank, block, place)
 
-    def data(self, thumbnails: ThumbnailFile) -> RunPageData:
+    def data(self, thumbnails: Thumbnails) -> RunPageData:
         """What was kept; the maps are read once for the scale that they share."""
         pictured = self._pictured.rows()
         return RunPageData(

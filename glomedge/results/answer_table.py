@@ -215,6 +215,31 @@ class AnswerTable:
                 self._room += self._room // 8 + 16
         return number
 
+    def take(self, other: AnswerTable, places: npt.NDArray[np.intp], shift_bytes: int = 0) -> None:
+        """Take the answers of another table's inputs, which are inputs of this one and have no answers here.
+
+        Its rows of other files, gone since, are left out.
+
+        Args:
+            other: the table.
+            places: of its inputs among the inputs of this one.
+            shift_bytes: what is added to the offsets of its attachments.
+        """
+        has = np.flatnonzero(other._said.data[: len(other.inputs)])
+        if not len(has):
+            return
+        self._room = self._room or len(self.inputs)
+        where, room = places[has], self._room
+        said = np.array([0, *self._said_numbers(other.said[1:])])
+        self._said.put(where, said[other._said.data[has]], room)
+        self._count += len(has)
+        for name in ("_known", "_probability", "_disagreement", "_sha256", "_size", "_time", "_length", "_crc32"):
+            values = getattr(other, name).data
+            if len(values):
+                getattr(self, name).put(where, values[has], room)
+        if len(other._offset.data):
+            self._offset.put(where, other._offset.data[has].astype(np.uint64) + np.uint64(shift_bytes), room)
+
     def drop_replaced(self) -> None:
         """Forget folders that could not be listed and slides that could not be used and are no longer inputs.
 

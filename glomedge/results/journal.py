@@ -58,14 +58,16 @@ class Identity:
     mpp: float | None = None
     outlines: Mapping[str, str] = field(default_factory=dict)
     """Slide -> SHA-256 of its file of outlines."""
+    shard: str = ""
+    """Which share of the inputs; empty for all of them."""
 
     # Adopted rather than rejected: the batches of the resumed run are then those of the first.
     ADOPTED = ("batch_size", "outlines")
-    # Of slides: not written by a run without any, whose journal is as it always was.
-    _OPTIONAL = ("classes", "mpp", "outlines")
+    # Of slides and shards: not written by a run without any, whose journal is as it always was.
+    _OPTIONAL = ("classes", "mpp", "outlines", "shard")
 
     def as_json(self) -> dict[str, Any]:
-        """Its fields, without those of slides that say nothing."""
+        """Its fields, without those of slides and shards that say nothing."""
         return {name: value for name, value in asdict(self).items() if value or name not in self._OPTIONAL}
 
     def other_outlines(self, other: Identity) -> list[str]:
@@ -217,6 +219,19 @@ def read_journal(path: Path, inputs: Sequence[Found] = ()) -> Contents:
         OutputError: the file cannot be read at all.
     """
     return read_on(path, Contents(answers=AnswerTable(inputs)))
+
+
+def read_head(path: Path) -> Identity | None:
+    """What the rows of a journal depend on, by its first line; None where there is none that can be read."""
+    contents = Contents()
+    try:
+        with path.open("rb") as handle:
+            payload = _payload(handle.readline(MAX_LINE_BYTES), 0)
+        if payload is not None:
+            _take(contents, payload)
+    except (OSError, KeyError, TypeError, ValueError):
+        return None
+    return contents.identity
 
 
 def read_on(path: Path, contents: Contents) -> Contents:

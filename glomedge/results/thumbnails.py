@@ -11,8 +11,11 @@ import os
 import threading
 import zlib
 from array import array
-from collections.abc import Iterable
+from bisect import bisect_right
+from collections.abc import Iterable, Sequence
+from itertools import accumulate
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +24,15 @@ from glomedge.errors import OutputError
 from glomedge.files.writing import MakeRoom, nothing_to_give, write_all
 from glomedge.model.spec import MAP_SIZE
 from glomedge.results.rows import Attachment
+
+Kept = tuple[npt.NDArray[np.float32] | None, bytes]
+"""A map, None where the model has none, and a JPEG."""
+
+
+class Thumbnails(Protocol):
+    """Where the maps and thumbnails of a run are read from."""
+
+    def read(self, attachment: Attachment | None) -> Kept | None: ...
 
 
 class ThumbnailFile:
@@ -35,7 +47,6 @@ class ThumbnailFile:
     def __init__(self, path: Path, *, fresh: bool, map_shape: tuple[int, int] | None = (MAP_SIZE, MAP_SIZE)) -> None:
         self._path = path
         self._map_shape = map_shape
-        self._map_bytes = 0 if map_shape is None else map_shape[0] * map_shape[1] * 4
         self.make_room: MakeRoom = nothing_to_give
         self._lock = threading.Lock()
         try:
@@ -66,24 +77,59 @@ class ThumbnailFile:
             raise self._failure(error) from None
         return Attachment(offset, len(record), zlib.crc32(record))
 
-    def read(self, attachment: Attachment | None) -> tuple[npt.NDArray[np.float32] | None, bytes] | None:
+    def read(self, attachment: Attachment | None) -> Kept | None:
         """The map, float32 of ``map_shape``, and the JPEG; None if they are missing or incomplete."""
-        if attachment is None or attachment.length < self._map_bytes:
+        if attachment is None:
             return None
-        record = os.pread(self._descriptor, attachment.length, attachment.offset)
-        if len(record) != attachment.length or zlib.crc32(record) != attachment.crc32:
-            return None
-        if self._map_shape is None:
-            return None, record
-        activation = np.frombuffer(record, np.dtype("<f4"), self._map_bytes // 4).reshape(self._map_shape)
-        return activation.astype(np.float32), record[self._map_bytes :]
+        return _kept(os.pread(self._descriptor, attachment.length, attachment.offset), attachment, self._map_shape)
 
     def close(self) -> None:
         """Close the file; it stays."""
         os.close(self._descriptor)
 
 
-def shared_limits(attachments: Iterable[Attachment | None], thumbnails: ThumbnailFile) -> tuple[float, float] | None:
+def _kept(record: bytes, attachment: Attachment, map_shape: tuple[int, int] | None) -> Kept | None:
+    """The map and the JPEG of a record; None where it is not what was written."""
+    if len(record) != attachment.length or zlib.crc32(record) != attachment.crc32:
+        return None
+    if map_shape is None:
+        return None, record
+    map_bytes = map_shape[0] * map_shape[1] * 4
+    if len(record) < map_bytes:
+        return None
+    activation = np.frombuffer(record, np.dtype("<f4"), map_bytes // 4).reshape(map_shape)
+    return activation.astype(np.float32), record[map_bytes:]
+
+
+class JoinedThumbnails:
+    """The files of several runs, read as if they lay one after the other; ``starts_bytes`` says where each begins.
+
+    Args:
+        paths: of the files; one that is not there is empty.
+        map_shape: as for ``ThumbnailFile``.
+    """
+
+    def __init__(self, paths: Sequence[Path], map_shape: tuple[int, int] | None) -> None:
+        self._paths = paths
+        self._map_shape = map_shape
+        sizes = [path.stat().st_size if path.is_file() else 0 for path in paths]
+        self.starts_bytes = [0, *accumulate(sizes)][:-1]
+
+    def read(self, attachment: Attachment | None) -> Kept | None:
+        """As ``ThumbnailFile.read``. A file is open while it is read only: there may be thousands."""
+        if attachment is None:
+            return None
+        place = bisect_right(self.starts_bytes, attachment.offset) - 1
+        try:
+            with self._paths[place].open("rb", buffering=0) as handle:
+                offset = attachment.offset - self.starts_bytes[place]
+                record = os.pread(handle.fileno(), attachment.length, offset)
+        except OSError:
+            return None
+        return _kept(record, attachment, self._map_shape)
+
+
+def shared_limits(attachments: Iterable[Attachment | None], thumbnails: Thumbnails) -> tuple[float, float] | None:
     """One scale for many maps: the 2nd percentile of their minima to the 98th of their maxima; None for no maps."""
     lows, highs = array("f"), array("f")
     for attachment in attachments:

@@ -32,6 +32,7 @@ from glomedge.system.stopping import StoppedError
 
 if TYPE_CHECKING:
     from glomedge.engine.engine import Engine
+    from glomedge.runs.shard import Share
 
 __all__ = ["Options", "Outcome", "infer_folder"]
 
@@ -58,18 +59,26 @@ def infer_folder(
     if options.folder.is_symlink() and options.folder.is_file():
         # A link to an image that was given explicitly is followed.
         options = replace(options, follow_symlinks=True)
+    searched, shard, share = options, options.shard, None
+    if shard is not None:
+        options = replace(options, output=shard.folder(options.output))
     try:
-        inputs = find_inputs(options, stop)
+        inputs = find_inputs(searched, stop)
     except StoppedError:
         kept = len(read_journal(options.output / WORK_FOLDER / JOURNAL).answers)
         return Outcome(complete=False, inputs=kept, answered=kept, predicted=0, provider="none")
+    if shard is not None:
+        from glomedge.runs.shard import Share
+
+        share = Share.of(options, inputs)
+        inputs = share.mine
     output = OutputFolder(options.output, len(inputs.found.inputs))
     try:
-        if options.heatmaps is not None:
+        if options.heatmaps is not None and share is None:
             from glomedge.runs.heatmaps import check_folder
 
             check_folder(options.heatmaps)
-        return _FolderRun(options, inputs, output, Callbacks(stop, progress, decoder), begin_s).run()
+        return _FolderRun(options, inputs, output, Callbacks(stop, progress, decoder), begin_s, share).run()
     finally:
         output.close()
 
@@ -85,9 +94,16 @@ class Callbacks:
 
 class _FolderRun:
     def __init__(
-        self, options: Options, inputs: Inputs, output: OutputFolder, callbacks: Callbacks, begin_s: float
+        self,
+        options: Options,
+        inputs: Inputs,
+        output: OutputFolder,
+        callbacks: Callbacks,
+        begin_s: float,
+        share: Share | None = None,
     ) -> None:
         self._options = options
+        self._share = share
         self._found = found = inputs.found
         self._parts = inputs.parts
         self._model: ModelFile = read_model_file(options.model)
@@ -111,7 +127,7 @@ class _FolderRun:
             require_map(self._model)
         self._threshold = options.threshold if options.threshold is not None else self._model.spec.threshold
         self._engine: Engine | None = None
-        self._finder = CaseFinder(Keys(found.inputs), options.case_pattern)
+        self._finder = CaseFinder(Keys(found.inputs), options.case_pattern) if share is None else share.finder
         self._notes += found.notes()
         if self._parts is not None:
             self._notes += filter(None, [classes_note(self._parts), mpp_note(self._parts)])
@@ -134,6 +150,8 @@ class _FolderRun:
             results=(*OWNED, *self._annotations),
         )
         self._notes += plan_.notes
+        if self._share is not None:
+            self._share.write(self._output.work, self._options)
         with contextlib.ExitStack() as open_:
             map_shape = self._model.spec.map_shape
             stores = open_.enter_context(RunStores(self._options, self._output, plan_, self._threshold, map_shape))
@@ -159,6 +177,7 @@ class _FolderRun:
             classes=", ".join(options.slides.classes),
             mpp=options.slides.mpp,
             outlines={} if self._parts is None else self._parts.outlines_sha256(),
+            shard="" if options.shard is None else str(options.shard),
         )
 
     def _run(self, plan_: Plan, stores: RunStores) -> Outcome:
@@ -194,7 +213,7 @@ class _FolderRun:
             decoding=self._decoding,
             times=self._times,
             hung=self._hung,
-            biopsies_found=self._finder.as_json(),
+            biopsies_found=self._finder.as_json() if self._share is None else {},
         )
 
     def _publish(self, outcome: Outcome, contents: Contents, stores: RunStores, batch_size: int) -> None:
@@ -209,6 +228,13 @@ class _FolderRun:
             cases=self._finder,
             outline=None if self._parts is None else self._parts.facts,
         )
+        if self._share is not None:
+            from glomedge.runs.record import record
+
+            outcome.wall_s = time.perf_counter() - self._begin_s
+            said = record(self._options, self._model, self._threshold, outcome, self._engine, batch_size)
+            self._share.publish(outcome, rows, self._options, said)
+            return
         publication = Publication(
             self._options,
             self._model,
@@ -254,7 +280,7 @@ class _FolderRun:
             decode_timeout_s=options.decode_timeout_s,
             views=options.tta,
             thumbnail_px=THUMBNAIL_PX if options.report else 0,
-            grey_px=MAX_GREY_PX if options.heatmaps is not None else 0,
+            grey_px=MAX_GREY_PX if options.heatmaps is not None and self._share is None else 0,
             follow_symlinks=options.follow_symlinks,
             source=self._parts,
         )
@@ -288,7 +314,7 @@ class _FolderRun:
                     f"run, {engine.provider} now. Use --provider {before}, or start over with --overwrite."
                 )
             journal.engine(engine.provider)
-            if options.report:
+            if options.report and self._share is None:
                 from glomedge.reports import run_page
 
                 run_page.prepare()  # while the first batches are computed
@@ -302,7 +328,9 @@ class _FolderRun:
             decoder=self._decoder,
             opened=opened,
         )
+        share, root = self._share, self._found.root
+        inputs = self._found.inputs if share is None else share.whole.found.inputs
         try:
-            return run.run(self._found.root, self._found.inputs, sink, new=new, again=again)
+            return run.run(root, inputs, sink, new=new, again=again, share=share is not None)
         finally:
             self._times, self._hung = run.times, run.hung

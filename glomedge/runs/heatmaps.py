@@ -27,7 +27,7 @@ from glomedge.pipeline.prepare import Pixels, pixels_sha256
 from glomedge.reports.cell_grid import CellGrid
 from glomedge.results.grey_crops import GreyStore
 from glomedge.results.rows import Row
-from glomedge.results.thumbnails import ThumbnailFile, shared_limits
+from glomedge.results.thumbnails import Thumbnails, shared_limits
 from glomedge.runs.options import Options
 from glomedge.runs.slides import Inputs
 
@@ -87,7 +87,7 @@ def write_heatmaps(
     options: Options,
     inputs: Inputs,
     rows: Callable[[], Iterator[Row]],
-    thumbnails: ThumbnailFile,
+    thumbnails: Thumbnails,
     grey_crops: GreyStore | None,
     drawing: Drawing,
 ) -> list[str]:
@@ -162,7 +162,7 @@ def _others(folder: Path, drawn: int) -> int:
 def _draw(
     options: Options,
     inputs: Inputs,
-    thumbnails: ThumbnailFile,
+    thumbnails: Thumbnails,
     grey_crops: GreyStore | None,
     drawing: Drawing,
     row: Row,

@@ -11,6 +11,7 @@ from glomedge.engine.options import DEFAULT_MODEL, EngineOptions
 from glomedge.errors import MissingExtraError, UsageError
 from glomedge.files.names import escape_name
 from glomedge.results.tables import FORMATS
+from glomedge.runs.shard_of import Shard
 
 HEATMAP_CHOICES = ("positives", "uncertain", "all")
 REVIEW_ODDS = 4.0
@@ -64,6 +65,7 @@ class Options:
     report: bool = True
     site: str | None = None
     slides: SlideOptions = field(default_factory=SlideOptions)
+    shard: Shard | None = None
 
     @property
     def annotation_formats(self) -> list[str]:

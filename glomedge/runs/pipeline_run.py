@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from glomedge.engine import loading
 from glomedge.engine.options import EngineOptions
 from glomedge.errors import OutputError
 from glomedge.model.file import ModelFile
-from glomedge.pipeline.batching import batches
+from glomedge.pipeline.batching import PlacedBatch, batches, placed_batches
 from glomedge.pipeline.inputs import Found
 from glomedge.pipeline.pipeline import Pipeline, Sink, StageTimes
 from glomedge.pipeline.prepare import Decoder
@@ -50,11 +51,19 @@ class PipelineRun:
     hung: int = field(default=0, init=False)
 
     def run(
-        self, root: bytes, inputs: Sequence[Found], sink: Sink, *, new: Sequence[Found], again: Sequence[Found] = ()
+        self,
+        root: bytes,
+        inputs: Sequence[Found],
+        sink: Sink,
+        *,
+        new: Sequence[Found],
+        again: Sequence[Found] = (),
+        share: bool = False,
     ) -> bool:
         """Answer ``new`` and ``again``, which are parts of ``inputs``, below ``root``; False when it was stopped.
 
-        The batches follow from ``inputs`` (see ``batching.batches``).
+        The batches follow from ``inputs`` (see ``batching.batches``; ``placed_batches`` for a ``share`` of a run, whose
+        other inputs other processes answer).
 
         Raises:
             GlomedgeError: the model cannot be loaded or run, or the sink refuses.
@@ -65,9 +74,10 @@ class PipelineRun:
             root, self.settings, self._load, sink, stop=self.stop, progress=self.progress, decoder=self.decoder
         )
         self.times = pipeline.times
-        work = batches(
-            inputs, new, again, self.settings.batch_size, taper=not runs_on_gpu(self.options, self.model.spec)
-        )
+        size, taper = self.settings.batch_size, not runs_on_gpu(self.options, self.model.spec)
+        work: Iterator[Sequence[Found] | PlacedBatch] = batches(inputs, new, again, size, taper=taper)
+        if share:
+            work = chain.from_iterable(placed_batches(inputs, some, size, taper=taper) for some in (new, again))
         with one_opencv_thread():
             try:
                 return pipeline.run(work)

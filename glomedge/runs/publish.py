@@ -11,10 +11,10 @@ import io
 import json
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from glomedge.cases.names import UNKNOWN_CASE
 from glomedge.cases.text import counted
@@ -27,7 +27,7 @@ from glomedge.results.folder import WORK_FOLDER
 from glomedge.results.published_rows import PublishedRows
 from glomedge.results.rows import Row, RowBlock
 from glomedge.results.tables import WRITERS, TableWriter, byte_order_mark
-from glomedge.results.thumbnails import ThumbnailFile
+from glomedge.results.thumbnails import Thumbnails
 from glomedge.runs.options import Options
 from glomedge.runs.outcome import OWNED, Outcome, annotations_of
 from glomedge.runs.site_scores import NightScores
@@ -55,16 +55,18 @@ class Publication:
         grey_crops: crops of this run that heatmaps are drawn over.
         engine: None if nothing was left to classify.
         stop: polled at every block of rows; once true, StoppedError is raised and no file has changed.
+        also: for ``run.json``, in place of what the record would say.
     """
 
     options: Options
     model: ModelFile
     inputs: Inputs
     rows: PublishedRows
-    thumbnails: ThumbnailFile | None
+    thumbnails: Thumbnails | None
     grey_crops: GreyStore | None
     engine: Engine | None
     stop: Callable[[], bool]
+    also: Mapping[str, Any] = field(default_factory=dict)
 
     def write(self, outcome: Outcome, batch_size: int, begin_s: float) -> None:
         """Make every file and publish them together; the run record comes last and holds the SHA-256 of the others.
@@ -214,6 +216,7 @@ class Publication:
         from glomedge.runs.record import record
 
         outcome.record = record(self.options, self.model, self.rows.threshold, outcome, self.engine, batch_size)
+        outcome.record |= self.also
         if self.inputs.parts is not None:
             outcome.record["slides"] = slides_record(self.inputs.parts)
 

@@ -14,6 +14,7 @@ from glomedge.model import origin
 from glomedge.model.file import ModelFile
 from glomedge.runs.options import Options, SlideOptions
 from glomedge.runs.outcome import Outcome
+from glomedge.runs.shard_of import Shard
 
 if TYPE_CHECKING:
     from glomedge.engine.engine import Engine, Runtime
@@ -30,8 +31,8 @@ def arguments(options: Options) -> dict[str, Any]:
     def value(item: Any) -> Any:
         if isinstance(item, Path):
             return escape_name(bytes(item))
-        if isinstance(item, str):
-            return item.encode("utf-8", "backslashreplace").decode("utf-8")
+        if isinstance(item, str | Shard):
+            return str(item).encode("utf-8", "backslashreplace").decode("utf-8")
         return list(item) if isinstance(item, tuple) else item
 
     found: dict[str, Any] = {}

@@ -62,8 +62,7 @@ def find_inputs(options: Options, stop: Callable[[], bool] = lambda: False) -> I
             exclude=[path for path in (options.output, options.heatmaps) if path is not None],
             stop=stop,
         )
-    finder = _Finder(found, options, stop)
-    parts = finder.run()
+    parts = outline_parts(found, options, stop)
     if not found.inputs:
         raise UsageError(
             f"There is no image in {options.folder} ({found.other_files} other files). Give the folder that contains "
@@ -75,6 +74,16 @@ def find_inputs(options: Options, stop: Callable[[], bool] = lambda: False) -> I
             "slides. Omit them, or give a slide."
         )
     return Inputs(found, parts)
+
+
+def outline_parts(found: Scan, options: Options, stop: Callable[[], bool] = lambda: False) -> SlideParts | None:
+    """Replace each slide among the inputs by its outlines; the slides, None where there are none.
+
+    Raises:
+        ImageError, AnnotationError, UsageError: the one slide of a run cannot be used.
+        StoppedError: ``stop`` returned true.
+    """
+    return _Finder(found, options, stop).run()
 
 
 def _one_slide(path: Path) -> Scan:

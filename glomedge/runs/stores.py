@@ -51,7 +51,7 @@ class RunStores:
                 fresh = plan.contents.good_bytes == 0
                 self.thumbnails = ThumbnailFile(output.thumbnails_path, fresh=fresh, map_shape=map_shape)
                 opened.callback(self.thumbnails.close)
-            if self.thumbnails is not None and options.heatmaps is not None:
+            if self.thumbnails is not None and options.heatmaps is not None and options.shard is None:
                 self.grey_crops = _grey_store(options, output.work, threshold)
                 opened.callback(self.grey_crops.close)
                 # They are optional, and the first to be dropped on a full disk.

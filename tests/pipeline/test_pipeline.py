@@ -15,10 +15,11 @@ import pytest
 from glomedge.engine.engine import Output
 from glomedge.engine.predict import called
 from glomedge.engine.views import Infer, predict_views, shortest
-from glomedge.errors import EngineError, GlomedgeError, OutputError
+from glomedge.errors import EngineError, GlomedgeError, ImageError, OutputError
 from glomedge.imaging.images import Decoded
 from glomedge.model.file import read_model_file
 from glomedge.model.spec import Recipe
+from glomedge.pipeline.batching import PlacedBatch
 from glomedge.pipeline.inputs import Found
 from glomedge.pipeline.pipeline import MAX_HUNG_DECODERS, Pipeline
 from glomedge.pipeline.prepare import Answer, Decoder, default_decoder, fill, thumbnail
@@ -376,3 +377,37 @@ def test_thumbnails_keep_their_shape_and_bound(shape: tuple[int, int]) -> None:
     assert small.shape[0] / small.shape[1] == pytest.approx(shape[0] / shape[1], rel=0.5)
     assert abs(int(small[..., 0].mean()) - 200) < 4
     assert small[..., 2].mean() < 4
+
+
+class PlaceEngine:
+    """Answers with the place of each picture and how many there are: what the last bits of a real one depend on."""
+
+    def infer(self, images_nhwc: Pixels, /) -> Output:
+        count = len(images_nhwc)
+        probability = (np.arange(count) / 100 + count / 10).astype(np.float32)
+        return Output(probability, np.zeros((count, 7, 7), np.float32))
+
+
+def test_a_file_that_cannot_be_read_moves_no_other_crop() -> None:
+    def broken(number: int) -> None:
+        if number % 4 == 1:
+            raise ImageError("truncated", "cut short")
+
+    sink, finished = _run(10, engine=PlaceEngine, decoder=_decoder(broken))
+    assert finished
+    by_number = {int(found.relative): answer.probability for found, answer in sink.answers.items()}
+    # Batches of 4, 4 and 2; the second of each is broken.
+    expected = {number: 0.4 + number % 4 / 100 for number in range(8)} | {8: 0.2, 9: 0.21}
+    assert by_number == {
+        number: None if number % 4 == 1 else pytest.approx(value, abs=1e-6) for number, value in expected.items()
+    }
+
+
+def test_crops_lie_at_the_places_that_they_are_given() -> None:
+    sink = MemorySink()
+    settings = Settings(Recipe(), batch_size=4, decode_workers=2, run_threads=2)
+    pipeline = Pipeline(b"/nowhere", settings, PlaceEngine, sink, decoder=_decoder())
+    first, second = Found(b"7"), Found(b"9")
+    assert pipeline.run([PlacedBatch([first, second], [1, 3], 4), PlacedBatch([Found(b"8")], [0], 3)])
+    found = {each.relative: answer.probability for each, answer in sink.answers.items()}
+    assert found == {b"7": pytest.approx(0.41), b"9": pytest.approx(0.43), b"8": pytest.approx(0.3)}
