@@ -6,7 +6,7 @@ SOURCES := glomedge export/glomedge_export tests benchmarks
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow keras2-files test-gpu-wheel test-lowest lint grpc-messages format bench clean
+.PHONY: help demo test test-slow keras2-files triton-server test-gpu-wheel test-lowest lint grpc-messages format bench clean
 
 help:  ## list what can be made
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -45,6 +45,7 @@ test: .venv/.developer  ## the default test suite
 
 test-slow: .venv/.fuzzer  ## the long tests: 500 kills, 100,000 crops, the demo, guided fuzzing, files of Keras 2
 	$(MAKE) keras2-files || echo "No Python for Keras 2 here (KERAS2_PYTHON): its slow tests will be skipped." >&2
+	$(MAKE) triton-server || echo "No tritonserver for this machine: its slow tests will be skipped." >&2
 	$(BIN)/python -m pytest -m slow --timeout 7200
 
 # Genuine files of Keras 2, made where it still runs: TensorFlow 2.12 to 2.15 have wheels up to Python 3.11 alone.
@@ -67,6 +68,12 @@ build/keras2/%/.made: .venv-keras2/%/.installed tests/tools/make_keras2.py
 	@touch $@
 
 .PRECIOUS: .venv-keras2/%/.installed
+
+# A real tritonserver and NVIDIA's client for the slow suite, x86-64 alone; nothing of it touches our environment.
+build/triton/.installed: tests/tools/install_triton.py tests/tools/triton_standin.py
+	$(PYTHON) tests/tools/install_triton.py build/triton
+
+triton-server: build/triton/.installed  ## a tritonserver with its client, in build/triton, for the slow suite
 
 # onnxruntime-gpu installs the same module as onnxruntime, so it gets an environment of its own.
 .venv-gpu/.installed: pyproject.toml constraints.txt

@@ -38,6 +38,7 @@ COMMANDS: MappingProxyType[str, dict[str, Any]] = MappingProxyType(
     {
         "train": _SEVERAL_NAMES,
         "export": {},
+        "export-triton": {},
         "infer": _SEVERAL_NAMES,
         "merge": {},
         "evaluate": _SEVERAL_NAMES,

@@ -83,23 +83,13 @@ def made(
         ModelError: the model cannot be merged.
     """
     files: dict[Path, tuple[bytes, EnhancementSpec | MergedSpec]] = {}
-    created_utc = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    producer = f"glomedge {__version__}"
     if wanted.enhancement:
-        graph = _checked(enhancement_graph(spec.recipe))
-        alone = EnhancementSpec(
-            producer=producer,
-            created_utc=created_utc,
-            recipe=spec.recipe,
-            opset=graph.opset_import[0].version,
-            gate=gate.enforce_enhancement(graph.SerializeToString(), spec.recipe),
-        )
-        files[output.with_name(ENHANCEMENT_FILE)] = sealed_companion(graph.SerializeToString(), alone), alone
+        files[output.with_name(ENHANCEMENT_FILE)] = sealed_enhancement(spec.recipe)
     if wanted.merged:
         graph = _checked(merged_graph(model, spec.recipe))
         both = MergedSpec(
-            producer=producer,
-            created_utc=created_utc,
+            producer=f"glomedge {__version__}",
+            created_utc=_now_utc(),
             model=spec,
             model_file=output.name,
             model_sha256=sha256,
@@ -108,6 +98,23 @@ def made(
         )
         files[output.with_suffix(".merged.onnx")] = sealed_companion(graph.SerializeToString(), both), both
     return files
+
+
+def sealed_enhancement(recipe: Recipe) -> tuple[bytes, EnhancementSpec]:
+    """The bytes of ``enhance.onnx`` and what it says of itself. Raises GateError where a byte differs."""
+    graph = _checked(enhancement_graph(recipe))
+    spec = EnhancementSpec(
+        producer=f"glomedge {__version__}",
+        created_utc=_now_utc(),
+        recipe=recipe,
+        opset=graph.opset_import[0].version,
+        gate=gate.enforce_enhancement(graph.SerializeToString(), recipe),
+    )
+    return sealed_companion(graph.SerializeToString(), spec), spec
+
+
+def _now_utc() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
 def _checked(graph: onnx.ModelProto) -> onnx.ModelProto:

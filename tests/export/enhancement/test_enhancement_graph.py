@@ -16,8 +16,6 @@ from glomedge_export.enhancement.graph import enhancement_graph
 from helpers.colour_crops import arithmetic_crop, random_crop
 from helpers.enhance_files import as_onnx, differing_bytes
 
-pytest.importorskip("onnxruntime", reason="needs onnxruntime")
-
 RECIPES = ("seed", "published", "plain")
 
 

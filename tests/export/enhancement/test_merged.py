@@ -17,8 +17,6 @@ from helpers.builders import tiny_graph
 from helpers.colour_crops import random_crop
 from helpers.tiny_graphs import tiny_backbone
 
-pytest.importorskip("onnxruntime", reason="needs onnxruntime")
-
 
 def run(graph: onnx.ModelProto, **inputs: object) -> list[np.ndarray]:
     session = import_onnxruntime().InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
