@@ -6,7 +6,7 @@ SOURCES := glomedge export/glomedge_export tests benchmarks
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow keras2-files test-gpu-wheel test-lowest lint grpc-messages format bench clean
+.PHONY: help demo test test-slow keras2-files test-gpu-wheel triton-client test-lowest lint grpc-messages format bench clean
 
 help:  ## list what can be made
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -45,6 +45,7 @@ test: .venv/.developer  ## the default test suite
 
 test-slow: .venv/.fuzzer  ## the long tests: 500 kills, 100,000 crops, the demo, guided fuzzing, files of Keras 2
 	$(MAKE) keras2-files || echo "No Python for Keras 2 here (KERAS2_PYTHON): its slow tests will be skipped." >&2
+	$(MAKE) triton-client || echo "tritonclient cannot be installed here: its slow test will be skipped." >&2
 	$(BIN)/python -m pytest -m slow --timeout 7200
 
 # Genuine files of Keras 2, made where it still runs: TensorFlow 2.12 to 2.15 have wheels up to Python 3.11 alone.
@@ -86,6 +87,14 @@ EDGE_TESTS := $(filter-out tests/cli/test_cli_train.py tests/cli/test_cli_export
 test-gpu-wheel: .venv-gpu/.installed  ## the engine's tests with the onnxruntime-gpu wheel, GPU or not
 	.venv-gpu/bin/python -m pytest $(EDGE_TESTS)
 
+# NVIDIA's client needs protobuf below 7: with ours, pip would silently take a client of years ago.
+.venv-triton/.installed:
+	$(PYTHON) -m venv .venv-triton
+	.venv-triton/bin/python -m pip install --quiet 'tritonclient[http,grpc]==2.73.0'
+	@touch $@
+
+triton-client: .venv-triton/.installed  ## NVIDIA's client, for the server's slow tests
+
 # The lower bounds of pyproject.toml, installed as they stand there; the tools of the tests are the pinned ones.
 .venv-lowest/.installed: pyproject.toml constraints.txt tests/tools/lowest_versions.py
 	$(PYTHON) -m venv .venv-lowest
@@ -115,4 +124,4 @@ bench: .venv/.developer  ## measure and rewrite benchmarks/results/
 	$(BIN)/python -m benchmarks.run_all
 
 clean:  ## remove the environment and caches, never results
-	rm -rf .venv .venv-lowest .venv-gpu .venv-keras2 build .pytest_cache .mypy_cache .ruff_cache *.egg-info
+	rm -rf .venv .venv-lowest .venv-gpu .venv-keras2 .venv-triton build .pytest_cache .mypy_cache .ruff_cache *.egg-info
