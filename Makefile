@@ -121,4 +121,4 @@ bench: .venv/.developer  ## measure and rewrite benchmarks/results/
 	$(BIN)/python -m benchmarks.run_all
 
 clean:  ## remove the environment and caches, never results
-	rm -rf .venv .venv-lowest .venv-gpu .venv-keras2 build .pytest_cache .mypy_cache .ruff_cache *.egg-info
+	rm -rf .venv .venv-lowest .venv-gpu .venv-keras2 .venv-triton build .pytest_cache .mypy_cache .ruff_cache *.egg-info
