@@ -218,11 +218,16 @@ class SlideParts:
     def _slide(self, place: int) -> Slide:
         """An open slide. Those that were not asked for lately are let go, and close with their last reader."""
         with self._lock:
-            slide = self._opened.pop(place, None)
-            if slide is None:
-                known = self.slides[place]
-                slide = Slide(known.path, None if known.info is None else known.info.mpp)
-            self._opened[place] = slide
+            slide = self._opened.get(place)
+            if slide is not None:
+                self._opened.move_to_end(place)
+                return slide
+        # Not under the lock: a share that hangs must not keep other slides from being read.
+        known = self.slides[place]
+        fresh = Slide(known.path, None if known.info is None else known.info.mpp)
+        with self._lock:
+            slide = self._opened.setdefault(place, fresh)
+            self._opened.move_to_end(place)
             if len(self._opened) > _MAX_OPEN:
                 self._opened.popitem(last=False)
             return slide

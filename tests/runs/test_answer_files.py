@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import pydicom
 import pytest
 import shapely.geometry
 
@@ -21,7 +20,6 @@ from glomedge.slides import reader
 from glomedge.slides.annotations import dicom_sr
 from glomedge.slides.reader import Box, SlideInfo
 from helpers.annotation_files import dsa, encoded, polyline
-from helpers.dicom_slides import write_dicom
 from helpers.drawn_slides import write
 from helpers.dsa_rules import dsa_problems
 from helpers.many_outlines import peak_bytes
@@ -40,6 +38,14 @@ def options(tmp_path: Path, tiny_model: Path) -> Options:
         tmp_path / "slides", tiny_model, tmp_path / "out", engine=EngineOptions("cpu"), formats=("geojson", "dsa"),
         report=False,
     )  # fmt: skip
+
+
+def dicom_slide(folder: Path) -> Path:
+    """A drawn one; skips where pydicom and highdicom are not installed (the extra ``dicom``)."""
+    pytest.importorskip("highdicom", reason="pip install 'glomedge[dicom]'")
+    from helpers.dicom_slides import write_dicom
+
+    return write_dicom(folder)
 
 
 def features(path: Path) -> list[dict[str, Any]]:
@@ -96,7 +102,9 @@ def test_the_archive_takes_every_file_and_its_own_ids_stay(options: Options, tmp
 
 
 def test_dicom_slides_get_a_report_and_annotations(options: Options) -> None:
-    slide = write_dicom(options.folder / "dicom")
+    slide = dicom_slide(options.folder / "dicom")
+    import pydicom
+
     outline(slide, *squares(5))
     run = replace(options, formats=("dicom-sr", "dicom-ann", "geojson"))
     outcome = infer_folder(run)
@@ -127,7 +135,7 @@ def test_dicom_slides_get_a_report_and_annotations(options: Options) -> None:
 def test_a_report_that_cannot_be_is_a_note_and_everything_else_is_written(
     options: Options, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    slide = write_dicom(options.folder / "dicom")
+    slide = dicom_slide(options.folder / "dicom")
     outline(slide, *squares(5))
     monkeypatch.setattr(dicom_sr, "MAX_REGIONS", 4)
     outcome = infer_folder(replace(options, folder=slide, formats=("dicom-sr", "dicom-ann")))
