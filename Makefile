@@ -73,6 +73,8 @@ build/keras2/%/.made: .venv-keras2/%/.installed tests/tools/make_keras2.py
 	$(PYTHON) -m venv .venv-gpu
 	.venv-gpu/bin/python -m pip install --quiet --constraint constraints.txt onnxruntime-gpu==1.31.1 \
 	  --editable '.[export,fast,parquet,openvino,tensorrt-rtx,dev]'
+	.venv-gpu/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[tensorrt-rtx-provider]' \
+	  || echo "NVIDIA's plugin has no wheel for this machine: the check of its option names will be skipped." >&2
 	@touch $@
 
 # All but the workstation's commands, which need TensorFlow, and slides, which need their extra.
