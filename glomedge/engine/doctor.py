@@ -19,6 +19,7 @@ from glomedge.system import cuda, libraries
 from glomedge.system import gpu as gpus
 from glomedge.system.gpu import Gpu
 from glomedge.system.jetson import find_jetson
+from glomedge.system.kernels import kernels_in
 from glomedge.system.telemetry import Silenced, telemetry
 
 _PACKAGES = (
@@ -245,6 +246,9 @@ def _examine(provider: Any, model: Path | None, options: EngineOptions) -> Provi
     from glomedge.errors import SelfTestError
 
     reason = provider.unusable()
+    if reason is None and model is None:
+        # With a model, trying is a better answer.
+        reason = no_kernels(provider.name)
     if reason is not None:
         return ProviderReport(provider.name, usable=False, reason=reason)
     if model is None:
@@ -271,6 +275,26 @@ def _examine(provider: Any, model: Path | None, options: EngineOptions) -> Provi
         speeds=speeds,
         versions=dict(runtime.versions),
         notes=runtime.notes,
+    )
+
+
+def no_kernels(name: str) -> str | None:
+    """Why the CUDA provider would load and then fail on this GPU: it was compiled for others. None where it was not."""
+    from glomedge.engine.backends.gpu_memory import CUDA_LIBRARY
+    from glomedge.engine.backends.nvidia_machine import jetson_advice
+
+    device, folder = gpus.session_gpu(), libraries.module_folder("onnxruntime")
+    if name != "cuda" or device is None or folder is None:
+        return None
+    major, minor = (int(part) for part in device.compute_capability.split("."))
+    kernels = kernels_in(folder / "capi" / CUDA_LIBRARY)
+    if kernels.run_on((major, minor)):
+        return None
+    made = ", ".join(f"{a}.{b}" for a, b in sorted(kernels.cubin | kernels.ptx))
+    return (
+        f"cuda: this onnxruntime has kernels for compute {made}, and none for {device.name} (compute {major}.{minor}): "
+        "it would fail at the first run. "
+        + (jetson_advice() or "Use --provider tensorrt, which brings its own, or an onnxruntime built for this GPU")
     )
 
 

@@ -18,6 +18,7 @@ NEW = Machine(gpus=L4, driver_cuda=13000)
 COMPLETE = replace(NEW, wheel_cuda=13, cuda=13, cudnn=True)
 JETPACK_6 = "# R36 (release), REVISION: 4.3, GCID: 1, BOARD: generic, EABI: aarch64"
 JETPACK_7 = "# R39 (release), REVISION: 2.0, GCID: 1, BOARD: generic, EABI: aarch64"
+WHEEL_KERNELS = (75, 80, 86, 89, 90, 120)
 ORIN = "Orin (nvgpu)|8.7|62841"
 
 
@@ -210,6 +211,33 @@ ROWS = {
         {},
         never=("pip install", "[gpu]"),
         recommended="tensorrt",
+    ),
+    "GPU that the wheel has no kernels for": Row(
+        replace(COMPLETE, gpus="NVIDIA B200|10.0|183359", tensorrt=10, kernels=WHEEL_KERNELS),
+        ("tensorrt",),
+        {"cuda": ("kernels for compute 7.5, 8.0, 8.6, 8.9, 9.0, 12.0, and none for NVIDIA B200 (compute 10.0)",)},
+        never=("pip uninstall",),
+        recommended="tensorrt",
+    ),
+    "GPU that the wheel has kernels for": Row(
+        replace(COMPLETE, gpus=H100, kernels=WHEEL_KERNELS), ("cuda",), {}, recommended="cuda"
+    ),
+    "JetPack 7.2, pip's wheel for servers": Row(
+        replace(
+            COMPLETE,
+            gpus=ORIN,
+            driver_cuda=13020,
+            nvml=False,
+            arm_server_wheel=True,
+            kernels=(80, 90, 100, 110),
+            jetson=JETPACK_7,
+        ),
+        (),
+        {
+            "cuda": ("none for Orin (nvgpu) (compute 8.7)", "docs/jetson.md"),
+            "tensorrt": ("built without TensorrtExecutionProvider", "docs/jetson.md"),
+        },
+        never=("pip install", "[gpu]", "pip uninstall", "--provider tensorrt,"),
     ),
     "JetPack 7.2, wheel without cuDNN": Row(
         replace(COMPLETE, gpus=ORIN, driver_cuda=13020, nvml=False, cudnn=False, jetson=JETPACK_7),

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import struct
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -43,6 +44,8 @@ class Machine:
         nvml: whether libnvidia-ml.so.1 is there.
         nvml_gpu: the GPU that NVML lists where it is another than CUDA's first (a whole card behind a slice).
         wheel_cuda: the CUDA that the installed onnxruntime-gpu is built for; None for the CPU's onnxruntime.
+        arm_server_wheel: whether that onnxruntime-gpu is pip's for arm64, which has no TensorRT provider.
+        kernels: the compute capabilities, times ten, that its CUDA provider is compiled for; empty: as if for any.
         cuda: the CUDA whose libraries the loader finds.
         cudnn: whether libcudnn.so.9 is found.
         tensorrt: the version whose libraries the loader finds.
@@ -57,6 +60,8 @@ class Machine:
     nvml: bool = True
     nvml_gpu: str = ""
     wheel_cuda: int | None = None
+    arm_server_wheel: bool = False
+    kernels: tuple[int, ...] = ()
     cuda: int | None = None
     cudnn: bool = False
     tensorrt: int | None = None
@@ -111,7 +116,10 @@ def build(machine: Machine, folder: Path, workshop: Workshop) -> dict[str, str]:
     if machine.wheel_cuda:
         needs = [name.format(machine.wheel_cuda) for name in CUDA_LIBRARIES]
         # As onnxruntime-gpu's wheels have it: cuDNN stands in the TensorRT provider alone.
-        workshop.library(capi / "libonnxruntime_providers_cuda.so", [*needs, "libcuda.so.1"])
+        code = capi / "kernels.c"
+        numbers = ", ".join(map(str, fat_binary(*((2, capability) for capability in machine.kernels))))
+        code.write_text(f"const unsigned char kernels[] = {{{numbers}}};\n")
+        workshop.library(capi / "libonnxruntime_providers_cuda.so", [*needs, "libcuda.so.1"], source=code)
         needs = [*needs[:2], "libcudnn.so.9", *_tensorrt(10)]
         workshop.library(capi / "libonnxruntime_providers_tensorrt.so", needs)
     if machine.pip_tensorrt:
@@ -128,6 +136,15 @@ def build(machine: Machine, folder: Path, workshop: Workshop) -> dict[str, str]:
         "FAKE_NVML_DRIVER": "580.65" if machine.driver_cuda >= 13000 else "570.86",
         **machine.environment,
     }
+
+
+def fat_binary(*entries: tuple[int, int]) -> bytes:
+    """A fat binary as nvcc embeds it: of each entry kind (1: PTX, 2: cubin) and compute capability times ten."""
+    content = b"".join(
+        struct.pack("<HHIQ", kind, 0x101, 64, 16) + bytes(12) + struct.pack("<I", capability) + bytes(32 + 16)
+        for kind, capability in entries
+    )
+    return struct.pack("<IHHQ", 0xBA55ED50, 1, 16, len(content)) + content
 
 
 def _tensorrt(major: int) -> list[str]:
@@ -236,11 +253,12 @@ class Doctor:
         link = self._current.with_name("next")
         link.symlink_to(folder)
         link.replace(self._current)
+        lacking = 2 if not machine.wheel_cuda else 1 if machine.arm_server_wheel else 0
         told = {
             "folder": str(folder),
             "environment": environment,
             "package": "onnxruntime-gpu" if machine.wheel_cuda else "onnxruntime",
-            "built_in": GPU_PROVIDERS if machine.wheel_cuda else GPU_PROVIDERS[-1:],
+            "built_in": GPU_PROVIDERS[lacking:],
             "jetson": bool(machine.jetson),
         }
         self._process.stdin.write(json.dumps(told) + "\n")
