@@ -80,6 +80,8 @@ triton-server: build/triton/.installed  ## a tritonserver with its client, in bu
 	$(PYTHON) -m venv .venv-gpu
 	.venv-gpu/bin/python -m pip install --quiet --constraint constraints.txt onnxruntime-gpu==1.31.1 \
 	  --editable '.[export,fast,parquet,openvino,tensorrt-rtx,dev]'
+	.venv-gpu/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[tensorrt-rtx-provider]' \
+	  || echo "NVIDIA's plugin has no wheel for this machine: the check of its option names will be skipped." >&2
 	@touch $@
 
 # All but the workstation's commands, which need TensorFlow, and slides and the server, which need their extras.
