@@ -33,7 +33,7 @@ def ask(module: Any, client: Any, model: str, tensor: str, pixels: Any) -> dict[
     given = module.InferInput(tensor, list(pixels.shape), "UINT8")
     given.set_data_from_numpy(pixels)
     answer = client.infer(model, [given])
-    outputs = answer.get_response().output if module is grpc else answer.get_response()["outputs"]
+    outputs = answer.get_response().outputs if module is grpc else answer.get_response()["outputs"]
     names = [output.name if module is grpc else output["name"] for output in outputs]
     return {name: answer.as_numpy(name) for name in names}
 
