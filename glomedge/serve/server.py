@@ -25,7 +25,7 @@ from glomedge.serve.core import Core
 from glomedge.serve.metrics import Metrics
 from glomedge.serve.options import ServeOptions, Tokens
 from glomedge.serve.page import PageApi
-from glomedge.serve.served import open_model
+from glomedge.serve.served import batch_threads, open_model
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
@@ -169,6 +169,8 @@ class _Server:
             "model_sha256": core.model.sha256,
             "provider": core.model.engine.provider,
             "optimise": options.optimise,
+            "batches_at_once": batch_threads(options),
+            "threads": core.model.engine.runtime.threads,
             "token_needed": self._tokens is not None,
             "notes": list(core.model.engine.runtime.notes),
             "notice": RESEARCH_USE_NOTICE,

@@ -22,7 +22,7 @@ from glomedge.runs.record import arguments
 from helpers.builders import build_tiny_model
 from helpers.run_kit import write_crops
 
-ENGINE_COMMANDS = ("infer", "evaluate", "warm", "bench", "doctor")
+ENGINE_COMMANDS = ("infer", "evaluate", "warm", "serve", "bench", "doctor")
 MODEL_COMMANDS = (*ENGINE_COMMANDS, "info", "export")
 OWN_FORM = {("bench", "provider"), ("bench", "batch_size")}
 """Where a command takes several values: the name is the same, the help text says more."""

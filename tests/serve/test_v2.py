@@ -6,6 +6,7 @@ import base64
 import hashlib
 import json
 import struct
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,11 @@ import pytest
 
 import glomedge
 from glomedge.about import RESEARCH_USE_NOTICE
+from glomedge.engine.options import EngineOptions
+from glomedge.engine.providers import run_threads
 from glomedge.model.file import read_model_file
-from helpers.server import Server
+from glomedge.system.cpu import usable_cpus
+from helpers.server import Server, serving
 from helpers.v2 import by_name, crop_png, enhanced, files_request, pixels_request
 
 MODEL = "/v2/models/glomedge"
@@ -166,3 +170,17 @@ def test_metrics_count_what_happened(server: Server, tiny_model: Path) -> None:
     text = server.get("/metrics").body.decode()
     assert read_model_file(tiny_model).sha256 in text
     assert 'glomedge_request_seconds_bucket{le="0.1",protocol="http"}' in text
+
+
+@pytest.mark.parametrize("optimise", ["latency", "throughput"])
+def test_cores_go_to_one_batch_or_to_several(tiny_model: Path, engine: Any, optimise: str) -> None:
+    images = enhanced(9, 24)
+    expected = engine.infer(images).probability
+    with serving(tiny_model, "--optimise", optimise) as own, ThreadPoolExecutor(8) as clients:
+        ready = own.wait_for("ready")
+        assert ready["batches_at_once"] == (1 if optimise == "latency" else run_threads(EngineOptions("cpu")))
+        assert ready["threads"] == usable_cpus()
+        replies = clients.map(lambda at: own.infer(*pixels_request(images[at : at + 1])), range(24))
+        found = [by_name(reply.json())["probability"][0] for reply in replies]
+    assert np.allclose(found, expected, atol=1e-6)
+    assert len(set(found)) == 24
