@@ -40,6 +40,7 @@ COMMANDS: MappingProxyType[str, dict[str, Any]] = MappingProxyType(
         "export": {},
         "infer": _SEVERAL_NAMES,
         "merge": {},
+        "manifest": {},
         "evaluate": _SEVERAL_NAMES,
         "label": {},
         "recalibrate": {},
