@@ -41,6 +41,7 @@ COMMANDS: MappingProxyType[str, dict[str, Any]] = MappingProxyType(
         "export-triton": {},
         "infer": _SEVERAL_NAMES,
         "merge": {},
+        "manifest": {},
         "evaluate": _SEVERAL_NAMES,
         "label": {},
         "recalibrate": {},

@@ -168,6 +168,15 @@ def infer(
             rich_help_panel=CONTINUING,
         ),
     ] = False,
+    inputs: Annotated[
+        Path | None,
+        typer.Option(
+            help="Table of the inputs (CSV or Parquet: path relative to the folder, and optionally case, slide), in "
+            "place of a search; glomedge manifest writes one.",
+            show_default=False,
+            rich_help_panel=SHARDS,
+        ),
+    ] = None,
     shard: Annotated[
         str | None,
         typer.Option(
@@ -216,6 +225,7 @@ def infer(
         report=report,
         slides=SlideOptions(annotations, tuple(dict.fromkeys(classes or ())), mpp),
         shard=None if shard is None else Shard.parse(shard, by),
+        inputs=inputs,
     )
     with StopOnSignals() as stop, Progress() as progress:
         outcome = infer_folder(options, stop=stop, progress=progress.stage("crops"))

@@ -8,12 +8,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from glomedge.cases.names import CaseFinder
 from glomedge.errors import OutputError
 from glomedge.files.names import escape_name
 from glomedge.model import origin, site
 from glomedge.model.file import ModelFile, read_model_file
-from glomedge.pipeline.inputs import Found, Keys
+from glomedge.pipeline.inputs import Found
 from glomedge.pipeline.pipeline import StageTimes
 from glomedge.pipeline.prepare import Decoder
 from glomedge.pipeline.settings import DecodePlan, Settings, decode_plan
@@ -23,6 +22,7 @@ from glomedge.results.journal import Contents, Identity, Journal, read_journal, 
 from glomedge.results.published_rows import PublishedRows
 from glomedge.results.resume import Plan, plan, publishable, unanswered
 from glomedge.results.sink import FolderSink
+from glomedge.runs.manifest import case_finder
 from glomedge.runs.options import Options
 from glomedge.runs.outcome import OWNED, THUMBNAIL_PX, Outcome
 from glomedge.runs.pipeline_run import PipelineRun
@@ -127,7 +127,7 @@ class _FolderRun:
             require_map(self._model)
         self._threshold = options.threshold if options.threshold is not None else self._model.spec.threshold
         self._engine: Engine | None = None
-        self._finder = CaseFinder(Keys(found.inputs), options.case_pattern) if share is None else share.finder
+        self._finder = case_finder(options, found.inputs) if share is None else share.finder
         self._notes += found.notes()
         if self._parts is not None:
             self._notes += filter(None, [classes_note(self._parts), mpp_note(self._parts)])

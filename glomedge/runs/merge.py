@@ -18,17 +18,17 @@ from typing import Any
 
 import numpy as np
 
-from glomedge.cases.names import CaseFinder
 from glomedge.errors import OutputError, UsageError
 from glomedge.files.names import escape_name
-from glomedge.files.writing import same_file
+from glomedge.files.writing import same_file, sha256_of
 from glomedge.model.file import ModelFile, read_model_file
-from glomedge.pipeline.inputs import Found, Keys, Scan
+from glomedge.pipeline.inputs import Found, Scan
 from glomedge.results.answer_table import AnswerTable
 from glomedge.results.folder import JOURNAL, WORK_FOLDER, OutputFolder
 from glomedge.results.journal import Identity, read_journal
 from glomedge.results.published_rows import PublishedRows
 from glomedge.results.thumbnails import JoinedThumbnails
+from glomedge.runs.manifest import case_finder
 from glomedge.runs.options import Options
 from glomedge.runs.outcome import OWNED, Outcome
 from glomedge.runs.publish import Publication
@@ -97,6 +97,7 @@ class _Merge:
         self._stop = stop
         self._options = merged_options(first, output)
         self._model = _model(first, self._options.model)
+        _require_manifest(first, self._options.inputs)
         names, self._shard_of = _joined_names(shards)
         if (sha256 := list_sha256(names)) != first.inputs_sha256:
             raise OutputError(
@@ -114,7 +115,7 @@ class _Merge:
             thumbnails = JoinedThumbnails([shard.thumbnails_path for shard in self._shards], map_shape)
         starts = [0] * len(self._shards) if thumbnails is None else thumbnails.starts_bytes
         answers, identity, provider = self._answers(starts)
-        finder = CaseFinder(Keys(self._inputs.found.inputs), self._options.case_pattern)
+        finder = case_finder(self._options, self._inputs.found.inputs)
         rows = PublishedRows(
             answers=answers,
             threshold=identity.threshold,
@@ -203,6 +204,16 @@ def _model(shard: ShardFiles, path: Path) -> ModelFile:
             f"{shard.identity.model_sha256}. Put that model back."
         )
     return model
+
+
+def _require_manifest(shard: ShardFiles, path: Path | None) -> None:
+    """The biopsies are read from it again. Raises OutputError where it is another one."""
+    try:
+        same = path is None or sha256_of(path) == shard.described.get("manifest_sha256")
+    except OSError:
+        same = False
+    if not same:
+        raise OutputError(f"The manifest {path} is not the one that the shards read. Put that one back.")
 
 
 def _joined_names(shards: Sequence[ShardFiles]) -> tuple[list[bytes], array[int]]:

@@ -66,6 +66,7 @@ class Options:
     site: str | None = None
     slides: SlideOptions = field(default_factory=SlideOptions)
     shard: Shard | None = None
+    inputs: Path | None = None
 
     @property
     def annotation_formats(self) -> list[str]:
@@ -104,6 +105,10 @@ class Options:
             (not 0.0 <= low <= high <= 1.0, "--review-band must be two probabilities, such as 0.2..0.8"),
             (self.tta not in (1, 8), "--tta must be 1 or 8"),
             (not self.decode_timeout_s > 0, "--decode-timeout must be more than 0 seconds"),
+            (
+                self.inputs is not None and self.slides.annotations is not None,
+                "--inputs and --annotations cannot be combined: outlines lie beside their slides",
+            ),
             (self.resume and self.overwrite, "--resume and --overwrite cannot be combined"),
             (self.decode_in not in DECODE_CHOICES, f"--decode-in must be one of {', '.join(DECODE_CHOICES)}"),
             (self.heatmaps_for not in HEATMAP_CHOICES, f"--heatmaps-for must be one of {', '.join(HEATMAP_CHOICES)}"),

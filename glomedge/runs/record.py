@@ -40,7 +40,7 @@ def arguments(options: Options) -> dict[str, Any]:
         item = getattr(options, field.name)
         if isinstance(item, SlideOptions):  # a run without slides has none of them
             found |= {} if item == SlideOptions() else dataclasses.asdict(item)
-        else:
+        elif field.name not in ("shard", "inputs") or item is not None:
             found |= dataclasses.asdict(item) if isinstance(item, EngineOptions) else {field.name: item}
     return {name: value(item) for name, item in found.items()}
 

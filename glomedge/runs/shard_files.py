@@ -142,9 +142,9 @@ class ShardFiles:
         plain: dict[str, Any] = {
             field.name: tuple(said[field.name]) if isinstance(said[field.name], list) else said[field.name]
             for field in dataclasses.fields(Options)
-            if field.name not in ("folder", "model", "output", "heatmaps", "engine", "slides", "shard")
+            if field.name not in ("folder", "model", "output", "heatmaps", "engine", "slides", "shard", "inputs")
         }
-        annotations = said.get("annotations")
+        annotations, manifest = said.get("annotations"), said.get("inputs")
         return Options(
             folder=found(said["folder"]),
             model=found(said["model"]),
@@ -154,6 +154,7 @@ class ShardFiles:
             slides=SlideOptions(
                 None if annotations is None else found(annotations), tuple(said.get("classes", ())), said.get("mpp")
             ),
+            inputs=None if manifest is None else found(manifest),
             **plain,
         )
 
@@ -214,6 +215,8 @@ def _differences(one: ShardFiles, other: ShardFiles) -> list[str]:
         found.append(
             f"list of inputs {_short(one.inputs_sha256)} ({counts[0]}) and {_short(other.inputs_sha256)} ({counts[1]})"
         )
+    if one.described.get("manifest_sha256") != other.described.get("manifest_sha256"):
+        found.append("the manifests differ")
     if one.described["glomedge"] != other.described["glomedge"]:
         found.append(f"glomedge {one.described['glomedge']} and {other.described['glomedge']}")
     compared = (one.arguments.keys() | other.arguments.keys()) - _NOT_COMPARED - mine.keys()

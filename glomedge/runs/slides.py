@@ -14,6 +14,7 @@ from glomedge.errors import AnnotationError, ImageError, MissingExtraError, Usag
 from glomedge.files.names import escape_name
 from glomedge.files.writing import sha256_of
 from glomedge.pipeline.inputs import PART_MARK, Found, Scan, scan
+from glomedge.runs.manifest import listed
 from glomedge.runs.options import Options
 from glomedge.runs.slide_parts import OutlinedSlide, PartColumns, Problem, SlideParts, on_level_0, part_name
 from glomedge.slides.annotations.classes import Choice, choose, survey
@@ -54,6 +55,8 @@ def find_inputs(options: Options, stop: Callable[[], bool] = lambda: False) -> I
     slides = options.slides
     if slides.annotations is not None:
         found = _one_slide(options.folder)
+    elif options.inputs is not None:
+        found = listed(options)
     else:
         found = scan(
             options.folder,

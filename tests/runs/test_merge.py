@@ -121,9 +121,7 @@ def test_a_crop_whose_bits_depend_on_its_place_is_the_same_in_a_shard(
     options: Options, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Real networks' last bits depend on place and size of the batch: an engine in which the third digit does."""
-    from glomedge.pipeline import pipeline
-
-    predict_views = pipeline.predict_views
+    from glomedge.engine.views import predict_views
 
     def by_place(engine: Any, images: Any, views: int) -> tuple[Any, Any, Any]:
         probability, disagreement, activation = predict_views(engine, images, views)
@@ -131,7 +129,7 @@ def test_a_crop_whose_bits_depend_on_its_place_is_the_same_in_a_shard(
         shift = (np.arange(count) / 1000 + count / 100).astype(np.float32)
         return probability * np.float32(0.5) + shift, disagreement, activation
 
-    monkeypatch.setattr(pipeline, "predict_views", by_place)
+    monkeypatch.setattr("glomedge.pipeline.pipeline.predict_views", by_place)
     same(replace(options, engine=replace(options.engine, batch_size=4)), 3)
 
 
@@ -168,7 +166,7 @@ def test_what_is_not_one_run_is_refused_by_name(options: Options, tmp_path: Path
         ({"exclude_flagged": True}, "exclude_flagged False and True"),
         ({"formats": ("csv", "jsonl")}, "formats"),
     ):
-        infer_folder(replace(other, shard=Shard(3, 3), overwrite=True, **changes))  # type: ignore[arg-type]
+        infer_folder(replace(other, shard=Shard(3, 3), overwrite=True, **changes))
         assert word in refused(first, second, Shard(3, 3).folder(other.output))
     infer_folder(replace(other, shard=Shard(3, 4)))
     assert "1/3 by path and 3/4 by path" in refused(first, second, third, Shard(3, 4).folder(other.output))

@@ -1,0 +1,298 @@
+"""Manifests: a table of the inputs of a run in place of a search, with their biopsies where those are known.
+
+CSV or Parquet with a column ``path``, relative to the folder that ``glomedge infer`` is given, written as in
+``predictions.csv``; ``case`` and ``slide`` are optional, and so are their cells. Other columns are ignored.
+"""
+
+from __future__ import annotations
+
+import csv
+import importlib.util
+import io
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from glomedge.cases.names import CaseFinder, CaseName
+from glomedge.cases.text import counted, some
+from glomedge.errors import MissingExtraError, OutputError, UsageError
+from glomedge.files.names import escape_name, guard, neutralise, restore, unescape_name
+from glomedge.files.writing import replacing
+from glomedge.pipeline.inputs import PART_MARK, Found, Keys, Scan, scan
+from glomedge.runs.options import Options
+from glomedge.slides.pairs import SHARED_SUFFIXES, SLIDE_SUFFIXES
+
+COLUMNS = ("path", "case", "slide")
+_ROWS = 4096
+_Cells = tuple[str, str, str]
+
+
+@dataclass
+class Manifest:
+    """What a manifest says.
+
+    Attributes:
+        paths: of its inputs, sorted by their bytes.
+        cases: path as results show it -> biopsy and slide, of the rows that have them.
+    """
+
+    paths: list[bytes] = field(default_factory=list)
+    cases: dict[str, CaseName] = field(default_factory=dict)
+
+
+def _suffixes() -> frozenset[str]:
+    from glomedge.imaging.images import ALLOWED_SUFFIXES
+
+    return frozenset(ALLOWED_SUFFIXES | SLIDE_SUFFIXES | SHARED_SUFFIXES)
+
+
+def read_manifest(path: Path) -> Manifest:
+    """Read and check a manifest, by its suffix.
+
+    Raises:
+        UsageError: it cannot be read, has no column ``path``, or a path that is absolute, leaves the folder, is there
+            twice or is no image.
+        MissingExtraError: Parquet without pyarrow.
+    """
+    manifest, known = Manifest(), dict[tuple[str, str], CaseName]()
+    endings = tuple(suffix.encode() for suffix in _suffixes())
+    problems: list[str] = []
+    for row, (shown, case, slide) in enumerate(_cells(path), 1):
+        name = unescape_name(shown)
+        wrong = _problem(name, endings)
+        if wrong is not None:
+            problems.append(f"row {row} {escape_name(name)!r} {wrong}")
+            continue
+        manifest.paths.append(name)
+        if case:
+            manifest.cases[escape_name(name)] = known.setdefault((case, slide), CaseName(case, slide or case))
+    manifest.paths.sort()
+    twice = (one for one, other in zip(manifest.paths, islice(manifest.paths, 1, None), strict=False) if one == other)
+    problems += [f"{escape_name(name)!r} is there twice" for name in islice(twice, 3)]
+    if problems:
+        raise UsageError(
+            f"The manifest {_shown(path)} has {counted(len(problems), 'problem')}: {'; '.join(problems[:3])[:240]}. "
+            "Correct it, or write it again with glomedge manifest."
+        )
+    if not manifest.paths:
+        raise UsageError(f"The manifest {_shown(path)} has no rows. Write it again with glomedge manifest.")
+    return manifest
+
+
+def _problem(name: bytes, endings: tuple[bytes, ...]) -> str | None:
+    if not name or b"\0" in name:
+        return "is no path"
+    if name.startswith(b"/") or b".." in name.split(b"/"):
+        return "is not below the folder"
+    if b"" in name.split(b"/") or b"." in name.split(b"/"):
+        return "is not written as short as it can be"
+    return None if name.lower().endswith(endings) else "is neither an image nor a slide"
+
+
+def _shown(path: Path) -> str:
+    return escape_name(bytes(path))
+
+
+def _cells(path: Path) -> Iterator[_Cells]:
+    """Path, case and slide of each row, empty where there is none."""
+    try:
+        if path.suffix.lower() == ".parquet":
+            yield from _of_parquet(path)
+        elif path.suffix.lower() == ".csv":
+            yield from _of_csv(path)
+        else:
+            raise UsageError(f"The manifest {_shown(path)} is neither .csv nor .parquet. Rename or convert it.")
+    except OSError as error:
+        raise UsageError(f"The manifest {_shown(path)} cannot be read: {error.strerror or error}.") from None
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise UsageError(f"The manifest {_shown(path)} is no CSV in UTF-8: {error}. Save it as such.") from None
+
+
+def _of_csv(path: Path) -> Iterator[_Cells]:
+    with path.open(encoding="utf-8-sig", newline="") as handle:
+        first = handle.readline()
+        delimiter = max(",;\t", key=first.count)
+        header = [name.strip().lower() for name in next(csv.reader([first], delimiter=delimiter), [])]
+        places = _places(path, header)
+        for cells in csv.reader(handle, delimiter=delimiter, strict=True):
+            if cells:
+                one, two, three = (cells[at] if at is not None and at < len(cells) else "" for at in places)
+                yield restore(one), restore(two).strip(), restore(three).strip()
+
+
+def _places(path: Path, header: Sequence[str]) -> list[int | None]:
+    if "path" not in header:
+        raise UsageError(
+            f"The manifest {_shown(path)} has no column 'path', but {some(header, 5) or 'nothing'}. Write one with "
+            "glomedge manifest."
+        )
+    return [header.index(name) if name in header else None for name in COLUMNS]
+
+
+def _pyarrow(what: str) -> Any:
+    if importlib.util.find_spec("pyarrow") is None:
+        raise MissingExtraError(what, "pyarrow", "parquet")
+    import pyarrow.parquet
+
+    return pyarrow
+
+
+def _of_parquet(path: Path) -> Iterator[_Cells]:
+    pyarrow = _pyarrow(f"reading {path.name}")
+    try:
+        with pyarrow.parquet.ParquetFile(path) as file:
+            header = list(file.schema_arrow.names)
+            places = _places(path, header)
+            wanted = [header[at] for at in places if at is not None]
+            for batch in file.iter_batches(_ROWS, columns=wanted):
+                columns = batch.to_pydict()
+                texts = [columns.get(name, [""] * batch.num_rows) for name in COLUMNS]
+                for one, two, three in zip(*texts, strict=True):
+                    yield str(one or ""), str(two or "").strip(), str(three or "").strip()
+    except pyarrow.ArrowException as error:
+        raise UsageError(f"The manifest {_shown(path)} is no Parquet file: {str(error)[:120]}.") from None
+
+
+def listed(options: Options) -> Scan:
+    """The inputs that ``options.inputs`` lists; whether they are there is seen when they are read.
+
+    Raises:
+        UsageError: the manifest is not usable, or the folder is none.
+    """
+    assert options.inputs is not None
+    if not options.folder.is_dir():
+        raise UsageError(f"{_shown(options.folder)} is not a folder. Give the folder that the manifest's paths are in.")
+    return Scan(bytes(options.folder), [Found(name) for name in read_manifest(options.inputs).paths])
+
+
+def case_finder(options: Options, inputs: Sequence[Found]) -> CaseFinder:
+    """Who knows the biopsies of a run: the names, or the manifest.
+
+    Raises:
+        UsageError: the case pattern fits no name, or there are two sources of the biopsies.
+    """
+    given = {} if options.inputs is None else read_manifest(options.inputs).cases
+    if not given:
+        return CaseFinder(Keys(inputs), options.case_pattern)
+    if options.case_pattern is not None:
+        raise UsageError("The manifest has the biopsies (column case), and --case-pattern has another rule. Omit it.")
+    return GivenCases(Keys(inputs), given)
+
+
+class GivenCases(CaseFinder):
+    """Biopsies as a manifest gives them; by the names of the others where a row gives none.
+
+    Args:
+        names: of all inputs.
+        given: biopsy and slide by name; of an outline, that of its slide's file.
+    """
+
+    def __init__(self, names: Sequence[str], given: dict[str, CaseName]) -> None:
+        self._given = given
+        super().__init__([name for name in names if self._of(name) is None])
+        self._given_count = sum(self._of(name) is not None for name in names)
+
+    def _of(self, name: str) -> CaseName | None:
+        return self._given.get(name) or self._given.get(name.rpartition(PART_MARK.decode())[0])
+
+    def case_of(self, name: str) -> CaseName:
+        """As the manifest says, else by the name."""
+        return self._of(name) or super().case_of(name)
+
+    def cases_of(self, names: Iterable[str]) -> list[CaseName]:
+        """The same of many."""
+        names = list(names)
+        if None not in (found := [self._of(name) for name in names]):
+            return [each for each in found if each is not None]
+        by_name = super().cases_of(names)
+        return [each or other for each, other in zip(found, by_name, strict=True)]
+
+    def found_by(self) -> dict[str, int]:
+        """Number of crops by rule; ``manifest`` for those that it gives."""
+        return {"manifest": self._given_count, **super().found_by()}
+
+    def summary(self) -> str:
+        """How the biopsies were found, with counts."""
+        said = f"The manifest gives the biopsies of {counted(self._given_count, 'input')}."
+        return f"{said} Others: {super().summary()}" if super().found_by() else said
+
+
+@dataclass(frozen=True)
+class Written:
+    """What ``write_manifest`` wrote.
+
+    Attributes:
+        rows: inputs.
+        notes: what was skipped, one sentence each.
+        unlisted: folders that could not be listed, whose files are missing.
+    """
+
+    rows: int
+    notes: list[str]
+    unlisted: list[str]
+
+
+def write_manifest(
+    folder: Path, output: Path, *, follow_symlinks: bool = False, stop: Callable[[], bool] = lambda: False
+) -> Written:
+    """List the crops and slides of a folder, with the biopsies of the crops as their names tell them.
+
+    The biopsy of a slide's outlines is left to the run, which knows their names.
+
+    Raises:
+        UsageError: the folder cannot be listed or holds no image, or the output is neither CSV nor Parquet.
+        OutputError: the file cannot be written.
+        MissingExtraError: Parquet without pyarrow.
+        StoppedError: ``stop`` returned true.
+    """
+    if output.suffix.lower() not in (".csv", ".parquet"):
+        raise UsageError(f"{_shown(output)} is neither .csv nor .parquet. Choose one of these suffixes.")
+    found = scan(folder, _suffixes(), follow_symlinks=follow_symlinks, stop=stop)
+    unlisted = [each.key for each in found.inputs if each.relative.endswith(b"/")]
+    inputs = [each for each in found.inputs if not each.relative.endswith(b"/")]
+    if not inputs:
+        raise UsageError(f"There is no image in {_shown(folder)}. Give the folder that contains the crops or slides.")
+    finder = CaseFinder(Keys([each for each in inputs if not _is_slide(each)]))
+    rows = _rows(inputs, finder)
+    try:
+        with replacing(output) as temporary:
+            if output.suffix.lower() == ".csv":
+                _write_csv(temporary, rows)
+            else:
+                _write_parquet(temporary, rows)
+    except OSError as error:
+        raise OutputError(f"{_shown(output)} cannot be written: {error.strerror}. Choose another --output.") from None
+    return Written(len(inputs), found.notes(), unlisted)
+
+
+def _is_slide(found: Found) -> bool:
+    return found.relative.lower().endswith(tuple(suffix.encode() for suffix in SLIDE_SUFFIXES))
+
+
+def _rows(inputs: Sequence[Found], finder: CaseFinder) -> Iterator[list[_Cells]]:
+    for begin in range(0, len(inputs), _ROWS):
+        part = inputs[begin : begin + _ROWS]
+        cases = finder.cases_of([each.key for each in part])
+        yield [
+            (each.key, "", "") if _is_slide(each) else (each.key, name.case, name.slide)
+            for each, name in zip(part, cases, strict=True)
+        ]
+
+
+def _write_csv(path: Path, rows: Iterable[list[_Cells]]) -> None:
+    with path.open("wb") as raw, io.TextIOWrapper(raw, encoding="utf-8", newline="") as handle:
+        writer = csv.writer(handle, lineterminator="\n")
+        writer.writerow(COLUMNS)
+        for part in rows:
+            writer.writerows([neutralise(one), guard(two), guard(three)] for one, two, three in part)
+
+
+def _write_parquet(path: Path, rows: Iterable[list[_Cells]]) -> None:
+    pyarrow = _pyarrow("a manifest in Parquet")
+    schema = pyarrow.schema([(name, pyarrow.string()) for name in COLUMNS])
+    with pyarrow.parquet.ParquetWriter(path, schema, compression="zstd") as writer:
+        for part in rows:
+            columns = [list(column) for column in zip(*part, strict=True)]
+            writer.write_table(pyarrow.table(dict(zip(COLUMNS, columns, strict=True)), schema=schema))
