@@ -69,6 +69,10 @@ def serve(
         float, typer.Option(min=0.1, help="Seconds for the header of a request.", rich_help_panel=LIMITS)
     ] = 10.0,
     body_timeout: Annotated[float, typer.Option(min=0.1, help="Seconds for its body.", rich_help_panel=LIMITS)] = 30.0,
+    drain_timeout: Annotated[
+        float,
+        typer.Option(min=0.0, help="Seconds that requests in flight have after SIGTERM.", rich_help_panel=LIMITS),
+    ] = 8.0,
     audit_log: Annotated[
         Path | None,
         typer.Option(help="File for the audit lines. Default: standard error, with the log.", show_default=False),
@@ -95,6 +99,7 @@ def serve(
         request_s=request_timeout,
         header_s=header_timeout,
         body_s=body_timeout,
+        drain_s=drain_timeout,
     )
     run(
         ServeOptions(

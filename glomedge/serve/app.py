@@ -108,13 +108,13 @@ class HttpApp:
     async def _answer(self, request: Request) -> Response:
         _check_model(request)
         core = self._core
-        with core.accept(), self._bodies.room() as room:
+        with core.accept() as model, self._bodies.room() as room:
             body = await read_body(request, room, core.options.limits)
-            spec = core.model.spec
+            spec = model.spec
             header = request.headers.get(v2_json.HEADER_LENGTH)
             asked = await core.offload(len(body), v2_json.parse, body, header, spec.input.side_px, spec.map_shape)
             caller = Caller(client_of(request), asked.request_id, "http")
-            answered = await unless_gone(request, core.classify(asked.crops, caller))
+            answered = await unless_gone(request, core.classify(asked.crops, caller, model))
             rendered, headers = v2_json.render(answered, asked)
             return Response(rendered, headers=headers)
 

@@ -103,12 +103,12 @@ class CasesApi:
 
     async def _cases(self, request: Request) -> Response:
         core = self._core
-        with core.accept(), self._bodies.room() as room:
+        with core.accept() as model, self._bodies.room() as room:
             body = await read_body(request, room, core.options.limits)
             asked = await core.offload(len(body), parse, body)
             caller = Caller(client_of(request), "", "cases")
-            answered, spec = await unless_gone(request, core.classify_many(asked.files, caller))
-            options = core.options
+            answered = await unless_gone(request, core.classify_many(asked.files, caller, model))
+            options, spec = core.options, model.spec
             at_site = options.site is not None
             found = summaries(asked, answered, spec, case_pattern=options.case_pattern, at_site=at_site)
             return json_response(

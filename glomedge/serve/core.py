@@ -19,7 +19,7 @@ import numpy.typing as npt
 from glomedge.engine.engine import Output
 from glomedge.engine.providers import batch_of
 from glomedge.errors import GlomedgeError
-from glomedge.model.spec import ModelSpec, Recipe
+from glomedge.model.spec import Recipe
 from glomedge.pipeline.inputs import Found
 from glomedge.pipeline.prepare import Answer, Decoder, Preparation, default_decoder, fill, prepare
 from glomedge.serve.audit import Log
@@ -143,32 +143,37 @@ class Core:
         self.model.retire()
 
     @contextmanager
-    def accept(self) -> Iterator[None]:
-        """Around a request, from before its body is read to its answer. Raises RefusedError while shutting down."""
+    def accept(self) -> Iterator[ServedModel]:
+        """Around a request, from before its body is read to its answer: the model that answers it, come what may.
+
+        Raises:
+            RefusedError: the server is shutting down (503).
+        """
         if self.draining:
             raise busy("The server is shutting down. Ask again in a few seconds.", 5)
+        model = self.model.hold()
         self.in_flight += 1
         try:
-            yield
+            yield model
         finally:
             self.in_flight -= 1
+            model.release()
 
     async def classify(
-        self, crops: Files | Enhanced, caller: Caller, *, thumbnail_px: int = 0, model: ServedModel | None = None
+        self, crops: Files | Enhanced, caller: Caller, model: ServedModel, *, thumbnail_px: int = 0
     ) -> Answered:
         """The answer of each crop; one that cannot be read costs none of the others.
 
         Args:
             crops: at least one, at most ``Limits.request_crops``.
             caller: for the audit line.
+            model: held by whoever asks.
             thumbnail_px: longer side of a JPEG to be kept in ``Answer.thumbnail``; files only.
-            model: one that the caller holds; None: the one that is served now.
 
         Raises:
             RefusedError: too many crops (400), a full queue (503), no answer in time (504), a failed network (500).
         """
         self._admit(len(crops))
-        model = (model or self.model).hold()
         try:
             async with asyncio.timeout(self.options.limits.request_s):
                 answers = await self._answers(model, crops, thumbnail_px)
@@ -179,27 +184,22 @@ class Core:
             raise RefusedError(500, "The network could not be computed; the server's log says why.") from None
         finally:
             self.pending -= len(crops)
-            model.release()
         self._record(model, answers, caller)
         return Answered(answers, model.sha256, model.spec.threshold, model.spec.map_shape)
 
-    async def classify_many(self, files: Files, caller: Caller) -> tuple[Answered, ModelSpec]:
-        """The answers of any number of files by one model, and its spec; waits its turn where the queue is full.
+    async def classify_many(self, files: Files, caller: Caller, model: ServedModel) -> Answered:
+        """The answers of any number of files; waits its turn where the queue is full.
 
         Raises:
             RefusedError: the queue is full when it begins (503), or as ``classify``.
         """
         step = self.options.limits.request_crops
-        model = self.model.hold()
-        try:
-            answered = await self.classify(Files(files.contents[:step]), caller, model=model)
-            for begin in range(step, len(files), step):
-                part = Files(files.contents[begin : begin + step])
-                await self._room_for(len(part))
-                answered.answers.extend((await self.classify(part, caller, model=model)).answers)
-            return answered, model.spec
-        finally:
-            model.release()
+        answered = await self.classify(Files(files.contents[:step]), caller, model)
+        for begin in range(step, len(files), step):
+            part = Files(files.contents[begin : begin + step])
+            await self._room_for(len(part))
+            answered.answers.extend((await self.classify(part, caller, model)).answers)
+        return answered
 
     async def _room_for(self, crops: int) -> None:
         limits = self.options.limits

@@ -149,12 +149,12 @@ class GrpcServer:
     async def _answer(self, request: Any, context: Any) -> Any:
         core = self._core
         tensors.check_model(request.model_name, request.model_version)
-        with core.accept(), self._bodies.room() as room:
+        with core.accept() as model, self._bodies.room() as room:
             size_bytes = request.ByteSize()
             room.take(size_bytes)
-            spec = core.model.spec
+            spec = model.spec
             crops, outputs = await core.offload(size_bytes, v2_grpc.parse, request, spec.input.side_px, spec.map_shape)
-            answered = await core.classify(crops, Caller(_client(context.peer()), request.id, "grpc"))
+            answered = await core.classify(crops, Caller(_client(context.peer()), request.id, "grpc"), model)
             return v2_grpc.render(answered, request, outputs)
 
 

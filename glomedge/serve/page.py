@@ -88,9 +88,9 @@ class PageApi:
     async def _begin(self, request: Request) -> Response:
         if len(self._runs) >= MOST_RUNS:
             raise busy(f"{MOST_RUNS} pages are at work already. Close one, or ask again later.", 30)
-        with self._core.accept():
+        with self._core.accept() as model:
             try:
-                run = PageRun(self._core.options, self._core.model)
+                run = PageRun(self._core.options, model)
             except GlomedgeError as error:
                 raise self._failed(error) from None
         identity = secrets.token_urlsafe(24)
@@ -99,16 +99,18 @@ class PageApi:
         return json_response({"id": identity}, 201)
 
     async def _crop(self, request: Request) -> Response:
-        opened = self._opened(request)
+        self._opened(request)
         name = check_name(request.query_params.get("name"))
         core = self._core
         with core.accept(), self._bodies.room() as room:
             body = await read_body(request, room, core.options.limits)
+            opened = self._opened(request)  # it may have been forgotten in the meantime
             caller = Caller(client_of(request), "", "page")
-            work = core.classify(Files([body]), caller, thumbnail_px=THUMBNAIL_PX, model=opened.run.model)
+            work = core.classify(Files([body]), caller, opened.run.model, thumbnail_px=THUMBNAIL_PX)
             answered = await unless_gone(request, work)
             (answer,) = answered.answers
             async with opened.lock:
+                self._opened(request)
                 if opened.run.published:
                     raise RefusedError(409, "This run is finished. Begin another one.")
                 if len(opened.run) >= MOST_CROPS:
@@ -130,6 +132,7 @@ class PageApi:
         opened = self._opened(request)
         with self._core.accept():
             async with opened.lock:
+                self._opened(request)
                 if not len(opened.run):
                     raise malformed("There is no crop in this run. Send at least one.")
                 if not opened.run.published:

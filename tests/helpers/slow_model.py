@@ -12,7 +12,7 @@ from helpers.builders import tiny_graph, tiny_spec
 _SIDE = 1024
 
 
-def build_slow_model(path: Path, products: int = 5) -> None:
+def build_slow_model(path: Path, products: int = 4) -> None:
     """As ``build_tiny_model``, with as many products of two 1,024 x 1,024 matrices that add nothing to the answer.
 
     Each is 2 gigaflop, whatever the batch: some 10 ms on one core of a fast machine, 100 ms on a busy one.

@@ -218,7 +218,7 @@ def test_a_port_that_is_taken_is_said(rpc: Server, tiny_model: Path) -> None:
 
 def test_full_queue_gone_clients_and_the_end(slow_model: Path) -> None:
     request = pixels(enhanced(1, 1))
-    options = ("--grpc-port", "0", "--queue", "8", "--max-crops", "8", "--batch-size", "1")
+    options = ("--grpc-port", "0", "--queue", "8", "--max-crops", "8", "--batch-size", "1", "--drain-timeout", "60")
     with serving(slow_model, *options) as server:
         client = Client(server)
         asked = [client.later("ModelInfer", request) for _ in range(24)]

@@ -21,11 +21,12 @@ from helpers.v2 import by_name, crop_png, enhanced, files_request, pixels_reques
 
 def test_sigterm_answers_all_eight_in_flight(slow_model: Path) -> None:
     document, binary = pixels_request(enhanced(1, 1))
-    with serving(slow_model, "--batch-size", "1") as server, ThreadPoolExecutor(8) as clients:
+    # As long as a busy machine may take: what is tested is that each is waited for.
+    options = ("--batch-size", "1", "--drain-timeout", "60")
+    with serving(slow_model, *options) as server, ThreadPoolExecutor(8) as clients:
         asked = [clients.submit(server.infer, document, binary) for _ in range(8)]
         until(lambda: server.metric("glomedge_queue_crops") == 8)
         server.signal(signal.SIGTERM)
-        begin_s = time.monotonic()
         statuses = set()
         while server.process.poll() is None:
             try:
@@ -39,8 +40,19 @@ def test_sigterm_answers_all_eight_in_flight(slow_model: Path) -> None:
         assert statuses == {503}
         assert [future.result().status for future in asked] == [200] * 8
         assert server.process.wait(20) == 0
-        assert time.monotonic() - begin_s < 10
         assert server.wait_for("stopped")["unanswered"] == 0
+
+
+def test_what_is_not_done_in_time_is_given_up(slow_model: Path) -> None:
+    document, binary = pixels_request(enhanced(1, 1))
+    options = ("--batch-size", "1", "--drain-timeout", "0")
+    with serving(slow_model, *options) as server, ThreadPoolExecutor(24) as clients:
+        for _ in range(24):
+            clients.submit(server.infer, document, binary)
+        until(lambda: server.metric("glomedge_queue_crops") >= 12)
+        server.signal(signal.SIGTERM)
+        assert server.process.wait(60) == 0
+        assert server.wait_for("stopped")
 
 
 def test_sigint_ends_an_idle_server_at_once(tiny_model: Path) -> None:
