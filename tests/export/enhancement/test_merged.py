@@ -24,8 +24,9 @@ def run(graph: onnx.ModelProto, **inputs: object) -> list[np.ndarray]:
     return answers
 
 
-@pytest.mark.parametrize("name", ["seed", "published", "plain"])
-@pytest.mark.parametrize("opset", [17, 19, 21])
+@pytest.mark.parametrize(
+    ("name", "opset"), [("seed", 17), ("published", 17), ("plain", 17), ("seed", 18), ("published", 19), ("seed", 21)]
+)
 def test_the_answers_are_those_of_the_two_steps(name: str, opset: int) -> None:
     recipe, model = Recipe.named(name), tiny_graph(opset=opset)
     merged = merged_graph(model, recipe)
