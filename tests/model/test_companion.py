@@ -123,3 +123,15 @@ def test_info_describes_them(folder: Path, monkeypatch: pytest.MonkeyPatch) -> N
 def test_info_of_a_model_is_as_before(folder: Path) -> None:
     result = CliRunner().invoke(app, ["info", str(folder / "tiny.onnx"), "--json"])
     assert json.loads(result.stdout)["spec"]["recipe"]["name"] == "seed"
+
+
+def test_commands_that_look_beside_a_model_pass_over_them(folder: Path, tmp_path: Path) -> None:
+    from glomedge.bench.answers import fp32_of
+
+    for name in ("enhance.onnx", "tiny.merged.onnx"):
+        (tmp_path / name).write_bytes((folder / name).read_bytes())
+    fp32 = build_tiny_model(tmp_path / "z.onnx")
+    build_tiny_model(tmp_path / "int8.onnx", precision="int8", weights_sha256=fp32.weights_sha256)
+    found = fp32_of(read_model_file(tmp_path / "int8.onnx"), [])
+    assert found is not None
+    assert found.path.name == "z.onnx"

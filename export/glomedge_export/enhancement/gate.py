@@ -57,6 +57,8 @@ def _session(data: bytes) -> tuple[Any, str]:
     ort = import_onnxruntime()
     options = ort.SessionOptions()
     options.log_severity_level = 3
+    # Threads that wait for the next of many small nodes would otherwise keep a busy machine's cores from their work.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     session = ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
     return session, f"onnxruntime {ort.__version__} CPU"
 
