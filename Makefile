@@ -77,7 +77,8 @@ build/keras2/%/.made: .venv-keras2/%/.installed tests/tools/make_keras2.py
 
 # All but the workstation's commands, which need TensorFlow, and slides and the server, which need their extras.
 EDGE_TESTS := $(filter-out tests/cli/test_cli_train.py tests/cli/test_cli_export.py tests/cli/test_cli_synth.py \
-  tests/cli/test_cli_demo.py tests/cli/test_cli_slides.py, \
+  tests/cli/test_cli_demo.py tests/cli/test_cli_slides.py tests/runs/test_slides_run.py tests/runs/test_answer_files.py \
+  tests/faults/test_faults_slides.py tests/faults/test_faults_kill_slides.py tests/reports/test_slide_overview.py, \
   $(filter-out tests/export/% tests/fuzz/% tests/keras_files/% tests/parity/% tests/serve/% tests/slides/%, \
   $(wildcard tests/*/test_*.py)))
 

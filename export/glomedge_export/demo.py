@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from glomedge.about import RESEARCH_USE_NOTICE, __version__
+from glomedge.about import RESEARCH_USE_NOTICE, __version__, install_command
 from glomedge.cases.labels import read_labels
 from glomedge.cases.metrics import auroc
 from glomedge.errors import GlomedgeError, MissingExtraError, OutputError, UsageError
@@ -44,11 +44,18 @@ class Step:
         makes: what it leaves in the demo folder; removed before the step runs, because an
             interrupted attempt may have left half of it.
         says: the line printed above the command.
+        needs: packages without which it is left out; the extra ``slides`` brings them.
     """
 
     arguments: tuple[str, ...]
     makes: tuple[str, ...]
     says: str
+    needs: tuple[str, ...] = ()
+
+    @property
+    def missing(self) -> bool:
+        """Whether a package that it needs is not installed."""
+        return any(importlib.util.find_spec(package) is None for package in self.needs)
 
     @property
     def command(self) -> str:
@@ -56,8 +63,11 @@ class Step:
         return shlex.join(("glomedge", *self.arguments))
 
 
-def _step(says: str, command: str, *makes: str) -> Step:
-    return Step(tuple(shlex.split(command)), makes, says)
+def _step(says: str, command: str, *makes: str, needs: tuple[str, ...] = ()) -> Step:
+    return Step(tuple(shlex.split(command)), makes, says, needs)
+
+
+_SLIDES = ("openslide", "shapely")
 
 
 # Adam at a small rate: the last layer starts fitted to the random network's features, and larger steps of the layers
@@ -74,6 +84,13 @@ STEPS = (
     _step("Export to one ONNX file and prove it equal to Keras", "export", "artifacts/model.onnx"),
     _step("Call tonight's crops", "infer night", "predictions"),
     _step("Compare the calls with the labels", "evaluate night"),
+    _step("Draw whole slides with their outlines", "synth-slide slides --glomeruli 24 --cases 2 --seed 3", "slides"),
+    _step(
+        "Call the outlined glomeruli, and write the calls back for QuPath",
+        "infer slides --output on-slides --format geojson",
+        "on-slides",
+        needs=_SLIDES,
+    ),
     _step("Measure", "bench --images night --duration 1 --batch-size 1,8", "bench"),
 )
 
@@ -82,6 +99,8 @@ _PLACES = (
     ("predictions/predictions.csv", "one row a crop"),
     ("predictions/cases.csv", "one row a biopsy: percentage of globally sclerotic glomeruli, interval, grade"),
     ("predictions/report.html", "the same for reading, in a browser"),
+    ("on-slides/annotations", "the calls on the slides of slides/, as GeoJSON: drag one onto its slide in QuPath"),
+    ("on-slides/report.html", "the slides with their glomeruli marked by class"),
     ("artifacts/training-report.html", "training curves, test figures and how far to trust them"),
     ("artifacts/model.onnx", "the model, all that an edge device needs: glomedge info shows what is in it"),
     ("bench/bench.html", "latency and throughput on this machine"),
@@ -153,6 +172,10 @@ def run_demo(
             say(f"\n[{number}/{len(steps)}] {step.says}\n$ {step.command}")
             if step.command in done:
                 say(f"(done earlier, in {done[step.command]:.0f} s; start again with --fresh)")
+                continue
+            if step.missing:
+                cure = install_command("glomedge[slides]")
+                say(f"(left out: it needs {' and '.join(step.needs)}. Install with: {cure})")
                 continue
             # What follows a repeated step was made from what it replaces.
             done = {command: seconds for command, seconds in done.items() if command in _before(steps, step)}

@@ -344,6 +344,7 @@ def _spec(job: _Job, source: Source, converted: Converted, proven: _Proven, weig
         calibration=proven.lowered.calibration,
         parity=proven.parity,
         golden=golden.make(source.recipe, lambda images: proven.runner(images)[0], precision),
+        mpp=record.mpp if record is not None else None,
     )
 
 

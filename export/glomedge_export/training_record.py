@@ -16,7 +16,7 @@ from glomedge.about import RESEARCH_USE_NOTICE
 from glomedge.errors import ModelError
 from glomedge.files.writing import sha256_of, write_atomically
 from glomedge.model.frozen import Frozen, Sha256
-from glomedge.model.spec import InputScaling, OperatingPoint, Recipe, TrainingProvenance
+from glomedge.model.spec import InputScaling, Mpp, OperatingPoint, Recipe, TrainingProvenance
 
 SplitName = Literal["train", "validation", "test"]
 
@@ -31,6 +31,7 @@ class TrainingRecord(Frozen):
         operating_point: counts on the held-out test crops at ``threshold``.
         data_directory: where the crops were when the model was trained, as given by the user.
         split: crop name (as in public.csv) -> side.
+        mpp: microns per pixel of the crops; None where that is not known.
     """
 
     schema_version: Literal[1] = 1
@@ -44,6 +45,7 @@ class TrainingRecord(Frozen):
     operating_point: OperatingPoint | None = None
     data_directory: str
     split: dict[str, SplitName]
+    mpp: Mpp | None = None
 
     def names(self, side: SplitName) -> list[str]:
         """The crop names on one side, sorted."""

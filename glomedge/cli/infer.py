@@ -93,7 +93,7 @@ def infer(
         typer.Option(
             "--format",
             help="In addition to CSV: jsonl or parquet; csv-bom: CSV that Excel reads as UTF-8; of slides, geojson for "
-            "QuPath and dsa for the Digital Slide Archive. Repeatable.",
+            "QuPath, dsa for the Digital Slide Archive, dicom-sr and dicom-ann for DICOM slides. Repeatable.",
             show_default=False,
             rich_help_panel=RESULTS,
         ),

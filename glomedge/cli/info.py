@@ -183,6 +183,7 @@ def print_info(document: dict[str, Any]) -> None:
             f"scaling {spec['input_scaling']}",
         ),
         _answers(spec),
+        *([("scale", f"trained on crops of {spec['mpp']:g} microns per pixel")] if spec.get("mpp") else []),
         ("batches", "min {min}, usual {opt}, max {max}".format(**spec["batch_profile"])),
         (
             "self-test",

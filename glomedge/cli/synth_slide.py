@@ -53,7 +53,9 @@ def synth_slide(
         f"Drew {slides} of {_counted(drawn.cases, 'case')} with {outlined} ({drawn.positive} globally sclerotic) "
         f"into {drawn.directory}. {RESEARCH_USE_NOTICE}"
     )
-    typer.echo(f"Next: glomedge crop {drawn.directory} --output crops")
+    typer.echo(
+        f"Next: glomedge infer {drawn.directory} --format geojson, or glomedge crop {drawn.directory} --output crops"
+    )
 
 
 def _counted(count: int, what: str) -> str:

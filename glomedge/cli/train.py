@@ -75,6 +75,13 @@ def train(
             help="Laboratory of these slides: infer --site gives corrected percentages there.", show_default=False
         ),
     ] = None,
+    mpp: Annotated[
+        float | None,
+        typer.Option(
+            help="Microns per pixel of the crops: infer flags slides whose own differ by more than a fifth.",
+            show_default=False,
+        ),
+    ] = None,
     threshold: Annotated[
         str, typer.Option(help="A number, or a rule for validation crops: youden, sensitivity=0.95.")
     ] = "0.5",
@@ -124,6 +131,7 @@ def train(
             recipe=recipe_of(recipe, saturation_factor=saturation, hue_degrees=hue_degrees, equalise=equalise),
             case_pattern=case_pattern,
             site=site,
+            mpp=mpp,
             split=split,
             split_file=split_file,
             threshold=threshold,

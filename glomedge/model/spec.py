@@ -154,6 +154,11 @@ class SplitCounts(Frozen):
     cases: int
 
 
+MIN_MPP, MAX_MPP = 0.05, 2.0
+"""Microns per pixel of scanners. A TIFF from an office program says 352.8 (72 dots per inch)."""
+Mpp = Annotated[float, Field(ge=MIN_MPP, le=MAX_MPP)]
+
+
 class TrainingProvenance(Frozen):
     """Where the weights come from.
 
@@ -281,6 +286,7 @@ class ModelSpec(Frozen):
         input_affine: the scaling's numbers where ``input_scaling`` is ``affine``.
         source: of a model that glomedge did not train.
         site: of a file that was recalibrated; then ``threshold`` and ``operating_point`` are that site's.
+        mpp: microns per pixel of the crops that it was trained on (``train --mpp``); None where that is not known.
     """
 
     schema_version: Literal[1, 2] = 2
@@ -311,6 +317,7 @@ class ModelSpec(Frozen):
     calibration: Calibration | None = None
     parity: Parity | None = None
     golden: Golden
+    mpp: Mpp | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> ModelSpec:
@@ -346,8 +353,8 @@ class ModelSpec(Frozen):
         return (self.map_cells, self.map_cells) if self.map == "exact" else None
 
     def to_json(self) -> str:
-        """Compact JSON, the text under the ONNX metadata key ``glomedge``."""
-        return self.model_dump_json()
+        """Compact JSON, the text under the ONNX metadata key ``glomedge``; without ``mpp`` where that is not known."""
+        return self.model_dump_json(exclude={"mpp"} if self.mpp is None else None)
 
     @staticmethod
     def from_json(text: str | bytes) -> ModelSpec:

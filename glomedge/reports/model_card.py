@@ -108,6 +108,7 @@ def _identity(spec: ModelSpec, sha256: str) -> list[tuple[str, str]]:
             "temperature",
             f"{spec.temperature:g}" + (" (not calibrated)" if spec.temperature == 1.0 and spec.site is None else ""),
         ),
+        *([("scale", f"trained on crops of {spec.mpp:g} microns per pixel")] if spec.mpp is not None else []),
         ("made by", f"{spec.producer}, {spec.created_utc}"),
         ("file SHA-256", f"`{sha256}`"),
         ("weights SHA-256", f"`{spec.weights_sha256}`"),

@@ -130,9 +130,13 @@ def _verdict_cells(verdict: Verdict) -> str:
 _NO_OUTLINE = OutlineFacts(-1)
 
 
+def _outlines(block: RowBlock) -> Iterable[OutlineFacts | None]:
+    return block.outlines or repeat(None, len(block))
+
+
 def _outline_values(block: RowBlock, name: str) -> list[Any]:
     """One column of what is known of the outlines; None for a crop."""
-    return [None if outline is None else getattr(outline, name) for outline in block.outlines]
+    return [None if outline is None else getattr(outline, name) for outline in _outlines(block)]
 
 
 def _outline_cells(outline: OutlineFacts | None) -> str:
@@ -161,7 +165,7 @@ class CsvWriter:
         cells: list[Iterable[str]] = [
             _cells(block.paths),
             map(self._cases.__getitem__, block.cases),
-            *([map(_outline_cells, block.outlines)] if self._slides else []),
+            *([map(_outline_cells, _outlines(block))] if self._slides else []),
             _known(block.probabilities, str, ""),
             map(self._verdicts.__getitem__, block.verdicts),
             _known(block.sha256, str, ""),
@@ -216,7 +220,7 @@ class JsonLinesWriter:
         parts: list[Iterable[str]] = [
             begins,
             map(self._cases.__getitem__, block.cases),
-            *([map(_outline_members, block.outlines)] if self._slides else []),
+            *([map(_outline_members, _outlines(block))] if self._slides else []),
             repeat(', "probability": ', len(block)),
             _known(block.probabilities, str, "null"),
             map(self._verdicts.__getitem__, block.verdicts),

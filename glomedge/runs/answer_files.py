@@ -1,34 +1,40 @@
-"""``--format geojson`` and ``--format dsa``: the answers of each slide as outlines for its viewer.
+"""``--format geojson``, ``dsa``, ``dicom-sr``, ``dicom-ann``: the answers of each slide as outlines for its viewer.
 
-They stand as ``annotations/<slide>.geojson`` and ``.json`` in the output folder. The file of outlines is read once more
-for their shapes, one by one, so that memory stays flat however many there are.
+They stand as ``annotations/<slide>.geojson``, ``.json``, ``.sr.dcm`` and ``.ann.dcm`` in the output folder. The file of
+outlines is read once more for their shapes, one by one, so that memory stays flat however many there are.
 """
 
 from __future__ import annotations
 
-import json
+import io
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from datetime import datetime
+from pathlib import PurePosixPath
 from typing import IO
 
-from glomedge.errors import OutputError
+from glomedge.cases.summary import CaseSummary
+from glomedge.cases.text import some
+from glomedge.errors import OutputError, UsageError
 from glomedge.files.names import escape_name
 from glomedge.files.writing import Staged, sha256_of
 from glomedge.model.file import ModelFile
 from glomedge.results.published_rows import PublishedRows
-from glomedge.runs.options import Options
+from glomedge.runs.options import DICOM_FORMATS, Options
+from glomedge.runs.outcome import ANNOTATIONS
 from glomedge.runs.slide_parts import OutlinedSlide, SlideParts, on_level_0
 from glomedge.slides.annotations.answers import AnsweredOutline, RunNote
+from glomedge.slides.annotations.dicom_ann import write_dicom_ann
+from glomedge.slides.annotations.dicom_sr import write_dicom_sr
 from glomedge.slides.annotations.dsa_writer import write_dsa
 from glomedge.slides.annotations.outline import Outline
 from glomedge.slides.annotations.qupath_writer import SCRIPT_NAME, script_bytes, write_qupath
 from glomedge.slides.annotations.reading import read_outlines
+from glomedge.slides.dicom_source import dicom_source
 from glomedge.system.stopping import unless_stopped
 
-FOLDER = "annotations"
-_ENDINGS = {"geojson": ".geojson", "dsa": ".json"}
+_ENDINGS = {"geojson": ".geojson", "dsa": ".json", "dicom-sr": ".sr.dcm", "dicom-ann": ".ann.dcm"}
 
 
 def _names(slides: list[OutlinedSlide]) -> list[str]:
@@ -47,20 +53,38 @@ def planned(options: Options, parts: SlideParts | None) -> list[tuple[OutlinedSl
         return []
     slides = [slide for slide in parts.slides if slide.annotations is not None]
     return [
-        (slide, format_, f"{FOLDER}/{name}{_ENDINGS[format_]}")
+        (slide, format_, f"{ANNOTATIONS}/{name}{_ENDINGS[format_]}")
         for slide, name in zip(slides, _names(slides), strict=True)
         for format_ in options.annotation_formats
+        if format_ not in DICOM_FORMATS or slide.relative not in parts.no_dicom
     ]
 
 
-def earlier(output: Path) -> list[str]:
-    """The files that the run before wrote, by its ``run.json``: they go when the next run does not write them."""
-    try:
-        names = json.loads((output / "run.json").read_bytes())["files_sha256"]
-    except (OSError, ValueError, KeyError, TypeError):
+def find_dicom(options: Options, parts: SlideParts) -> list[str]:
+    """Find out to which slides DICOM answers can refer (``SlideParts.no_dicom``), before anything is classified.
+
+    Returns:
+        A note on the others, if there are any.
+
+    Raises:
+        UsageError: none of them is a DICOM slide.
+        MissingExtraError: highdicom is not installed.
+    """
+    if not set(options.annotation_formats) & set(DICOM_FORMATS):
         return []
-    names = [str(name) for name in names] if isinstance(names, dict) else []
-    return [name for name in names if name.startswith(f"{FOLDER}/") and ".." not in PurePosixPath(name).parts]
+    slides = [slide for slide in parts.slides if slide.annotations is not None]
+    refusals = {}
+    for slide in slides:
+        try:
+            dicom_source(slide.path)
+        except UsageError as error:
+            refusals[slide.relative] = error
+    if refusals and len(refusals) == len(slides):
+        raise next(iter(refusals.values()))
+    parts.no_dicom = frozenset(refusals)
+    if not refusals:
+        return []
+    return [f"No answers in DICOM for {some(map(escape_name, refusals))}: {next(iter(refusals.values()))}"]
 
 
 @dataclass(frozen=True)
@@ -72,6 +96,8 @@ class AnswerFiles:
         model: the model used.
         parts: the slides.
         rows: of all inputs.
+        cases: the biopsies' results.
+        started: when the run began.
         stop: polled at every outline; once true, StoppedError is raised.
     """
 
@@ -79,10 +105,15 @@ class AnswerFiles:
     model: ModelFile
     parts: SlideParts
     rows: PublishedRows
+    cases: Sequence[CaseSummary]
+    started: datetime
     stop: Callable[[], bool]
 
-    def write(self, staged: Staged) -> None:
+    def write(self, staged: Staged) -> list[str]:
         """Stage every file.
+
+        Returns:
+            Notes on DICOM files that cannot be: too many regions for a report, nothing to annotate.
 
         Raises:
             OutputError: a file cannot be written, or a file of outlines is no longer what the run read.
@@ -94,12 +125,36 @@ class AnswerFiles:
             class_names=self.rows.class_names,
         )
         files = planned(self.options, self.parts)
+        notes = []
         for slide, format_, name in files:
-            with staged.open(name) as handle:
-                self._file(handle, slide, format_, note)
+            if format_ in DICOM_FORMATS:
+                try:
+                    data = self._dicom(slide, format_, note)
+                except UsageError as error:
+                    notes.append(f"{name} was not written: {error}")
+                    continue
+                with staged.open(name) as handle:
+                    handle.write(data)
+            else:
+                with staged.open(name) as handle:
+                    self._file(handle, slide, format_, note)
         if any(format_ == "geojson" for _, format_, _ in files):
-            with staged.open(f"{FOLDER}/{SCRIPT_NAME}") as handle:
+            with staged.open(f"{ANNOTATIONS}/{SCRIPT_NAME}") as handle:
                 handle.write(script_bytes())
+        return notes
+
+    def _dicom(self, slide: OutlinedSlide, format_: str, note: RunNote) -> bytes:
+        """One DICOM file, which is small or built in memory anyway. Raises UsageError where it cannot be."""
+        handle = io.BytesIO()
+        answers = unless_stopped(self._answered(slide), self.stop)
+        source = dicom_source(slide.path)
+        if format_ == "dicom-ann":
+            write_dicom_ann(handle, answers, note, source, self.started)
+        else:
+            case = self.rows.cases.case_of(escape_name(self.parts.name(slide.first))).case
+            biopsy = next(summary for summary in self.cases if summary.case == case)
+            write_dicom_sr(handle, answers, note, source, biopsy, self.started)
+        return handle.getvalue()
 
     def _file(self, handle: IO[bytes], slide: OutlinedSlide, format_: str, note: RunNote) -> None:
         answers = unless_stopped(self._answered(slide), self.stop)

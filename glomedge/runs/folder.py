@@ -22,12 +22,11 @@ from glomedge.results.journal import Contents, Identity, Journal, read_journal, 
 from glomedge.results.published_rows import PublishedRows
 from glomedge.results.resume import Plan, plan, publishable, unanswered
 from glomedge.results.sink import FolderSink
-from glomedge.runs import answer_files
 from glomedge.runs.manifest import case_finder
 from glomedge.runs.options import Options
 from glomedge.runs.outcome import OWNED, THUMBNAIL_PX, Outcome
 from glomedge.runs.pipeline_run import PipelineRun
-from glomedge.runs.slides import Inputs, classes_note, find_inputs
+from glomedge.runs.slides import Inputs, classes_note, find_inputs, mpp_note
 from glomedge.runs.stores import RunStores
 from glomedge.system.stopping import StoppedError
 
@@ -107,12 +106,20 @@ class _FolderRun:
         self._share = share
         self._found = found = inputs.found
         self._parts = inputs.parts
+        self._model: ModelFile = read_model_file(options.model)
+        self._notes: list[str] = []
+        self._annotations: list[str] = []
+        if self._parts is not None:
+            self._parts.model_mpp = self._model.spec.mpp
+            from glomedge.runs.answer_files import find_dicom, planned
+
+            self._notes = find_dicom(options, self._parts)
+            self._annotations = [name for _, _, name in planned(options, self._parts)]
         self._output = output
         self._stop = callbacks.stop
         self._progress = callbacks.progress
         self._decoder = callbacks.decoder
         self._begin_s = begin_s
-        self._model: ModelFile = read_model_file(options.model)
         site.check_site(self._model.spec, options.site)
         if options.heatmaps is not None:
             from glomedge.runs.heatmaps import require_map
@@ -121,9 +128,9 @@ class _FolderRun:
         self._threshold = options.threshold if options.threshold is not None else self._model.spec.threshold
         self._engine: Engine | None = None
         self._finder = case_finder(options, found.inputs) if share is None else share.finder
-        self._notes = found.notes()
+        self._notes += found.notes()
         if self._parts is not None:
-            self._notes += filter(None, [classes_note(self._parts)])
+            self._notes += filter(None, [classes_note(self._parts), mpp_note(self._parts)])
         if options.threshold is None and origin.threshold_is_unknown(self._model.spec):
             self._notes.append(
                 f"The threshold of this model is not known, and {self._threshold:g} was assumed. Give --threshold, or "
@@ -140,7 +147,7 @@ class _FolderRun:
             self._found.inputs,
             resume=self._options.resume,
             overwrite=self._options.overwrite,
-            results=(*OWNED, *(name for _, _, name in answer_files.planned(self._options, self._parts))),
+            results=(*OWNED, *self._annotations),
         )
         self._notes += plan_.notes
         if self._share is not None:

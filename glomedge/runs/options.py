@@ -19,8 +19,10 @@ REVIEW_ODDS = 4.0
 DECODE_CHOICES = ("auto", "threads", "processes")
 
 
-ANNOTATION_FORMATS = ("geojson", "dsa")
-"""Answers written back as outlines for a viewer: QuPath, the Digital Slide Archive."""
+DICOM_FORMATS = ("dicom-sr", "dicom-ann")
+"""Answers that refer to a DICOM slide: a structured report, bulk annotations."""
+ANNOTATION_FORMATS = ("geojson", "dsa", *DICOM_FORMATS)
+"""Answers written back as outlines for a viewer: QuPath, the Digital Slide Archive, DICOM."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +116,7 @@ class Options:
         problems += [
             (
                 name not in (*FORMATS, *ANNOTATION_FORMATS),
-                f"--format {name!r} is unknown: use csv, csv-bom, jsonl, parquet, geojson or dsa",
+                f"--format {name!r} is unknown: use {', '.join((*FORMATS, *ANNOTATION_FORMATS))}",
             )
             for name in self.formats
         ]

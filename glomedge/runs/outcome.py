@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from glomedge.pipeline.pipeline import StageTimes
@@ -16,6 +17,20 @@ OWNED = ("predictions.csv", "predictions.jsonl", "predictions.parquet", "cases.c
 
 
 THUMBNAIL_PX = 112
+
+
+ANNOTATIONS = "annotations"
+"""Folder in the output of the answers of slides."""
+
+
+def annotations_of(output: Path) -> list[str]:
+    """The files of slides that the run before wrote, by its ``run.json``; they go unless it writes them again."""
+    try:
+        names = json.loads((output / "run.json").read_bytes())["files_sha256"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+    names = [str(name) for name in names] if isinstance(names, dict) else []
+    return [name for name in names if name.startswith(f"{ANNOTATIONS}/") and ".." not in PurePosixPath(name).parts]
 
 
 @dataclass

@@ -13,6 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from glomedge.cases.names import UNKNOWN_CASE
@@ -27,9 +28,8 @@ from glomedge.results.published_rows import PublishedRows
 from glomedge.results.rows import Row, RowBlock
 from glomedge.results.tables import WRITERS, TableWriter, byte_order_mark
 from glomedge.results.thumbnails import Thumbnails
-from glomedge.runs import answer_files
 from glomedge.runs.options import Options
-from glomedge.runs.outcome import OWNED, Outcome
+from glomedge.runs.outcome import OWNED, Outcome, annotations_of
 from glomedge.runs.site_scores import NightScores
 from glomedge.runs.slides import Inputs, slides_record
 from glomedge.system.stopping import unless_stopped
@@ -85,7 +85,7 @@ class Publication:
         undrawn, heatmap_notes = self._heatmaps()
         if self.grey_crops is not None:
             self.grey_crops.drop()  # free its space for the tables
-        owned = (*OWNED, *answer_files.earlier(self.options.output))
+        owned = (*OWNED, *annotations_of(self.options.output))
         staged = Staged(self.options.output, self.options.output / WORK_FOLDER, owned)
         try:
             collected = self._tables(staged)
@@ -94,7 +94,7 @@ class Publication:
             with staged.open("cases.csv") as handle:
                 handle.write(byte_order_mark(self.options.formats))
                 handle.writelines(cases_csv(outcome.cases))
-            self._annotations(staged)
+            self._annotations(staged, outcome, begin_s)
             outcome.wall_s = time.perf_counter() - begin_s
             self._record(outcome, batch_size)
             self._report(staged, outcome, collected.report)
@@ -142,8 +142,9 @@ class Publication:
         if collected.copies is not None:
             counts["copies"] = collected.copies
         if collected.copies:
+            of = "files" if self.inputs.parts is None else "files, or outlines with the same pixels"
             outcome.notes.append(
-                f"Byte-for-byte copies of other files: {collected.copies}. Each is counted as a separate crop."
+                f"Byte-for-byte copies of other {of}: {collected.copies}. Each is counted as a separate crop."
             )
         outcome.counts, outcome.errors = dict(counts), dict(sorted(collected.errors.items()))
         outcome.cases = collected.cases.summaries(self._operating_point(outcome))
@@ -202,9 +203,14 @@ class Publication:
         except OutputError as error:
             return error, [f"The heatmaps are incomplete: {error}"]
 
-    def _annotations(self, staged: Staged) -> None:
-        if self.inputs.parts is not None and self.options.annotation_formats:
-            answer_files.AnswerFiles(self.options, self.model, self.inputs.parts, self.rows, self.stop).write(staged)
+    def _annotations(self, staged: Staged, outcome: Outcome, begin_s: float) -> None:
+        if self.inputs.parts is None or not self.options.annotation_formats:
+            return
+        from glomedge.runs.answer_files import AnswerFiles
+
+        started = datetime.now() - timedelta(seconds=time.perf_counter() - begin_s)
+        files = AnswerFiles(self.options, self.model, self.inputs.parts, self.rows, outcome.cases, started, self.stop)
+        outcome.notes += files.write(staged)
 
     def _record(self, outcome: Outcome, batch_size: int) -> None:
         from glomedge.runs.record import record

@@ -105,6 +105,7 @@ def _model(model: ModelFile) -> dict[str, Any]:
         "source": None if spec.source is None else spec.source.model_dump(),
         "source_sentence": origin.source(spec),
         "unknown": origin.unknown(spec),
+        **({} if spec.mpp is None else {"mpp": spec.mpp}),
     }
 
 

@@ -147,11 +147,13 @@ class SlideParts:
     Attributes:
         slides: in the order of their paths.
         model_mpp: microns per pixel of the crops that the model was trained on; None where that is not known.
+        no_dicom: paths of slides to which answers in DICOM cannot refer; filled where such are wanted.
     """
 
     def __init__(self) -> None:
         self.slides: list[OutlinedSlide] = []
         self.model_mpp: float | None = None
+        self.no_dicom: frozenset[bytes] = frozenset()
         self._columns = PartColumns()
         self._names: list[bytes] = []
         self._firsts: list[int] = []
@@ -203,11 +205,12 @@ class SlideParts:
         flags = {
             "at_edge": region.at_edge,
             "repaired": self._columns.marks[number] & _REPAIRED,
-            "other_mpp": self._has_other_mpp(self.slides[place]),
+            "other_mpp": self.has_other_mpp(self.slides[place]),
         }
         return Fetched(region.pixels_hwc, tuple(flag for flag, raised in flags.items() if raised))
 
-    def _has_other_mpp(self, slide: OutlinedSlide) -> bool:
+    def has_other_mpp(self, slide: OutlinedSlide) -> bool:
+        """Whether a slide's microns per pixel differ from the model's by more than ``MPP_TOLERANCE``."""
         if self.model_mpp is None or slide.info is None:
             return False
         return abs(slide.info.mpp - self.model_mpp) > MPP_TOLERANCE * self.model_mpp
@@ -215,11 +218,16 @@ class SlideParts:
     def _slide(self, place: int) -> Slide:
         """An open slide. Those that were not asked for lately are let go, and close with their last reader."""
         with self._lock:
-            slide = self._opened.pop(place, None)
-            if slide is None:
-                known = self.slides[place]
-                slide = Slide(known.path, None if known.info is None else known.info.mpp)
-            self._opened[place] = slide
+            slide = self._opened.get(place)
+            if slide is not None:
+                self._opened.move_to_end(place)
+                return slide
+        # Not under the lock: a share that hangs must not keep other slides from being read.
+        known = self.slides[place]
+        fresh = Slide(known.path, None if known.info is None else known.info.mpp)
+        with self._lock:
+            slide = self._opened.setdefault(place, fresh)
+            self._opened.move_to_end(place)
             if len(self._opened) > _MAX_OPEN:
                 self._opened.popitem(last=False)
             return slide

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from glomedge.cases.text import some
 from glomedge.errors import AnnotationError, ImageError, MissingExtraError, UsageError
 from glomedge.files.names import escape_name
 from glomedge.files.writing import sha256_of
@@ -17,7 +18,6 @@ from glomedge.runs.manifest import listed
 from glomedge.runs.options import Options
 from glomedge.runs.slide_parts import OutlinedSlide, PartColumns, Problem, SlideParts, on_level_0, part_name
 from glomedge.slides.annotations.classes import Choice, choose, survey
-from glomedge.slides.annotations.reading import read_outlines
 from glomedge.slides.pairs import SHARED_SUFFIXES, SLIDE_SUFFIXES, Beside, SlidePair
 from glomedge.slides.reader import Slide, openslide_module
 from glomedge.system.stopping import unless_stopped
@@ -43,7 +43,7 @@ class Inputs:
 def find_inputs(options: Options, stop: Callable[[], bool] = lambda: False) -> Inputs:
     """The crops of a folder and the outlines of its slides; or one crop, or one slide.
 
-    A slide that cannot be used is an input as a whole, whose row says why; the only one of a run is refused.
+    A slide that cannot be used is an input as a whole, whose row says why; one that was given by itself is refused.
 
     Raises:
         UsageError, ImageError, AnnotationError: there is nothing to answer, or the one slide cannot be used.
@@ -165,6 +165,8 @@ class _Finder:
 
     def _read(self, relative: bytes, pair: SlidePair, columns: PartColumns, names: list[bytes]) -> OutlinedSlide:
         """Fill the columns and names from the file of outlines. Raises ImageError, AnnotationError, UsageError."""
+        from glomedge.slides.annotations.reading import read_outlines
+
         if pair.annotations is None:
             name = escape_name(os.fsencode(pair.slide))
             advice = " Or name its outlines with --annotations." if self._alone else ""
@@ -216,6 +218,21 @@ def classes_note(parts: SlideParts) -> str | None:
         taken.update(choice.taken)
         left_out.update(choice.left_out)
     return Choice(dict(taken), dict(left_out)).sentence() if choices else None
+
+
+def mpp_note(parts: SlideParts) -> str | None:
+    """The slides whose outlines are flagged for their microns per pixel; None where there are none."""
+    named = [
+        f"{escape_name(slide.relative)} ({slide.info.mpp:.3g})"
+        for slide in parts.slides
+        if slide.info is not None and parts.has_other_mpp(slide)
+    ]
+    if not named:
+        return None
+    return (
+        f"The model was trained on crops of {parts.model_mpp:g} microns per pixel. These slides differ by more than a "
+        f"fifth, and their outlines are flagged other_mpp: {some(named)}."
+    )
 
 
 def slides_record(parts: SlideParts) -> list[dict[str, Any]]:

@@ -20,12 +20,11 @@ import numpy.typing as npt
 
 from glomedge.errors import ImageError, MissingExtraError
 from glomedge.files.names import escape_name
+from glomedge.model.spec import MAX_MPP, MIN_MPP
 
 if TYPE_CHECKING:
     from openslide import OpenSlide
 
-MIN_MPP, MAX_MPP = 0.05, 2.0
-"""Microns per pixel of scanners. A TIFF from an office program says 352.8 (72 dots per inch)."""
 _MAX_MPP_RATIO = 1.05
 MAX_BOX_PX = 64_000_000
 """Pixels of one box, as of one image file."""

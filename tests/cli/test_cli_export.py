@@ -71,6 +71,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
             ),
             data_directory=str(root / "data"),
             split=dict(split.sides),
+            mpp=0.25,
         ),
     )
     yield root
@@ -99,6 +100,7 @@ def test_defaults_write_a_proven_file(trained: Path, monkeypatch: pytest.MonkeyP
     assert parity.flips == 0
     assert found.spec.threshold == 0.45
     assert found.spec.temperature == 1.25
+    assert found.spec.mpp == 0.25
     assert found.spec.multiply_adds == 3_480_307_712
     report = json.loads((trained / "artifacts" / "model.export.json").read_text())
     assert report["sha256"] == found.sha256

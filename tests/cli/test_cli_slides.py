@@ -27,6 +27,37 @@ def test_draw_then_cut(tmp_path: Path) -> None:
     assert list((tmp_path / "crops").rglob("*.png"))
 
 
+def test_draw_then_infer(tmp_path: Path, tiny_model: Path) -> None:
+    drawn = run(
+        "synth-slide",
+        str(tmp_path / "slides"),
+        "--glomeruli",
+        "3",
+        "--cases",
+        "1",
+        "--positive-fraction",
+        "1",
+        "--json",
+    )
+    name = json.loads(drawn.stdout)["slides"][0]
+    slide, out = tmp_path / "slides" / name, tmp_path / "out"
+    marks = (tmp_path / "slides" / "other-formats" / name).with_suffix(".dsa.json")
+    options = ["--model", str(tiny_model), "--output", str(out), "--provider", "cpu", "--format", "geojson"]
+    done = run("infer", str(slide), "--annotations", str(marks), "--class", "globally_sclerotic_glomeruli", *options)
+    assert done.returncode == 0, done.stderr
+    assert len((out / "predictions.csv").read_text("utf-8").splitlines()) == 4
+    done = run("infer", str(tmp_path / "slides"), *options)
+    assert done.returncode == 0, done.stderr
+    assert "Left out by class: tissue (1)" in done.stdout
+    assert "2 files in annotations/" in done.stdout
+    assert "Research use only" in done.stdout
+    assert (out / "annotations" / name).with_suffix(".geojson").is_file()
+    done = run("infer", str(tmp_path / "slides"), "--annotations", str(marks), *options)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("glomedge: ")
+    assert "--annotations belongs to one slide" in done.stderr
+
+
 def test_errors_have_no_traceback(tmp_path: Path) -> None:
     (tmp_path / "a.geojson").write_text("{}")
     done = run("crop", str(tmp_path / "no.svs"), "-a", str(tmp_path / "a.geojson"), "-o", str(tmp_path / "crops"))

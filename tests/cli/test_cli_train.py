@@ -164,6 +164,8 @@ def test_a_whole_run_writes_what_it_promises(tmp_path: Path) -> None:
         "--json",
         "--site",
         "Lab",
+        "--mpp",
+        0.25,
     ]
     done = glomedge("train", data, "--output", out, "--tensorboard", tmp_path / "board", *options)
     assert done.returncode == 0, done.stderr
@@ -190,7 +192,7 @@ def test_a_whole_run_writes_what_it_promises(tmp_path: Path) -> None:
     record = read_record(out / "model.keras")
     assert record.threshold == summary["threshold"]
     assert set(record.split) == {name for name, _ in SIX_CROPS}
-    assert record.training.site == "Lab"
+    assert (record.training.site, record.mpp) == ("Lab", 0.25)
     # The crops that it was made with are known by their bytes, so that no site recalibrates on them.
     sha256_of_name = {path.name: sha256_of(path) for path in data.rglob("*.png")}
     assert record.training.crop_digests is not None

@@ -78,6 +78,16 @@ def test_runs_every_step_in_order_and_notes_it(tmp_path: Path) -> None:
     assert RESEARCH_USE_NOTICE in record["notice"]
 
 
+def test_steps_on_slides_are_left_out_where_their_packages_are_missing(tmp_path: Path) -> None:
+    lines: list[str] = []
+    absent = Step(("infer", "slides"), ("on-slides",), "slides", ("no_such_package",))
+    fake = FakeGlomedge(*LEARNT)
+    result = run_demo(tmp_path / "demo", steps=(*TINY, absent), runner=fake, say=lines.append)
+    assert fake.ran == ["synth", "infer"]
+    assert "left out: it needs no_such_package" in lines[-1]
+    assert "glomedge infer slides" not in result.seconds
+
+
 def test_a_broken_off_demo_goes_on_where_it_stopped(tmp_path: Path) -> None:
     with pytest.raises(GlomedgeError, match=r"'glomedge infer night' ended with exit code 3.*continues from here"):
         run_demo(tmp_path, steps=TINY, runner=FakeGlomedge(*LEARNT, fail_at="infer"), say=lambda _: None)
@@ -235,5 +245,7 @@ def test_the_demo_itself(tmp_path: Path) -> None:
     assert result["notice"] == RESEARCH_USE_NOTICE
     for path in ("predictions/predictions.csv", "predictions/cases.csv", "predictions/report.html"):
         assert RESEARCH_USE_NOTICE in (tmp_path / "demo" / path).read_text(encoding="utf-8"), path
+    drawn = {path.stem for path in (tmp_path / "demo" / "slides").glob("*.svs")}
+    assert {path.stem for path in (tmp_path / "demo" / "on-slides" / "annotations").glob("*.geojson")} == drawn
     for path in ("artifacts/model.onnx", "artifacts/training-report.html"):
         assert (tmp_path / "demo" / path).is_file(), path

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import multiprocessing
-import resource
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
 
 from glomedge.cases.names import CaseFinder
 from glomedge.files.writing import Staged
@@ -33,7 +34,9 @@ def answered(options: Options, count: int) -> None:
     cases = CaseFinder(Keys(inputs.found.inputs))
     rows = PublishedRows(answers, 0.5, ("no", "yes"), "cpu", (0.4, 0.6), cases, inputs.parts.facts)
     staged = Staged(options.output, options.output)
-    AnswerFiles(run, read_model_file(options.model), inputs.parts, rows, lambda: False).write(staged)
+    AnswerFiles(
+        run, read_model_file(options.model), inputs.parts, rows, [], datetime(2026, 11, 26), lambda: False
+    ).write(staged)
     assert sum(len(block.outlines) for block in rows.blocks()) == count
     staged.commit()
 
@@ -42,7 +45,9 @@ def _peaks(options: Options, counts: list[int]) -> list[int]:
     peaks = []
     for count in counts:
         answered(options, count)
-        peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+        # Not ru_maxrss, which a process takes over from the one that started it.
+        lines = Path("/proc/self/status").read_text("ascii").splitlines()
+        peaks.append(next(int(line.split()[1]) << 10 for line in lines if line.startswith("VmHWM")))
     return peaks
 
 

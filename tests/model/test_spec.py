@@ -31,6 +31,15 @@ def test_round_trip(spec: ModelSpec) -> None:
     assert spec.notice == RESEARCH_USE_NOTICE
 
 
+def test_microns_per_pixel_stand_in_the_spec_where_they_are_known(spec: ModelSpec) -> None:
+    assert '"mpp"' not in spec.to_json(), "a file without them has the bytes that it always had"
+    known = spec.model_copy(update={"mpp": 0.25})
+    assert ModelSpec.from_json(known.to_json()) == known
+    for absurd in (0.0, 352.8):
+        with pytest.raises(ModelError, match="mpp"):
+            ModelSpec.from_json(spec.model_copy(update={"mpp": absurd}).to_json())
+
+
 def test_frozen(spec: ModelSpec) -> None:
     with pytest.raises(ValidationError, match="frozen"):
         spec.threshold = 0.9  # type: ignore[misc]  # the point of the test

@@ -57,7 +57,7 @@ COMMANDS = [
     ),
     pytest.param(["synth", "out", "--crops", "6", "--cases", "3"], id="synth"),
     pytest.param(["synth-slide", "out", "--glomeruli", "2", "--cases", "1"], id="synth-slide"),
-    pytest.param(["crop", "data/slide.svs", "--annotations", "data/boxes.csv", "-o", "out"], id="crop"),
+    pytest.param(["crop", "data/slide.svs", "--annotations", "data/slide.csv", "-o", "out"], id="crop"),
     pytest.param(
         ["train", "data", "-o", "out", "--weights", "none", "--epochs", "1", "--batch-size", "2"],
         marks=KERAS,
@@ -81,7 +81,7 @@ def root(tmp_path: Path, tiny_model: Path) -> Path:
     work.mkdir()
     write_crops(work / "data")
     drawn_slides.write(work / "data" / "slide.svs")
-    (work / "data" / "boxes.csv").write_text("x,y,width,height\n10,20,300,280\n")
+    (work / "data" / "slide.csv").write_text("x,y,width,height\n10,20,300,280\n")
     shutil.copyfile(tiny_model, tmp_path / "model.onnx")
     return tmp_path
 

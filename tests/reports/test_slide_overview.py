@@ -16,7 +16,8 @@ from glomedge.engine.options import EngineOptions
 from glomedge.reports import slide_overview
 from glomedge.runs.folder import Options, infer_folder
 from helpers.drawn_slides import picture, write
-from helpers.page_checks import check_page
+from helpers.page_checks import HOSTILE, check_page
+from helpers.qupath_rules import qupath_problems
 from helpers.run_kit import table, write_crops
 from helpers.slide_runs import SLIDES, outline, square, write_outlined
 
@@ -121,3 +122,14 @@ def test_a_slide_that_is_gone_when_the_report_is_written_shows_its_marks(options
     slide.unlink()
     found = Overviews(inputs.parts)("S-9.svs")
     assert found == slide_overview.Overview(None, 0, 0, 900, 700, 1)
+
+
+def test_an_id_as_an_attacker_would_choose_it(options: Options) -> None:
+    slide = options.folder / SLIDES[2]
+    outline(slide, square(1, 400, 300, id=HOSTILE), square(2, 100, 100, id="\u202egnp.\ud83d"))
+    infer_folder(replace(options, folder=slide, formats=("csv", "jsonl", "geojson")))
+    page = (options.output / "report.html").read_text("utf-8")
+    check_page(page)
+    assert len(list(overviews(page)[0].iter("rect"))) == 2
+    assert table(options.output)[0]["annotation_id"] == HOSTILE
+    assert qupath_problems((options.output / "annotations" / slide.name).with_suffix(".geojson").read_bytes()) == []

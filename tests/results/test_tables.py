@@ -13,8 +13,8 @@ from glomedge.about import RESEARCH_USE_NOTICE
 from glomedge.errors import GlomedgeError
 from glomedge.files.names import guard, neutralise
 from glomedge.files.writing import Staged
-from glomedge.results.rows import Row, RowBlock
-from glomedge.results.tables import CsvWriter, JsonLinesWriter, columns
+from glomedge.results.rows import OutlineFacts, Row, RowBlock
+from glomedge.results.tables import OUTLINE_COLUMNS, CsvWriter, JsonLinesWriter, ParquetWriter, columns
 
 
 def test_staged_files_appear_together_or_not_at_all(tmp_path: Path) -> None:
@@ -105,3 +105,57 @@ def test_json_lines_are_those_of_the_json_module(
     assert written.getvalue().decode("utf-8") == "".join(
         json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in expected
     )
+
+
+def _on_slides() -> list[Row]:
+    plain = Row("S-1.svs#0000001_0012", "S-1", "S-1", 0.25, 0, "no", 0.5, "ok", "cpu", "ab" * 32, None, "", None, 0)
+    outlines = [
+        OutlineFacts(0, "0012", 'a, "b"\nc', 10, 20, 300, 280, 0.2527),
+        OutlineFacts(1, "=1+1", "=SUM(A1)", mpp=0.25),
+        OutlineFacts(2),
+        None,
+    ]
+    return [plain._replace(outline=outline) for outline in outlines]
+
+
+def test_what_is_known_of_outlines_stands_behind_the_slide_in_csv() -> None:
+    written = io.BytesIO()
+    writer = CsvWriter(written, tta=False, slides=True)
+    rows = _on_slides()
+    writer.write(RowBlock.of(rows[:3]))
+    writer.write(RowBlock.of(rows[3:]))  # crops alone
+    writer.close()
+    header, *lines = csv.reader(io.StringIO(written.getvalue().decode("utf-8"), newline=""))
+    assert header == list(columns(tta=False, slides=True))
+    assert header[2:11] == ["slide", *OUTLINE_COLUMNS, "probability"]
+    assert [line[3:10] for line in lines] == [
+        ["'0012", 'a, "b"\nc', "10", "20", "300", "280", "0.2527"],
+        ["'=1+1", "'=SUM(A1)", "", "", "", "", "0.25"],
+        [""] * 7,
+        [""] * 7,
+    ]
+    assert [line[10] for line in lines] == ["0.25"] * 4
+
+
+def test_what_is_known_of_outlines_is_typed_in_json_and_parquet() -> None:
+    rows = _on_slides()
+    expected = [
+        dict(zip(OUTLINE_COLUMNS, ("0012", 'a, "b"\nc', 10, 20, 300, 280, 0.2527), strict=True)),
+        {"annotation_id": "=1+1", "annotation_class": "=SUM(A1)"} | dict.fromkeys(OUTLINE_COLUMNS[2:6]) | {"mpp": 0.25},
+        {"annotation_id": "", "annotation_class": ""} | dict.fromkeys(OUTLINE_COLUMNS[2:]),
+        dict.fromkeys(OUTLINE_COLUMNS),
+    ]  # fmt: skip
+    written = io.BytesIO()
+    writer = JsonLinesWriter(written, tta=False, slides=True)
+    writer.write(RowBlock.of(rows))
+    lines = [json.loads(line) for line in written.getvalue().decode("utf-8").splitlines()]
+    assert [{name: line[name] for name in OUTLINE_COLUMNS} for line in lines] == expected
+    assert [list(line) for line in lines] == [list(columns(tta=False, slides=True))] * 4
+    parquet = pytest.importorskip("pyarrow.parquet", reason="pip install 'glomedge[parquet]'")
+    written = io.BytesIO()
+    table_writer = ParquetWriter(written, tta=False, slides=True)
+    table_writer.write(RowBlock.of(rows))
+    table_writer.close()
+    table = parquet.read_table(io.BytesIO(written.getvalue()))
+    assert table.select(OUTLINE_COLUMNS).to_pylist() == expected
+    assert str(table.schema.field("x").type) == "int32"

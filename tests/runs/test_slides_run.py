@@ -14,11 +14,13 @@ import pytest
 
 from glomedge.engine.options import EngineOptions
 from glomedge.errors import GlomedgeError, OutputError, UsageError
+from glomedge.runs import slide_parts
 from glomedge.runs.folder import Options, infer_folder
 from glomedge.runs.options import SlideOptions
 from glomedge.slides.crop_slides import cut_slides
 from glomedge.slides.pairs import find_pairs
 from helpers.annotation_files import dsa, encoded, polyline
+from helpers.builders import build_tiny_model
 from helpers.drawn_slides import write
 from helpers.run_kit import outputs, table, write_crops
 from helpers.slide_runs import CLASSES, SLIDES, outline, square, write_outlined
@@ -153,6 +155,13 @@ def test_the_bytes_do_not_depend_on_workers_or_on_where_slides_are_read(options:
         assert outputs(run.output) == outputs(options.output)
 
 
+def test_more_slides_than_are_held_open(options: Options, monkeypatch: pytest.MonkeyPatch) -> None:
+    infer_folder(options)
+    monkeypatch.setattr(slide_parts, "_MAX_OPEN", 1)
+    infer_folder(replace(options, output=options.output / "one", workers=4))
+    assert outputs(options.output / "one") == outputs(options.output)
+
+
 def test_heatmaps_and_report_of_outlines(options: Options) -> None:
     run = replace(options, heatmaps=options.output / "heat", heatmaps_for="all")
     infer_folder(run)
@@ -229,3 +238,18 @@ def test_one_slide_that_cannot_be_used_is_refused(options: Options, tmp_path: Pa
     slide.with_suffix(".xml").write_text("<ASAP_Annotations/>")
     with pytest.raises(GlomedgeError, match=r"S-8\.geojson, S-8\.xml"):
         infer_folder(run)
+
+
+def test_slides_of_another_scale_than_the_training_crops_are_flagged(options: Options, tmp_path: Path) -> None:
+    build_tiny_model(tmp_path / "model.onnx", mpp=0.25)
+    for name, mpp in {"S-1.svs": "0.301", "S-2.svs": "0.299", "S-3.svs": "0.199", "S-4.svs": "0.201"}.items():
+        outline(write(options.folder / name, mpp_text=mpp), square(1, 37, 91))
+    outcome = infer_folder(replace(options, model=tmp_path / "model.onnx"))
+    flagged = [row["slide"] for row in table(options.output) if "other_mpp" in row["status"]]
+    assert flagged == ["S-1", "S-3"]
+    (note,) = [note for note in outcome.notes if "microns per pixel" in note]
+    assert note.startswith("The model was trained on crops of 0.25 microns per pixel. These slides differ")
+    assert "S-1.svs (0.301), S-3.svs (0.199)" in note
+    # Without the number of the model nothing is known to differ.
+    outcome = infer_folder(options)
+    assert not any("other_mpp" in row["status"] for row in table(options.output))

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from glomedge.errors import UsageError
-from glomedge.model.spec import ComputeDtype, InputScaling, Recipe
+from glomedge.model.spec import MAX_MPP, MIN_MPP, ComputeDtype, InputScaling, Recipe
 from glomedge_export.data.split import SplitMethod
 
 OptimizerName = Literal["sgd", "adam"]
@@ -92,6 +92,7 @@ class TrainOptions:
         overwrite: replace the finished model or the stopped run in ``output``.
         cache_dir: for the enhanced crops; ``output/cache`` where None.
         site: whose slides these are: there the counts of the test split hold.
+        mpp: microns per pixel of the crops: infer flags slides whose own differ.
     """
 
     data: Path
@@ -108,7 +109,13 @@ class TrainOptions:
     tensorboard_dir: Path | None = None
     cache_dir: Path | None = None
     site: str | None = None
+    mpp: float | None = None
 
     def __post_init__(self) -> None:
+        if self.mpp is not None and not MIN_MPP <= self.mpp <= MAX_MPP:
+            raise UsageError(
+                f"--mpp {self.mpp:g} cannot be: scanners have {MIN_MPP} to {MAX_MPP} microns per pixel. Give the right "
+                "number, for example: --mpp 0.25"
+            )
         if self.resume and self.overwrite:
             raise UsageError("--resume and --overwrite exclude each other. See: glomedge train --help")

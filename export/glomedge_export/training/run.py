@@ -185,6 +185,7 @@ def _fit_and_write(
         operating_point=evaluation.operating_point(test.labels, test.probabilities >= threshold),
         data_directory=str(options.data),
         split=dict(split.sides),
+        mpp=options.mpp,
     )
     summary = _summary(record, validation, test, fitted.history)
     history, best = fitted.history, fitted.best_epoch
