@@ -28,6 +28,7 @@ from glomedge.results.folder import JOURNAL, WORK_FOLDER, OutputFolder
 from glomedge.results.journal import Identity, read_journal
 from glomedge.results.published_rows import PublishedRows
 from glomedge.results.thumbnails import JoinedThumbnails
+from glomedge.runs import answer_files
 from glomedge.runs.manifest import case_finder
 from glomedge.runs.options import Options
 from glomedge.runs.outcome import OWNED, Outcome
@@ -105,6 +106,9 @@ class _Merge:
                 f"says {first.inputs_sha256}. Run the shards again with --overwrite."
             )
         self._inputs = _inputs(first, self._options, names, stop)
+        if self._inputs.parts is not None:
+            self._inputs.parts.model_mpp = self._model.spec.mpp
+            answer_files.find_dicom(self._options, self._inputs.parts)  # whose notes the shards have
         self.count = len(names)
 
     def publish(self, options: MergeOptions, begin_s: float) -> Outcome:
