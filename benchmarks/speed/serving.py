@@ -47,6 +47,7 @@ from glomedge.engine.options import EngineOptions
 from glomedge.engine.providers import run_threads
 from glomedge.imaging import images
 from glomedge.imaging.enhance import enhance
+from glomedge.model.file import read_model_file
 from glomedge.runs.pipeline_run import one_opencv_thread
 
 CLIENTS = (1, 4, 16)
@@ -210,7 +211,11 @@ def main() -> None:
     set_results_directory(arguments.results)
     model = arguments.model or find_model()
     count, rounds = (24, 2) if arguments.quick else (arguments.crops, arguments.rounds)
-    callers = 1 if arguments.optimise == "latency" else run_threads(EngineOptions(arguments.provider))
+    callers = (
+        1
+        if arguments.optimise == "latency"
+        else run_threads(EngineOptions(arguments.provider), read_model_file(model).spec)
+    )
     rows, records = [], []
     with (
         one_opencv_thread(),

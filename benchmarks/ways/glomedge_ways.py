@@ -104,7 +104,7 @@ def find(artifacts: Path, model: str) -> Path:
 
 def _engine_run(engine: engines.Engine, context: Context, threads: int) -> Run:
     images = context.images()
-    size = usual_batch(EngineOptions(engine.provider))
+    size = usual_batch(EngineOptions(engine.provider), engine.spec)
     batches = [np.ascontiguousarray(images[i : i + size]) for i in range(0, len(images), size)]
     pool = ThreadPoolExecutor(threads)
 
@@ -134,7 +134,7 @@ def _files_run(engine: engines.Engine, context: Context, threads: int) -> Run:
     import cv2
 
     cv2.setNumThreads(1)
-    size = usual_batch(EngineOptions(engine.provider))
+    size = usual_batch(EngineOptions(engine.provider), engine.spec)
     settings = Settings(
         recipe=engine.spec.recipe,
         batch_size=size,

@@ -6,6 +6,7 @@ the result are JSON files; crops are passed as ``.npy``.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import sys
@@ -18,9 +19,10 @@ from glomedge.about import without_source
 from glomedge.bench.energy import EnergyMeter, gpu_memory_bytes
 from glomedge.bench.record import EndToEnd, Energy, Latency, Memory, Scenario, ScenarioName
 from glomedge.bench.scenarios import Images, latency_by_batch, offline, server, single_stream
-from glomedge.engine import loading
+from glomedge.engine import loading, providers
 from glomedge.engine.options import EngineOptions
 from glomedge.errors import GlomedgeError
+from glomedge.model.file import ModelFile, read_model_file
 from glomedge.model.frozen import Frozen
 
 if TYPE_CHECKING:
@@ -77,58 +79,114 @@ def measure(job: Job) -> Result:
     Raises:
         ProviderUnavailableError, ModelError, EngineError: from the engine.
     """
-    from glomedge.engine import providers
-
     images = np.load(job.crops, allow_pickle=False)
+    file = read_model_file(job.model)
+    first, latency, single = _answers_and_latency(job, file, images)
+    if job.answers_only:
+        return first
+    throughput = _throughput(job, file, images, first.provider, _best_batch(latency))
+    assert first.memory is not None
+    gpu_bytes = max(filter(None, (first.memory.gpu_bytes, gpu_memory_bytes(os.getpid()))), default=None)
+    return first.model_copy(
+        update={
+            "latency": tuple(latency),
+            "scenarios": (*single, *throughput.scenarios),
+            "end_to_end": throughput.end_to_end,
+            "memory": first.memory.model_copy(update={"peak_rss_bytes": peak_rss_bytes(), "gpu_bytes": gpu_bytes}),
+            "energy": throughput.energy,
+        }
+    )
+
+
+def _engines(job: Job, file: ModelFile) -> list[tuple[EngineOptions, tuple[int, ...]]]:
+    """The engines to open one after the other, each with the batch sizes to time on it.
+
+    A GPU runs one size alone and pads or splits everything to it, so there each size has the engine that
+    ``infer --batch-size`` opens.
+    """
+    if providers.runs_on_gpu(job.engine, file.spec):
+        return [(dataclasses.replace(job.engine, batch_size=size), (size,)) for size in job.batch_sizes]
+    largest = job.engine.max_batch or max(job.batch_sizes)
+    return [(dataclasses.replace(job.engine, max_batch=largest), job.batch_sizes)]
+
+
+def _answers_and_latency(job: Job, file: ModelFile, images: Images) -> tuple[Result, list[Latency], list[Scenario]]:
+    """The result so far, with the answers; the latency of each size; the single-stream scenario if asked for."""
+    latency: list[Latency] = []
+    single: list[Scenario] = []
+    gpu_bytes: list[int] = []
+    result: Result | None = None
+    for options, sizes in _engines(job, file):
+        # All sizes are of one provider, even where `auto` would choose by the size.
+        chosen = options if result is None else dataclasses.replace(options, provider=result.provider)
+        with loading.open_engine(file, chosen) as engine:
+            if result is None:
+                result = _answers(job, engine, images)
+            if job.answers_only:
+                break
+            share_s = job.duration_s * len(sizes) / len(job.batch_sizes)
+            latency += latency_by_batch(engine.infer, images, sizes, duration_s=share_s)
+            if "single-stream" in job.scenarios and min(job.batch_sizes) in sizes:
+                single.append(_single_stream(job, engine, images, chosen.batch_size or 1))
+            gpu_bytes += filter(None, [gpu_memory_bytes(os.getpid())])
+    assert result is not None  # ``Settings.check``: there is a batch size
+    assert result.memory is not None
+    memory = result.memory.model_copy(update={"gpu_bytes": max(gpu_bytes, default=None)})
+    return result.model_copy(update={"memory": memory}), latency, single
+
+
+def _answers(job: Job, engine: Engine, images: Images) -> Result:
+    after_load = rss_bytes()
+    probabilities = _probabilities(engine, images, max(job.batch_sizes))
+    memory = Memory(peak_rss_bytes=peak_rss_bytes(), rss_after_load_bytes=after_load)
+    return Result(provider=engine.provider, runtime=runtime_record(engine), probabilities=probabilities, memory=memory)
+
+
+def _single_stream(job: Job, engine: Engine, images: Images, padded_to: int) -> Scenario:
+    found = single_stream(engine.infer, images, duration_s=job.duration_s)
+    # Without a size of 1 each query is padded, which is not what an engine for one crop would take.
+    return found.model_copy(update={"details": found.details | {"padded_to": padded_to}}) if padded_to > 1 else found
+
+
+def _throughput(job: Job, file: ModelFile, images: Images, provider: str, best: int) -> Result:
+    """Offline, server and end to end, with as many callers as the provider is given; ``best`` is the fastest size."""
+    threads = providers.run_threads(EngineOptions(provider), file.spec)
+    gpu = providers.named(provider).gpu
+    # Recording the placement costs time, and it was seen to hold.
+    plain = dataclasses.replace(job.engine, provider=provider, strict_placement=False)
     largest = max(job.batch_sizes)
-    options = dataclasses.replace(job.engine, max_batch=job.engine.max_batch or largest)
-    with loading.open_engine(job.model, options) as engine:
-        provider = engine.provider
-        runtime = runtime_record(engine)
-        rss_after_load = rss_bytes()
-        probabilities = _probabilities(engine, images, largest)
-        if job.answers_only:
-            memory = Memory(peak_rss_bytes=peak_rss_bytes(), rss_after_load_bytes=rss_after_load)
-            return Result(provider=provider, runtime=runtime, memory=memory, probabilities=probabilities)
-        latency = latency_by_batch(engine.infer, images, job.batch_sizes, duration_s=job.duration_s)
-        done: list[Scenario] = []
-        if "single-stream" in job.scenarios:
-            done.append(single_stream(engine.infer, images, duration_s=job.duration_s))
-        gpu_bytes = gpu_memory_bytes(os.getpid())
-    threads = providers.run_threads(EngineOptions(provider))
-    again = dataclasses.replace(options, strict_placement=False)  # recording it costs time, and it was seen to hold
-    with loading.open_engine(job.model, again, concurrency=threads, self_test=False) as engine:
-        throughput, energy = _offline(engine, images, job, _best_batch(latency), threads)
+    if gpu:
+        options = dataclasses.replace(plain, batch_size=best)
+    else:
+        options = dataclasses.replace(plain, max_batch=job.engine.max_batch or largest)
+    done: list[Scenario] = []
+    with contextlib.ExitStack() as opened:
+        engine = opened.enter_context(loading.open_engine(file, options, concurrency=threads, self_test=False))
+        throughput, energy = _offline(engine, images, job, best, threads)
         if "offline" in job.scenarios:
             done.append(throughput)
         if "server" in job.scenarios:
             done.append(
                 server(
                     engine.infer, images, upper_per_s=throughput.value, duration_s=2 * job.duration_s,
-                    bound_ms=job.latency_bound_ms, max_batch=largest, concurrency=threads,
+                    bound_ms=job.latency_bound_ms, max_batch=best if gpu else largest, concurrency=threads,
                 )
             )  # fmt: skip
-        end_to_end = None
-        if job.files:
-            from glomedge.bench.end_to_end import measure as measure_end_to_end
+        if not job.files:
+            return Result(scenarios=tuple(done), energy=energy)
+        from glomedge.bench.end_to_end import measure as measure_end_to_end
 
-            # What infer would take with these options, on the provider that runs.
-            batch_size = providers.batch_of(dataclasses.replace(job.engine, provider=provider))
-            end_to_end = measure_end_to_end(
-                engine, job.files, job.scratch, batch_size=batch_size, duration_s=job.duration_s,
-                expected_per_s=throughput.value,
-            )  # fmt: skip
-        gpu_bytes = max(filter(None, (gpu_bytes, gpu_memory_bytes(os.getpid()))), default=None)
-    return Result(
-        provider=provider,
-        runtime=runtime,
-        latency=tuple(latency),
-        scenarios=tuple(done),
-        end_to_end=end_to_end,
-        memory=Memory(peak_rss_bytes=peak_rss_bytes(), rss_after_load_bytes=rss_after_load, gpu_bytes=gpu_bytes),
-        energy=energy,
-        probabilities=probabilities,
-    )
+        # What infer would take with these options, on the provider that runs.
+        usual = providers.batch_of(plain, file.spec)
+        if gpu and usual != best:
+            opened.close()
+            again = dataclasses.replace(plain, batch_size=usual)
+            engine = opened.enter_context(loading.open_engine(file, again, concurrency=threads, self_test=False))
+        end_to_end = measure_end_to_end(
+            engine, job.files, job.scratch, batch_size=usual, duration_s=job.duration_s,
+            expected_per_s=throughput.value,
+        )  # fmt: skip
+        return Result(scenarios=tuple(done), energy=energy, end_to_end=end_to_end)
 
 
 def _offline(engine: Engine, images: Images, job: Job, batch_size: int, threads: int) -> tuple[Scenario, Energy | None]:

@@ -39,7 +39,6 @@ _PACKAGES = (
     "tensorflow",
 )
 _BATCHES = (1, 4, 16)
-_GPU_BATCHES = (1, 32)
 _TIMED_S = 1.0
 
 
@@ -255,7 +254,7 @@ def _examine(provider: Any, model: Path | None, options: EngineOptions) -> Provi
         return ProviderReport(provider.name, usable=True)
     options = replace(options, provider=provider.name, allow_fallback=False)
     # The batch sizes of infer: an engine that is built here is the one that infer finds in the cache.
-    options = replace(options, batch_size=batch_of(options))
+    options = replace(options, batch_size=batch_of(options, None))
     start = perf_counter()
     try:
         with open_engine(model, options) as engine:
@@ -299,11 +298,11 @@ def no_kernels(name: str) -> str | None:
 
 
 def _batches(gpu: bool, options: EngineOptions) -> list[int]:
-    """What to time: some usual sizes and the one asked for, as far as the device is to be given them."""
+    """What to time: some usual sizes and the one asked for; on a GPU that one, the only one it runs."""
     asked = options.batch_size or 1
-    if options.fixed_batch:
+    if gpu or options.fixed_batch:
         return [asked]
-    sizes = {*(_GPU_BATCHES if gpu else _BATCHES), asked}
+    sizes = {*_BATCHES, asked}
     return sorted(size for size in sizes if size <= (options.max_batch or size))
 
 

@@ -191,7 +191,7 @@ def named(name: str) -> Provider:
     return PROVIDERS[name]
 
 
-def runs_on_gpu(options: EngineOptions, spec: ModelSpec | None = None) -> bool:
+def runs_on_gpu(options: EngineOptions, spec: ModelSpec | None) -> bool:
     """Whether the provider asked for works on a GPU; for ``auto``: whether the one that it will take does.
 
     With ``allow_fallback`` a provider that cannot run here stands for whichever takes its place. Asked before anything
@@ -199,7 +199,8 @@ def runs_on_gpu(options: EngineOptions, spec: ModelSpec | None = None) -> bool:
 
     Args:
         options: what the user asked for.
-        spec: of the model: on a machine with a GPU, an int8 file for the CPU runs on the CPU. None: any model.
+        spec: of the model: on a machine with a GPU, an int8 file for the CPU runs on the CPU. None where there
+            is no model to ask about; never left out, or the CPU would get a GPU's batch.
 
     Raises UsageError on an unknown name.
     """
@@ -216,12 +217,12 @@ def runs_on_gpu(options: EngineOptions, spec: ModelSpec | None = None) -> bool:
     return False
 
 
-def usual_batch(options: EngineOptions, spec: ModelSpec | None = None) -> int:
+def usual_batch(options: EngineOptions, spec: ModelSpec | None) -> int:
     """Crops a call where the user does not say. Arguments as of ``runs_on_gpu``."""
     return GPU_BATCH if runs_on_gpu(options, spec) else CPU_BATCH
 
 
-def batch_of(options: EngineOptions, spec: ModelSpec | None = None) -> int:
+def batch_of(options: EngineOptions, spec: ModelSpec | None) -> int:
     """Crops a call by what the user gave; every command agrees by it, or one would build what the other misses.
 
     With ``fixed_batch`` ``max_batch`` names the batch as well as ``batch_size`` does. Arguments as of ``runs_on_gpu``.
@@ -234,7 +235,7 @@ def batch_of(options: EngineOptions, spec: ModelSpec | None = None) -> int:
     return min(usual, options.max_batch or usual)
 
 
-def run_threads(options: EngineOptions, spec: ModelSpec | None = None) -> int:
+def run_threads(options: EngineOptions, spec: ModelSpec | None) -> int:
     """How many threads should call ``infer`` at once: two for a GPU, one for each core of a CPU, at most eight.
 
     On a CPU, one thread a core on one session is faster than one thread with all cores. Arguments as of

@@ -119,7 +119,9 @@ class Core:
         self._seconds_a_crop = 0.0
         self._decoder = default_decoder()  # imports now what the first request would wait for
         self._decoders = ThreadPoolExecutor(usable_cpus(), thread_name_prefix="decode")
-        self._batcher = Batcher(batch_threads(options), batch_of(options.engine), self._computed)
+        self._batcher = Batcher(
+            batch_threads(options, model.spec), batch_of(options.engine, model.spec), self._computed
+        )
         metrics.queue_limit.set(options.limits.queue_crops)
         metrics.watch(metrics.queue, lambda: self.pending)
         metrics.watch(metrics.ready, lambda: float(self.ready))

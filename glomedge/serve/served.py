@@ -57,9 +57,9 @@ class ServedModel:
     retire = release
 
 
-def batch_threads(options: ServeOptions) -> int:
-    """How many batches are computed at once."""
-    return 1 if options.optimise == "latency" else run_threads(options.engine)
+def batch_threads(options: ServeOptions, spec: ModelSpec) -> int:
+    """How many batches are computed at once, of the model that is served."""
+    return 1 if options.optimise == "latency" else run_threads(options.engine, spec)
 
 
 def open_model(options: ServeOptions) -> ServedModel:
@@ -70,8 +70,8 @@ def open_model(options: ServeOptions) -> ServedModel:
     """
     file = read_model_file(options.model)
     site.check_site(file.spec, options.site)
-    engine_options = replace(options.engine, batch_size=batch_of(options.engine))
-    engine = open_engine(file, engine_options, concurrency=batch_threads(options))
+    engine_options = replace(options.engine, batch_size=batch_of(options.engine, file.spec))
+    engine = open_engine(file, engine_options, concurrency=batch_threads(options, file.spec))
     try:
         require_bf16(engine, options.engine)
         if options.site is not None and engine.spec.operating_point is None:

@@ -169,7 +169,7 @@ class _Server:
             "model_sha256": core.model.sha256,
             "provider": core.model.engine.provider,
             "optimise": options.optimise,
-            "batches_at_once": batch_threads(options),
+            "batches_at_once": batch_threads(options, core.model.spec),
             "threads": core.model.engine.runtime.threads,
             "token_needed": self._tokens is not None,
             "notes": list(core.model.engine.runtime.notes),

@@ -31,7 +31,7 @@ ort = import_onnxruntime()
     ("name", "batch"), [("auto", 4), ("cpu", 4), ("openvino", 4), ("cuda", 32), ("tensorrt", 32), ("tensorrt-rtx", 32)]
 )
 def test_the_usual_batch_is_the_devices(name: str, batch: int) -> None:
-    assert providers.usual_batch(EngineOptions(name)) == batch
+    assert providers.usual_batch(EngineOptions(name), None) == batch
 
 
 @pytest.mark.parametrize("usable", [True, False])
@@ -46,7 +46,7 @@ def test_auto_takes_the_gpus_batch_only_where_a_gpu_provider_can_run(
     for name, provider in providers.PROVIDERS.items():
         if provider.gpu:
             monkeypatch.setitem(providers.PROVIDERS, name, dataclasses.replace(provider, unusable=unusable))
-    assert providers.usual_batch(EngineOptions()) == (32 if usable else 4)
+    assert providers.usual_batch(EngineOptions(), None) == (32 if usable else 4)
 
 
 @pytest.mark.parametrize(
@@ -65,9 +65,9 @@ def test_what_may_fall_back_takes_the_batch_of_what_takes_its_place(
         monkeypatch.setitem(providers.PROVIDERS, name, dataclasses.replace(provider, unusable=says))
     for name, (exactly, allowed) in batches.items():
         options = EngineOptions(name)
-        assert providers.usual_batch(options) == exactly
-        assert providers.usual_batch(dataclasses.replace(options, allow_fallback=True)) == allowed
-    assert providers.run_threads(EngineOptions("cuda", allow_fallback=True)) == (
+        assert providers.usual_batch(options, None) == exactly
+        assert providers.usual_batch(dataclasses.replace(options, allow_fallback=True), None) == allowed
+    assert providers.run_threads(EngineOptions("cuda", allow_fallback=True), None) == (
         2 if usable else min(cpu.usable_cpus(), 8)
     )
 
@@ -251,7 +251,7 @@ def test_a_gpu_that_cuda_does_not_count_takes_no_gpus_batch(monkeypatch: pytest.
     monkeypatch.setattr(providers, "session_gpu", lambda: None)
     for name, provider in providers.PROVIDERS.items():
         monkeypatch.setitem(providers.PROVIDERS, name, dataclasses.replace(provider, unusable=lambda: None))
-    assert providers.batch_of(EngineOptions()) == 4
+    assert providers.batch_of(EngineOptions(), None) == 4
 
 
 @pytest.mark.parametrize(("card", "batch"), [(L4, 32), (H100, 4)])
@@ -272,4 +272,4 @@ def test_a_gpu_that_the_rtx_plugin_refuses_does_not_count_for_it(
     module = importlib.import_module(nvidia_machine.RTX_MODULE)
     del sys.modules[nvidia_machine.RTX_MODULE]
     monkeypatch.setitem(sys.modules, nvidia_machine.RTX_MODULE, module)  # taken out again after the test
-    assert providers.batch_of(EngineOptions()) == batch
+    assert providers.batch_of(EngineOptions(), None) == batch

@@ -178,7 +178,7 @@ def test_cores_go_to_one_batch_or_to_several(tiny_model: Path, engine: Any, opti
     expected = engine.infer(images).probability
     with serving(tiny_model, "--optimise", optimise) as own, ThreadPoolExecutor(8) as clients:
         ready = own.wait_for("ready")
-        assert ready["batches_at_once"] == (1 if optimise == "latency" else run_threads(EngineOptions("cpu")))
+        assert ready["batches_at_once"] == (1 if optimise == "latency" else run_threads(EngineOptions("cpu"), None))
         assert ready["threads"] == usable_cpus()
         replies = clients.map(lambda at: own.infer(*pixels_request(images[at : at + 1])), range(24))
         found = [by_name(reply.json())["probability"][0] for reply in replies]
