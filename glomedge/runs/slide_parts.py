@@ -238,8 +238,11 @@ class SlideParts:
         if slide.info is None:
             return OutlineFacts(number)
         x, y, width, height = self._clipped(slide.info, number)
+        identity = columns.ids.get(number)
+        if identity is None:
+            identity = self._id_in(number)
         return OutlineFacts(
-            number, columns.ids.get(number, self._id_in(number)), columns.class_names[columns.classes[number]],
+            number, identity, columns.class_names[columns.classes[number]],
             x, y, width, height, float(f"{slide.info.mpp:.6g}"),
         )  # fmt: skip
 

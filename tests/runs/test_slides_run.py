@@ -253,3 +253,12 @@ def test_slides_of_another_scale_than_the_training_crops_are_flagged(options: Op
     # Without the number of the model nothing is known to differ.
     outcome = infer_folder(options)
     assert not any("other_mpp" in row["status"] for row in table(options.output))
+
+
+def test_a_slide_with_a_name_beyond_ascii_and_outlines_without_ids(options: Options) -> None:
+    slide = write(options.folder / "\u00dc-1.svs")
+    slide.with_suffix(".csv").write_text("x,y,width,height\n10,10,90,90\n300,200,80,80\n")
+    outcome = infer_folder(options)
+    rows = [row for row in table(options.output) if row["slide"] == "\u00dc-1"]
+    assert [(row["annotation_id"], row["x"]) for row in rows] == [("", "10"), ("", "300")]
+    assert outcome.answered == 23
