@@ -228,3 +228,35 @@ def test_a_date_is_said_to_be_no_biopsy() -> None:
     assert mixed.summary().startswith("How the 1 biopsy was found: 1 crop: by name")
     assert mixed.summary().endswith("; 1 crop: no biopsy found, pooled as 'unknown'.")
     assert any("of 1 crop." in note for note in mixed.warnings())
+
+
+@pytest.mark.parametrize(
+    ("name", "case"),
+    [
+        ("S-1.svs#0000007_0123456789abcdef01234567", "S-1"),
+        ("S-1.svs#0000007_17", "S-1"),
+        ("S-1.svs#0000007", "S-1"),
+        ("S-1.svs#", "S-1"),
+        ("night/S-1234-000001_PAS_1of2.ome.tif#0000001_a-b", "S-1234-000001"),
+        ("S21_100_200.mrxs#0000001_5", "S21_100_200"),
+        ("B7/image.svs#0000001_5", "B7"),
+        ("image.svs#0000001_5", "unknown"),
+        # No outline: a file has a suffix.
+        ("S-1.svs#0000007_17.png", "S-1.svs#0000007"),
+    ],
+)
+def test_an_outline_on_a_slide_has_the_biopsy_of_the_slide(name: str, case: str) -> None:
+    assert case_of(name).case == case
+
+
+def test_outlines_of_many_slides_are_no_coordinates() -> None:
+    names = [f"S-{slide}.svs#{place:07d}_{place * 37}" for slide in range(5) for place in range(1, 30)]
+    crops = [f"K1-{number}.png" for number in range(9)]
+    finder = CaseFinder([*names, *crops])
+    assert {finder.case_of(name).case for name in names} == {f"S-{slide}" for slide in range(5)}
+    assert [found.case for found in finder.cases_of(names)] == [f"S-{name[2]}" for name in names]
+    assert finder.found_by() == {"running number": 9, "slide": 145}
+    assert "154 crops: by name (the slide's: 145, running number: 9)" in finder.summary()
+    assert finder.warnings() == []
+    by_pattern = CaseFinder(names, r"^(?P<case>S)-(?P<slide>[0-9])")
+    assert by_pattern.case_of(names[0]) == ("S", "0")
