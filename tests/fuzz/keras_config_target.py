@@ -56,9 +56,10 @@ class Target:
         assert json.loads(json.dumps(document)) == document
         for _, text in in_rows(found):
             assert text.isprintable(), text
-        if found.refused is not None:
-            check_message(found.refused)
-        assert (found.command() is None) == (found.refused is not None)
+        for reason in (found.refused, found.unfit):
+            if reason is not None:
+                check_message(reason)
+        assert (found.command() is None) == (found.refused is not None or found.unfit is not None)
         return found.refused is None
 
 

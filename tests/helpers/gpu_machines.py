@@ -183,7 +183,9 @@ from glomedge.engine import doctor, providers
 from glomedge.engine.backends import nvidia_machine
 from glomedge.system import cuda, libraries
 from glomedge.system.jetson import find_jetson
-import onnxruntime, pynvml, rich.console
+from glomedge.system.telemetry import import_onnxruntime
+import pynvml, rich.console
+onnxruntime = import_onnxruntime()
 
 def folder_of(name):
     path = FOLDER / "onnxruntime" if name == "onnxruntime" else FOLDER / "modules" / name
