@@ -19,6 +19,7 @@ from types import TracebackType
 from typing import Self
 
 from glomedge.engine.cache import TIMINGS, EngineKey, fresh_folder
+from glomedge.errors import OutputError
 
 
 class TimingCache:
@@ -64,6 +65,14 @@ class TimingCache:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def for_building(root: Path, key: EngineKey, *, empty: bool = False) -> TimingCache | None:
+    """The timings for one build; None where there is no room for a copy: it only takes longer. Arguments as above."""
+    try:
+        return TimingCache(root, key, empty=empty)
+    except OutputError:
+        return None
 
 
 def _own_files(folder: Path) -> list[Path]:

@@ -7,7 +7,9 @@ where it cannot, and writes both after a build.
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,7 +20,7 @@ import pytest
 from glomedge.engine.backends import nvidia, onnxrt
 from glomedge.engine.cache import PASSPORT
 from glomedge.engine.runner import OutOfMemoryError, SessionRequest
-from glomedge.errors import ProviderUnavailableError
+from glomedge.errors import OutputError, ProviderUnavailableError
 from helpers.wheels import request_for
 
 _ENGINE, _TIMINGS = "glomedge_{name}_sm89.engine", "TensorrtExecutionProvider_cache_sm89.timing"
@@ -40,7 +42,9 @@ def builder(monkeypatch: pytest.MonkeyPatch) -> _Builder:
     def create(request: SessionRequest, providers: list[tuple[str, dict[str, str]]], options: Any) -> Any:
         chosen = providers[0][1]
         engine = Path(chosen["trt_engine_cache_path"]) / _ENGINE.format(name=request.file.path.stem)
-        timings = Path(chosen["trt_timing_cache_path"]) / _TIMINGS
+        timed = chosen["trt_timing_cache_enable"] == "1"
+        assert timed == bool(chosen["trt_timing_cache_path"])
+        timings = Path(chosen["trt_timing_cache_path"] or "nowhere") / _TIMINGS
         if (error := builder.fails()) is not None:
             raise error
         for path, words in (
@@ -55,7 +59,8 @@ def builder(monkeypatch: pytest.MonkeyPatch) -> _Builder:
         else:
             builder.done.append("built with timings" if timings.exists() else "built")
             engine.write_bytes(b"engine")
-            timings.write_bytes(b"timings")
+            if timed:
+                timings.write_bytes(b"timings")
         return real(request, [(onnxrt.CPU, {})], options)
 
     monkeypatch.setattr(onnxrt, "create_session", create)
@@ -160,3 +165,44 @@ def test_a_renamed_model_has_an_engine_of_its_own_and_spoils_none(
     for request in (request_, other, request_, other):
         notes(request)
     assert builder.done == ["built", "built with timings", "read", "read"]
+
+
+def test_a_prepared_engine_opens_from_a_cache_that_cannot_be_written_to(
+    builder: _Builder, request_: SessionRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built = nvidia.open_tensorrt(request_)
+    built.close()
+    no_new_folders(monkeypatch, 0)
+    found = nvidia.open_tensorrt(request_)
+    found.close()
+    assert found.opened.notes[0] == "engine taken from the cache"
+    assert found.opened.options == built.opened.options
+    assert builder.done == ["built", "read"]
+    other = replace(request_, profile=request_.profile.model_copy(update={"max": 64}))
+    with pytest.raises(
+        OutputError, match=r"cannot be written to: Read-only file system\. Name another with --cache-dir"
+    ):
+        nvidia.open_tensorrt(other)
+
+
+def test_without_room_for_timings_the_engine_is_built_without(
+    builder: _Builder, request_: SessionRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    no_new_folders(monkeypatch, 1)
+    assert notes(request_).startswith("engine built")
+    assert notes(request_) == "engine taken from the cache"
+    assert builder.done == ["built", "read"]
+
+
+def no_new_folders(monkeypatch: pytest.MonkeyPatch, after: int) -> None:
+    """A file system on which so many new folders can be made in the cache, and no more (root may write anywhere)."""
+    real, made = Path.mkdir, [0]
+
+    def mkdir(self: Path, *arguments: Any, **named: Any) -> None:
+        if self.name.startswith(".building-"):
+            made[0] += 1
+            if made[0] > after:
+                raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+        real(self, *arguments, **named)
+
+    monkeypatch.setattr(Path, "mkdir", mkdir)

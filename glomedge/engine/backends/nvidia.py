@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import importlib
 import importlib.util
@@ -15,7 +16,7 @@ from glomedge.engine.backends.gpu_memory import SLOTS, DeviceRunner
 from glomedge.engine.backends.nvidia_machine import RTX_MODULE, TENSORRT_LIBRARY, load_bundled_cudart
 from glomedge.engine.cache import EngineKey, Entry, WorkingCopy, cache_notes, problem, secure_root
 from glomedge.engine.runner import Opened, OutOfMemoryError, SessionRequest, no_cache
-from glomedge.engine.timing_cache import TimingCache
+from glomedge.engine.timing_cache import TimingCache, for_building
 from glomedge.errors import GlomedgeError, OutputError, ProviderUnavailableError, UsageError
 from glomedge.model.spec import ModelSpec
 from glomedge.system import libraries, tf32
@@ -25,6 +26,7 @@ from glomedge.system.telemetry import import_onnxruntime
 CUDA = "CUDAExecutionProvider"
 TENSORRT = "TensorrtExecutionProvider"
 TENSORRT_RTX = "NvTensorRTRTXExecutionProvider"
+_BUILDING_ONLY = "trt_timing_cache_enable"
 
 
 def batch_sizes(request: SessionRequest) -> tuple[int, ...]:
@@ -89,7 +91,7 @@ def engine_key(request: SessionRequest, provider: str, runtime: str, options: Ma
 
 def _lasting(provider: str, options: Mapping[str, str]) -> dict[str, str]:
     """What decides the answers: the options and what is set beside them. Paths differ between building and use."""
-    chosen = {name: value for name, value in options.items() if not name.endswith("_path")}
+    chosen = {name: value for name, value in options.items() if not name.endswith("_path") and name != _BUILDING_ONLY}
     chosen["disabled_optimizers"] = ",".join(nvidia_options.disabled_optimizers(provider))
     chosen[tf32.VARIABLE] = tf32.setting()
     return chosen
@@ -142,27 +144,34 @@ def open_tensorrt(request: SessionRequest) -> DeviceRunner:
     load_tensorrt()
     root, version = secure_root(request.cache_dir), tensorrt_version()
     key = engine_key(request, "tensorrt", version, nvidia_options.tensorrt_options(request, ""))
-    entry, timings = Entry(root, key), TimingCache(root, key)
+    entry = Entry(root, key)
+    # What is prepared opens from a cache that cannot be written to, as in a container's image.
+    timings = None if entry.found else for_building(root, key)
     try:
         return _tensorrt_session(request, version, entry, timings)
     except GlomedgeError as error:
-        if not _cache_may_be_at_fault(error, entry.found or timings.found):
+        if not _cache_may_be_at_fault(error, entry.found or (timings is not None and timings.found)):
             raise
-        return _tensorrt_session(request, version, Entry(root, key, _why(error)), TimingCache(root, key, empty=True))
+        again = Entry(root, key, _why(error))
+        return _tensorrt_session(request, version, again, for_building(root, key, empty=True))
 
 
-def _tensorrt_session(request: SessionRequest, version: str, entry: Entry, timings: TimingCache) -> DeviceRunner:
-    with entry, timings:
+def _tensorrt_session(request: SessionRequest, version: str, entry: Entry, timings: TimingCache | None) -> DeviceRunner:
+    with entry, timings or contextlib.nullcontext():
         # Nodes that TensorRT does not take go to CUDA rather than to the CPU.
         chain = [
-            (TENSORRT, nvidia_options.tensorrt_options(request, str(entry.folder), str(timings.folder))),
+            (
+                TENSORRT,
+                nvidia_options.tensorrt_options(request, str(entry.folder), str(timings.folder) if timings else ""),
+            ),
             (CUDA, nvidia_options.cuda_options(request) | {"enable_cuda_graph": "0"}),
             (onnxrt.CPU, {}),
         ]
 
         def settle() -> tuple[str, ...]:
             entry.commit()
-            timings.keep()
+            if timings is not None:
+                timings.keep()
             return cache_notes(entry)
 
         return _open_builtin(TENSORRT, chain, request, {"tensorrt": version}, settle, entry.drop)

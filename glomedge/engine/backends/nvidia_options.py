@@ -38,7 +38,6 @@ _TENSORRT = {
     "trt_int8_enable": "0",
     "trt_engine_cache_enable": "1",
     "trt_engine_cache_prefix": "glomedge",
-    "trt_timing_cache_enable": "1",
     "trt_builder_optimization_level": "3",
 }
 
@@ -73,7 +72,7 @@ def tensorrt_options(request: SessionRequest, folder: str, timings: str = "") ->
     Args:
         request: what to load.
         folder: holds this one engine.
-        timings: folder of the timing cache, which other engines use as well.
+        timings: folder of the timing cache, which other engines use as well; empty: none, where nothing is to be built.
     """
     smallest, usual, largest = profile_shapes(request)
     return {
@@ -82,6 +81,7 @@ def tensorrt_options(request: SessionRequest, folder: str, timings: str = "") ->
         "trt_profile_opt_shapes": usual,
         "trt_profile_max_shapes": largest,
         "trt_engine_cache_path": folder,
+        "trt_timing_cache_enable": "1" if timings else "0",
         "trt_timing_cache_path": timings,
         "trt_cuda_graph_enable": "1" if request.fixed_batch else "0",
     }
