@@ -15,7 +15,7 @@ from pathlib import PurePosixPath
 from typing import IO
 
 from glomedge.cases.summary import CaseSummary
-from glomedge.cases.text import some
+from glomedge.cases.text import counted, some
 from glomedge.errors import OutputError, UsageError
 from glomedge.files.names import escape_name
 from glomedge.files.writing import Staged, sha256_of
@@ -87,6 +87,15 @@ def find_dicom(options: Options, parts: SlideParts) -> list[str]:
     return [f"No answers in DICOM for {some(map(escape_name, refusals))}: {next(iter(refusals.values()))}"]
 
 
+def _changed(slide: OutlinedSlide) -> bool:
+    """Whether a slide's file of outlines is another one than the run read, or gone."""
+    assert slide.annotations is not None
+    try:
+        return sha256_of(slide.annotations) != slide.annotations_sha256
+    except OSError:
+        return True
+
+
 @dataclass(frozen=True)
 class AnswerFiles:
     """Writes the answers of a finished run as outlines.
@@ -110,13 +119,14 @@ class AnswerFiles:
     stop: Callable[[], bool]
 
     def write(self, staged: Staged) -> list[str]:
-        """Stage every file.
+        """Stage every file, but for those of a slide whose file of outlines is no longer what the run read.
 
         Returns:
-            Notes on DICOM files that cannot be: too many regions for a report, nothing to annotate.
+            Notes on those slides, and on DICOM files that cannot be: too many regions for a report, nothing to
+            annotate.
 
         Raises:
-            OutputError: a file cannot be written, or a file of outlines is no longer what the run read.
+            OutputError: a file cannot be written, or a file of outlines changes while it is read.
         """
         note = RunNote(
             model_name=escape_name(bytes(self.model.path)).rpartition("/")[2],
@@ -124,8 +134,7 @@ class AnswerFiles:
             threshold=self.rows.threshold,
             class_names=self.rows.class_names,
         )
-        files = planned(self.options, self.parts)
-        notes = []
+        files, notes = self._unchanged(planned(self.options, self.parts))
         for slide, format_, name in files:
             if format_ in DICOM_FORMATS:
                 try:
@@ -142,6 +151,26 @@ class AnswerFiles:
             with staged.open(f"{ANNOTATIONS}/{SCRIPT_NAME}") as handle:
                 handle.write(script_bytes())
         return notes
+
+    def _unchanged(
+        self, files: list[tuple[OutlinedSlide, str, str]]
+    ) -> tuple[list[tuple[OutlinedSlide, str, str]], list[str]]:
+        """The files whose outlines are what the run read, and a note on the others.
+
+        The answers in the tables are of the pixels, and stay right whatever becomes of the outlines.
+        """
+        slides = {slide.first: slide for slide, _, _ in files}
+        changed = {first: slide for first, slide in slides.items() if _changed(slide)}
+        if not changed:
+            return files, []
+        kept = [file for file in files if file[0].first not in changed]
+        names = some([escape_name(slide.relative) for slide in changed.values()], 3)
+        number = len(files) - len(kept)
+        return kept, [
+            f"{counted(number, 'file')} for viewers {'was' if number == 1 else 'were'} not written, because the file "
+            f"of outlines has changed since the run read it: {names}. The tables are of the outlines as they were. Put "
+            "the file back and run again with --resume, or classify the new outlines into another --output."
+        ]
 
     def _dicom(self, slide: OutlinedSlide, format_: str, note: RunNote) -> bytes:
         """One DICOM file, which is small or built in memory anyway. Raises UsageError where it cannot be."""
@@ -167,22 +196,15 @@ class AnswerFiles:
         """The outlines of a slide in its own pixels, with their answers, in the order of the file."""
         assert slide.annotations is not None
         assert slide.choice is not None
-        name = escape_name(bytes(slide.annotations))
-        changed = OutputError(
-            f"{name} has changed since the run read it, so its answers cannot be written back. Put it back, then run "
-            "again with --resume."
-        )
-        try:
-            if sha256_of(slide.annotations) != slide.annotations_sha256:
-                raise changed
-        except OSError:
-            raise changed from None
         number = slide.first
         for outline in read_outlines(slide.annotations):
             if not slide.choice.takes(outline):
                 continue
             if number >= slide.first + slide.parts:
-                raise changed
+                raise OutputError(
+                    f"{escape_name(bytes(slide.annotations))} changed while its answers were written. Put it back, "
+                    "then run again with --resume."
+                )
             yield self._answer(on_level_0(outline, slide.origin_px), number)
             number += 1
 

@@ -222,25 +222,31 @@ def test_slides_of_one_name_in_two_formats_and_folders(options: Options) -> None
     assert written == {*(f"{stem}.json" for stem in STEMS), "S-1.svs.json", "S-1.tif.json", "deep/S-1.json"}
 
 
-def test_outlines_that_changed_during_the_run_are_not_written_back(
+def test_outlines_that_changed_during_the_run_are_not_written_back_and_cost_nothing_else(
     options: Options, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     marks = options.folder / f"{STEMS[2]}.geojson"
     before = marks.read_bytes()
     write_files = AnswerFiles.write
 
-    def after_a_change(self: AnswerFiles, staged: Staged) -> None:
+    def after_a_change(self: AnswerFiles, staged: Staged) -> list[str]:
         outline(marks, *squares(7)[::-1])
-        write_files(self, staged)
+        return write_files(self, staged)
 
     monkeypatch.setattr(AnswerFiles, "write", after_a_change)
-    with pytest.raises(OutputError, match=rf"{STEMS[2]}\.geojson has changed since.*--resume"):
-        infer_folder(options)
-    assert not (options.output / "predictions.csv").exists()
+    outcome = infer_folder(options)
+    (note,) = [note for note in outcome.notes if "not written" in note]
+    assert note.startswith("2 files for viewers were not written, because the file of outlines has changed since")
+    assert f": {SLIDES[2]}. " in note
+    assert note in json.loads((options.output / "run.json").read_bytes())["notes"]
+    assert len(table(options.output)) == 21
+    expected = {"apply_to_annotations.groovy", *(f"{stem}{end}" for stem in STEMS for end in (".geojson", ".json"))}
+    written = {path.name for path in (options.output / "annotations").iterdir()}
+    assert expected - written == {f"{STEMS[2]}.geojson", f"{STEMS[2]}.json"}
     monkeypatch.undo()
     marks.write_bytes(before)
     assert infer_folder(replace(options, resume=True)).predicted == 0
-    assert len(table(options.output)) == 21
+    assert {path.name for path in (options.output / "annotations").iterdir()} == expected
 
 
 def test_many_outlines_take_little_memory(options: Options) -> None:

@@ -122,6 +122,27 @@ def test_annotations_come_back(source: DicomSource) -> None:
             np.testing.assert_array_equal(shape, drawn)
 
 
+def test_points_that_are_one_in_32_bits_do_not_close_a_polygon(source: DicomSource) -> None:
+    ring = ((100_000.0, 1000.0), (100_050.0, 1000.0), (100_050.0, 1050.0), (100_000.0, 1000.00001))
+    thin = ((100_000.0, 2000.0), (100_050.0, 2000.0), (100_000.0, 2000.00001))
+    drawn = [
+        AnsweredOutline(build(Label("a"), "geojson", 0, [[ring]]), "ok", 0.875, 1),
+        AnsweredOutline(build(Label("b"), "geojson", 1, [[thin], [square(300)]]), "ok", 0.5, 1),
+        AnsweredOutline(build(Label("c"), "geojson", 2, [[thin]]), "ok", 0.25, 1),
+    ]
+    assert [len(each.outline.polygons) for each in drawn] == [1, 2, 1], "in 64-bit numbers they have an area"
+    handle = io.BytesIO()
+    assert write_dicom_ann(handle, drawn, NOTE, source, WHEN) == 2
+    (group,) = pydicom.dcmread(io.BytesIO(handle.getvalue())).AnnotationGroupSequence
+    first, second = polygons(group)
+    np.testing.assert_array_equal(first, ring[:3])
+    np.testing.assert_array_equal(second, square(300))
+    values = np.frombuffer(group.MeasurementsSequence[0].MeasurementValuesSequence[0].FloatingPointValues, np.float32)
+    assert values.tolist() == [0.875, 0.5]
+    with pytest.raises(UsageError, match="nothing to write as DICOM annotations"):
+        write_dicom_ann(handle, drawn[2:], NOTE, source, WHEN)
+
+
 def test_both_refer_to_the_slide_and_say_who_wrote_them(source: DicomSource, biopsy: CaseSummary) -> None:
     header = source.header
     for data in (bulk(source), report(source, biopsy)):

@@ -37,11 +37,20 @@ class _Group:
         self.polygons: list[npt.NDArray[np.float32]] = []
         self.probabilities: list[float] = []
 
-    def add(self, answered: AnsweredOutline) -> None:
+    def add(self, answered: AnsweredOutline) -> bool:
+        """Take its polygons; whether there are any that have three different points in 32-bit numbers."""
+        before = len(self.polygons)
         for part in answered.outline.polygons:
-            self.polygons.append(part.exterior.astype(np.float32))
+            ring = part.exterior.astype(np.float32)
+            # The first point must not come again (PS3.3, C.37.1.2), and two points may be one when rounded.
+            while len(ring) > 1 and (ring[0] == ring[-1]).all():
+                ring = ring[:-1]
+            if len(np.unique(ring, axis=0)) < 3:
+                continue
+            self.polygons.append(ring)
             if answered.probability is not None:
                 self.probabilities.append(answered.probability)
+        return len(self.polygons) > before
 
 
 def write_dicom_ann(
@@ -49,7 +58,8 @@ def write_dicom_ann(
 ) -> int:
     """Write one instance; an outline that has no shape is left out, a hole in an outline is not drawn.
 
-    An outline of several parts is several polygons. All polygons are held, as 32-bit numbers.
+    An outline of several parts is several polygons. All polygons are held, as 32-bit numbers; one of fewer than three
+    different points in these is left out.
 
     Args:
         handle: to write into.
@@ -70,8 +80,7 @@ def write_dicom_ann(
     groups = {label: _Group() for label in _ORDER}
     content, count = hashlib.sha256(), 0
     for answered in answers:
-        if answered.outline.error is None:
-            groups[answered.label].add(answered)
+        if answered.outline.error is None and groups[answered.label].add(answered):
             content.update(repr(answer_texts(answered)).encode("utf-8", "backslashreplace"))
             count += 1
     if not count:
