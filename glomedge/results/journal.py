@@ -357,4 +357,6 @@ class Journal:
 
     def close(self) -> None:
         """Close without a last sync."""
-        os.close(self._descriptor)
+        # Its number is the next file's: what came too late would be written there.
+        descriptor, self._descriptor = self._descriptor, -1
+        os.close(descriptor)

@@ -85,7 +85,9 @@ class ThumbnailFile:
 
     def close(self) -> None:
         """Close the file; it stays."""
-        os.close(self._descriptor)
+        # Its number is the next file's: what came too late would be written there.
+        descriptor, self._descriptor = self._descriptor, -1
+        os.close(descriptor)
 
 
 def _kept(record: bytes, attachment: Attachment, map_shape: tuple[int, int] | None) -> Kept | None:

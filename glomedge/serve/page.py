@@ -65,7 +65,7 @@ class PageApi:
         ]
 
     def close(self) -> None:
-        """Forget every run."""
+        """Forget every run; waits for one that is being published."""
         for identity in list(self._runs):
             self._drop(identity)
 
@@ -94,23 +94,22 @@ class PageApi:
             except GlomedgeError as error:
                 raise self._failed(error) from None
         identity = secrets.token_urlsafe(24)
-        timer = asyncio.get_running_loop().call_later(_IDLE_S, self._drop, identity)
-        self._runs[identity] = _Open(run, timer)
+        self._runs[identity] = _Open(run, self._timer(identity))
         return json_response({"id": identity}, 201)
 
     async def _crop(self, request: Request) -> Response:
-        self._opened(request)
+        opened = self._opened(request)
         name = check_name(request.query_params.get("name"))
         core = self._core
-        with core.accept(), self._bodies.room() as room:
+        # The run may be forgotten at any time from here on, and lets go of its model then.
+        with core.accept(), opened.run.model.held() as model, self._bodies.room() as room:
             body = await read_body(request, room, core.options.limits)
-            opened = self._opened(request)  # it may have been forgotten in the meantime
             caller = Caller(client_of(request), "", "page")
-            work = core.classify(Files([body]), caller, opened.run.model, thumbnail_px=THUMBNAIL_PX)
+            work = core.classify(Files([body]), caller, model, thumbnail_px=THUMBNAIL_PX)
             answered = await unless_gone(request, work)
             (answer,) = answered.answers
             async with opened.lock:
-                self._opened(request)
+                self._check_kept(request, opened)
                 if opened.run.published:
                     raise RefusedError(409, "This run is finished. Begin another one.")
                 if len(opened.run) >= MOST_CROPS:
@@ -132,7 +131,7 @@ class PageApi:
         opened = self._opened(request)
         with self._core.accept():
             async with opened.lock:
-                self._opened(request)
+                self._check_kept(request, opened)
                 if not len(opened.run):
                     raise malformed("There is no crop in this run. Send at least one.")
                 if not opened.run.published:
@@ -161,10 +160,25 @@ class PageApi:
         identity = request.path_params["run"]
         found = self._runs.get(identity)
         if found is None:
-            raise not_found("There is no such run: it was finished with, or idle for too long. Begin another one.")
+            raise _no_run()
         found.forget.cancel()
-        found.forget = asyncio.get_running_loop().call_later(_IDLE_S, self._drop, identity)
+        found.forget = self._timer(identity)
         return found
+
+    def _check_kept(self, request: Request, opened: _Open) -> None:
+        """With its lock held: raise RefusedError (404) where the run was forgotten since it was asked for."""
+        if self._opened(request) is not opened:
+            raise _no_run()
+
+    def _timer(self, identity: str) -> asyncio.TimerHandle:
+        return asyncio.get_running_loop().call_later(_IDLE_S, self._idle, identity)
+
+    def _idle(self, identity: str) -> None:
+        found = self._runs.get(identity)
+        if found is not None and found.lock.locked():  # something is written or published now: it is not idle
+            found.forget = self._timer(identity)
+            return
+        self._drop(identity)
 
     def _drop(self, identity: str) -> None:
         found = self._runs.pop(identity, None)
@@ -175,3 +189,7 @@ class PageApi:
     def _failed(self, error: GlomedgeError) -> RefusedError:
         self._core.log.event("page_failed", error=type(error).__name__, message=str(error))
         return RefusedError(507, "The server cannot keep what it needs for this page; its log says why.")
+
+
+def _no_run() -> RefusedError:
+    return not_found("There is no such run: it was finished with, or idle for too long. Begin another one.")

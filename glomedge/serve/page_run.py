@@ -7,10 +7,12 @@ and is deleted with the run.
 from __future__ import annotations
 
 import tempfile
+import threading
 import time
 from pathlib import Path
 
 from glomedge.cases.names import CaseFinder
+from glomedge.errors import OutputError
 from glomedge.files.names import escape_name
 from glomedge.model.file import ModelFile
 from glomedge.pipeline.inputs import Found, Keys, Scan
@@ -37,7 +39,7 @@ _FOLDER = "crops given to the page"
 
 
 class PageRun:
-    """One run.
+    """One run. Thread-safe: ``close`` waits for what is being written.
 
     Args:
         options: of the server.
@@ -51,6 +53,8 @@ class PageRun:
         self.model = model.hold()
         self._begin_s = time.perf_counter()
         self._names: dict[bytes, None] = {}
+        self._lock = threading.Lock()
+        self._closed = False
         self.published = False
         try:
             self._temporary = tempfile.TemporaryDirectory(prefix="glomedge-page-")
@@ -79,11 +83,23 @@ class PageRun:
     def add(self, name: str, answer: Answer) -> None:
         """Keep one answer; a later one of the same name replaces it. Raises OutputError where the disk is full."""
         answer.found = Found(name.encode("utf-8"))
-        self._sink.rows([answer])
-        self._names[answer.found.relative] = None
+        with self._lock:
+            self._check_open()
+            self._sink.rows([answer])
+            self._names[answer.found.relative] = None
 
     def publish(self) -> None:
         """Make the files of ``FILES``. Raises OutputError where they cannot be written."""
+        with self._lock:
+            self._check_open()
+            self._publish()
+            self.published = True
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise OutputError("The run is closed: nothing can be added to it or published.")
+
+    def _publish(self) -> None:
         inputs = [Found(name) for name in sorted(self._names)]
         found = Scan(escape_name(_FOLDER.encode()).encode(), inputs)
         contents = read_journal(self._output.journal_path, inputs)
@@ -111,15 +127,18 @@ class PageRun:
             self._options, file, Inputs(found), rows, self._stores.thumbnails, None, engine, lambda: False
         )
         publication.write(outcome, 1, self._begin_s)
-        self.published = True
 
     def file(self, name: str) -> bytes:
         """The content of one of ``FILES``, once published."""
         return (self._options.output / name).read_bytes()
 
     def close(self) -> None:
-        """Delete everything."""
-        with self._temporary:
-            self._stores.__exit__(None, None, None)
-            self._output.close()
-        self.model.release()
+        """Delete everything; a second call does nothing."""
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+            with self._temporary:
+                self._stores.__exit__(None, None, None)
+                self._output.close()
+            self.model.release()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -55,6 +57,15 @@ class ServedModel:
             self.engine.close()
 
     retire = release
+
+    @contextmanager
+    def held(self) -> Iterator[ServedModel]:
+        """``hold``, and ``release`` at the end."""
+        self.hold()
+        try:
+            yield self
+        finally:
+            self.release()
 
 
 def batch_threads(options: ServeOptions, spec: ModelSpec) -> int:

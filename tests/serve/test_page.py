@@ -159,6 +159,48 @@ def test_a_drop_is_answered_and_cleared(chrome: Any, server: Server, crops: Path
     visit.check_nothing_left()
 
 
+_WATCH = """
+const real = window.fetch;
+window.events = [];
+let puts = 0;
+window.fetch = async (path, how) => {
+  if (how.method !== "PUT") {
+    window.events.push(how.method);
+    return real(path, how);
+  }
+  puts += 1;
+  if (puts === FAILING) return new Response('{"error": "The crop is refused."}', {status: 400});
+  try {
+    await new Promise((done, wrong) => {
+      how.signal?.addEventListener("abort", () => wrong(how.signal.reason));
+      setTimeout(done, 700);
+    });
+    return await real(path, how);
+  } finally {
+    window.events.push("PUT is over");
+  }
+};
+"""
+
+
+@pytest.mark.parametrize(("failing", "said", "wrong"), [(2, "", "The crop is refused."), (0, "Stopped.", "")])
+def test_no_crop_is_on_its_way_when_its_run_is_forgotten(
+    chrome: Any, server: Server, crops: Path, failing: int, said: str, wrong: str
+) -> None:
+    visit = Visit(chrome, server)
+    chrome.execute_script(_WATCH.replace("FAILING", str(failing)))
+    visit.part("files").send_keys("\n".join(map(str, sorted(crops.rglob("case*.png")))))
+    if not failing:
+        until(lambda: visit.part("stop").is_displayed())
+        visit.part("stop").click()
+    until(lambda: not visit.part("work").is_displayed())
+    events = chrome.execute_script("return window.events")
+    assert events == ["POST", *["PUT is over"] * (len(events) - 2), "DELETE"]
+    assert len(events) > 4
+    assert visit.text("said").startswith(said)
+    assert visit.text("wrong") == wrong
+
+
 def test_what_is_no_crop_is_said(chrome: Any, server: Server, crops: Path) -> None:
     visit = Visit(chrome, server)
     visit.part("files").send_keys(str(crops / "notes.txt"))

@@ -4,23 +4,26 @@
   const suffixes = own.suffixes.split(" "), largestBytes = Number(own.largest), mostCrops = Number(own.most);
   const AT_ONCE = 4, PATIENCE_MS = 120000;
   const by = id => document.getElementById(id);
-  let run = null, stopped = false, busy = false;
+  let run = null, stopped = false, busy = false, stopper = null;
 
   by("token-row").hidden = own.token !== "yes";
   const say = text => { by("said").textContent = text; };
   const fail = text => { by("wrong").textContent = text; };
-  const pause = ms => new Promise(done => setTimeout(done, ms));
+  const pause = (ms, signal) => new Promise(done => {
+    setTimeout(done, ms);
+    signal?.addEventListener("abort", done, { once: true });
+  });
 
   // --- talking to the server -----------------------------------------------------------------------------------------
-  async function ask(method, path, body) {
+  async function ask(method, path, body, signal) {
     const headers = by("token").value ? { Authorization: `Bearer ${by("token").value}` } : {};
     const begin = performance.now();
     for (;;) {
-      const reply = await fetch(path, { method, body, headers, cache: "no-store" });
+      const reply = await fetch(path, { method, body, headers, signal, cache: "no-store" });
       if (reply.ok) return reply;
       // Full for the moment: the server says when to come again.
       if (reply.status === 503 && performance.now() - begin < PATIENCE_MS && !stopped) {
-        await pause(1000 * Math.min(5, Number(reply.headers.get("Retry-After")) || 1));
+        await pause(1000 * Math.min(5, Number(reply.headers.get("Retry-After")) || 1), signal);
         continue;
       }
       let words = `The server answered ${reply.status}.`;
@@ -82,6 +85,7 @@
     if (large) return fail(`${large.path} is larger than ${Math.floor(largestBytes / 1e6)} MB. Leave it out.`);
     busy = true;
     stopped = false;
+    stopper = new AbortController();
     by("results").hidden = true;
     by("work").hidden = false;
     by("drop").setAttribute("aria-busy", "true");
@@ -102,7 +106,9 @@
     }
   }
 
+  // No crop is on its way any more when this returns or fails: the run can then be forgotten.
   async function classify(items, others) {
+    const { signal } = stopper;
     let next = 0, done = 0, errors = 0;
     by("bar").max = items.length;
     const progress = () => {
@@ -116,17 +122,28 @@
         const item = items[next];
         next += 1;
         const path = `v1/runs/${run}/crops?name=${encodeURIComponent(item.path)}`;
-        const answer = await (await ask("PUT", path, item.file)).json();
+        const answer = await (await ask("PUT", path, item.file, signal)).json();
         done += 1;
         if (answer.status.startsWith("error:")) errors += 1;
         progress();
       }
     }
-    await Promise.all(Array.from({ length: AT_ONCE }, worker));
+    let wrong = null;
+    await Promise.all(Array.from({ length: AT_ONCE }, () => worker().catch(error => {
+      if (stopped) return;  // broken off by whoever stopped, or by the first error
+      wrong = error;
+      stop();
+    })));
+    if (wrong) throw wrong;
     if (stopped) {
       say("Stopped. Nothing was kept.");
       await clear();
     }
+  }
+
+  function stop() {
+    stopped = true;
+    stopper.abort();
   }
 
   // The report that can be downloaded is also what is shown: one page for both, made by the server.
@@ -169,7 +186,7 @@
       start(items);
     });
   }
-  by("stop").addEventListener("click", () => { stopped = true; });
+  by("stop").addEventListener("click", stop);
   by("clear").addEventListener("click", async () => { await clear(); say("Cleared."); by("pick-files").focus(); });
   for (const button of document.querySelectorAll("button[data-file]"))
     button.addEventListener("click", () => download(button.dataset.file).catch(error => fail(error.message)));

@@ -1,0 +1,148 @@
+"""The runs of the page: one that ends while something is still on its way for it, and what a killed server left."""
+
+from __future__ import annotations
+
+import asyncio
+import csv
+import io
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+
+from glomedge.engine.options import EngineOptions
+from glomedge.errors import OutputError
+from glomedge.pipeline.inputs import Found
+from glomedge.pipeline.prepare import Answer
+from glomedge.results.journal import Journal
+from glomedge.results.thumbnails import ThumbnailFile
+from glomedge.runs.publish import Publication
+from glomedge.serve.audit import Log
+from glomedge.serve.body import Bodies
+from glomedge.serve.core import Core
+from glomedge.serve.metrics import Metrics
+from glomedge.serve.options import ServeOptions
+from glomedge.serve.page import PageApi, _Open
+from glomedge.serve.page_run import PageRun
+from glomedge.serve.served import open_model
+from helpers.server import Server, serving, until
+from helpers.v2 import crop_png
+
+
+def begin(server: Server) -> str:
+    reply = server.request("POST", "/v1/runs")
+    assert reply.status == 201
+    return f"/v1/runs/{reply.json()['id']}"
+
+
+def test_a_crop_whose_run_was_forgotten_is_refused_and_reaches_no_other_run(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run ends while a body is read, and the model was replaced before: nothing holds the old one but the crop."""
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    crop = crop_png(1)
+    with serving(tiny_model) as server:
+        first = begin(server)
+        server.signal(signal.SIGHUP)
+        server.wait_for("model_swapped")
+        sent, forgotten = threading.Event(), threading.Event()
+
+        def parts() -> Iterator[bytes]:
+            yield crop[:100]
+            sent.set()
+            assert forgotten.wait(30)
+            yield crop[100:]
+
+        with ThreadPoolExecutor(1) as client:
+            late = client.submit(server.request, "PUT", f"{first}/crops?name=PATIENT-A-1.png", parts())
+            assert sent.wait(30)
+            until(lambda: server.metric("glomedge_bodies_bytes") > 0)
+            assert server.request("DELETE", first).status == 200
+            second = begin(server)
+            forgotten.set()
+            assert late.result().status == 404
+        assert server.request("PUT", f"{second}/crops?name=PATIENT-B-1.png", crop).status == 200
+        assert server.request("POST", f"{second}/finish").status == 200
+        table = server.get(f"{second}/predictions.csv").body.decode()
+        assert [row["path"] for row in csv.DictReader(io.StringIO(table))] == ["PATIENT-B-1.png"]
+        assert not [line for line in server.lines if line["event"] in ("defect", "page_failed", "network_failed")]
+
+
+class Page(NamedTuple):
+    """A page's handlers without the network, and one run of it."""
+
+    api: PageApi
+    run: PageRun
+    identity: str
+
+
+@pytest.fixture
+def page(tiny_model: Path) -> Iterator[Page]:
+    options = ServeOptions(model=tiny_model, engine=EngineOptions("cpu"))
+    metrics = Metrics()
+    core = Core(options, open_model(options), Log(None, metrics.audit_failures.inc), metrics)
+    api = PageApi(core, Bodies(options.limits), token_needed=False)
+    run = PageRun(options, core.model)
+    answer = Answer(Found(b""), status="ok", sha256="0" * 64, probability=0.25)
+    run.add("S-1_1.png", answer)
+    yield Page(api, run, "one")
+    run.close()
+    core.close()
+
+
+def test_a_run_is_not_idle_while_it_is_locked(page: Page) -> None:
+    async def scenario() -> tuple[bool, bool]:
+        timer = asyncio.get_running_loop().call_later(1000, print)
+        opened = page.api._runs[page.identity] = _Open(page.run, timer)
+        async with opened.lock:
+            page.api._idle(page.identity)
+            kept = page.identity in page.api._runs
+        page.api._idle(page.identity)
+        return kept, page.identity in page.api._runs
+
+    assert asyncio.run(scenario()) == (True, False)
+
+
+def test_the_end_of_the_server_waits_for_a_run_that_is_published(page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun, go_on = threading.Event(), threading.Event()
+    write = Publication.write
+
+    def slow(self: Publication, *args: Any) -> Any:
+        begun.set()
+        assert go_on.wait(30)
+        return write(self, *args)
+
+    monkeypatch.setattr(Publication, "write", slow)
+    with ThreadPoolExecutor(2) as threads:
+        published = threads.submit(page.run.publish)
+        assert begun.wait(30)
+        closed = threads.submit(page.run.close)
+        assert not wait([closed], 0.2).done
+        go_on.set()
+        published.result()
+        closed.result()
+    with pytest.raises(OutputError):
+        page.run.add("S-1_2.png", Answer(Found(b""), status="ok", sha256="0" * 64, probability=0.25))
+    with pytest.raises(OutputError):
+        page.run.publish()
+
+
+def test_what_comes_after_the_end_is_written_into_no_other_file(tmp_path: Path) -> None:
+    """The next file that is opened has the number of the one that was closed."""
+    journal, thumbnails = Journal(tmp_path / "journal"), ThumbnailFile(tmp_path / "thumbnails", fresh=True)
+    journal.close()
+    thumbnails.close()
+    descriptors = [os.open(tmp_path / f"other-{index}", os.O_RDWR | os.O_CREAT) for index in range(8)]
+    with pytest.raises(OutputError):
+        journal.engine("cpu")
+    with pytest.raises(OutputError):
+        thumbnails.append(np.zeros((7, 7), np.float32), b"PATIENT-A")
+    assert [os.fstat(descriptor).st_size for descriptor in descriptors] == [0] * 8
+    for descriptor in descriptors:
+        os.close(descriptor)
