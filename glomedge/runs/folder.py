@@ -290,7 +290,7 @@ class _FolderRun:
         from glomedge.engine.providers import runs_on_gpu
 
         options = self._options
-        only_slides = self._parts is not None and len(self._parts) == len(self._found.inputs)
+        only_slides = self._parts is not None and all(found.part is not None for found in self._found.inputs)
         if self._decoder is not None or (only_slides and not crashed and options.decode_in == "auto"):
             decode_in = "threads"  # slides are read without the interpreter lock
         else:
