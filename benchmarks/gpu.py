@@ -80,7 +80,12 @@ def plan(job: Job, models: dict[str, list[Path]], providers: Sequence[str]) -> l
         ("two processes", gpu_checks.two_processes, ("cuda", "tensorrt")),
     ):
         steps += [step(f"{what}, {name}", name, check, model, name) for model in one for name in names]
-    steps += [step(f"throughput, {m.name} on {name}", name, gpu_checks.throughput, m, name) for m, name in usual]
+    # TensorRT builds an engine for each size, which takes minutes: each has a step's time for itself.
+    steps += [
+        step(f"throughput of batch {size}, {m.name} on {name}", name, gpu_checks.throughput, m, name, size)
+        for m, name in usual
+        for size in job.batches
+    ]
     # The cores set its pace, so one file shows it: fp16, where there is one.
     fast = (models["fp16"] or models["int8"] or models["fp32"])[:1] if job.crops is not None else []
     steps += [

@@ -15,8 +15,10 @@ by which ``glomedge bench`` names the bottleneck of a measured run).
   only, large batches). That network is the nearest published one: the same input, blocks and depth. fp16 was not
   submitted; half of int8 is taken, the ratio of the dense Tensor Core rates in NVIDIA's data sheets.
 
-Every assumption leans the same way (rated bandwidth, large batches, the board's two DLAs, cores as fast as the EPYC's),
-so the figures are upper limits. They answer which side binds, and how many cores a card can use.
+Every assumption but one leans the same way (rated bandwidth, large batches, the board's two DLAs, cores as fast as the
+EPYC's), so the int8 figures are upper limits. fp16 as half of int8 is an estimate and no limit: where int8 falls short
+of its rated speed, fp16 may reach more than half of it. They answer which side binds, and how many cores a card can
+use.
 """
 
 from __future__ import annotations
@@ -102,7 +104,7 @@ def host_seconds(record: Path) -> float:
 
 
 def predict(device: Device, precision: str, cores: int, host_s: float) -> dict[str, Any]:
-    """Upper limits in crops per second for one device, precision and number of cores.
+    """Crops per second, an upper limit for int8 and an estimate for fp16, of one device, precision and number of cores.
 
     Args:
         device: the GPU.
@@ -150,7 +152,8 @@ def table(predictions: list[dict[str, Any]], host_s: float) -> str:
     ]  # fmt: skip
     sources = "\n".join(f"- {device.name}: {'; '.join(device.sources)}." for device in DEVICES)
     return (
-        "**Prediction: nothing in this table was measured on a GPU.** Upper limits in crops a second: the slower of "
+        "**Prediction: nothing in this table was measured on a GPU.** Upper limits in crops a second, "
+        "except for fp16, which is an estimate: the slower of "
         f"the cores ({host_s * 1e3:.2f} ms of a core a crop outside the network, measured on two cores of an AMD EPYC) "
         "and the device (published ResNet-50 int8 rate; fp16 taken as half of it; copy at the link's rated "
         f"bandwidth).\n\n{markdown_table(header, rows)}\nSources:\n\n{sources}\n"

@@ -128,7 +128,10 @@ def _replace(installed: str, install: str, cure: str) -> str:
 def both_installed(packages: tuple[libraries.Package, ...]) -> str:
     """The message about two onnxruntime packages in one environment, with the fix."""
     names = " ".join(package.name for package in packages)
-    cure = nvidia_machine.jetson_advice() or f"pip uninstall -y {names}, then pip install {packages[-1].name}"
+    last = packages[-1].name
+    # By its name alone pip brings the newest, which an older driver does not run.
+    install = nvidia_machine.install_gpu() if last == "onnxruntime-gpu" else f"pip install {last}"
+    cure = nvidia_machine.jetson_advice() or f"pip uninstall -y {names}, then {install}"
     return (
         f"{' and '.join(f'{package.name} {package.version}' for package in packages)} are both installed: they "
         "overwrite each other's files, and the GPU is lost without any message. Remove all of them and install one: "

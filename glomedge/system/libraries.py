@@ -16,7 +16,11 @@ import struct
 from dataclasses import dataclass
 from pathlib import Path
 
+from glomedge.system import tf32
 from glomedge.system.telemetry import import_onnxruntime
+
+CUDA_LIBRARY = "libonnxruntime_providers_cuda.so"
+"""The CUDA provider, in ``capi/`` of an onnxruntime that was built with it."""
 
 _ELF_MAGIC = b"\x7fELF"
 _PT_LOAD, _PT_DYNAMIC = 1, 2
@@ -165,8 +169,14 @@ def module_folder(module: str) -> Path | None:
 
 
 def preload_cuda() -> None:
-    """Let onnxruntime find CUDA and cuDNN libraries installed as wheels. Silent where there are none."""
+    """Let onnxruntime find CUDA and cuDNN libraries installed as wheels. Silent where there are none.
+
+    Where it was built with CUDA, TF32 is forbidden first: the libraries read that while they are loaded.
+    """
     ort = import_onnxruntime()
+    folder = module_folder("onnxruntime")
+    if folder is not None and (folder / "capi" / CUDA_LIBRARY).is_file():
+        tf32.forbid()
 
     # It prints what it did not find; missing_libraries reports that better.
     with contextlib.redirect_stdout(io.StringIO()):

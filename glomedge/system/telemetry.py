@@ -27,7 +27,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from glomedge.system import tf32
 from glomedge.system.user_folders import cache_folder, home
 
 ONNXRUNTIME_OPT_OUTS = ("ORT_DISABLE_TELEMETRY", "ORT_TELEMETRY_DISABLED")
@@ -54,12 +53,8 @@ def _is_true(value: str) -> bool:
 
 
 def import_onnxruntime() -> Any:
-    """The module ``onnxruntime``, its telemetry off. Raises ImportError as the import does.
-
-    Every way to NVIDIA's libraries begins here, so TF32 is forbidden here, before they are loaded.
-    """
+    """The module ``onnxruntime``, its telemetry off. Raises ImportError as the import does."""
     silence()
-    tf32.forbid()
     return importlib.import_module("onnxruntime")
 
 

@@ -52,6 +52,7 @@ def test_the_table_says_that_it_is_a_prediction_and_names_its_sources(
     text = (tmp_path / "gpu_model.md").read_text("utf-8")
     assert "nothing in this table was measured on a GPU" in text
     assert "PREDICTED" in text
+    assert "except for fp16, which is an estimate" in text  # half of int8 is no upper limit
     for device in gpu_model.DEVICES:
         assert all(source in text for source in device.sources)
     assert json.loads((tmp_path / "gpu_model.json").read_text("utf-8"))["prediction"] is True

@@ -19,6 +19,7 @@ COMPLETE = replace(NEW, wheel_cuda=13, cuda=13, cudnn=True)
 JETPACK_6 = "# R36 (release), REVISION: 4.3, GCID: 1, BOARD: generic, EABI: aarch64"
 JETPACK_7 = "# R39 (release), REVISION: 2.0, GCID: 1, BOARD: generic, EABI: aarch64"
 WHEEL_KERNELS = (75, 80, 86, 89, 90, 120)
+TWO = "onnxruntime 1.31.1 and onnxruntime-gpu 1.31.1 are both installed"
 ORIN = "Orin (nvgpu)|8.7|62841"
 
 
@@ -32,7 +33,7 @@ class Row:
         says: for each other one, words of its reason and cure.
         never: words that no reason may hold.
         notes: words of the notes.
-        recommended: provider, precision.
+        recommended: provider; empty where nothing can run.
     """
 
     machine: Machine
@@ -107,6 +108,20 @@ ROWS = {
         {"cuda": ("pip uninstall onnxruntime, then pip install 'onnxruntime-gpu[cuda,cudnn]>=1.24.4,<1.27'",)},
         never=("[gpu]", "tensorrt-rtx-provider"),
     ),
+    "two runtimes": Row(
+        replace(COMPLETE, both=True),
+        (),
+        {"cuda": (TWO, "onnxruntime-gpu, then pip install", "[gpu]")},
+        never=("<1.27",),
+        recommended="",
+    ),
+    "two runtimes, old driver": Row(
+        replace(COMPLETE, driver_cuda=12080, wheel_cuda=12, cuda=12, both=True),
+        (),
+        {"cuda": (TWO, "onnxruntime-gpu, then pip install 'onnxruntime-gpu[cuda,cudnn]>=1.24.4,<1.27'")},
+        never=("[gpu]",),
+        recommended="",
+    ),
     "CUDA without cuDNN": Row(
         replace(COMPLETE, cudnn=False),
         (),
@@ -148,6 +163,9 @@ ROWS = {
     ),
     "TensorRT 10 from the system": Row(
         replace(COMPLETE, tensorrt=10), ("cuda", "tensorrt"), {}, recommended="tensorrt"
+    ),
+    "TensorRT 10 from the system, 11 from pip": Row(
+        replace(COMPLETE, tensorrt=10, pip_tensorrt="11.0.0.9"), ("cuda", "tensorrt"), {}, recommended="tensorrt"
     ),
     "RTX plugin without a toolkit": Row(replace(NEW, plugin=True), ("tensorrt-rtx",), {}, recommended="tensorrt-rtx"),
     "RTX plugin with a toolkit": Row(
@@ -277,8 +295,9 @@ def test_doctor_finds_what_is_there_and_advises_what_helps(name: str, tmp_path: 
     for part in row.notes:
         assert any(part in note for note in found["gpu_notes"]), found["gpu_notes"]
         assert part in words
-    assert found["recommendation"]["provider"] == row.recommended
-    assert found["healthy"]
+    recommended = found["recommendation"]
+    assert (recommended["provider"] if recommended else "") == row.recommended
+    assert found["healthy"] is bool(row.recommended)
 
 
 def test_doctor_shows_driver_gpu_and_every_tensorrt(tmp_path: Path, doctor: Doctor) -> None:

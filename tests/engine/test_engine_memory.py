@@ -87,6 +87,21 @@ def test_a_missing_cudnn_is_no_lost_device() -> None:
     assert len(str(failure)) < 500
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "CUDA failure 209: no kernel image is available for execution on the device ; GPU=0 ; hostname=x",
+        "CUDA error cudaErrorNoKernelImageForDevice:no kernel image is available",
+    ],
+)
+def test_a_gpu_that_the_wheel_has_no_kernels_for_is_no_lost_device(text: str) -> None:
+    failure = onnxrt.engine_error(RuntimeError(text), 32)
+    assert isinstance(failure, ProviderUnavailableError)
+    assert "no kernels for this GPU" in str(failure)
+    assert "device may be lost" not in str(failure)
+    assert len(str(failure)) < 500
+
+
 def crops(count: int) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float64]]:
     """Random crops and the probabilities they must get."""
     images = np.random.default_rng(count).integers(0, 256, (count, 224, 224, 3), np.uint8)

@@ -51,6 +51,7 @@ class Machine:
         tensorrt: the version whose libraries the loader finds.
         pip_tensorrt: the version that pip brought: its package's metadata and its folder of libraries.
         plugin: whether the TensorRT-RTX plugin is installed, with the CUDA runtime that it brings.
+        both: whether the CPU's onnxruntime is installed beside onnxruntime-gpu.
         environment: further variables.
         jetson: the text of ``/etc/nv_tegra_release``.
     """
@@ -67,6 +68,7 @@ class Machine:
     tensorrt: int | None = None
     pip_tensorrt: str = ""
     plugin: bool = False
+    both: bool = False
     environment: dict[str, str] = field(default_factory=dict)
     jetson: str = ""
 
@@ -200,7 +202,7 @@ def examine(machine):
     os.environ.update(machine["environment"])
     sys.path.insert(0, str(FOLDER / "modules"))
     importlib.invalidate_caches()
-    libraries.onnxruntime_packages = lambda: (libraries.Package(machine["package"], "1.31.1"),)
+    libraries.onnxruntime_packages = lambda: tuple(libraries.Package(name, "1.31.1") for name in machine["packages"])
     libraries.providers_built_in = lambda: tuple(machine["built_in"])
     libraries.module_folder, libraries.installed = folder_of, installed
     libraries.preload_cuda = lambda: None
@@ -259,7 +261,8 @@ class Doctor:
         told = {
             "folder": str(folder),
             "environment": environment,
-            "package": "onnxruntime-gpu" if machine.wheel_cuda else "onnxruntime",
+            "packages": ["onnxruntime"] * (machine.both or not machine.wheel_cuda)
+            + ["onnxruntime-gpu"] * bool(machine.wheel_cuda),
             "built_in": GPU_PROVIDERS[lacking:],
             "jetson": bool(machine.jetson),
         }

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from glomedge.engine import providers
+from glomedge.engine.backends import nvidia_machine
 from glomedge.system import libraries
 from glomedge.system.telemetry import import_onnxruntime
 
@@ -57,7 +58,7 @@ def test_two_runtimes_in_one_environment_are_named_with_the_cure(monkeypatch: py
     reason = providers.named("cuda").unusable()
     assert reason is not None
     assert "onnxruntime 1.32.0 and onnxruntime-gpu 1.31.1 are both installed" in reason
-    assert "pip uninstall -y onnxruntime onnxruntime-gpu, then pip install onnxruntime-gpu" in reason
+    assert f"pip uninstall -y onnxruntime onnxruntime-gpu, then {nvidia_machine.install_gpu()}" in reason
 
 
 def test_packages_are_found_by_their_metadata() -> None:

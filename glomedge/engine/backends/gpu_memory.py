@@ -18,7 +18,7 @@ from glomedge.errors import EngineError
 from glomedge.system import libraries
 from glomedge.system.telemetry import import_onnxruntime
 
-CUDA_LIBRARY = "libonnxruntime_providers_cuda.so"
+CUDA_LIBRARY = libraries.CUDA_LIBRARY
 
 
 @dataclass

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import importlib
-import importlib.util
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -71,6 +70,7 @@ def unsuited_tensorrt(request: SessionRequest) -> str | None:
 
 def engine_key(request: SessionRequest, provider: str, runtime: str, options: Mapping[str, str]) -> EngineKey:
     """The cache key of an engine for the GPU that sessions run on (``device_id`` 0 of the options)."""
+    tf32.forbid()  # the key says whether it is
     ort = import_onnxruntime()
 
     device = session_gpu()
@@ -99,13 +99,10 @@ def _lasting(provider: str, options: Mapping[str, str]) -> dict[str, str]:
 
 def tensorrt_version() -> str:
     """Version of the TensorRT library that this onnxruntime links against, such as ``10.13.3``; empty if absent."""
-    folder = libraries.module_folder("onnxruntime")
-    path = folder / "capi" / TENSORRT_LIBRARY if folder else None
-    if path is None or not path.is_file():
-        return ""
-    name = next((n for n in libraries.needed_libraries(path) if n.startswith("libnvinfer.so")), None)
+    name = _wanted_tensorrt()
     if name is None:
         return ""
+    tf32.forbid()
     try:
         number = int(ctypes.CDLL(name).getInferLibVersion())
     except (OSError, AttributeError):
@@ -114,17 +111,31 @@ def tensorrt_version() -> str:
     return f"{number // 10_000}.{number // 100 % 100}.{number % 100}"
 
 
-def load_tensorrt() -> None:
-    """Load the TensorRT that pip brought, which lies where the loader does not look; nothing where it brought none.
+def _wanted_tensorrt() -> str | None:
+    """The name of the TensorRT library that this onnxruntime links against, such as ``libnvinfer.so.10``."""
+    folder = libraries.module_folder("onnxruntime")
+    path = folder / "capi" / TENSORRT_LIBRARY if folder else None
+    if path is None or not path.is_file():
+        return None
+    return next((name for name in libraries.needed_libraries(path) if name.startswith("libnvinfer.so")), None)
 
-    Its package loads all of it, the builder's resources too, which TensorRT itself looks for only while it builds.
+
+def load_tensorrt() -> None:
+    """Load the TensorRT that pip brought, which lies where the loader does not look.
+
+    Nothing where the loader finds the one that is wanted (the system's), or pip brought another version or none. Its
+    package loads all of it, the builder's resources too, which TensorRT itself looks for only while it builds.
 
     Raises:
         ProviderUnavailableError: the package is there and does not load.
     """
-    if importlib.util.find_spec("tensorrt_libs") is None:
-        return
     tf32.forbid()
+    name, brought = _wanted_tensorrt(), libraries.module_folder("tensorrt_libs")
+    if name is None or brought is None or not (brought / name).is_file():
+        return
+    with contextlib.suppress(OSError):
+        ctypes.CDLL(name)
+        return
     try:
         importlib.import_module("tensorrt_libs")
     except (ImportError, OSError) as error:
@@ -194,6 +205,7 @@ def open_tensorrt_rtx(request: SessionRequest) -> onnxrt.OrtRunner:
     """
     ort = import_onnxruntime()
 
+    tf32.forbid()
     module = importlib.import_module(RTX_MODULE)
     load_bundled_cudart(Path(module.get_library_path()).parent)
     with onnxrt.LOCK:

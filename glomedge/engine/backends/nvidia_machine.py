@@ -9,7 +9,7 @@ from pathlib import Path
 
 from glomedge.about import install_command
 from glomedge.engine.backends.onnxrt import first_line
-from glomedge.system import cuda, libraries
+from glomedge.system import cuda, libraries, tf32
 from glomedge.system.gpu import Gpu, driver_cuda, find_gpus, session_gpu
 from glomedge.system.jetson import find_jetson
 from glomedge.system.telemetry import import_onnxruntime
@@ -118,6 +118,7 @@ def tensorrt_rtx_unusable() -> str | None:
 
     if not hasattr(ort, "register_execution_provider_library"):
         return f"tensorrt-rtx: onnxruntime {ort.__version__} takes no plugins. Upgrade to 1.24 or newer: {cure}"
+    tf32.forbid()
     try:
         importlib.import_module(RTX_MODULE)  # loads the TensorRT-RTX libraries that it brings along
     except (ImportError, OSError) as error:

@@ -42,6 +42,8 @@ _OUT_OF_MEMORY = (
 # Lower case: the CUDA provider loads cuDNN at its first convolution, and says this where it is not there
 # (onnxruntime#29252).
 _NO_CUDNN = "cudnn is unavailable or disabled"
+# Lower case: name and text of the CUDA runtime's error 209.
+_NO_KERNELS = ("cudaerrornokernelimagefordevice", "no kernel image is available for execution")
 
 
 _DISABLED = "optimization.disable_specified_optimizers"
@@ -228,6 +230,12 @@ def engine_error(error: BaseException, batch: int) -> GlomedgeError:
         return OutOfMemoryError(f"Out of memory at a batch of {batch}: {first_line(error)}.")
     if (missing := lacks_cudnn(error)) is not None:
         return missing
+    if any(words in str(error).lower() for words in _NO_KERNELS):
+        return ProviderUnavailableError(
+            f"This onnxruntime has no kernels for this GPU ({first_line(error)}). glomedge doctor says for which it "
+            "was built. Use --provider tensorrt, which brings its own, or --provider cpu. Nothing was computed "
+            "elsewhere."
+        )
     return EngineError(
         f"Inference failed ({first_line(error)}). The device may be lost or its driver reset: nothing was "
         "computed elsewhere instead. Run: glomedge doctor, then start again (infer continues with --resume)."
