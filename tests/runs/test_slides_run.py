@@ -247,6 +247,16 @@ def test_a_slide_that_gets_its_outlines_later_loses_its_row_of_none(options: Opt
     assert (outcome.exit_code, outcome.predicted, outcome.answered) == (0, 1, 22)
 
 
+def test_a_crop_that_becomes_a_slide_loses_its_row(options: Options) -> None:
+    slide = write(options.folder / "S-9.tif", aperio=False, tags_mpp=0.25)
+    infer_folder(options)
+    assert [row["path"] for row in table(options.output) if row["path"].startswith("S-9")] == ["S-9.tif"]
+    outline(slide, square(1, 10, 10))
+    assert infer_folder(replace(options, resume=True)).answered == 22
+    (row,) = [row for row in table(options.output) if row["path"].startswith("S-9")]
+    assert row["path"].startswith("S-9.tif#0000001_")
+
+
 def test_a_slide_that_is_replaced_is_read_again(options: Options) -> None:
     infer_folder(options)
     slide = options.folder / SLIDES[2]
