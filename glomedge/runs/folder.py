@@ -245,6 +245,7 @@ class _FolderRun:
             stores.grey_crops,
             self._engine,
             self._stop,
+            started=stores.started,
         )
         publication.write(outcome, batch_size, self._begin_s)
 
