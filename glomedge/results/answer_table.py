@@ -241,14 +241,23 @@ class AnswerTable:
             self._offset.put(where, other._offset.data[has].astype(np.uint64) + np.uint64(shift_bytes), room)
 
     def drop_replaced(self) -> None:
-        """Forget folders that could not be listed and slides that could not be used and are no longer inputs.
+        """Forget folders that could not be listed, slides that could not be used and crops that are slides by now.
 
         Their files and outlines have rows now.
         """
         for name, number in self._others.items():
-            if name.endswith((b"/", PART_MARK)) and self._said.data[number]:
+            replaced = name.endswith((b"/", PART_MARK)) or self._has_parts(name)
+            if replaced and self._said.data[number]:
                 self._count -= 1
                 self._said.data[number] = self._known.data[number] = 0
+
+    def _has_parts(self, name: bytes) -> bool:
+        """Whether outlines on the file of that name are inputs."""
+        first = bisect_left(self.inputs, name + PART_MARK, key=_RELATIVE)
+        if first == len(self.inputs):
+            return False
+        found = self.inputs[first]
+        return found.part is not None and found.file == name
 
     # Asking.
 
@@ -283,8 +292,12 @@ class AnswerTable:
         return Fingerprint(
             int(self._size.data[number]) if known & HAS_SIZE else None,
             int(self._time.data[number]) if known & HAS_TIME else None,
-            # Given up before its bytes were there: the disk's fault, not the file's. A whole slide is asked again.
-            status in _RETRIED or (status == "error:decoder" and not known & HAS_SHA256) or name.endswith(PART_MARK),
+            # Given up before its bytes were there: the disk's fault, not the file's. A whole slide is asked again;
+            # and an outline on a damaged part of one, whose pixels may lie in other files than the stamped one.
+            status in _RETRIED
+            or (status == "error:decoder" and not known & HAS_SHA256)
+            or name.endswith(PART_MARK)
+            or (status == "error:corrupt" and number < len(self.inputs) and self.inputs[number].part is not None),
         )
 
     def settled(self) -> npt.NDArray[np.bool_]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import compress
 from pathlib import Path
@@ -14,6 +14,8 @@ from glomedge.pipeline.inputs import Found
 from glomedge.results.answer_table import AnswerTable, Fingerprint
 from glomedge.results.journal import Contents, Identity, read_journal, read_on
 from glomedge.system.stopping import unless_stopped
+
+_MAX_REASON_CHARACTERS = 240
 
 
 @dataclass
@@ -89,12 +91,47 @@ def plan(
             f"The run in {folder} cannot be resumed with other settings: {'; '.join(differences)}. "
             "Use the same settings, another --output, or start over with --overwrite."
         )
-    if changed := contents.identity.other_outlines(identity):
-        raise OutputError(
-            f"The run in {folder} cannot be resumed, because the outlines of {some(changed, 3)} are not those that it "
-            "began with. Put the file of outlines back, use another --output, or start over with --overwrite."
-        )
     return Plan(replace(contents.identity, outlines=identity.outlines), contents, _resumed(contents))
+
+
+def require_outlines(plan_: Plan, folder: Path, problems: Mapping[str, str]) -> None:
+    """Refuse to resume a run whose slides do not have the outlines that it began with.
+
+    Args:
+        plan_: of the run; nothing is asked of one that starts.
+        folder: of its output.
+        problems: slides that cannot be used now, by their escaped paths, with the reasons.
+
+    Raises:
+        OutputError: a slide is gone, cannot be used, or has another file of outlines.
+    """
+    if plan_.contents.identity is None:
+        return
+    changed = plan_.contents.identity.other_outlines(plan_.identity)
+    failed = [slide for slide in changed if slide in problems]
+    gone = [slide for slide in changed if slide not in problems and slide not in plan_.identity.outlines]
+    begin = f"The run in {folder} cannot be resumed"
+    if gone:
+        # A TIFF or a DICOM file without outlines is no slide.
+        shared = any(slide.lower().endswith((".tif", ".tiff", ".dcm")) for slide in gone)
+        one = len(gone) == 1
+        raise OutputError(
+            f"{begin}: {some(gone, 3)} {'or its outlines ' if shared else ''}{'is' if one else 'are'} no longer there. "
+            f"Put {'it' if one else 'them'} back, then run again with --resume, or use another --output."
+        )
+    if failed:
+        also = f" Nor can {counted(len(failed) - 1, 'other slide')}."
+        reason = problems[failed[0]]
+        reason = reason if len(reason) <= _MAX_REASON_CHARACTERS else reason[:_MAX_REASON_CHARACTERS] + " ..."
+        raise OutputError(
+            f"{begin}, because {some(failed[:1])} cannot be used now: {reason}{also if len(failed) > 1 else ''} Mend "
+            "it, then run again with --resume, or use another --output."
+        )
+    if changed:
+        raise OutputError(
+            f"{begin}, because the outlines of {some(changed, 3)} are not those that it began with. Put the file of "
+            "outlines back, use another --output, or start over with --overwrite."
+        )
 
 
 def _resumed(contents: Contents) -> list[str]:

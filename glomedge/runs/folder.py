@@ -20,7 +20,7 @@ from glomedge.results.folder import JOURNAL, WORK_FOLDER, OutputFolder
 from glomedge.results.grey_crops import MAX_GREY_PX
 from glomedge.results.journal import Contents, Identity, Journal, read_journal, read_on
 from glomedge.results.published_rows import PublishedRows
-from glomedge.results.resume import Plan, plan, publishable, unanswered
+from glomedge.results.resume import Plan, plan, publishable, require_outlines, unanswered
 from glomedge.results.sink import FolderSink
 from glomedge.runs.manifest import case_finder
 from glomedge.runs.options import Options
@@ -149,6 +149,7 @@ class _FolderRun:
             overwrite=self._options.overwrite,
             results=(*OWNED, *self._annotations),
         )
+        require_outlines(plan_, self._options.output, {} if self._parts is None else self._parts.problems())
         self._notes += plan_.notes
         if self._share is not None:
             self._share.write(self._output.work, self._options)
@@ -244,6 +245,7 @@ class _FolderRun:
             stores.grey_crops,
             self._engine,
             self._stop,
+            started=stores.started,
         )
         publication.write(outcome, batch_size, self._begin_s)
 

@@ -13,7 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from glomedge.cases.names import UNKNOWN_CASE
@@ -56,6 +56,7 @@ class Publication:
         engine: None if nothing was left to classify.
         stop: polled at every block of rows; once true, StoppedError is raised and no file has changed.
         also: for ``run.json``, in place of what the record would say.
+        started: when the run began, in local time; None: now.
     """
 
     options: Options
@@ -67,6 +68,7 @@ class Publication:
     engine: Engine | None
     stop: Callable[[], bool]
     also: Mapping[str, Any] = field(default_factory=dict)
+    started: datetime | None = None
 
     def write(self, outcome: Outcome, batch_size: int, begin_s: float) -> None:
         """Make every file and publish them together; the run record comes last and holds the SHA-256 of the others.
@@ -94,7 +96,7 @@ class Publication:
             with staged.open("cases.csv") as handle:
                 handle.write(byte_order_mark(self.options.formats))
                 handle.writelines(cases_csv(outcome.cases))
-            self._annotations(staged, outcome, begin_s)
+            self._annotations(staged, outcome)
             outcome.wall_s = time.perf_counter() - begin_s
             self._record(outcome, batch_size)
             self._report(staged, outcome, collected.report)
@@ -203,12 +205,12 @@ class Publication:
         except OutputError as error:
             return error, [f"The heatmaps are incomplete: {error}"]
 
-    def _annotations(self, staged: Staged, outcome: Outcome, begin_s: float) -> None:
+    def _annotations(self, staged: Staged, outcome: Outcome) -> None:
         if self.inputs.parts is None or not self.options.annotation_formats:
             return
         from glomedge.runs.answer_files import AnswerFiles
 
-        started = datetime.now() - timedelta(seconds=time.perf_counter() - begin_s)
+        started = self.started or datetime.now()
         files = AnswerFiles(self.options, self.model, self.inputs.parts, self.rows, outcome.cases, started, self.stop)
         outcome.notes += files.write(staged)
 

@@ -269,6 +269,10 @@ class SlideParts:
         """The slides that have outlines, by their escaped paths, with the SHA-256 of their files of outlines."""
         return {escape_name(slide.relative): slide.annotations_sha256 for slide in self.slides if slide.annotations}
 
+    def problems(self) -> dict[str, str]:
+        """The slides that cannot be used, by their escaped paths, with the reasons."""
+        return {escape_name(slide.relative): slide.problem.message for slide in self.slides if slide.problem}
+
 
 def _number(found: Found) -> int:
     assert found.part is not None

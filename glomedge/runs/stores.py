@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+from datetime import datetime
 from pathlib import Path
 from types import TracebackType
 
+from glomedge.errors import OutputError
+from glomedge.files.writing import write_atomically
 from glomedge.results.folder import OutputFolder
 from glomedge.results.grey_crops import GreyStore
 from glomedge.results.journal import Journal
 from glomedge.results.resume import Plan
 from glomedge.results.sink import FolderSink
 from glomedge.results.thumbnails import ThumbnailFile
-from glomedge.runs.options import Options
+from glomedge.runs.options import DICOM_FORMATS, Options
 
 
 class RunStores:
@@ -29,6 +32,7 @@ class RunStores:
         journal: the answers.
         thumbnails: pictures and maps; None if neither report nor heatmaps are wanted.
         grey_crops: the crops that heatmaps are drawn over; None if none are wanted.
+        started: when the run began, in local time; a resumed run began when the first part of it did.
 
     Raises:
         OutputError: one of them cannot be written.
@@ -57,6 +61,7 @@ class RunStores:
                 # They are optional, and the first to be dropped on a full disk.
                 self.journal.make_room = self.thumbnails.make_room = self.grey_crops.drop
             before = plan.contents.identity
+            self.started = _started(output.work / "started", options, fresh=before is None)
             if before is None:
                 self.journal.head(plan.identity)
             elif added := {slide: sha for slide, sha in plan.identity.outlines.items() if slide not in before.outlines}:
@@ -74,6 +79,26 @@ class RunStores:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._opened.close()
+
+
+def _started(path: Path, options: Options, *, fresh: bool) -> datetime:
+    """The time that an unfinished run left, or now; answers in DICOM have it in them, so that it is left for the next.
+
+    Raises:
+        OutputError: it cannot be left.
+    """
+    now = datetime.now()
+    try:
+        if fresh:
+            path.unlink(missing_ok=True)
+        if not set(options.annotation_formats) & set(DICOM_FORMATS):
+            return now
+        with contextlib.suppress(FileNotFoundError, ValueError):
+            return datetime.fromisoformat(path.read_text("ascii"))
+        write_atomically(path, now.isoformat().encode("ascii"))
+    except OSError as error:
+        raise OutputError(f"{path} cannot be written: {error.strerror}. Choose another --output.") from None
+    return now
 
 
 def _grey_store(options: Options, folder: Path, threshold: float) -> GreyStore:

@@ -163,6 +163,22 @@ def test_a_damaged_tile_takes_only_its_own_rows(options: Options) -> None:
         ]
 
 
+def test_outlines_on_a_damaged_part_are_read_again_although_their_file_has_no_new_time(options: Options) -> None:
+    """As of MRXS and DICOM, whose pixels lie in other files than the one that is the slide."""
+    slide = options.folder / GOOD
+    whole = slide.read_bytes()
+    damage_tile(slide, 8)
+    status = slide.stat()
+    outcome = infer_folder(options)
+    damaged = outcome.errors["corrupt"]
+    assert 0 < damaged < outcome.answered
+    slide.write_bytes(whole)
+    os.utime(slide, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert slide.stat().st_size == status.st_size
+    outcome = infer_folder(replace(options, resume=True))
+    assert (outcome.predicted, outcome.errors) == (damaged, {})
+
+
 def test_a_slide_that_vanishes_during_the_run_is_answered_when_it_is_back(
     options: Options, monkeypatch: pytest.MonkeyPatch
 ) -> None:

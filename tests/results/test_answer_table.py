@@ -86,6 +86,15 @@ def test_a_folder_that_can_be_listed_by_now_is_forgotten_unless_it_is_an_input()
     assert len(table) == 2
 
 
+def test_a_crop_that_is_a_slide_by_now_is_forgotten() -> None:
+    names = ("a.tif", "b.tif", "b.tif#0000001_x", "c.tif")
+    table = AnswerTable([Found(b"b.tif#0000001_x", part=0), Found(b"c.tif#1.png")])
+    table.put([[name, "ok", 0.5, None, None, None, "", None, None] for name in names])
+    table.drop_replaced()
+    assert [table.name(number) for number in table.numbers()] == [b"a.tif", b"b.tif#0000001_x", b"c.tif"]
+    assert len(table) == 3
+
+
 _GOOD: list[Any] = ["a.png", "ok", 0.5, "ab" * 32, 1, 2, "", 0.25, [0, 1, 2]]
 
 

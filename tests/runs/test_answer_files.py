@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
+import signal
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +17,7 @@ import shapely.geometry
 from glomedge.engine.options import EngineOptions
 from glomedge.errors import OutputError, UsageError
 from glomedge.files.writing import Staged
+from glomedge.results.journal import read_journal
 from glomedge.runs.answer_files import AnswerFiles
 from glomedge.runs.folder import Options, infer_folder
 from glomedge.slides import reader
@@ -24,7 +28,7 @@ from helpers.drawn_slides import write
 from helpers.dsa_rules import dsa_problems
 from helpers.many_outlines import peak_bytes
 from helpers.qupath_rules import qupath_problems
-from helpers.run_kit import table
+from helpers.run_kit import KillAt, run_in_child, table
 from helpers.slide_runs import SLIDES, outline, square, squares, write_outlined
 
 STEMS = [name.removesuffix(".svs") for name in SLIDES]
@@ -130,6 +134,36 @@ def test_dicom_slides_get_a_report_and_annotations(options: Options) -> None:
     with pytest.raises(UsageError, match="no DICOM slide"):
         infer_folder(replace(run, folder=options.folder / SLIDES[0], output=options.output / "none"))
     assert not (options.output / "none" / "predictions.csv").exists()
+
+
+def test_answers_in_dicom_are_the_same_bytes_after_a_kill_and_resume(options: Options) -> None:
+    slide = dicom_slide(options.folder.parent / "dicom")
+    import pydicom
+
+    outline(slide, *squares(5))
+    run = replace(options, folder=slide, formats=("dicom-sr", "dicom-ann"))
+    assert run_in_child(run, KillAt(6, 1.0)) == -signal.SIGKILL
+    assert read_journal(run.output / ".glomedge" / "journal").identity is not None, "killed after it had begun"
+    begun = datetime.fromisoformat((run.output / ".glomedge" / "started").read_text("ascii"))
+
+    def written(folder: Path) -> dict[str, bytes]:
+        return {path.name: path.read_bytes() for path in (folder / "annotations").iterdir()}
+
+    infer_folder(replace(run, resume=True))
+    first = written(run.output)
+    assert sorted(first) == ["level0.ann.dcm", "level0.sr.dcm"]
+    assert infer_folder(replace(run, resume=True)).predicted == 0
+    assert written(run.output) == first
+    # Another run says when it began, and is of the same answers.
+    infer_folder(replace(run, output=run.output / "again"))
+    for name, data in written(run.output / "again").items():
+        one, other = (pydicom.dcmread(io.BytesIO(each)) for each in (first[name], data))
+        assert str(one.ContentTime) == begun.strftime("%H%M%S.%f")
+        assert one.ContentTime != other.ContentTime
+        assert one.SOPInstanceUID == other.SOPInstanceUID
+    infer_folder(replace(run, overwrite=True))
+    assert written(run.output).keys() == first.keys()
+    assert all(written(run.output)[name] != data for name, data in first.items())
 
 
 def test_a_report_that_cannot_be_is_a_note_and_everything_else_is_written(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,11 @@ import pytest
 
 from glomedge.engine.options import EngineOptions
 from glomedge.errors import GlomedgeError, OutputError, UsageError
+from glomedge.pipeline import settings
 from glomedge.runs import slide_parts
 from glomedge.runs.folder import Options, infer_folder
 from glomedge.runs.options import SlideOptions
+from glomedge.runs.shard_of import Shard
 from glomedge.slides.crop_slides import cut_slides
 from glomedge.slides.pairs import find_pairs
 from helpers.annotation_files import dsa, encoded, polyline
@@ -198,6 +201,40 @@ def test_resuming_refuses_other_outlines_and_takes_new_slides(options: Options) 
     assert len(table(options.output)) == 22
 
 
+def _gone(slide: Path) -> None:
+    slide.unlink()
+
+
+def _damaged(slide: Path) -> None:
+    slide.write_bytes(slide.read_bytes()[:3000])
+
+
+def _two_files(slide: Path) -> None:
+    slide.with_suffix(".xml").write_text("<ASAP_Annotations/>")
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        (_gone, r"resumed: S-5678\S*\.svs is no longer there\. Put it back, then run again with --resume"),
+        (
+            _damaged,
+            r"S-5678\S*\.svs cannot be used now: .*only the beginning of one.* Mend it, then run again with --resume",
+        ),
+        (_two_files, r"S-5678\S*\.svs cannot be used now: .*several files of outlines.* Mend it, then run again"),
+    ],
+)
+def test_resuming_says_what_is_wrong_with_a_slide(fault: Callable[[Path], None], words: str, options: Options) -> None:
+    infer_folder(options)
+    before = outputs(options.output)
+    fault(options.folder / SLIDES[2])
+    with pytest.raises(OutputError, match=words) as refusal:
+        infer_folder(replace(options, resume=True))
+    assert len(str(refusal.value)) < 500
+    assert "are not those" not in str(refusal.value)
+    assert outputs(options.output) == before
+
+
 def test_a_slide_that_gets_its_outlines_later_loses_its_row_of_none(options: Options) -> None:
     write(options.folder / "S-9.svs")
     outcome = infer_folder(options)
@@ -208,6 +245,16 @@ def test_a_slide_that_gets_its_outlines_later_loses_its_row_of_none(options: Opt
     outline(options.folder / "S-9.svs", square(1, 10, 10))
     outcome = infer_folder(replace(options, resume=True))
     assert (outcome.exit_code, outcome.predicted, outcome.answered) == (0, 1, 22)
+
+
+def test_a_crop_that_becomes_a_slide_loses_its_row(options: Options) -> None:
+    slide = write(options.folder / "S-9.tif", aperio=False, tags_mpp=0.25)
+    infer_folder(options)
+    assert [row["path"] for row in table(options.output) if row["path"].startswith("S-9")] == ["S-9.tif"]
+    outline(slide, square(1, 10, 10))
+    assert infer_folder(replace(options, resume=True)).answered == 22
+    (row,) = [row for row in table(options.output) if row["path"].startswith("S-9")]
+    assert row["path"].startswith("S-9.tif#0000001_")
 
 
 def test_a_slide_that_is_replaced_is_read_again(options: Options) -> None:
@@ -262,3 +309,10 @@ def test_a_slide_with_a_name_beyond_ascii_and_outlines_without_ids(options: Opti
     rows = [row for row in table(options.output) if row["slide"] == "\u00dc-1"]
     assert [(row["annotation_id"], row["x"]) for row in rows] == [("", "10"), ("", "300")]
     assert outcome.answered == 23
+
+
+def test_a_shard_of_slides_alone_is_read_in_threads(options: Options, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(settings, "processes_pay", lambda count, *, gpu: True)
+    shards = [infer_folder(replace(options, shard=Shard(number, 2), report=False)) for number in (1, 2)]
+    assert sum(shard.inputs for shard in shards) == 21
+    assert {shard.decoding["in"] for shard in shards if shard.inputs} == {"threads"}
