@@ -117,8 +117,7 @@ class _Merge:
         thumbnails = None
         if self._options.report or self._options.heatmaps is not None:
             thumbnails = JoinedThumbnails([shard.thumbnails_path for shard in self._shards], map_shape)
-        starts = [0] * len(self._shards) if thumbnails is None else thumbnails.starts_bytes
-        answers, identity, provider = self._answers(starts)
+        answers, identity, provider = self._answers(thumbnails)
         finder = case_finder(self._options, self._inputs.found.inputs)
         rows = PublishedRows(
             answers=answers,
@@ -145,7 +144,7 @@ class _Merge:
         publication.write(outcome, identity.batch_size, begin_s)
         return outcome
 
-    def _answers(self, starts: Sequence[int]) -> tuple[AnswerTable, Identity, str]:
+    def _answers(self, thumbnails: JoinedThumbnails | None) -> tuple[AnswerTable, Identity, str]:
         """All answers, what they depend on, and the provider. One journal is in memory at a time."""
         inputs = self._inputs.found.inputs
         answers, providers, identity = AnswerTable(inputs), dict[str, str](), self._shards[0].identity
@@ -163,7 +162,11 @@ class _Merge:
                 )
             if contents.provider is not None:
                 providers.setdefault(contents.provider, shard.named)
-            answers.take(contents.answers, places, starts[number])
+            start_bytes = 0
+            if thumbnails is not None:
+                _require_pictures(shard, contents.answers, thumbnails.sizes_bytes[number])
+                start_bytes = thumbnails.starts_bytes[number]
+            answers.take(contents.answers, places, start_bytes)
         if len(providers) > 1:
             said = ", ".join(f"{provider} ({named})" for provider, named in providers.items())
             raise OutputError(
@@ -190,6 +193,16 @@ class _Merge:
                 for shard in self._shards
             ],
         }
+
+
+def _require_pictures(shard: ShardFiles, answers: AnswerTable, size_bytes: int) -> None:
+    """Raise OutputError where pictures of the shard are missing: the report would have fewer, and not say so."""
+    end_bytes = answers.attachments_end_bytes()
+    if size_bytes < end_bytes:
+        raise OutputError(
+            f"The pictures of {shard.named} are missing: {escape_name(bytes(shard.thumbnails_path))} has {size_bytes} "
+            f"bytes, and its journal tells of {end_bytes}. Put that file back, or run the shard again with --overwrite."
+        )
 
 
 def merged_options(shard: ShardFiles, output: Path) -> Options:

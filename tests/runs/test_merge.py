@@ -16,6 +16,7 @@ import pytest
 
 from glomedge.engine.options import EngineOptions
 from glomedge.errors import GlomedgeError, OutputError, UsageError
+from glomedge.results.thumbnails import JoinedThumbnails, ThumbnailFile
 from glomedge.runs.folder import Options, infer_folder
 from glomedge.runs.merge import MergeOptions, merge_shards
 from glomedge.runs.shard_of import Shard
@@ -201,6 +202,38 @@ def test_results_that_are_there_are_kept(options: Options) -> None:
     build_tiny_model(options.model, bias=-2.0)
     with pytest.raises(OutputError, match="is not the model of the shards"):
         merge_shards(MergeOptions((options.output,), merged, overwrite=True))
+
+
+@pytest.mark.parametrize("left", [None, -1])
+def test_lost_pictures_of_a_shard_are_no_smaller_report(options: Options, left: int | None) -> None:
+    shards(options, 3)
+    merged = options.output.with_name("merged")
+    pictures = Shard(2, 3).folder(options.output) / ".glomedge" / "thumbnails"
+    data = pictures.read_bytes()
+    pictures.unlink()
+    if left is not None:
+        pictures.write_bytes(data[:left])
+    with pytest.raises(OutputError, match="The pictures of shard 2 of 3") as raised:
+        merge_shards(MergeOptions((options.output,), merged))
+    assert str(pictures) in str(raised.value)
+    assert f"tells of {len(data)}." in str(raised.value)
+    assert not (merged / "report.html").exists()
+
+
+def test_pictures_that_cannot_be_read_are_an_error_with_its_cause(tmp_path: Path) -> None:
+    kept = ThumbnailFile(tmp_path / "thumbnails", fresh=True, map_shape=None)
+    place = kept.append(None, b"jpeg")
+    with pytest.raises(OutputError, match="cannot be read: Invalid argument"):
+        kept.read(place._replace(offset=-1))
+    kept.close()
+    joined = JoinedThumbnails([tmp_path / "none", tmp_path / "thumbnails"], None)
+    assert joined.read(place) == (None, b"jpeg")
+    (tmp_path / "thumbnails").unlink()
+    with pytest.raises(OutputError, match="thumbnails cannot be read: No such file"):
+        joined.read(place)
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(OutputError, match="loop cannot be read: Too many levels"):
+        JoinedThumbnails([tmp_path / "loop"], None)
 
 
 def test_answers_of_files_that_are_gone_are_left_out(options: Options) -> None:
