@@ -20,7 +20,7 @@ import numpy as np
 
 from glomedge.errors import OutputError, UsageError
 from glomedge.files.names import escape_name
-from glomedge.files.writing import same_file, sha256_of
+from glomedge.files.writing import same_file
 from glomedge.model.file import ModelFile, read_model_file
 from glomedge.pipeline.inputs import Found, Scan
 from glomedge.results.answer_table import AnswerTable
@@ -29,7 +29,7 @@ from glomedge.results.journal import Identity, read_journal
 from glomedge.results.published_rows import PublishedRows
 from glomedge.results.thumbnails import JoinedThumbnails
 from glomedge.runs import answer_files
-from glomedge.runs.manifest import case_finder
+from glomedge.runs.manifest import Manifest, case_finder, read_manifest
 from glomedge.runs.options import Options
 from glomedge.runs.outcome import OWNED, Outcome
 from glomedge.runs.publish import Publication
@@ -98,7 +98,7 @@ class _Merge:
         self._stop = stop
         self._options = merged_options(first, output)
         self._model = _model(first, self._options.model)
-        _require_manifest(first, self._options.inputs)
+        self._manifest = _manifest(first, self._options.inputs)
         names, self._shard_of = _joined_names(shards)
         if (sha256 := list_sha256(names)) != first.inputs_sha256:
             raise OutputError(
@@ -118,7 +118,7 @@ class _Merge:
         if self._options.report or self._options.heatmaps is not None:
             thumbnails = JoinedThumbnails([shard.thumbnails_path for shard in self._shards], map_shape)
         answers, identity, provider = self._answers(thumbnails)
-        finder = case_finder(self._options, self._inputs.found.inputs)
+        finder = case_finder(self._options, self._inputs.found.inputs, self._manifest)
         rows = PublishedRows(
             answers=answers,
             threshold=identity.threshold,
@@ -223,14 +223,18 @@ def _model(shard: ShardFiles, path: Path) -> ModelFile:
     return model
 
 
-def _require_manifest(shard: ShardFiles, path: Path | None) -> None:
-    """The biopsies are read from it again. Raises OutputError where it is another one."""
+def _manifest(shard: ShardFiles, path: Path | None) -> Manifest | None:
+    """The manifest again, which gives the biopsies. Raises OutputError where it is not the one of the shards."""
+    if path is None:
+        return None
     try:
-        same = path is None or sha256_of(path) == shard.described.get("manifest_sha256")
-    except OSError:
-        same = False
-    if not same:
-        raise OutputError(f"The manifest {path} is not the one that the shards read. Put that one back.")
+        manifest = read_manifest(path)
+    except UsageError as error:
+        raise OutputError(f"{error} Put the one back that the shards read.") from None
+    if manifest.sha256 != shard.described.get("manifest_sha256"):
+        shown = escape_name(bytes(path))
+        raise OutputError(f"The manifest {shown} is not the one that the shards read. Put that one back.")
+    return manifest
 
 
 def _joined_names(shards: Sequence[ShardFiles]) -> tuple[list[bytes], array[int]]:
