@@ -359,6 +359,15 @@ class AnswerTable:
             return None
         return Attachment(*(int(column.data[number]) for column in (self._offset, self._length, self._crc32)))
 
+    def attachments_end_bytes(self) -> int:
+        """Where the last map or thumbnail of the rows ends in their file; 0 where no row has one."""
+        if not len(self._offset.data):
+            return 0
+        rows = len(self._offset.data)
+        has = self._known.data[:rows] & HAS_ATTACHMENT != 0
+        ends = self._offset.data[has].astype(np.uint64) + self._length.data[:rows][has]
+        return int(ends.max(initial=0))
+
     def copies(self) -> int | None:
         """How many rows are byte for byte copies of the file of another row, which is not counted.
 

@@ -222,15 +222,21 @@ def read_journal(path: Path, inputs: Sequence[Found] = ()) -> Contents:
 
 
 def read_head(path: Path) -> Identity | None:
-    """What the rows of a journal depend on, by its first line; None where there is none that can be read."""
+    """What the rows of a journal depend on, by its first line; None where the file or a valid line is missing.
+
+    Raises:
+        OutputError: the file cannot be read.
+    """
     contents = Contents()
     try:
         with path.open("rb") as handle:
             payload = _payload(handle.readline(MAX_LINE_BYTES), 0)
         if payload is not None:
             _take(contents, payload)
-    except (OSError, KeyError, TypeError, ValueError):
+    except (FileNotFoundError, KeyError, TypeError, ValueError):
         return None
+    except OSError as error:
+        raise OutputError(f"The journal {path} cannot be read: {error.strerror}. Make it readable.") from None
     return contents.identity
 
 

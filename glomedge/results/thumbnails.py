@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from glomedge.errors import OutputError
+from glomedge.files.names import escape_name
 from glomedge.files.writing import MakeRoom, nothing_to_give, write_all
 from glomedge.model.spec import MAP_SIZE
 from glomedge.results.rows import Attachment
@@ -78,16 +79,31 @@ class ThumbnailFile:
         return Attachment(offset, len(record), zlib.crc32(record))
 
     def read(self, attachment: Attachment | None) -> Kept | None:
-        """The map, float32 of ``map_shape``, and the JPEG; None if they are missing or incomplete."""
+        """The map, float32 of ``map_shape``, and the JPEG; None if they are missing or incomplete.
+
+        Raises:
+            OutputError: the file cannot be read.
+        """
         if attachment is None:
             return None
-        return _kept(os.pread(self._descriptor, attachment.length, attachment.offset), attachment, self._map_shape)
+        try:
+            record = os.pread(self._descriptor, attachment.length, attachment.offset)
+        except OSError as error:
+            raise _unreadable(self._path, error) from None
+        return _kept(record, attachment, self._map_shape)
 
     def close(self) -> None:
         """Close the file; it stays."""
         # Its number is the next file's: what came too late would be written there.
         descriptor, self._descriptor = self._descriptor, -1
         os.close(descriptor)
+
+
+def _unreadable(path: Path, error: OSError) -> OutputError:
+    return OutputError(
+        f"The pictures in {escape_name(bytes(path))} cannot be read: {error.strerror}. Make that file readable, then "
+        "run again; or omit the report and the heatmaps."
+    )
 
 
 def _kept(record: bytes, attachment: Attachment, map_shape: tuple[int, int] | None) -> Kept | None:
@@ -103,19 +119,35 @@ def _kept(record: bytes, attachment: Attachment, map_shape: tuple[int, int] | No
     return activation.astype(np.float32), record[map_bytes:]
 
 
+def _size_bytes(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
+    except OSError as error:
+        raise _unreadable(path, error) from None
+
+
 class JoinedThumbnails:
-    """The files of several runs, read as if they lay one after the other; ``starts_bytes`` says where each begins.
+    """The files of several runs, read as if they lay one after the other.
 
     Args:
         paths: of the files; one that is not there is empty.
         map_shape: as for ``ThumbnailFile``.
+
+    Attributes:
+        sizes_bytes: of the files.
+        starts_bytes: where each begins.
+
+    Raises:
+        OutputError: the size of one cannot be found out.
     """
 
     def __init__(self, paths: Sequence[Path], map_shape: tuple[int, int] | None) -> None:
         self._paths = paths
         self._map_shape = map_shape
-        sizes = [path.stat().st_size if path.is_file() else 0 for path in paths]
-        self.starts_bytes = [0, *accumulate(sizes)][:-1]
+        self.sizes_bytes = [_size_bytes(path) for path in paths]
+        self.starts_bytes = [0, *accumulate(self.sizes_bytes)][:-1]
 
     def read(self, attachment: Attachment | None) -> Kept | None:
         """As ``ThumbnailFile.read``. A file is open while it is read only: there may be thousands."""
@@ -126,8 +158,8 @@ class JoinedThumbnails:
             with self._paths[place].open("rb", buffering=0) as handle:
                 offset = attachment.offset - self.starts_bytes[place]
                 record = os.pread(handle.fileno(), attachment.length, offset)
-        except OSError:
-            return None
+        except OSError as error:
+            raise _unreadable(self._paths[place], error) from None
         return _kept(record, attachment, self._map_shape)
 
 

@@ -127,7 +127,7 @@ class _FolderRun:
             require_map(self._model)
         self._threshold = options.threshold if options.threshold is not None else self._model.spec.threshold
         self._engine: Engine | None = None
-        self._finder = case_finder(options, found.inputs) if share is None else share.finder
+        self._finder = case_finder(options, found.inputs, inputs.manifest) if share is None else share.finder
         self._notes += found.notes()
         if self._parts is not None:
             self._notes += filter(None, [classes_note(self._parts), mpp_note(self._parts)])

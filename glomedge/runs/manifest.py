@@ -7,6 +7,7 @@ CSV or Parquet with a column ``path``, relative to the folder that ``glomedge in
 from __future__ import annotations
 
 import csv
+import hashlib
 import importlib.util
 import io
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -36,10 +37,12 @@ class Manifest:
     Attributes:
         paths: of its inputs, sorted by their bytes.
         cases: path as results show it -> biopsy and slide, of the rows that have them.
+        sha256: of the bytes that said so.
     """
 
     paths: list[bytes] = field(default_factory=list)
     cases: dict[str, CaseName] = field(default_factory=dict)
+    sha256: str = ""
 
 
 def _suffixes() -> frozenset[str]:
@@ -51,15 +54,21 @@ def _suffixes() -> frozenset[str]:
 def read_manifest(path: Path) -> Manifest:
     """Read and check a manifest, by its suffix.
 
+    Its file is read once, so that paths, biopsies and SHA-256 are of the same version even if it is replaced meanwhile.
+
     Raises:
         UsageError: it cannot be read, has no column ``path``, or a path that is absolute, leaves the folder, is there
             twice or is no image.
         MissingExtraError: Parquet without pyarrow.
     """
-    manifest, known = Manifest(), dict[tuple[str, str], CaseName]()
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise UsageError(f"The manifest {_shown(path)} cannot be read: {error.strerror}.") from None
+    manifest, known = Manifest(sha256=hashlib.sha256(data).hexdigest()), dict[tuple[str, str], CaseName]()
     endings = tuple(suffix.encode() for suffix in _suffixes())
     problems: list[str] = []
-    for row, (shown, case, slide) in enumerate(_cells(path), 1):
+    for row, (shown, case, slide) in enumerate(_cells(path, data), 1):
         name = unescape_name(shown)
         wrong = _problem(name, endings)
         if wrong is not None:
@@ -95,23 +104,21 @@ def _shown(path: Path) -> str:
     return escape_name(bytes(path))
 
 
-def _cells(path: Path) -> Iterator[_Cells]:
-    """Path, case and slide of each row, empty where there is none."""
+def _cells(path: Path, data: bytes) -> Iterator[_Cells]:
+    """Path, case and slide of each row, empty where there is none. The path tells the format, the data the rows."""
     try:
         if path.suffix.lower() == ".parquet":
-            yield from _of_parquet(path)
+            yield from _of_parquet(path, data)
         elif path.suffix.lower() == ".csv":
-            yield from _of_csv(path)
+            yield from _of_csv(path, data)
         else:
             raise UsageError(f"The manifest {_shown(path)} is neither .csv nor .parquet. Rename or convert it.")
-    except OSError as error:
-        raise UsageError(f"The manifest {_shown(path)} cannot be read: {error.strerror or error}.") from None
     except (UnicodeDecodeError, csv.Error) as error:
         raise UsageError(f"The manifest {_shown(path)} is no CSV in UTF-8: {error}. Save it as such.") from None
 
 
-def _of_csv(path: Path) -> Iterator[_Cells]:
-    with path.open(encoding="utf-8-sig", newline="") as handle:
+def _of_csv(path: Path, data: bytes) -> Iterator[_Cells]:
+    with io.TextIOWrapper(io.BytesIO(data), encoding="utf-8-sig", newline="") as handle:
         first = handle.readline()
         delimiter = max(",;\t", key=first.count)
         header = [name.strip().lower() for name in next(csv.reader([first], delimiter=delimiter), [])]
@@ -139,10 +146,10 @@ def _pyarrow(what: str) -> Any:
     return pyarrow
 
 
-def _of_parquet(path: Path) -> Iterator[_Cells]:
+def _of_parquet(path: Path, data: bytes) -> Iterator[_Cells]:
     pyarrow = _pyarrow(f"reading {path.name}")
     try:
-        with pyarrow.parquet.ParquetFile(path) as file:
+        with pyarrow.parquet.ParquetFile(pyarrow.BufferReader(data)) as file:
             header = list(file.schema_arrow.names)
             places = _places(path, header)
             wanted = [header[at] for at in places if at is not None]
@@ -151,12 +158,12 @@ def _of_parquet(path: Path) -> Iterator[_Cells]:
                 texts = [columns.get(name, [""] * batch.num_rows) for name in COLUMNS]
                 for one, two, three in zip(*texts, strict=True):
                     yield str(one or ""), str(two or "").strip(), str(three or "").strip()
-    except pyarrow.ArrowException as error:
+    except (pyarrow.ArrowException, OSError) as error:  # OSError: damaged data, as pyarrow says it
         raise UsageError(f"The manifest {_shown(path)} is no Parquet file: {str(error)[:120]}.") from None
 
 
-def listed(options: Options) -> Scan:
-    """The inputs that ``options.inputs`` lists; whether they are there is seen when they are read.
+def listed(options: Options) -> tuple[Scan, Manifest]:
+    """The inputs that ``options.inputs`` lists; whether they are there is seen when they are read. And the manifest.
 
     Raises:
         UsageError: the manifest is not usable, or the folder is none.
@@ -164,16 +171,17 @@ def listed(options: Options) -> Scan:
     assert options.inputs is not None
     if not options.folder.is_dir():
         raise UsageError(f"{_shown(options.folder)} is not a folder. Give the folder that the manifest's paths are in.")
-    return Scan(bytes(options.folder), [Found(name) for name in read_manifest(options.inputs).paths])
+    manifest = read_manifest(options.inputs)
+    return Scan(bytes(options.folder), [Found(name) for name in manifest.paths]), manifest
 
 
-def case_finder(options: Options, inputs: Sequence[Found]) -> CaseFinder:
-    """Who knows the biopsies of a run: the names, or the manifest.
+def case_finder(options: Options, inputs: Sequence[Found], manifest: Manifest | None) -> CaseFinder:
+    """Who knows the biopsies of a run: the names, or its manifest.
 
     Raises:
         UsageError: the case pattern fits no name, or there are two sources of the biopsies.
     """
-    given = {} if options.inputs is None else read_manifest(options.inputs).cases
+    given = {} if manifest is None else manifest.cases
     if not given:
         return CaseFinder(Keys(inputs), options.case_pattern)
     if options.case_pattern is not None:

@@ -20,7 +20,7 @@ import numpy as np
 
 from glomedge.errors import OutputError, UsageError
 from glomedge.files.names import escape_name
-from glomedge.files.writing import same_file, sha256_of
+from glomedge.files.writing import same_file
 from glomedge.model.file import ModelFile, read_model_file
 from glomedge.pipeline.inputs import Found, Scan
 from glomedge.results.answer_table import AnswerTable
@@ -29,7 +29,7 @@ from glomedge.results.journal import Identity, read_journal
 from glomedge.results.published_rows import PublishedRows
 from glomedge.results.thumbnails import JoinedThumbnails
 from glomedge.runs import answer_files
-from glomedge.runs.manifest import case_finder
+from glomedge.runs.manifest import Manifest, case_finder, read_manifest
 from glomedge.runs.options import Options
 from glomedge.runs.outcome import OWNED, Outcome
 from glomedge.runs.publish import Publication
@@ -98,7 +98,7 @@ class _Merge:
         self._stop = stop
         self._options = merged_options(first, output)
         self._model = _model(first, self._options.model)
-        _require_manifest(first, self._options.inputs)
+        self._manifest = _manifest(first, self._options.inputs)
         names, self._shard_of = _joined_names(shards)
         if (sha256 := list_sha256(names)) != first.inputs_sha256:
             raise OutputError(
@@ -117,9 +117,8 @@ class _Merge:
         thumbnails = None
         if self._options.report or self._options.heatmaps is not None:
             thumbnails = JoinedThumbnails([shard.thumbnails_path for shard in self._shards], map_shape)
-        starts = [0] * len(self._shards) if thumbnails is None else thumbnails.starts_bytes
-        answers, identity, provider = self._answers(starts)
-        finder = case_finder(self._options, self._inputs.found.inputs)
+        answers, identity, provider = self._answers(thumbnails)
+        finder = case_finder(self._options, self._inputs.found.inputs, self._manifest)
         rows = PublishedRows(
             answers=answers,
             threshold=identity.threshold,
@@ -145,7 +144,7 @@ class _Merge:
         publication.write(outcome, identity.batch_size, begin_s)
         return outcome
 
-    def _answers(self, starts: Sequence[int]) -> tuple[AnswerTable, Identity, str]:
+    def _answers(self, thumbnails: JoinedThumbnails | None) -> tuple[AnswerTable, Identity, str]:
         """All answers, what they depend on, and the provider. One journal is in memory at a time."""
         inputs = self._inputs.found.inputs
         answers, providers, identity = AnswerTable(inputs), dict[str, str](), self._shards[0].identity
@@ -163,7 +162,11 @@ class _Merge:
                 )
             if contents.provider is not None:
                 providers.setdefault(contents.provider, shard.named)
-            answers.take(contents.answers, places, starts[number])
+            start_bytes = 0
+            if thumbnails is not None:
+                _require_pictures(shard, contents.answers, thumbnails.sizes_bytes[number])
+                start_bytes = thumbnails.starts_bytes[number]
+            answers.take(contents.answers, places, start_bytes)
         if len(providers) > 1:
             said = ", ".join(f"{provider} ({named})" for provider, named in providers.items())
             raise OutputError(
@@ -192,6 +195,16 @@ class _Merge:
         }
 
 
+def _require_pictures(shard: ShardFiles, answers: AnswerTable, size_bytes: int) -> None:
+    """Raise OutputError where pictures of the shard are missing: the report would have fewer, and not say so."""
+    end_bytes = answers.attachments_end_bytes()
+    if size_bytes < end_bytes:
+        raise OutputError(
+            f"The pictures of {shard.named} are missing: {escape_name(bytes(shard.thumbnails_path))} has {size_bytes} "
+            f"bytes, and its journal tells of {end_bytes}. Put that file back, or run the shard again with --overwrite."
+        )
+
+
 def merged_options(shard: ShardFiles, output: Path) -> Options:
     """The options of one process that had answered all; heatmaps lie in the merged folder, if they did in the other."""
     options, inside = shard.options, None
@@ -210,14 +223,18 @@ def _model(shard: ShardFiles, path: Path) -> ModelFile:
     return model
 
 
-def _require_manifest(shard: ShardFiles, path: Path | None) -> None:
-    """The biopsies are read from it again. Raises OutputError where it is another one."""
+def _manifest(shard: ShardFiles, path: Path | None) -> Manifest | None:
+    """The manifest again, which gives the biopsies. Raises OutputError where it is not the one of the shards."""
+    if path is None:
+        return None
     try:
-        same = path is None or sha256_of(path) == shard.described.get("manifest_sha256")
-    except OSError:
-        same = False
-    if not same:
-        raise OutputError(f"The manifest {path} is not the one that the shards read. Put that one back.")
+        manifest = read_manifest(path)
+    except UsageError as error:
+        raise OutputError(f"{error} Put the one back that the shards read.") from None
+    if manifest.sha256 != shard.described.get("manifest_sha256"):
+        shown = escape_name(bytes(path))
+        raise OutputError(f"The manifest {shown} is not the one that the shards read. Put that one back.")
+    return manifest
 
 
 def _joined_names(shards: Sequence[ShardFiles]) -> tuple[list[bytes], array[int]]:

@@ -18,7 +18,7 @@ from glomedge.about import __version__
 from glomedge.cases.names import UNKNOWN_CASE, CaseFinder
 from glomedge.errors import OutputError
 from glomedge.files.names import escape_name
-from glomedge.files.writing import Staged, sha256_of, write_atomically
+from glomedge.files.writing import Staged, write_atomically
 from glomedge.pipeline.inputs import Found
 from glomedge.results.folder import WORK_FOLDER
 from glomedge.results.published_rows import PublishedRows
@@ -69,7 +69,7 @@ class Share:
         """The share of ``options.shard``. Raises UsageError where the case pattern fits no name."""
         shard, found = options.shard, inputs.found.inputs
         assert shard is not None
-        finder = case_finder(options, found)
+        finder = case_finder(options, found, inputs.manifest)
         mine = replace(inputs.found, inputs=_chosen(shard, found, finder))
         return cls(shard, inputs, Inputs(mine, inputs.parts), finder, list_sha256(each.relative for each in found))
 
@@ -90,7 +90,7 @@ class Share:
             "working_folder": escape_name(bytes(Path.cwd())),
             "arguments": arguments(options),
             "root": escape_name(found.root),
-            "manifest_sha256": None if options.inputs is None else sha256_of(options.inputs),
+            "manifest_sha256": None if self.whole.manifest is None else self.whole.manifest.sha256,
             "slides": [] if parts is None else [escape_name(slide.relative) for slide in parts.slides],
         }
         names = b"".join(each.relative + b"\0" for each in self.mine.found.inputs)

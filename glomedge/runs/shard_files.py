@@ -18,9 +18,11 @@ from glomedge.results.folder import JOURNAL, WORK_FOLDER
 from glomedge.results.journal import Identity, read_head
 from glomedge.runs.options import Options, SlideOptions
 from glomedge.runs.shard import INPUTS_FILE, SCHEMA, SHARD_FILE
-from glomedge.runs.shard_of import Shard
+from glomedge.runs.shard_of import BY_CHOICES, MOST_SHARDS, Shard
 
 _NOT_COMPARED = frozenset({"shard", "output", "workers", "decode_timeout_s", "decode_in", "resume", "overwrite"})
+_RECORD = frozenset({"notes", "engine", "decoding", "rows", "started_utc", "times", "machine"})
+"""What a merge reads of ``run.json``, besides its SHA-256 of the inputs."""
 _WORDS = {"model_sha256": "model", "folder": "folder of crops"}
 
 
@@ -32,7 +34,7 @@ class ShardFiles:
         folder: where it is.
         described: its ``shard.json``.
         identity: what its rows depend on.
-        record: its ``run.json``; empty where it is not finished.
+        record: its ``run.json``; empty where there is none, because it is not finished.
     """
 
     folder: Path
@@ -42,26 +44,36 @@ class ShardFiles:
 
     @classmethod
     def read(cls, folder: Path) -> ShardFiles:
-        """Raises UsageError where the folder is not that of a shard, OutputError where its files are damaged."""
+        """Raises UsageError where the folder is not that of a shard, OutputError where its files cannot be used."""
         shown, path = escape_name(bytes(folder)), folder / WORK_FOLDER / SHARD_FILE
-        try:
-            described = json.loads(path.read_bytes())
-        except (FileNotFoundError, NotADirectoryError):
+        described = _json_object(path)
+        if described is None:
             raise UsageError(
                 f"{shown} is not the folder of a shard, and has none in it. Give what glomedge infer --shard wrote."
-            ) from None
-        except (OSError, ValueError) as error:
-            raise OutputError(f"{path} cannot be read: {error}. Run that shard again with --overwrite.") from None
-        if not isinstance(described, dict) or described.get("schema") != SCHEMA:
+            )
+        if described.get("schema") != SCHEMA:
             raise OutputError(f"{shown} was written by another version of glomedge. Run that shard again.")
         identity = read_head(folder / WORK_FOLDER / JOURNAL)
         if identity is None:
-            raise OutputError(f"{shown} has no journal that can be read. Run that shard again with --resume.")
+            raise OutputError(f"{shown} has no journal, or a damaged one. Run that shard again with --overwrite.")
+        record = _json_object(folder / "run.json")
+        if record is not None and not _RECORD.issubset(record):
+            raise _damaged(folder / "run.json")
+        files = cls(folder, described, identity, record or {})
         try:
-            record = json.loads((folder / "run.json").read_bytes())
-        except (OSError, ValueError):
-            record = {}
-        return cls(folder, described, identity, record)
+            files.check()
+        except (KeyError, TypeError, ValueError, AttributeError):
+            raise _damaged(path) from None
+        return files
+
+    def check(self) -> None:
+        """Raise KeyError, TypeError, ValueError or AttributeError where ``shard.json`` lacks what a merge reads."""
+        shard = self.shard
+        if not 1 <= shard.number <= shard.of <= MOST_SHARDS or shard.by not in BY_CHOICES:
+            raise ValueError("no share")
+        for name in ("glomedge", "inputs_sha256", "inputs_of_all_shards"):
+            self.described[name]
+        _ = self.root, self.slides, self.run_output, self.options
 
     @property
     def shard(self) -> Shard:
@@ -159,16 +171,52 @@ class ShardFiles:
         )
 
 
+def _damaged(path: Path) -> OutputError:
+    shown = escape_name(bytes(path))
+    return OutputError(f"{shown} is damaged. Run that shard again with --overwrite.")
+
+
+def _unreadable(path: Path, error: OSError) -> OutputError:
+    shown = escape_name(bytes(path))
+    return OutputError(f"{shown} cannot be read: {error.strerror}. Make it readable, then merge again.")
+
+
+def _json_object(path: Path) -> dict[str, Any] | None:
+    """The object in a file; None where there is no such file. Raises OutputError."""
+    try:
+        found = json.loads(path.read_bytes())
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise _unreadable(path, error) from None
+    except (ValueError, RecursionError):
+        raise _damaged(path) from None
+    if not isinstance(found, dict):
+        raise _damaged(path)
+    return found
+
+
 def _path(text: str) -> Path:
     return Path(os.fsdecode(unescape_name(text)))
+
+
+def _is_shard(folder: Path) -> bool:
+    """Whether a shard has begun there. Raises OutputError where that cannot be seen: it would be called missing."""
+    path = folder / WORK_FOLDER / SHARD_FILE
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        raise _unreadable(path, error) from None
+    return True
 
 
 def find_shards(folders: Sequence[Path]) -> list[ShardFiles]:
     """The shards in those folders, by their number. Raises UsageError, OutputError."""
     found = list[Path]()
     for folder in folders:
-        inside = sorted(path.parent.parent for path in folder.glob(f"shard-*-of-*/{WORK_FOLDER}/{SHARD_FILE}"))
-        found += inside or [folder]
+        found += sorted(path for path in folder.glob("shard-*-of-*") if _is_shard(path)) or [folder]
     if not found:
         raise UsageError("No shard was given. Give the folders that glomedge infer --shard wrote.")
     shards = [ShardFiles.read(folder) for folder in {path.resolve(): path for path in found}.values()]

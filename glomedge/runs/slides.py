@@ -14,7 +14,7 @@ from glomedge.errors import AnnotationError, ImageError, MissingExtraError, Usag
 from glomedge.files.names import escape_name
 from glomedge.files.writing import sha256_of
 from glomedge.pipeline.inputs import PART_MARK, Found, Scan, scan
-from glomedge.runs.manifest import listed
+from glomedge.runs.manifest import Manifest, listed
 from glomedge.runs.options import Options
 from glomedge.runs.slide_parts import OutlinedSlide, PartColumns, Problem, SlideParts, on_level_0, part_name
 from glomedge.slides.annotations.classes import Choice, choose, survey
@@ -34,10 +34,12 @@ class Inputs:
     Attributes:
         found: every crop and every outline, sorted by the bytes of their names.
         parts: the slides; None where there are none.
+        manifest: that lists them; None where they were searched.
     """
 
     found: Scan
     parts: SlideParts | None = None
+    manifest: Manifest | None = None
 
 
 def find_inputs(options: Options, stop: Callable[[], bool] = lambda: False) -> Inputs:
@@ -52,11 +54,11 @@ def find_inputs(options: Options, stop: Callable[[], bool] = lambda: False) -> I
     """
     from glomedge.imaging.images import ALLOWED_SUFFIXES
 
-    slides = options.slides
+    slides, manifest = options.slides, None
     if slides.annotations is not None:
         found = _one_slide(options.folder)
     elif options.inputs is not None:
-        found = listed(options)
+        found, manifest = listed(options)
     else:
         found = scan(
             options.folder,
@@ -76,7 +78,7 @@ def find_inputs(options: Options, stop: Callable[[], bool] = lambda: False) -> I
             f"There is no slide in {options.folder}, and --class, --mpp, --format geojson and --format dsa belong to "
             "slides. Omit them, or give a slide."
         )
-    return Inputs(found, parts)
+    return Inputs(found, parts, manifest)
 
 
 def outline_parts(found: Scan, options: Options, stop: Callable[[], bool] = lambda: False) -> SlideParts | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import os
 import shutil
@@ -11,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from glomedge.errors import UsageError
+from glomedge.errors import OutputError, UsageError
 from glomedge.runs.folder import Options, infer_folder
-from glomedge.runs.manifest import read_manifest, write_manifest
+from glomedge.runs.manifest import Manifest, read_manifest, write_manifest
 from glomedge.runs.merge import MergeOptions, merge_shards
 from glomedge.runs.shard_of import Shard
 from helpers.run_kit import outputs, table
@@ -101,6 +102,32 @@ def test_shards_of_a_manifest_are_merged_with_its_biopsies(options: Options, tmp
     path.write_text(path.read_text().replace("Another", "Other"))
     with pytest.raises(Exception, match="is not the one that the shards read"):
         merge_shards(MergeOptions((options.output,), tmp_path / "merged-again"))
+    path.unlink()
+    with pytest.raises(OutputError, match="cannot be read: No such file or directory"):
+        merge_shards(MergeOptions((options.output,), tmp_path / "merged-again"))
+
+
+@pytest.mark.parametrize("shard", [None, Shard(1, 1)])
+def test_a_manifest_that_is_replaced_meanwhile_counts_as_it_was_read(
+    options: Options, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shard: Shard | None
+) -> None:
+    path = tmp_path / "manifest.csv"
+    write_manifest(options.folder, path)
+    path.write_text(path.read_text().replace(",case1,", ",First,"))
+    before = path.read_bytes()
+
+    def replaced(each: Path) -> Manifest:
+        manifest = read_manifest(each)
+        path.write_text(path.read_text().replace(",First,", ",Second,"))
+        return manifest
+
+    monkeypatch.setattr("glomedge.runs.manifest.read_manifest", replaced)
+    infer_folder(replace(options, inputs=path, shard=shard, report=False))
+    if shard is None:
+        assert {row["case"] for row in table(options.output)} == {"case0", "First", "case2"}
+    else:
+        described = json.loads((shard.folder(options.output) / ".glomedge" / "shard.json").read_bytes())
+        assert described["manifest_sha256"] == hashlib.sha256(before).hexdigest()
 
 
 @pytest.mark.parametrize(

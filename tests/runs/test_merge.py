@@ -16,6 +16,7 @@ import pytest
 
 from glomedge.engine.options import EngineOptions
 from glomedge.errors import GlomedgeError, OutputError, UsageError
+from glomedge.results.thumbnails import JoinedThumbnails, ThumbnailFile
 from glomedge.runs.folder import Options, infer_folder
 from glomedge.runs.merge import MergeOptions, merge_shards
 from glomedge.runs.shard_of import Shard
@@ -74,6 +75,17 @@ def same(options: Options, of: int, by: str = "path") -> None:
     for name, data in one.items():
         assert data == other[name], name
     assert record(whole) == record(merged)
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The output folder of a run in two shards; a test puts back what it changes."""
+    folder = tmp_path_factory.mktemp("two")
+    write_crops(folder / "crops", 4)
+    build_tiny_model(folder / "model.onnx")
+    options = Options(folder / "crops", folder / "model.onnx", folder / "out", EngineOptions("cpu"), report=False)
+    shards(options, 2)
+    return options.output
 
 
 @pytest.mark.parametrize("of", [1, 3, 7])
@@ -201,6 +213,98 @@ def test_results_that_are_there_are_kept(options: Options) -> None:
     build_tiny_model(options.model, bias=-2.0)
     with pytest.raises(OutputError, match="is not the model of the shards"):
         merge_shards(MergeOptions((options.output,), merged, overwrite=True))
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("run.json", "[1]", "run.json is damaged"),
+        ("run.json", "{}", "run.json is damaged"),
+        ("run.json", '{"notes": ', "run.json is damaged"),
+        ("run.json", None, "run.json cannot be read: Is a directory"),
+        (".glomedge/shard.json", '{"schema": 1}', "shard.json is damaged"),
+        (".glomedge/shard.json", "[1]", "shard.json is damaged"),
+        (".glomedge/shard.json", "\xff", "shard.json is damaged"),
+        (".glomedge/shard.json", None, "shard.json cannot be read: Is a directory"),
+        (".glomedge/journal", "", "has no journal, or a damaged one"),
+        (".glomedge/journal", None, "journal cannot be read: Is a directory"),
+    ],
+)
+def test_what_a_shard_lacks_is_said_with_its_cause(two: Path, name: str, text: str | None, said: str) -> None:
+    path = two / Shard(2, 2).folder_name / name
+    before = path.read_bytes()
+    path.unlink()
+    if text is None:
+        path.mkdir()
+    else:
+        path.write_bytes(text.encode("latin-1"))
+    try:
+        with pytest.raises(OutputError) as raised:
+            merge_shards(MergeOptions((two,), two / "merged"))
+    finally:
+        path.rmdir() if text is None else path.unlink()
+        path.write_bytes(before)
+    assert f"shard-2-of-2/{name}".removesuffix("/.glomedge/journal" if text == "" else "") in str(raised.value)
+    assert said in str(raised.value)
+    assert "is not finished" not in str(raised.value)
+
+
+@pytest.mark.parametrize("field", ["shard", "arguments", "slides", "root", "working_folder", "inputs_of_all_shards"])
+def test_a_shard_that_does_not_say_all_is_damaged(two: Path, field: str) -> None:
+    path = two / Shard(1, 2).folder_name / ".glomedge" / "shard.json"
+    before = path.read_bytes()
+    said = json.loads(before)
+    try:
+        for wrong in ({name: value for name, value in said.items() if name != field}, said | {"shard": [1]}):
+            path.write_text(json.dumps(wrong))
+            with pytest.raises(OutputError, match=r"shard\.json is damaged"):
+                merge_shards(MergeOptions((two,), two / "merged"))
+    finally:
+        path.write_bytes(before)
+
+
+def test_a_shard_that_cannot_be_looked_into_is_not_missing(two: Path) -> None:
+    shard, aside = two / Shard(2, 2).folder_name, two / "aside"
+    shard.rename(aside)
+    shard.symlink_to(shard.name)
+    try:
+        with pytest.raises(OutputError, match=r"shard\.json cannot be read: Too many levels"):
+            merge_shards(MergeOptions((two,), two / "merged"))
+    finally:
+        shard.unlink()
+        aside.rename(shard)
+
+
+@pytest.mark.parametrize("left", [None, -1])
+def test_lost_pictures_of_a_shard_are_no_smaller_report(options: Options, left: int | None) -> None:
+    shards(options, 3)
+    merged = options.output.with_name("merged")
+    pictures = Shard(2, 3).folder(options.output) / ".glomedge" / "thumbnails"
+    data = pictures.read_bytes()
+    pictures.unlink()
+    if left is not None:
+        pictures.write_bytes(data[:left])
+    with pytest.raises(OutputError, match="The pictures of shard 2 of 3") as raised:
+        merge_shards(MergeOptions((options.output,), merged))
+    assert str(pictures) in str(raised.value)
+    assert f"tells of {len(data)}." in str(raised.value)
+    assert not (merged / "report.html").exists()
+
+
+def test_pictures_that_cannot_be_read_are_an_error_with_its_cause(tmp_path: Path) -> None:
+    kept = ThumbnailFile(tmp_path / "thumbnails", fresh=True, map_shape=None)
+    place = kept.append(None, b"jpeg")
+    with pytest.raises(OutputError, match="cannot be read: Invalid argument"):
+        kept.read(place._replace(offset=-1))
+    kept.close()
+    joined = JoinedThumbnails([tmp_path / "none", tmp_path / "thumbnails"], None)
+    assert joined.read(place) == (None, b"jpeg")
+    (tmp_path / "thumbnails").unlink()
+    with pytest.raises(OutputError, match="thumbnails cannot be read: No such file"):
+        joined.read(place)
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(OutputError, match="loop cannot be read: Too many levels"):
+        JoinedThumbnails([tmp_path / "loop"], None)
 
 
 def test_answers_of_files_that_are_gone_are_left_out(options: Options) -> None:
