@@ -6,7 +6,7 @@ SOURCES := glomedge export/glomedge_export tests benchmarks
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow keras2-files triton-server test-gpu-wheel test-lowest lint grpc-messages format bench clean
+.PHONY: help demo test test-slow keras2-files triton-server test-gpu-wheel test-lowest lint grpc-messages format bench dist clean
 
 help:  ## list what can be made
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -122,5 +122,17 @@ format: .venv/.developer  ## let ruff mend what it can
 bench: .venv/.developer  ## measure and rewrite benchmarks/results/
 	$(BIN)/python -m benchmarks.run_all
 
+.venv-dist/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv-dist
+	.venv-dist/bin/python -m pip install --quiet --constraint constraints.txt build twine
+	@touch $@
+
+# The wheel is built from the sdist. A list of files left by an earlier build would add to the sdist.
+dist: .venv-dist/.installed  ## wheel and sdist in dist/, checked, and the wheel tried in an environment of its own
+	rm -rf dist glomedge.egg-info
+	.venv-dist/bin/python -m build --outdir dist .
+	.venv-dist/bin/python -m twine check --strict dist/*
+	.venv-dist/bin/python tests/tools/check_dist.py dist --install
+
 clean:  ## remove the environment and caches, never results
-	rm -rf .venv .venv-lowest .venv-gpu .venv-keras2 .venv-triton build .pytest_cache .mypy_cache .ruff_cache *.egg-info
+	rm -rf .venv .venv-lowest .venv-gpu .venv-keras2 .venv-triton .venv-dist build dist .pytest_cache .mypy_cache .ruff_cache *.egg-info
