@@ -144,9 +144,11 @@ def test_pins_are_those_of_the_python_on_the_arm64_machine() -> None:
 
 def test_pins_without_a_wheel_are_named_only_where_an_index_answers() -> None:
     there = {arm64_wheels.PROBE, "a==1"}
-    assert arm64_wheels.without_wheel(["b==2", "a==1"], "3.12", lambda pin, _python: pin in there) == ["b==2"]
+    assert arm64_wheels.without_wheel(["b==2", "a==1"], "3.12", 28, lambda pin, _python, _glibc: pin in there) == [
+        "b==2"
+    ]
     with pytest.raises(NoIndexError, match="no package index"):
-        arm64_wheels.without_wheel(["a==1"], "3.12", lambda _pin, _python: False)
+        arm64_wheels.without_wheel(["a==1"], "3.12", 28, lambda _pin, _python, _glibc: False)
 
 
 def test_an_extra_is_followed_down_to_what_its_packages_need() -> None:
@@ -191,12 +193,12 @@ def test_make_dist_builds_checks_and_tries_what_this_checkout_holds(tmp_path: Pa
 
 @pytest.mark.slow
 def test_every_pin_of_the_edge_has_a_wheel_for_arm64() -> None:
-    """Needs a package index: asks for each pin, about two minutes."""
+    """Needs a package index: asks for each pin, about four minutes."""
     python = "3.12"
     wanted = arm64_wheels.pins((ROOT / "constraints.txt").read_text("utf-8"), python)
     if not _index_answers():
         pytest.skip("no package index is reached from here")
-    missing = arm64_wheels.without_wheel(wanted, python)
+    missing = arm64_wheels.without_wheel(wanted, python, arm64_wheels.OLD_GLIBC)
     table = arm64_wheels.extras_table(missing, ROOT / "pyproject.toml", python)
     assert [table[extra] for extra in ("(base)", "cpu", "fast")] == ["yes", "yes", "yes"], missing
 

@@ -21,8 +21,8 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[2]
-# The oldest glibc that counts: 2.28, of Debian 10 and RHEL 8. JetPack 7 has 2.39.
-GLIBC_MINORS = range(17, 29)
+# Minor versions of glibc: 2.28 is that of Debian 10 and RHEL 8, 2.39 that of Ubuntu 24.04 and JetPack 7.
+OLD_GLIBC, NEW_GLIBC = 28, 39
 PROBE = "six"  # pure Python, one wheel for every machine: if this one is not found, no index was reached
 _NOT_FOUND = "No matching distribution found"
 
@@ -52,13 +52,13 @@ def pins(constraints: str, python: str) -> list[str]:
     return found
 
 
-def has_wheel(pin: str, python: str) -> bool:
-    """Whether pip finds a wheel of this pin for arm64 and this Python.
+def has_wheel(pin: str, python: str, glibc_minor: int = OLD_GLIBC) -> bool:
+    """Whether pip finds a wheel of this pin for arm64, this Python and glibc 2.``glibc_minor``.
 
     Raises:
         NoIndexError: pip failed for another reason than a missing wheel.
     """
-    platforms = ["manylinux2014_aarch64", *(f"manylinux_2_{minor}_aarch64" for minor in GLIBC_MINORS)]
+    platforms = ["manylinux2014_aarch64", *(f"manylinux_2_{minor}_aarch64" for minor in range(17, glibc_minor + 1))]
     with tempfile.TemporaryDirectory() as folder:
         asked = subprocess.run(
             [
@@ -75,17 +75,19 @@ def has_wheel(pin: str, python: str) -> bool:
     raise NoIndexError(f"pip could not be asked for {pin}: {asked.stderr[-300:].strip()}")
 
 
-def without_wheel(wanted: Iterable[str], python: str, ask: Callable[[str, str], bool] = has_wheel) -> list[str]:
+def without_wheel(
+    wanted: Iterable[str], python: str, glibc_minor: int, ask: Callable[[str, str, int], bool] = has_wheel
+) -> list[str]:
     """The pins that have no wheel for arm64, in the order given.
 
     Raises:
         NoIndexError: not even a package of pure Python is found.
     """
-    if not ask(PROBE, python):
+    if not ask(PROBE, python, glibc_minor):
         raise NoIndexError(f"pip finds no wheel of {PROBE}, which has one for every machine: no package index here")
     wanted = list(wanted)
     with ThreadPoolExecutor(4) as pool:
-        found = list(pool.map(lambda pin: ask(pin, python), wanted))
+        found = list(pool.map(lambda pin: ask(pin, python, glibc_minor), wanted))
     return [pin for pin, there in zip(wanted, found, strict=True) if not there]
 
 
@@ -126,10 +128,10 @@ def extras_table(missing: Iterable[str], pyproject: Path, python: str) -> dict[s
     table = {}
     for extra, requirements in wanted.items():
         known, unknown = needs(requirements, python)
-        if lost & known:
-            table[extra] = "no: " + ", ".join(sorted(lost & known))
+        if lost & (known | unknown):
+            table[extra] = "no: " + ", ".join(sorted(lost & (known | unknown)))
         elif unknown:
-            table[extra] = "not examined: " + ", ".join(sorted(unknown)) + " is not installed here"
+            table[extra] = "not examined, because not installed here: " + ", ".join(sorted(unknown))
         else:
             table[extra] = "yes" if known else "nothing to install"
     return table
@@ -141,16 +143,19 @@ def main() -> int:
     python = parser.parse_args().python
     wanted = pins((ROOT / "constraints.txt").read_text("utf-8"), python)
     try:
-        missing = without_wheel(wanted, python)
+        missing = without_wheel(wanted, python, OLD_GLIBC)
+        never = without_wheel(missing, python, NEW_GLIBC)
     except NoIndexError as error:
         print(error, file=sys.stderr)
         return 1
-    print(
-        f"Python {python}, Linux arm64, glibc 2.{GLIBC_MINORS[-1]}: {len(wanted)} pins, {len(missing)} without a wheel"
-    )
-    print("".join(f"  {pin}\n" for pin in missing), end="")
-    for extra, verdict in extras_table(missing, ROOT / "pyproject.toml", python).items():
-        print(f"{extra:<22} {verdict}")
+    print(f"Python {python}, Linux arm64: {len(wanted)} pins, {len(missing)} without a wheel for glibc 2.{OLD_GLIBC}")
+    for pin in missing:
+        print(f"  {pin}" + ("" if pin in never else f" (has one for glibc 2.{NEW_GLIBC})"))
+    old = extras_table(missing, ROOT / "pyproject.toml", python)
+    new = extras_table(never, ROOT / "pyproject.toml", python)
+    for extra, verdict in old.items():
+        then = "" if new[extra] == verdict else f"; glibc 2.{NEW_GLIBC}: {new[extra]}"
+        print(f"{extra:<22} {verdict}{then}")
     return 0
 
 
