@@ -247,7 +247,7 @@ def test_resuming_with_another_value_of_any_field_is_refused_and_named(tmp_path:
     _write(path)
     other: dict[str, object] = {
         "folder": "/else", "model_sha256": "b" * 64, "recipe": "[]", "threshold": 0.6, "tta": 8, "bf16": True,
-        "classes": "Glomerulus", "mpp": 0.5,
+        "classes": "Glomerulus", "mpp": 0.5, "shard": "2/3 by path",
     }  # fmt: skip
     changed = replace(IDENTITY, **{name: other[name]})  # type: ignore[arg-type]
     with pytest.raises(OutputError, match=rf"{name}: .* in the unfinished run, .* now.*--overwrite"):
