@@ -8,24 +8,22 @@ sealing; sealing appends metadata and does not touch the graph.
 from __future__ import annotations
 
 import datetime
-import hashlib
 import json
-import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from glomedge.about import RESEARCH_USE_NOTICE, __version__, install_command
+from glomedge.about import __version__, install_command
 from glomedge.engine import golden
 from glomedge.errors import GateError, MissingExtraError, UsageError
 from glomedge.files.writing import check_writable, write_atomically
-from glomedge.model.file import SEAL_BYTES, read_model_file, sealed
+from glomedge.model.file import read_model_file, sealed
 from glomedge.model.gate_table import GateRow, table
-from glomedge.model.spec import MAP_SIZE, BatchProfile, InputSpec, ModelSpec, Parity, Precision, Target
+from glomedge.model.spec import MAP_SIZE, BatchProfile, InputSpec, ModelSpec, Precision, Target
 from glomedge.reports import model_card
-from glomedge.system.environment import versions
 from glomedge_export.enhancement.files import Companions, made
+from glomedge_export.export_report import Laps, Proven, export_report
 from glomedge_export.export_source.crops import CropsWanted, ExportCrops, crops_for
 from glomedge_export.export_source.foreign import with_fit, with_network
 from glomedge_export.export_source.load import load_source
@@ -40,9 +38,8 @@ from glomedge_export.export_source.output import (
 from glomedge_export.export_source.source import Said, Source
 from glomedge_export.graph import surgery
 from glomedge_export.graph.convert import Converted
-from glomedge_export.graph.lower import Lowered, LoweringInputs, lower, runner_for
+from glomedge_export.graph.lower import LoweringInputs, lower, runner_for
 from glomedge_export.graph.placement import placement
-from glomedge_export.graph.run import Runner
 from glomedge_export.progress import Progress, silent
 from glomedge_export.proof import gates, judge, tensorrt
 from glomedge_export.proof.parity import Decision
@@ -196,40 +193,8 @@ class _Job:
     tell: Tell
 
 
-@dataclass(frozen=True)
-class _Proven:
-    """A graph that has passed its gates.
-
-    Attributes:
-        lowered: the graph in its final precision.
-        runner: what judged it.
-        parity: measured against its reference, and kept in the spec.
-        float32_parity: of the float32 graph behind it against its framework; the same for a float32 file.
-        rows: the gate table.
-    """
-
-    lowered: Lowered
-    runner: Runner
-    parity: Parity
-    float32_parity: Parity
-    rows: list[GateRow]
-
-
-class _Laps:
-    """Seconds of each step, by name."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-        self._started_s = time.perf_counter()
-
-    def __call__(self, name: str) -> None:
-        now_s = time.perf_counter()
-        self.seconds[name] = round(now_s - self._started_s, 3)
-        self._started_s = now_s
-
-
 def _export(job: _Job, conversions: dict[str, Converted]) -> Result:
-    request, progress, lap = job.request, job.progress, _Laps()
+    request, progress, lap = job.request, job.progress, Laps()
     progress("loading", 0, 1)
     source = load_source(request.model, request.said)
     request.companions.check_place(job.output, source.recipe)
@@ -257,7 +222,14 @@ def _export(job: _Job, conversions: dict[str, Converted]) -> Result:
     checked, engine = _tensorrt(request, job.target, data)
     progress("NVIDIA's parser", 1, 1)
     lap("tensorrt check")
-    report = _report(job, data, converted, proven)
+    named = {
+        "model": job.output.name,
+        RECORDED: recorded_name(request.model, job.output),
+        "precision": request.precision,
+        "target": job.target,
+        "device": request.device,
+    }
+    report = export_report(named, data, converted, proven, request.batch_profile)
     report["found_in_the_model"] = list(source.found)
     report["drawn_crops_because"] = crops.drawn_because
     report["tensorrt"] = asdict(checked) if isinstance(checked, tensorrt.TensorRtCheck) else {"not_checked": checked}
@@ -288,7 +260,7 @@ def _crops_wanted(request: Request) -> CropsWanted:
     )
 
 
-def _prove(job: _Job, source: Source, converted: Converted, crops: ExportCrops, lap: _Laps) -> _Proven:
+def _prove(job: _Job, source: Source, converted: Converted, crops: ExportCrops, lap: Laps) -> Proven:
     """Lower the graph and compare float32 with its framework, then the file with float32. Raises GateError."""
     request, target, compared = job.request, job.target, crops.compared
     decision = Decision(source.threshold, source.temperature)
@@ -314,10 +286,10 @@ def _prove(job: _Job, source: Source, converted: Converted, crops: ExportCrops, 
         gates.enforce(parity, what, gates.advice(request.precision))
     judge.check_profile(runner, compared, request.batch_profile)
     lap("gates")
-    return _Proven(lowered, runner, parity, float32_parity, rows)
+    return Proven(lowered, runner, parity, float32_parity, rows)
 
 
-def _spec(job: _Job, source: Source, converted: Converted, proven: _Proven, weights: str) -> ModelSpec:
+def _spec(job: _Job, source: Source, converted: Converted, proven: Proven, weights: str) -> ModelSpec:
     precision, record = job.request.precision, source.record
     return ModelSpec(
         producer=f"glomedge {__version__}",
@@ -346,37 +318,6 @@ def _spec(job: _Job, source: Source, converted: Converted, proven: _Proven, weig
         golden=golden.make(source.recipe, lambda images: proven.runner(images)[0], precision),
         mpp=record.mpp if record is not None else None,
     )
-
-
-def _report(job: _Job, data: bytes, converted: Converted, proven: _Proven) -> dict[str, Any]:
-    """What ``<model>.export.json`` holds, except what only ``_export`` knows."""
-    profile, model = job.request.batch_profile, proven.lowered.model
-    notes = dict(proven.lowered.notes)
-    return {
-        "notice": RESEARCH_USE_NOTICE,
-        "model": job.output.name,
-        RECORDED: recorded_name(job.request.model, job.output),
-        # As runners name the model: of everything before the seal. sha256sum gives the other one.
-        "sha256": hashlib.sha256(data[:-SEAL_BYTES]).hexdigest(),
-        "file_sha256": hashlib.sha256(data).hexdigest(),
-        "size_bytes": len(data),
-        "precision": job.request.precision,
-        "target": job.target,
-        "device": job.request.device,
-        "judged_on": proven.runner.name,
-        "parity": proven.parity.model_dump(),
-        "float32_against_keras": proven.float32_parity.model_dump(),
-        "gates": [asdict(row) for row in proven.rows],
-        "steps": [*[asdict(step) for step in converted.steps], *notes.pop("steps", [])],
-        **notes,
-        "peak_activation_bytes": {
-            str(size): surgery.peak_activation_bytes(model, size)
-            for size in sorted({profile.min, profile.opt, profile.max})
-        },
-        "operators": surgery.op_counts(model),
-        "multiply_adds": surgery.multiply_adds(converted.model),
-        "versions": versions(),
-    }
 
 
 def _check_tensorrt_options(request: Request, target: Target) -> None:
