@@ -58,7 +58,8 @@ class HttpApp:
         ]
         app = Starlette(routes=routes, exception_handlers={HTTPException: _http_error, RefusedError: _refused})
         app.router.redirect_slashes = False
-        local_only = self._core.options.is_local
+        # Where a token is needed, another site cannot use the address; a reverse proxy passes on its own name.
+        local_only = self._core.options.is_local and self._tokens is None
         return Guard(app, tokens=self._tokens, local_only=local_only, log=self._core.log)
 
     async def _server_metadata(self, request: Request) -> Response:
@@ -112,7 +113,8 @@ class HttpApp:
             body = await read_body(request, room, core.options.limits)
             spec = model.spec
             header = request.headers.get(v2_json.HEADER_LENGTH)
-            asked = await core.offload(len(body), v2_json.parse, body, header, spec.input.side_px, spec.map_shape)
+            most, side_px = core.options.limits.request_crops, spec.input.side_px
+            asked = await core.offload(len(body), v2_json.parse, body, header, most, side_px, spec.map_shape)
             caller = Caller(client_of(request), asked.request_id, "http")
             answered = await unless_gone(request, core.classify(asked.crops, caller, model))
             rendered, headers = v2_json.render(answered, asked)

@@ -21,6 +21,9 @@ from glomedge.serve.refusal import malformed
 from glomedge.serve.v2_json import base64_bytes, strict_json
 
 MOST_NAME_CHARACTERS = 1000
+MOST_CROPS = 2000
+"""Of one request, as of one run of the page."""
+_MOST_BRACKETS_A_CROP = 50
 
 
 @dataclass(frozen=True)
@@ -46,10 +49,13 @@ def parse(body: bytes) -> CasesRequest:
     Raises:
         RefusedError: 400.
     """
-    document = strict_json(body)
+    # Names may hold commas and brackets, too.
+    document = strict_json(body, MOST_CROPS * MOST_NAME_CHARACTERS, MOST_CROPS * _MOST_BRACKETS_A_CROP)
     crops = document.get("crops")
     if not isinstance(crops, list) or not crops or not all(isinstance(crop, dict) for crop in crops):
         raise malformed("The JSON must have a list 'crops' of objects with 'name' and 'data'.")
+    if len(crops) > MOST_CROPS:
+        raise malformed(f"A request takes {MOST_CROPS} crops, and {len(crops)} were sent. Use glomedge infer for more.")
     names = [check_name(crop.get("name")) for crop in crops]
     if len(set(names)) != len(names):
         raise malformed("Two crops have the same name. Give each crop once, under a name of its own.")

@@ -26,7 +26,7 @@ from glomedge.serve.audit import Log
 from glomedge.serve.batcher import Batcher
 from glomedge.serve.metrics import Metrics
 from glomedge.serve.options import ServeOptions
-from glomedge.serve.refusal import RefusedError, busy, malformed
+from glomedge.serve.refusal import RefusedError, busy, malformed, too_many
 from glomedge.serve.served import ServedModel, batch_threads
 from glomedge.system.cpu import usable_cpus
 
@@ -220,7 +220,7 @@ class Core:
         if not crops:
             raise malformed("There is no crop in the request. Send at least one.")
         if crops > limits.request_crops:
-            raise malformed(f"{crops} crops were sent at once, and {limits.request_crops} are allowed. Send fewer.")
+            raise too_many(crops, limits.request_crops)
         if self.pending + crops > limits.queue_crops:
             raise busy("The queue is full. Ask again later.", self._retry_after_s())
         self.pending += crops

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 from urllib.parse import unquote
 
 import grpc
+from google.protobuf.message import DecodeError
 
 from glomedge.about import RESEARCH_USE_NOTICE
 from glomedge.errors import UsageError
@@ -15,7 +17,7 @@ from glomedge.serve.body import Bodies
 from glomedge.serve.core import Caller, Core, Stopwatch
 from glomedge.serve.grpc_messages import SERVICE, message
 from glomedge.serve.options import ServeOptions, Tokens
-from glomedge.serve.refusal import RefusedError
+from glomedge.serve.refusal import RefusedError, busy, malformed
 
 _CODES = {
     400: grpc.StatusCode.INVALID_ARGUMENT,
@@ -26,6 +28,8 @@ _CODES = {
 }
 _OPEN_CALLS = ("ServerLive", "ServerReady")
 """Need no token, as over HTTP."""
+_EMPTY_CALLS = (*_OPEN_CALLS, "ServerMetadata")
+"""Their requests have no fields: what is sent is not read."""
 
 Handler = Callable[[Any, Any], Awaitable[Any]]
 
@@ -45,13 +49,16 @@ class GrpcServer:
     def __init__(self, core: Core, tokens: Tokens | None, bodies: Bodies) -> None:
         self._core, self._tokens, self._bodies = core, tokens, bodies
         options = core.options
+        limits = options.limits
+        # The length of a message is not known before all of it is there: each may have as much as is allowed.
+        self._readers = asyncio.Semaphore(max(1, limits.bodies_bytes // limits.body_bytes))
         self._server: Any = grpc.aio.server(
             options=[
-                ("grpc.max_receive_message_length", options.limits.body_bytes),
+                ("grpc.max_receive_message_length", limits.body_bytes),
                 ("grpc.so_reuseport", 0),  # or a second server would take half of the requests
                 ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
             ],
-            maximum_concurrent_rpcs=options.limits.connections,
+            maximum_concurrent_rpcs=limits.connections,
         )
         self._calls: dict[str, Handler] = {
             "ServerLive": self._server_live,
@@ -89,9 +96,10 @@ class GrpcServer:
     def _handler(self, name: str) -> Any:
         call = self._calls[name]
 
-        async def run(request: Any, context: Any) -> Any:
+        async def run(unread: Any, context: Any) -> Any:
             try:
                 self._check(name, context)
+                request = None if name in _EMPTY_CALLS else await self._read(name, context)
                 await context.send_initial_metadata((("x-research-use", RESEARCH_USE_NOTICE),))
                 return await call(request, context)
             except RefusedError as refusal:
@@ -99,11 +107,25 @@ class GrpcServer:
                     context.set_trailing_metadata((("retry-after", str(refusal.retry_after_s)),))
                 await context.abort(_CODES.get(refusal.status, grpc.StatusCode.INTERNAL), refusal.message)
 
-        return grpc.unary_unary_rpc_method_handler(
-            run,
-            request_deserializer=message(f"{name}Request").FromString,
-            response_serializer=message(f"{name}Response").SerializeToString,
+        # To the client this is a call with one message; but gRPC would read that message before ``run`` is called,
+        # whoever sends it and however many do.
+        return grpc.stream_unary_rpc_method_handler(
+            run, response_serializer=message(f"{name}Response").SerializeToString
         )
+
+    async def _read(self, name: str, context: Any) -> Any:
+        """The one message of a call. Raises RefusedError."""
+        try:
+            async with asyncio.timeout(self._core.options.limits.body_s), self._readers:
+                raw = await context.read()
+        except TimeoutError:
+            raise busy("The message did not come in time, or too many are being sent. Ask again later.") from None
+        if raw is grpc.aio.EOF:
+            raise malformed("The call has no message.")
+        try:
+            return await self._core.offload(len(raw), message(f"{name}Request").FromString, raw)
+        except DecodeError:
+            raise malformed(f"The message is no {name}Request.") from None
 
     def _check(self, name: str, context: Any) -> None:
         if self._tokens is None or name in _OPEN_CALLS:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import time
 import traceback
@@ -20,7 +21,6 @@ from glomedge.serve.refusal import RefusedError
 OPEN_PATHS = ("/", "/page.js", "/v2/health/live", "/v2/health/ready")
 """Need no token: probes have none, and the page asks its user for it. None of them says anything of a crop."""
 _QUIET_PATHS = ("/v2/health/live", "/v2/health/ready", "/metrics")
-_LOCAL_NAMES = ("localhost", "127.0.0.1", "::1")
 _MOST_PATH_CHARACTERS = 100
 
 
@@ -78,10 +78,10 @@ class Guard:
     def _check(self, scope: Scope) -> None:
         headers = Headers(scope=scope)
         host = headers.get("host", "")
-        if self._local_only and _name_of(host) not in _LOCAL_NAMES:
+        if self._local_only and not _is_local(host):
             raise RefusedError(421, "This server answers for this machine only. Use its address 127.0.0.1.")
         origin = headers.get("origin")
-        if origin is not None and urlsplit(origin).netloc.lower() != host.lower():
+        if origin is not None and _address_of(origin) != host.lower():
             raise RefusedError(403, "This server answers no requests of other web sites.")
         if self._tokens is None or scope["path"] in OPEN_PATHS:
             return
@@ -108,12 +108,21 @@ class Guard:
         )
 
 
-def _name_of(host: str) -> str:
-    """The name in a header ``Host``, without its port."""
+def _is_local(host: str) -> bool:
+    """Whether the name in a header ``Host`` is one of this machine: ``localhost`` or a loopback address."""
     try:
-        return (urlsplit(f"//{host}").hostname or "").lower()
+        name = urlsplit(f"//{host}").hostname or ""
+        return name == "localhost" or ipaddress.ip_address(name).is_loopback
     except ValueError:
-        return ""
+        return False
+
+
+def _address_of(origin: str) -> str | None:
+    """Name and port in a header ``Origin``, in lower case; None where it is malformed."""
+    try:
+        return urlsplit(origin).netloc.lower()
+    except ValueError:
+        return None
 
 
 def _mark(headers: MutableHeaders) -> None:

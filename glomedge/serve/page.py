@@ -18,13 +18,12 @@ from glomedge.reports import html
 from glomedge.runs.outcome import THUMBNAIL_PX
 from glomedge.serve.app import client_of, json_response
 from glomedge.serve.body import Bodies, read_body, unless_gone
-from glomedge.serve.cases import check_name
+from glomedge.serve.cases import MOST_CROPS, check_name
 from glomedge.serve.core import Caller, Core, Files
-from glomedge.serve.page_run import FILES, PageRun
+from glomedge.serve.page_run import FILES, PageRun, remove_abandoned
 from glomedge.serve.refusal import RefusedError, busy, malformed, not_found
 
 MOST_RUNS = 8
-MOST_CROPS = 2000
 _IDLE_S = 1800.0
 _PAGE_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'unsafe-inline'; img-src data:; connect-src 'self'; "
@@ -48,6 +47,7 @@ class PageApi:
     def __init__(self, core: Core, bodies: Bodies, *, token_needed: bool) -> None:
         self._core, self._bodies, self._token_needed = core, bodies, token_needed
         self._runs: dict[str, _Open] = {}
+        remove_abandoned()
         self._script = resources.files("glomedge.reports").joinpath("templates", "serve.js").read_bytes()
 
     def routes(self) -> list[Route]:

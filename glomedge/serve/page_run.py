@@ -6,6 +6,10 @@ and is deleted with the run.
 
 from __future__ import annotations
 
+import contextlib
+import os
+import shutil
+import stat
 import tempfile
 import threading
 import time
@@ -13,11 +17,12 @@ from pathlib import Path
 
 from glomedge.cases.names import CaseFinder
 from glomedge.errors import OutputError
+from glomedge.files.lock import OutputLock
 from glomedge.files.names import escape_name
 from glomedge.model.file import ModelFile
 from glomedge.pipeline.inputs import Found, Keys, Scan
 from glomedge.pipeline.prepare import Answer
-from glomedge.results.folder import OutputFolder
+from glomedge.results.folder import WORK_FOLDER, OutputFolder
 from glomedge.results.journal import Identity, read_journal
 from glomedge.results.published_rows import PublishedRows
 from glomedge.results.resume import plan
@@ -36,6 +41,24 @@ FILES = {
 }
 """What a finished run offers."""
 _FOLDER = "crops given to the page"
+_PREFIX = "glomedge-page-"
+_YOUNG_S = 60.0
+"""A folder that another server makes at this moment has no lock yet."""
+
+
+def remove_abandoned() -> None:
+    """Delete the folders of runs whose server was killed: this user's, older than a minute, held by no process."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
+        with contextlib.suppress(OSError, OutputError):  # held, or gone in the meantime
+            found = folder.lstat()
+            young = time.time() - found.st_mtime < _YOUNG_S
+            if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or young:
+                continue
+            if (folder / WORK_FOLDER).is_dir():
+                with OutputLock(folder / WORK_FOLDER / "lock"):
+                    shutil.rmtree(folder, ignore_errors=True)
+            else:
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 class PageRun:
@@ -57,7 +80,7 @@ class PageRun:
         self._closed = False
         self.published = False
         try:
-            self._temporary = tempfile.TemporaryDirectory(prefix="glomedge-page-")
+            self._temporary = tempfile.TemporaryDirectory(prefix=_PREFIX)
         except BaseException:
             model.release()
             raise

@@ -24,6 +24,11 @@ def malformed(message: str) -> RefusedError:
     return RefusedError(400, message)
 
 
+def too_many(crops: int, allowed: int) -> RefusedError:
+    """400: more crops than one request may have."""
+    return malformed(f"{crops} crops were sent at once, and {allowed} are allowed. Send fewer.")
+
+
 def not_found(message: str) -> RefusedError:
     """404: there is no such model, version or run."""
     return RefusedError(404, message)

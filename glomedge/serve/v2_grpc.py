@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -35,13 +36,15 @@ def parse(request: Any, side_px: int, map_shape: tuple[int, int] | None) -> tupl
 
 
 def _files(entry: Any, count: int) -> Files:
-    contents = list(entry.contents.bytes_contents)
-    if len(contents) != count:
-        raise malformed(f"'bytes_contents' holds {len(contents)} files, and the shape says {count}.")
-    return Files(contents)
+    found = len(entry.contents.bytes_contents)
+    if found != count:
+        raise malformed(f"'bytes_contents' holds {found} files, and the shape says {count}.")
+    return Files(list(entry.contents.bytes_contents))
 
 
 def _pixels(entry: Any, shape: tuple[int, ...]) -> Enhanced:
+    if len(entry.contents.uint_contents) != math.prod(shape):
+        raise malformed(f"'uint_contents' holds {len(entry.contents.uint_contents)} numbers, not those of the shape.")
     values = np.array(entry.contents.uint_contents, np.uint32)
     if values.size and int(values.max()) > 255:
         raise malformed("The numbers of 'uint_contents' must be 0 to 255.")

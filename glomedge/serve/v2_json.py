@@ -15,11 +15,12 @@ from glomedge.about import RESEARCH_USE_NOTICE
 from glomedge.serve import tensors
 from glomedge.serve.core import Answered, Enhanced, Files
 from glomedge.serve.options import MODEL_NAME, MODEL_VERSION
-from glomedge.serve.refusal import malformed
+from glomedge.serve.refusal import malformed, too_many
 
 HEADER_LENGTH = "inference-header-content-length"
 """Name of the HTTP header that says where the JSON ends and the binary data begins."""
 _MOST_ID_CHARACTERS = 1024
+_SPARE_VALUES = 10_000
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class InferRequest:
 
     Attributes:
         request_id: empty where the client gave none.
-        crops: not yet counted against any limit.
+        crops: perhaps none at all.
         outputs: names, in order.
         binary: those of them that are wanted as binary data.
     """
@@ -39,10 +40,18 @@ class InferRequest:
     binary: frozenset[str]
 
 
-def strict_json(text: bytes | memoryview) -> dict[str, Any]:
-    """A JSON object. Raises RefusedError; NaN and Infinity are not JSON."""
+def strict_json(text: bytes | memoryview, most_commas: int, most_brackets: int) -> dict[str, Any]:
+    """A JSON object. Raises RefusedError; NaN and Infinity are not JSON.
+
+    Args:
+        text: of it.
+        most_commas, most_brackets: it may hold. An empty list is three bytes of a body and sixty of memory.
+    """
+    data = bytes(text)
+    if data.count(b",") > most_commas or data.count(b"[") + data.count(b"{") > most_brackets:
+        raise malformed("The JSON holds more values than any request needs. Send fewer crops.")
     try:
-        document = json.loads(bytes(text), parse_constant=_refuse_constant)
+        document = json.loads(data, parse_constant=_refuse_constant)
     except RecursionError:
         raise malformed("The JSON is nested too deeply.") from None
     except ValueError:
@@ -56,12 +65,15 @@ def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(name)
 
 
-def parse(body: bytes, header_length: str | None, side_px: int, map_shape: tuple[int, int] | None) -> InferRequest:
+def parse(
+    body: bytes, header_length: str | None, most_crops: int, side_px: int, map_shape: tuple[int, int] | None
+) -> InferRequest:
     """One inference request.
 
     Args:
         body: JSON, followed by binary data where ``header_length`` says so.
         header_length: the HTTP header ``HEADER_LENGTH``.
+        most_crops: of one request.
         side_px, map_shape: of the model.
 
     Raises:
@@ -69,12 +81,15 @@ def parse(body: bytes, header_length: str | None, side_px: int, map_shape: tuple
     """
     view = memoryview(body)
     json_bytes = _json_length(header_length, len(body))
-    document = strict_json(view[:json_bytes])
+    # Pixels nested as their shape is: a list for each crop, row and pixel.
+    most_commas = most_crops * side_px * side_px * 3 + _SPARE_VALUES
+    most_brackets = most_crops * (side_px * side_px + side_px + 1) + _SPARE_VALUES
+    document = strict_json(view[:json_bytes], most_commas, most_brackets)
     inputs = document.get("inputs")
     if not isinstance(inputs, list) or not all(isinstance(entry, dict) for entry in inputs):
         raise malformed("The JSON must have a list of objects 'inputs'.")
     tensors.one_input([entry.get("name") for entry in inputs])
-    crops = _crops(inputs[0], view[json_bytes:], side_px)
+    crops = _crops(inputs[0], view[json_bytes:], most_crops, side_px)
     request_id = document.get("id", "")
     if not isinstance(request_id, str) or len(request_id) > _MOST_ID_CHARACTERS:
         raise malformed(f"The 'id' must be a text of at most {_MOST_ID_CHARACTERS} characters.")
@@ -97,8 +112,10 @@ def _parameters(holder: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _crops(entry: dict[str, Any], binary: memoryview, side_px: int) -> Files | Enhanced:
+def _crops(entry: dict[str, Any], binary: memoryview, most_crops: int, side_px: int) -> Files | Enhanced:
     shape = tensors.check_shape(entry.get("shape"))
+    if shape[0] > most_crops:
+        raise too_many(shape[0], most_crops)
     is_files = entry["name"] == tensors.FILES
     count = tensors.count_files(entry.get("datatype"), shape) if is_files else 0
     if not is_files:

@@ -74,17 +74,51 @@ def test_without_a_token_only_the_probes_answer(tiny_model: Path, token_file: Pa
 
 
 def test_a_local_server_lends_its_address_to_no_other_name(server: Server) -> None:
-    for host in ("evil.example", f"evil.example:{server.port}", "[::1", "127.0.0.1.evil.example", ""):
+    for host in (
+        "evil.example",
+        f"evil.example:{server.port}",
+        "[::1",
+        "127.0.0.1.evil.example",
+        "192.0.2.1",
+        "0.0.0.0",
+        "",
+    ):
         assert server.get("/v2/models/glomedge", Host=host).status == 421
-    for host in (f"localhost:{server.port}", "127.0.0.1", f"[::1]:{server.port}", "LOCALHOST"):
+    for host in (f"localhost:{server.port}", "127.0.0.1", "127.0.0.2:80", f"[::1]:{server.port}", "LOCALHOST"):
         assert server.get("/v2/models/glomedge", Host=host).status == 200
 
 
 def test_requests_of_other_sites_are_refused(server: Server) -> None:
     own = f"127.0.0.1:{server.port}"
-    for origin in ("https://evil.example", "null", "http://127.0.0.1:1", f"https://evil.example/{own}"):
+    for origin in (
+        "https://evil.example",
+        "null",
+        "http://127.0.0.1:1",
+        f"https://evil.example/{own}",
+        "http://[x",
+        "",
+        "]",
+    ):
         assert server.get("/v2", Host=own, Origin=origin).status == 403
     assert server.get("/v2", Host=own, Origin=f"http://{own}").status == 200
+
+
+def test_any_loopback_address_answers_to_its_name(tiny_model: Path) -> None:
+    with serving(tiny_model, "--host", "127.0.0.2") as server:
+        connection = http.client.HTTPConnection("127.0.0.2", server.port, timeout=30)
+        connection.request("GET", "/v2")
+        assert connection.getresponse().status == 200
+        connection.close()
+
+
+def test_behind_a_proxy_a_server_with_a_token_answers_to_the_name_of_the_proxy(
+    tiny_model: Path, token_file: Path
+) -> None:
+    with serving(tiny_model, "--token-file", str(token_file)) as server:
+        own = {"Host": "glomedge.example", "Authorization": f"Bearer {TOKEN}"}
+        assert server.get("/v2", **own, Origin="https://glomedge.example").status == 200
+        assert server.get("/v2", **own, Origin="https://evil.example").status == 403
+        assert server.get("/v2", Host="glomedge.example").status == 401
 
 
 def test_tls(tiny_model: Path, tmp_path: Path) -> None:

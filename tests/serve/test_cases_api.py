@@ -84,6 +84,7 @@ def test_at_its_site_percentages_are_corrected_as_by_infer(tmp_path: Path) -> No
         {"crops": [{"name": "", "data": "AAAA"}]}, {"crops": [{"name": "a\0", "data": "AAAA"}]},
         {"crops": [{"name": "\ud800", "data": "AAAA"}]}, {"crops": [{"name": "a", "data": "ä"}]},
         {"crops": [{"name": "a", "data": "AAAA"}] * 2}, {"crops": [{"name": "a" * 1001, "data": "AAAA"}]},
+        {"crops": [{"name": str(index), "data": ""} for index in range(2001)]},
         {"crops": [{"name": "a", "data": "AAAA"}], "case": 3},
         {"crops": [{"name": "a", "data": "AAAA"}], "exclude_flagged": "no"},
     ],

@@ -212,6 +212,40 @@ def test_a_token_is_needed_where_one_is_given(tiny_model: Path, tmp_path: Path) 
         friend.channel.close()
 
 
+def test_what_a_stranger_sends_is_not_read(tiny_model: Path, tmp_path: Path) -> None:
+    tokens = tmp_path / "tokens"
+    tokens.write_text(TOKEN)
+    tokens.chmod(0o600)
+    with serving(tiny_model, "--grpc-port", "0", "--token-file", str(tokens)) as server:
+        stranger, friend = Client(server), Client(server, authorization=f"Bearer {TOKEN}")
+        before_mb = server.rss_mb()
+        for name in ("ModelInfer", "ServerReady"):
+            asked = [stranger.later(name, large(name)) for _ in range(6)]
+            codes = {future.code() for future in asked}
+            assert codes == {grpc.StatusCode.UNAUTHENTICATED if name == "ModelInfer" else grpc.StatusCode.OK}
+        assert server.rss_mb() - before_mb < 60
+        assert friend("ServerMetadata").name == "glomedge"
+        stranger.channel.close()
+        friend.channel.close()
+
+
+def large(name: str) -> Any:
+    """A request of 50 MB; one without fields holds it as a field that nobody knows."""
+    if name == "ModelInfer":
+        return files([bytes(50_000_000)])
+    request = message(f"{name}Request")()
+    request.MergeFromString(b"\x7a\x80\xe1\xeb\x17" + bytes(50_000_000))
+    return request
+
+
+def test_a_call_without_a_message_or_with_nonsense_is_refused(rpc: Server) -> None:
+    with grpc.insecure_channel(f"127.0.0.1:{rpc.grpc_port}") as channel:
+        for sent in ([], [b"\xff\xff"]):
+            with pytest.raises(grpc.RpcError) as error:
+                channel.stream_unary(f"/{SERVICE}/ModelInfer")(iter(sent), timeout=30)
+            assert error.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+
+
 def test_a_port_that_is_taken_is_said(rpc: Server, tiny_model: Path) -> None:
     assert "gRPC cannot listen" in refused(tiny_model, "--grpc-port", str(rpc.grpc_port))
 

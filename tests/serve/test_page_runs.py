@@ -146,3 +146,27 @@ def test_what_comes_after_the_end_is_written_into_no_other_file(tmp_path: Path) 
     assert [os.fstat(descriptor).st_size for descriptor in descriptors] == [0] * 8
     for descriptor in descriptors:
         os.close(descriptor)
+
+
+def test_what_a_killed_server_left_is_deleted_at_the_next_start(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    (tmp_path / "glomedge-page-link").symlink_to(tmp_path)
+    (tmp_path / "glomedge-page-young").mkdir()
+    with serving(tiny_model) as alive:
+        begin(alive)
+        with serving(tiny_model) as killed:
+            begin(killed)
+            killed.process.kill()
+            killed.process.wait(30)
+        folders = [path for path in tmp_path.glob("glomedge-page-*") if (path / ".glomedge").is_dir()]
+        assert len(folders) == 2
+        for folder in folders:
+            os.utime(folder, (1, 1))
+        with serving(tiny_model):
+            left = [folder for folder in folders if folder.exists()]
+            pid = (left[0] / ".glomedge" / "lock").read_text().strip()
+            assert [pid] * len(left) == [str(alive.process.pid)]
+    assert (tmp_path / "glomedge-page-link").is_symlink()
+    assert (tmp_path / "glomedge-page-young").is_dir()

@@ -181,6 +181,22 @@ def test_a_body_over_the_limit_is_413(server: Server) -> None:
         assert line.recv(100).startswith(b"HTTP/1.1 413 ")
 
 
+@pytest.mark.parametrize("path", [INFER, "/v1/cases"])
+@pytest.mark.parametrize("part", [b"[],", b"{},", b"0,", b'"",'])
+def test_a_body_of_very_many_values_is_refused_unread(server: Server, path: str, part: bytes) -> None:
+    before_mb = server.rss_mb()
+    reply = server.request("POST", path, b'{"inputs":[' + part * (7_900_000 // len(part)) + b"0]}")
+    assert reply.status == 400
+    # Where there are fewer, they are read: nothing was larger than a request may be.
+    assert "more values" in reply.json()["error"] or part in (b"0,", b'"",')
+    assert server.rss_mb() - before_mb < 60
+
+
+def test_crops_over_the_limit_are_refused_before_they_are_read(server: Server) -> None:
+    reply = server.infer(image(shape=[17], data=["not base64"] * 17))
+    assert "17 crops" in reply.json()["error"]
+
+
 def bomb(side_px: int = 20_000) -> bytes:
     """A PNG of 200 kB that is a picture of 1.2 GB."""
 
