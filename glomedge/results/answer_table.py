@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from glomedge.pipeline.inputs import PART_MARK, Found
+from glomedge.results.column import Column
 from glomedge.results.journal_rows import (
     HAS_ATTACHMENT,
     HAS_DISAGREEMENT,
@@ -80,39 +81,6 @@ class Fingerprint(NamedTuple):
         return self.mtime_ns != mtime_ns & LOW_64 or self.size_bytes not in (None, size_bytes & LOW_64)
 
 
-class _Column:
-    """One field of all rows; takes memory from the first value on, and wider numbers once one needs them.
-
-    Args:
-        kinds: dtypes from the narrowest to the widest, which fits every value.
-        width: values a row.
-    """
-
-    def __init__(self, *kinds: str, width: int = 1) -> None:
-        self._kinds = list(kinds)
-        self._width = width
-        self.data = self._empty(0)
-
-    def _empty(self, rows: int) -> Numbers:
-        return np.zeros(rows if self._width == 1 else (rows, self._width), self._kinds[0])
-
-    def fit(self, rows: int) -> None:
-        """Have room for so many rows; zero where nothing was put."""
-        if len(self.data) < rows:
-            # ``zeros`` takes no memory for rows that are never written to.
-            grown = self._empty(rows)
-            grown[: len(self.data)] = self.data
-            self.data = grown
-
-    def put(self, where: slice | Numbers, values: Numbers, rows: int) -> None:
-        """Set some of ``rows`` rows."""
-        while len(self._kinds) > 1 and values.max(initial=0) > np.iinfo(self._kinds[0]).max:
-            del self._kinds[0]
-            self.data = self.data.astype(self._kinds[0])
-        self.fit(rows)
-        self.data[where] = values
-
-
 class AnswerTable:
     """Answers by input.
 
@@ -133,12 +101,12 @@ class AnswerTable:
         self._other_names: list[bytes] = []
         self._count = self._room = 0
         self._next = 0  # where the next row most likely belongs: batches are runs of inputs
-        self._said = _Column("<u2", "<u4")
-        self._known = _Column("u1")
-        self._probability, self._disagreement = _Column("<f8"), _Column("<f8")
-        self._sha256 = _Column("u1", width=32)
-        self._size, self._time = _Column("<u4", "<u8"), _Column("<u8")
-        self._offset, self._length, self._crc32 = _Column("<u4", "<u8"), _Column("<u2", "<u4"), _Column("<u4")
+        self._said = Column("<u2", "<u4")
+        self._known = Column("u1")
+        self._probability, self._disagreement = Column("<f8"), Column("<f8")
+        self._sha256 = Column("u1", width=32)
+        self._size, self._time = Column("<u4", "<u8"), Column("<u8")
+        self._offset, self._length, self._crc32 = Column("<u4", "<u8"), Column("<u2", "<u4"), Column("<u4")
 
     def __len__(self) -> int:
         return self._count
