@@ -154,13 +154,13 @@ def test_answers_in_dicom_are_the_same_bytes_after_a_kill_and_resume(options: Op
     assert sorted(first) == ["level0.ann.dcm", "level0.sr.dcm"]
     assert infer_folder(replace(run, resume=True)).predicted == 0
     assert written(run.output) == first
-    # Another run says when it began, and is of the same answers.
+    # Another run says when it began, and so is another instance.
     infer_folder(replace(run, output=run.output / "again"))
     for name, data in written(run.output / "again").items():
         one, other = (pydicom.dcmread(io.BytesIO(each)) for each in (first[name], data))
         assert str(one.ContentTime) == begun.strftime("%H%M%S.%f")
         assert one.ContentTime != other.ContentTime
-        assert one.SOPInstanceUID == other.SOPInstanceUID
+        assert one.SOPInstanceUID != other.SOPInstanceUID
     infer_folder(replace(run, overwrite=True))
     assert written(run.output).keys() == first.keys()
     assert all(written(run.output)[name] != data for name, data in first.items())

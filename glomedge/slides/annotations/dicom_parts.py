@@ -65,9 +65,10 @@ def answer_texts(answered: AnsweredOutline) -> tuple[str, ...]:
 def series_of(kind: str, slide_uid: str, note: RunNote, written_at: datetime, content: str) -> dict[str, Any]:
     """Arguments of highdicom for the series and the instance; there is one instance in each series.
 
-    The identifiers do not depend on the time: the same answers are the same instance, which no archive takes twice.
+    The time is among what the identifiers are made of: two instances that differ in nothing but their time differ, and
+    DICOM wants another identifier for each.
     """
-    texts = (kind, slide_uid, *note.as_texts().values(), content)
+    texts = (kind, slide_uid, *note.as_texts().values(), written_at.isoformat(), content)
     return {
         "series_instance_uid": uid_of("series", *texts),
         "series_number": 900,
