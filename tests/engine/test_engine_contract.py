@@ -146,7 +146,7 @@ SPEC_CHANGES: dict[str, tuple[Any, type[ModelError], str]] = {
 # input_scaling. Against accidents the seal stands before all of them, against other weights or another scaling the
 # golden probability.
 NOT_IN_THE_GRAPH = {
-    "producer", "created_utc", "notice", "class_names", "threshold", "target", "batch_profile", "weights_sha256",
+    "producer", "created_utc", "notice", "class_names", "threshold", "target", "batch_profile", "weights_sha256", "mpp",
     "multiply_adds", "input_scaling", "input_affine", "backbone", "map_placement", "source", "training",
     "operating_point", "calibration", "parity",
 }  # fmt: skip
