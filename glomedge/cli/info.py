@@ -138,7 +138,7 @@ def print_companion(document: dict[str, Any]) -> None:
         )
     else:
         rows += [
-            ("model", f"{spec['model_file']}, sha256 {spec['model_sha256']}, {model['precision']}"),
+            ("model", f"{spec['exported_as']}, sha256 {spec['model_sha256']}, {model['precision']}"),
             _answers(model),
         ]
     rows += [

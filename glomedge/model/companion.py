@@ -78,7 +78,7 @@ class MergedSpec(Frozen):
 
     Attributes:
         model: the spec of the model inside; its recipe comes first.
-        model_file: the name under which that model was exported.
+        exported_as: the name under which that model was exported.
         model_sha256: by which every record knows it.
         gate: it gave the answers of enhancement and model one after the other.
     """
@@ -90,7 +90,7 @@ class MergedSpec(Frozen):
     notice: str = RESEARCH_USE_NOTICE
     input: CropsInput = CropsInput()
     model: ModelSpec
-    model_file: str
+    exported_as: str
     model_sha256: Sha256
     opset: int
     gate: ExactGate

@@ -181,6 +181,9 @@ def test_the_tensorrt_of_pip_is_loaded_whole_before_its_session(
     package = tmp_path / "tensorrt_libs"
     package.mkdir()
     (package / "__init__.py").write_text("", encoding="utf-8")
+    # What the GPU wheel asks for; no loader finds a library of this name.
+    (package / "libnvinfer.so.10").touch()
+    monkeypatch.setattr(nvidia, "_wanted_tensorrt", lambda: "libnvinfer.so.10")
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "tensorrt_libs", raising=False)
 

@@ -82,7 +82,12 @@ class Server:
         raise AssertionError(f"no line {event!r}: {bytes(self.raw).decode(errors='replace')[-3000:]}")
 
     def audit(self) -> list[dict[str, Any]]:
-        """The audit lines so far."""
+        """The audit lines so far, once none has come for a fifth of a second: an answer may be here before its line."""
+        for _ in range(50):
+            seen = len(self.lines)
+            time.sleep(0.2)
+            if len(self.lines) == seen:
+                break
         return [line for line in list(self.lines) if line["event"] == "answered"]
 
     def request(

@@ -46,7 +46,7 @@ def test_they_say_what_they_are(folder: Path) -> None:
     assert isinstance(both.spec, MergedSpec)
     model = read_model_file(folder / "tiny.onnx")
     assert both.spec.model == model.spec
-    assert (both.spec.model_file, both.spec.model_sha256) == ("tiny.onnx", model.sha256)
+    assert (both.spec.exported_as, both.spec.model_sha256) == ("tiny.onnx", model.sha256)
     for companion in (alone, both):
         assert companion.spec.notice == RESEARCH_USE_NOTICE
         assert companion.spec.producer == f"glomedge {glomedge.__version__}"

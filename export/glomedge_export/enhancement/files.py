@@ -91,7 +91,7 @@ def made(
             producer=f"glomedge {__version__}",
             created_utc=_now_utc(),
             model=spec,
-            model_file=output.name,
+            exported_as=output.name,
             model_sha256=sha256,
             opset=spec.opset,
             gate=gate.enforce_merged(graph.SerializeToString(), model.SerializeToString(), spec.recipe),

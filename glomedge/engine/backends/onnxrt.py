@@ -128,6 +128,8 @@ def create_session(
                 f"There is not enough memory to load {path}: {first_line(error)}. Free memory, or use a smaller "
                 "--max-batch or a smaller model."
             ) from error
+        if (missing := lacks_cudnn(error)) is not None:  # so in onnxruntime 1.24
+            raise missing from error
         wanted = providers[0][0] if providers else "the device"
         cure = f"Run: glomedge doctor --model {path}"
         if request.fixed_batch and "graph capture" in str(error):
