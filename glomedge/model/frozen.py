@@ -12,4 +12,5 @@ Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 class Frozen(BaseModel):
     """Immutable, strict about keys and about numbers (no NaN, no Inf)."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    # Without the namespaces: pydantic before 2.10 warns of fields such as ``model_sha256``.
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())

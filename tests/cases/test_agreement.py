@@ -18,7 +18,7 @@ def test_the_example_of_cohens_formula() -> None:
 
 @pytest.mark.keras  # the extra that brings scikit-learn
 def test_the_value_is_that_of_scikit_learn() -> None:
-    from sklearn.metrics import cohen_kappa_score
+    cohen_kappa_score = pytest.importorskip("sklearn.metrics", reason="needs scikit-learn").cohen_kappa_score
 
     rng = np.random.default_rng(0)
     for _ in range(20):

@@ -92,6 +92,8 @@ def test_a_command_keeps_to_its_folders(root: Path, arguments: list[str]) -> Non
         pytest.skip("OpenVINO is not installed: pip install openvino")
     if arguments[0] in ("train", "demo") and importlib.util.find_spec("tensorflow") is None:
         pytest.skip("needs TensorFlow: pip install 'glomedge[export]'")
+    if arguments[0] in ("infer", "crop") and importlib.util.find_spec("openslide") is None:
+        pytest.skip("needs OpenSlide: pip install 'glomedge[slides]'")
     given = [str(root / "model.onnx") if part == "model.onnx" else part for part in arguments]
     _check(run_traced(MAIN, given, root, timeout_s=540))
 
