@@ -286,8 +286,11 @@ def _order(spec: ModelSpec | None) -> tuple[Provider, ...]:
 def reason_against(provider: Provider, request: SessionRequest) -> str | None:
     """Why ``auto`` skips a provider, None when it may be tried.
 
-    Call it only for providers that are reached: it may load the provider's library, half a second for OpenVINO.
+    Call it only for providers that are reached: it may load the provider's library, half a second for OpenVINO. Where
+    there is no GPU, NVIDIA's libraries are left alone: a gigabyte to load, and TF32 switched off for the process.
     """
+    if provider.gpu and (nothing := nvidia_machine.no_gpu()) is not None:
+        return f"{provider.name}: {nothing}"
     reason = provider.unusable()
     if reason is not None:
         return reason
