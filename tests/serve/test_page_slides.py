@@ -21,7 +21,8 @@ from helpers.run_kit import table, write_crops
 from helpers.server import Server, refused, serving, until
 
 pytest.importorskip("openslide", reason="needs openslide")
-from helpers.drawn_slides import write
+from helpers.drawn_slides import picture, write
+from helpers.mrxs_slides import write_mrxs
 from helpers.slide_runs import outline, square, write_outlined
 
 TOKEN = "5f2d8c1be0a94737"
@@ -29,12 +30,13 @@ TOKEN = "5f2d8c1be0a94737"
 
 @pytest.fixture(scope="module")
 def night(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two slides with outlines, one without, one with outlines outside; and crops."""
+    """Slides with outlines (one of them MRXS), one without, one with an outline outside; and crops."""
     folder = tmp_path_factory.mktemp("night") / "scans"
     write_outlined(folder, ("S-1234-000001_PAS_1of2.svs",), 11)
     write_outlined(folder / "b", ("S-5678-000002_PAS_1of1.svs",), 11)
     write(folder / "S-8.svs")
     outline(write(folder / "S-9.svs"), square(1, 37, 91), square(2, 5000, 5000))
+    outline(write_mrxs(folder / "b" / "S-7.mrxs", picture(768, 1024), {(0, 0)}), square(1, 37, 91), square(2, 300, 300))
     write_crops(folder / "crops", 3, side_px=150)
     return folder
 
@@ -71,16 +73,16 @@ def test_a_folder_of_slides_and_crops_gives_the_files_of_infer(server: Server, n
             assert server.request("PUT", f"{run}/{kind}?name={name}", path.read_bytes()).status == 200
     assert server.request("POST", f"{run}/outlines?from=0").status == 400, "not read yet"
     read = server.request("POST", f"{run}/slides/read").json()
-    assert read["outlines"] == 11 + 11 + 1 + 2
+    assert read["outlines"] == 11 + 11 + 1 + 2 + 2
     assert list(read["problems"]) == ["S-8.svs"]
     assert server.request("POST", f"{run}/finish").status == 409, "some have no answer yet"
     errors = 0
-    for first in range(0, 25, 8):
+    for first in range(0, 27, 8):
         done = server.request("POST", f"{run}/outlines?from={first}")
-        assert done.json()["answered"] == min(8, 25 - first)
+        assert done.json()["answered"] == min(8, 27 - first)
         errors += done.json()["errors"]
     assert errors == 2, "the slide without outlines, and one outside"
-    for wrong in ("25", "-1", "", "x", "9" * 30):
+    for wrong in ("27", "-1", "", "x", "9" * 30):
         assert server.request("POST", f"{run}/outlines?from={wrong}").status == 400
     assert "annotations.zip" in server.request("POST", f"{run}/finish").json()["files"]
     assert server.get(f"{run}/cases.csv").body == (published / "cases.csv").read_bytes()
@@ -186,7 +188,7 @@ def test_a_dropped_folder_of_slides_in_a_browser(
 
     until(lambda: chrome.find_element("id", "results").is_displayed() or bool(text("wrong")), 120)
     assert text("wrong") == ""
-    assert text("said") == "28 of 28 glomeruli classified, 3 without an answer."
+    assert text("said") == "30 of 30 glomeruli classified, 3 without an answer."
     chrome.execute_cdp_cmd("Page.setDownloadBehavior", {"behavior": "allow", "downloadPath": str(tmp_path)})
     for name in ("cases.csv", "predictions.csv", "annotations.zip"):
         chrome.find_element("css selector", f"button[data-file='{name}']").click()
