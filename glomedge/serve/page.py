@@ -21,7 +21,7 @@ from glomedge.serve.body import Bodies, read_body, save_body, unless_gone
 from glomedge.serve.cases import MOST_CROPS, check_name
 from glomedge.serve.core import Caller, Core, Files, Parts
 from glomedge.serve.page_run import FILES, PageRun, remove_abandoned
-from glomedge.serve.page_slides import slides_possible
+from glomedge.serve.page_slides import points_elsewhere, slides_possible
 from glomedge.serve.refusal import RefusedError, busy, malformed, no_room_for_slides, not_found
 from glomedge.slides.pairs import OUTLINE_SUFFIXES, PACKED_SUFFIXES, SHARED_SUFFIXES, SLIDE_SUFFIXES
 
@@ -178,6 +178,8 @@ class PageApi:
 
                 try:
                     slides.keep(path, await save_body(request, path, self._core.options.limits, too_large))
+                    if await asyncio.to_thread(points_elsewhere, path):
+                        raise malformed("This index file of a slide names files outside its own folder.")
                 except BaseException:
                     slides.drop(path)
                     raise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 import shutil
 import zipfile
 from collections.abc import Callable
@@ -22,6 +23,8 @@ from glomedge.slides.pairs import SHARED_SUFFIXES, SLIDE_SUFFIXES
 ANSWERS_FILE = "annotations.zip"
 FORMATS = ("csv", "geojson", "dsa")
 """What a run with slides writes."""
+_MAX_INDEX_BYTES = 1 << 20  # OpenSlide reads no larger index file
+_POINTS_UP = re.compile(rb"=[^\r\n]*\.\.[/\\]")
 _FIRST_DATE = (1980, 1, 1, 0, 0, 0)  # the earliest that a ZIP archive can hold
 
 
@@ -104,6 +107,16 @@ class PageSlides:
         shutil.rmtree(self.folder, ignore_errors=True)
         self._sizes.clear()
         self.bytes = 0
+
+
+def points_elsewhere(path: Path) -> bool:
+    """Whether a file is an index of a slide (MRXS, VMS: ``key = file``) that names files outside its folder.
+
+    OpenSlide would read them, and whoever sent it would see pictures of this server that are not theirs.
+    """
+    with path.open("rb") as handle:
+        data = handle.read(_MAX_INDEX_BYTES + 1)
+    return len(data) <= _MAX_INDEX_BYTES and _POINTS_UP.search(data) is not None
 
 
 def pack_answers(output: Path) -> None:

@@ -114,6 +114,13 @@ def test_what_is_no_slide_is_named_and_what_cannot_be_is_refused(server: Server,
     for name in ("../S-1.svs", "a/../../S-1.svs", "/S-1.svs", "a//b.svs", ".", "x" * 1001, "a" * 300 + ".svs"):
         reply = server.request("PUT", f"{run}/slides?name={name}", b"x")
         assert reply.status == 400, name
+    # OpenSlide would follow them to any picture on this machine.
+    for index in (
+        b"[DATAFILE]\r\nFILE_0 = ../../b/Data0000.dat\r\n",
+        b"[Virtual Microscope Specimen]\nImageFile=..\\a.jpg\n",
+    ):
+        for name in ("S-1/Slidedat.ini", "S-1.vms", "S-1.svs"):
+            assert server.request("PUT", f"{run}/slides?name={name}", index).status == 400
     assert server.request("POST", f"{run}/slides/read").json()["outlines"] == 0
     for name, data in {"photo.tif": next(night.rglob("*.png")).read_bytes(), "photo.json": b"{}"}.items():
         assert server.request("PUT", f"{run}/slides?name={name}", data).status == 200
