@@ -11,6 +11,7 @@ import os
 import re
 from pathlib import Path
 
+_MAGIC_END = 132  # PS3.10, 7.1
 _HEAD_BYTES = 1 << 16
 # The study and, next to it, the series: so they stand in the instance itself and in no reference to another one.
 _SERIES = re.compile(
@@ -72,7 +73,9 @@ class Companions:
 def _series_of(path: Path) -> bytes:
     """The series that a DICOM file is of; empty where it is none or cannot be read."""
     try:
-        with path.open("rb") as handle:
+        with path.open("rb", buffering=0) as handle:
+            if handle.read(_MAGIC_END)[-4:] != b"DICM":  # a folder may hold many other files
+                return b""
             found = _SERIES.search(handle.read(_HEAD_BYTES))
     except OSError:
         return b""
