@@ -93,6 +93,7 @@ class PageApi:
             most_crops=MOST_CROPS,
             label_page=self._core.options.label_page is not None,
             slides=slides,
+            most_slides_bytes=self._core.options.limits.slides_bytes,
             accepted=",".join(sorted({*ALLOWED_SUFFIXES, *" ".join(slides.values()).split()})),
         )
         return Response(text, headers={"content-security-policy": _PAGE_POLICY}, media_type="text/html")

@@ -209,6 +209,16 @@ def test_a_dropped_folder_of_slides_in_a_browser(
     assert not chrome.find_element("css selector", "button[data-file='annotations.zip']").is_displayed()
 
 
+def test_slides_that_are_too_large_are_not_sent(chrome: Any, tiny_model: Path, tmp_path: Path) -> None:
+    for name in ("S-1.svs", "S-1.geojson"):
+        (tmp_path / name).write_bytes(bytes(600_000))
+    with serving(tiny_model, "--max-slides", "1") as server:
+        chrome.get(f"http://127.0.0.1:{server.port}/")
+        chrome.find_element("id", "files").send_keys(f"{tmp_path / 'S-1.svs'}\n{tmp_path / 'S-1.geojson'}")
+        until(lambda: "1.2 MB" in str(chrome.find_element("id", "wrong").text))
+        assert not [line for line in server.lines if line.get("path", "").startswith("/v1/")]
+
+
 def test_the_labelling_page_is_one_click_away(chrome: Any, tiny_model: Path, label_page: Path, tmp_path: Path) -> None:
     with serving(tiny_model, "--label-page", str(label_page)) as server:
         chrome.get(f"http://127.0.0.1:{server.port}/")

@@ -3,6 +3,8 @@
   const own = document.currentScript.dataset;
   const suffixes = own.suffixes.split(" "), largestBytes = Number(own.largest), mostCrops = Number(own.most);
   const endings = Object.fromEntries(Object.entries(JSON.parse(own.slides)).map(([kind, text]) => [kind, text.split(" ")]));
+  const mostSlidesBytes = Number(own.mostSlides);
+  const sized = bytes => (bytes < 1e9 ? `${(bytes / 1e6).toFixed(1)} MB` : `${(bytes / 1e9).toFixed(1)} GB`);
   const AT_ONCE = 4, OUTLINES_AT_ONCE = 8, PATIENCE_MS = 120000;
   const by = id => document.getElementById(id);
   let run = null, stopped = false, busy = false, stopper = null;
@@ -111,6 +113,8 @@
     if (items.length > mostCrops) return fail(`${items.length} images are more than the page takes (${mostCrops}). Use glomedge infer for so many.`);
     const large = items.find(item => item.file.size > largestBytes);
     if (large) return fail(`${large.path} is larger than ${Math.floor(largestBytes / 1e6)} MB. Leave it out.`);
+    const bytes = slides.reduce((sum, item) => sum + item.file.size, 0);
+    if (bytes > mostSlidesBytes) return fail(`The slides have ${sized(bytes)}, and the server keeps ${sized(mostSlidesBytes)} of all pages. Drop fewer, or use glomedge infer.`);
     busy = true;
     stopped = false;
     stopper = new AbortController();
@@ -143,8 +147,7 @@
   async function send(slides) {
     if (!slides.length) return { outlines: 0, no_slides: [] };
     const { signal } = stopper;
-    const sized = bytes => (bytes < 1e9 ? `${(bytes / 1e6).toFixed(1)} MB` : `${(bytes / 1e9).toFixed(1)} GB`);
-    by("bar").max = slides.reduce((sum, item) => sum + item.file.size, 1);
+    by("bar").max = slides.reduce((sum, item) => sum + item.file.size, 0) || 1;
     by("bar").value = 0;
     try {
       for (const [number, item] of slides.entries()) {
