@@ -22,7 +22,7 @@ import glomedge
 from glomedge.about import RESEARCH_USE_NOTICE
 from glomedge.cases.prevalence import wilson_interval
 from glomedge.cli import build
-from glomedge.errors import UsageError
+from glomedge.errors import OutputError, UsageError
 from glomedge.imaging.enhance import enhance
 from glomedge.imaging.images import decode
 from helpers.builders import build_tiny_model
@@ -217,3 +217,7 @@ def test_what_cannot_be_a_page(tiny_model: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"laid out for openvino.*--target onnxruntime"):
         write_browser_page(tmp_path / "out", tmp_path / "model.onnx", given)
     assert not (tmp_path / "out").exists()
+    (tmp_path / "file").write_bytes(b"kept")
+    with pytest.raises(OutputError, match=r"file cannot be written.*Name another OUT"):
+        write_browser_page(tmp_path / "file", tiny_model, given)
+    assert (tmp_path / "file").read_bytes() == b"kept"

@@ -58,6 +58,17 @@ def test_a_level_in_two_files(tmp_path: Path) -> None:
             np.testing.assert_array_equal(slide.read(Box(0, 0, 900, 700)).pixels_hwc, picture(700, 900))
 
 
+def test_what_openslide_does_not_read_is_refused(tmp_path: Path) -> None:
+    path = write_dicom(tmp_path / "S-1")
+    for each in path.parent.iterdir():
+        dataset = pydicom.dcmread(each)
+        dataset.file_meta.TransferSyntaxUID = pydicom.uid.ImplicitVRLittleEndian
+        dataset.save_as(each, enforce_file_format=True, implicit_vr=True)
+    with pytest.raises(ImageError, match=r"no slide that OpenSlide reads|is damaged") as refusal:
+        Slide(path)
+    assert refusal.value.code in ("format", "corrupt")
+
+
 @pytest.mark.parametrize("converted", ["its JPEG tiles", "its pixels"])
 def test_a_dicom_slide_has_the_pixels_of_its_twin(converted: str, tmp_path: Path) -> None:
     """A scanner's file and its conversion to DICOM answer alike where the conversion loses nothing."""

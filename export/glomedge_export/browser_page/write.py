@@ -81,9 +81,9 @@ def write_browser_page(folder: Path, model: Path, package: Path) -> Path:
 
     Raises:
         ModelError: ``model`` is no intact model of glomedge.
-        UsageError: it is laid out for another runtime; ``package`` is not that; ``folder`` cannot be written to.
+        UsageError: it is laid out for another runtime; ``package`` is not that.
         GateError: the enhancement as ONNX differs from ``glomedge.enhance``.
-        OutputError: the page cannot be written.
+        OutputError: ``folder`` cannot be made, or the page cannot be written.
     """
     file = read_model_file(model)
     check_graph(model, file.spec)
@@ -94,7 +94,6 @@ def write_browser_page(folder: Path, model: Path, package: Path) -> Path:
         )
     runtime = Runtime.read(package)
     enhancement, _ = sealed_enhancement(file.spec.recipe)
-    folder.mkdir(parents=True, exist_ok=True)
     check_writable(folder, "Name another OUT.")
     path = folder / PAGE_NAME
     try:
