@@ -24,6 +24,7 @@ from glomedge.serve.page_run import FILES, PageRun, remove_abandoned
 from glomedge.serve.page_slides import points_elsewhere, slides_possible
 from glomedge.serve.refusal import RefusedError, busy, malformed, no_room_for_slides, not_found
 from glomedge.slides.pairs import OUTLINE_SUFFIXES, PACKED_SUFFIXES, SHARED_SUFFIXES, SLIDE_SUFFIXES
+from glomedge.system.stopping import StoppedError
 
 MOST_RUNS = 8
 _IDLE_S = 1800.0
@@ -195,6 +196,9 @@ class PageApi:
                     found = await asyncio.to_thread(opened.run.read_slides)
                 except GlomedgeError as error:
                     raise self._failed(error) from None
+                except StoppedError:
+                    opened.run.slides.clear()
+                    raise malformed("There are more outlines than the page takes. Use glomedge infer.") from None
                 if found["outlines"] + len(opened.run) > MOST_CROPS:
                     opened.run.slides.clear()
                     raise malformed(f"A run of the page takes {MOST_CROPS} glomeruli. Use glomedge infer for more.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import re
 import shutil
 import zipfile
@@ -23,6 +24,8 @@ from glomedge.slides.pairs import SHARED_SUFFIXES, SLIDE_SUFFIXES
 ANSWERS_FILE = "annotations.zip"
 FORMATS = ("csv", "geojson", "dsa")
 """What a run with slides writes."""
+MOST_OUTLINES_READ = 400_000
+"""Of all classes and files together; each is read twice."""
 _MAX_INDEX_BYTES = 1 << 20  # OpenSlide reads no larger index file
 _POINTS_UP = re.compile(rb"=[^\r\n]*\.\.[/\\]")
 _FIRST_DATE = (1980, 1, 1, 0, 0, 0)  # the earliest that a ZIP archive can hold
@@ -82,10 +85,15 @@ class PageSlides:
 
         Raises:
             GlomedgeError: the folder cannot be read.
-            StoppedError: ``stop`` returned true.
+            StoppedError: ``stop`` returned true, or there are more outlines, of any class, than a server reads.
         """
+        asked = itertools.count()
+
+        def enough() -> bool:
+            return stop() or next(asked) > MOST_OUTLINES_READ
+
         found = scan(self.folder, SLIDE_SUFFIXES | SHARED_SUFFIXES, stop=stop)
-        parts = outline_parts(found, replace(options, folder=self.folder), stop)
+        parts = outline_parts(found, replace(options, folder=self.folder), enough)
         if parts is not None:
             parts.model_mpp = spec.mpp
             self.notes = [note for note in (classes_note(parts), mpp_note(parts)) if note is not None]
@@ -103,10 +111,10 @@ class PageSlides:
         return message.replace(f"{escape_name(bytes(self.folder))}/", "")
 
     def clear(self) -> None:
-        """Delete every file."""
+        """Delete every file, and forget what was read."""
         shutil.rmtree(self.folder, ignore_errors=True)
         self._sizes.clear()
-        self.bytes = 0
+        self.bytes, self.parts, self.inputs, self.notes = 0, None, [], []
 
 
 def points_elsewhere(path: Path) -> bool:
