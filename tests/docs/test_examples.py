@@ -19,6 +19,7 @@ from glomedge.about import RESEARCH_USE_NOTICE
 from glomedge.imaging.enhance import enhance
 from glomedge.imaging.images import decode
 from glomedge.model.file import read_model_file
+from glomedge.system.telemetry import import_onnxruntime
 from helpers.builders import build_tiny_model, tiny_graph
 from helpers.colour_crops import random_crop
 from helpers.paths import ROOT
@@ -90,9 +91,7 @@ def test_cpp(tmp_path: Path) -> None:
     compiler, include = shutil.which("g++"), os.environ.get("GLOMEDGE_ONNXRUNTIME_INCLUDE")
     if compiler is None or include is None:
         pytest.skip("needs g++, and the headers of an ONNX Runtime release in GLOMEDGE_ONNXRUNTIME_INCLUDE")
-    import onnxruntime
-
-    (library,) = (Path(onnxruntime.__file__).parent / "capi").glob("libonnxruntime.so.*")
+    (library,) = (Path(import_onnxruntime().__file__).parent / "capi").glob("libonnxruntime.so.*")
     program = tmp_path / "classify"
     subprocess.run(
         [compiler, "-std=c++17", "-O1", "-Wall", str(CPP), "-isystem", include, str(library),
