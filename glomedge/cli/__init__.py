@@ -39,6 +39,7 @@ COMMANDS: MappingProxyType[str, dict[str, Any]] = MappingProxyType(
         "train": _SEVERAL_NAMES,
         "export": {},
         "export-triton": {},
+        "export-page": {},
         "infer": _SEVERAL_NAMES,
         "merge": {},
         "manifest": {},

@@ -68,6 +68,10 @@ def serve(
     header_timeout: Annotated[
         float, typer.Option(min=0.1, help="Seconds for the header of a request.", rich_help_panel=LIMITS)
     ] = 10.0,
+    max_slides: Annotated[
+        int,
+        typer.Option(min=0, help="MB of all slides that the page keeps at once; 0: none.", rich_help_panel=LIMITS),
+    ] = 8000,
     body_timeout: Annotated[float, typer.Option(min=0.1, help="Seconds for its body.", rich_help_panel=LIMITS)] = 30.0,
     drain_timeout: Annotated[
         float,
@@ -76,6 +80,10 @@ def serve(
     audit_log: Annotated[
         Path | None,
         typer.Option(help="File for the audit lines. Default: standard error, with the log.", show_default=False),
+    ] = None,
+    label_page: Annotated[
+        Path | None,
+        typer.Option(help="Page that glomedge label wrote; offered beside the page at /.", show_default=False),
     ] = None,
     case_pattern: CasePattern = None,
     site: Annotated[
@@ -95,6 +103,7 @@ def serve(
     limits = Limits(
         queue_crops=queue,
         request_crops=max_crops,
+        slides_bytes=max_slides * MEGABYTE,
         body_bytes=max_body * MEGABYTE,
         request_s=request_timeout,
         header_s=header_timeout,
@@ -116,6 +125,7 @@ def serve(
             audit_log=audit_log,
             site=site,
             case_pattern=case_pattern,
+            label_page=label_page,
             limits=limits,
         )
     )

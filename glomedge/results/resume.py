@@ -11,6 +11,7 @@ from pathlib import Path
 from glomedge.cases.text import counted, some
 from glomedge.errors import OutputError
 from glomedge.pipeline.inputs import Found
+from glomedge.pipeline.prepare import Source
 from glomedge.results.answer_table import AnswerTable, Fingerprint
 from glomedge.results.journal import Contents, Identity, read_journal, read_on
 from glomedge.system.stopping import unless_stopped
@@ -157,11 +158,17 @@ def _resumed(contents: Contents) -> list[str]:
 
 
 def unanswered(
-    root: bytes, contents: Contents, stop: Callable[[], bool] = lambda: False
+    root: bytes, contents: Contents, stop: Callable[[], bool] = lambda: False, source: Source | None = None
 ) -> tuple[list[Found], list[Found]]:
     """What remains: inputs without an answer or modified since, and those whose error may have been transient.
 
     The two are batched separately, so that the batches of the first are those of an uninterrupted run.
+
+    Args:
+        root: folder that the inputs are relative to.
+        contents: of the journal.
+        stop: polled.
+        source: of inputs that are parts of files, which lie in it under names of their own or in several files.
 
     Raises:
         StoppedError: ``stop`` returned true; it is polled at every file that is asked for.
@@ -170,17 +177,20 @@ def unanswered(
     open_ = compress(contents.answers.inputs, ~contents.answers.settled())
     for found in unless_stopped(open_, stop):
         before = contents.answers.fingerprint(found.relative)
-        if before is None or _changed(root, found, before):
+        if before is None or _changed(root, found, before, source):
             new.append(found)
         elif before.may_pass:
             again.append(found)
     return new, again
 
 
-def _changed(root: bytes, found: Found, before: Fingerprint) -> bool:
+def _changed(root: bytes, found: Found, before: Fingerprint, source: Source | None) -> bool:
     """Whether a file has changed since it was answered; one that is gone keeps its answer."""
     if before.mtime_ns is None:
         return False
+    if found.part is not None and source is not None:
+        _, size_bytes, mtime_ns = source.stamp(found)
+        return size_bytes is not None and mtime_ns is not None and before.differs(size_bytes, mtime_ns)
     try:
         status = os.stat(os.path.join(root, found.file))  # noqa: PTH116, PTH118 (bytes)
     except OSError:

@@ -251,7 +251,7 @@ class _FolderRun:
 
     def _predict(self, plan_: Plan, journal: Journal, sink: FolderSink) -> bool:
         """Classify the inputs without an answer; False, or StoppedError, if it was stopped."""
-        new, again = unanswered(self._found.root, plan_.contents, self._stop)
+        new, again = unanswered(self._found.root, plan_.contents, self._stop, self._parts)
         if not new and not again:
             return True
         crashed = any(found.key in plan_.contents.suspects for found in (*new, *again))

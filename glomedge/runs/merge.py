@@ -12,6 +12,7 @@ import time
 from array import array
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
 from itertools import repeat
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,7 @@ from glomedge.runs.publish import Publication
 from glomedge.runs.shard import list_sha256
 from glomedge.runs.shard_files import ShardFiles, find_shards, require_one_run
 from glomedge.runs.slides import Inputs, outline_parts
+from glomedge.runs.stores import left_start
 
 
 @dataclass(frozen=True)
@@ -139,8 +141,9 @@ class _Merge:
         )
         also = self._said()
         publication = Publication(
-            self._options, self._model, self._inputs, rows, thumbnails, None, None, self._stop, also
-        )
+            self._options, self._model, self._inputs, rows, thumbnails, None, None, self._stop, also,
+            started=_started(self._shards),
+        )  # fmt: skip
         publication.write(outcome, identity.batch_size, begin_s)
         return outcome
 
@@ -193,6 +196,16 @@ class _Merge:
                 for shard in self._shards
             ],
         }
+
+
+def _started(shards: Sequence[ShardFiles]) -> datetime | None:
+    """When the first of them began, which answers in DICOM have in them; None where none of them left that."""
+    try:
+        times = [left_start(shard.folder / WORK_FOLDER) for shard in shards]
+    except OSError as error:
+        shown = escape_name(os.fsencode(error.filename))
+        raise OutputError(f"{shown} cannot be read: {error.strerror}. Make it readable, then merge again.") from None
+    return min(filter(None, times), default=None)
 
 
 def _require_pictures(shard: ShardFiles, answers: AnswerTable, size_bytes: int) -> None:

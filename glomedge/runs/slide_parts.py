@@ -52,6 +52,7 @@ class OutlinedSlide:
         origin_px: where QuPath counts from (``Slide.qupath_origin_px``).
         annotations: its file of outlines; None where ``problem`` is set.
         annotations_sha256: of that file.
+        companions: stands for the slide's other files (``Companions.stamp``).
         choice: the classes taken and left out; None where ``problem`` is set.
         problem: why none of its outlines has an answer.
         first: number of its first part in the run.
@@ -64,6 +65,7 @@ class OutlinedSlide:
     origin_px: tuple[int, int] = (0, 0)
     annotations: Path | None = None
     annotations_sha256: str = ""
+    companions: int = 0
     choice: Choice | None = None
     problem: Problem | None = None
     first: int = 0
@@ -187,12 +189,17 @@ class SlideParts:
         return bisect_right(self._firsts, number) - 1
 
     def stamp(self, found: Found) -> Stamp:
-        """Size and time of the slide's file; nothing where it cannot be asked."""
+        """Size and time of the slide's file; nothing where it cannot be asked.
+
+        The time of a slide in several files stands for all of them, as they were when the run began: of one that is
+        replaced later, every outline is read again by the run that resumes.
+        """
+        slide = self.slide_of(_number(found))
         try:
-            status = os.stat(self.slide_of(_number(found)).path)  # noqa: PTH116 (as many as outlines)
+            status = os.stat(slide.path)  # noqa: PTH116 (as many as outlines)
         except OSError:
             return Stamp()
-        return Stamp(None, status.st_size, status.st_mtime_ns)
+        return Stamp(None, status.st_size, status.st_mtime_ns ^ slide.companions)
 
     def fetch(self, found: Found) -> Fetched:
         """The pixels of an outline's box, as ``crops.cut`` gives them. Raises ImageError."""

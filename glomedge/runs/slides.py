@@ -18,6 +18,7 @@ from glomedge.runs.manifest import Manifest, listed
 from glomedge.runs.options import Options
 from glomedge.runs.slide_parts import OutlinedSlide, PartColumns, Problem, SlideParts, on_level_0, part_name
 from glomedge.slides.annotations.classes import Choice, choose, survey
+from glomedge.slides.companions import Companions
 from glomedge.slides.pairs import SHARED_SUFFIXES, SLIDE_SUFFIXES, Beside, SlidePair
 from glomedge.slides.reader import Slide, openslide_module
 from glomedge.system.stopping import unless_stopped
@@ -107,6 +108,7 @@ class _Finder:
         self._alone = not options.folder.is_dir()
         self._stop = stop
         self._beside = Beside()
+        self._companions = Companions()
         self._parts = SlideParts()
         self._inputs: list[Found] = []
         self._names: list[bytes] = []
@@ -175,6 +177,7 @@ class _Finder:
             raise ImageError("outlines" if pair.files else "no_outlines", f"{name}: {pair.problem}.{advice}")
         with Slide(pair.slide, self._options.mpp) as slide:
             info, origin_px = slide.info, slide.qupath_origin_px
+        companions = self._companions.stamp(pair.slide, info.vendor)
         shown = escape_name(os.fsencode(pair.annotations))
         classes = survey(unless_stopped(read_outlines(pair.annotations), self._stop))
         sha256 = sha256_of(pair.annotations)
@@ -184,7 +187,7 @@ class _Finder:
                 names.append(part_name(relative, place, outline.id))
                 columns.add(on_level_0(outline, origin_px), names[-1])
         return OutlinedSlide(
-            relative, pair.slide, info, origin_px, pair.annotations, sha256, choice,
+            relative, pair.slide, info, origin_px, pair.annotations, sha256, companions, choice,
             first=len(self._parts), parts=len(names),
         )  # fmt: skip
 

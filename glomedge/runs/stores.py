@@ -17,6 +17,8 @@ from glomedge.results.sink import FolderSink
 from glomedge.results.thumbnails import ThumbnailFile
 from glomedge.runs.options import DICOM_FORMATS, Options
 
+_STARTED = "started"
+
 
 class RunStores:
     """Opened together, closed together; a context manager.
@@ -61,7 +63,7 @@ class RunStores:
                 # They are optional, and the first to be dropped on a full disk.
                 self.journal.make_room = self.thumbnails.make_room = self.grey_crops.drop
             before = plan.contents.identity
-            self.started = _started(output.work / "started", options, fresh=before is None)
+            self.started = _started(output.work, options, fresh=before is None)
             if before is None:
                 self.journal.head(plan.identity)
             elif added := {slide: sha for slide, sha in plan.identity.outlines.items() if slide not in before.outlines}:
@@ -81,20 +83,31 @@ class RunStores:
         self._opened.close()
 
 
-def _started(path: Path, options: Options, *, fresh: bool) -> datetime:
+def left_start(work: Path) -> datetime | None:
+    """When the run of that working folder began, in local time; None where it left no time, or not a whole one.
+
+    Raises:
+        OSError: what it left cannot be read.
+    """
+    with contextlib.suppress(FileNotFoundError, ValueError):
+        return datetime.fromisoformat((work / _STARTED).read_text("ascii"))
+    return None
+
+
+def _started(work: Path, options: Options, *, fresh: bool) -> datetime:
     """The time that an unfinished run left, or now; answers in DICOM have it in them, so that it is left for the next.
 
     Raises:
         OutputError: it cannot be left.
     """
-    now = datetime.now()
+    now, path = datetime.now(), work / _STARTED
     try:
         if fresh:
             path.unlink(missing_ok=True)
         if not set(options.annotation_formats) & set(DICOM_FORMATS):
             return now
-        with contextlib.suppress(FileNotFoundError, ValueError):
-            return datetime.fromisoformat(path.read_text("ascii"))
+        if (before := left_start(work)) is not None:
+            return before
         write_atomically(path, now.isoformat().encode("ascii"))
     except OSError as error:
         raise OutputError(f"{path} cannot be written: {error.strerror}. Choose another --output.") from None

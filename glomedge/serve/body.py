@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TypeVar
 
 from starlette.requests import ClientDisconnect, Request
@@ -62,8 +63,7 @@ async def read_body(request: Request, room: Room, limits: Limits) -> bytes:
             no room for it (503).
         ClientDisconnect: the client is gone.
     """
-    if request.headers.get("content-encoding", "").strip().lower() not in _PLAIN:
-        raise RefusedError(415, "The body is compressed. Send it as it is: image files are compressed already.")
+    _check_plain(request)
     try:
         async with asyncio.timeout(limits.body_s):
             return await _read(request, room, limits.body_bytes)
@@ -76,10 +76,7 @@ async def read_body(request: Request, room: Room, limits: Limits) -> bytes:
 
 
 async def _read(request: Request, room: Room, limit_bytes: int) -> bytes:
-    declared = request.headers.get("content-length", "0")
-    if not (declared.isascii() and declared.isdigit()):
-        raise malformed("The header Content-Length is not a number.")
-    if len(declared) > 18 or int(declared) > limit_bytes:
+    if _declared_bytes(request) > limit_bytes:
         raise too_large(limit_bytes)
     body = bytearray()
     async for chunk in request.stream():
@@ -88,6 +85,54 @@ async def _read(request: Request, room: Room, limit_bytes: int) -> bytes:
             raise too_large(limit_bytes)
         body += chunk
     return bytes(body)
+
+
+async def save_body(request: Request, path: Path, limits: Limits, too_large: Callable[[int], None]) -> int:
+    """Write the whole body to a new file, however long it takes, unless nothing comes for ``body_s``; its size.
+
+    Args:
+        request: whose body it is.
+        path: of the file; what is there of a body that does not come whole is left to the caller.
+        limits: of the server.
+        too_large: called with the size that was declared, then with what has come; raises RefusedError.
+
+    Raises:
+        RefusedError: compressed (415), too large, too slow (408), it cannot be written (507).
+        ClientDisconnect: the client is gone.
+    """
+    _check_plain(request)
+    written = 0
+    try:
+        too_large(_declared_bytes(request))
+        with path.open("xb") as handle:
+            stream = aiter(request.stream())
+            while True:
+                async with asyncio.timeout(limits.body_s):
+                    chunk = await anext(stream, None)
+                if chunk is None:
+                    return written
+                written += len(chunk)
+                too_large(written)
+                handle.write(chunk)
+    except TimeoutError:
+        raise RefusedError(408, f"Nothing of the body came for {limits.body_s:g} s.") from None
+    except OSError:
+        raise RefusedError(507, "The server has no room for this file.") from None
+    except RefusedError:
+        await _linger(request)
+        raise
+
+
+def _check_plain(request: Request) -> None:
+    if request.headers.get("content-encoding", "").strip().lower() not in _PLAIN:
+        raise RefusedError(415, "The body is compressed. Send it as it is: image files are compressed already.")
+
+
+def _declared_bytes(request: Request) -> int:
+    declared = request.headers.get("content-length", "0")
+    if not (declared.isascii() and declared.isdigit()):
+        raise malformed("The header Content-Length is not a number.")
+    return int(declared[:19])  # longer ones are larger than anything, and slow to read
 
 
 async def _linger(request: Request) -> None:

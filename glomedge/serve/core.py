@@ -21,7 +21,7 @@ from glomedge.engine.providers import batch_of
 from glomedge.errors import GlomedgeError
 from glomedge.model.spec import Recipe
 from glomedge.pipeline.inputs import Found
-from glomedge.pipeline.prepare import Answer, Decoder, Preparation, default_decoder, fill, prepare
+from glomedge.pipeline.prepare import Answer, Decoder, Preparation, Source, default_decoder, fill, prepare
 from glomedge.serve.audit import Log
 from glomedge.serve.batcher import Batcher
 from glomedge.serve.metrics import Metrics
@@ -48,6 +48,17 @@ class Files:
 
     def __len__(self) -> int:
         return len(self.contents)
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Outlines on slides that lie on this server's disk: inputs of a run, and what gives their pixels."""
+
+    found: Sequence[Found]
+    source: Source
+
+    def __len__(self) -> int:
+        return len(self.found)
 
 
 @dataclass(frozen=True)
@@ -162,7 +173,7 @@ class Core:
             model.release()
 
     async def classify(
-        self, crops: Files | Enhanced, caller: Caller, model: ServedModel, *, thumbnail_px: int = 0
+        self, crops: Files | Parts | Enhanced, caller: Caller, model: ServedModel, *, thumbnail_px: int = 0
     ) -> Answered:
         """The answer of each crop; one that cannot be read costs none of the others.
 
@@ -170,7 +181,7 @@ class Core:
             crops: at least one, at most ``Limits.request_crops``.
             caller: for the audit line.
             model: held by whoever asks.
-            thumbnail_px: longer side of a JPEG to be kept in ``Answer.thumbnail``; files only.
+            thumbnail_px: longer side of a JPEG to be kept in ``Answer.thumbnail``; not of ``Enhanced``.
 
         Raises:
             RefusedError: too many crops (400), a full queue (503), no answer in time (504), a failed network (500).
@@ -228,7 +239,7 @@ class Core:
     def _retry_after_s(self) -> int:
         return max(1, min(60, math.ceil(self.pending * self._seconds_a_crop)))
 
-    async def _answers(self, model: ServedModel, crops: Files | Enhanced, thumbnail_px: int) -> list[Answer]:
+    async def _answers(self, model: ServedModel, crops: Files | Parts | Enhanced, thumbnail_px: int) -> list[Answer]:
         if isinstance(crops, Enhanced):
             answers, images = await self._hashed(crops), crops.images_nhwc
         else:
@@ -246,15 +257,17 @@ class Core:
 
         return await self.offload(crops.images_nhwc.nbytes, hashed)
 
-    async def _decoded(self, recipe: Recipe, crops: Files, thumbnail_px: int) -> tuple[list[Answer], Pixels]:
+    async def _decoded(self, recipe: Recipe, crops: Files | Parts, thumbnail_px: int) -> tuple[list[Answer], Pixels]:
         """Answers, those of broken files filled in already, and the enhanced pixels of the others."""
         images = np.empty((len(crops), recipe.size_px, recipe.size_px, 3), np.uint8)
-        how = Preparation(b"", recipe, thumbnail_px=thumbnail_px)
+        source = crops.source if isinstance(crops, Parts) else None
+        how = Preparation(b"", recipe, thumbnail_px=thumbnail_px, source=source)
+        given: Sequence[bytes | Found] = crops.found if isinstance(crops, Parts) else crops.contents
         loop = asyncio.get_running_loop()
         answers = await asyncio.gather(
             *(
-                loop.run_in_executor(self._decoders, _prepared, self._decoder, data, how, images[index])
-                for index, data in enumerate(crops.contents)
+                loop.run_in_executor(self._decoders, _prepared, self._decoder, crop, how, images[index])
+                for index, crop in enumerate(given)
             )
         )
         good = [index for index, answer in enumerate(answers) if not answer.status.startswith("error:")]
@@ -287,10 +300,13 @@ class Core:
 _NO_FILE = Found(b"")
 
 
-def _prepared(decoder: Decoder, data: bytes, how: Preparation, out: Pixels) -> Answer:
-    """One file decoded, checked and enhanced, by the steps and with the words of ``glomedge infer``."""
-    answer = Answer(_NO_FILE)
-    prepare(answer, how, decoder._replace(read=lambda _: data), out)
+def _prepared(decoder: Decoder, crop: bytes | Found, how: Preparation, out: Pixels) -> Answer:
+    """One file or part decoded, checked and enhanced, by the steps and with the words of ``glomedge infer``."""
+    if isinstance(crop, Found):
+        answer = Answer(crop)
+    else:
+        answer, decoder = Answer(_NO_FILE), decoder._replace(read=lambda _: crop)
+    prepare(answer, how, decoder, out)
     return answer
 
 

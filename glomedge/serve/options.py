@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import ipaddress
+import re
 import stat
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +19,8 @@ MODEL_NAME = "glomedge"
 MODEL_VERSION = "1"
 MEGABYTE = 1_000_000
 _LEAST_TOKEN_CHARACTERS = 16
+_HEAD_BYTES = 1024
+_LABEL_TITLE = re.compile(rb"<title>Label [0-9]+ glomeruli</title>")
 
 Optimise = Literal["latency", "throughput"]
 
@@ -29,6 +32,7 @@ class Limits:
     Attributes:
         queue_crops: crops that are being answered or wait for it; above that, 503.
         request_crops: crops of one inference request.
+        slides_bytes: of all slides that the page keeps on disk at once; 0: it takes none.
         body_bytes: of one request, after which 413.
         bodies_bytes: of all requests that are being read, after which 503.
         connections: open at once over HTTP, after which 503.
@@ -39,6 +43,7 @@ class Limits:
 
     queue_crops: int = 128
     request_crops: int = 32
+    slides_bytes: int = 8000 * MEGABYTE
     body_bytes: int = 64 * MEGABYTE
     bodies_bytes: int = 256 * MEGABYTE
     connections: int = 512
@@ -59,6 +64,7 @@ class ServeOptions:
         optimise: ``latency`` gives every core to one batch at a time, ``throughput`` one core to each of several.
         audit_log: file that gets the audit lines; None: standard error, with the log.
         site: where the crops come from, for corrected percentages (as in ``glomedge infer``).
+        label_page: what ``glomedge label`` wrote, to be offered beside the page; None: nothing.
     """
 
     model: Path = DEFAULT_MODEL
@@ -74,6 +80,7 @@ class ServeOptions:
     audit_log: Path | None = None
     site: str | None = None
     case_pattern: str | None = None
+    label_page: Path | None = None
     limits: Limits = field(default_factory=Limits)
 
     def check(self) -> None:
@@ -86,6 +93,8 @@ class ServeOptions:
         for option, path in (("--tls-cert", self.tls_cert), ("--tls-key", self.tls_key)):
             if path is not None and not path.is_file():
                 raise UsageError(f"{option}: there is no file {path}. Correct the path.")
+        if self.label_page is not None:
+            _check_label_page(self.label_page)
         if self.port == self.grpc_port and self.port != 0:
             raise UsageError(f"--port and --grpc-port are both {self.port}. Give two ports.")
         if not self.is_local and self.token_file is None and not self.insecure:
@@ -110,6 +119,17 @@ class ServeOptions:
             return ipaddress.ip_address(self.host).is_loopback
         except ValueError:
             return False
+
+
+def _check_label_page(path: Path) -> None:
+    """Raise UsageError where that is not what ``glomedge label`` wrote: any other page could run what it likes."""
+    try:
+        with path.open("rb") as handle:
+            head = handle.read(_HEAD_BYTES)
+    except OSError as error:
+        raise UsageError(f"--label-page: {path} cannot be read ({error.strerror}). Correct the path.") from None
+    if not head.startswith(b"<!DOCTYPE html>") or _LABEL_TITLE.search(head) is None:
+        raise UsageError(f"--label-page: {path} is no page of glomedge label. Make one with: glomedge label CROPS")
 
 
 class Tokens:

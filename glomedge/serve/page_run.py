@@ -13,7 +13,9 @@ import stat
 import tempfile
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from glomedge.cases.names import CaseFinder
 from glomedge.errors import OutputError
@@ -32,14 +34,16 @@ from glomedge.runs.publish import Publication
 from glomedge.runs.slides import Inputs
 from glomedge.runs.stores import RunStores
 from glomedge.serve.options import ServeOptions
+from glomedge.serve.page_slides import ANSWERS_FILE, FORMATS, PageSlides, pack_answers
 from glomedge.serve.served import ServedModel
 
 FILES = {
+    ANSWERS_FILE: "application/zip",
     "cases.csv": "text/csv; charset=utf-8",
     "predictions.csv": "text/csv; charset=utf-8",
     "report.html": "text/html; charset=utf-8",
 }
-"""What a finished run offers."""
+"""What a finished run offers; answers as outlines only where it had slides."""
 _FOLDER = "crops given to the page"
 _PREFIX = "glomedge-page-"
 _YOUNG_S = 60.0
@@ -77,7 +81,7 @@ class PageRun:
         self._begin_s = time.perf_counter()
         self._names: dict[bytes, None] = {}
         self._lock = threading.Lock()
-        self._closed = False
+        self._closed = self._closing = False
         self.published = False
         try:
             self._temporary = tempfile.TemporaryDirectory(prefix=_PREFIX)
@@ -91,7 +95,9 @@ class PageRun:
             engine=options.engine,
             case_pattern=options.case_pattern,
             site=options.site,
+            formats=FORMATS,
         )
+        self.slides = PageSlides(self._options.output / "slides")
         self._output = OutputFolder(self._options.output, 0)
         spec = model.spec
         identity = Identity(_FOLDER, model.sha256, spec.recipe.model_dump_json(), spec.threshold, 1, 1)
@@ -102,6 +108,26 @@ class PageRun:
 
     def __len__(self) -> int:
         return len(self._names)
+
+    def read_slides(self) -> dict[str, Any]:
+        """Find the outlines on the slides that were given (``PageSlides.read``). Raises GlomedgeError."""
+        with self._lock:
+            self._check_open()
+            return self.slides.read(self._options, self.model.spec, lambda: self._closing)
+
+    @property
+    def open_outlines(self) -> int:
+        """How many outlines of the slides have no answer yet."""
+        return sum(found.relative not in self._names for found in self.slides.inputs)
+
+    def add_outlines(self, answers: Sequence[Answer]) -> None:
+        """Keep the answers of outlines. Raises OutputError where the disk is full."""
+        with self._lock:
+            self._check_open()
+            for answer in answers:
+                answer.message = self.slides.told(answer.message)
+            self._sink.rows(list(answers))
+            self._names.update((answer.found.relative, None) for answer in answers)
 
     def add(self, name: str, answer: Answer) -> None:
         """Keep one answer; a later one of the same name replaces it. Raises OutputError where the disk is full."""
@@ -123,7 +149,9 @@ class PageRun:
             raise OutputError("The run is closed: nothing can be added to it or published.")
 
     def _publish(self) -> None:
-        inputs = [Found(name) for name in sorted(self._names)]
+        parts = self.slides.parts
+        outlines = {found.relative: found for found in self.slides.inputs}
+        inputs = [outlines.get(name) or Found(name) for name in sorted(self._names)]
         found = Scan(escape_name(_FOLDER.encode()).encode(), inputs)
         contents = read_journal(self._output.journal_path, inputs)
         engine, spec = self.model.engine, self.model.spec
@@ -135,6 +163,7 @@ class PageRun:
             provider=engine.provider,
             review_band=self._options.band(spec.threshold),
             cases=finder,
+            outline=None if parts is None else parts.facts,
         )
         outcome = Outcome(
             complete=True,
@@ -142,21 +171,28 @@ class PageRun:
             answered=len(contents.answers),
             predicted=len(contents.answers),
             provider=engine.provider,
-            notes=list(engine.runtime.notes),
+            notes=[*self.slides.notes, *engine.runtime.notes],
             biopsies_found=finder.as_json(),
         )
         file: ModelFile = engine.file
         publication = Publication(
-            self._options, file, Inputs(found), rows, self._stores.thumbnails, None, engine, lambda: False
+            self._options, file, Inputs(found, parts), rows, self._stores.thumbnails, None, engine, lambda: False
         )
         publication.write(outcome, 1, self._begin_s)
+        pack_answers(self._options.output)
+
+    @property
+    def files(self) -> list[str]:
+        """Those of ``FILES`` that there are."""
+        return [name for name in FILES if (self._options.output / name).is_file()]
 
     def file(self, name: str) -> bytes:
-        """The content of one of ``FILES``, once published."""
+        """The content of one of ``files``, once published."""
         return (self._options.output / name).read_bytes()
 
     def close(self) -> None:
         """Delete everything; a second call does nothing."""
+        self._closing = True
         with self._lock:
             if self._closed:
                 return

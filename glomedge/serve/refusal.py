@@ -42,6 +42,15 @@ def too_large(limit_bytes: int) -> RefusedError:
     )
 
 
+def no_room_for_slides(limit_bytes: int) -> RefusedError:
+    """413: the slides are over what may lie on the server's disk."""
+    return RefusedError(
+        413,
+        f"The slides are larger than the {limit_bytes} bytes that this server keeps for all pages. Use glomedge infer, "
+        "or start with a larger --max-slides.",
+    )
+
+
 def busy(message: str, retry_after_s: int = 1) -> RefusedError:
     """503: not now."""
     return RefusedError(503, message, retry_after_s)

@@ -17,9 +17,10 @@ SLIDE_SUFFIXES = frozenset({".svs", ".ndpi", ".mrxs", ".scn", ".czi", ".bif", ".
 """Endings of files that are slides whatever lies beside them."""
 SHARED_SUFFIXES = frozenset({".tif", ".tiff", ".dcm"})
 """Endings of slides, but also of crops and of single levels of slides: slides where outlines lie beside them."""
-_OUTLINE_SUFFIXES = (".geojson", ".json", ".xml", ".csv")
-_PACKED_SUFFIXES = (".gz", ".zip")
-_ALL_OUTLINE_SUFFIXES = (*_OUTLINE_SUFFIXES, *_PACKED_SUFFIXES)
+OUTLINE_SUFFIXES = (".geojson", ".json", ".xml", ".csv")
+"""Endings of files of outlines, before those of ``PACKED_SUFFIXES``."""
+PACKED_SUFFIXES = (".gz", ".zip")
+_ALL_OUTLINE_SUFFIXES = (*OUTLINE_SUFFIXES, *PACKED_SUFFIXES)
 
 
 @dataclass(frozen=True)
@@ -140,7 +141,7 @@ def _outlines_by_stem(folder: Path) -> dict[str, list[Path]]:
         names = sorted(entry.name for entry in entries if entry.name.lower().endswith(_ALL_OUTLINE_SUFFIXES))
     for path in map(folder.joinpath, names):
         stem, name = path.name, path.name.lower()
-        for endings in (_PACKED_SUFFIXES, _OUTLINE_SUFFIXES):
+        for endings in (PACKED_SUFFIXES, OUTLINE_SUFFIXES):
             ending = next((each for each in endings if name.endswith(each)), "")
             stem, name = stem[: len(stem) - len(ending)], name[: len(name) - len(ending)]
         if stem != path.name and not path.name.startswith(".") and path.is_file():

@@ -19,11 +19,13 @@ from glomedge.about import RESEARCH_USE_NOTICE
 from glomedge.imaging.enhance import enhance
 from glomedge.imaging.images import decode
 from glomedge.model.file import read_model_file
+from glomedge.system.telemetry import import_onnxruntime
 from helpers.builders import build_tiny_model, tiny_graph
 from helpers.colour_crops import random_crop
 from helpers.paths import ROOT
 
 JAVASCRIPT = ROOT / "docs" / "examples" / "javascript"
+CPP = ROOT / "docs" / "examples" / "cpp" / "classify.cpp"
 
 
 def crops(folder: Path) -> list[Path]:
@@ -81,8 +83,60 @@ def test_javascript(tmp_path: Path) -> None:
         assert abs(answer["probability"] - expected) <= 1e-6, path.name
 
 
+def test_cpp(tmp_path: Path) -> None:
+    """Against the library of the Python package, whose wheel has no headers; neither has any other package."""
+    pytest.importorskip("onnx", reason="needs the package onnx")
+    from glomedge_export.enhancement.files import Companions, made
+
+    compiler, include = shutil.which("g++"), os.environ.get("GLOMEDGE_ONNXRUNTIME_INCLUDE")
+    if compiler is None or include is None:
+        pytest.skip("needs g++, and the headers of an ONNX Runtime release in GLOMEDGE_ONNXRUNTIME_INCLUDE")
+    (library,) = (Path(import_onnxruntime().__file__).parent / "capi").glob("libonnxruntime.so.*")
+    program = tmp_path / "classify"
+    subprocess.run(
+        [compiler, "-std=c++17", "-O1", "-Wall", str(CPP), "-isystem", include, str(library),
+         f"-Wl,-rpath,{library.parent}", "-o", str(program)], check=True,
+    )  # fmt: skip
+    model = tmp_path / "model.onnx"
+    spec = build_tiny_model(model, recipe="seed")
+    files = made(Companions(enhancement=True), model, tiny_graph(), spec, read_model_file(model).sha256)
+    (tmp_path / "enhance.onnx").write_bytes(files[tmp_path / "enhance.onnx"][0])
+    pictures = {
+        f"{seed}.ppm": random_crop(seed, *size) for seed, size in enumerate([(224, 224), (600, 577), (90, 300)])
+    }
+    for name, pixels in pictures.items():
+        Image.fromarray(pixels).save(tmp_path / name)
+    environment = os.environ | {"LD_LIBRARY_PATH": str(_linked(library, tmp_path))}
+    ran = subprocess.run(
+        [program, "enhance.onnx", "model.onnx", *pictures],
+        cwd=tmp_path, env=environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert ran.returncode == 0, ran.stderr
+    assert RESEARCH_USE_NOTICE in ran.stderr
+    answers = {answer["file"]: answer["probability"] for answer in map(json.loads, ran.stdout.splitlines())}
+    assert list(answers) == list(pictures)
+    engine = glomedge.load(model, provider="cpu")
+    for name, pixels in pictures.items():
+        expected = float(engine.infer(enhance(pixels, spec.recipe)[np.newaxis]).probability[0])
+        assert abs(answers[name] - expected) <= 1e-6, name
+    (tmp_path / "cut.ppm").write_bytes(b"P6 90 90 255\n123")
+    for name in ("cut.ppm", "none.ppm"):
+        wrong = subprocess.run(
+            [program, "enhance.onnx", "model.onnx", name], cwd=tmp_path, env=environment, check=False
+        )
+        assert wrong.returncode == 1
+
+
+def _linked(library: Path, folder: Path) -> Path:
+    """A folder in which the library has the name that programs ask for, as in a release of ONNX Runtime."""
+    (folder / "lib").mkdir()
+    (folder / "lib" / "libonnxruntime.so.1").symlink_to(library)
+    return folder / "lib"
+
+
 def test_the_examples_can_be_parsed_and_say_for_what_they_are() -> None:
     node = shutil.which("node")
+    assert RESEARCH_USE_NOTICE in CPP.read_text("utf-8")
     for path in JAVASCRIPT.glob("*.mjs"):
         assert RESEARCH_USE_NOTICE in path.read_text("utf-8")
         if node is not None:

@@ -6,6 +6,8 @@ VL Whole Slide Microscopy Image (DICOM PS3.3 A.32.8), dimension organisation TIL
 from __future__ import annotations
 
 import io
+import struct
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.encaps import encapsulate
 from pydicom.sequence import Sequence
 from pydicom.sr.codedict import codes
-from pydicom.uid import ExplicitVRLittleEndian, JPEG2000Lossless, VLWholeSlideMicroscopyImageStorage
+from pydicom.uid import ExplicitVRLittleEndian, JPEG2000Lossless, JPEGBaseline8Bit, VLWholeSlideMicroscopyImageStorage
 
 from helpers.drawn_slides import picture
 
@@ -135,14 +137,40 @@ def _matrix(dataset: Dataset, level: Pixels, mpp: float | None, *, resampled: bo
 
 def pack_as_jpeg_2000(path: Path, colour_transform: int) -> None:
     """Repack an instance as lossless JPEG 2000, with (1) or without (0) the reversible colour transform."""
-    dataset = dcmread(path)
     frames = []
-    for tile in _frames(dataset):
+    for tile in _frames(dcmread(path)):
         packed = io.BytesIO()
         Image.fromarray(tile).save(packed, "JPEG2000", irreversible=False, mct=colour_transform, no_jp2=True)
         frames.append(packed.getvalue())
-    dataset.file_meta.TransferSyntaxUID = JPEG2000Lossless
-    dataset.PhotometricInterpretation = "YBR_RCT" if colour_transform else "RGB"
+    _replace_frames(path, frames, JPEG2000Lossless, "YBR_RCT" if colour_transform else "RGB")
+
+
+def write_dicom_of(slide: Path, folder: Path) -> Path:
+    """A DICOM slide that holds the very JPEG tiles of the first two levels of one of 900 x 700 pixels (``write``)."""
+    path = write_dicom(folder)
+    data = slide.read_bytes()
+    for name, frames in zip(("level0.dcm", "level1.dcm"), _tiles_of_levels(data), strict=False):
+        _replace_frames(folder / name, frames, JPEGBaseline8Bit, "YBR_FULL_422")
+    return path
+
+
+def _tiles_of_levels(data: bytes) -> Iterator[list[bytes]]:
+    """The streams of each level of a classic TIFF: TileOffsets (324), TileByteCounts (325); TIFF 6.0, section 15."""
+    (directory,) = struct.unpack_from("<I", data, 4)
+    while directory:
+        (count,) = struct.unpack_from("<H", data, directory)
+        entries = [struct.unpack_from("<HHII", data, directory + 2 + 12 * number) for number in range(count)]
+        fields = {tag: (values, at) for tag, _, values, at in entries}
+        tiles, offsets_at = fields[324]
+        offsets, lengths = (struct.unpack_from(f"<{tiles}I", data, at) for at in (offsets_at, fields[325][1]))
+        yield [data[at : at + length] for at, length in zip(offsets, lengths, strict=True)]
+        (directory,) = struct.unpack_from("<I", data, directory + 2 + 12 * count)
+
+
+def _replace_frames(path: Path, frames: list[bytes], syntax: str, photometric: str) -> None:
+    dataset = dcmread(path)
+    assert len(frames) == dataset.NumberOfFrames
+    dataset.file_meta.TransferSyntaxUID, dataset.PhotometricInterpretation = syntax, photometric
     dataset.PixelData = encapsulate(frames)
     dataset["PixelData"].is_undefined_length = True
     dataset.save_as(path, enforce_file_format=True)

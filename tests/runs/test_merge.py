@@ -129,6 +129,32 @@ def test_the_slides_of_a_run_are_merged(tmp_path: Path) -> None:
         assert not any(slide in others for slide in by_slide)  # outlines of a slide stay together
 
 
+def test_answers_in_dicom_say_when_the_first_shard_began(tmp_path: Path) -> None:
+    pytest.importorskip("openslide", reason="needs openslide")
+    pytest.importorskip("highdicom", reason="pip install 'glomedge[dicom]'")
+    from helpers.dicom_slides import write_dicom
+    from helpers.slide_runs import outline, squares
+
+    for number in (1, 2):
+        outline(write_dicom(tmp_path / "crops" / f"S-{number}", series=number), *squares(3))
+    build_tiny_model(tmp_path / "model.onnx")
+    options = Options(
+        tmp_path / "crops", tmp_path / "model.onnx", tmp_path / "parts", EngineOptions("cpu"),
+        formats=("dicom-sr", "dicom-ann"), report=False,
+    )  # fmt: skip
+    first, second = shards(options, 2)
+    begun = [(folder / ".glomedge" / "started").read_text("ascii") for folder in (first, second)]
+    assert begun[0] < begun[1]
+    merge_shards(MergeOptions((second, first), tmp_path / "merged"))
+    # A run that began at the same time.
+    whole = replace(options, output=tmp_path / "whole")
+    infer_folder(whole)
+    (whole.output / ".glomedge" / "started").write_text(begun[0], "ascii")
+    assert infer_folder(replace(whole, resume=True)).predicted == 0
+    assert files(tmp_path / "merged") == files(whole.output)
+    assert len([name for name in files(whole.output) if name.endswith(".dcm")]) == 4
+
+
 def test_a_crop_whose_bits_depend_on_its_place_is_the_same_in_a_shard(
     options: Options, monkeypatch: pytest.MonkeyPatch
 ) -> None:

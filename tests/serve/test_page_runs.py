@@ -23,6 +23,7 @@ from glomedge.pipeline.prepare import Answer
 from glomedge.results.journal import Journal
 from glomedge.results.thumbnails import ThumbnailFile
 from glomedge.runs.publish import Publication
+from glomedge.serve import page_slides
 from glomedge.serve.audit import Log
 from glomedge.serve.body import Bodies
 from glomedge.serve.core import Core
@@ -31,6 +32,7 @@ from glomedge.serve.options import ServeOptions
 from glomedge.serve.page import PageApi, _Open
 from glomedge.serve.page_run import PageRun
 from glomedge.serve.served import open_model
+from glomedge.system.stopping import StoppedError
 from helpers.server import Server, serving, until
 from helpers.v2 import crop_png
 
@@ -170,3 +172,19 @@ def test_what_a_killed_server_left_is_deleted_at_the_next_start(
             assert [pid] * len(left) == [str(alive.process.pid)]
     assert (tmp_path / "glomedge-page-link").is_symlink()
     assert (tmp_path / "glomedge-page-young").is_dir()
+
+
+def test_no_more_outlines_are_read_than_a_server_should(page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("openslide", reason="needs openslide")
+    from helpers.drawn_slides import write
+    from helpers.slide_runs import outline, squares
+
+    outline(write(page.run.slides.place("S-1.svs")), *squares(9))
+    monkeypatch.setattr(page_slides, "MOST_OUTLINES_READ", 18)
+    assert page.run.read_slides()["outlines"] == 9
+    monkeypatch.setattr(page_slides, "MOST_OUTLINES_READ", 16)
+    with pytest.raises(StoppedError):
+        page.run.read_slides()
+    page.run.slides.clear()
+    assert page.run.open_outlines == page.run.slides.bytes == 0
+    page.run.publish()

@@ -14,11 +14,15 @@ import pytest
 from typer.testing import CliRunner
 
 from glomedge.cli import build
+from glomedge.engine.options import EngineOptions
 from glomedge.errors import ImageError, MissingExtraError, UsageError
+from glomedge.runs.folder import Options, infer_folder
 from glomedge.slides.dicom_source import dicom_source
 from glomedge.slides.reader import Box, Slide
-from helpers.dicom_slides import MPP, concatenate, pack_as_jpeg_2000, write_dicom
+from helpers.dicom_slides import MPP, concatenate, pack_as_jpeg_2000, write_dicom, write_dicom_of
 from helpers.drawn_slides import picture, write
+from helpers.run_kit import table
+from helpers.slide_runs import outline, squares
 
 
 @pytest.fixture(scope="module")
@@ -54,13 +58,44 @@ def test_a_level_in_two_files(tmp_path: Path) -> None:
             np.testing.assert_array_equal(slide.read(Box(0, 0, 900, 700)).pixels_hwc, picture(700, 900))
 
 
-def test_a_dicom_slide_has_the_pixels_of_its_twin(slide_path: Path, tmp_path: Path) -> None:
+def test_what_openslide_does_not_read_is_refused(tmp_path: Path) -> None:
+    path = write_dicom(tmp_path / "S-1")
+    for each in path.parent.iterdir():
+        dataset = pydicom.dcmread(each)
+        dataset.file_meta.TransferSyntaxUID = pydicom.uid.ImplicitVRLittleEndian
+        dataset.save_as(each, enforce_file_format=True, implicit_vr=True)
+    with pytest.raises(ImageError, match=r"no slide that OpenSlide reads|is damaged") as refusal:
+        Slide(path)
+    assert refusal.value.code in ("format", "corrupt")
+
+
+@pytest.mark.parametrize("converted", ["its JPEG tiles", "its pixels"])
+def test_a_dicom_slide_has_the_pixels_of_its_twin(converted: str, tmp_path: Path) -> None:
     """A scanner's file and its conversion to DICOM answer alike where the conversion loses nothing."""
-    with Slide(write(tmp_path / "twin.svs")) as twin:
-        pixels = twin.read(Box(0, 0, 900, 700)).pixels_hwc
-        with Slide(write_dicom(tmp_path / "converted", pixels, series=2)) as converted:
-            for box in (Box(10, 20, 300, 280), Box(700, 500, 400, 400)):
-                np.testing.assert_array_equal(converted.read(box).pixels_hwc, twin.read(box).pixels_hwc)
+    scanned = write(tmp_path / "twin.svs")
+    with Slide(scanned) as twin:
+        if converted == "its JPEG tiles":
+            path = write_dicom_of(scanned, tmp_path / "converted")
+        else:
+            path = write_dicom(tmp_path / "converted", twin.read(Box(0, 0, 900, 700)).pixels_hwc)
+        with Slide(path) as slide:
+            assert slide.info.vendor == "dicom"
+            for box in (Box(0, 0, 900, 700), Box(10, 20, 300, 280), Box(700, 500, 400, 400)):
+                np.testing.assert_array_equal(slide.read(box).pixels_hwc, twin.read(box).pixels_hwc)
+
+
+def test_a_slide_and_its_dicom_get_the_same_answers(tiny_model: Path, tmp_path: Path) -> None:
+    (tmp_path / "slides").mkdir()
+    scanned = write(tmp_path / "slides" / "S-1.svs")
+    converted = write_dicom_of(scanned, tmp_path / "slides" / "S-2").rename(tmp_path / "slides" / "S-2" / "S-2.dcm")
+    for slide in (scanned, converted):
+        outline(slide, *squares(7))
+    options = Options(tmp_path / "slides", tiny_model, tmp_path / "out", engine=EngineOptions("cpu"), report=False)
+    assert infer_folder(options).exit_code == 0
+    told = ("annotation_id", "x", "y", "width", "height", "mpp", "probability", "status", "sha256")
+    rows = [[row[name] for name in told] for row in table(options.output)]
+    assert len(rows) == 14
+    assert rows[:7] == rows[7:]
 
 
 def test_crops_of_a_dicom_slide(slide_path: Path, tmp_path: Path) -> None:

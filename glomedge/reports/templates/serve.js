@@ -2,7 +2,10 @@
 (() => {
   const own = document.currentScript.dataset;
   const suffixes = own.suffixes.split(" "), largestBytes = Number(own.largest), mostCrops = Number(own.most);
-  const AT_ONCE = 4, PATIENCE_MS = 120000;
+  const endings = Object.fromEntries(Object.entries(JSON.parse(own.slides)).map(([kind, text]) => [kind, text.split(" ")]));
+  const mostSlidesBytes = Number(own.mostSlides);
+  const sized = bytes => (bytes < 1e9 ? `${(bytes / 1e6).toFixed(1)} MB` : `${(bytes / 1e9).toFixed(1)} GB`);
+  const AT_ONCE = 4, OUTLINES_AT_ONCE = 8, PATIENCE_MS = 120000;
   const by = id => document.getElementById(id);
   let run = null, stopped = false, busy = false, stopper = null;
 
@@ -47,6 +50,32 @@
     return !name.startsWith(".") && !name.endsWith(".heatmap.jpg") && suffixes.some(end => name.endsWith(end));
   };
 
+  // A slide, what belongs to it, and its outlines; as glomedge infer pairs them, which says what is wrong with a pair.
+  const stripped = (path, kinds) => path.slice(0, path.length - (kinds.find(end => path.toLowerCase().endsWith(end)) || "").length);
+  function slideFiles(items) {
+    if (!endings.sure) return [];
+    const ends = (item, kind) => endings[kind].some(end => item.path.toLowerCase().endsWith(end));
+    const outlines = new Map();
+    for (const item of items) {
+      const stem = stripped(stripped(item.path, endings.packed), endings.outlines);
+      if (stem !== item.path) outlines.set(stem, [...(outlines.get(stem) || []), item]);
+    }
+    const found = new Map();
+    for (const item of items.filter(each => ends(each, "sure") || ends(each, "shared"))) {
+      const stem = item.path.replace(/\.[^./]+$/, ""), folder = item.path.replace(/[^/]*$/, "");
+      const its = [...new Set([item.path, stem, stem.replace(/\.ome$/i, "")])].flatMap(name => outlines.get(name) || []);
+      if (!its.length && !ends(item, "sure")) continue;
+      // One that cannot be answered is only named: a slide has gigabytes.
+      const send = (each, data = each.file) => found.set(each.path, named(each.path, its.length === 1 ? data : new Blob([])));
+      send(item);
+      its.forEach(each => found.set(each.path, each));
+      const others = /\.mrxs$/i.test(item.path) ? each => each.path.startsWith(`${stem}/`)
+        : /\.dcm$/i.test(item.path) ? each => /\.dcm$/i.test(each.path) && each.path.replace(/[^/]*$/, "") === folder : () => false;
+      items.filter(others).forEach(each => found.has(each.path) || send(each));
+    }
+    return [...found.values()];
+  }
+
   function entries(reader) {
     return new Promise((done, wrong) => reader.readEntries(done, wrong));
   }
@@ -77,12 +106,15 @@
     if (busy) return;
     fail("");
     const chosen = relative(all);
-    const items = chosen.filter(isCrop).sort((a, b) => (a.path < b.path ? -1 : 1));
-    const others = chosen.length - items.length;
-    if (!items.length) return fail(`There is no image among the ${chosen.length} files. Choose files that end in ${suffixes.join(", ")}.`);
+    const slides = slideFiles(chosen), ofSlides = new Set(slides.map(item => item.path));
+    const items = chosen.filter(item => !ofSlides.has(item.path) && isCrop(item)).sort((a, b) => (a.path < b.path ? -1 : 1));
+    const others = chosen.length - items.length - slides.length;
+    if (!items.length && !slides.length) return fail(`There is no image among the ${chosen.length} files. Choose files that end in ${suffixes.join(", ")}.`);
     if (items.length > mostCrops) return fail(`${items.length} images are more than the page takes (${mostCrops}). Use glomedge infer for so many.`);
     const large = items.find(item => item.file.size > largestBytes);
     if (large) return fail(`${large.path} is larger than ${Math.floor(largestBytes / 1e6)} MB. Leave it out.`);
+    const bytes = slides.reduce((sum, item) => sum + item.file.size, 0);
+    if (bytes > mostSlidesBytes) return fail(`The slides have ${sized(bytes)}, and the server keeps ${sized(mostSlidesBytes)} of all pages. Drop fewer, or use glomedge infer.`);
     busy = true;
     stopped = false;
     stopper = new AbortController();
@@ -92,7 +124,12 @@
     try {
       await clear();
       run = (await (await ask("POST", "v1/runs")).json()).id;
-      await classify(items, others);
+      const outlines = await send(slides);
+      if (!stopped) await classify(items, outlines, others);
+      if (stopped) {
+        say("Stopped. Nothing was kept.");
+        await clear();
+      }
       if (!stopped) await show();
     } catch (error) {
       stopped = true;
@@ -106,18 +143,47 @@
     }
   }
 
-  // No crop is on its way any more when this returns or fails: the run can then be forgotten.
-  async function classify(items, others) {
+  // How many outlines there are on the slides, once they are on the server.
+  async function send(slides) {
+    if (!slides.length) return { outlines: 0, no_slides: [] };
     const { signal } = stopper;
-    let next = 0, done = 0, errors = 0;
-    by("bar").max = items.length;
+    by("bar").max = slides.reduce((sum, item) => sum + item.file.size, 0) || 1;
+    by("bar").value = 0;
+    try {
+      for (const [number, item] of slides.entries()) {
+        say(`File ${number + 1} of ${slides.length} of the slides is sent to the server: ${item.path} (${sized(item.file.size)}).`);
+        await ask("PUT", `v1/runs/${run}/slides?name=${encodeURIComponent(item.path)}`, item.file, signal);
+        by("bar").value += item.file.size;
+      }
+      say("The outlines are read.");
+      return await (await ask("POST", `v1/runs/${run}/slides/read`, undefined, signal)).json();
+    } catch (error) {
+      if (!stopped) throw error;
+    }
+  }
+
+  // Nothing is on its way any more when this returns or fails: the run can then be forgotten.
+  async function classify(items, { outlines, no_slides }, others) {
+    const { signal } = stopper;
+    const total = items.length + outlines, of = outlines ? "glomeruli" : "crops";
+    let next = 0, nextOutline = 0, done = 0, errors = 0;
+    by("bar").max = total;
     const progress = () => {
       by("bar").value = done;
       const skipped = others ? `; ${others} other files left out` : "";
-      say(`${done} of ${items.length} crops classified${errors ? `, ${errors} without an answer` : ""}${skipped}.`);
+      const none = no_slides.length ? `; no slides, and left out: ${no_slides.join(", ")}` : "";
+      say(`${done} of ${total} ${of} classified${errors ? `, ${errors} without an answer` : ""}${skipped}${none}.`);
     };
     progress();
     async function worker() {
+      while (nextOutline < outlines && !stopped) {
+        const from = nextOutline;
+        nextOutline += OUTLINES_AT_ONCE;
+        const some = await (await ask("POST", `v1/runs/${run}/outlines?from=${from}`, undefined, signal)).json();
+        done += some.answered;
+        errors += some.errors;
+        progress();
+      }
       while (next < items.length && !stopped) {
         const item = items[next];
         next += 1;
@@ -135,10 +201,6 @@
       stop();
     })));
     if (wrong) throw wrong;
-    if (stopped) {
-      say("Stopped. Nothing was kept.");
-      await clear();
-    }
   }
 
   function stop() {
@@ -148,7 +210,8 @@
 
   // The report that can be downloaded is also what is shown: one page for both, made by the server.
   async function show() {
-    await ask("POST", `v1/runs/${run}/finish`);
+    const { files } = await (await ask("POST", `v1/runs/${run}/finish`)).json();
+    for (const button of document.querySelectorAll("button[data-file]")) button.hidden = !files.includes(button.dataset.file);
     const text = await (await ask("GET", `v1/runs/${run}/report.html`)).text();
     const page = new DOMParser().parseFromString(text, "text/html");
     const target = by("report");
@@ -168,8 +231,9 @@
     }
   }
 
-  async function download(name) {
-    const data = await (await ask("GET", `v1/runs/${run}/${name}`)).blob();
+  const download = name => saved(name, `v1/runs/${run}/${name}`);
+  async function saved(name, path) {
+    const data = await (await ask("GET", path)).blob();
     const link = document.createElement("a");
     link.href = URL.createObjectURL(data);
     link.download = name;
@@ -190,6 +254,7 @@
   by("clear").addEventListener("click", async () => { await clear(); say("Cleared."); by("pick-files").focus(); });
   for (const button of document.querySelectorAll("button[data-file]"))
     button.addEventListener("click", () => download(button.dataset.file).catch(error => fail(error.message)));
+  by("label")?.addEventListener("click", () => saved("label.html", "label.html").catch(error => fail(error.message)));
   const over = on => by("drop").classList.toggle("over", on);
   addEventListener("dragover", event => { event.preventDefault(); over(true); });
   addEventListener("dragleave", event => { if (!event.relatedTarget) over(false); });

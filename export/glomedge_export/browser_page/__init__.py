@@ -1,0 +1,1 @@
+"""One page that classifies crops in the browser: what ``glomedge export-page`` writes."""
