@@ -56,6 +56,18 @@ class ImageError(GlomedgeError):
         self.code = code
 
 
+class StorageError(GlomedgeError):
+    """Object storage that cannot be read.
+
+    Attributes:
+        code: as of ``ImageError``: ``vanished``, ``permission``, ``too_large`` or ``io``.
+    """
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
 class AnnotationError(GlomedgeError):
     """A file of outlines that cannot be read: damaged, too large, or in no format that glomedge knows."""
 
