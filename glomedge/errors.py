@@ -60,7 +60,8 @@ class StorageError(GlomedgeError):
     """Object storage that cannot be read.
 
     Attributes:
-        code: as of ``ImageError``: ``vanished``, ``permission``, ``too_large`` or ``io``.
+        code: as of ``ImageError``: ``vanished``, ``permission``, ``too_large``, ``io``; or ``bucket``: there is no such
+            bucket.
     """
 
     def __init__(self, code: str, message: str) -> None:

@@ -12,7 +12,7 @@ import functools
 import hashlib
 import importlib.util
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -31,6 +31,7 @@ _BODY_TIMEOUT_S = 3600.0
 _PAGE = 1000
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MAX_REASON_CHARACTERS = 300
+_DENIED = "status code: 401", "status code: 403"
 _ALLOW_HTTP = ("AWS_ALLOW_HTTP", "AZURE_ALLOW_HTTP")
 # Any of these in the environment is a way to credentials that the library knows by itself.
 _AWS_KEYS = (
@@ -115,6 +116,26 @@ class Storage:
             raise StorageError("io", f"{self._shown(name)} ended after {len(data):,} of {stored.size_bytes:,} bytes.")
         return data, stored
 
+    def require_readable(self, names: Sequence[bytes]) -> None:
+        """Find out before a run whether its objects can be read at all, from the first, the middle and the last.
+
+        Raises:
+            StorageError: there is no such bucket, it cannot be reached, or access to each of the three is denied.
+        """
+        denied = None
+        for place in dict.fromkeys((0, len(names) // 2, len(names) - 1)):
+            try:
+                with self._told(names[place]):
+                    self._library.get(self._store, self._key(names[place]))  # its body is not read
+                return
+            except StorageError as error:
+                if error.code == "permission":
+                    denied = error
+                elif error.code != "vanished":  # one that is gone has a row that says so
+                    raise
+        if denied is not None:
+            raise denied
+
     def part(self, name: bytes, at: int, count: int) -> bytes:
         """Up to ``count`` bytes from ``at`` on; none behind the end. Raises StorageError as ``read``."""
         size_bytes = self.stat(name).size_bytes
@@ -167,12 +188,11 @@ class Storage:
         said = str(error).partition("\n")[0].strip()
         shown = self._shown(name)
         if "NoSuchBucket" in str(error) or "ContainerNotFound" in str(error):
-            return StorageError(
-                "vanished", f"There is no bucket {self.address.bucket}. Check its name and the endpoint."
-            )
+            return StorageError("bucket", f"There is no bucket {self.address.bucket}. Check its name and the endpoint.")
         if isinstance(error, FileNotFoundError):
             return StorageError("vanished", f"{shown} no longer exists. Run again with --resume once it is back.")
-        if isinstance(error, exceptions.PermissionDeniedError | exceptions.UnauthenticatedError):
+        kinds = exceptions.PermissionDeniedError, exceptions.UnauthenticatedError
+        if isinstance(error, kinds) or any(code in said for code in _DENIED):  # of a list it has no such kinds
             return StorageError("permission", f"Access to {shown} is denied. Check the credentials and their rights.")
         if "BadScheme" in str(error):
             return StorageError(

@@ -33,4 +33,4 @@ def read_stored(storage: Storage, name: bytes) -> tuple[bytes, Stored]:
     except StorageError as error:
         if error.code == "too_large":
             raise too_large_file() from None
-        raise ImageError(error.code, str(error)) from None
+        raise ImageError("vanished" if error.code == "bucket" else error.code, str(error)) from None

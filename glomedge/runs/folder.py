@@ -20,7 +20,7 @@ from glomedge.results.folder import JOURNAL, WORK_FOLDER, OutputFolder
 from glomedge.results.grey_crops import MAX_GREY_PX
 from glomedge.results.journal import Contents, Identity, Journal, read_journal, read_on
 from glomedge.results.published_rows import PublishedRows
-from glomedge.results.resume import Plan, plan, publishable, require_outlines, unanswered
+from glomedge.results.resume import Plan, forget_unpictured, plan, publishable, require_outlines, unanswered
 from glomedge.results.sink import FolderSink
 from glomedge.runs.manifest import case_finder
 from glomedge.runs.options import Options
@@ -56,7 +56,7 @@ def infer_folder(
     """
     options.check()
     begin_s = time.perf_counter()
-    if options.folder.is_symlink() and options.folder.is_file():
+    if options.address is None and options.folder.is_symlink() and options.folder.is_file():
         # A link to an image that was given explicitly is followed.
         options = replace(options, follow_symlinks=True)
     searched, shard, share = options, options.shard, None
@@ -150,6 +150,8 @@ class _FolderRun:
             results=(*OWNED, *self._annotations),
         )
         require_outlines(plan_, self._options.output, {} if self._parts is None else self._parts.problems())
+        if self._options.report or self._options.heatmaps is not None:
+            forget_unpictured(plan_, self._output.thumbnails_path)
         self._notes += plan_.notes
         if self._share is not None:
             self._share.write(self._output.work, self._options)
@@ -168,7 +170,7 @@ class _FolderRun:
 
         options = self._options
         return Identity(
-            folder=escape_name(bytes(options.folder.resolve())),
+            folder=escape_name(bytes(options.address or options.folder.resolve())),
             model_sha256=self._model.sha256,
             recipe=self._model.spec.recipe.model_dump_json(),
             threshold=self._threshold,
@@ -186,7 +188,7 @@ class _FolderRun:
         complete = False
         with contextlib.suppress(StoppedError):
             complete = self._predict(plan_, stores.journal, sink)
-        stores.journal.sync()
+        sink.flush()
         path = self._output.journal_path
         if complete:
             contents = publishable(path, self._found.inputs, plan_.contents)

@@ -37,7 +37,7 @@ def test_a_manifest_gives_the_results_of_the_search(options: Options, tmp_path: 
     path = tmp_path / f"manifest{suffix}"
     written = write_manifest(options.folder, path)
     assert (written.rows, written.notes, written.unlisted) == (30 + len(ODD), [], [])
-    assert set(read_manifest(path).paths) >= set(ODD)
+    assert set(read_manifest(path, options.folder).paths) >= set(ODD)
     listed = replace(options, output=tmp_path / "listed", inputs=path)
     outcome = infer_folder(listed)
     assert outputs(listed.output) == outputs(options.output)
@@ -117,7 +117,7 @@ def test_a_manifest_that_is_replaced_meanwhile_counts_as_it_was_read(
     before = path.read_bytes()
 
     def replaced(each: Path) -> Manifest:
-        manifest = read_manifest(each)
+        manifest = read_manifest(each, options.folder)
         path.write_text(path.read_text().replace(",First,", ",Second,"))
         return manifest
 
