@@ -194,6 +194,12 @@ class Storage:
         kinds = exceptions.PermissionDeniedError, exceptions.UnauthenticatedError
         if isinstance(error, kinds) or any(code in said for code in _DENIED):  # of a list it has no such kinds
             return StorageError("permission", f"Access to {shown} is denied. Check the credentials and their rights.")
+        if "invalid path" in said:
+            return StorageError(
+                "io",
+                f"{shown} has an object whose key has an empty part, '.' or '..' in it, which cannot be read: {said}. "
+                "Rename it, or list the others in a manifest of your own.",
+            )
         if "BadScheme" in str(error):
             return StorageError(
                 "io",

@@ -106,6 +106,12 @@ def test_lists_come_in_pages_and_survive_faults(objects: Objects) -> None:
     assert len(objects.requests) == 4
 
 
+def test_a_key_that_cannot_be_read_is_named(objects: Objects) -> None:
+    objects.bodies["night/../day.png"] = b"x"
+    with pytest.raises(StorageError, match=r"empty part, '\.' or '\.\.'.*night/\.\./day\.png.*Rename it"):
+        list(at().pages())
+
+
 def test_parts(objects: Objects) -> None:
     assert at().part(b"1.png", 3, 5) == bytes([3, 4, 5, 6, 7])
     assert at().part(b"1.png", len(BODY) - 2, 100) == BODY[-2:]

@@ -5,6 +5,7 @@ A stand-in and no full server: signatures are not checked. ``tests/files/test_st
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import threading
 import time
@@ -78,8 +79,13 @@ def _listed(objects: Objects, key: str) -> str:
     )
 
 
+@functools.lru_cache(1024)
+def _md5(body: bytes) -> str:
+    return hashlib.md5(body, usedforsecurity=False).hexdigest()
+
+
 def _tag(objects: Objects, key: str) -> str:
-    return hashlib.md5(objects.bodies[key], usedforsecurity=False).hexdigest()
+    return _md5(objects.bodies[key])
 
 
 def _changed(objects: Objects, key: str) -> int:
