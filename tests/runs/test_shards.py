@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import zlib
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,7 @@ from glomedge.pipeline.inputs import Found
 from glomedge.results.folder import OutputFolder
 from glomedge.runs.folder import Options, infer_folder
 from glomedge.runs.merge import MergeOptions, merge_shards
+from glomedge.runs.outcome import Outcome
 from glomedge.runs.shard_of import Shard
 from helpers.run_kit import table
 
@@ -94,10 +97,11 @@ def test_a_shard_is_resumed_like_any_run(options: Options) -> None:
 def test_a_shard_and_a_merge_have_one_writer(options: Options) -> None:
     first, merged = replace(options, shard=Shard(1, 2)), options.output.with_name("merged")
     assert infer_folder(replace(options, shard=Shard(2, 2))).complete
-    for folder, run in (
-        (Shard(1, 2).folder(options.output), lambda: infer_folder(first)),
-        (merged, lambda: merge_shards(MergeOptions((options.output,), merged))),
-    ):
+    writers: list[tuple[Path, Callable[[], Outcome]]] = [
+        (Shard(1, 2).folder(options.output), partial(infer_folder, first)),
+        (merged, partial(merge_shards, MergeOptions((options.output,), merged))),
+    ]
+    for folder, run in writers:
         other = OutputFolder(folder, 0)
         try:
             with pytest.raises(OutputError, match="Another run"):
