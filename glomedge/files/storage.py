@@ -226,6 +226,7 @@ def _aws_credentials() -> dict[str, Any]:
 
     It does not read ``~/.aws``; boto3 does. It would ask the cloud's metadata service even where that is switched off.
     """
+    found = ""
     if any(os.environ.get(name) for name in _AWS_KEYS):
         return {}
     if importlib.util.find_spec("boto3") is not None:
@@ -233,14 +234,14 @@ def _aws_credentials() -> dict[str, Any]:
 
         try:
             return {"credential_provider": Boto3CredentialProvider()}
-        except ValueError:  # boto3 has found none
-            pass
+        except Exception as error:  # noqa: BLE001 - botocore has a kind for everything that a profile can lack
+            found = f" (boto3: {error})"
     elif os.environ.get("AWS_EC2_METADATA_DISABLED", "").lower() != "true":
         return {}
     raise StorageError(
         "permission",
-        "There are no credentials for S3. Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY; for a profile in ~/.aws run "
-        'eval "$(aws configure export-credentials --format env)", or install boto3; for a public bucket set '
+        f"There are no credentials for S3{found}. Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY; for a profile in "
+        '~/.aws run eval "$(aws configure export-credentials --format env)", or install boto3; for a public bucket set '
         "AWS_SKIP_SIGNATURE=true.",
     )
 

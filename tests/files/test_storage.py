@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -121,7 +122,7 @@ def test_parts(objects: Objects) -> None:
 def test_without_credentials_nothing_is_asked(objects: Objects, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
-    with pytest.raises(StorageError, match=r"no credentials for S3\. Set AWS_ACCESS_KEY_ID"):
+    with pytest.raises(StorageError, match=r"no credentials for S3.*Set AWS_ACCESS_KEY_ID"):
         at()
     monkeypatch.setenv("AWS_SKIP_SIGNATURE", "true")
     assert at().stat(b"1.png").size_bytes == len(BODY)
@@ -129,6 +130,21 @@ def test_without_credentials_nothing_is_asked(objects: Objects, monkeypatch: pyt
     module.forget()
     with pytest.raises(StorageError, match="without encryption"):
         at().stat(b"1.png")
+
+
+def test_a_profile_is_found_by_boto3(objects: Objects, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    pytest.importorskip("boto3", reason="boto3 is not installed; it cannot be beside the pinned python-dateutil")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    (tmp_path / "keys").write_text("[lab]\naws_access_key_id = a\naws_secret_access_key = b\n", "utf-8")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "keys"))
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_PROFILE", "lab")
+    assert at().stat(b"1.png").size_bytes == len(BODY)
+    monkeypatch.setenv("AWS_PROFILE", "other")
+    module.forget()
+    with pytest.raises(StorageError, match=r"no credentials for S3 \(boto3: .*other"):
+        at()
 
 
 def test_addresses() -> None:
