@@ -15,7 +15,7 @@ from glomedge.model.file import ModelFile, read_model_file
 from glomedge.pipeline.inputs import Found
 from glomedge.pipeline.pipeline import StageTimes
 from glomedge.pipeline.prepare import Decoder
-from glomedge.pipeline.settings import DecodePlan, Settings, decode_plan
+from glomedge.pipeline.settings import DecodePlan, Settings, decode_plan, reads_at_once
 from glomedge.results.folder import JOURNAL, WORK_FOLDER, OutputFolder
 from glomedge.results.grey_crops import MAX_GREY_PX
 from glomedge.results.journal import Contents, Identity, Journal, read_journal, read_on
@@ -290,18 +290,23 @@ class _FolderRun:
         )
 
     def _decode_plan(self, crashed: bool) -> DecodePlan:
-        """As requested; but after a decoder has crashed a run, decoding is moved to processes."""
+        """As requested; but after a decoder has crashed a run, decoding is moved to processes.
+
+        From storage, many threads at once: most of the time each waits for the network.
+        """
         from glomedge.engine.providers import runs_on_gpu
 
-        options = self._options
+        options, workers = self._options, self._options.workers
         only_slides = self._parts is not None and all(found.part is not None for found in self._found.inputs)
         if self._decoder is not None or (only_slides and not crashed and options.decode_in == "auto"):
             decode_in = "threads"  # slides are read without the interpreter lock
+        elif options.address is not None and not crashed and options.decode_in == "auto":
+            decode_in, workers = "threads", workers or reads_at_once()
         else:
             decode_in = "processes" if crashed else options.decode_in
         # The GPU is asked for only where it decides.
         gpu = decode_in == "auto" and runs_on_gpu(options.engine, self._model.spec)
-        return decode_plan(options.workers, gpu=gpu, decode_in=decode_in)
+        return decode_plan(workers, gpu=gpu, decode_in=decode_in)
 
     def _answer(
         self, plan_: Plan, journal: Journal, sink: FolderSink, new: list[Found], again: list[Found], settings: Settings

@@ -73,7 +73,7 @@ def record(
         "engine": None if engine is None else _engine(engine.runtime),
         "decoding": {"png_decoder": png_decoder(), **outcome.decoding} if outcome.decoding else None,
         "machine": cpu(),
-        "versions": versions(also=("pyarrow",) if "parquet" in options.formats else ()),
+        "versions": versions(also=_also(options)),
         "inputs": outcome.inputs,
         "rows": outcome.answered,
         "rows_of_this_run": outcome.predicted,
@@ -85,6 +85,14 @@ def record(
         "times": _times(outcome),
         "notes": outcome.notes,
     }
+
+
+def _also(options: Options) -> tuple[str, ...]:
+    """Packages that only some runs use."""
+    return (
+        *(("pyarrow",) if "parquet" in options.formats else ()),
+        *(("obstore",) if options.address is not None else ()),
+    )
 
 
 def _model(model: ModelFile) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from glomedge.runs.folder import Options, infer_folder
 from glomedge.runs.manifest import read_manifest, write_manifest
 from glomedge.runs.merge import MergeOptions, merge_shards
 from glomedge.runs.shard_of import Shard
+from glomedge.system import cpu
 from helpers.run_kit import outputs, table
 from helpers.s3_server import Objects, reachable
 
@@ -45,7 +46,7 @@ def stored(options: Options, output: str = "stored") -> Options:
     return replace(options, folder=Path(), address=NIGHT, output=options.output.parent / output)
 
 
-@pytest.mark.parametrize("decode_in", ["threads", "processes"])
+@pytest.mark.parametrize("decode_in", ["auto", "processes"])
 def test_storage_with_faults_gives_what_a_folder_gives(options: Options, objects: Objects, decode_in: str) -> None:
     assert infer_folder(options).complete
     objects.bodies |= {"night/": b"", "night/a/.hidden.png": b"x", "night/S-1.svs": b"x", "night/@eaDir/t.png": b"x"}
@@ -61,6 +62,9 @@ def test_storage_with_faults_gives_what_a_folder_gives(options: Options, objects
     assert any("1 slides were left out" in note for note in outcome.notes)
     assert outcome.record["arguments"]["folder"] == "s3://crops/night"
     assert "address" not in outcome.record["arguments"]
+    assert outcome.record["decoding"]["in"] == decode_in.replace("auto", "threads")
+    assert (outcome.record["decoding"]["workers"] > cpu.usable_cpus()) is (decode_in == "auto")
+    assert "obstore" in outcome.record["versions"]
     assert list((options.output.parent / "heat").rglob("*.heatmap.jpg"))
     # No crop was put on the disk on its way.
     assert list(Path(os.environ["TMPDIR"]).iterdir()) == []
