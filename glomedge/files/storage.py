@@ -32,6 +32,7 @@ _PAGE = 1000
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MAX_REASON_CHARACTERS = 300
 _DENIED = "status code: 401", "status code: 403"
+_AWS_ENDPOINTS = "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT"
 _ALLOW_HTTP = ("AWS_ALLOW_HTTP", "AZURE_ALLOW_HTTP")
 # Any of these in the environment is a way to credentials that the library knows by itself.
 _AWS_KEYS = (
@@ -171,6 +172,10 @@ class Storage:
             raise
         except Exception as error:  # noqa: BLE001 - its errors have no base of their own in every version
             raise self._failure(error, name) from None
+        except BaseException as error:
+            if type(error).__name__ != "PanicException":  # of Rust: no Exception, so that nobody catches it by chance
+                raise
+            raise self._failure(error, name) from None
 
     def _key(self, name: bytes) -> str:
         try:
@@ -181,7 +186,7 @@ class Storage:
     def _shown(self, name: bytes | None) -> str:
         return str(self.address) if name is None else f"{self.address}/{name.decode('utf-8', 'backslashreplace')}"
 
-    def _failure(self, error: Exception, name: bytes | None = None) -> StorageError:
+    def _failure(self, error: BaseException, name: bytes | None = None) -> StorageError:
         """The library's error in words, with what to do."""
         exceptions = self._library.exceptions
         # Behind the first line it prints its own structures, with keys and endpoints many times over.
@@ -222,11 +227,14 @@ def _stored(name: bytes, meta: Any) -> Stored:
 
 
 def _aws_credentials() -> dict[str, Any]:
-    """What the library is told of credentials: nothing where it finds them by itself.
+    """What the library is told of credentials: nothing where it finds them by itself. Raises StorageError.
 
     It does not read ``~/.aws``; boto3 does. It would ask the cloud's metadata service even where that is switched off.
     """
     found = ""
+    for name in _AWS_ENDPOINTS:
+        if (endpoint := os.environ.get(name)) and not endpoint.startswith(("http://", "https://")):
+            raise StorageError("io", f"{name} is {endpoint!r}. Write it like https://storage.example.org:9000")
     if any(os.environ.get(name) for name in _AWS_KEYS):
         return {}
     if importlib.util.find_spec("boto3") is not None:

@@ -130,6 +130,10 @@ def test_without_credentials_nothing_is_asked(objects: Objects, monkeypatch: pyt
     module.forget()
     with pytest.raises(StorageError, match="without encryption"):
         at().stat(b"1.png")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"127.0.0.1:{objects.port}")
+    module.forget()
+    with pytest.raises(StorageError, match=r"AWS_ENDPOINT_URL is '127\.0\.0\.1.*Write it like https://"):
+        at()
 
 
 def test_a_profile_is_found_by_boto3(objects: Objects, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
