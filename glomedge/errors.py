@@ -56,6 +56,19 @@ class ImageError(GlomedgeError):
         self.code = code
 
 
+class StorageError(GlomedgeError):
+    """Object storage that cannot be read.
+
+    Attributes:
+        code: as of ``ImageError``: ``vanished``, ``permission``, ``too_large``, ``io``; or ``bucket``: there is no such
+            bucket.
+    """
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
 class AnnotationError(GlomedgeError):
     """A file of outlines that cannot be read: damaged, too large, or in no format that glomedge knows."""
 

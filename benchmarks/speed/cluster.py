@@ -1,16 +1,25 @@
-"""What merging the shards of a run costs: seconds and memory by rows and number of shards.
+"""What merging the shards of a run costs: seconds and memory by rows and number of shards; and what shards cost.
 
 The shards' folders are simulated: the rows that ``publishing.py`` draws, dealt and ordered in the journals as
 ``glomedge infer --shard`` deals and orders them. ``glomedge merge`` then runs in a process of its own; the memory is
 that of the whole process. No crop is there and nothing is classified.
 
+With ``--workers`` crops are classified: by plain ``glomedge infer``, and by 1, 2 and 4 processes with a share each, at
+once, of which each has its part of this machine's cores; then merged. Processor seconds are those of all processes, and
+hold on a machine that has other work; the order of the ways changes from round to round.
+
     .venv/bin/python -m benchmarks.speed.cluster [--quick] [--rows 1000000] [--shards 16] [--report]
+    .venv/bin/python -m benchmarks.speed.cluster --workers [--model model.onnx] [--images DIR] [--rounds 3]
 """
 
 from __future__ import annotations
 
+import argparse
 import json
+import os
 import random
+import resource
+import statistics
 import struct
 import subprocess
 import sys
@@ -20,7 +29,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.lib.common import ROOT, log, markdown_table, parser, set_results_directory, write_result
+from benchmarks.lib.common import (
+    ROOT,
+    file_sha256,
+    find_model,
+    log,
+    markdown_table,
+    parser,
+    set_results_directory,
+    user_crops,
+    write_result,
+)  # fmt: skip
 from benchmarks.speed import publishing_worker as simulated
 
 
@@ -30,9 +49,16 @@ def main() -> None:
     options.add_argument("--rows", type=int, action="append", help="repeatable [default: 100000, 1000000]")
     options.add_argument("--shards", type=int, default=16)
     options.add_argument("--report", action="store_true", help="with report.html")
+    options.add_argument("--workers", action="store_true", help="classify with 1, 2 and 4 processes instead")
+    options.add_argument("--model", type=Path, help="[default: the model of the other benchmarks]")
+    options.add_argument("--images", type=Path, help="[default: 400 drawn crops]")
+    options.add_argument("--rounds", type=int, default=3)
     options.add_argument("--scratch", type=Path, help="folder for shards and outputs, up to 2 GB")
     arguments = options.parse_args()
     set_results_directory(arguments.results)
+    if arguments.workers:
+        compare_workers(arguments)
+        return
     runs = []
     for rows in [20_000] if arguments.quick else arguments.rows or [100_000, 1_000_000]:
         with tempfile.TemporaryDirectory(prefix="glomedge-cluster-", dir=arguments.scratch) as scratch:
@@ -54,6 +80,64 @@ def main() -> None:
         ],
     )  # fmt: skip
     write_result("cluster", {"runs": runs}, table, title="Merging the shards of a run")
+
+
+def compare_workers(arguments: argparse.Namespace) -> None:
+    """Plain ``infer`` against shards at once; writes ``cluster_workers.json`` and ``.md``."""
+    model = arguments.model or find_model()
+    images = arguments.images or user_crops(24 if arguments.quick else 400)
+    ways = [0, 1, 2, 4]  # 0: without shards
+    rounds = 1 if arguments.quick else arguments.rounds
+    runs = []
+    for round_ in range(rounds):
+        for count in (*ways[round_ % 4 :], *ways[: round_ % 4]):
+            with tempfile.TemporaryDirectory(prefix="glomedge-cluster-", dir=arguments.scratch) as scratch:
+                runs.append({"workers": count, "round": round_, **classified(count, model, images, Path(scratch))})
+            log(f"  {runs[-1]}")
+    rows = []
+    for count in ways:
+        mine = [run for run in runs if run["workers"] == count]
+        best = {name: statistics.median(run[name] for run in mine) for name in ("seconds", "cpu_seconds", "merge_cpu")}
+        name = "`glomedge infer`" if count == 0 else f"{count} shard{'s' if count > 1 else ''}"
+        rows.append((name, f"{best['seconds']:.1f}", f"{best['cpu_seconds']:.1f}", f"{best['merge_cpu']:.1f}"))
+    table = markdown_table(("processes", "s", "CPU s", "merge CPU s"), rows)
+    said = {"model": file_sha256(model), "images": str(images.name), "rounds": rounds, "runs": runs}
+    write_result("cluster_workers", said, table, title="Shards at once against one process")
+
+
+def classified(count: int, model: Path, images: Path, scratch: Path) -> dict[str, float]:
+    """Run that many shards at once, or a plain run, and merge: seconds, and processor seconds of all processes."""
+    command = [sys.executable, "-m", "glomedge", "infer", str(images), "-m", str(model), "--provider", "cpu"]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "export")])}
+    cores = sorted(os.sched_getaffinity(0))
+    begin_s, begin_cpu_s = time.perf_counter(), _children_cpu_s()
+    processes = []
+    for number in range(1, max(1, count) + 1):
+        share = [] if count == 0 else ["--shard", f"{number}/{count}"]
+        mine = cores if count <= 1 else [core for place, core in enumerate(cores) if place % count == number - 1]
+        mine = mine or [cores[(number - 1) % len(cores)]]
+        pinned = ["taskset", "--cpu-list", ",".join(map(str, mine))]
+        processes.append(
+            subprocess.Popen([*pinned, *command, "-o", str(scratch / "run"), *share], env=environment,
+                             stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        )  # fmt: skip
+    for process in processes:
+        said = process.communicate()[1]
+        if process.returncode not in (0, 2):
+            raise SystemExit(f"infer failed:\n{said[-2000:]}")
+    seconds, cpu_s = time.perf_counter() - begin_s, _children_cpu_s() - begin_cpu_s
+    begin_cpu_s = _children_cpu_s()
+    if count:
+        merge = [sys.executable, "-m", "glomedge", "merge", str(scratch / "run"), "-o", str(scratch / "merged")]
+        subprocess.run(merge, env=environment, check=False, capture_output=True)
+        if not (scratch / "merged" / "predictions.csv").is_file():
+            raise SystemExit("the shards were not merged")
+    return {"seconds": seconds, "cpu_seconds": cpu_s, "merge_cpu": _children_cpu_s() - begin_cpu_s}
+
+
+def _children_cpu_s() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def worker(action: str, job: dict[str, Any]) -> dict[str, Any]:

@@ -32,6 +32,7 @@ from glomedge.engine.options import DEFAULT_MODEL, EngineOptions
 from glomedge.errors import UsageError
 
 if TYPE_CHECKING:
+    from glomedge.files.addresses import Place
     from glomedge.runs.outcome import Outcome
     from glomedge.runs.shard_of import Shard
 
@@ -40,12 +41,14 @@ if TYPE_CHECKING:
 def infer(
     context: typer.Context,
     folder: Annotated[
-        Path,
+        str | None,
         typer.Argument(
             help="Folder of glomerulus crops, or of slides with outlines beside them (searched recursively); or one "
-            "image, or one slide."
+            "image, or one slide; or crops in storage: s3://bucket/folder, gs://, az://, abfss://. May be omitted with "
+            "--inputs of whole addresses.",
+            show_default=False,
         ),
-    ],
+    ] = None,
     *,
     annotations: Annotated[
         Path | None,
@@ -171,8 +174,8 @@ def infer(
     inputs: Annotated[
         Path | None,
         typer.Option(
-            help="Table of the inputs (CSV or Parquet: path relative to the folder, and optionally case, slide), in "
-            "place of a search; glomedge manifest writes one.",
+            help="Table of the inputs (a local CSV or Parquet: path relative to the folder, or a whole address, and "
+            "optionally case, slide), in place of a search; glomedge manifest writes one.",
             show_default=False,
             rich_help_panel=SHARDS,
         ),
@@ -201,9 +204,10 @@ def infer(
     from glomedge.runs.shard_of import Shard
     from glomedge.system.stopping import StopOnSignals
 
-    require_one_folder([folder, *map(Path, context.args)])
+    place = _place(folder, context.args, inputs)
     options = Options(
-        folder=folder,
+        folder=place if isinstance(place, Path) else Path(),
+        address=None if isinstance(place, Path) else place,
         model=model,
         output=output,
         engine=engine,
@@ -243,6 +247,21 @@ def infer(
     else:
         print_summary(outcome, output)
     leave(outcome, outcome.exit_code)
+
+
+def _place(folder: str | None, others: list[str], inputs: Path | None) -> Place:
+    """Where the inputs are. Raises UsageError."""
+    from glomedge.files.addresses import place_of
+
+    if folder is not None:
+        if others:
+            require_one_folder([Path(folder), *map(Path, others)])
+        return place_of(folder)
+    if inputs is None:
+        raise UsageError("infer needs a folder of crops: glomedge infer FOLDER. See: glomedge infer --help")
+    from glomedge.runs.manifest import address_in
+
+    return address_in(inputs)
 
 
 def leave(outcome: Outcome, code: int) -> NoReturn:

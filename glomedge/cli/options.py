@@ -38,7 +38,10 @@ Threshold = Annotated[
 Workers = Annotated[
     int | None,
     typer.Option(
-        "--workers", help="Decode threads. Default: one per core.", show_default=False, rich_help_panel=DECODING
+        "--workers",
+        help="Decode threads. Default: one per core; eight per core from storage.",
+        show_default=False,
+        rich_help_panel=DECODING,
     ),
 ]
 CasePattern = Annotated[

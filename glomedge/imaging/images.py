@@ -29,7 +29,7 @@ MIN_SIDE_PX = 32
 MAX_FILE_BYTES = 640_000_000
 _BAND_PIXELS = 1 << 20
 # Up to this size, reading everything is cheaper than checking the header first.
-_LOOK_FIRST_BYTES = 1 << 24
+LOOK_FIRST_BYTES = 1 << 24
 
 
 @dataclass(frozen=True)
@@ -80,11 +80,16 @@ def _refuse_irregular(status: os.stat_result) -> None:
     if not stat.S_ISREG(status.st_mode):
         raise ImageError("not_regular", "This is a folder, link, pipe or device, not a file. Give the file itself.")
     if status.st_size > MAX_FILE_BYTES:
-        raise ImageError("too_large", "The file is larger than 640 MB. Cut the glomerulus out of it first.")
+        raise too_large_file()
+
+
+def too_large_file() -> ImageError:
+    """The error of a file over ``MAX_FILE_BYTES``."""
+    return ImageError("too_large", "The file is larger than 640 MB. Cut the glomerulus out of it first.")
 
 
 def _read_all(descriptor: int, expected_bytes: int) -> bytes:
-    if expected_bytes > _LOOK_FIRST_BYTES:
+    if expected_bytes > LOOK_FIRST_BYTES:
         _refuse_by_header(descriptor)
     # Usually one call, plus one that sees the end. A file that grows is read up to the limit.
     parts = [os.read(descriptor, max(1, expected_bytes))]
@@ -93,7 +98,7 @@ def _read_all(descriptor: int, expected_bytes: int) -> bytes:
         parts.append(os.read(descriptor, max(65_536, expected_bytes - total)))
         total += len(parts[-1])
         if total > MAX_FILE_BYTES:
-            raise ImageError("too_large", "The file is larger than 640 MB. Cut the glomerulus out of it first.")
+            raise too_large_file()
     return parts[0] if len(parts) == 2 else b"".join(parts)
 
 

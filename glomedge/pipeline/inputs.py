@@ -109,13 +109,14 @@ class Scan:
     """The inputs of one folder, sorted by the bytes of their relative path.
 
     Attributes:
-        root: the folder, as bytes.
+        root: the folder, or the address in object storage, as bytes.
         inputs: every input found.
         links_skipped: symbolic links that were not followed.
         hidden_skipped: image names beginning with a dot (such as macOS' ``._`` companions).
         heatmaps_skipped: overlays that ``--heatmaps`` drew in an earlier run (``HEATMAP_SUFFIX``): no crops.
         system_skipped: folders and thumbnails that a NAS or a system made (``is_system_folder``) -> how many.
         other_files: files whose name does not end like an image.
+        slides_in_storage: slides that were left out, because only those on a disk can be read.
     """
 
     root: bytes
@@ -125,6 +126,26 @@ class Scan:
     heatmaps_skipped: int = 0
     system_skipped: Counter[str] = field(default_factory=Counter)
     other_files: int = 0
+    slides_in_storage: int = 0
+
+    def takes(self, relative: bytes, endings: tuple[bytes, ...]) -> bool:
+        """Whether a file that is known by its path alone is an input; counts what is not."""
+        *folders, name = relative.split(b"/")
+        is_image = name.lower().endswith(endings)
+        own = next(filter(is_system_folder, folders), None)
+        if own is not None:
+            self.system_skipped[escape_name(own)] += 1
+        elif is_image and name.lower().startswith(_SYSTEM_IMAGES):
+            self.system_skipped["thumbnails of a NAS"] += 1
+        elif name.startswith(b".") or any(folder.startswith(b".") for folder in folders):
+            self.hidden_skipped += is_image and name.startswith(b".")
+        elif name.endswith((HEATMAP_SUFFIX, b".heatmap.png")):
+            self.heatmaps_skipped += 1
+        elif not is_image:
+            self.other_files += bool(name)  # an empty name is a folder's own object
+        else:
+            return True
+        return False
 
     def path(self, found: Found) -> bytes:
         """The full path of an input, or of the file that it is a part of."""
@@ -137,6 +158,11 @@ class Scan:
             notes.append(f"{self.links_skipped} symbolic links were not followed (--follow-symlinks follows them).")
         if self.hidden_skipped:
             notes.append(f"{self.hidden_skipped} images whose names begin with a dot were skipped.")
+        if self.slides_in_storage:
+            notes.append(
+                f"{self.slides_in_storage} slides were left out: slides are read from disks only, not from storage. "
+                "Copy or mount them."
+            )
         if self.system_skipped:
             named = ", ".join(f"{name} ({count})" for name, count in sorted(self.system_skipped.items()))
             notes.append(f"Skipped, because created by the file server or operating system: {named}.")

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from glomedge.engine.views import fault_of, shortest
 from glomedge.errors import ImageError, shortened
+from glomedge.files.storage import Storage, storage_at
 from glomedge.model.spec import Recipe
 from glomedge.pipeline.inputs import Found
 
@@ -88,7 +89,7 @@ class Preparation:
     """How to prepare crops.
 
     Attributes:
-        root: folder that the inputs are relative to.
+        root: folder, or address in object storage, that the inputs are relative to.
         recipe: of the model.
         follow_symlinks: whether linked files may be read.
         thumbnail_px: longer side of the JPEG kept for the report; 0 for none.
@@ -186,17 +187,30 @@ def pixels_sha256(pixels_hwc: Pixels) -> str:
 
 
 def _file(answer: Answer, how: Preparation, decoder: Decoder) -> Fetched:
+    storage = storage_at(how.root)
+    data = _from_disk(answer, how, decoder) if storage is None else _from_storage(answer, storage)
+    answer.size_bytes = len(data)
+    answer.sha256 = hashlib.sha256(data).hexdigest()
+    decoded = decoder.decode(data)
+    return Fetched(decoded.pixels_hwc, decoded.flags)
+
+
+def _from_storage(answer: Answer, storage: Storage) -> bytes:
+    from glomedge.imaging.stored import read_stored
+
+    data, stored = read_stored(storage, answer.found.relative)
+    answer.mtime_ns = stored.version_ns
+    return data
+
+
+def _from_disk(answer: Answer, how: Preparation, decoder: Decoder) -> bytes:
     path = os.path.join(how.root, answer.found.relative)  # noqa: PTH118 (bytes)
     try:
         answer.mtime_ns = os.stat(path, follow_symlinks=how.follow_symlinks).st_mtime_ns  # noqa: PTH116
     except OSError:
         # decoder.read says what is wrong.
         answer.mtime_ns = None
-    data = decoder.read(path)
-    answer.size_bytes = len(data)
-    answer.sha256 = hashlib.sha256(data).hexdigest()
-    decoded = decoder.decode(data)
-    return Fetched(decoded.pixels_hwc, decoded.flags)
+    return decoder.read(path)
 
 
 _SCAN_ERRORS = {

@@ -12,6 +12,7 @@ from glomedge.system import cpu
 # While the engine loads, for a second or less, decoding continues: about this many crops, and 10 MB of pixels at most.
 _LEAD_CROPS = 64
 _LEAD_BYTES = _LEAD_CROPS * SIZE_PX * SIZE_PX * 3
+_READS_PER_CORE, _MOST_READS = 8, 64
 # Limit for crops kept in grey, in all buffers together.
 _GREY_BYTES = 1 << 29
 
@@ -22,6 +23,11 @@ class DecodePlan:
 
     workers: int
     processes: bool
+
+
+def reads_at_once() -> int:
+    """How many threads read from object storage, where a request takes long and hardly any processor time."""
+    return min(_MOST_READS, _READS_PER_CORE * cpu.usable_cpus())
 
 
 def decode_plan(workers: int | None, *, gpu: bool, decode_in: str = "auto") -> DecodePlan:

@@ -219,6 +219,16 @@ class AnswerTable:
                 self._count -= 1
                 self._said.data[number] = self._known.data[number] = 0
 
+    def drop_unpictured(self, size_bytes: int) -> int:
+        """Forget rows whose map or thumbnail would end beyond that size of their file; returns how many."""
+        rows = len(self._offset.data)
+        has = self._known.data[:rows] & HAS_ATTACHMENT != 0
+        ends = self._offset.data.astype(np.uint64) + self._length.data[:rows]
+        lost = np.flatnonzero(has & (ends > size_bytes) & (self._said.data[:rows] != 0))
+        self._said.data[lost] = self._known.data[lost] = 0
+        self._count -= len(lost)
+        return len(lost)
+
     def _has_parts(self, name: bytes) -> bool:
         """Whether outlines on the file of that name are inputs."""
         first = bisect_left(self.inputs, name + PART_MARK, key=_RELATIVE)

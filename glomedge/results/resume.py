@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from itertools import compress
+from itertools import compress, islice
 from pathlib import Path
 
 from glomedge.cases.text import counted, some
-from glomedge.errors import OutputError
+from glomedge.errors import OutputError, StorageError
+from glomedge.files.storage import Storage, storage_at
 from glomedge.pipeline.inputs import Found
 from glomedge.pipeline.prepare import Source
 from glomedge.results.answer_table import AnswerTable, Fingerprint
@@ -17,6 +19,7 @@ from glomedge.results.journal import Contents, Identity, read_journal, read_on
 from glomedge.system.stopping import unless_stopped
 
 _MAX_REASON_CHARACTERS = 240
+_ASKED_AT_ONCE, _ASKERS = 1024, 32
 
 
 @dataclass
@@ -93,6 +96,29 @@ def plan(
             "Use the same settings, another --output, or start over with --overwrite."
         )
     return Plan(replace(contents.identity, outlines=identity.outlines), contents, _resumed(contents))
+
+
+def forget_unpictured(plan_: Plan, thumbnails: Path) -> None:
+    """Classify again what the journal has and the file of pictures has not: a power cut can shorten one of the two.
+
+    Args:
+        plan_: of the run; rows are taken out of its contents, and a note says how many.
+        thumbnails: the file; missing counts as empty.
+
+    Raises:
+        OutputError: its size cannot be found out.
+    """
+    try:
+        size_bytes = thumbnails.stat().st_size
+    except FileNotFoundError:
+        size_bytes = 0
+    except OSError as error:
+        raise OutputError(f"{thumbnails} cannot be read: {error.strerror}. Make it readable.") from None
+    lost = plan_.contents.answers.drop_unpictured(size_bytes)
+    if lost:
+        plan_.notes.append(
+            f"The pictures of {counted(lost, 'result')} were lost, as by a power cut: these crops are classified again."
+        )
 
 
 def require_outlines(plan_: Plan, folder: Path, problems: Mapping[str, str]) -> None:
@@ -172,21 +198,46 @@ def unanswered(
 
     Raises:
         StoppedError: ``stop`` returned true; it is polled at every file that is asked for.
+        StorageError: the objects cannot be asked for.
     """
-    new, again = [], []
-    open_ = compress(contents.answers.inputs, ~contents.answers.settled())
-    for found in unless_stopped(open_, stop):
-        before = contents.answers.fingerprint(found.relative)
-        if before is None or _changed(root, found, before, source):
-            new.append(found)
-        elif before.may_pass:
-            again.append(found)
+    new, again = list[Found](), list[Found]()
+    storage = storage_at(root)
+    open_ = unless_stopped(compress(contents.answers.inputs, ~contents.answers.settled()), stop)
+    for part in iter(lambda: list(islice(open_, 1 if storage is None else _ASKED_AT_ONCE)), []):
+        befores = [contents.answers.fingerprint(found.relative) for found in part]
+        if storage is None:
+            changed = [_changed(root, found, before, source) for found, before in zip(part, befores, strict=True)]
+        else:
+            changed = _changed_in(storage, part, befores)
+        for found, before, is_changed in zip(part, befores, changed, strict=True):
+            if before is None or is_changed:
+                new.append(found)
+            elif before.may_pass:
+                again.append(found)
     return new, again
 
 
-def _changed(root: bytes, found: Found, before: Fingerprint, source: Source | None) -> bool:
+def _changed_in(storage: Storage, part: Sequence[Found], befores: Sequence[Fingerprint | None]) -> list[bool]:
+    """``_changed`` of objects, many at once: each answer is a round trip away. Raises StorageError."""
+
+    def changed(found: Found, before: Fingerprint | None) -> bool:
+        if before is None or before.mtime_ns is None:
+            return False
+        try:
+            stored = storage.stat(found.relative)
+        except StorageError as error:
+            if error.code == "vanished":
+                return False
+            raise
+        return before.differs(stored.size_bytes, stored.version_ns)
+
+    with ThreadPoolExecutor(_ASKERS) as pool:
+        return list(pool.map(changed, part, befores))
+
+
+def _changed(root: bytes, found: Found, before: Fingerprint | None, source: Source | None) -> bool:
     """Whether a file has changed since it was answered; one that is gone keeps its answer."""
-    if before.mtime_ns is None:
+    if before is None or before.mtime_ns is None:
         return False
     if found.part is not None and source is not None:
         _, size_bytes, mtime_ns = source.stamp(found)

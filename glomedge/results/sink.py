@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Sequence
 
+from glomedge.errors import StorageError
 from glomedge.pipeline.inputs import Found
 from glomedge.pipeline.prepare import Answer
 from glomedge.results.grey_crops import GreyStore
@@ -14,20 +15,35 @@ from glomedge.results.rows import Attachment
 from glomedge.results.thumbnails import ThumbnailFile
 
 _SYNC_EVERY_S = 1.0
+MOST_UNREAD = 32
+"""So many objects in a row that could not be read are no fault of theirs: the storage is away, or access has ended."""
 
 
 class FolderSink:
     """Writes answers to the journal and thumbnails to their file, and keeps crops for heatmaps; counts ``answered``.
 
-    Raises OutputError where the disk is full.
+    Args:
+        journal, thumbnails, grey_crops: where they go; None for what is not wanted.
+        from_storage: the inputs are objects in storage; many in a row that cannot be read end the run.
+
+    Raises OutputError where the disk is full, StorageError where the storage is away.
     """
 
-    def __init__(self, journal: Journal, thumbnails: ThumbnailFile | None, grey_crops: GreyStore | None = None) -> None:
+    def __init__(
+        self,
+        journal: Journal,
+        thumbnails: ThumbnailFile | None,
+        grey_crops: GreyStore | None = None,
+        *,
+        from_storage: bool = False,
+    ) -> None:
         self._journal = journal
         self._thumbnails = thumbnails
         self._grey_crops = grey_crops
         self._synced_s = time.monotonic()
         self._lock = threading.Lock()
+        self._from_storage = from_storage
+        self._unread = 0
         self.answered = 0
 
     def start(self, batch: Sequence[Found]) -> None:
@@ -39,6 +55,20 @@ class FolderSink:
         self._journal.rows([(answer, self._kept(answer)) for answer in answers])
         with self._lock:
             self.answered += len(answers)
+            if self._from_storage:
+                self._require_storage(answers)
+
+    def _require_storage(self, answers: Sequence[Answer]) -> None:
+        """Their rows are in the journal, and are asked for again on resume."""
+        for answer in answers:
+            unread = answer.sha256 is None and answer.status not in ("error:vanished", "error:too_large")
+            self._unread = self._unread + 1 if unread else 0
+            if self._unread >= MOST_UNREAD:
+                raise StorageError(
+                    "io",
+                    f"{self._unread} inputs in a row could not be read from storage, the last one because: "
+                    f"{answer.message} What was answered is kept; run again with --resume.",
+                )
 
     def _kept(self, answer: Answer) -> Attachment | None:
         """Store what is kept of a crop in addition to its row; returns the location of the thumbnail."""
@@ -52,8 +82,18 @@ class FolderSink:
         return attachment
 
     def sync(self) -> None:
-        """Flush the journal to disk, at most once a second: a power cut loses that much work, a kill none."""
+        """``flush``, at most once a second: a power cut loses that much work, a kill none."""
         now_s = time.monotonic()
         if now_s - self._synced_s >= _SYNC_EVERY_S:
             self._synced_s = now_s
-            self._journal.sync()
+            self.flush()
+
+    def flush(self) -> None:
+        """Bring everything to the disk: the pictures before the rows that tell where they are.
+
+        Rows that come in between, and what the system writes by itself, may still get there before their pictures; so
+        a resumed run looks (``resume.forget_unpictured``). A run that says that it is done has them all.
+        """
+        if self._thumbnails is not None:
+            self._thumbnails.sync()
+        self._journal.sync()

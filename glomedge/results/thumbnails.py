@@ -55,6 +55,7 @@ class ThumbnailFile:
             if fresh:
                 os.ftruncate(self._descriptor, 0)
             self._end = os.lseek(self._descriptor, 0, os.SEEK_END)
+            self._synced = 0  # what a killed run left may not be on the disk
         except OSError as error:
             raise self._failure(error) from None
 
@@ -77,6 +78,18 @@ class ThumbnailFile:
         except OSError as error:
             raise self._failure(error) from None
         return Attachment(offset, len(record), zlib.crc32(record))
+
+    def sync(self) -> None:
+        """Flush to disk what was appended so far. Raises OutputError."""
+        with self._lock:
+            end, synced = self._end, self._synced
+        if end == synced:
+            return
+        try:
+            os.fsync(self._descriptor)
+        except OSError as error:
+            raise self._failure(error) from None
+        self._synced = end
 
     def read(self, attachment: Attachment | None) -> Kept | None:
         """The map, float32 of ``map_shape``, and the JPEG; None if they are missing or incomplete.

@@ -15,12 +15,12 @@ from glomedge.model.file import ModelFile, read_model_file
 from glomedge.pipeline.inputs import Found
 from glomedge.pipeline.pipeline import StageTimes
 from glomedge.pipeline.prepare import Decoder
-from glomedge.pipeline.settings import DecodePlan, Settings, decode_plan
+from glomedge.pipeline.settings import DecodePlan, Settings, decode_plan, reads_at_once
 from glomedge.results.folder import JOURNAL, WORK_FOLDER, OutputFolder
 from glomedge.results.grey_crops import MAX_GREY_PX
 from glomedge.results.journal import Contents, Identity, Journal, read_journal, read_on
 from glomedge.results.published_rows import PublishedRows
-from glomedge.results.resume import Plan, plan, publishable, require_outlines, unanswered
+from glomedge.results.resume import Plan, forget_unpictured, plan, publishable, require_outlines, unanswered
 from glomedge.results.sink import FolderSink
 from glomedge.runs.manifest import case_finder
 from glomedge.runs.options import Options
@@ -56,7 +56,7 @@ def infer_folder(
     """
     options.check()
     begin_s = time.perf_counter()
-    if options.folder.is_symlink() and options.folder.is_file():
+    if options.address is None and options.folder.is_symlink() and options.folder.is_file():
         # A link to an image that was given explicitly is followed.
         options = replace(options, follow_symlinks=True)
     searched, shard, share = options, options.shard, None
@@ -150,6 +150,8 @@ class _FolderRun:
             results=(*OWNED, *self._annotations),
         )
         require_outlines(plan_, self._options.output, {} if self._parts is None else self._parts.problems())
+        if self._options.report or self._options.heatmaps is not None:
+            forget_unpictured(plan_, self._output.thumbnails_path)
         self._notes += plan_.notes
         if self._share is not None:
             self._share.write(self._output.work, self._options)
@@ -168,7 +170,7 @@ class _FolderRun:
 
         options = self._options
         return Identity(
-            folder=escape_name(bytes(options.folder.resolve())),
+            folder=escape_name(bytes(options.address or options.folder.resolve())),
             model_sha256=self._model.sha256,
             recipe=self._model.spec.recipe.model_dump_json(),
             threshold=self._threshold,
@@ -186,7 +188,7 @@ class _FolderRun:
         complete = False
         with contextlib.suppress(StoppedError):
             complete = self._predict(plan_, stores.journal, sink)
-        stores.journal.sync()
+        sink.flush()
         path = self._output.journal_path
         if complete:
             contents = publishable(path, self._found.inputs, plan_.contents)
@@ -288,18 +290,23 @@ class _FolderRun:
         )
 
     def _decode_plan(self, crashed: bool) -> DecodePlan:
-        """As requested; but after a decoder has crashed a run, decoding is moved to processes."""
+        """As requested; but after a decoder has crashed a run, decoding is moved to processes.
+
+        From storage, many threads at once: most of the time each waits for the network.
+        """
         from glomedge.engine.providers import runs_on_gpu
 
-        options = self._options
+        options, workers = self._options, self._options.workers
         only_slides = self._parts is not None and all(found.part is not None for found in self._found.inputs)
         if self._decoder is not None or (only_slides and not crashed and options.decode_in == "auto"):
             decode_in = "threads"  # slides are read without the interpreter lock
+        elif options.address is not None and not crashed and options.decode_in == "auto":
+            decode_in, workers = "threads", workers or reads_at_once()
         else:
             decode_in = "processes" if crashed else options.decode_in
         # The GPU is asked for only where it decides.
         gpu = decode_in == "auto" and runs_on_gpu(options.engine, self._model.spec)
-        return decode_plan(options.workers, gpu=gpu, decode_in=decode_in)
+        return decode_plan(workers, gpu=gpu, decode_in=decode_in)
 
     def _answer(
         self, plan_: Plan, journal: Journal, sink: FolderSink, new: list[Found], again: list[Found], settings: Settings

@@ -20,6 +20,7 @@ from pathlib import Path
 from glomedge.cases.text import counted
 from glomedge.errors import ImageError, OutputError, UsageError
 from glomedge.files.names import escape_name, unescape_name
+from glomedge.files.storage import storage_at
 from glomedge.files.writing import check_writable, nothing_to_give, write_all
 from glomedge.model.file import ModelFile
 from glomedge.pipeline.inputs import HEATMAP_SUFFIX, Found
@@ -206,6 +207,7 @@ def _draw(
 def _decode_again(inputs: Inputs, row: Row, *, follow_symlinks: bool) -> Pixels:
     """The pixels, uint8 RGB ``[H, W, 3]``, that were classified. Raises ImageError."""
     from glomedge.imaging import images
+    from glomedge.imaging.stored import read_stored
 
     relative = unescape_name(row.path)
     changed = ImageError("vanished", "the file has changed since it was classified.")
@@ -214,7 +216,11 @@ def _decode_again(inputs: Inputs, row: Row, *, follow_symlinks: bool) -> Pixels:
         if pixels_sha256(pixels) != row.sha256:
             raise changed
         return pixels
-    data = images.read(os.path.join(inputs.found.root, relative), follow_symlinks=follow_symlinks)  # noqa: PTH118
+    storage = storage_at(inputs.found.root)
+    if storage is not None:
+        data = read_stored(storage, relative)[0]
+    else:
+        data = images.read(os.path.join(inputs.found.root, relative), follow_symlinks=follow_symlinks)  # noqa: PTH118
     if hashlib.sha256(data).hexdigest() != row.sha256:
         raise changed
     return images.decode(data).pixels_hwc

@@ -1,7 +1,8 @@
 """Manifests: a table of the inputs of a run in place of a search, with their biopsies where those are known.
 
-CSV or Parquet with a column ``path``, relative to the folder that ``glomedge infer`` is given, written as in
-``predictions.csv``; ``case`` and ``slide`` are optional, and so are their cells. Other columns are ignored.
+CSV or Parquet with a column ``path``, relative to the folder or address that ``glomedge infer`` is given, written as in
+``predictions.csv``; of storage also the whole address (``s3://bucket/folder/S-1.png``). ``case`` and ``slide`` are
+optional, and so are their cells. Other columns are ignored.
 """
 
 from __future__ import annotations
@@ -19,9 +20,12 @@ from typing import Any
 from glomedge.cases.names import CaseFinder, CaseName
 from glomedge.cases.text import counted, some
 from glomedge.errors import MissingExtraError, OutputError, UsageError
+from glomedge.files.addresses import Address, Place, is_address
 from glomedge.files.names import escape_name, guard, neutralise, restore, unescape_name
+from glomedge.files.storage import storage_at
 from glomedge.files.writing import replacing
 from glomedge.pipeline.inputs import PART_MARK, Found, Keys, Scan, scan
+from glomedge.pipeline.stored_inputs import scan_storage
 from glomedge.runs.options import Options
 from glomedge.slides.pairs import SHARED_SUFFIXES, SLIDE_SUFFIXES
 
@@ -45,31 +49,59 @@ class Manifest:
     sha256: str = ""
 
 
-def _suffixes() -> frozenset[str]:
+def _bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UsageError(f"The manifest {_shown(path)} cannot be read: {error.strerror}.") from None
+
+
+def address_in(path: Path) -> Address:
+    """The bucket that a manifest of whole addresses is of, by its first row; ``read_manifest`` checks all rows.
+
+    Raises:
+        UsageError: its first path is no address.
+    """
+    shown = next(_cells(path, _bytes(path)), ("", "", ""))[0]
+    name = unescape_name(shown)
+    if not is_address(name):
+        raise UsageError(
+            f"The manifest {_shown(path)} begins with the path {shown!r}, which is no address. Give the folder or the "
+            "address that its paths are relative to: glomedge infer FOLDER --inputs ..."
+        )
+    return Address.parse(Address.parse(name.decode("utf-8", "surrogateescape")).bucket)
+
+
+def _suffixes(address: Address | None) -> frozenset[str]:
+    """Endings of inputs; in storage, of images alone."""
     from glomedge.imaging.images import ALLOWED_SUFFIXES
 
-    return frozenset(ALLOWED_SUFFIXES | SLIDE_SUFFIXES | SHARED_SUFFIXES)
+    return frozenset(ALLOWED_SUFFIXES if address is not None else ALLOWED_SUFFIXES | SLIDE_SUFFIXES | SHARED_SUFFIXES)
 
 
-def read_manifest(path: Path) -> Manifest:
+def read_manifest(path: Path, place: Place) -> Manifest:
     """Read and check a manifest, by its suffix.
 
     Its file is read once, so that paths, biopsies and SHA-256 are of the same version even if it is replaced meanwhile.
 
+    Args:
+        path: a local file.
+        place: what its paths are relative to.
+
     Raises:
         UsageError: it cannot be read, has no column ``path``, or a path that is absolute, leaves the folder, is there
-            twice or is no image.
+            twice or is no image; in storage also a slide.
         MissingExtraError: Parquet without pyarrow.
     """
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise UsageError(f"The manifest {_shown(path)} cannot be read: {error.strerror}.") from None
+    data = _bytes(path)
     manifest, known = Manifest(sha256=hashlib.sha256(data).hexdigest()), dict[tuple[str, str], CaseName]()
-    endings = tuple(suffix.encode() for suffix in _suffixes())
+    address = place if isinstance(place, Address) else None
+    endings = tuple(suffix.encode() for suffix in _suffixes(address))
     problems: list[str] = []
     for row, (shown, case, slide) in enumerate(_cells(path, data), 1):
         name = unescape_name(shown)
+        if address is not None:
+            name = address.below(name) or name
         wrong = _problem(name, endings)
         if wrong is not None:
             problems.append(f"row {row} {escape_name(name)!r} {wrong}")
@@ -93,14 +125,14 @@ def read_manifest(path: Path) -> Manifest:
 def _problem(name: bytes, endings: tuple[bytes, ...]) -> str | None:
     if not name or b"\0" in name:
         return "is no path"
-    if name.startswith(b"/") or b".." in name.split(b"/"):
+    if is_address(name) or name.startswith(b"/") or b".." in name.split(b"/"):
         return "is not below the folder"
     if b"" in name.split(b"/") or b"." in name.split(b"/"):
         return "is not written as short as it can be"
     return None if name.lower().endswith(endings) else "is neither an image nor a slide"
 
 
-def _shown(path: Path) -> str:
+def _shown(path: Place) -> str:
     return escape_name(bytes(path))
 
 
@@ -167,12 +199,16 @@ def listed(options: Options) -> tuple[Scan, Manifest]:
 
     Raises:
         UsageError: the manifest is not usable, or the folder is none.
+        StorageError: what it lists cannot be read from storage at all.
     """
     assert options.inputs is not None
-    if not options.folder.is_dir():
+    if options.address is None and not options.folder.is_dir():
         raise UsageError(f"{_shown(options.folder)} is not a folder. Give the folder that the manifest's paths are in.")
-    manifest = read_manifest(options.inputs)
-    return Scan(bytes(options.folder), [Found(name) for name in manifest.paths]), manifest
+    manifest = read_manifest(options.inputs, options.place)
+    storage = storage_at(bytes(options.place))
+    if storage is not None:
+        storage.require_readable(manifest.paths)
+    return Scan(bytes(options.place), [Found(name) for name in manifest.paths]), manifest
 
 
 def case_finder(options: Options, inputs: Sequence[Found], manifest: Manifest | None) -> CaseFinder:
@@ -243,27 +279,34 @@ class Written:
 
 
 def write_manifest(
-    folder: Path, output: Path, *, follow_symlinks: bool = False, stop: Callable[[], bool] = lambda: False
+    folder: Place, output: Path, *, follow_symlinks: bool = False, stop: Callable[[], bool] = lambda: False
 ) -> Written:
     """List the crops and slides of a folder, with the biopsies of the crops as their names tell them.
 
-    The biopsy of a slide's outlines is left to the run, which knows their names.
+    The biopsy of a slide's outlines is left to the run, which knows their names. What lies in storage is listed by its
+    whole address.
 
     Raises:
         UsageError: the folder cannot be listed or holds no image, or the output is neither CSV nor Parquet.
         OutputError: the file cannot be written.
+        StorageError: the address cannot be listed.
         MissingExtraError: Parquet without pyarrow.
         StoppedError: ``stop`` returned true.
     """
     if output.suffix.lower() not in (".csv", ".parquet"):
         raise UsageError(f"{_shown(output)} is neither .csv nor .parquet. Choose one of these suffixes.")
-    found = scan(folder, _suffixes(), follow_symlinks=follow_symlinks, stop=stop)
+    root = b""
+    if isinstance(folder, Address):
+        found = scan_storage(folder, _suffixes(folder), slides=SLIDE_SUFFIXES, stop=stop)
+        root = bytes(folder) + b"/"
+    else:
+        found = scan(folder, _suffixes(None), follow_symlinks=follow_symlinks, stop=stop)
     unlisted = [each.key for each in found.inputs if each.relative.endswith(b"/")]
     inputs = [each for each in found.inputs if not each.relative.endswith(b"/")]
     if not inputs:
         raise UsageError(f"There is no image in {_shown(folder)}. Give the folder that contains the crops or slides.")
     finder = CaseFinder(Keys([each for each in inputs if not _is_slide(each)]))
-    rows = _rows(inputs, finder)
+    rows = _rows(inputs, finder, escape_name(root))
     try:
         with replacing(output) as temporary:
             if output.suffix.lower() == ".csv":
@@ -279,12 +322,12 @@ def _is_slide(found: Found) -> bool:
     return found.relative.lower().endswith(tuple(suffix.encode() for suffix in SLIDE_SUFFIXES))
 
 
-def _rows(inputs: Sequence[Found], finder: CaseFinder) -> Iterator[list[_Cells]]:
+def _rows(inputs: Sequence[Found], finder: CaseFinder, root: str) -> Iterator[list[_Cells]]:
     for begin in range(0, len(inputs), _ROWS):
         part = inputs[begin : begin + _ROWS]
         cases = finder.cases_of([each.key for each in part])
         yield [
-            (each.key, "", "") if _is_slide(each) else (each.key, name.case, name.slide)
+            (root + each.key, "", "") if _is_slide(each) else (root + each.key, name.case, name.slide)
             for each, name in zip(part, cases, strict=True)
         ]
 

@@ -214,7 +214,7 @@ def _require_pictures(shard: ShardFiles, answers: AnswerTable, size_bytes: int) 
     if size_bytes < end_bytes:
         raise OutputError(
             f"The pictures of {shard.named} are missing: {escape_name(bytes(shard.thumbnails_path))} has {size_bytes} "
-            f"bytes, and its journal tells of {end_bytes}. Put that file back, or run the shard again with --overwrite."
+            f"bytes, and its journal tells of {end_bytes}. Put that file back, or run the shard again with --resume."
         )
 
 
@@ -241,7 +241,7 @@ def _manifest(shard: ShardFiles, path: Path | None) -> Manifest | None:
     if path is None:
         return None
     try:
-        manifest = read_manifest(path)
+        manifest = read_manifest(path, shard.options.place)
     except UsageError as error:
         raise OutputError(f"{error} Put the one back that the shards read.") from None
     if manifest.sha256 != shard.described.get("manifest_sha256"):

@@ -9,6 +9,7 @@ from pathlib import Path
 from glomedge.cases.names import compile_case_pattern
 from glomedge.engine.options import DEFAULT_MODEL, EngineOptions
 from glomedge.errors import MissingExtraError, UsageError
+from glomedge.files.addresses import Address, Place
 from glomedge.files.names import escape_name
 from glomedge.results.tables import FORMATS
 from glomedge.runs.shard_of import Shard
@@ -42,7 +43,10 @@ class SlideOptions:
 
 @dataclass(frozen=True)
 class Options:
-    """The options of ``glomedge infer``; see ``cli/infer.py`` for the meaning of each."""
+    """The options of ``glomedge infer``; see ``cli/infer.py`` for the meaning of each.
+
+    With ``address`` the inputs are in storage, and ``folder`` means nothing.
+    """
 
     folder: Path
     model: Path = DEFAULT_MODEL
@@ -67,6 +71,12 @@ class Options:
     slides: SlideOptions = field(default_factory=SlideOptions)
     shard: Shard | None = None
     inputs: Path | None = None
+    address: Address | None = None
+
+    @property
+    def place(self) -> Place:
+        """Where the inputs are."""
+        return self.address or self.folder
 
     @property
     def annotation_formats(self) -> list[str]:
@@ -108,6 +118,10 @@ class Options:
             (
                 self.inputs is not None and self.slides.annotations is not None,
                 "--inputs and --annotations cannot be combined: outlines lie beside their slides",
+            ),
+            (
+                self.address is not None and self.slides.annotations is not None,
+                "--annotations belongs to a slide, and slides are read from disks only, not from storage",
             ),
             (self.resume and self.overwrite, "--resume and --overwrite cannot be combined"),
             (self.decode_in not in DECODE_CHOICES, f"--decode-in must be one of {', '.join(DECODE_CHOICES)}"),

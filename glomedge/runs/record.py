@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from glomedge.about import RESEARCH_USE_NOTICE, __version__
 from glomedge.engine.options import EngineOptions
+from glomedge.files.addresses import Address
 from glomedge.files.names import escape_name
 from glomedge.model import origin
 from glomedge.model.file import ModelFile
@@ -29,7 +30,7 @@ def arguments(options: Options) -> dict[str, Any]:
     """
 
     def value(item: Any) -> Any:
-        if isinstance(item, Path):
+        if isinstance(item, Path | Address):
             return escape_name(bytes(item))
         if isinstance(item, str | Shard):
             return str(item).encode("utf-8", "backslashreplace").decode("utf-8")
@@ -40,7 +41,9 @@ def arguments(options: Options) -> dict[str, Any]:
         item = getattr(options, field.name)
         if isinstance(item, SlideOptions):  # a run without slides has none of them
             found |= {} if item == SlideOptions() else dataclasses.asdict(item)
-        elif field.name not in ("shard", "inputs") or item is not None:
+        elif field.name == "folder":
+            found["folder"] = options.place
+        elif field.name != "address" and (field.name not in ("shard", "inputs") or item is not None):
             found |= dataclasses.asdict(item) if isinstance(item, EngineOptions) else {field.name: item}
     return {name: value(item) for name, item in found.items()}
 
@@ -70,7 +73,7 @@ def record(
         "engine": None if engine is None else _engine(engine.runtime),
         "decoding": {"png_decoder": png_decoder(), **outcome.decoding} if outcome.decoding else None,
         "machine": cpu(),
-        "versions": versions(also=("pyarrow",) if "parquet" in options.formats else ()),
+        "versions": versions(also=_also(options)),
         "inputs": outcome.inputs,
         "rows": outcome.answered,
         "rows_of_this_run": outcome.predicted,
@@ -82,6 +85,14 @@ def record(
         "times": _times(outcome),
         "notes": outcome.notes,
     }
+
+
+def _also(options: Options) -> tuple[str, ...]:
+    """Packages that only some runs use."""
+    return (
+        *(("pyarrow",) if "parquet" in options.formats else ()),
+        *(("obstore",) if options.address is not None else ()),
+    )
 
 
 def _model(model: ModelFile) -> dict[str, Any]:

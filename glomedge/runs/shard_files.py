@@ -13,6 +13,7 @@ from typing import Any
 from glomedge.cases.text import some
 from glomedge.engine.options import EngineOptions
 from glomedge.errors import OutputError, UsageError
+from glomedge.files.addresses import address_of
 from glomedge.files.names import escape_name, unescape_name
 from glomedge.results.folder import JOURNAL, WORK_FOLDER
 from glomedge.results.journal import Identity, read_head
@@ -149,16 +150,19 @@ class ShardFiles:
             path = _path(text)
             return path if path.exists() else base / path
 
+        address = address_of(unescape_name(said["folder"]))
         engine = {field.name: said[field.name] for field in dataclasses.fields(EngineOptions)}
         engine["cache_dir"] = None if engine["cache_dir"] is None else _path(engine["cache_dir"])
         plain: dict[str, Any] = {
             field.name: tuple(said[field.name]) if isinstance(said[field.name], list) else said[field.name]
             for field in dataclasses.fields(Options)
-            if field.name not in ("folder", "model", "output", "heatmaps", "engine", "slides", "shard", "inputs")
+            if field.name
+            not in ("folder", "model", "output", "heatmaps", "engine", "slides", "shard", "inputs", "address")
         }
         annotations, manifest = said.get("annotations"), said.get("inputs")
         return Options(
-            folder=found(said["folder"]),
+            folder=Path() if address is not None else found(said["folder"]),
+            address=address,
             model=found(said["model"]),
             output=_path(said["output"]),
             heatmaps=None if said["heatmaps"] is None else _path(said["heatmaps"]),

@@ -14,6 +14,7 @@ from glomedge.errors import AnnotationError, ImageError, MissingExtraError, Usag
 from glomedge.files.names import escape_name
 from glomedge.files.writing import sha256_of
 from glomedge.pipeline.inputs import PART_MARK, Found, Scan, scan
+from glomedge.pipeline.stored_inputs import scan_storage
 from glomedge.runs.manifest import Manifest, listed
 from glomedge.runs.options import Options
 from glomedge.runs.slide_parts import OutlinedSlide, PartColumns, Problem, SlideParts, on_level_0, part_name
@@ -60,6 +61,8 @@ def find_inputs(options: Options, stop: Callable[[], bool] = lambda: False) -> I
         found = _one_slide(options.folder)
     elif options.inputs is not None:
         found, manifest = listed(options)
+    elif options.address is not None:
+        found = scan_storage(options.address, ALLOWED_SUFFIXES, slides=SLIDE_SUFFIXES, stop=stop)
     else:
         found = scan(
             options.folder,
@@ -68,15 +71,15 @@ def find_inputs(options: Options, stop: Callable[[], bool] = lambda: False) -> I
             exclude=[path for path in (options.output, options.heatmaps) if path is not None],
             stop=stop,
         )
-    parts = outline_parts(found, options, stop)
+    parts = None if options.address is not None else outline_parts(found, options, stop)
     if not found.inputs:
         raise UsageError(
-            f"There is no image in {options.folder} ({found.other_files} other files). Give the folder that contains "
+            f"There is no image in {options.place} ({found.other_files} other files). Give the folder that contains "
             "the crops, or a slide with its outlines."
         )
     if parts is None and (slides.classes or slides.mpp is not None or options.annotation_formats):
         raise UsageError(
-            f"There is no slide in {options.folder}, and --class, --mpp, --format geojson and --format dsa belong to "
+            f"There is no slide in {options.place}, and --class, --mpp, --format geojson and --format dsa belong to "
             "slides. Omit them, or give a slide."
         )
     return Inputs(found, parts, manifest)

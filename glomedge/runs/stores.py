@@ -50,6 +50,7 @@ class RunStores:
     ) -> None:
         self.thumbnails: ThumbnailFile | None = None
         self.grey_crops: GreyStore | None = None
+        self._from_storage = options.address is not None
         with contextlib.ExitStack() as opened:
             self.journal = Journal(output.journal_path, plan.contents.good_bytes)
             opened.callback(self.journal.close)
@@ -72,7 +73,7 @@ class RunStores:
 
     def sink(self) -> FolderSink:
         """Where the pipeline's answers go."""
-        return FolderSink(self.journal, self.thumbnails, self.grey_crops)
+        return FolderSink(self.journal, self.thumbnails, self.grey_crops, from_storage=self._from_storage)
 
     def __enter__(self) -> RunStores:
         return self

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from glomedge.errors import OutputError, UsageError
+from glomedge.files.addresses import Place
 from glomedge.runs.folder import Options, infer_folder
 from glomedge.runs.manifest import Manifest, read_manifest, write_manifest
 from glomedge.runs.merge import MergeOptions, merge_shards
@@ -37,7 +38,7 @@ def test_a_manifest_gives_the_results_of_the_search(options: Options, tmp_path: 
     path = tmp_path / f"manifest{suffix}"
     written = write_manifest(options.folder, path)
     assert (written.rows, written.notes, written.unlisted) == (30 + len(ODD), [], [])
-    assert set(read_manifest(path).paths) >= set(ODD)
+    assert set(read_manifest(path, options.folder).paths) >= set(ODD)
     listed = replace(options, output=tmp_path / "listed", inputs=path)
     outcome = infer_folder(listed)
     assert outputs(listed.output) == outputs(options.output)
@@ -116,8 +117,8 @@ def test_a_manifest_that_is_replaced_meanwhile_counts_as_it_was_read(
     path.write_text(path.read_text().replace(",case1,", ",First,"))
     before = path.read_bytes()
 
-    def replaced(each: Path) -> Manifest:
-        manifest = read_manifest(each)
+    def replaced(each: Path, place: Place) -> Manifest:
+        manifest = read_manifest(each, place)
         path.write_text(path.read_text().replace(",First,", ",Second,"))
         return manifest
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import zlib
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,8 +14,12 @@ import pytest
 from glomedge.errors import OutputError, UsageError
 from glomedge.pipeline.batching import PlacedBatch, placed_batches, sizes
 from glomedge.pipeline.inputs import Found
+from glomedge.results.folder import OutputFolder
 from glomedge.runs.folder import Options, infer_folder
+from glomedge.runs.merge import MergeOptions, merge_shards
+from glomedge.runs.outcome import Outcome
 from glomedge.runs.shard_of import Shard
+from helpers.run_kit import table
 
 
 def shards(options: Options, of: int, by: str = "path") -> list[Path]:
@@ -86,6 +92,24 @@ def test_a_shard_is_resumed_like_any_run(options: Options) -> None:
     assert infer_folder(replace(first, resume=True)).predicted == 0
     with pytest.raises(OutputError, match="shard: 1/2 by path in the unfinished run, 1/2 by case now"):
         infer_folder(replace(first, shard=Shard(1, 2, "case"), resume=True))
+
+
+def test_a_shard_and_a_merge_have_one_writer(options: Options) -> None:
+    first, merged = replace(options, shard=Shard(1, 2)), options.output.with_name("merged")
+    assert infer_folder(replace(options, shard=Shard(2, 2))).complete
+    writers: list[tuple[Path, Callable[[], Outcome]]] = [
+        (Shard(1, 2).folder(options.output), partial(infer_folder, first)),
+        (merged, partial(merge_shards, MergeOptions((options.output,), merged))),
+    ]
+    for folder, run in writers:
+        other = OutputFolder(folder, 0)
+        try:
+            with pytest.raises(OutputError, match="Another run"):
+                run()
+        finally:
+            other.close()
+        assert run().complete
+    assert len(table(merged)) == 30
 
 
 def test_crops_keep_their_place_and_the_size_of_their_batch() -> None:
