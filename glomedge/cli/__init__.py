@@ -40,6 +40,7 @@ COMMANDS: MappingProxyType[str, dict[str, Any]] = MappingProxyType(
         "export": {},
         "export-triton": {},
         "infer": _SEVERAL_NAMES,
+        "infer-ray": {},
         "merge": {},
         "manifest": {},
         "evaluate": _SEVERAL_NAMES,
