@@ -142,6 +142,8 @@ class _Stream:
 def _cluster(note: Callable[[str], None]) -> Iterator[Any]:
     """Ray, connected; left at the end, and a cluster of our own ended."""
     address = os.environ.get("RAY_ADDRESS")
+    if not address:
+        _settle_own()
     try:
         ray = telemetry.import_ray()
         telemetry.import_ray("data")
@@ -179,15 +181,6 @@ def _start(ray: Any, open_: contextlib.ExitStack) -> None:
     # In /tmp, because the paths of its sockets must be short.
     folder = tempfile.mkdtemp(prefix="gle-ray-", dir="/tmp")
     open_.callback(shutil.rmtree, folder, ignore_errors=True)
-    given = {
-        "RAY_AUTH_MODE": "token",
-        "RAY_AUTH_TOKEN": os.environ.get("RAY_AUTH_TOKEN") or secrets.token_hex(32),
-        # Ray runs its workers at niceness 15: beside anything else they would stand still.
-        _NICENESS: os.environ.get(_NICENESS, "0"),
-    }
-    before = {name: os.environ.get(name) for name in given}
-    open_.callback(_restore, before)
-    os.environ.update(given)
     for left in reversed(range(_STARTS)):
         try:
             ray.init(
@@ -211,12 +204,12 @@ def _start(ray: Any, open_: contextlib.ExitStack) -> None:
             time.sleep(1.0)
 
 
-def _restore(before: dict[str, str | None]) -> None:
-    for name, value in before.items():
-        if value is None:
-            os.environ.pop(name, None)
-        else:
-            os.environ[name] = value
+def _settle_own() -> None:
+    """What a cluster of this process's own reads from the environment; before Ray is imported, which keeps it."""
+    os.environ.setdefault("RAY_AUTH_MODE", "token")
+    os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    # Ray runs its workers at niceness 15: beside anything else they would stand still.
+    os.environ.setdefault(_NICENESS, "0")
 
 
 def _room(ray: Any, job: Job, wanted: int | None, parts: int) -> int:

@@ -77,7 +77,7 @@ def test_record_cases_and_report_are_those_of_infer(cohort: CohortOptions, tmp_p
 def test_a_run_that_was_stopped_goes_on_where_it_was(cohort: CohortOptions, tmp_path: Path) -> None:
     first = Here(most=2)
     assert not infer_cohort(cohort, first).complete
-    with pytest.raises(OutputError, match="2 of 5 parts answered. Run again with --resume"):
+    with pytest.raises(OutputError, match=r"2 of 5 parts answered\. Run again with --resume"):
         infer_cohort(cohort, Here())
     second = Here()
     outcome = infer_cohort(again(cohort, resume=True), second)
@@ -115,7 +115,7 @@ def test_a_part_that_is_not_its_own_is_named_and_answered_again(
 
 def test_another_run_does_not_go_on_here(cohort: CohortOptions) -> None:
     infer_cohort(cohort, Here(most=1))
-    with pytest.raises(OutputError, match="cannot be resumed with other settings: threshold 0.5 and 0.25"):
+    with pytest.raises(OutputError, match=r"cannot be resumed with other settings: threshold 0\.5 and 0\.25"):
         infer_cohort(again(cohort, resume=True, threshold=0.25), Here())
     outcome = infer_cohort(again(cohort, overwrite=True, threshold=0.25), Here())
     assert outcome.record["threshold"] == 0.25
@@ -153,7 +153,7 @@ def test_two_runs_do_not_share_a_folder(cohort: CohortOptions) -> None:
 
 
 def test_parts_that_no_one_sees_are_no_results(cohort: CohortOptions) -> None:
-    with pytest.raises(OutputError, match="5 parts of 5 are not in .* Every node must see that folder"):
+    with pytest.raises(OutputError, match=r"5 parts of 5 are not in .* Every node must see that folder"):
         infer_cohort(cohort, lambda *given: True)
 
 
