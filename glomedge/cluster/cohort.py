@@ -169,7 +169,8 @@ class _Cohort:
         there = None if data is None else Plan.read(data)
         if data is not None and not options.run.overwrite:
             return self._resumed(there, identity)
-        if not options.run.overwrite and (names := [name for name in _RESULTS if name in store.names("")]):
+        there_now = {*store.names(""), *([PREDICTIONS] if store.names(PREDICTIONS) else [])}
+        if not options.run.overwrite and (names := [name for name in _RESULTS if name in there_now]):
             raise OutputError(
                 f"{store.where} holds {', '.join(names)}, and no plan that says that glomedge infer-ray wrote "
                 f"{'it' if len(names) == 1 else 'them'}. Choose another --output, or replace what is there with "

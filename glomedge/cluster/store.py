@@ -1,4 +1,4 @@
-"""Where a run on many machines keeps its files: a folder that all of them see, or an object store by its URI.
+"""Where a run on many machines keeps its files: a folder that all of them see, or an address in object storage.
 
 Every file appears whole or not at all, and writing it again with the same content changes nothing: a worker that was
 thought dead may still write its part beside the one that has taken its place.
@@ -6,134 +6,177 @@ thought dead may still write its part beside the one that has taken its place.
 
 from __future__ import annotations
 
+import functools
 import io
-import posixpath
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from glomedge.errors import MissingExtraError, OutputError, UsageError
+from glomedge.errors import OutputError, StorageError
+from glomedge.files.addresses import Address, address_of
+from glomedge.files.storage import Storage
 from glomedge.files.writing import write_atomically
+
+_MOST_BYTES = 1 << 34
 
 
 class Store:
-    """A folder or a URI (``s3://bucket/run``); names in it have ``/`` between folders. Pickles without a connection.
+    """A folder or an address (``s3://bucket/run``); names in it have ``/`` between folders. Can be pickled.
 
-    Credentials and endpoints of object stores come from their libraries' own means: the environment, the instance.
+    Credentials and endpoint of object storage are those of the environment, on every node (``files.storage``).
+
+    Raises:
+        UsageError: the address is none.
     """
 
     def __init__(self, where: str) -> None:
         self.where = where
-
-    def __getstate__(self) -> str:
-        return self.where
-
-    def __setstate__(self, where: str) -> None:
-        self.where = where
-
-    @property
-    def is_local(self) -> bool:
-        """Whether it is a folder."""
-        return "://" not in self.where
+        self._address = address_of(where.encode("utf-8", "surrogateescape"))
 
     def read(self, name: str) -> bytes | None:
         """A file's bytes; None where it is not there. Raises OutputError."""
         try:
-            if self.is_local:
+            if self._address is None:
                 return (Path(self.where) / name).read_bytes()
-            system, root = _file_system(self.where)
-            with system.open_input_stream(posixpath.join(root, name)) as stream:
-                return bytes(stream.read())
+            return _opened(self._address).read(name.encode(), _MOST_BYTES)[0]
         except (FileNotFoundError, NotADirectoryError):
             return None
+        except StorageError as error:
+            if error.code == "vanished":
+                return None
+            raise OutputError(str(error)) from None
         except OSError as error:
             raise self._failure(name, "read", error) from None
 
-    def open(self, name: str) -> Any:
-        """A file to read parts of; raises OutputError where it is not there."""
+    def open(self, name: str) -> io.RawIOBase | io.BufferedReader:
+        """A file to read parts of. Raises OutputError."""
         try:
-            if self.is_local:
+            if self._address is None:
                 return (Path(self.where) / name).open("rb")
-            system, root = _file_system(self.where)
-            return system.open_input_file(posixpath.join(root, name))
+            return _opened(self._address).reader(name)
+        except StorageError as error:
+            raise OutputError(str(error)) from None
         except OSError as error:
             raise self._failure(name, "read", error) from None
 
     def write(self, name: str, data: bytes) -> None:
         """Write a file, in place of one of that name. Raises OutputError."""
         try:
-            if self.is_local:
-                path = Path(self.where) / name
-                path.parent.mkdir(parents=True, exist_ok=True)
-                write_atomically(path, data)
+            if self._address is not None:
+                _opened(self._address).write(name, data)
                 return
-            system, root = _file_system(self.where)
-            # An object appears when its stream is closed; of a process that dies before, nothing does.
-            with system.open_output_stream(posixpath.join(root, name)) as stream:
-                stream.write(data)
+            path = Path(self.where) / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(path, data)
+        except StorageError as error:
+            raise OutputError(str(error)) from None
         except OSError as error:
             raise self._failure(name, "written", error) from None
 
     def names(self, folder: str) -> list[str]:
-        """The names of the files in a folder, without it, sorted; none where there is no such folder."""
+        """What is in a folder, sorted: files, and folders on disk; nothing where it is not there."""
         try:
-            if self.is_local:
-                path = Path(self.where) / folder
-                return sorted(each.name for each in path.iterdir()) if path.is_dir() else []
-            system, root = _file_system(self.where)
-            selector = _pyarrow_fs().FileSelector(posixpath.join(root, folder), allow_not_found=True)
-            return sorted(found.base_name for found in system.get_file_info(selector))
+            if self._address is not None:
+                return _opened(self._address).names(folder)
+            path = Path(self.where) / folder
+            return sorted(each.name for each in path.iterdir()) if path.is_dir() else []
+        except StorageError as error:
+            raise OutputError(str(error)) from None
         except OSError as error:
             raise self._failure(folder, "listed", error) from None
 
     def has(self, name: str) -> bool:
-        """Whether a file is there."""
+        """Whether a file is there. Raises OutputError."""
         try:
-            if self.is_local:
+            if self._address is None:
                 return (Path(self.where) / name).is_file()
-            system, root = _file_system(self.where)
-            (found,) = system.get_file_info([posixpath.join(root, name)])
-            return bool(found.type == _pyarrow_fs().FileType.File)
+            _opened(self._address).stat(name.encode())
+        except StorageError as error:
+            if error.code == "vanished":
+                return False
+            raise OutputError(str(error)) from None
         except OSError as error:
             raise self._failure(name, "read", error) from None
+        return True
 
     def remove(self, name: str) -> None:
-        """Remove a file, if it is there."""
+        """Remove a file, if it is there. Raises OutputError."""
         try:
-            if self.is_local:
+            if self._address is None:
                 (Path(self.where) / name).unlink(missing_ok=True)
-            elif self.has(name):
-                system, root = _file_system(self.where)
-                system.delete_file(posixpath.join(root, name))
+            else:
+                _opened(self._address).remove(name)
+        except StorageError as error:
+            raise OutputError(str(error)) from None
         except OSError as error:
             raise self._failure(name, "removed", error) from None
 
     def _failure(self, name: str, what: str, error: OSError) -> OutputError:
-        reason = error.strerror or str(error).partition("\n")[0][:200]
         return OutputError(
-            f"{self.where.rstrip('/')}/{name} cannot be {what}: {reason}. Check the storage, then run again with "
+            f"{self.where.rstrip('/')}/{name} cannot be {what}: {error.strerror}. Check the disk, then run again with "
             "--resume."
         )
 
 
-def _pyarrow_fs() -> Any:
-    try:
-        import pyarrow.fs
-    except ImportError:
-        raise MissingExtraError("A run on Ray", "pyarrow", "ray") from None
-    return pyarrow.fs
+class _Writable(Storage):
+    """Object storage that is also written. What it raises is StorageError."""
+
+    def reader(self, name: str) -> io.RawIOBase:
+        """A file to read parts of."""
+        with self._told(name.encode()):
+            return _Reader(self._library.open_reader(self._store, self._key(name.encode())))
+
+    def write(self, name: str, data: bytes) -> None:
+        """An object appears when all of it has arrived."""
+        with self._told(name.encode()):
+            self._library.put(self._store, self._key(name.encode()), data)
+
+    def names(self, folder: str) -> list[str]:
+        """Of the objects right below a folder of the address."""
+        where = "/".join(filter(None, (self.address.prefix, folder)))
+        with self._told(folder.encode()):
+            found = self._library.list_with_delimiter(self._store, where or None)["objects"]
+        return sorted(each["path"].rpartition("/")[2] for each in found)
+
+    def remove(self, name: str) -> None:
+        """Nothing where there is no such object."""
+        try:
+            with self._told(name.encode()):
+                self._library.delete(self._store, self._key(name.encode()))
+        except StorageError as error:
+            if error.code != "vanished":
+                raise
 
 
-def _file_system(where: str) -> tuple[Any, str]:
-    """The file system of a URI, and the path in it. Raises UsageError."""
-    try:
-        system, root = _pyarrow_fs().FileSystem.from_uri(where)
-    except (OSError, ValueError) as error:
-        reason = str(error).partition("\n")[0][:200]
-        raise UsageError(f"--output {where} cannot be used: {reason}. Give a folder, or a URI as s3://... .") from None
-    return system, root
+class _Reader(io.RawIOBase):
+    """The library's reader as a file of Python's, which pyarrow takes."""
+
+    def __init__(self, reader: Any) -> None:
+        super().__init__()
+        self._reader = reader
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        return int(self._reader.seek(offset, whence))
+
+    def tell(self) -> int:
+        return int(self._reader.tell())
+
+    def read(self, size: int = -1) -> bytes:
+        return bytes(self._reader.readall() if size < 0 else self._reader.read(size))
 
 
-def parquet_bytes(table: Any, row_group_rows: list[int] | None = None) -> bytes:
+@functools.cache
+def _opened(address: Address) -> _Writable:
+    return _Writable(address)
+
+
+def parquet_bytes(table: Any, row_group_rows: Sequence[int] = ()) -> bytes:
     """A table as Parquet; with a row group of each of those lengths, if they are given."""
     import pyarrow.parquet
 
