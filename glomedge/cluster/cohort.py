@@ -13,7 +13,7 @@ from typing import Any
 from glomedge.about import __version__
 from glomedge.cases.text import counted
 from glomedge.cluster.options import CohortOptions
-from glomedge.cluster.plan import PLAN_FILE, PREDICTIONS, Plan, differences, inputs_sha256, part_rows_for
+from glomedge.cluster.plan import ATTEMPTS, PLAN_FILE, PREDICTIONS, Plan, differences, inputs_sha256, part_rows_for
 from glomedge.cluster.publish import CohortPublication, DamagedPartError, PartRows, forget_again, note_again
 from glomedge.cluster.store import Store
 from glomedge.cluster.worker import AnswerParts, Done, Job, inputs_bytes, on_gpu
@@ -255,6 +255,8 @@ class _Cohort:
 
         if progress is not None:
             progress(answered.rows, plan.total)
+        for name in self._store.names(ATTEMPTS):  # of another driver
+            self._store.remove(f"{ATTEMPTS}/{name}")
         left = [part for part in range(plan.parts) if part not in before]
         if left and not answer_parts(self._job(plan), self._model.path.read_bytes(), left, done, stop):
             return False

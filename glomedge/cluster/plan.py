@@ -23,6 +23,8 @@ PREDICTIONS = "predictions"
 PLAN_FILE = f"{WORK_FOLDER}/ray.json"
 AGAIN_FILE = f"{WORK_FOLDER}/again.json"
 """Parts with errors that may pass, as the last publication found them."""
+ATTEMPTS = f"{WORK_FOLDER}/attempts"
+"""Folder of the parts that are being answered."""
 _LEAST_ROWS, _MOST_ROWS = 32, 4096
 _PARTS_A_WORKER = 16
 _TAPERED = 4
@@ -67,6 +69,10 @@ class Plan:
     def pictures_file(self, part: int) -> str:
         """Name of the pictures that the report may show of it."""
         return f"{WORK_FOLDER}/pictures/{part}.{self.run_id}.parquet"
+
+    def attempts_file(self, part: int) -> str:
+        """Name of the count of workers that have begun it, while it is not done."""
+        return f"{ATTEMPTS}/{part}.{self.run_id}"
 
     @property
     def inputs_file(self) -> str:

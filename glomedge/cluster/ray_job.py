@@ -13,6 +13,7 @@ import json
 import logging
 import os
 import queue
+import re
 import secrets
 import shutil
 import tempfile
@@ -26,12 +27,11 @@ from glomedge.cluster.worker import Done, Job, Worker, on_gpu
 from glomedge.errors import GlomedgeError, MissingExtraError, UsageError
 from glomedge.system import cpu, telemetry
 
-MOST_RETRIES = 30
-"""How often Ray gives a part to another worker after one has died over it; Ray's own number is without end."""
 _TICK_S = 0.2
 _STARTS = 3
 _NICENESS = "RAY_worker_niceness"
 _OBJECTS_BYTES = 128 << 20
+_OURS = re.compile(r"\bglomedge\.errors\.\w*Error: (.+)")
 _ADVICE = "What is answered is kept: run again with --resume."
 
 
@@ -108,7 +108,7 @@ class _Stream:
             if said is None:
                 return True
             if isinstance(said, BaseException):
-                raise _explained(self._ray, said)
+                raise _explained(said)
             done(said)
         return False
 
@@ -124,7 +124,7 @@ class _Stream:
         data = telemetry.import_ray("data")
         context = data.DataContext.get_current()
         context.enable_progress_bars = False
-        logging.getLogger("ray.data").setLevel(logging.ERROR)
+        logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # what it says of a failure, _explained says
         items = [{"part": part} for part in self._parts]
         return data.from_items(items, override_num_blocks=len(items)).map_batches(
             RayWorker,
@@ -133,8 +133,6 @@ class _Stream:
             compute=data.ActorPoolStrategy(size=self._workers),
             num_cpus=self._job.cpus,
             num_gpus=1 if on_gpu(self._job.engine) else 0,
-            max_restarts=-1,
-            max_task_retries=MOST_RETRIES,
         )
 
 
@@ -142,6 +140,8 @@ class _Stream:
 def _cluster(note: Callable[[str], None]) -> Iterator[Any]:
     """Ray, connected; left at the end, and a cluster of our own ended."""
     address = os.environ.get("RAY_ADDRESS")
+    # Lines of its C++ code, about what it mends by itself.
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     if not address:
         _settle_own()
     try:
@@ -190,7 +190,6 @@ def _start(ray: Any, open_: contextlib.ExitStack) -> None:
                 log_to_driver=False,
                 logging_level=logging.ERROR,
                 object_store_memory=_OBJECTS_BYTES * 4,
-                _node_ip_address="127.0.0.1",
                 _temp_dir=folder,
             )
             return
@@ -206,6 +205,8 @@ def _start(ray: Any, open_: contextlib.ExitStack) -> None:
 
 def _settle_own() -> None:
     """What a cluster of this process's own reads from the environment; before Ray is imported, which keeps it."""
+    # Ray's name for it: a cluster of this machine only, whose servers listen on 127.0.0.1.
+    os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
     os.environ.setdefault("RAY_AUTH_MODE", "token")
     os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     # Ray runs its workers at niceness 15: beside anything else they would stand still.
@@ -242,19 +243,15 @@ def _room(ray: Any, job: Job, wanted: int | None, parts: int) -> int:
     return max(1, min(wanted or free, room, parts))
 
 
-def _explained(ray: Any, error: BaseException) -> GlomedgeError:
+def _explained(error: BaseException) -> GlomedgeError:
     """What a user is told of a job that failed."""
     seen: BaseException | None = error
     while seen is not None:
         if isinstance(seen, GlomedgeError):
             return seen
         seen = getattr(seen, "cause", None) or seen.__cause__ or seen.__context__
-    died = isinstance(error, ray.exceptions.RayActorError | ray.exceptions.WorkerCrashedError)
-    if died:
-        return GlomedgeError(
-            f"Workers died more than {MOST_RETRIES} times over the same part. Mostly they have too little memory: give "
-            f"fewer --workers, or more memory. {_ADVICE}"
-        )
+    if found := _OURS.search(str(error)):  # of an actor that died at its start only the text arrives
+        return GlomedgeError(found[1])
     return GlomedgeError(f"The Ray job failed: {_first_line(error)} {_ADVICE}")
 
 

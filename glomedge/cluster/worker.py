@@ -40,6 +40,10 @@ if TYPE_CHECKING:
     from glomedge.engine.engine import Engine
 
 
+MOST_ATTEMPTS = 10
+"""Workers that may end, one after the other, over the same part."""
+
+
 @dataclass(frozen=True)
 class Job:
     """What every worker of a run is told.
@@ -164,9 +168,24 @@ class Worker:
         job, plan = self._job, self._job.plan
         begin, end = plan.bounds(part)
         if not job.store.has(plan.part_file(part)):
-            self._write(part, *read_inputs(job.store, plan.inputs_file, part))
+            paths, cases = read_inputs(job.store, plan.inputs_file, part)
+            self._begin(part, paths)
+            self._write(part, paths, cases)
+            job.store.remove(plan.attempts_file(part))
         engine = {} if self._engine is None else dataclasses.asdict(self._engine.runtime)
         return Done(part, end - begin, {**engine, "times": self._times()})
+
+    def _begin(self, part: int, paths: list[str]) -> None:
+        """Count the attempt: Ray gives a part to another worker without end, whatever it does to them."""
+        name = self._job.plan.attempts_file(part)
+        before = int(self._job.store.read(name) or b"0")
+        if before >= MOST_ATTEMPTS:
+            raise OutputError(
+                f"{before} workers have ended while they answered part {part}, {paths[0]} to {paths[-1]}. Mostly there "
+                "is too little memory: give fewer --workers, or more memory to each. What is answered is kept: run "
+                "again with --resume."
+            )
+        self._job.store.write(name, b"%d" % (before + 1))
 
     def _write(self, part: int, paths: list[str], cases: list[CaseName]) -> None:
         job = self._job

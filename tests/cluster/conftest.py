@@ -21,4 +21,4 @@ def cohort(tmp_path: Path) -> CohortOptions:
     run = Options(
         tmp_path / "crops", tmp_path / "model.onnx", engine=EngineOptions("cpu"), inputs=tmp_path / "crops.parquet"
     )
-    return CohortOptions(run, str(tmp_path / "out"), cpus_per_worker=2, part_rows=16)
+    return CohortOptions(run, str(tmp_path / "out"), cpus_per_worker=1, part_rows=16)
