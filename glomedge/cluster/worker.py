@@ -100,13 +100,12 @@ class Worker:
     Args:
         job: what to do.
         model: the bytes of the model's file.
-        child_command: for tests; starts a decode process.
 
     Raises:
         GlomedgeError: this machine has another glomedge, or the model cannot be opened here.
     """
 
-    def __init__(self, job: Job, model: bytes, child_command: Sequence[str] | None = None) -> None:
+    def __init__(self, job: Job, model: bytes) -> None:
         if job.version != __version__:
             raise OutputError(
                 f"This run is of glomedge {job.version}, and a worker has {__version__}. Install the same version on "
@@ -118,7 +117,7 @@ class Worker:
         path.write_bytes(model)
         self._model = read_model_file(path)
         self._engine: Engine | None = None
-        self._pipeline = StandingPipeline(job.root, self._settings(), self._load, child_command)
+        self._pipeline = StandingPipeline(job.root, self._settings(), self._load)
 
     @property
     def model(self) -> ModelFile:

@@ -24,7 +24,6 @@ class StandingPipeline:
         root: folder that the inputs are relative to.
         settings: of the pipeline.
         engine: called once, on a thread of its own.
-        child_command: for tests; starts a decode process.
     """
 
     def __init__(
@@ -32,13 +31,12 @@ class StandingPipeline:
         root: bytes,
         settings: Settings,
         engine: Callable[[], Infer],
-        child_command: Sequence[str] | None = None,
     ) -> None:
         self._waiting: queue.SimpleQueue[Sequence[Found]] = queue.SimpleQueue()
         self._answered: queue.SimpleQueue[list[Answer]] = queue.SimpleQueue()
         self._stopped = False
         self._failure: BaseException | None = None
-        self._pipeline = Pipeline(root, settings, engine, self, stop=lambda: self._stopped, child_command=child_command)
+        self._pipeline = Pipeline(root, settings, engine, self, stop=lambda: self._stopped)
         self._thread = threading.Thread(target=self._run, name="glomedge-standing", daemon=True)
         self._thread.start()
 

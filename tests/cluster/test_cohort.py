@@ -11,9 +11,10 @@ import pytest
 
 from glomedge.cluster.cohort import infer_cohort
 from glomedge.cluster.options import CohortOptions
+from glomedge.cluster.worker import MOST_ATTEMPTS, Job, Worker
 from glomedge.errors import OutputError, UsageError
 from glomedge.results.tables import RESEARCH_USE_NOTICE
-from helpers.cohort_kit import Here, plainly, published, require_same
+from helpers.cohort_kit import Here, plainly, poison, published, require_poisoned, require_same
 
 pytest.importorskip("pyarrow", reason="a run on Ray writes Parquet (extra ray)")
 
@@ -133,6 +134,29 @@ def test_errors_of_the_storage_are_asked_for_again(cohort: CohortOptions, tmp_pa
     assert outcome.errors == {"truncated": 2}
     assert len(here.answered) == 1
     require_same(published(cohort.output), plainly(cohort, tmp_path / "plain"))
+
+
+def test_a_crop_that_ends_its_decoder_costs_its_row(
+    cohort: CohortOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name, expected = "a/case0-30.png", plainly(cohort, tmp_path / "plain")
+    monkeypatch.setenv("PYTHONPATH", poison(tmp_path / "poison", cohort.run.folder / name))
+    outcome = infer_cohort(cohort, Here())
+    assert outcome.errors == {"decoder": 1, "truncated": 2}
+    require_poisoned(published(cohort.output), expected, name)
+
+
+def test_a_part_that_ends_every_worker_is_named(cohort: CohortOptions) -> None:
+    jobs = list[tuple[Job, bytes]]()
+    assert not infer_cohort(cohort, lambda job, model, *given: bool(jobs.append((job, model)))).complete
+    worker = Worker(*jobs[0])
+    for _ in range(MOST_ATTEMPTS):  # what workers leave that are killed
+        worker._begin(3, [])
+    with pytest.raises(OutputError, match=r"10 workers have ended while they answered part 3, \w/case.*\.png to "):
+        worker.answer(3)
+    worker.close()
+    # A new driver counts anew.
+    assert infer_cohort(again(cohort, resume=True), Here()).complete
 
 
 def test_files_of_others_are_not_replaced(cohort: CohortOptions) -> None:

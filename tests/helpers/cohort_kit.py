@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,12 +20,10 @@ class Here:
 
     Attributes:
         most: stop after so many parts, as a driver that is killed would.
-        child_command: starts a decode process.
         answered: the parts that it answered.
     """
 
     most: int | None = None
-    child_command: Sequence[str] | None = None
 
     def __post_init__(self) -> None:
         self.answered: list[int] = []
@@ -36,7 +36,7 @@ class Here:
         done: Callable[[Done], None],
         stop: Callable[[], bool],
     ) -> bool:
-        worker = Worker(job, model, self.child_command)
+        worker = Worker(job, model)
         try:
             for part in parts:
                 if stop() or len(self.answered) == self.most:
@@ -46,6 +46,36 @@ class Here:
         finally:
             worker.close()
         return True
+
+
+_POISON = """
+import os, sys
+if "glomedge.pipeline.decode_process" in sys.orig_argv:
+    written = os.pwrite
+    def pwrite(descriptor, data, offset):
+        done = written(descriptor, data, offset)  # which file is about to be decoded
+        if {sha256!r} in data:
+            os.abort()
+        return done
+    os.pwrite = pwrite
+"""
+
+
+def poison(folder: Path, crop: Path) -> str:
+    """A ``PYTHONPATH`` under which every decode process dies of that crop, as of a defect in a decoder."""
+    sha256 = hashlib.sha256(crop.read_bytes()).hexdigest().encode()
+    folder.mkdir()
+    (folder / "sitecustomize.py").write_text(_POISON.format(sha256=sha256))
+    return os.pathsep.join(filter(None, (str(folder), os.environ.get("PYTHONPATH"))))
+
+
+def require_poisoned(rows: list[dict[str, Any]], expected: list[dict[str, Any]], name: str) -> None:
+    """That crop has a row of its own that says so, and all others are as they should be."""
+    (row,) = (row for row in rows if row["path"] == name)
+    assert row["status"] == "error:decoder"
+    assert row["sha256"]
+    assert "ended the process" in row["message"]
+    require_same([row for row in rows if row["path"] != name], [row for row in expected if row["path"] != name])
 
 
 COMPARED = ("path", "case", "slide", "label", "class_name", "threshold", "review", "status", "sha256", "message")

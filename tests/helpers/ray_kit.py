@@ -21,10 +21,11 @@ STARTED_WITHIN_S = 300.0
 def command(options: CohortOptions, *more: str) -> list[str]:
     """``glomedge infer-ray`` with these options."""
     run = options.run
+    workers = [] if options.workers is None else ["--workers", str(options.workers)]
     return [
         sys.executable, "-m", "glomedge", "infer-ray", str(run.inputs), "--folder", str(run.folder),
         "--model", str(run.model), "--output", options.output, "--cpus-per-worker", str(options.cpus_per_worker),
-        "--part-rows", str(options.part_rows), *([] if options.workers is None else ["--workers", str(options.workers)]),
+        "--part-rows", str(options.part_rows), *workers,
         *more,
     ]  # fmt: skip
 
