@@ -41,7 +41,7 @@ def test_a_job_has_the_rows_of_infer(cohort: CohortOptions, tmp_path: Path) -> N
     assert record["arguments"]["cpus_per_worker"] == 1
     # Nothing of the cluster can be reached from another machine.
     assert listening
-    assert listening <= {"127.0.0.1", "::1"}
+    assert listening <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
 
 
 def _listening(pid: int) -> set[str]:
