@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
+from glomedge.about import RESEARCH_USE_NOTICE
 from glomedge.cluster.cohort import infer_cohort
 from glomedge.cluster.options import CohortOptions
 from glomedge.cluster.worker import MOST_ATTEMPTS, Job, Worker
 from glomedge.errors import OutputError, UsageError
-from glomedge.results.tables import RESEARCH_USE_NOTICE
 from helpers.cohort_kit import Here, plainly, poison, published, require_poisoned, require_same
 
 pytest.importorskip("pyarrow", reason="a run on Ray writes Parquet (extra ray)")
@@ -148,7 +148,12 @@ def test_a_crop_that_ends_its_decoder_costs_its_row(
 
 def test_a_part_that_ends_every_worker_is_named(cohort: CohortOptions) -> None:
     jobs = list[tuple[Job, bytes]]()
-    assert not infer_cohort(cohort, lambda job, model, *given: bool(jobs.append((job, model)))).complete
+
+    def stopped(job: Job, model: bytes, *given: Any) -> bool:
+        jobs.append((job, model))
+        return False
+
+    assert not infer_cohort(cohort, stopped).complete
     worker = Worker(*jobs[0])
     for _ in range(MOST_ATTEMPTS):  # what workers leave that are killed
         worker._begin(3, [])
@@ -196,6 +201,6 @@ def test_slides_are_refused(cohort: CohortOptions, tmp_path: Path) -> None:
         ({"workers": 10_001}, "--workers must be 1 to 10000"),
     ],
 )
-def test_numbers_out_of_range_are_refused(cohort: CohortOptions, change: dict[str, int], message: str) -> None:
+def test_numbers_out_of_range_are_refused(cohort: CohortOptions, change: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         infer_cohort(replace(cohort, **change), Here())

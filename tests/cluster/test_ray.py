@@ -64,7 +64,10 @@ def test_without_ray_the_extra_is_named(cohort: CohortOptions, monkeypatch: pyte
     for name in ("RAY_ADDRESS", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN"):
         monkeypatch.setenv(name, "kept for monkeypatch, which puts back what was there")
         monkeypatch.delenv(name)
-    with pytest.raises(MissingExtraError, match=r"glomedge\[ray\]"):
+    with pytest.raises(
+        MissingExtraError,
+        match=r"infer-ray needs the package 'ray\[data\]', which is not installed here\. Install it with: .*\[ray\]",
+    ):
         infer_cohort(cohort, ray_job.RayPool())
 
 
