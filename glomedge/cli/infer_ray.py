@@ -6,7 +6,7 @@ import json
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -24,6 +24,10 @@ from glomedge.cli.options import (
 )
 from glomedge.cli.progress import Progress
 from glomedge.engine.options import DEFAULT_MODEL, EngineOptions
+from glomedge.errors import UsageError
+
+if TYPE_CHECKING:
+    from glomedge.files.addresses import Place
 
 CLUSTER = "Cluster"
 _LINE_EVERY_S = 30.0
@@ -39,9 +43,10 @@ def infer_ray(
     ],
     *,
     folder: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
-            help="Folder that the manifest's paths are relative to; every node sees it. Default: the manifest's.",
+            help="Folder or address (s3://...) that the manifest's paths are relative to, which every node sees. "
+            "Default: the manifest's folder; of whole addresses, their bucket.",
             show_default=False,
         ),
     ] = None,
@@ -69,7 +74,7 @@ def infer_ray(
         typer.Option(
             "--output",
             "-o",
-            help="Folder that every node sees, or URI (s3://...), for the results.",
+            help="Folder that every node sees, or address (s3://...), for the results.",
             rich_help_panel=RESULTS,
         ),
     ],
@@ -146,8 +151,10 @@ def infer_ray(
     from glomedge.runs.options import Options
     from glomedge.system.stopping import StopOnSignals
 
+    place = _place(folder, manifest)
     run = Options(
-        folder=manifest.parent if folder is None else folder,
+        folder=place if isinstance(place, Path) else Path(),
+        address=None if isinstance(place, Path) else place,
         model=model,
         engine=replace(engine, provider=provider),
         threshold=threshold,
@@ -180,6 +187,19 @@ def infer_ray(
     else:
         print_summary(outcome, Path(output))
     raise typer.Exit(outcome.exit_code)
+
+
+def _place(folder: str | None, manifest: Path) -> Place:
+    """What the manifest's paths are relative to. Raises UsageError."""
+    from glomedge.files.addresses import place_of
+    from glomedge.runs.manifest import address_in
+
+    if folder is not None:
+        return place_of(folder)
+    try:
+        return address_in(manifest)
+    except UsageError:  # its paths are no addresses; whether it can be read is seen soon
+        return manifest.parent
 
 
 def lines(line: Callable[[str], None], every_s: float = _LINE_EVERY_S) -> Callable[[int, int], None]:

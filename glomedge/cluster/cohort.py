@@ -27,6 +27,7 @@ from glomedge.results.answer_table import AnswerTable
 from glomedge.results.folder import WORK_FOLDER, OutputFolder
 from glomedge.results.thumbnails import ThumbnailFile
 from glomedge.runs.manifest import case_finder, listed
+from glomedge.runs.options import Options
 from glomedge.runs.outcome import Outcome
 from glomedge.runs.slides import Inputs
 from glomedge.slides.pairs import SLIDE_SUFFIXES
@@ -150,7 +151,7 @@ class _Cohort:
         run = self._options.run
         return {
             "glomedge": __version__,
-            "folder": escape_name(bytes(run.folder.resolve())),
+            "folder": escape_name(_root(run)),
             "model_sha256": self._model.sha256,
             "recipe": self._model.spec.recipe.model_dump_json(),
             "threshold": self._threshold,
@@ -218,7 +219,7 @@ class _Cohort:
         return Job(
             plan=plan,
             store=self._store,
-            root=bytes(run.folder.resolve()),
+            root=_root(run),
             model_name=run.model.name,
             engine=run.engine,
             cpus=cpus_of(options),
@@ -335,6 +336,11 @@ def _require_crops(found: Scan) -> None:
             f"The manifest lists {counted(len(slides), 'slide')}, such as {slides[0].key}. infer-ray answers crops; "
             "use glomedge infer --shard for slides."
         )
+
+
+def _root(run: Options) -> bytes:
+    """What the inputs are relative to, on every node."""
+    return bytes(run.folder.resolve()) if run.address is None else bytes(run.address)
 
 
 def _is(found: Found, endings: Sequence[bytes]) -> bool:

@@ -21,6 +21,7 @@ from glomedge.cluster.plan import Plan, part_batches
 from glomedge.cluster.store import Store, parquet_bytes
 from glomedge.engine.options import EngineOptions
 from glomedge.errors import OutputError
+from glomedge.files.addresses import is_address
 from glomedge.files.names import unescape_name
 from glomedge.model.file import ModelFile, read_model_file
 from glomedge.pipeline.inputs import Found, Keys
@@ -40,6 +41,8 @@ if TYPE_CHECKING:
     from glomedge.engine.engine import Engine
 
 
+_READERS_A_CPU = 4
+"""Decode processes for crops in storage: most of the time each waits for the network."""
 MOST_ATTEMPTS = 10
 """Workers that may end, one after the other, over the same part."""
 
@@ -131,7 +134,7 @@ class Worker:
         return Settings(
             recipe=self._model.spec.recipe,
             batch_size=job.plan.batch_size,
-            decode_workers=job.cpus,
+            decode_workers=job.cpus * (_READERS_A_CPU if is_address(job.root) else 1),
             # A file that ends its decoder then costs its own row, not the worker.
             decode_processes=True,
             run_threads=GPU_RUN_THREADS if on_gpu(job.engine) else min(job.cpus, MOST_RUN_THREADS),
