@@ -256,11 +256,11 @@ class _Cohort:
 
         if progress is not None:
             progress(answered.rows, plan.total)
-        for name in self._store.names(ATTEMPTS):  # of another driver
-            self._store.remove(f"{ATTEMPTS}/{name}")
+        self._forget_attempts()  # of another driver
         left = [part for part in range(plan.parts) if part not in before]
         if left and not answer_parts(self._job(plan), self._model.path.read_bytes(), left, done, stop):
             return False
+        self._forget_attempts()
         # Not what the workers have said, but what is there.
         if missing := plan.parts - len(plan.done(self._store)):
             raise OutputError(
@@ -269,6 +269,10 @@ class _Cohort:
                 "that all share, or a URI. Then run again with --resume."
             )
         return True
+
+    def _forget_attempts(self) -> None:
+        for name in self._store.names(ATTEMPTS):
+            self._store.remove(f"{ATTEMPTS}/{name}")
 
     # The results.
 

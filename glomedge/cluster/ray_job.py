@@ -62,7 +62,7 @@ class RayPool:
             UsageError: the cluster has not room for so many workers, or cannot be reached.
             GlomedgeError: the job failed; the parts that are answered stay.
         """
-        with _cluster(self.note) as ray:
+        with own_or_given_cluster(self.note) as ray:
             count = _room(ray, job, self.workers, len(parts))
             return _Stream(ray, job, model, parts, count).run(done, stop)
 
@@ -137,7 +137,7 @@ class _Stream:
 
 
 @contextlib.contextmanager
-def _cluster(note: Callable[[str], None]) -> Iterator[Any]:
+def own_or_given_cluster(note: Callable[[str], None]) -> Iterator[Any]:
     """Ray, connected; left at the end, and a cluster of our own ended."""
     address = os.environ.get("RAY_ADDRESS")
     # Lines of its C++ code, about what it mends by itself.
