@@ -13,6 +13,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,7 @@ def main() -> None:
         ],
     )
     log(table)
-    said = {"runs": runs, "ray_start_s": start_s, "ratio_s": ratio, "ratio_cpu_s": cpu_ratio}
+    said = {"runs": runs, "ray_start_s": start_s, "ratio_s": asdict(ratio), "ratio_cpu_s": asdict(cpu_ratio)}
     said |= {"crops": arguments.crops, "workers": arguments.workers, "loads": [run["load"] for run in runs]}
     write_result("ray_cluster", said, table, title="Ray on one machine against one process")
 
