@@ -41,6 +41,7 @@ COMMANDS: MappingProxyType[str, dict[str, Any]] = MappingProxyType(
         "export-triton": {},
         "export-page": {},
         "infer": _SEVERAL_NAMES,
+        "infer-ray": {},
         "merge": {},
         "manifest": {},
         "evaluate": _SEVERAL_NAMES,

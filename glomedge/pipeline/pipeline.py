@@ -155,8 +155,12 @@ class Pipeline:
 
     # The caller's thread.
 
-    def run(self, batches: Iterable[Sequence[Found] | PlacedBatch]) -> bool:
+    def run(self, batches: Iterable[Sequence[Found] | PlacedBatch | None]) -> bool:
         """Answer every input; ``batches`` are taken one by one as buffers become free.
+
+        Args:
+            batches: None among them says that there is no more work yet: the next one is asked for at once, after a
+                look at the decoders, so whoever has none to give waits a moment before.
 
         Returns:
             True when all were answered, False when it was stopped.
@@ -222,8 +226,12 @@ class Pipeline:
             for _ in range(settings.buffers):
                 self._free.put((0, np.zeros((settings.batch_size, side_px, side_px, 3), np.uint8)))
 
-    def _feed(self, batches: Iterable[Sequence[Found] | PlacedBatch]) -> bool:
+    def _feed(self, batches: Iterable[Sequence[Found] | PlacedBatch | None]) -> bool:
         for each in batches:
+            if each is None:
+                if self._watch():
+                    return False
+                continue
             placed = each if isinstance(each, PlacedBatch) else PlacedBatch(each, range(len(each)), len(each))
             buffer = self._next_buffer()
             if buffer is None:

@@ -63,9 +63,11 @@ class RunPageSelection:
 
     Args:
         max_thumbnails: pictures to show at most.
+        only_kept: of crops that no picture was kept of, none is shown; else all rows have one.
     """
 
-    def __init__(self, max_thumbnails: int = MAX_THUMBNAILS) -> None:
+    def __init__(self, max_thumbnails: int = MAX_THUMBNAILS, *, only_kept: bool = False) -> None:
+        self._only_kept = only_kept
         self._pictured = _Smallest(max_thumbnails)
         self._to_review = _Smallest(MAX_LISTED)
         self._errors = _Smallest(MAX_LISTED)
@@ -79,7 +81,8 @@ class RunPageSelection:
                 continue
             verdict = block.verdicts[place]
             rank = self._kinds[verdict], abs(probability - verdict.threshold), block.paths[place]
-            self._pictured.add(rank, block, place)
+            if not self._only_kept or block.attachment(place) is not None:
+                self._pictured.add(rank, block, place)
             if verdict.review:
                 self._to_review.add(rank, block, place)
 

@@ -142,7 +142,7 @@ def _payload(line: bytes, seed: int) -> dict[str, Any] | None:
     return value if isinstance(value, dict) else None
 
 
-def _pack(answer: Answer, attachment: Attachment | None) -> list[Any]:
+def pack(answer: Answer, attachment: Attachment | None) -> list[Any]:
     """A row as the journal holds it; ``AnswerTable.put`` takes it in again.
 
     The probability is the shortest decimal of the float32 answer; the size and time of the file when it was read let a
@@ -345,7 +345,7 @@ class Journal:
 
     def rows(self, answers: Iterable[tuple[Answer, Attachment | None]]) -> None:
         """The results of one batch, each with the place of its thumbnail, if one was kept."""
-        self._append({"kind": "rows", "rows": [_pack(*answer) for answer in answers]})
+        self._append({"kind": "rows", "rows": [pack(*answer) for answer in answers]})
 
     def done(self, rows: int) -> None:
         """The run finished; on disk when this returns."""

@@ -87,15 +87,12 @@ class Publication:
         undrawn, heatmap_notes = self._heatmaps()
         if self.grey_crops is not None:
             self.grey_crops.drop()  # free its space for the tables
-        owned = (*OWNED, *annotations_of(self.options.output))
-        staged = Staged(self.options.output, self.options.output / WORK_FOLDER, owned)
+        staged = Staged(self.options.output, self.options.output / WORK_FOLDER, self.owned())
         try:
             collected = self._tables(staged)
             self._fill(outcome, collected)
             outcome.notes += heatmap_notes
-            with staged.open("cases.csv") as handle:
-                handle.write(byte_order_mark(self.options.formats))
-                handle.writelines(cases_csv(outcome.cases))
+            self._cases(staged, outcome)
             self._annotations(staged, outcome)
             outcome.wall_s = time.perf_counter() - begin_s
             self._record(outcome, batch_size)
@@ -108,6 +105,15 @@ class Publication:
             raise OutputError(
                 f"{undrawn} The tables and the report were written; run again with --resume to draw only."
             )
+
+    def owned(self) -> tuple[str, ...]:
+        """The files that this program writes into the folder of results; those of an earlier run go."""
+        return (*OWNED, *annotations_of(self.options.output))
+
+    def _cases(self, staged: Staged, outcome: Outcome) -> None:
+        with staged.open("cases.csv") as handle:
+            handle.write(byte_order_mark(self.options.formats))
+            handle.writelines(cases_csv(outcome.cases))
 
     def _tables(self, staged: Staged) -> Collected:
         """Write the tables; on the way, collect what else is made of the rows."""

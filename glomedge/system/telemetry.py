@@ -6,6 +6,7 @@ written outside the output folder and glomedge's own cache. Some dependencies do
 - onnxruntime 1.29 and newer writes a device identifier and an event database below the user's cache, and looks its
   collector up. ``disable_telemetry_events()`` comes too late for that; only the environment is read in time.
 - openvino sends an event to Google Analytics from a process of its own, and keeps a client identifier in ``~/intel``.
+- Ray sends usage statistics every hour.
 - Keras writes ``~/.keras/keras.json``, and Matplotlib, which it imports, a list of fonts.
 
 So every import of these goes through this module (a test searches the source for others). docs/privacy.md is the list
@@ -67,6 +68,21 @@ def import_openvino() -> Any:
     silence()
     with _LOCK, _hidden("openvino_telemetry"):
         return importlib.import_module("openvino")
+
+
+RAY_OPT_OUTS = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_USAGE_STATS_PROMPT_ENABLED": "0"}
+"""Read by Ray when a cluster starts, and by its processes."""
+
+
+def import_ray(module: str = "") -> Any:
+    """The module ``ray`` or one of its modules, such as ``data``, its statistics off. Raises ImportError.
+
+    Whoever has set ``RAY_USAGE_STATS_ENABLED`` keeps the setting.
+    """
+    silence()
+    for name, value in RAY_OPT_OUTS.items():
+        os.environ.setdefault(name, value)
+    return importlib.import_module(f"ray.{module}" if module else "ray")
 
 
 @contextlib.contextmanager
@@ -146,4 +162,12 @@ def telemetry() -> tuple[Silenced, ...]:
     return (
         Silenced("onnxruntime", off, shown if off else f"on by your own setting {shown}"),
         Silenced("openvino", True, "its telemetry package is hidden from it"),
+        _ray(),
     )
+
+
+def _ray() -> Silenced:
+    name = "RAY_USAGE_STATS_ENABLED"
+    value = os.environ.get(name, RAY_OPT_OUTS[name])
+    off = not _is_true(value)
+    return Silenced("ray", off, f"{name}={value}" if off else f"on by your own setting {name}={value}")

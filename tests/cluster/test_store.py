@@ -1,0 +1,116 @@
+"""Results and crops of ``glomedge infer-ray`` in object storage."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import zlib
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from glomedge.cluster import store as module
+from glomedge.cluster.cohort import infer_cohort
+from glomedge.cluster.options import CohortOptions
+from glomedge.cluster.store import Store
+from glomedge.errors import OutputError, UsageError
+from glomedge.files.addresses import Address
+from helpers.cohort_kit import Here, plainly, published, require_same
+from helpers.s3_server import Objects, reachable
+
+obstore = pytest.importorskip("obstore", reason="obstore (extra storage) is not installed")
+
+
+@pytest.fixture
+def remote(monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
+    """``s3://results/run``, whose objects obstore keeps in this process's memory."""
+    from obstore.store import MemoryStore
+
+    for name, value in Objects().environment().items():
+        monkeypatch.setenv(name, value)
+    module._opened.cache_clear()
+    module._opened(Address.parse("s3://results/run"))._store = MemoryStore()
+    yield Store("s3://results/run")
+    module._opened.cache_clear()
+
+
+@pytest.fixture(params=["folder", "address"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
+    if request.param == "folder":
+        return Store(str(tmp_path / "run"))
+    remote: Store = request.getfixturevalue("remote")
+    return remote
+
+
+def test_a_folder_and_an_address_are_alike(store: Store) -> None:
+    assert store.read("a/one") is None
+    assert not store.has("a/one")
+    assert store.names("a") == []
+    store.remove("a/one")
+    store.write("a/one", b"first")
+    store.write("a/two", b"0123456789")
+    store.write("a/one", b"second")
+    assert store.read("a/one") == b"second"
+    assert store.has("a/one")
+    assert not store.has("a/on")
+    assert store.names("a") == ["one", "two"]
+    with store.open("a/two") as handle:
+        handle.seek(4)
+        assert handle.read(3) == b"456"
+        assert handle.read() == b"789"
+    store.remove("a/one")
+    assert store.names("a") == ["two"]
+    with pytest.raises(OutputError, match="a/one"):
+        store.open("a/one")
+    assert pickle.loads(pickle.dumps(store)).where == store.where
+
+
+def test_a_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "run").write_bytes(b"")
+    with pytest.raises(OutputError, match=r"run/a/one cannot be written: .*Check the disk"):
+        Store(str(tmp_path / "run")).write("a/one", b"x")
+
+
+def test_no_address_is_refused() -> None:
+    with pytest.raises(UsageError, match="ftp://x is no address"):
+        Store("ftp://x")
+
+
+def test_results_go_to_an_address_and_a_run_goes_on_there(cohort: CohortOptions, remote: Store, tmp_path: Path) -> None:
+    expected = plainly(cohort, tmp_path / "plain")
+    there = replace(cohort, output=remote.where)
+    assert not infer_cohort(there, Here(most=2)).complete
+    outcome = infer_cohort(replace(there, run=replace(there.run, resume=True)), Here())
+    assert outcome.complete
+    assert remote.names("") == ["cases.parquet", "report.html", "run.json"]
+    assert json.loads(remote.read("run.json") or b"")["arguments"]["output"] == "s3://results/run"
+    for name in remote.names("predictions"):
+        path = tmp_path / "fetched" / "predictions" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(remote.read(f"predictions/{name}") or b"")
+    require_same(published(tmp_path / "fetched"), expected)
+
+
+def test_crops_in_storage_that_fails_now_and_then(
+    cohort: CohortOptions, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    expected = plainly(cohort, tmp_path / "plain")
+    folder = cohort.run.folder
+    bodies = {f"night/{path.relative_to(folder)}": path.read_bytes() for path in folder.rglob("*.png")}
+    objects = Objects(bodies)
+
+    def fault(method: str, key: str, before: int) -> str | None:
+        # Of 90 crops about a tenth: 1% would be one of them.
+        kind = zlib.crc32(os.fsencode(key)) % 30
+        return ("503", "truncate", "reset")[kind] if kind < 3 and before == 0 else None
+
+    objects.fault = fault
+    run = replace(cohort.run, folder=Path(), address=Address.parse("s3://crops/night"))
+    with reachable(objects, monkeypatch):
+        outcome = infer_cohort(replace(cohort, run=run), Here())
+    assert outcome.errors == {"truncated": 2}
+    require_same(published(cohort.output), expected)
+    assert len(objects.requests) > 90

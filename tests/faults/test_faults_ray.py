@@ -1,0 +1,101 @@
+"""``glomedge infer-ray`` while things die: every input has one row, and it is the row of an undisturbed run."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import random
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from glomedge.cluster.options import CohortOptions
+from glomedge.engine.options import EngineOptions
+from glomedge.runs.manifest import write_manifest
+from glomedge.runs.options import Options
+from helpers.builders import build_tiny_model
+from helpers.cohort_kit import plainly, poison, published, require_poisoned, require_same
+from helpers.ray_kit import driver, kill_driver, parts_of, wait_for_parts, workers_of
+from helpers.run_kit import write_crops
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(7200),
+    pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed (extra ray)"),
+]
+KILLS_OF_WORKERS, KILLS_OF_DRIVERS = 20, 10
+
+
+@pytest.fixture
+def many(tmp_path: Path) -> CohortOptions:
+    """960 crops in 60 parts, two of them broken, one of them vanished."""
+    names = write_crops(tmp_path / "crops", 960, broken=2)
+    build_tiny_model(tmp_path / "model.onnx")
+    write_manifest(tmp_path / "crops", tmp_path / "crops.parquet")
+    (tmp_path / "crops" / names[500]).unlink()
+    run = Options(
+        tmp_path / "crops", tmp_path / "model.onnx", engine=EngineOptions("cpu"), inputs=tmp_path / "crops.parquet",
+        report=False,
+    )  # fmt: skip
+    return CohortOptions(run, str(tmp_path / "out"), workers=1, cpus_per_worker=1, part_rows=16)
+
+
+def test_workers_killed_at_random(many: CohortOptions, tmp_path: Path) -> None:
+    rng, kills = random.Random(21), 0
+    with driver(replace(many, workers=2), "--no-report") as process:
+        # Once a part is done since the last one, so that the job always gets on.
+        while kills < KILLS_OF_WORKERS and wait_for_parts(process, many, parts_of(many) + 1):
+            time.sleep(rng.random() * 0.5)
+            if workers := workers_of(process):
+                rng.choice(workers).kill()
+                kills += 1
+        said = process.communicate()[0]
+    assert process.returncode == 2, said
+    assert kills == KILLS_OF_WORKERS
+    require_same(published(many.output), plainly(many, tmp_path / "plain"))
+
+
+def test_drivers_killed_and_resumed(many: CohortOptions, tmp_path: Path) -> None:
+    rng = random.Random(22)
+    for kill in range(KILLS_OF_DRIVERS):
+        with driver(many, "--no-report", "--resume") as process:
+            assert wait_for_parts(process, many, parts_of(many) + rng.randint(1, 3)), process.communicate()[0]
+            kill_driver(process)
+        assert parts_of(many) < 60, f"all was done before kill {kill + 1}"
+    with driver(many, "--no-report", "--resume") as process:
+        said = process.communicate()[0]
+    assert process.returncode == 2, said
+    require_same(published(many.output), plainly(many, tmp_path / "plain"))
+
+
+def test_two_drivers_on_one_output(many: CohortOptions, tmp_path: Path) -> None:
+    with driver(many, "--no-report") as first:
+        assert wait_for_parts(first, many, 1)
+        with driver(many, "--no-report", "--resume") as second:
+            refused = second.communicate()[0]
+        assert second.returncode == 1
+        assert "Another run" in refused
+        said = first.communicate()[0]
+    assert first.returncode == 2, said
+    require_same(published(many.output), plainly(many, tmp_path / "plain"))
+
+
+def test_too_few_cpus_end_at_once(many: CohortOptions) -> None:
+    with driver(replace(many, cpus_per_worker=1 + (os.cpu_count() or 1))) as process:
+        said = process.communicate()[0]
+    assert process.returncode == 1
+    assert "Too few CPUs" in said
+    assert not Path(many.output, "run.json").exists()
+
+
+def test_a_crop_that_ends_every_decoder_costs_its_row(
+    many: CohortOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name, expected = "a/case0-30.png", plainly(many, tmp_path / "plain")
+    monkeypatch.setenv("PYTHONPATH", poison(tmp_path / "poison", many.run.folder / name))
+    with driver(many, "--no-report") as process:
+        said = process.communicate()[0]
+    assert process.returncode == 2, said
+    require_poisoned(published(many.output), expected, name)
