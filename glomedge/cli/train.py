@@ -29,6 +29,14 @@ def train(
     pretrain_epochs: Annotated[
         int, typer.Option(min=0, help="With --weights none: train all layers first, for this many epochs, such as 33.")
     ] = 0,
+    pretrain_window: Annotated[
+        int | None,
+        typer.Option(
+            help="With --pretrain-epochs: train on windows of this many pixels, such as 112, of the full-size crops: "
+            "for runs of minutes. Default: whole crops, small ones first.",
+            show_default=False,
+        ),
+    ] = None,
     augment: Annotated[
         Literal["standard", "stain"] | None,
         typer.Option(
@@ -126,6 +134,7 @@ def train(
                 early_stopping=early_stopping,
                 compute_dtype=compute_dtype,
                 pretrain_epochs=pretrain_epochs,
+                pretrain_window_px=pretrain_window,
                 augment=augment,
             ),
             recipe=recipe_of(recipe, saturation_factor=saturation, hue_degrees=hue_degrees, equalise=equalise),

@@ -148,6 +148,8 @@ def _training(spec: ModelSpec) -> list[_Block]:
         (side, str(counts.crops), str(counts.positive), str(counts.cases)) for side, counts in training.splits.items()
     ]
     pretrained = f", all layers trained for {training.pretrain_epochs} epochs" if training.pretrain_epochs else ""
+    if training.pretrain_window_px is not None:
+        pretrained += f" on windows of {training.pretrain_window_px} pixels"
     return [
         f"`{training.data_name}` (SHA-256 `{training.data_sha256}`), split by {training.split_method}, seed "
         f"{training.seed}. Initial weights: {training.weights}{pretrained}. {training.optimizer}, learning rate "

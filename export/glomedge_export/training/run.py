@@ -291,6 +291,7 @@ def _provenance(
         class_weight=fit.class_weight,
         compute_dtype=fit.compute_dtype,
         pretrain_epochs=fit.pretrain_epochs,
+        pretrain_window_px=fit.pretrain_window_px,
         augment=fit.augmentation,
         threshold_rule=options.threshold,
         metrics={f"test_{name}": interval for name, interval in test.metrics.items()},
