@@ -17,10 +17,12 @@ import pytest
 
 from glomedge.about import RESEARCH_USE_NOTICE
 from glomedge.errors import GlomedgeError, MissingExtraError, OutputError, UsageError
+from glomedge.model.spec import OperatingPoint
 from glomedge_export.demo.run import RECORD_FILE, DemoResult, run_demo, run_glomedge
-from glomedge_export.demo.steps import STEPS, Step, demo_steps
+from glomedge_export.demo.steps import HOME, STEPS, Step, demo_steps
 from helpers.builders import build_tiny_model
 from helpers.demo_tables import write_answers, write_labels
+from helpers.sites import training_provenance
 
 TINY = (
     Step("draw", "glomedge synth night", ("night", "away-check")),
@@ -211,7 +213,9 @@ def test_the_steps_fit_together(tmp_path: Path) -> None:
             (directory / "artifacts").mkdir()
             return 0
         if arguments[0] == "export":
-            build_tiny_model(directory / "artifacts" / "model.onnx")
+            point = OperatingPoint(true_positive=40, false_negative=2, true_negative=50, false_positive=3)
+            training = training_provenance(site=HOME)
+            build_tiny_model(directory / "artifacts" / "model.onnx", operating_point=point, training=training)
             return 0
         return run_glomedge(arguments, directory)
 

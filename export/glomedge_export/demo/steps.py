@@ -66,7 +66,7 @@ def _home(dtype: str) -> tuple[Step, ...]:
     return (
         Step(
             "Draw crops to train on",
-            "glomedge synth data --crops 720 --cases 24 --positive-fraction 0.4 --seed 1",
+            "glomedge synth data --crops 720 --cases 36 --positive-fraction 0.4 --seed 1",
             ("data",),
         ),
         Step(

@@ -35,7 +35,7 @@ class Stain:
     absorbance: npt.NDArray[np.float64]
     white: npt.NDArray[np.float64]
     wash: float
-    laboratory: Laboratory
+    laboratory: Laboratory = LABORATORIES[1]
 
     @staticmethod
     def draw(rng: Rng, laboratory: Laboratory = LABORATORIES[1]) -> Stain:
