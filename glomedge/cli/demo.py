@@ -25,7 +25,7 @@ def demo(
 
     Under five minutes on two cores. demo.html in the new folder leads through the results.
     """
-    from glomedge_export.demo.run import run_demo
+    from glomedge_export.demo.run import places, run_demo
 
     result_stream: TextIO = sys.stdout
     if as_json:
@@ -57,6 +57,6 @@ def demo(
     for sentence in result.sentences():
         typer.echo(sentence)
     typer.echo("Where to look:")
-    for path, what in result.places():
+    for path, what in places(result.directory):
         typer.echo(f"  {path}  {what}")
     typer.echo(RESEARCH_USE_NOTICE)

@@ -18,7 +18,7 @@ import pytest
 from glomedge.about import RESEARCH_USE_NOTICE
 from glomedge.errors import GlomedgeError, MissingExtraError, OutputError, UsageError
 from glomedge.model.spec import OperatingPoint
-from glomedge_export.demo.run import RECORD_FILE, DemoResult, run_demo, run_glomedge
+from glomedge_export.demo.run import RECORD_FILE, places, run_demo, run_glomedge
 from glomedge_export.demo.steps import HOME, STEPS, Step, demo_steps
 from helpers.builders import build_tiny_model
 from helpers.demo_tables import write_answers, write_labels
@@ -231,7 +231,7 @@ def test_the_steps_fit_together(tmp_path: Path) -> None:
         if step.arguments[:1] != ("export",):
             for made in step.makes:
                 assert (tmp_path / made).exists(), made
-    shown = {str(path.relative_to(tmp_path)) for path, _ in DemoResult(tmp_path, *[None] * 3, {}).places()}  # type: ignore[arg-type]
+    shown = {str(path.relative_to(tmp_path)) for path, _ in places(tmp_path)}
     assert {"demo.html", "predictions/report.html", "validation.html", "artifacts/model.onnx"} <= shown
     page = (tmp_path / "demo.html").read_text(encoding="utf-8")
     for target in re.findall(r'href="([^"#]+)"', page):

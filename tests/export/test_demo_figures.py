@@ -112,9 +112,9 @@ def test_the_page_says_what_it_is_and_links_to_what_is_there(tmp_path: Path) -> 
     assert page.count(RESEARCH_USE_NOTICE) == 2
     assert "no patient&#39;s tissue" in page or "no patient's tissue" in page
     assert '<a href="validation.html">' in page
-    assert 'href="night.html"' not in page
+    assert 'href="away.card.md"' not in page
     assert "50.0% (30.0-70.0)" in page
     assert page.count("<code>glomedge") == sum(step.command.startswith("glomedge") for step in STEPS)
-    assert page.count('<td class="n">left out</td>') == sum(bool(step.needs) for step in STEPS)
+    assert page.count('<td class="n whole">left out</td>') == sum(bool(step.needs) for step in STEPS)
     assert "<b>1.000</b>AUROC" in page
     assert "the extra serve is not installed" in page

@@ -39,12 +39,14 @@ def write_answers(
         intervals: of the biopsy: as called, low and high; corrected, low and high, empty for none.
     """
     rows: list[tuple[object, ...]] = []
+    called: list[int] = []
     for index, value in enumerate(probabilities):
-        known = isinstance(value, float)
-        label, review = (int(value >= 0.5), int(0.2 <= value <= 0.8)) if known else ("", "")
-        rows.append((f"sub/{index}.png", "'12-3", value, label, review))
+        if isinstance(value, float):
+            called.append(int(value >= 0.5))
+            rows.append((f"sub/{index}.png", "'12-3", value, called[-1], int(0.2 <= value <= 0.8)))
+        else:
+            rows.append((f"sub/{index}.png", "'12-3", value, "", ""))
     _write(folder / "predictions.csv", ("path", "case", "probability", "label", "review"), rows)
-    called = [row[3] for row in rows if row[3] != ""]
     percent = 100 * sum(called) / max(1, len(called))
     low, high, corrected_low, corrected_high = intervals
     corrected = percent if corrected_low != "" else ""

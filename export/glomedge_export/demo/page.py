@@ -69,7 +69,6 @@ _LINKED = (
     "predictions/report.html",
     "predictions/cases.csv",
     "predictions/predictions.csv",
-    "night.html",
     "on-slides/report.html",
     "on-slides/annotations",
     "labelling/label.html",
@@ -153,4 +152,6 @@ def _answer(directory: Path) -> str | None:
         answer = json.loads((directory / ANSWER_FILE).read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
-    return json.dumps(answer, indent=1)
+    # One line for each tensor: indented in full, every number would have its own.
+    outputs = ",\n  ".join(json.dumps(output) for output in answer.pop("outputs"))
+    return f'{json.dumps(answer)[:-1]},\n "outputs": [\n  {outputs}\n]}}'

@@ -67,12 +67,6 @@ class DemoResult:
         """Of all commands."""
         return sum(spent.seconds for spent in self.spent.values())
 
-    def places(self) -> list[tuple[Path, str]]:
-        """The results worth looking at, of those that exist."""
-        found = [(self.directory / path, what) for path, what in _PLACES if (self.directory / path).exists()]
-        width = max((len(str(path)) for path, _ in found), default=0)
-        return [(path, what.rjust(len(what) + width - len(str(path)))) for path, what in found]
-
     def sentences(self) -> tuple[str, str]:
         """What came out, at home and at the other laboratory."""
         night, before, after = self.night, self.before, self.after
@@ -85,6 +79,13 @@ class DemoResult:
             f"{after.sensitivity:.3f}, specificity {before.specificity:.3f} -> {after.specificity:.3f}, %GS off by "
             f"{before.percent_error:.1f} -> {after.percent_error:.1f} points a biopsy.",
         )
+
+
+def places(directory: Path) -> list[tuple[Path, str]]:
+    """The results worth looking at, of those that exist in a demo folder; the words stand below one another."""
+    found = [(directory / path, what) for path, what in _PLACES if (directory / path).exists()]
+    width = max((len(str(path)) for path, _ in found), default=0)
+    return [(path, what.rjust(len(what) + width - len(str(path)))) for path, what in found]
 
 
 Runner = Callable[[Sequence[str], Path], int]

@@ -23,6 +23,7 @@ class FitOptions:
 
     Attributes:
         weights: ``imagenet``, ``none`` or a file.
+        epochs: of the fit; 0 only with ``pretrain_epochs``: all layers are trained, and no fit follows.
         early_stopping: stop after this many epochs without a better validation loss; 0: never.
         compute_dtype: what the convolutions of a training step are computed in; weights, loss and everything that is
             not a training step stay float32.
@@ -48,11 +49,13 @@ class FitOptions:
     augment: Augment | None = None
 
     def __post_init__(self) -> None:
-        if self.epochs < 1 or self.batch_size < 1 or self.early_stopping < 0:
+        if self.epochs < 0 or self.batch_size < 1 or self.early_stopping < 0:
             raise UsageError(
-                f"Epochs ({self.epochs}) and batch size ({self.batch_size}) must be at least 1 and early stopping "
-                f"({self.early_stopping}) at least 0. Change the option."
+                f"Epochs ({self.epochs}) and early stopping ({self.early_stopping}) must be at least 0 and batch size "
+                f"({self.batch_size}) at least 1. Change the option."
             )
+        if not (self.epochs or self.pretrain_epochs):
+            raise UsageError("--epochs 0 trains nothing. Add --pretrain-epochs, which trains all layers, or epochs.")
         if not 0 < self.learning_rate < float("inf"):
             raise UsageError(f"The learning rate {self.learning_rate} is not above 0. Use, for example, 0.001.")
         if self.pretrain_epochs < 0 or (self.pretrain_epochs and self.weights != "none"):

@@ -25,7 +25,7 @@ from glomedge.errors import GlomedgeError
 from glomedge.model.spec import SIZE_PX
 from glomedge_export.frameworks import keras, tf
 from glomedge_export.network import network
-from glomedge_export.training.batch_norm import calibrate_batch_norms
+from glomedge_export.training.batch_norm import CALIBRATION_CROPS, calibrate_batch_norms
 from glomedge_export.training.checkpoint import PRETRAINING_FOLDER, Checkpoint, Checkpointing, Checkpoints, EpochRow
 from glomedge_export.training.feed import TrainingData, batches
 from glomedge_export.training.listener import Listener, Silent
@@ -169,8 +169,8 @@ def pretrain(
     options: FitOptions,
     checkpointing: Checkpointing,
     listener: Listener | None = None,
-) -> None:
-    """Train every layer of ``model`` in place for ``options.pretrain_epochs`` epochs.
+) -> EpochRow:
+    """Train every layer of ``model`` in place for ``options.pretrain_epochs`` epochs; returns the last of them.
 
     Args:
         model: from ``network.assemble``; its freezing is left as it is.
@@ -211,8 +211,10 @@ def pretrain(
             f"accuracy {row.accuracy:.4f}, {row.seconds:.0f} s"
         )
     network.backbone_of(model).set_weights(all_layers.backbone.get_weights())
-    chosen = np.random.default_rng([options.seed, 1]).permutation(data.train)[:MEASURED_CROPS]
+    measured = MEASURED_CROPS if options.pretrain_window_px is None else CALIBRATION_CROPS
+    chosen = np.random.default_rng([options.seed, 1]).permutation(data.train)[:measured]
     calibrate_batch_norms(model, [data.crops[np.sort(chosen[i : i + 32])] for i in range(0, len(chosen), 32)])
+    return history[-1]
 
 
 def _size_of(options: FitOptions, epoch: int) -> int:

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pytest
 
 from glomedge.errors import OutputError, UsageError
-from glomedge_export.training.checkpoint import Checkpointing
+from glomedge_export.training.checkpoint import Checkpointing, EpochRow
 from glomedge_export.training.options import FitOptions
 
 keras = pytest.importorskip("keras", reason="needs TensorFlow: pip install 'glomedge[export]'")
@@ -22,6 +22,7 @@ pytestmark = pytest.mark.keras
 from glomedge_export.frameworks import tf  # noqa: E402
 from glomedge_export.network import network  # noqa: E402
 from glomedge_export.training import fit, pretrain  # noqa: E402
+from glomedge_export.training import run as run_module  # noqa: E402
 from glomedge_export.training.feed import TrainingData  # noqa: E402
 from glomedge_export.training.listener import Silent  # noqa: E402
 
@@ -142,9 +143,7 @@ def test_windows_leave_an_incomplete_batch_to_another_epoch(
     crops: npt.NDArray[np.uint8], batch_size: int, window_px: int | None, expected: list[tuple[int, int]]
 ) -> None:
     """Four training crops; a fit of a batch that is never whole keeps it."""
-    options = FitOptions(
-        weights="none", pretrain_epochs=2, pretrain_window_px=window_px, batch_size=batch_size, seed=3
-    )
+    options = FitOptions(weights="none", pretrain_epochs=2, pretrain_window_px=window_px, batch_size=batch_size, seed=3)
     steps, recorder = Steps(), Recorder()
     row = pretrain._pretrain_epoch(steps, data_of(crops), options, 1, recorder)  # type: ignore[arg-type]
     assert steps.seen == expected
@@ -205,6 +204,32 @@ def test_only_random_weights_are_pretrained() -> None:
         FitOptions(weights="none", pretrain_epochs=-1)
     with pytest.raises(UsageError, match="Add --pretrain-epochs"):
         FitOptions(weights="none", pretrain_window_px=112)
+    with pytest.raises(UsageError, match="--epochs 0 trains nothing"):
+        FitOptions(weights="none", epochs=0)
+    with pytest.raises(UsageError, match="at least 0"):
+        FitOptions(weights="none", pretrain_epochs=1, epochs=-1)
     for window_px in (63, 225):
         with pytest.raises(UsageError, match="choose 64 to 224 pixels"):
             FitOptions(weights="none", pretrain_epochs=1, pretrain_window_px=window_px)
+
+
+def test_without_epochs_the_model_stays_as_all_layers_left_it(
+    crops: npt.NDArray[np.uint8], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The history is then the last epoch of all layers, as epoch 0; the run gives it the validation figures."""
+    model = object()
+    row = EpochRow(5, 0.25, 0.9, float("nan"), float("nan"), 3.0)
+    monkeypatch.setattr(fit, "start_model", lambda *_: (model, row))
+    options = FitOptions(weights="none", pretrain_epochs=5, epochs=0, seed=3)
+    fitted = fit.fit(data_of(crops), options, Checkpointing(tmp_path))
+    assert fitted.model is model
+    assert (fitted.best_epoch, fitted.resumed_after) == (0, 0)
+    (kept,) = fitted.history
+    assert (kept.epoch, kept.loss, kept.accuracy) == (0, 0.25, 0.9)
+    logits, labels = np.array([2.0, -1.0, -3.0]), np.array([1, 1, 0])
+    (validated,) = run_module._validated(fitted.history, logits, labels)
+    assert validated.val_accuracy == pytest.approx(2 / 3)
+    losses = np.log1p(np.exp(-np.array([2.0, -1.0, 3.0])))
+    assert validated.val_loss == pytest.approx(losses.mean())
+    later = (EpochRow(1, 0.2, 0.9, 0.3, 0.8, 1.0),)
+    assert run_module._validated(later, logits, labels) is later
