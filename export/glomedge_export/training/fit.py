@@ -30,6 +30,9 @@ from glomedge_export.training.options import Augment, ClassWeight, FitOptions
 from glomedge_export.training.pretrain import pretrain
 from glomedge_export.training.stain import stain
 
+WHOLE_CROPS = 256
+"""Of either side, to which the last layer is fitted after training on windows."""
+
 
 @dataclass(frozen=True)
 class Fitted:
@@ -184,6 +187,8 @@ def start_model(
     pretrained = None
     if options.pretrain_epochs:
         pretrained = pretrain(model, data, options, checkpointing, listener)
+        if options.pretrain_window_px is not None:
+            _fit_head_to_whole_crops(model, data, options, listener)
     elif options.weights == "none":
         chosen = np.random.default_rng(options.seed).permutation(data.train)[:CALIBRATION_CROPS]
         groups = [data.crops[np.sort(chosen[i : i + 32])] for i in range(0, len(chosen), 32)]
@@ -197,6 +202,20 @@ def start_model(
             lambda done, total: listener.preparing("last layer start", done, total),
         )
     return model, pretrained
+
+
+def _fit_head_to_whole_crops(model: Any, data: TrainingData, options: FitOptions, listener: Listener) -> None:
+    """All layers saw windows: whole crops look alike to them, but not the same, so the last layer is fitted anew."""
+    start_head(
+        model,
+        data.crops,
+        data.labels,
+        np.random.default_rng(options.seed + 1).permutation(data.train),
+        data.validation,
+        lambda done, total: listener.preparing("last layer", done, total),
+        max_crops=WHOLE_CROPS,
+        augmented=False,
+    )
 
 
 def fit(
