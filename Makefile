@@ -33,7 +33,7 @@ help:  ## list what can be made
 	$(PIP) --only-binary atheris --editable '.[fuzz]' && touch $@ \
 	  || echo "The fuzzer atheris cannot be installed here: the guided fuzz runs will be skipped." >&2
 
-demo: .venv/.installed  ## draw crops, train, export, infer, evaluate, bench: the whole way in one go
+demo: .venv/.installed  ## draw crops and slides, train, export, infer, recalibrate, serve: the whole way in one go
 	$(BIN)/glomedge demo
 
 # A worker that crashes is not replaced: pytest-xdist then ends with a failure that names the test, where a replaced

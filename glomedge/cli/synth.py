@@ -21,6 +21,7 @@ def synth(
     positive_fraction: Annotated[
         float, typer.Option(min=0.0, max=1.0, help="Share of globally sclerotic crops.")
     ] = 0.35,
+    laboratory: Annotated[int, typer.Option(help="1, or 2: another laboratory, which stains and scans otherwise.")] = 1,
     workers: Annotated[
         int | None, typer.Option(min=1, help="Drawing threads; does not change the pictures.", show_default="all")
     ] = None,
@@ -37,6 +38,7 @@ def synth(
             cases=cases,
             seed=seed,
             positive_fraction=positive_fraction,
+            laboratory=laboratory,
             workers=workers,
             force=force,
             progress=progress.stage("Drawing"),

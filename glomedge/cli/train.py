@@ -24,11 +24,21 @@ def train(
     weights: Annotated[
         str, typer.Option(help="imagenet (downloaded), none, or a file: Keras' ResNet50V2 .h5, .keras, .weights.h5.")
     ] = "imagenet",
-    epochs: Annotated[int, typer.Option(min=1, help="Epochs; the best by validation loss is kept.")] = 7,
+    epochs: Annotated[
+        int, typer.Option(min=0, help="Epochs; the best by validation loss is kept. 0: --pretrain-epochs alone.")
+    ] = 7,
     batch_size: Annotated[int, typer.Option(min=1, help="Crops per step.")] = 32,
     pretrain_epochs: Annotated[
         int, typer.Option(min=0, help="With --weights none: train all layers first, for this many epochs, such as 33.")
     ] = 0,
+    pretrain_window: Annotated[
+        int | None,
+        typer.Option(
+            help="With --pretrain-epochs: train on windows of this many pixels, such as 112, of the full-size crops: "
+            "for runs of minutes. Default: whole crops, small ones first.",
+            show_default=False,
+        ),
+    ] = None,
     augment: Annotated[
         Literal["standard", "stain"] | None,
         typer.Option(
@@ -126,6 +136,7 @@ def train(
                 early_stopping=early_stopping,
                 compute_dtype=compute_dtype,
                 pretrain_epochs=pretrain_epochs,
+                pretrain_window_px=pretrain_window,
                 augment=augment,
             ),
             recipe=recipe_of(recipe, saturation_factor=saturation, hue_degrees=hue_degrees, equalise=equalise),
@@ -157,7 +168,8 @@ def _print_summary(summary: dict[str, Any], output: Path) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=f"Held-out test crops (kept: epoch {summary['best_epoch']} of {summary['epochs']})")
+    kept = f"kept: epoch {summary['best_epoch']} of {summary['epochs']}" if summary["epochs"] else "all layers trained"
+    table = Table(title=f"Held-out test crops ({kept})")
     for column in ("figure", "value", "95% interval"):
         table.add_column(column, justify="left" if column == "figure" else "right")
     for name, interval in summary["test"].items():

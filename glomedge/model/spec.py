@@ -183,6 +183,7 @@ class TrainingProvenance(Frozen):
     class_weight: Literal["none", "balanced"] = "none"
     compute_dtype: Literal["float32", "bfloat16"] = "float32"
     pretrain_epochs: int = 0
+    pretrain_window_px: int | None = None
     augment: Literal["standard", "stain"] = "standard"
     threshold_rule: str = "0.5"
     metrics: dict[str, Interval]

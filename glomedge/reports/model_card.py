@@ -148,11 +148,18 @@ def _training(spec: ModelSpec) -> list[_Block]:
         (side, str(counts.crops), str(counts.positive), str(counts.cases)) for side, counts in training.splits.items()
     ]
     pretrained = f", all layers trained for {training.pretrain_epochs} epochs" if training.pretrain_epochs else ""
+    if training.pretrain_window_px is not None:
+        pretrained += f" on windows of {training.pretrain_window_px} pixels"
+    fit = (
+        f"{training.optimizer}, learning rate {training.learning_rate:g}, batch {training.batch_size}, best of "
+        f"{training.epochs} epochs: {training.best_epoch}. "
+        if training.epochs
+        else f"Batch {training.batch_size}; no fit followed. "
+    )
     return [
         f"`{training.data_name}` (SHA-256 `{training.data_sha256}`), split by {training.split_method}, seed "
-        f"{training.seed}. Initial weights: {training.weights}{pretrained}. {training.optimizer}, learning rate "
-        f"{training.learning_rate:g}, batch {training.batch_size}, best of {training.epochs} epochs: "
-        f"{training.best_epoch}. Threshold rule: {training.threshold_rule}.",
+        f"{training.seed}. Initial weights: {training.weights}{pretrained}. "
+        f"{fit}Threshold rule: {training.threshold_rule}.",
         _Table(("split", "crops", "globally sclerotic", "biopsies"), tuple(rows)),
     ]
 

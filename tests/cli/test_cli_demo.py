@@ -13,7 +13,9 @@ import pytest
 
 from glomedge import __version__
 from glomedge.about import RESEARCH_USE_NOTICE
-from glomedge_export.demo import RECORD_FILE, STEPS
+from glomedge_export.demo.run import RECORD_FILE
+from glomedge_export.demo.steps import STEPS
+from helpers.demo_tables import write_answers, write_labels
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -24,11 +26,11 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture
 def finished(tmp_path: Path) -> Path:
-    """A demo folder in which every step is noted as done, and the two tables that the result is read from."""
-    (tmp_path / "night").mkdir()
-    (tmp_path / "night" / "public.csv").write_text("name,ground truth\na.png,1\nb.png,0\n")
-    (tmp_path / "predictions").mkdir()
-    (tmp_path / "predictions" / "predictions.csv").write_text("path,probability\nx/a.png,0.9\nx/b.png,0.2\n")
+    """A demo folder in which every step is noted as done, and the tables that the figures are read from."""
+    for drawn in ("night", "away-check"):
+        write_labels(tmp_path / drawn / "public.csv", [1, 0])
+    for answers in ("predictions", "before", "after"):
+        write_answers(tmp_path / answers, [0.9, 0.2])
     record = {"demo": "glomedge", "version": __version__, "seconds": {step.command: 2.0 for step in STEPS}}
     (tmp_path / RECORD_FILE).write_text(json.dumps(record))
     return tmp_path
@@ -38,11 +40,14 @@ def test_a_finished_demo_says_where_to_look(finished: Path) -> None:
     done = run(str(finished))
     assert done.returncode == 0, done.stderr
     for step in STEPS:
-        assert f"$ {step.command}" in done.stdout
+        assert step.command in done.stdout
     assert done.stdout.count("done earlier") == len(STEPS)
-    assert "AUROC 1.000 on 2 drawn crops" in done.stdout
-    assert str(finished / "predictions" / "predictions.csv") in done.stdout
-    assert "report.html" not in done.stdout  # it is not there: not shown
+    assert "On 2 drawn crops of 1 biopsies that training never saw: AUROC 1.000, sensitivity 1.000" in done.stdout
+    assert "before and after 30 labels: sensitivity 1.000 -> 1.000" in done.stdout
+    last = done.stdout[done.stdout.index("Where to look:") :].splitlines()
+    assert last[1].split()[0] == str(finished / "demo.html")
+    assert last[2].split()[0] == str(finished / "predictions" / "cases.csv")
+    assert "report.html" not in done.stdout[done.stdout.index("Where to look:") :]  # it is not there: not shown
     assert done.stdout.rstrip().endswith(RESEARCH_USE_NOTICE)
 
 
@@ -50,14 +55,15 @@ def test_json_alone_on_standard_output(finished: Path) -> None:
     done = run(str(finished), "--json")
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
-    assert result["auroc"] == 1.0
+    assert result["night"]["auroc"] == 1.0
+    assert result["other_laboratory"]["after"]["crops"] == 2
     assert result["total_seconds"] == 2.0 * len(STEPS)
     assert result["notice"] == RESEARCH_USE_NOTICE
     assert f"$ {STEPS[0].command}" in done.stderr
 
 
 def test_a_model_that_did_not_learn_is_exit_1(finished: Path) -> None:
-    (finished / "predictions" / "predictions.csv").write_text("path,probability\nx/a.png,0.1\nx/b.png,0.2\n")
+    write_answers(finished / "predictions", [0.1, 0.2])
     done = run(str(finished))
     assert done.returncode == 1
     assert "did not learn" in done.stderr

@@ -95,7 +95,7 @@ def test_a_command_keeps_to_its_folders(root: Path, arguments: list[str]) -> Non
     if arguments[0] in ("infer", "crop") and importlib.util.find_spec("openslide") is None:
         pytest.skip("needs OpenSlide: pip install 'glomedge[slides]'")
     given = [str(root / "model.onnx") if part == "model.onnx" else part for part in arguments]
-    _check(run_traced(MAIN, given, root, timeout_s=540))
+    _check(run_traced(MAIN, given, root, timeout_s=1800))
 
 
 def test_the_python_interface_keeps_to_them_too(root: Path) -> None:

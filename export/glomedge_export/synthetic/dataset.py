@@ -22,6 +22,7 @@ from glomedge.about import RESEARCH_USE_NOTICE, __version__
 from glomedge.errors import OutputError, UsageError
 from glomedge.files.writing import check_writable
 from glomedge_export.synthetic.crop import draw_crop, draw_size
+from glomedge_export.synthetic.laboratory import LABORATORIES
 from glomedge_export.synthetic.manifest import drawn_files
 from glomedge_export.synthetic.optics import Stain
 from glomedge_export.synthetic.tissue import Rng
@@ -62,12 +63,15 @@ class DrawnDataset:
     percent_gs: dict[str, float]  # case -> 100 x globally sclerotic / all
 
 
-def plan_dataset(crops: int, cases: int, seed: int, positive_fraction: float) -> list[PlannedCrop]:
+def plan_dataset(crops: int, cases: int, seed: int, positive_fraction: float, laboratory: int = 1) -> list[PlannedCrop]:
     """Decide names, labels, stains and seeds, in the order of ``public.csv``.
 
     Raises:
-        UsageError: counts or fraction that cannot be carried out.
+        UsageError: counts, fraction or laboratory that cannot be carried out.
     """
+    if laboratory not in LABORATORIES:
+        known = " or ".join(map(str, LABORATORIES))
+        raise UsageError(f"There is no laboratory {laboratory} to draw: choose --laboratory {known}.")
     if cases < 1 or crops < cases:
         raise UsageError(f"Cannot draw {crops} crops from {cases} cases: ask for at least one crop per case.")
     if not 0.0 <= positive_fraction <= 1.0:
@@ -78,7 +82,8 @@ def plan_dataset(crops: int, cases: int, seed: int, positive_fraction: float) ->
     rng = np.random.default_rng(plan_seed)
     counts = _crops_per_case(rng, crops, cases)
     positives = _positives_per_case(rng, counts, round(crops * positive_fraction))
-    stains = [Stain.draw(np.random.default_rng(child)) for child in stain_seed.spawn(cases)]
+    style = LABORATORIES[laboratory]
+    stains = [Stain.draw(np.random.default_rng(child), style) for child in stain_seed.spawn(cases)]
     seeds = iter(crop_seed.spawn(crops))
     planned = []
     for case, (biopsy, slides) in enumerate(_biopsies(rng, cases)):
@@ -155,6 +160,7 @@ def write_dataset(
     cases: int = 12,
     seed: int = 0,
     positive_fraction: float = 0.35,
+    laboratory: int = 1,
     workers: int | None = None,
     force: bool = False,
     progress: Callable[[int, int], None] | None = None,
@@ -171,6 +177,7 @@ def write_dataset(
         cases: number of biopsies they come from.
         seed: same seed, same bytes (with the same package versions).
         positive_fraction: share of globally sclerotic crops.
+        laboratory: which stains and scans them, a key of ``LABORATORIES``.
         workers: drawing threads; one per processor when None. Does not change the pictures.
         force: draw into a folder that holds other files.
         progress: called with (crops drawn, crops in all).
@@ -179,7 +186,7 @@ def write_dataset(
         UsageError: impossible counts, or a folder that holds something else.
         OutputError: the folder cannot be written.
     """
-    planned = plan_dataset(crops, cases, seed, positive_fraction)
+    planned = plan_dataset(crops, cases, seed, positive_fraction, laboratory)
     directory = Path(directory)
     try:
         _check_free(directory, force)
@@ -191,7 +198,8 @@ def write_dataset(
             (partial / folder).mkdir(parents=True)
         _draw_all(partial, planned, workers or os.cpu_count() or 1, progress)
         drawn = _summary(directory, planned)
-        _write_texts(partial, planned, drawn, seed=seed, cases=cases, positive_fraction=positive_fraction)
+        arguments = {"seed": seed, "cases": cases, "positive_fraction": positive_fraction, "laboratory": laboratory}
+        _write_texts(partial, planned, drawn, arguments)
         _remove_earlier(directory)
         for entry in (*FOLDERS, NOTICE_FILE, MANIFEST_FILE, LABELS_FILE):
             (partial / entry).replace(directory / entry)
@@ -231,7 +239,7 @@ def _summary(directory: Path, planned: list[PlannedCrop]) -> DrawnDataset:
 
 
 def _write_texts(
-    partial: Path, planned: list[PlannedCrop], drawn: DrawnDataset, *, seed: int, cases: int, positive_fraction: float
+    partial: Path, planned: list[PlannedCrop], drawn: DrawnDataset, arguments: dict[str, int | float]
 ) -> None:
     with (partial / LABELS_FILE).open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
@@ -241,17 +249,16 @@ def _write_texts(
         "notice": f"Drawn by a program; no patient's tissue. {RESEARCH_USE_NOTICE}",
         "drawn_by": f"glomedge {__version__}",
         "package_versions": {"numpy": np.__version__, "opencv": cv2.__version__},
-        "seed": seed,
         "crops": drawn.crops,
-        "cases": cases,
-        "positive_fraction": positive_fraction,
+        **arguments,
         "positive": drawn.positive,
         "percent_gs": {case: round(value, 2) for case, value in drawn.percent_gs.items()},
         "files": [f"{FOLDERS[crop.label]}/{crop.name}" for crop in planned],
     }
     (partial / MANIFEST_FILE).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
     (partial / NOTICE_FILE).write_text(
-        f"These {drawn.crops} crops of glomeruli were drawn by a program (glomedge synth --seed {seed}); they show no\n"
+        f"These {drawn.crops} crops of glomeruli were drawn by a program (glomedge synth, seed {arguments['seed']}); "
+        "they show no\n"
         "patient's tissue. They serve to try out and test glomedge; a model trained on them knows nothing about real\n"
         f"biopsies.\n\n{RESEARCH_USE_NOTICE}\n",
         encoding="utf-8",

@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from glomedge_export.synthetic.laboratory import LABORATORIES, Laboratory
 from glomedge_export.synthetic.tissue import Canvas, Pixels, Plane, Rng, smooth_noise
 
 _FULL_DENSITY = 1.9  # optical density of canvas value 255 at stain strength 1
@@ -28,21 +29,23 @@ class Stain:
         absorbance: float ``[3, 3]``, rows PAS, haematoxylin, pigment; columns R, G, B; optical density at value 1.
         white: float ``[3]``, RGB of bare glass, 0-255.
         wash: haematoxylin density (canvas units) that lies over all tissue, the purple cast of an overstained slide.
+        laboratory: which stained and scanned it.
     """
 
     absorbance: npt.NDArray[np.float64]
     white: npt.NDArray[np.float64]
     wash: float
+    laboratory: Laboratory = LABORATORIES[1]
 
     @staticmethod
-    def draw(rng: Rng) -> Stain:
-        """A stain such as one laboratory run gives: pale to dark, pink to purple."""
-        pas = np.array([0.19, 1.0, 0.46]) * rng.lognormal(0.0, [0.3, 0.04, 0.15])
-        haematoxylin = np.array([1.0, 0.94, 0.52]) * rng.lognormal(0.0, [0.08, 0.08, 0.15])
+    def draw(rng: Rng, laboratory: Laboratory = LABORATORIES[1]) -> Stain:
+        """A stain such as one run in the laboratory gives: pale to dark, pink to purple."""
+        pas = np.array(laboratory.pas) * rng.lognormal(0.0, [0.3, 0.04, 0.15])
+        haematoxylin = np.array(laboratory.haematoxylin) * rng.lognormal(0.0, [0.08, 0.08, 0.15])
         pigment = np.array([0.45, 0.95, 1.1])
-        white = np.array([243.0, 240.0, 244.0]) + rng.normal(0.0, 3.0, 3)
-        wash = float(rng.choice([0.0, 8.0, 20.0, 55.0], p=[0.3, 0.35, 0.22, 0.13])) * rng.uniform(0.6, 1.2)
-        return Stain(np.stack([pas, haematoxylin, pigment]), np.clip(white, 225, 252), wash)
+        white = np.array(laboratory.white) + rng.normal(0.0, 3.0, 3)
+        wash = float(rng.choice(laboratory.washes, p=[0.3, 0.35, 0.22, 0.13])) * rng.uniform(0.6, 1.2)
+        return Stain(np.stack([pas, haematoxylin, pigment]), np.clip(white, 225, 252), wash, laboratory)
 
 
 def to_rgb(density: Pixels, stain: Stain, gain: tuple[float, float]) -> Plane:
@@ -77,6 +80,8 @@ def scan(canvas: Canvas, stain: Stain, height_px: int, width_px: int) -> Pixels:
     table = np.rint(_noise_quantiles() * np.float32(rng.uniform(0.6, 3.0))).astype(np.int8)
     noise = cv2.LUT(rng.integers(0, 256, pixels.shape, np.uint8), table)
     noisy = cv2.add(pixels, noise, dtype=cv2.CV_8U)
+    if stain.laboratory.scanner is not None:
+        noisy = stain.laboratory.scanner.render(noisy)
     return np.asarray(cv2.cvtColor(noisy, cv2.COLOR_RGB2RGBA))
 
 
@@ -92,7 +97,8 @@ def _exposure(rng: Rng, density: Pixels, stain: Stain) -> tuple[float, float]:
         return 1.0, 1.0
     cells = float(rng.lognormal(np.log(36.0), 0.25)) / max(1.0, float(tissue[..., 1].mean()))
     haematoxylin = float(np.clip(cells**0.6, 0.5, 1.6))
-    target = float(np.clip(rng.normal(129.0, 29.0), 60.0, 190.0))  # mean of the green channel, which PAS absorbs
+    # Mean of the green channel, which PAS absorbs.
+    target = float(np.clip(rng.normal(stain.laboratory.green_mean, 29.0), 60.0, 190.0))
     low, high = 0.5, 2.8
     for _ in range(9):  # the mean falls as the strength rises: bisect
         middle = (low + high) / 2

@@ -30,6 +30,9 @@ from glomedge_export.training.options import Augment, ClassWeight, FitOptions
 from glomedge_export.training.pretrain import pretrain
 from glomedge_export.training.stain import stain
 
+WHOLE_CROPS = 256
+"""Of either side, to which the last layer is fitted after training on windows."""
+
 
 @dataclass(frozen=True)
 class Fitted:
@@ -38,7 +41,8 @@ class Fitted:
     Attributes:
         model: keras.Model of ``network``.
         history: one row an epoch.
-        best_epoch: from 1.
+        best_epoch: from 1; 0 where no epoch followed the training of all layers. The one row of the history is then the
+            last epoch of that, not validated.
         resumed_after: how many epochs an earlier run had done.
     """
 
@@ -171,8 +175,8 @@ def sample_weights(labels: npt.NDArray[np.int64], class_weight: ClassWeight) -> 
 
 def start_model(
     data: TrainingData, options: FitOptions, checkpointing: Checkpointing, listener: Listener | None = None
-) -> Any:
-    """The network with its starting weights.
+) -> tuple[Any, EpochRow | None]:
+    """The network with its starting weights, and the last epoch of all layers, where there was one.
 
     For ``none``: all layers trained for ``pretrain_epochs``; where that is 0, BatchNormalization measured on training
     crops, then the last layer fitted to the features of the random network.
@@ -180,8 +184,11 @@ def start_model(
     listener = listener or Silent()
     model = network.assemble(options.input_scaling, options.seed)
     weights.load_into(model, options.weights)
+    pretrained = None
     if options.pretrain_epochs:
-        pretrain(model, data, options, checkpointing, listener)
+        pretrained = pretrain(model, data, options, checkpointing, listener)
+        if options.pretrain_window_px is not None:
+            _fit_head_to_whole_crops(model, data, options, listener)
     elif options.weights == "none":
         chosen = np.random.default_rng(options.seed).permutation(data.train)[:CALIBRATION_CROPS]
         groups = [data.crops[np.sort(chosen[i : i + 32])] for i in range(0, len(chosen), 32)]
@@ -194,7 +201,21 @@ def start_model(
             data.validation,
             lambda done, total: listener.preparing("last layer start", done, total),
         )
-    return model
+    return model, pretrained
+
+
+def _fit_head_to_whole_crops(model: Any, data: TrainingData, options: FitOptions, listener: Listener) -> None:
+    """All layers saw windows: whole crops look alike to them, but not the same, so the last layer is fitted anew."""
+    start_head(
+        model,
+        data.crops,
+        data.labels,
+        np.random.default_rng(options.seed + 1).permutation(data.train),
+        data.validation,
+        lambda done, total: listener.preparing("last layer", done, total),
+        max_crops=WHOLE_CROPS,
+        augmented=False,
+    )
 
 
 def fit(
@@ -225,7 +246,9 @@ def fit(
     saved = checkpoints.load(checkpointing.settings) if checkpointing.resume else None
     if saved is None:
         checkpoints.clear()
-        model = start_model(data, options, checkpointing, listener)
+        model, pretrained = start_model(data, options, checkpointing, listener)
+        if pretrained is not None and options.epochs == 0:
+            return Fitted(model, (replace(pretrained, epoch=0),), 0, 0)
     else:
         model = network.assemble(options.input_scaling, options.seed)
     optimizer = make_optimizer(options.optimizer, options.learning_rate)

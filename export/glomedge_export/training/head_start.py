@@ -117,21 +117,28 @@ def start_head(
     train: npt.NDArray[np.int64],
     validation: npt.NDArray[np.int64],
     on_progress: Callable[[int, int], None] | None = None,
+    *,
+    max_crops: int = MAX_CROPS,
+    augmented: bool = True,
 ) -> Head:
-    """Fit the last layer of ``model`` in place on at most ``MAX_CROPS`` crops of either side; returns it."""
-    train, validation = train[:MAX_CROPS], validation[:MAX_CROPS]
-    sides = ((train, False), (train, True), (validation, False))
+    """Fit the last layer of ``model`` in place on at most ``max_crops`` crops of either side; returns it.
+
+    With ``augmented`` every training crop is seen augmented, too.
+    """
+    train, validation = train[:max_crops], validation[:max_crops]
+    views = ((train, False), (train, True)) if augmented else ((train, False),)
+    sides = (*views, (validation, False))
     total, before = sum(len(indices) for indices, _ in sides), 0
     features, pooled = [], PooledFeatures(model)
-    for indices, augmented in sides:
+    for indices, turned in sides:
 
         def on_part(done: int, _: int, before: int = before) -> None:
             if on_progress is not None:
                 on_progress(before + done, total)
 
-        features.append(pooled(crops, indices, on_part, augmented=augmented))
+        features.append(pooled(crops, indices, on_part, augmented=turned))
         before += len(indices)
-    seen, seen_labels = np.concatenate(features[:2]), np.tile(labels[train], 2)
-    head = fit_head(seen, seen_labels, features[2], labels[validation])
+    seen, seen_labels = np.concatenate(features[:-1]), np.tile(labels[train], len(views))
+    head = fit_head(seen, seen_labels, features[-1], labels[validation])
     model.get_layer("probability").set_weights([head.kernel, head.bias])
     return head

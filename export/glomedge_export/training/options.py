@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from glomedge.errors import UsageError
-from glomedge.model.spec import MAX_MPP, MIN_MPP, ComputeDtype, InputScaling, Recipe
+from glomedge.model.spec import MAX_MPP, MIN_MPP, SIZE_PX, ComputeDtype, InputScaling, Recipe
 from glomedge_export.data.split import SplitMethod
 
 OptimizerName = Literal["sgd", "adam"]
 Augment = Literal["standard", "stain"]
 ClassWeight = Literal["none", "balanced"]
+MIN_WINDOW_PX = 64
+"""Side of the smallest windows for ``pretrain_window_px``: the network's last map is then 2 x 2."""
 
 
 @dataclass(frozen=True)
@@ -21,10 +23,12 @@ class FitOptions:
 
     Attributes:
         weights: ``imagenet``, ``none`` or a file.
+        epochs: of the fit; 0 only with ``pretrain_epochs``: all layers are trained, and no fit follows.
         early_stopping: stop after this many epochs without a better validation loss; 0: never.
         compute_dtype: what the convolutions of a training step are computed in; weights, loss and everything that is
             not a training step stay float32.
         pretrain_epochs: number of epochs in which all layers are trained first; only from random weights.
+        pretrain_window_px: side of the windows on which they are trained; None: on whole crops, small ones first.
         augment: ``standard`` is geometry alone (and brightness where all layers are trained), ``stain`` varies colour,
             focus, resampling and JPEG as well (``training/stain.py``); None: ``stain`` with ``pretrain_epochs``, else
             ``standard``.
@@ -41,14 +45,17 @@ class FitOptions:
     early_stopping: int = 0
     compute_dtype: ComputeDtype = "float32"
     pretrain_epochs: int = 0
+    pretrain_window_px: int | None = None
     augment: Augment | None = None
 
     def __post_init__(self) -> None:
-        if self.epochs < 1 or self.batch_size < 1 or self.early_stopping < 0:
+        if self.epochs < 0 or self.batch_size < 1 or self.early_stopping < 0:
             raise UsageError(
-                f"Epochs ({self.epochs}) and batch size ({self.batch_size}) must be at least 1 and early stopping "
-                f"({self.early_stopping}) at least 0. Change the option."
+                f"Epochs ({self.epochs}) and early stopping ({self.early_stopping}) must be at least 0 and batch size "
+                f"({self.batch_size}) at least 1. Change the option."
             )
+        if not (self.epochs or self.pretrain_epochs):
+            raise UsageError("--epochs 0 trains nothing. Add --pretrain-epochs, which trains all layers, or epochs.")
         if not 0 < self.learning_rate < float("inf"):
             raise UsageError(f"The learning rate {self.learning_rate} is not above 0. Use, for example, 0.001.")
         if self.pretrain_epochs < 0 or (self.pretrain_epochs and self.weights != "none"):
@@ -56,6 +63,8 @@ class FitOptions:
                 f"--pretrain-epochs {self.pretrain_epochs} trains all layers from random weights. Use it with "
                 "--weights none, or omit it."
             )
+        if self.pretrain_window_px is not None:
+            self._check_window(self.pretrain_window_px)
         if self.optimizer not in ("sgd", "adam"):
             raise UsageError(f"Unknown optimizer {self.optimizer!r}. Choose sgd or adam.")
         if self.input_scaling not in ("resnet", "resnet_v2"):
@@ -66,6 +75,14 @@ class FitOptions:
             raise UsageError(f"Unknown compute dtype {self.compute_dtype!r}. Choose float32 or bfloat16.")
         if self.augment not in (None, "standard", "stain"):
             raise UsageError(f"Unknown augmentation {self.augment!r}. Choose standard or stain.")
+
+    def _check_window(self, window_px: int) -> None:
+        if not self.pretrain_epochs:
+            raise UsageError("--pretrain-window says how all layers are trained. Add --pretrain-epochs, or omit it.")
+        if not MIN_WINDOW_PX <= window_px <= SIZE_PX:
+            raise UsageError(
+                f"--pretrain-window {window_px} cannot be cut: choose {MIN_WINDOW_PX} to {SIZE_PX} pixels, such as 112."
+            )
 
     @property
     def augmentation(self) -> Augment:

@@ -56,7 +56,7 @@ def render(result: TrainResult) -> str:
         settings=_settings(result),
         counts=_counts(result),
         best_epoch=result.best_epoch,
-        epochs=len(result.history),
+        epochs=result.record.training.epochs,
         curves=html.data_uri("png", plots.curves_png(result.history, result.best_epoch)),
         test_cases=len(test.per_case),
         few_cases=FEW_CASES,
@@ -80,10 +80,11 @@ def _settings(result: TrainResult) -> list[_Row]:
         ("Starting weights", training.weights),
         ("Colour recipe", f"{recipe.name} (saturation x{recipe.saturation_factor:g}, hue {recipe.hue_degrees:+g}°)"),
         ("Input scaling", record.input_scaling),
-        ("Optimizer", f"{training.optimizer}, learning rate {training.learning_rate:g}, batch {training.batch_size}"),
+        ("Optimizer", f"{training.optimizer}, learning rate {training.learning_rate:g}" if training.epochs else "-"),
+        ("Batch", training.batch_size),
         ("Class weight", training.class_weight),
         ("Training steps computed in", training.compute_dtype),
-        ("Epochs of all layers before that", training.pretrain_epochs),
+        ("Epochs of all layers before that", _pretraining(training.pretrain_epochs, training.pretrain_window_px)),
         ("Augmentation", training.augment),
         ("Threshold", f"{record.threshold:.4f} (rule: {training.threshold_rule})"),
         ("Temperature", f"{record.temperature:.4f}"),
@@ -93,6 +94,10 @@ def _settings(result: TrainResult) -> list[_Row]:
         ("Versions", ", ".join(f"{name} {version}" for name, version in training.package_versions.items())),
         ("Commit", training.git_commit or "not from a checkout"),
     ]
+
+
+def _pretraining(epochs: int, window_px: int | None) -> str:
+    return str(epochs) if window_px is None else f"{epochs}, on windows of {window_px} pixels"
 
 
 def _counts(result: TrainResult) -> list[_Row]:

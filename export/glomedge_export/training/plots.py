@@ -56,7 +56,7 @@ def curves_png(history: Sequence[EpochRow], best_epoch: int) -> bytes:
             epochs, [getattr(row, f"val_{name}") for row in history], "s-", color=ORANGE, ms=4, label="validation"
         )
         axis.axvline(best_epoch, color=GREY, ls="--", lw=1, label=f"kept: epoch {best_epoch}")
-        axis.set(xlabel="epoch", ylabel=label, title=name.capitalize(), xlim=(0.5, len(epochs) + 0.5))
+        axis.set(xlabel="epoch", ylabel=label, title=name.capitalize(), xlim=(epochs[0] - 0.5, epochs[-1] + 0.5))
         axis.xaxis.set_major_locator(ticker.MaxNLocator(integer=True, min_n_ticks=1))
         axis.legend(frameon=False, fontsize=8)
     loss.set_ylim(0, 1.06 * max(max(row.loss, row.val_loss) for row in history))

@@ -7,6 +7,10 @@ BatchNormalization on the statistics of its batches, small pictures first and fu
 Howard, fast.ai DAWNBench 2018; Tan & Le, "EfficientNetV2", ICML 2021), AdamW with a warm-up epoch and cosine decay. The
 ordinary fit with its 140 frozen layers follows.
 
+``--pretrain-window`` trains on random windows of the crops at their full scale instead. What tells the classes apart is
+texture, which a window shows as large as the whole crop will: no epoch has to be spent on larger pictures afterwards.
+That suits runs of minutes; a window may miss what only the whole crop shows, such as how far a scar reaches.
+
 Everything random in an epoch is drawn from (seed, epoch, step), and every epoch is resumable.
 """
 
@@ -21,7 +25,7 @@ from glomedge.errors import GlomedgeError
 from glomedge.model.spec import SIZE_PX
 from glomedge_export.frameworks import keras, tf
 from glomedge_export.network import network
-from glomedge_export.training.batch_norm import calibrate_batch_norms
+from glomedge_export.training.batch_norm import CALIBRATION_CROPS, calibrate_batch_norms
 from glomedge_export.training.checkpoint import PRETRAINING_FOLDER, Checkpoint, Checkpointing, Checkpoints, EpochRow
 from glomedge_export.training.feed import TrainingData, batches
 from glomedge_export.training.listener import Listener, Silent
@@ -39,6 +43,8 @@ POSITIVE_WEIGHT = 2.0
 """The rarer label counts twice: a batch of 32 holds few of it."""
 ZOOM = 0.8
 BRIGHTNESS = 0.1
+WINDOW_ZOOM = (0.85, 1.2)
+"""Side of a window in the crop, as a part of the side that it has for the network."""
 # Of the epochs: the last eleventh at full size, two elevenths before at 160 pixels, the rest at half size (a quarter of
 # the work).
 _SMALL_PX, _MEDIUM_PX = SIZE_PX // 2, 160
@@ -53,19 +59,26 @@ def size_px(epoch: int, epochs: int) -> int:
     return _MEDIUM_PX if epoch > epochs - full - medium else _SMALL_PX
 
 
+def window_sides(window_px: int) -> tuple[float, float]:
+    """Least and greatest side of the windows, as parts of the crop's side."""
+    low, high = (min(1.0, zoom * window_px / SIZE_PX) for zoom in WINDOW_ZOOM)
+    return low, high
+
+
 def learning_rate(step: int, steps_an_epoch: int, epochs: int) -> float:
     """Linear warm-up over the first epoch, cosine decay to 0 over all of them."""
     warm = min(1.0, (step + 1) / steps_an_epoch)
     return float(PEAK_LEARNING_RATE * warm * 0.5 * (1 + np.cos(np.pi * step / (steps_an_epoch * epochs))))
 
 
-def augment(images: Any, size: int, seed: Any) -> Any:
-    """A random zoom (a part of 80 to 100% of the side), flips, transposition and brightness; the pixels resized.
+def augment(images: Any, size: int, seed: Any, sides: tuple[float, float] = (ZOOM, 1.0)) -> Any:
+    """A random square of each crop, flips, transposition and brightness; the pixels resized.
 
     Args:
         images: uint8 ``[N, 224, 224, 3]``, RGB.
         size: side of the result in pixels.
         seed: int32 ``[2]``; the same seed gives the same pictures.
+        sides: least and greatest side of the square, as a part of the crop's.
 
     Returns:
         float32 ``[N, size, size, 3]``, 0 to 255.
@@ -75,7 +88,7 @@ def augment(images: Any, size: int, seed: Any) -> Any:
     def drawn(number: int, low: float, high: float, shape: Any) -> Any:
         return tf.random.stateless_uniform(shape, tf.random.experimental.stateless_fold_in(seed, number), low, high)
 
-    side = drawn(0, ZOOM, 1.0, [count])
+    side = drawn(0, *sides, [count])
     top, left = drawn(1, 0.0, 1.0, [count]) * (1 - side), drawn(2, 0.0, 1.0, [count]) * (1 - side)
     bottom, right = top + side, left + side
     upside, mirrored = drawn(3, 0.0, 1.0, [count]) < 0.5, drawn(4, 0.0, 1.0, [count]) < 0.5
@@ -111,8 +124,11 @@ class _AllLayers:
         self.optimizer = keras.optimizers.AdamW(PEAK_LEARNING_RATE, weight_decay=WEIGHT_DECAY)
         self.optimizer.build(self.trained)
 
+        window_px = options.pretrain_window_px
+        sides = (ZOOM, 1.0) if window_px is None else window_sides(window_px)
+
         def step(images: Any, labels: Any, seed: Any, size: int) -> Any:
-            pictures = augment(images, size, seed)
+            pictures = augment(images, size, seed, sides)
             if options.augmentation == "stain":
                 pictures = stain(pictures, seed)
             pictures = scaling(pictures)
@@ -153,8 +169,8 @@ def pretrain(
     options: FitOptions,
     checkpointing: Checkpointing,
     listener: Listener | None = None,
-) -> None:
-    """Train every layer of ``model`` in place for ``options.pretrain_epochs`` epochs.
+) -> EpochRow:
+    """Train every layer of ``model`` in place for ``options.pretrain_epochs`` epochs; returns the last of them.
 
     Args:
         model: from ``network.assemble``; its freezing is left as it is.
@@ -191,12 +207,19 @@ def pretrain(
             )
         )
         listener.note(
-            f"all layers, epoch {epoch}/{epochs} at {size_px(epoch, epochs)} px: loss {row.loss:.4f}, "
+            f"all layers, epoch {epoch}/{epochs} at {_size_of(options, epoch)} px: loss {row.loss:.4f}, "
             f"accuracy {row.accuracy:.4f}, {row.seconds:.0f} s"
         )
     network.backbone_of(model).set_weights(all_layers.backbone.get_weights())
-    chosen = np.random.default_rng([options.seed, 1]).permutation(data.train)[:MEASURED_CROPS]
+    measured = MEASURED_CROPS if options.pretrain_window_px is None else CALIBRATION_CROPS
+    chosen = np.random.default_rng([options.seed, 1]).permutation(data.train)[:measured]
     calibrate_batch_norms(model, [data.crops[np.sort(chosen[i : i + 32])] for i in range(0, len(chosen), 32)])
+    return history[-1]
+
+
+def _size_of(options: FitOptions, epoch: int) -> int:
+    """Side in pixels of what the network sees in an epoch (from 1)."""
+    return options.pretrain_window_px or size_px(epoch, options.pretrain_epochs)
 
 
 def _pretrain_epoch(
@@ -204,9 +227,13 @@ def _pretrain_epoch(
 ) -> EpochRow:
     """Train one epoch; nothing is validated. Raises GlomedgeError where the loss is not finite."""
     started_s, epochs = time.perf_counter(), options.pretrain_epochs
-    steps = -(-len(data.train) // options.batch_size)
     targets = data.labels[data.train].astype(np.float32)[:, None]
     order = np.random.default_rng([options.seed, 1, epoch]).permutation(len(data.train))
+    if options.pretrain_window_px is not None and len(order) > options.batch_size:
+        # The crops of an incomplete batch wait for another epoch: such a batch would need a trace of its own, which
+        # takes as long as dozens of steps.
+        order = order[: len(order) // options.batch_size * options.batch_size]
+    steps, count, size = -(-len(order) // options.batch_size), len(order), _size_of(options, epoch)
     loss = hits = 0.0
     for number, (images, labels) in enumerate(
         batches(data.crops, data.train[order], options.batch_size, targets[order])
@@ -215,10 +242,10 @@ def _pretrain_epoch(
         all_layers.optimizer.learning_rate.assign(learning_rate(done, steps, epochs))
         drawn = np.random.SeedSequence([options.seed, 1, epoch, number]).generate_state(2, np.uint32) >> 1
         seed = tf.constant(drawn.astype(np.int32))
-        step_loss, step_hits = all_layers.step(images, labels, seed, size_px(epoch, epochs))
+        step_loss, step_hits = all_layers.step(images, labels, seed, size)
         loss, hits = loss + float(step_loss) * len(labels), hits + float(step_hits)
         listener.preparing("Training all layers", done + 1, steps * epochs)
-    seconds, count = time.perf_counter() - started_s, len(data.train)
+    seconds = time.perf_counter() - started_s
     row = EpochRow(epoch, loss / count, hits / count, float("nan"), float("nan"), seconds)
     if not np.isfinite(row.loss):
         raise GlomedgeError(

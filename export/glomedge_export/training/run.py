@@ -11,7 +11,7 @@ import io
 import json
 import platform
 import subprocess
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -165,6 +165,7 @@ def _fit_and_write(
         side: _answers(trainer, crops, split.indices(dataset, side), listener, side) for side in ("validation", "test")
     }
     validation_labels = dataset.labels[split.indices(dataset, "validation")]
+    history = _validated(fitted.history, raw["validation"][0], validation_labels)
     temperature = decision.fit_temperature(raw["validation"][0], validation_labels) if options.calibrate else 1.0
     threshold = decision.choose_threshold(
         options.threshold, decision.sigmoid(raw["validation"][0], temperature), validation_labels
@@ -187,11 +188,20 @@ def _fit_and_write(
         split=dict(split.sides),
         mpp=options.mpp,
     )
-    summary = _summary(record, validation, test, fitted.history)
-    history, best = fitted.history, fitted.best_epoch
-    result = TrainResult(options, dataset, split, history, best, validation, test, record, summary)
+    summary = _summary(record, validation, test, history)
+    result = TrainResult(options, dataset, split, history, fitted.best_epoch, validation, test, record, summary)
     _write(result, model_path)
     return result
+
+
+def _validated(
+    history: tuple[EpochRow, ...], logits: npt.NDArray[np.float64], labels: npt.NDArray[np.int64]
+) -> tuple[EpochRow, ...]:
+    """The history; where no fit followed the training of all layers (epoch 0), its row gets the validation figures."""
+    if history[-1].epoch:
+        return history
+    loss, accuracy = decision.cross_entropy(logits, labels), float(np.mean((logits >= 0) == (labels == 1)))
+    return (replace(history[-1], val_loss=loss, val_accuracy=accuracy),)
 
 
 def _fit(options: TrainOptions, dataset: Dataset, split: Split, crops: Images, listener: Listener) -> Fitted:
@@ -286,11 +296,12 @@ def _provenance(
         optimizer=fit.optimizer,
         learning_rate=fit.learning_rate,
         batch_size=fit.batch_size,
-        epochs=len(fitted.history),
+        epochs=fitted.history[-1].epoch,
         best_epoch=fitted.best_epoch,
         class_weight=fit.class_weight,
         compute_dtype=fit.compute_dtype,
         pretrain_epochs=fit.pretrain_epochs,
+        pretrain_window_px=fit.pretrain_window_px,
         augment=fit.augmentation,
         threshold_rule=options.threshold,
         metrics={f"test_{name}": interval for name, interval in test.metrics.items()},

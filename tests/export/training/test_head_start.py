@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -90,3 +91,40 @@ def test_start_head_changes_the_last_layer_alone_and_keeps_the_order_of_crops() 
     one_by_one = np.concatenate([pooled(crops, np.array([i])) for i in train])
     assert np.allclose(pooled(crops, train, batch_size=3), one_by_one, rtol=1e-4, atol=1e-4)
     assert not np.allclose(pooled(crops, train, augmented=True), one_by_one, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [({}, [(8, False), (8, True), (4, False)]), ({"max_crops": 6, "augmented": False}, [(6, False), (4, False)])],
+)
+def test_which_crops_the_layer_is_fitted_to(
+    options: dict[str, Any], expected: list[tuple[int, bool]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[int, bool]] = []
+    labels = (np.arange(14) % 2).astype(np.int64)
+
+    class Pooled:
+        def __init__(self, model: Any) -> None:
+            pass
+
+        def __call__(self, crops: Any, indices: Any, on_part: Any, *, augmented: bool) -> head_start.Features:
+            seen.append((len(indices), augmented))
+            on_part(len(indices), len(indices))
+            features = np.random.default_rng(len(seen)).normal(size=(len(indices), 2048))
+            features[:, 0] += 9 * labels[indices]
+            return features.astype(np.float32)
+
+    monkeypatch.setattr(head_start, "PooledFeatures", Pooled)
+    progress: list[tuple[int, int]] = []
+    head_start.start_head(
+        network.assemble("resnet_v2", seed=1),
+        np.zeros((14, 1), np.uint8),
+        labels,
+        np.array([9, 0, 5, 2, 12, 3, 8, 1]),
+        np.array([13, 4, 7, 6]),
+        lambda done, total: progress.append((done, total)),
+        **options,
+    )
+    assert seen == expected
+    total = sum(count for count, _ in expected)
+    assert progress[-1] == (total, total)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ import numpy.typing as npt
 import pytest
 
 from glomedge.errors import OutputError, UsageError
-from glomedge_export.training.checkpoint import Checkpointing
+from glomedge_export.training.checkpoint import Checkpointing, EpochRow
 from glomedge_export.training.options import FitOptions
 
 keras = pytest.importorskip("keras", reason="needs TensorFlow: pip install 'glomedge[export]'")
@@ -21,6 +22,7 @@ pytestmark = pytest.mark.keras
 from glomedge_export.frameworks import tf  # noqa: E402
 from glomedge_export.network import network  # noqa: E402
 from glomedge_export.training import fit, pretrain  # noqa: E402
+from glomedge_export.training import run as run_module  # noqa: E402
 from glomedge_export.training.feed import TrainingData  # noqa: E402
 from glomedge_export.training.listener import Silent  # noqa: E402
 
@@ -42,6 +44,22 @@ def test_pictures_grow_and_the_last_epochs_see_them_whole() -> None:
     assert sizes == [112] * 24 + [160] * 6 + [224] * 3
     assert [pretrain.size_px(epoch, 2) for epoch in (1, 2)] == [112, 224]
     assert pretrain.size_px(1, 1) == 224
+
+
+def test_a_window_is_a_part_of_the_crop_at_its_full_scale(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each window is, up to a flip and a transposition, a square of the crop itself: no pixel is averaged away."""
+    monkeypatch.setattr(pretrain, "WINDOW_ZOOM", (1.0, 1.0))
+    monkeypatch.setattr(pretrain, "BRIGHTNESS", 0.0)
+    sides = pretrain.window_sides(112)
+    assert sides == (0.5, 0.5)
+    # Brightness is a plane over the crop: its slopes are the scale, whatever was cut.
+    plane = np.broadcast_to(np.arange(224, dtype=np.uint8)[:, None, None], (224, 224, 3))
+    windows = np.asarray(pretrain.augment(tf.constant(np.stack([plane] * 16)), 112, tf.constant([5, 0]), sides))
+    assert windows.shape == (16, 112, 112, 3)
+    for window in windows:
+        slope = max(abs(np.diff(window[..., 0], axis=axis)).mean() for axis in (0, 1))
+        assert slope == pytest.approx(112 / 111, abs=0.02)
+    assert len({int(window.min()) for window in windows}) > 8, "windows lie elsewhere in each crop"
 
 
 def test_learning_rate_warms_up_for_an_epoch_and_ends_near_zero() -> None:
@@ -105,6 +123,34 @@ class Recorder(Silent):
             raise KilledError
 
 
+class Steps:
+    """In place of the network: notes what each step would have trained on."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[int, int]] = []
+        self.optimizer = SimpleNamespace(learning_rate=SimpleNamespace(assign=lambda rate: None))
+
+    def step(self, images: Any, labels: Any, seed: Any, size: int) -> tuple[float, float]:
+        self.seen.append((len(images), size))
+        return 1.0, float(len(labels))
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "window_px", "expected"),
+    [(3, 64, [(3, 64)]), (3, None, [(3, 112), (1, 112)]), (8, 64, [(4, 64)]), (2, 64, [(2, 64)] * 2)],
+)
+def test_windows_leave_an_incomplete_batch_to_another_epoch(
+    crops: npt.NDArray[np.uint8], batch_size: int, window_px: int | None, expected: list[tuple[int, int]]
+) -> None:
+    """Four training crops; a fit of a batch that is never whole keeps it."""
+    options = FitOptions(weights="none", pretrain_epochs=2, pretrain_window_px=window_px, batch_size=batch_size, seed=3)
+    steps, recorder = Steps(), Recorder()
+    row = pretrain._pretrain_epoch(steps, data_of(crops), options, 1, recorder)  # type: ignore[arg-type]
+    assert steps.seen == expected
+    assert row.accuracy == row.loss == 1.0
+    assert recorder.steps[-1] == (len(expected), 2 * len(expected))
+
+
 def run(crops: npt.NDArray[np.uint8], folder: Path, listener: Recorder, *, resume: bool = False) -> Any:
     model = network.assemble("resnet_v2", OPTIONS.seed)
     checkpointing = Checkpointing(folder, {"data": "one"}, resume)
@@ -156,3 +202,34 @@ def test_only_random_weights_are_pretrained() -> None:
         FitOptions(weights="imagenet", pretrain_epochs=5)
     with pytest.raises(UsageError, match="--pretrain-epochs"):
         FitOptions(weights="none", pretrain_epochs=-1)
+    with pytest.raises(UsageError, match="Add --pretrain-epochs"):
+        FitOptions(weights="none", pretrain_window_px=112)
+    with pytest.raises(UsageError, match="--epochs 0 trains nothing"):
+        FitOptions(weights="none", epochs=0)
+    with pytest.raises(UsageError, match="at least 0"):
+        FitOptions(weights="none", pretrain_epochs=1, epochs=-1)
+    for window_px in (63, 225):
+        with pytest.raises(UsageError, match="choose 64 to 224 pixels"):
+            FitOptions(weights="none", pretrain_epochs=1, pretrain_window_px=window_px)
+
+
+def test_without_epochs_the_model_stays_as_all_layers_left_it(
+    crops: npt.NDArray[np.uint8], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The history is then the last epoch of all layers, as epoch 0; the run gives it the validation figures."""
+    model = object()
+    row = EpochRow(5, 0.25, 0.9, float("nan"), float("nan"), 3.0)
+    monkeypatch.setattr(fit, "start_model", lambda *_: (model, row))
+    options = FitOptions(weights="none", pretrain_epochs=5, epochs=0, seed=3)
+    fitted = fit.fit(data_of(crops), options, Checkpointing(tmp_path))
+    assert fitted.model is model
+    assert (fitted.best_epoch, fitted.resumed_after) == (0, 0)
+    (kept,) = fitted.history
+    assert (kept.epoch, kept.loss, kept.accuracy) == (0, 0.25, 0.9)
+    logits, labels = np.array([2.0, -1.0, -3.0]), np.array([1, 1, 0])
+    (validated,) = run_module._validated(fitted.history, logits, labels)
+    assert validated.val_accuracy == pytest.approx(2 / 3)
+    losses = np.log1p(np.exp(-np.array([2.0, -1.0, 3.0])))
+    assert validated.val_loss == pytest.approx(losses.mean())
+    later = (EpochRow(1, 0.2, 0.9, 0.3, 0.8, 1.0),)
+    assert run_module._validated(later, logits, labels) is later
