@@ -6,7 +6,8 @@ SOURCES := glomedge export/glomedge_export tests benchmarks
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow keras2-files triton-server test-gpu-wheel test-lowest lint grpc-messages format bench dist clean
+.PHONY: help demo test test-slow keras2-files triton-server test-gpu-wheel test-lowest lint grpc-messages format bench dist dist-build dist-check dist-edge dist-lowest \
+  dist-test dist-all pictures clean
 
 help:  ## list what can be made
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -128,11 +129,31 @@ bench: .venv/.developer  ## measure and rewrite benchmarks/results/
 	@touch $@
 
 # The wheel is built from the sdist. A list of files left by an earlier build would add to the sdist.
-dist: .venv-dist/.installed  ## wheel and sdist in dist/, checked, and the wheel tried in an environment of its own
+dist-build: .venv-dist/.installed
 	rm -rf dist glomedge.egg-info
 	.venv-dist/bin/python -m build --outdir dist .
+
+dist-check: dist-build
 	.venv-dist/bin/python -m twine check --strict dist/*
-	.venv-dist/bin/python tests/tools/check_dist.py dist --install
+	.venv-dist/bin/python tests/tools/check_dist.py dist
+
+dist-edge: dist-build  ## the wheel alone in a new environment without TensorFlow, with the pinned versions
+	.venv-dist/bin/python tests/tools/check_dist.py dist --try constraints.txt
+
+dist-lowest: dist-build  ## the same with the lowest versions that pyproject.toml allows (their tests: test-lowest)
+	.venv-dist/bin/python tests/tools/lowest_versions.py cpu > .venv-dist/lowest.txt
+	.venv-dist/bin/python tests/tools/check_dist.py dist --try .venv-dist/lowest.txt
+
+# As a stranger would: its own environment, TensorFlow among it, and nothing of this checkout. At most two hours.
+dist-test: dist-build  ## the default test suite in the unpacked sdist, in an environment of its own: half an hour
+	rm -rf build/sdist
+	mkdir -p build/sdist
+	tar -xzf dist/glomedge-*.tar.gz -C build/sdist --strip-components 1
+	timeout --kill-after 30 7200 make -C build/sdist test WORKERS=$(WORKERS)
+
+dist: dist-check dist-edge  ## wheel and sdist in dist/, checked, and the wheel tried without TensorFlow: minutes
+
+dist-all: dist dist-lowest dist-test  ## all that a release needs: dist, dist-lowest, dist-test
 
 clean:  ## remove the environment and caches, never results
 	rm -rf .venv .venv-lowest .venv-gpu .venv-keras2 .venv-triton .venv-dist build dist .pytest_cache .mypy_cache .ruff_cache *.egg-info

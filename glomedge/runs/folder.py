@@ -12,6 +12,7 @@ from glomedge.errors import OutputError
 from glomedge.files.names import escape_name
 from glomedge.model import origin, site
 from glomedge.model.file import ModelFile, read_model_file
+from glomedge.pipeline.decode_process import processes_possible
 from glomedge.pipeline.inputs import Found
 from glomedge.pipeline.pipeline import StageTimes
 from glomedge.pipeline.prepare import Decoder
@@ -296,7 +297,7 @@ class _FolderRun:
         if self._decoder is not None or (only_slides and not crashed and options.decode_in == "auto"):
             decode_in = "threads"  # slides are read without the interpreter lock
         else:
-            decode_in = "processes" if crashed else options.decode_in
+            decode_in = "processes" if crashed and processes_possible() else options.decode_in
         # The GPU is asked for only where it decides.
         gpu = decode_in == "auto" and runs_on_gpu(options.engine, self._model.spec)
         return decode_plan(options.workers, gpu=gpu, decode_in=decode_in)
