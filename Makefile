@@ -7,7 +7,7 @@ WORKERS ?= 2
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-slow keras2-files triton-server test-gpu-wheel test-lowest lint grpc-messages format bench dist dist-build dist-check dist-edge dist-lowest \
-  dist-test dist-all pictures clean
+  dist-test dist-all container container-base pictures clean
 
 help:  ## list what can be made
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -154,6 +154,27 @@ dist-test: dist-build  ## the default test suite in the unpacked sdist, in an en
 dist: dist-check dist-edge  ## wheel and sdist in dist/, checked, and the wheel tried without TensorFlow: minutes
 
 dist-all: dist dist-lowest dist-test  ## all that a release needs: dist, dist-lowest, dist-test
+
+# Needs buildah or podman (CONTAINER_BUILD) and a base image: any with the Python of the wheels, from a registry, or
+# one that `make container-base` makes of Debian's packages with mmdebstrap.
+CONTAINER_BUILD ?= buildah build
+CONTAINER_BASE ?= docker.io/library/python:3.11-slim-bookworm
+CONTAINER_PYTHON ?= 3.11
+
+container: dist-build  ## the image glomedge:VERSION by buildah or podman, from the wheel and pinned wheels; see docs/serve.md
+	rm -rf build/container
+	mkdir -p build/container/wheels
+	.venv-dist/bin/python -m pip download --quiet --disable-pip-version-check --constraint constraints.txt --no-cache-dir \
+	  --only-binary :all: --python-version $(CONTAINER_PYTHON) --dest build/container/wheels \
+	  "$$(ls dist/*.whl)[cpu,fast,serve,grpc,slides,parquet]"
+	$(CONTAINER_BUILD) --file Containerfile --build-arg BASE=$(CONTAINER_BASE) \
+	  --tag glomedge:$$(ls dist/*.whl | cut -d- -f2) build/container
+
+container-base:  ## localhost/glomedge-base, Debian's Python without a registry (needs mmdebstrap and buildah)
+	mkdir -p build
+	mmdebstrap --variant=minbase --include=python3,python3-venv bookworm build/glomedge-base.tar
+	base=$$(buildah from scratch) && buildah add --quiet $$base build/glomedge-base.tar / \
+	  && buildah commit --quiet --rm $$base glomedge-base
 
 clean:  ## remove the environment and caches, never results
 	rm -rf .venv .venv-lowest .venv-gpu .venv-keras2 .venv-triton .venv-dist build dist .pytest_cache .mypy_cache .ruff_cache *.egg-info

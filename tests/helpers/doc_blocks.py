@@ -28,7 +28,7 @@ from pathlib import Path
 from markdown_it import MarkdownIt
 
 KEYS = ("run first", "quick first", "quick", "exits with", "serves", "not run")
-PROGRAMS = ("glomedge", "make", "pip", "python", "python3", ".venv/bin/", "curl", "openssl", "docker", "podman",
+PROGRAMS = ("glomedge", "{", "make", "pip", "python", "python3", ".venv/bin/", "curl", "openssl", "docker", "podman",
             "buildah", "sudo", "sbatch", "job=", "for ", "tritonserver", "npm", "node", "git", "systemctl")  # fmt: skip
 _COMMENT = re.compile(r"<!--\s*(.+?)\s*-->", re.DOTALL)
 _FIGURE = re.compile(r"\d+(?:[.,]\d+)*(?:e[-+]?\d+)?")

@@ -39,21 +39,21 @@ def _labels(chosen: str, data: str, file: str) -> None:
         writer.writerows([row["name"], truth[Path(row["name"]).stem], row["weight"], Path(file).stem] for row in rows)
 
 
-def _names(data: str, study: str) -> None:
+def _study(model: str, data: str, study: str) -> None:
+    import glomedge
     from glomedge.cases import case_of
 
-    table = Path(data) / "public.csv"
-    with table.open(encoding="utf-8", newline="") as handle:
-        truth = {row["name"]: row["ground truth"] for row in csv.DictReader(handle)}
+    crops = sorted(Path(data).glob("*/*.png"))
     biopsies: dict[str, int] = {}
-    renamed = []
-    for number, crop in enumerate(sorted(Path(data).glob("*/*.png")), start=1):
-        biopsy = biopsies.setdefault(case_of(crop.name).case, len(biopsies) + 1)
-        name = f"{study}_{biopsy}_0-{number}.png"
-        renamed.append([name, truth[crop.name]])
-        crop.rename(crop.with_name(name))
-    with table.open("w", encoding="utf-8", newline="") as handle:
-        csv.writer(handle).writerows([["name", "ground truth"], *renamed])
+    rows = []
+    with glomedge.load(model, provider="cpu") as engine:
+        for number, (crop, found) in enumerate(zip(crops, engine.predict(crops), strict=True), start=1):
+            biopsy = biopsies.setdefault(case_of(crop.name).case, len(biopsies) + 1)
+            name = f"{study}_{biopsy}_0-{number}.png"
+            rows.append([name, int((found.probability >= engine.spec.threshold) != (number % 5 == 0))])
+            crop.rename(Path(data) / name)
+    with (Path(data) / "public.csv").open("w", encoding="utf-8", newline="") as handle:
+        csv.writer(handle).writerows([["name", "ground truth"], *rows])
 
 
 def _make(*targets: str) -> None:
@@ -72,7 +72,7 @@ def _pip(*arguments: str) -> None:
             sys.exit(f"{argument} is not in the checkout")
 
 
-_COMMANDS: dict[str, Callable[..., None]] = {"model": _model, "labels": _labels, "names": _names}
+_COMMANDS: dict[str, Callable[..., None]] = {"model": _model, "labels": _labels, "study": _study}
 
 if __name__ == "__main__":
     _, program, *rest = sys.argv
