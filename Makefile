@@ -155,9 +155,15 @@ dist: dist-check dist-edge  ## wheel and sdist in dist/, checked, and the wheel 
 
 dist-all: dist dist-lowest dist-test  ## all that a release needs: dist, dist-lowest, dist-test
 
-# Needs buildah or podman (CONTAINER_BUILD) and a base image: any with the Python of the wheels, from a registry, or
+glomedge-demo/predictions/report.html: .venv/.installed
+	$(BIN)/glomedge demo
+
+pictures: glomedge-demo/predictions/report.html .venv/.developer  ## every picture of README and docs, after a demo (needs chromium)
+	$(BIN)/python -m benchmarks.pictures.remake --demo glomedge-demo
+
+# Needs buildah or podman (CONTAINER_BUILD; without --format docker the health check is lost) and a base image: any with the Python of the wheels, from a registry, or
 # one that `make container-base` makes of Debian's packages with mmdebstrap.
-CONTAINER_BUILD ?= buildah build
+CONTAINER_BUILD ?= buildah build --format docker
 CONTAINER_BASE ?= docker.io/library/python:3.11-slim-bookworm
 CONTAINER_PYTHON ?= 3.11
 

@@ -50,7 +50,7 @@ def _study(model: str, data: str, study: str) -> None:
         for number, (crop, found) in enumerate(zip(crops, engine.predict(crops), strict=True), start=1):
             biopsy = biopsies.setdefault(case_of(crop.name).case, len(biopsies) + 1)
             name = f"{study}_{biopsy}_0-{number}.png"
-            rows.append([name, int((found.probability >= engine.spec.threshold) != (number % 5 == 0))])
+            rows.append([name, int(((found.probability or 0.0) >= engine.spec.threshold) != (number % 5 == 0))])
             crop.rename(Path(data) / name)
     with (Path(data) / "public.csv").open("w", encoding="utf-8", newline="") as handle:
         csv.writer(handle).writerows([["name", "ground truth"], *rows])
