@@ -6,7 +6,8 @@ SOURCES := glomedge export/glomedge_export tests benchmarks
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow keras2-files triton-server test-gpu-wheel test-lowest lint grpc-messages format bench dist clean
+.PHONY: help demo test test-slow keras2-files triton-server test-gpu-wheel test-lowest lint grpc-messages format bench dist dist-build dist-check dist-edge dist-lowest \
+  dist-test dist-all container container-base pictures clean
 
 help:  ## list what can be made
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -128,11 +129,58 @@ bench: .venv/.developer  ## measure and rewrite benchmarks/results/
 	@touch $@
 
 # The wheel is built from the sdist. A list of files left by an earlier build would add to the sdist.
-dist: .venv-dist/.installed  ## wheel and sdist in dist/, checked, and the wheel tried in an environment of its own
+dist-build: .venv-dist/.installed
 	rm -rf dist glomedge.egg-info
 	.venv-dist/bin/python -m build --outdir dist .
+
+dist-check: dist-build
 	.venv-dist/bin/python -m twine check --strict dist/*
-	.venv-dist/bin/python tests/tools/check_dist.py dist --install
+	.venv-dist/bin/python tests/tools/check_dist.py dist
+
+dist-edge: dist-build  ## the wheel alone in a new environment without TensorFlow, with the pinned versions
+	.venv-dist/bin/python tests/tools/check_dist.py dist --try constraints.txt
+
+dist-lowest: dist-build  ## the same with the lowest versions that pyproject.toml allows (their tests: test-lowest)
+	.venv-dist/bin/python tests/tools/lowest_versions.py cpu > .venv-dist/lowest.txt
+	.venv-dist/bin/python tests/tools/check_dist.py dist --try .venv-dist/lowest.txt
+
+# As a stranger would: its own environment, TensorFlow among it, and nothing of this checkout. At most two hours.
+dist-test: dist-build  ## the default test suite in the unpacked sdist, in an environment of its own: half an hour
+	rm -rf build/sdist
+	mkdir -p build/sdist
+	tar -xzf dist/glomedge-*.tar.gz -C build/sdist --strip-components 1
+	timeout --kill-after 30 7200 make -C build/sdist test WORKERS=$(WORKERS)
+
+dist: dist-check dist-edge  ## wheel and sdist in dist/, checked, and the wheel tried without TensorFlow: minutes
+
+dist-all: dist dist-lowest dist-test  ## all that a release needs: dist, dist-lowest, dist-test
+
+glomedge-demo/predictions/report.html: .venv/.installed
+	$(BIN)/glomedge demo
+
+pictures: glomedge-demo/predictions/report.html .venv/.developer  ## every picture of README and docs, after a demo (needs chromium)
+	$(BIN)/python -m benchmarks.pictures.remake --demo glomedge-demo
+
+# Needs buildah or podman (CONTAINER_BUILD; without --format docker the health check is lost) and a base image: any with the Python of the wheels, from a registry, or
+# one that `make container-base` makes of Debian's packages with mmdebstrap.
+CONTAINER_BUILD ?= buildah build --format docker
+CONTAINER_BASE ?= docker.io/library/python:3.11-slim-bookworm
+CONTAINER_PYTHON ?= 3.11
+
+container: dist-build  ## the image glomedge:VERSION by buildah or podman, from the wheel and pinned wheels; see docs/serve.md
+	rm -rf build/container
+	mkdir -p build/container/wheels
+	.venv-dist/bin/python -m pip download --quiet --disable-pip-version-check --constraint constraints.txt --no-cache-dir \
+	  --only-binary :all: --python-version $(CONTAINER_PYTHON) --dest build/container/wheels \
+	  "$$(ls dist/*.whl)[cpu,fast,serve,grpc,slides,parquet]"
+	$(CONTAINER_BUILD) --file Containerfile --build-arg BASE=$(CONTAINER_BASE) \
+	  --tag glomedge:$$(ls dist/*.whl | cut -d- -f2) build/container
+
+container-base:  ## localhost/glomedge-base, Debian's Python without a registry (needs mmdebstrap and buildah)
+	mkdir -p build
+	mmdebstrap --variant=minbase --include=python3,python3-venv bookworm build/glomedge-base.tar
+	base=$$(buildah from scratch) && buildah add --quiet $$base build/glomedge-base.tar / \
+	  && buildah commit --quiet --rm $$base glomedge-base
 
 clean:  ## remove the environment and caches, never results
 	rm -rf .venv .venv-lowest .venv-gpu .venv-keras2 .venv-triton .venv-dist build dist .pytest_cache .mypy_cache .ruff_cache *.egg-info

@@ -6,7 +6,7 @@ from functools import lru_cache
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 RESEARCH_USE_NOTICE = "Research use only. Not for diagnostic use."
 

@@ -103,10 +103,10 @@ class ColdStart(Frozen):
 
 
 class Memory(Frozen):
-    """Peak resident memory of the measuring process, and GPU memory if NVML reports it."""
+    """Resident memory of the measuring process if the system reports it, and GPU memory if NVML does."""
 
-    peak_rss_bytes: int
-    rss_after_load_bytes: int
+    peak_rss_bytes: int | None
+    rss_after_load_bytes: int | None
     gpu_bytes: int | None = None
 
 

@@ -83,7 +83,10 @@ def _overview(record: BenchRecord) -> Table:
             ("pipeline efficiency", lambda c: Cell(f"{c.end_to_end.core_limit_share:.0%}") if c.end_to_end else None),
             ("of the machine's ceiling", lambda c: Cell(f"{c.ceiling.share:.0%}") if c.ceiling else None),
             ("process to first answer, s", lambda c: Cell(f"{c.cold_start.median_s:.2f}") if c.cold_start else None),
-            ("peak memory, MB", lambda c: Cell(f"{c.memory.peak_rss_bytes / 2**20:,.0f}")),
+            (
+                "peak memory, MB",
+                lambda c: Cell(f"{c.memory.peak_rss_bytes / 2**20:,.0f}") if c.memory.peak_rss_bytes else None,
+            ),
             ("GPU memory, MB", lambda c: Cell(f"{c.memory.gpu_bytes / 2**20:,.0f}") if c.memory.gpu_bytes else None),
             (
                 "energy, J per crop",

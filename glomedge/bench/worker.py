@@ -233,18 +233,20 @@ def _plain(value: Any) -> Any:
     return value if isinstance(value, int | float | bool | None) else without_source(str(value))
 
 
-def peak_rss_bytes() -> int:
-    """Highest resident set of this process so far (``VmHWM``; ``ru_maxrss`` where /proc is missing)."""
+def peak_rss_bytes() -> int | None:
+    """Highest resident set of this process so far: ``VmHWM``; ``ru_maxrss`` without /proc; None on Windows."""
     value = _status("VmHWM")
     if value is not None:
         return value
-    import resource
-
+    try:
+        import resource
+    except ImportError:
+        return None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024  # macOS counts bytes, Linux kB
 
 
-def rss_bytes() -> int:
+def rss_bytes() -> int | None:
     """Resident set of this process now; its peak if the system does not report it."""
     value = _status("VmRSS")
     return value if value is not None else peak_rss_bytes()

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 from pathlib import Path
 from types import TracebackType
 
 from glomedge.errors import OutputError
+from glomedge.files.descriptors import BINARY, lock_alone, read_at, write_at
 
 
 class OutputLock:
@@ -19,13 +19,13 @@ class OutputLock:
     def __init__(self, path: Path) -> None:
         """Raises OutputError where another run holds the lock or the file cannot be made."""
         try:
-            self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | BINARY, 0o644)
         except OSError as error:
             raise OutputError(f"{path} cannot be written: {error.strerror}. Choose another --output.") from None
         try:
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock_alone(self._descriptor)
         except BlockingIOError:
-            holder = os.pread(self._descriptor, 100, 0).decode("ascii", "replace").strip() or "unknown"
+            holder = read_at(self._descriptor, 100, 0).decode("ascii", "replace").strip() or "unknown"
             os.close(self._descriptor)
             raise OutputError(
                 f"Another run (process {holder}) is writing to {path.parent.parent}. "
@@ -38,7 +38,7 @@ class OutputLock:
             ) from None
         os.ftruncate(self._descriptor, 0)
         try:
-            os.pwrite(self._descriptor, f"{os.getpid()}\n".encode(), 0)
+            write_at(self._descriptor, f"{os.getpid()}\n".encode(), 0)
         except OSError as error:
             self.close()
             raise OutputError(

@@ -125,6 +125,8 @@ class Staged:
 
 
 def _sync(folder: Path) -> None:
+    if os.name == "nt":
+        return  # Windows does not open folders
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

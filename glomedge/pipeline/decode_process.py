@@ -29,6 +29,7 @@ import numpy as np
 import numpy.typing as npt
 
 from glomedge.errors import GlomedgeError
+from glomedge.files.descriptors import read_at
 from glomedge.files.names import escape_name
 from glomedge.pipeline.prepare import Answer, Preparation, Stamp, default_decoder, prepare
 from glomedge.system.children import child_environment, python_command
@@ -37,6 +38,11 @@ _LENGTH = struct.Struct("<Q")
 _START_TIMEOUT_S = 60.0
 # A broken file can make libtiff or libpng write a line a row.
 _MAX_LINES_BYTES = 2000
+
+
+def processes_possible() -> bool:
+    """Whether this system hands open files to a child by their numbers; Windows does not."""
+    return os.name == "posix"
 
 
 def processes_pay(workers: int, *, gpu: bool) -> bool:
@@ -186,7 +192,7 @@ class DecodeChild:
     def seen(self) -> Stamp:
         """Of the file that the child is decoding, or died at; empty if its bytes had not been read."""
         try:
-            return Stamp(*json.loads(os.pread(self._seen, 4096, 0)))
+            return Stamp(*json.loads(read_at(self._seen, 4096, 0)))
         except ValueError:
             return Stamp()
 
@@ -267,7 +273,7 @@ def _pass_on(held: int, log: int, name: bytes) -> None:
     """Write the held lines to the log, each after the name of its file, and discard them."""
     if not os.fstat(held).st_size:
         return
-    text = os.pread(held, _MAX_LINES_BYTES, 0)
+    text = read_at(held, _MAX_LINES_BYTES, 0)
     os.ftruncate(held, 0)
     os.lseek(held, 0, os.SEEK_SET)  # of both processes: they share the file's position
     shown = escape_name(name).encode("utf-8", "backslashreplace")

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from glomedge.errors import UsageError
 from glomedge.model.spec import SIZE_PX, Recipe
-from glomedge.pipeline.decode_process import grey_pays, processes_pay, slot_bytes
+from glomedge.pipeline.decode_process import grey_pays, processes_pay, processes_possible, slot_bytes
 from glomedge.pipeline.prepare import Preparation, Source
 from glomedge.system import cpu
 
@@ -39,8 +40,15 @@ def decode_plan(workers: int | None, *, gpu: bool, decode_in: str = "auto") -> D
         workers: as the user asked; None: one on each core that this process may use.
         gpu: whether a GPU runs the model (``engine.providers.runs_on_gpu``).
         decode_in: ``threads``, ``processes`` or ``auto``.
+
+    Raises:
+        UsageError: processes were asked for where they cannot be.
     """
     count = workers or cpu.usable_cpus()
+    if not processes_possible():
+        if decode_in == "processes":
+            raise UsageError("--decode-in processes does not work on this system. Give --decode-in threads.")
+        return DecodePlan(count, False)
     return DecodePlan(count, decode_in == "processes" or (decode_in == "auto" and processes_pay(count, gpu=gpu)))
 
 

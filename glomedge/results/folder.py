@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import shutil
 from pathlib import Path
 
 from glomedge.errors import OutputError
@@ -28,18 +28,18 @@ class OutputFolder:
         self.work = folder / WORK_FOLDER
         try:
             self.work.mkdir(parents=True, exist_ok=True)
-            free = os.statvfs(self.work)
+            free_bytes = shutil.disk_usage(self.work).free
         except OSError as error:
             raise OutputError(
                 f"The output folder {folder} cannot be created: {error.strerror}. Choose another --output."
             ) from None
         self._lock = OutputLock(self.work / "lock")
         needed = _SPARE_BYTES + inputs * _BYTES_PER_INPUT
-        if free.f_bavail * free.f_frsize < needed:
+        if free_bytes < needed:
             self.close()
             raise OutputError(
                 f"There is not enough space in {folder}: {inputs} inputs need at least {needed >> 20} MB and "
-                f"{free.f_bavail * free.f_frsize >> 20} MB are free. Free space or choose another --output."
+                f"{free_bytes >> 20} MB are free. Free space or choose another --output."
             )
         try:
             check_writable(folder, "Choose another --output.")

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import tempfile
 import threading
 import zlib
@@ -19,6 +20,8 @@ from typing import IO
 
 import numpy as np
 import numpy.typing as npt
+
+from glomedge.files.descriptors import read_at, write_at
 
 Grey = npt.NDArray[np.uint8]
 
@@ -46,8 +49,7 @@ class GreyStore:
         self._dropped = False
         self._file: IO[bytes] | None = None
         try:
-            free = os.statvfs(folder)
-            self._left_bytes = min(_MOST_BYTES, free.f_bavail * free.f_frsize // _SHARE_OF_FREE)
+            self._left_bytes = min(_MOST_BYTES, shutil.disk_usage(folder).free // _SHARE_OF_FREE)
             self._file = tempfile.TemporaryFile(dir=folder, buffering=0)  # noqa: SIM115 (closed by close)
         except OSError:
             self._left_bytes = 0
@@ -63,7 +65,7 @@ class GreyStore:
             offset, self._end = self._end, self._end + grey.nbytes
         checksum = zlib.crc32(grey.data)
         try:
-            written = os.pwrite(self._file.fileno(), grey.data, offset)
+            written = write_at(self._file.fileno(), grey.data, offset)
         except (OSError, ValueError):  # ValueError: closed by now
             written = 0
         with self._lock:
@@ -79,7 +81,7 @@ class GreyStore:
             return None
         offset, (height_px, width_px), checksum = place
         try:
-            data = os.pread(self._file.fileno(), height_px * width_px, offset)
+            data = read_at(self._file.fileno(), height_px * width_px, offset)
         except (OSError, ValueError):
             return None
         # A disk may fail after it took the bytes, and a colour map would lie on nothing.

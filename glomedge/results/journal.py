@@ -31,6 +31,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from glomedge.errors import OutputError
+from glomedge.files.descriptors import BINARY
 from glomedge.files.writing import MakeRoom, nothing_to_give, write_all
 from glomedge.pipeline.inputs import Found
 from glomedge.pipeline.prepare import Answer
@@ -300,7 +301,7 @@ class Journal:
             if keep_bytes:
                 with path.open("rb") as handle:
                     self._seed = _head_crc(handle.readline(MAX_LINE_BYTES))
-            self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+            self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | BINARY, 0o644)
         except OSError as error:
             raise self._failure(error) from None
         # A device such as /dev/full cannot be truncated; the first write reports the error.

@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from glomedge.errors import OutputError
+from glomedge.files.descriptors import BINARY, read_at, write_at
 from glomedge.files.names import escape_name
 from glomedge.files.writing import MakeRoom, nothing_to_give, write_all
 from glomedge.model.spec import MAP_SIZE
@@ -51,7 +52,7 @@ class ThumbnailFile:
         self.make_room: MakeRoom = nothing_to_give
         self._lock = threading.Lock()
         try:
-            self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | BINARY, 0o644)
             if fresh:
                 os.ftruncate(self._descriptor, 0)
             self._end = os.lseek(self._descriptor, 0, os.SEEK_END)
@@ -74,7 +75,7 @@ class ThumbnailFile:
             offset, self._end = self._end, self._end + len(record)
         end = offset + len(record)
         try:
-            write_all(lambda part: os.pwrite(self._descriptor, part, end - len(part)), record, self.make_room)
+            write_all(lambda part: write_at(self._descriptor, part, end - len(part)), record, self.make_room)
         except OSError as error:
             raise self._failure(error) from None
         return Attachment(offset, len(record), zlib.crc32(record))
@@ -100,7 +101,7 @@ class ThumbnailFile:
         if attachment is None:
             return None
         try:
-            record = os.pread(self._descriptor, attachment.length, attachment.offset)
+            record = read_at(self._descriptor, attachment.length, attachment.offset)
         except OSError as error:
             raise _unreadable(self._path, error) from None
         return _kept(record, attachment, self._map_shape)
@@ -170,7 +171,7 @@ class JoinedThumbnails:
         try:
             with self._paths[place].open("rb", buffering=0) as handle:
                 offset = attachment.offset - self.starts_bytes[place]
-                record = os.pread(handle.fileno(), attachment.length, offset)
+                record = read_at(handle.fileno(), attachment.length, offset)
         except OSError as error:
             raise _unreadable(self._paths[place], error) from None
         return _kept(record, attachment, self._map_shape)

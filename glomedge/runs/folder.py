@@ -12,6 +12,7 @@ from glomedge.errors import OutputError
 from glomedge.files.names import escape_name
 from glomedge.model import origin, site
 from glomedge.model.file import ModelFile, read_model_file
+from glomedge.pipeline.decode_process import processes_possible
 from glomedge.pipeline.inputs import Found
 from glomedge.pipeline.pipeline import StageTimes
 from glomedge.pipeline.prepare import Decoder
@@ -303,7 +304,7 @@ class _FolderRun:
         elif options.address is not None and not crashed and options.decode_in == "auto":
             decode_in, workers = "threads", workers or reads_at_once()
         else:
-            decode_in = "processes" if crashed else options.decode_in
+            decode_in = "processes" if crashed and processes_possible() else options.decode_in
         # The GPU is asked for only where it decides.
         gpu = decode_in == "auto" and runs_on_gpu(options.engine, self._model.spec)
         return decode_plan(workers, gpu=gpu, decode_in=decode_in)

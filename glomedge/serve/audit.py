@@ -16,6 +16,7 @@ from typing import Any
 
 from glomedge.about import RESEARCH_USE_NOTICE
 from glomedge.errors import OutputError
+from glomedge.files.descriptors import BINARY
 from glomedge.pipeline.prepare import Answer
 
 _MOST_ID_CHARACTERS = 128
@@ -37,7 +38,7 @@ class Log:
         self._failed = failed
         self._audit: int | None = None
         if audit_path is not None:
-            flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
+            flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | BINARY
             try:
                 self._audit = os.open(audit_path, flags, 0o600)
             except OSError as error:

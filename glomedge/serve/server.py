@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import gc
 import logging
-import signal
 import socket
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -26,6 +25,7 @@ from glomedge.serve.metrics import Metrics
 from glomedge.serve.options import ServeOptions, Tokens
 from glomedge.serve.page import PageApi
 from glomedge.serve.served import batch_threads, open_model
+from glomedge.serve.signals import on_signals
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
@@ -99,10 +99,7 @@ class _Server:
         self._swapping: asyncio.Task[None] | None = None
 
     async def run(self) -> None:
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._stop_asked)
-        loop.add_signal_handler(signal.SIGHUP, self._swap_asked)
+        on_signals(asyncio.get_running_loop(), stop=self._stop_asked, swap=self._swap_asked)
         page = PageApi(self._core, self._bodies, token_needed=self._tokens is not None)
         routes = [*CasesApi(self._core, self._bodies).routes(), *page.routes()]
         server = _QuietServer(self._config(HttpApp(self._core, self._tokens, self._bodies, routes).asgi()))

@@ -1,11 +1,11 @@
-"""Compare the built sdist and wheel with the checkout, and try the wheel: ``python check_dist.py dist [--install]``.
+"""Compare the built sdist and wheel with the checkout, or try the wheel: ``check_dist.py dist [--try VERSIONS]``.
 
 The sdist must hold every file that git tracks, so that ``make lint test`` runs in it, and nothing else. The wheel must
 hold every tracked file of the packages, templates, scripts and py.typed among them, and nothing else. With
-``--install`` the wheel goes into a new environment with the extra `cpu` alone, where the edge's commands must answer
-without TensorFlow.
+``--try`` the wheel goes into a new environment with the extra `cpu` alone and the versions of that file of constraints;
+there the edge's commands must answer without TensorFlow.
 
-Needs git and Python's own library; ``--install`` needs a package index.
+Needs git and Python's own library; ``--try`` needs a package index.
 """
 
 from __future__ import annotations
@@ -32,6 +32,8 @@ _WHEEL_METADATA = re.compile(r"glomedge-[^/]+\.dist-info/.+")
 # Where the packages lie in the checkout, and where in the wheel.
 _PACKAGES = {"glomedge/": "glomedge/", "export/glomedge_export/": "glomedge_export/"}
 # The workstation's packages, which an edge device must not be given.
+_LIMIT_S = 900.0
+"""For each command in the new environment; the longest is the installation."""
 _WORKSTATION = {"tensorflow", "keras", "tf_keras", "tf-keras", "tf2onnx", "onnx", "scikit-learn", "matplotlib"}
 
 
@@ -129,11 +131,15 @@ def edge_problems(outputs: dict[str, str], installed: Iterable[str], version: st
     return problems
 
 
-def try_wheel(wheel: Path, version: str) -> list[str]:
+def try_wheel(wheel: Path, version: str, constraints: Path) -> list[str]:
     """Install the wheel with the extra `cpu` into a new environment, run the edge's commands, and say what is wrong.
 
+    Args:
+        wheel, version: what was built.
+        constraints: file of the versions to install.
+
     Raises:
-        DistError: pip cannot install it, or a command fails.
+        DistError: pip cannot install it, or a command fails or takes longer than a quarter of an hour.
     """
     with tempfile.TemporaryDirectory(prefix="glomedge-edge-") as temporary:
         folder = Path(temporary).resolve()
@@ -144,15 +150,19 @@ def try_wheel(wheel: Path, version: str) -> list[str]:
         clean |= {"HOME": str(folder), "XDG_CACHE_HOME": str(folder / "cache")}
 
         def run(*command: str) -> str:
-            done = subprocess.run(command, cwd=folder, env=clean, capture_output=True, text=True, check=False)
+            try:
+                done = subprocess.run(
+                    command, cwd=folder, env=clean, capture_output=True, text=True, check=False, timeout=_LIMIT_S
+                )
+            except subprocess.TimeoutExpired:
+                raise DistError(f"{' '.join(command)} has not ended after {_LIMIT_S / 60:.0f} minutes.") from None
             if done.returncode != 0:
                 raise DistError(f"{' '.join(command)} ended with {done.returncode}: {done.stderr[-400:].strip()}")
             return done.stdout
 
         python = str(programs / "python")
         pip = (python, "-m", "pip", "--disable-pip-version-check")
-        constraints = str(ROOT / "constraints.txt")
-        run(*pip, "install", "--quiet", "--constraint", constraints, f"{wheel.resolve()}[cpu]")
+        run(*pip, "install", "--quiet", "--constraint", str(constraints.resolve()), f"{wheel.resolve()}[cpu]")
         run(*pip, "check")
         installed = [package["name"] for package in json.loads(run(*pip, "list", "--format", "json"))]
         program = str(programs / "glomedge")
@@ -166,21 +176,25 @@ def try_wheel(wheel: Path, version: str) -> list[str]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path, help="where the sdist and the wheel lie, and nothing else")
-    parser.add_argument("--install", action="store_true", help="also try the wheel in a new environment")
+    parser.add_argument("--try", dest="constraints", type=Path, help="try the wheel with these versions instead")
     options = parser.parse_args()
     version = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["version"]
     try:
-        tracked = tracked_files(ROOT)
         sdist, wheel = built(options.folder, version)
-        problems = sdist_problems(sdist_names(sdist), tracked) + wheel_problems(wheel_names(wheel), tracked)
-        if options.install:
-            problems += try_wheel(wheel, version)
+        if options.constraints is None:
+            tracked = tracked_files(ROOT)
+            problems = sdist_problems(sdist_names(sdist), tracked) + wheel_problems(wheel_names(wheel), tracked)
+        else:
+            problems = try_wheel(wheel, version, options.constraints)
     except DistError as error:
         problems = [str(error)]
     if problems:
         print("\n".join(problems), file=sys.stderr)
         return 1
-    print(f"{sdist.name} and {wheel.name} hold what they must" + (", and the wheel runs." if options.install else "."))
+    if options.constraints is None:
+        print(f"{sdist.name} and {wheel.name} hold what they must.")
+    else:
+        print(f"{wheel.name} runs without TensorFlow, with the versions of {options.constraints}.")
     return 0
 
 
