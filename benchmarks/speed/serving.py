@@ -1,46 +1,52 @@
-"""What the server costs over the engine alone, and how long clients wait, at 1, 4 and 16 clients.
+"""What the server costs over the engine alone, beside a real tritonserver, and how long clients wait.
 
-    .venv/bin/python -m benchmarks.speed.serving --model artifacts/model.onnx [--data CROPS] [--optimise throughput]
+    .venv/bin/python -m benchmarks.speed.serving --model artifacts/model.int8.onnxruntime.onnx [--data CROPS]
 
-Rounds alternate between the server (a process of its own, over HTTP on 127.0.0.1, binary extension) and the engine in
-this process with the same provider and threads: enhanced pixels, and image files, which both sides decode and enhance.
-Processor seconds are those of the server's process and of this one; the clients' are not counted. Ratios are server
-over engine, the median of the paired rounds with its 95% bootstrap interval: a busy machine changes them less than the
-milliseconds.
+Rounds rotate between the engine in this process, ``glomedge serve`` and, where ``make triton-server`` has built it,
+tritonserver on the repository that ``export-triton`` writes of the same model (each server a process of its own, over
+HTTP on 127.0.0.1, binary extension, one crop a request). Engine and glomedge have the same provider and threads; the
+engine gets one crop a call. Crops are sent as enhanced pixels, and as files, which both sides decode and enhance;
+decoding is no part of the repository for Triton, so tritonserver gets pixels alone.
+
+Processor seconds are those of the server's processes and, for the engine, of this one; the clients' are not counted,
+but they take their part of the machine, so throughput beside the engine's says as much about the clients where they run
+on the same cores. Ratios are server over engine, the median of the paired rounds with its 95% bootstrap interval: a
+busy machine changes them less than the milliseconds. tritonserver's backend ``onnxruntime`` is a stand-in in Python
+here (docs/triton.md): its share of the time is not NVIDIA's own.
 """
 
 from __future__ import annotations
 
-import http.client
+import argparse
 import json
 import os
 import struct
-import subprocess
-import sys
-import threading
+import tempfile
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 
 from benchmarks.lib.common import (
-    ROOT,
     find_model,
     log,
     markdown_table,
     paired_ratio,
     parser,
+    results_directory,
     set_results_directory,
     summarise,
     user_crops,
     write_result,
 )
+from benchmarks.lib.servers import Running, ask, glomedge_server, triton_installed, triton_server
 from glomedge.engine.engine import Engine
 from glomedge.engine.loading import load
 from glomedge.engine.options import EngineOptions
@@ -49,9 +55,12 @@ from glomedge.imaging import images
 from glomedge.imaging.enhance import enhance
 from glomedge.model.file import read_model_file
 from glomedge.runs.pipeline_run import one_opencv_thread
+from glomedge.system.telemetry import import_matplotlib
 
-CLIENTS = (1, 4, 16)
-_PATH = "/v2/models/glomedge/infer"
+ENGINE, GLOMEDGE, TRITON = "engine alone", "glomedge serve", "tritonserver"
+COLOURS = {ENGINE: "#AAAAAA", GLOMEDGE: "#0072B2", TRITON: "#E69F00"}
+
+Requests = list[tuple[bytes, dict[str, str]]]
 
 
 @dataclass
@@ -60,52 +69,17 @@ class Side:
 
     Attributes:
         cpu_s_a_crop, crops_a_s: one value a round.
-        waits_s: of every request.
+        waits_s: of every request; none of the engine.
+        batch_crops: crops a batch; None of all but ``glomedge serve``.
     """
 
     cpu_s_a_crop: list[float] = field(default_factory=list)
     crops_a_s: list[float] = field(default_factory=list)
     waits_s: list[float] = field(default_factory=list)
+    batch_crops: float | None = None
 
 
-@contextmanager
-def served(model: Path, provider: str, optimise: str) -> Iterator[tuple[psutil.Process, int, float]]:
-    """A server: its process, its port, and the seconds until it was ready."""
-    command = [
-        sys.executable,
-        "-m",
-        "glomedge",
-        "serve",
-        str(model),
-        "--provider",
-        provider,
-        "--port",
-        "0",
-        "--no-grpc",
-    ]
-    begin_s = time.perf_counter()
-    process = subprocess.Popen(
-        [*command, "--no-grpc", "--optimise", optimise, "--audit-log", os.devnull],
-        stderr=subprocess.PIPE, env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )  # fmt: skip
-    assert process.stderr is not None
-    try:
-        for line in process.stderr:
-            facts = json.loads(line) if line.startswith(b"{") else {}
-            if facts.get("event") == "ready":
-                break
-        else:
-            raise SystemExit("glomedge serve did not start: run it by hand to see why")
-        ready_s = time.perf_counter() - begin_s
-        # Nobody may wait for a full pipe.
-        threading.Thread(target=process.stderr.read, daemon=True).start()
-        yield psutil.Process(process.pid), int(facts["http"].rpartition(":")[2]), ready_s
-    finally:
-        process.terminate()
-        process.wait(30)
-
-
-def requests_of(kind: str, crops: list[Any]) -> list[tuple[bytes, dict[str, str]]]:
+def requests_of(kind: str, crops: list[Any]) -> Requests:
     """One request a crop: body and headers."""
     made = []
     for crop in crops:
@@ -118,88 +92,139 @@ def requests_of(kind: str, crops: list[Any]) -> list[tuple[bytes, dict[str, str]
     return made
 
 
-def ask(port: int, requests: list[tuple[bytes, dict[str, str]]], clients: int) -> list[float]:
-    """Send all of them from so many clients, each with one connection; the seconds of each."""
-
-    def client(index: int) -> list[float]:
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
-        waits = []
-        for body, headers in requests[index::clients]:
-            begin_s = time.perf_counter()
-            connection.request("POST", _PATH, body, headers)
-            reply = connection.getresponse()
-            reply.read()
-            if reply.status != 200:
-                raise SystemExit(f"the server answered {reply.status}")
-            waits.append(time.perf_counter() - begin_s)
-        connection.close()
-        return waits
-
-    with ThreadPoolExecutor(clients) as pool:
-        return [wait for waits in pool.map(client, range(clients)) for wait in waits]
-
-
-def engine_way(engine: Engine, kind: str, crops: list[Any], callers: int) -> Callable[[], None]:
+def engine_way(engine: Engine, kind: str, crops: list[Any], callers: int) -> Callable[[], list[float]]:
     """All crops through the engine, one a call, from as many threads as the server computes batches at once."""
 
     def one(crop: Any) -> None:
         pixels = enhance(images.decode(crop).pixels_hwc, engine.spec.recipe) if kind == "files" else crop
         engine.infer(pixels[None])
 
-    def run() -> None:
+    def run() -> list[float]:
         if callers == 1:
             for crop in crops:
                 one(crop)
-            return
-        with ThreadPoolExecutor(callers) as pool:
-            list(pool.map(one, crops))
+        else:
+            with ThreadPoolExecutor(callers) as pool:
+                list(pool.map(one, crops))
+        return []
 
     return run
 
 
-def server_cpu_s(process: psutil.Process) -> float:
-    """Processor seconds of the server so far."""
-    times = process.cpu_times()
-    return float(times.user + times.system)
-
-
 def compare(
-    process: psutil.Process, port: int, requests: list[tuple[bytes, dict[str, str]]], alone: Callable[[], None],
-    *, clients: int, rounds: int,
-) -> tuple[Side, Side]:  # fmt: skip
-    """Server and engine in turn; the first round of each warms up."""
-    server, engine = Side(), Side()
+    ways: dict[str, tuple[Callable[[], list[float]], Callable[[], float]]], crops: int, rounds: int
+) -> dict[str, Side]:
+    """Every side once a round, in rotating order; the first round of each warms up.
+
+    Args:
+        ways: name -> what answers all crops and returns the seconds of each request, and its processor seconds so far.
+    """
+    sides = {name: Side() for name in ways}
+    names = list(ways)
     for index in range(-1, rounds):
-        for side in (server, engine) if index % 2 else (engine, server):
-            cpu_s = server_cpu_s(process) if side is server else time.process_time()
-            begin_s = time.perf_counter()
-            waits: list[float] = []
-            if side is server:
-                waits = ask(port, requests, clients)
-            else:
-                alone()
-            wall_s = time.perf_counter() - begin_s
-            cpu_s = (server_cpu_s(process) if side is server else time.process_time()) - cpu_s
+        shift = index % len(names)
+        for name in names[shift:] + names[:shift]:
+            run, cpu = ways[name]
+            cpu_s, begin_s = cpu(), time.perf_counter()
+            waits = run()
+            wall_s, cpu_s = time.perf_counter() - begin_s, cpu() - cpu_s
             if index >= 0:
-                side.cpu_s_a_crop.append(cpu_s / len(requests))
-                side.crops_a_s.append(len(requests) / wall_s)
-                side.waits_s += waits
-    return server, engine
+                sides[name].cpu_s_a_crop.append(cpu_s / crops)
+                sides[name].crops_a_s.append(crops / wall_s)
+                sides[name].waits_s += waits
+    return sides
+
+
+def batches(server: Running) -> tuple[float, float]:
+    """Crops that were computed so far, and batches."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{server.http_port}/metrics", timeout=60) as reply:
+        lines = dict(line.rsplit(b" ", 1) for line in reply.read().splitlines() if line.startswith(b"glomedge_batch"))
+    return float(lines[b"glomedge_batch_crops_sum"]), float(lines[b"glomedge_batch_crops_count"])
 
 
 def crops_for(data: Path | None, engine: Engine, count: int) -> dict[str, list[Any]]:
-    """The same crops as files and as enhanced pixels."""
+    """The same crops as enhanced pixels and as files."""
     folder = data or user_crops(count)
     paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in images.ALLOWED_SUFFIXES)[:count]
     files = [path.read_bytes() for path in paths]
-    return {
-        "pixels": [np.asarray(enhance(images.decode(data).pixels_hwc, engine.spec.recipe)) for data in files],
-        "files": list(files),
-    }
+    if len(files) < count:
+        raise SystemExit(f"--data holds {len(files)} crops; give --crops {len(files)}, or more crops.")
+    pixels = [np.asarray(enhance(images.decode(content).pixels_hwc, engine.spec.recipe)) for content in files]
+    return {"pixels": pixels, "files": list(files)}
 
 
-def main() -> None:
-    """Measure and write ``serving.json`` and ``.md``."""
+@contextmanager
+def triton(model: Path) -> Iterator[Running | None]:
+    """tritonserver on that model; None where it is not installed."""
+    if not triton_installed():
+        log("no tritonserver here (make triton-server): left out")
+        yield None
+        return
+    from glomedge_export.triton.config import Serving
+    from glomedge_export.triton.repository import write_repository
+
+    with tempfile.TemporaryDirectory(prefix="glomedge-serving-") as folder:
+        write_repository(Path(folder) / "repository", model, Serving("cpu"))
+        with triton_server(Path(folder) / "repository", Path(folder) / "log") as server:
+            if server.process.poll() is not None:
+                raise SystemExit("tritonserver did not start:\n" + (Path(folder) / "log").read_text()[-2000:])
+            yield server
+
+
+def row_of(kind: str, clients: int, name: str, sides: dict[str, Side]) -> tuple[object, ...]:
+    """One line of the table."""
+    side, engine = sides[name], sides[ENGINE]
+    cpu_ms = f"{1000 * float(np.median(side.cpu_s_a_crop)):.1f}"
+    rate = f"{float(np.median(side.crops_a_s)):.1f}"
+    if name == ENGINE:
+        return kind, clients, name, cpu_ms, "1", rate, "1", "", "", ""
+    cpu = paired_ratio(side.cpu_s_a_crop, engine.cpu_s_a_crop)
+    speed = paired_ratio(side.crops_a_s, engine.crops_a_s)
+    waits = summarise(side.waits_s)
+    return (
+        kind, clients, name, cpu_ms, f"{cpu.value:.3f} ({cpu.low:.3f} to {cpu.high:.3f})", rate,
+        f"{speed.value:.2f} ({speed.low:.2f} to {speed.high:.2f})", f"{1000 * waits.p50:.0f}",
+        f"{1000 * waits.p99:.0f}", "" if side.batch_crops is None else f"{side.batch_crops:.1f}",
+    )  # fmt: skip
+
+
+HEADER = (
+    "crops as", "clients", "side", "CPU ms/crop", "over the engine's", "crops/s", "over the engine's", "p50, ms",
+    "p99, ms", "crops/batch",
+)  # fmt: skip
+
+
+def plot(records: list[dict[str, Any]], path: Path) -> None:
+    """Processor time and throughput of every side: the median as a bar, each round as a dot."""
+    import_matplotlib().use("Agg")
+    plt = import_matplotlib("pyplot")
+    groups = list(dict.fromkeys((record["kind"], record["clients"]) for record in records))
+    names = [name for name in COLOURS if any(record["side"] == name for record in records)]
+    figure, axes = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
+    width = 0.8 / len(names)
+    for axis, key, factor, label in (
+        (axes[0], "cpu_s_a_crop", 1000, "processor time, ms/crop"),
+        (axes[1], "crops_a_s", 1, "crops/s"),
+    ):
+        for record in records:
+            at = groups.index((record["kind"], record["clients"])) + (names.index(record["side"]) + 0.5) * width - 0.4
+            values = [factor * value for value in record[key]]
+            axis.bar(at, float(np.median(values)), width, color=COLOURS[record["side"]])
+            axis.plot([at] * len(values), values, "o", color="#222222", markersize=2)
+        ticks = [f"{kind}\n{clients} client{'s' if clients > 1 else ''}" for kind, clients in groups]
+        axis.set_xticks(range(len(groups)), ticks, fontsize=8)
+        axis.set_ylabel(label)
+        axis.grid(axis="y", alpha=0.3)
+        axis.set_axisbelow(True)
+        axis.spines[["top", "right"]].set_visible(False)
+    handles = [plt.Rectangle((0, 0), 1, 1, color=COLOURS[name]) for name in names]
+    figure.legend(handles, names, loc="outside upper center", ncols=len(names), frameon=False)
+    figure.savefig(path, dpi=130, metadata={"Software": None})
+    plt.close(figure)
+
+
+def arguments_of() -> argparse.Namespace:
+    """The command line."""
     options = parser(__doc__)
     options.add_argument("--model", type=Path, help="default: the one that other scripts find")
     options.add_argument("--data", type=Path, help="folder of crops; default: drawn ones")
@@ -207,47 +232,74 @@ def main() -> None:
     options.add_argument("--optimise", choices=("latency", "throughput"), default="latency")
     options.add_argument("--crops", type=int, default=96)
     options.add_argument("--rounds", type=int, default=9)
-    arguments = options.parse_args()
+    options.add_argument("--clients", type=int, nargs="+", default=[1, 4, 16])
+    options.add_argument("--kinds", choices=("pixels", "files"), nargs="+", default=["pixels", "files"])
+    options.add_argument("--no-triton", action="store_true", help="glomedge alone")
+    return options.parse_args()
+
+
+def measure(
+    arguments: argparse.Namespace, engine: Engine, callers: int, glomedge: Running, other: Running | None
+) -> tuple[list[tuple[object, ...]], list[dict[str, Any]]]:
+    """Rows of the table, and the samples behind them."""
+    count, rounds = (24, 2) if arguments.quick else (arguments.crops, arguments.rounds)
+    crops = crops_for(arguments.data, engine, count)
+    rows, records = [], []
+    for kind in arguments.kinds:
+        requests = requests_of(kind, crops[kind])
+        for clients in arguments.clients:
+            ways: dict[str, tuple[Callable[[], list[float]], Callable[[], float]]] = {
+                ENGINE: (engine_way(engine, kind, crops[kind], callers), time.process_time)
+            }
+            for name, server in ((GLOMEDGE, glomedge), (TRITON, other if kind == "pixels" else None)):
+                if server is not None:
+                    ways[name] = (partial(ask, server.http_port, requests, clients), server.cpu_s)
+            before = batches(glomedge)
+            sides = compare(ways, count, rounds)
+            computed, calls = np.subtract(batches(glomedge), before)
+            sides[GLOMEDGE].batch_crops = float(computed / calls)
+            for name, side in sides.items():
+                rows.append(row_of(kind, clients, name, sides))
+                records.append({"kind": kind, "clients": clients, "side": name, **vars(side)})
+                log(f"  {rows[-1]}")
+    return rows, records
+
+
+def main() -> None:
+    """Measure and write ``serving_<precision>.json``, ``.md`` and ``.png``."""
+    arguments = arguments_of()
     set_results_directory(arguments.results)
     model = arguments.model or find_model()
-    count, rounds = (24, 2) if arguments.quick else (arguments.crops, arguments.rounds)
-    callers = (
-        1
-        if arguments.optimise == "latency"
-        else run_threads(EngineOptions(arguments.provider), read_model_file(model).spec)
-    )
-    rows, records = [], []
-    with (
-        one_opencv_thread(),
-        load(model, arguments.provider, concurrency=callers) as engine,
-        served(model, arguments.provider, arguments.optimise) as (process, port, ready_s),
-    ):
-        crops = crops_for(arguments.data, engine, count)
-        for kind in ("pixels", "files"):
-            requests, alone = requests_of(kind, crops[kind]), engine_way(engine, kind, crops[kind], callers)
-            for clients in CLIENTS:
-                server, bare = compare(process, port, requests, alone, clients=clients, rounds=rounds)
-                cpu = paired_ratio(server.cpu_s_a_crop, bare.cpu_s_a_crop)
-                speed = paired_ratio(server.crops_a_s, bare.crops_a_s)
-                waits = summarise(server.waits_s)
-                rows.append(
-                    (kind, clients, f"{cpu.value:.3f} ({cpu.low:.3f} to {cpu.high:.3f})", f"{speed.value:.2f}",
-                     round(float(np.median(server.crops_a_s)), 1), round(1000 * waits.p50, 1),
-                     round(1000 * waits.p99, 1))
-                )  # fmt: skip
-                records.append({"kind": kind, "clients": clients, "server": vars(server), "engine": vars(bare)})
-                log(f"  {rows[-1]}")
-        rss_mb = process.memory_info().rss / 1e6
-    header = (
-        "crops as", "clients", "server CPU / engine CPU", "server crops/s / engine crops/s", "crops/s", "p50, ms",
-        "p99, ms",
-    )  # fmt: skip
+    spec = read_model_file(model).spec
+    callers = 1 if arguments.optimise == "latency" else run_threads(EngineOptions(arguments.provider), spec)
+    with ExitStack() as stack:
+        stack.enter_context(one_opencv_thread())
+        options = ("--provider", arguments.provider, "--optimise", arguments.optimise)
+        # The first start reads the model from the disk, and is not the one that counts.
+        with glomedge_server(model, *options):
+            pass
+        server = stack.enter_context(glomedge_server(model, *options))
+        ready_cpu_s = server.cpu_s()
+        engine = stack.enter_context(load(model, arguments.provider, concurrency=callers))
+        other = None if arguments.no_triton else stack.enter_context(triton(model))
+        rows, records = measure(arguments, engine, callers, server, other)
+        rss_mb = server.rss_mb()
+        triton_rss_mb = None if other is None else other.rss_mb()
+    name = f"serving_{spec.precision}"
+    plot(records, results_directory() / f"{name}.png")
+    load_1m = os.getloadavg()[0]
+    beside = "" if triton_rss_mb is None else f" tritonserver with its stand-in: {triton_rss_mb:.0f} MB."
     text = (
-        f"{count} crops, {rounds} paired rounds, `--optimise {arguments.optimise}`, {arguments.provider}. Ready after "
-        f"{ready_s:.2f} s; {rss_mb:.0f} MB resident at the end.\n\n{markdown_table(header, rows)}"
+        f"{spec.precision}, {arguments.provider}, `--optimise {arguments.optimise}`, "
+        f"{len(records[0]['cpu_s_a_crop'])} rounds. `glomedge serve` was ready after {server.ready_s:.2f} s "
+        f"({ready_cpu_s:.2f} s of processor time), {rss_mb:.0f} MB resident at the end.{beside} Load average at the "
+        f"end: {load_1m:.1f}.\n\n{markdown_table(HEADER, rows)}\n![processor time and throughput]({name}.png)\n"
     )
-    data = {"rows": records, "ready_s": ready_s, "rss_mb": rss_mb, "optimise": arguments.optimise}
-    write_result("serving", data, text, title="The server over the engine alone")
+    data = {
+        "rows": records, "ready_s": server.ready_s, "ready_cpu_s": ready_cpu_s, "rss_mb": rss_mb,
+        "triton_rss_mb": triton_rss_mb, "optimise": arguments.optimise, "load_average_1m": load_1m,
+    }  # fmt: skip
+    write_result(name, data, text, title=f"The server over the engine alone, {spec.precision}")
 
 
 if __name__ == "__main__":

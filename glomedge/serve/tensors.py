@@ -115,6 +115,19 @@ def check_outputs(names: Iterable[object], map_shape: tuple[int, int] | None) ->
     return tuple(str(name) for name in asked) or DEFAULT_OUTPUTS
 
 
+def check_parameters(names: Iterable[str]) -> None:
+    """Refuse parameters of a tensor that ask for what is not offered: ignored, they would give another answer.
+
+    Raises:
+        RefusedError: shared memory or the classification extension (400).
+    """
+    for name in names:
+        if name.startswith("shared_memory_"):
+            raise malformed("Shared memory is not offered here. Send the data in the request.")
+        if name == "classification":
+            raise malformed(f"Classes are not offered as an output of their own. Read the output {LABEL!r}.")
+
+
 def outputs_of(answered: Answered, names: Iterable[str]) -> list[Output]:
     """The tensors that were asked for, in that order."""
     return [_output(answered, name) for name in names]

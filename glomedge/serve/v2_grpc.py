@@ -21,6 +21,8 @@ def parse(request: Any, side_px: int, map_shape: tuple[int, int] | None) -> tupl
     (entry,) = request.inputs
     shape = tensors.check_shape(list(entry.shape))
     outputs = tensors.check_outputs((output.name for output in request.outputs), map_shape)
+    for tensor in (entry, *request.outputs):
+        tensors.check_parameters(tensor.parameters)
     if len(request.raw_input_contents) > 1:
         raise malformed("There is one input, and more than one of 'raw_input_contents'.")
     raw = memoryview(request.raw_input_contents[0]) if request.raw_input_contents else None

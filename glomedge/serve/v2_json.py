@@ -120,7 +120,9 @@ def _crops(entry: dict[str, Any], binary: memoryview, most_crops: int, side_px: 
     count = tensors.count_files(entry.get("datatype"), shape) if is_files else 0
     if not is_files:
         tensors.check_pixels(entry.get("datatype"), shape, side_px)
-    size = _parameters(entry).get("binary_data_size")
+    parameters = _parameters(entry)
+    tensors.check_parameters(parameters)
+    size = parameters.get("binary_data_size")
     if size is not None:
         if type(size) is not int or size != len(binary) or "data" in entry:
             raise malformed(f"'binary_data_size' does not match the {len(binary)} bytes behind the JSON.")
@@ -170,6 +172,8 @@ def _outputs(document: dict[str, Any], map_shape: tuple[int, int] | None) -> tup
     if not all(isinstance(name, str) for name in names):
         raise malformed("Each of 'outputs' must have a 'name'.")
     outputs = tensors.check_outputs(names, map_shape)
+    for entry in asked:
+        tensors.check_parameters(_parameters(entry))
     by_default = _flag(_parameters(document), "binary_data_output", default=False)
     binary = {entry["name"] for entry in asked if _flag(_parameters(entry), "binary_data", default=by_default)}
     return outputs, frozenset(binary if asked else outputs if by_default else ())

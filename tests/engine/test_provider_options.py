@@ -79,6 +79,7 @@ def test_callers_share_the_threads(tiny_model: Path, threads: int, concurrency: 
     options = onnxrt.session_options(request_for(tiny_model, threads=threads, concurrency=concurrency))
     assert options.intra_op_num_threads == intra
     assert options.get_session_config_entry("session.intra_op.allow_spinning") == spinning
+    assert options.get_session_config_entry("session.force_spinning_stop") == "1"
 
 
 @gpu_wheel

@@ -159,6 +159,10 @@ def broken(**changes: Any) -> Any:
         elif name == "outputs":
             for entry in value:
                 request.outputs.add(name=entry)
+        elif name == "parameter":
+            request.inputs[0].parameters[value].string_param = "r"
+        elif name == "output_parameter":
+            request.outputs.add(name="label").parameters[value].int64_param = 1
     return request
 
 
@@ -169,7 +173,8 @@ def broken(**changes: Any) -> Any:
         broken(shape=[2]), broken(shape=[2**62, 2**62]), broken(shape=[1, 1, 1]), broken(raw=[]), broken(raw=[b"1"]),
         broken(raw=[b"\xff\xff\xff\xff"]), broken(raw=[b"", b""]), broken(outputs=["diagnosis"]),
         broken(outputs=["label", "label"]), broken(name="images", datatype="UINT8", shape=[1, 224, 224, 3]),
-        files([b"1234"] * 17), broken(shape=[0], raw=[b""]),
+        files([b"1234"] * 17), broken(shape=[0], raw=[b""]), broken(parameter="shared_memory_region"),
+        broken(output_parameter="shared_memory_region"), broken(output_parameter="classification"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_understood_is_an_invalid_argument(client: Client, request_: Any) -> None:

@@ -18,6 +18,7 @@ from helpers.v2 import crop_png, enhanced, files_request, pixels_request
 
 pytestmark = pytest.mark.slow
 
+INFER = "/v2/models/glomedge/infer"
 REQUESTS, CLIENTS = 100_000, 8
 FUZZ_ROUNDS = 25
 METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH", "TRACE")
@@ -73,7 +74,7 @@ def soak(server: Server, requests: int) -> Counter[int]:
             document, binary = sent[(index + number) % 2]
             text = json.dumps(document).encode()
             headers = {"Inference-Header-Content-Length": str(len(text))}
-            connection.request("POST", "/v2/models/glomedge/infer", text + binary, headers)
+            connection.request("POST", INFER, text + binary, headers)
             reply = connection.getresponse()
             reply.read()
             own[reply.status] += 1
@@ -97,6 +98,20 @@ def test_memory_is_flat_over_100_000_requests(tiny_model: Path, tmp_path: Path) 
         assert server.stop() == 0
     with (tmp_path / "audit.jsonl").open("rb") as lines:
         assert sum(1 for _ in lines) == REQUESTS // CLIENTS * CLIENTS + REQUESTS // 20 // CLIENTS * CLIENTS
+
+
+def test_a_body_of_very_many_tiny_chunks_takes_little_memory(tiny_model: Path) -> None:
+    document, binary = files_request([crop_png(1, 300)])
+    text = json.dumps(document).encode()
+    body = text + binary
+    headers = {"Inference-Header-Content-Length": str(len(text))}
+    assert len(body) > 200_000
+    with serving(tiny_model, "--body-timeout", "600") as server:
+        assert server.request("POST", INFER, body, headers).status == 200
+        before_mb = server.rss_mb()
+        parts = (body[at : at + 1] for at in range(len(body)))
+        assert server.request("POST", INFER, parts, headers, timeout_s=600).status == 200
+        assert server.rss_mb() - before_mb < 20
 
 
 def test_no_nonsense_ends_the_server(tiny_model: Path) -> None:

@@ -78,11 +78,17 @@ MALFORMED: dict[str, Any] = {
     "no data": image(data=None),
     "data and binary": image(parameters={"binary_data_size": 0}),
     "parameters of another kind": image(parameters=[]),
+    "shared memory for data": image(data=None, parameters={"shared_memory_region": "r", "shared_memory_byte_size": 4}),
+    "shared memory beside data": image(parameters={"shared_memory_region": "r", "shared_memory_byte_size": 4}),
     "binary size that is a text": image(parameters={"binary_data_size": "4"}),
     "no crop at all": image(shape=[0], data=[]),
     "17 files, 16 allowed": image(shape=[17], data=["AAAA"] * 17),
     "an unknown output": {**image(), "outputs": [{"name": "diagnosis"}]},
     "an output twice": {**image(), "outputs": [{"name": "label"}, {"name": "label"}]},
+    "an output in shared memory": {
+        **image(), "outputs": [{"name": "label", "parameters": {"shared_memory_region": "r"}}],
+    },
+    "an output as classes": {**image(), "outputs": [{"name": "probability", "parameters": {"classification": 1}}]},
     "outputs of texts": {**image(), "outputs": ["label"]},
     "an output without a name": {**image(), "outputs": [{}]},
     "a flag that is a number": {**image(), "parameters": {"binary_data_output": 1}},
@@ -157,8 +163,11 @@ def test_an_unknown_model_or_version_is_404(server: Server, method: str, path: s
 
 def test_unknown_addresses_and_methods_answer_in_json(server: Server) -> None:
     for method, path, status in (
-        ("GET", "/v2/repository/index", 404), ("POST", "/v2/models/glomedge/load", 404),
-        ("GET", "/v2/systemsharedmemory/status", 404), ("GET", INFER, 405), ("DELETE", "/v2", 405),
+        ("POST", "/v2/repository/index", 404), ("POST", "/v2/models/glomedge/load", 404),
+        ("POST", "/v2/repository/models/glomedge/load", 404), ("POST", "/v2/repository/models/glomedge/unload", 404),
+        ("GET", "/v2/systemsharedmemory/status", 404), ("POST", "/v2/systemsharedmemory/region/r/register", 404),
+        ("POST", "/v2/cudasharedmemory/region/r/register", 404), ("POST", "/v2/trace/setting", 404),
+        ("GET", INFER, 405), ("DELETE", "/v2", 405),
     ):  # fmt: skip
         reply = server.request(method, path)
         assert (reply.status, "error" in reply.json()) == (status, True)

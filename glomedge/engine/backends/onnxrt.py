@@ -54,7 +54,8 @@ def session_options(request: SessionRequest, disabled: tuple[str, ...] = DISABLE
     """onnxruntime's SessionOptions for a request.
 
     ``concurrency`` threads share ``threads`` CPUs, so each run gets its share. Spinning workers take the CPU from
-    the other callers and from the decoders, so they may spin only when a run has the machine to itself.
+    the other callers and from the decoders, so they may spin only when a run has the machine to itself; and never
+    after it, when they would burn several milliseconds waiting for a call that a server may not have for seconds.
 
     Args:
         request: what to load.
@@ -69,6 +70,7 @@ def session_options(request: SessionRequest, disabled: tuple[str, ...] = DISABLE
     options.log_severity_level = 3  # errors only: warnings about fallback are raised as errors instead
     spinning = "1" if request.concurrency == 1 else "0"
     options.add_session_config_entry("session.intra_op.allow_spinning", spinning)
+    options.add_session_config_entry("session.force_spinning_stop", "1")
     options.add_session_config_entry("session.inter_op.allow_spinning", "0")
     options.add_session_config_entry(_DISABLED, ";".join(disabled))
     if request.record_placement:

@@ -7,16 +7,9 @@ configuration. What only NVIDIA's own backend does, TensorRT above all, is not t
 from __future__ import annotations
 
 import json
-import os
 import re
-import socket
 import subprocess
-import sysconfig
-import time
-import urllib.error
-import urllib.request
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +17,9 @@ import numpy as np
 import pytest
 
 import glomedge
+from benchmarks.lib.servers import TRITON, triton_installed, triton_server
 from glomedge.imaging.enhance import enhance
 from glomedge.model.file import read_model_file
-from glomedge.system.telemetry import silence
 from glomedge_export.triton.config import Device, Serving
 from glomedge_export.triton.repository import write_repository
 from helpers.builders import build_tiny_model, build_tiny_other
@@ -34,7 +27,6 @@ from helpers.colour_crops import random_crop
 from helpers.paths import ROOT
 
 pytestmark = pytest.mark.slow
-INSTALLED = ROOT / "build" / "triton"
 TOOLS = ROOT / "tests" / "tools"
 
 
@@ -42,9 +34,9 @@ TOOLS = ROOT / "tests" / "tools"
 def installed() -> Path:
     """The folder with server, stand-in and client."""
     pytest.importorskip("onnx", reason="needs the package onnx")
-    if not (INSTALLED / ".installed").is_file():
+    if not triton_installed():
         pytest.skip("needs a tritonserver: make triton-server (x86-64 Linux)")
-    return INSTALLED
+    return TRITON
 
 
 def client(installed: Path, *arguments: str) -> Any:
@@ -60,53 +52,6 @@ def repository(folder: Path, device: Device = "cpu", **build: Any) -> Path:
     build_tiny_model(folder / "model.onnx", **build)
     write_repository(folder / "repository", folder / "model.onnx", Serving(device))
     return folder / "repository"
-
-
-def free_ports(count: int) -> list[int]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [one.getsockname()[1] for one in sockets]
-    for one in sockets:
-        one.close()
-    return ports
-
-
-@contextmanager
-def served(installed: Path, repository: Path, log: Path) -> Iterator[tuple[int, int, subprocess.Popen[bytes]]]:
-    """A tritonserver on that repository: its HTTP and gRPC ports, once it is ready or has ended."""
-    silence()  # inherited by the server, whose stand-in imports onnxruntime
-    server = (installed / "pytriton" / "tritonserver").resolve()
-    http_port, grpc_port, metrics_port = free_ports(3)
-    (packages,) = (installed / "server" / "lib").glob("python*/site-packages")
-    environment = os.environ | {
-        "PYTHONPATH": str(packages.resolve()),
-        "PATH": f"{(installed / 'server' / 'bin').resolve()}:{os.environ['PATH']}",
-        "LD_LIBRARY_PATH": str(sysconfig.get_config_var("LIBDIR")),
-    }
-    options = ["--http-address=127.0.0.1", "--grpc-address=127.0.0.1", "--metrics-address=127.0.0.1"]
-    options += [f"--http-port={http_port}", f"--grpc-port={grpc_port}", f"--metrics-port={metrics_port}"]
-    options += [f"--model-repository={repository}", f"--backend-directory={server / 'backends'}"]
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            [str(server / "bin" / "tritonserver"), *options, "--allow-gpu-metrics=false"],
-            env=environment, stdout=output, stderr=output,
-        )  # fmt: skip
-        try:
-            _wait(http_port, process)
-            yield http_port, grpc_port, process
-        finally:
-            process.terminate()
-            process.wait(timeout=60)
-
-
-def _wait(http_port: int, process: subprocess.Popen[bytes]) -> None:
-    end = time.monotonic() + 180
-    while time.monotonic() < end and process.poll() is None:
-        try:
-            urllib.request.urlopen(f"http://127.0.0.1:{http_port}/v2/health/ready", timeout=5)
-        except (urllib.error.URLError, OSError):
-            time.sleep(0.5)
-        else:
-            return
 
 
 @pytest.mark.parametrize("device", ["gpu", "cpu"])
@@ -130,10 +75,15 @@ def test_the_answers_are_glomedges(installed: Path, tmp_path: Path) -> None:
     sizes = [(224, 224), (448, 448), (600, 577), (100, 90), (300, 90), (1, 1)]
     crops = {f"crop{seed}": random_crop(seed, *size) for seed, size in enumerate(sizes)}
     np.savez(tmp_path / "crops.npz", **crops)  # type: ignore[arg-type]  # names are arrays
-    with served(installed, folder, tmp_path / "log") as (http_port, grpc_port, process):
-        assert process.poll() is None, (tmp_path / "log").read_text()[-3000:]
+    with triton_server(folder, tmp_path / "log") as server:
+        assert server.process.poll() is None, (tmp_path / "log").read_text()[-3000:]
         known = client(
-            installed, "infer", str(http_port), str(grpc_port), str(tmp_path / "crops.npz"), str(tmp_path / "out.npz")
+            installed,
+            "infer",
+            str(server.http_port),
+            str(server.grpc_port),
+            str(tmp_path / "crops.npz"),
+            str(tmp_path / "out.npz"),
         )
     file = read_model_file(tmp_path / "model.onnx")
     assert known["model_sha256"] == file.sha256
@@ -159,8 +109,8 @@ def test_the_configuration_for_a_gpu_loads_but_for_the_gpu(installed: Path, tmp_
     path = folder / "glomedge" / "config.pbtxt"
     assert "tensorrt" in path.read_text()
     path.write_text(path.read_text().replace("KIND_GPU", "KIND_CPU"))
-    with served(installed, folder, tmp_path / "log") as (_, _, process):
-        assert process.poll() is None, (tmp_path / "log").read_text()[-3000:]
+    with triton_server(folder, tmp_path / "log") as server:
+        assert server.process.poll() is None, (tmp_path / "log").read_text()[-3000:]
 
 
 def _wrong_side(text: str) -> str:
@@ -188,6 +138,6 @@ def test_a_configuration_that_does_not_fit_is_refused(
     changed = mutate(path.read_text())
     assert changed != path.read_text()
     path.write_text(changed)
-    with served(installed, folder, tmp_path / "log") as (_, _, process):
-        assert process.wait(timeout=60) != 0
+    with triton_server(folder, tmp_path / "log") as server:
+        assert server.process.wait(timeout=60) != 0
     assert words in (tmp_path / "log").read_text()
