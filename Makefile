@@ -47,7 +47,8 @@ test: .venv/.developer  ## the default test suite
 test-slow: .venv/.fuzzer  ## the long tests: 500 kills, 100,000 crops, the demo, guided fuzzing, files of Keras 2
 	$(MAKE) keras2-files || echo "No Python for Keras 2 here (KERAS2_PYTHON): its slow tests will be skipped." >&2
 	$(MAKE) triton-server || echo "No tritonserver for this machine: its slow tests will be skipped." >&2
-	$(BIN)/python -m pytest -m slow --timeout 7200
+	$(MAKE) .venv-moto/.installed
+	PATH="$(CURDIR)/.venv-moto/bin:$$PATH" $(BIN)/python -m pytest -m slow --timeout 7200
 
 # Genuine files of Keras 2, made where it still runs: TensorFlow 2.12 to 2.15 have wheels up to Python 3.11 alone.
 KERAS2_PYTHON ?= python3.11
@@ -73,6 +74,12 @@ build/keras2/%/.made: .venv-keras2/%/.installed tests/tools/make_keras2.py
 # A real tritonserver and NVIDIA's client for the slow suite, x86-64 alone; nothing of it touches our environment.
 build/triton/.installed: tests/tools/install_triton.py tests/tools/triton_standin.py
 	$(PYTHON) tests/tools/install_triton.py build/triton
+
+# The S3 that the slow suite reads from; botocore, below it, refuses a version that glomedge pins.
+.venv-moto/.installed:
+	$(PYTHON) -m venv .venv-moto
+	.venv-moto/bin/python -m pip install --quiet --disable-pip-version-check 'moto[s3,server]==5.2.1'
+	@touch $@
 
 triton-server: build/triton/.installed  ## a tritonserver with its client, in build/triton, for the slow suite
 
@@ -183,4 +190,4 @@ container-base:  ## localhost/glomedge-base, Debian's Python without a registry 
 	  && buildah commit --quiet --rm $$base glomedge-base
 
 clean:  ## remove the environment and caches, never results
-	rm -rf .venv .venv-lowest .venv-gpu .venv-keras2 .venv-triton .venv-dist build dist .pytest_cache .mypy_cache .ruff_cache *.egg-info
+	rm -rf .venv .venv-lowest .venv-gpu .venv-keras2 .venv-triton .venv-moto .venv-dist build dist .pytest_cache .mypy_cache .ruff_cache *.egg-info

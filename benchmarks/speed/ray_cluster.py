@@ -1,8 +1,8 @@
 """One machine's Ray against one process: the same crops by ``glomedge infer-ray`` and by ``glomedge infer``.
 
 Pairs alternate. Ray is started once, before the first, and its start is told apart; the rest of a job is in its time:
-the actors and their engines, reading, answering, publication with report. Processor seconds are those of the process and of
-every process that it has started, so that a busy machine matters less to them than to the seconds.
+the actors and their engines, reading, answering, publication with report. Processor seconds are those of the process
+and of every process that it has started, so that a busy machine matters less to them than to the seconds.
 
     .venv/bin/python -m benchmarks.speed.ray_cluster --data DIR --model MODEL [--pairs 5] [--crops 830] [--workers 1]
 """

@@ -1,7 +1,7 @@
 """The same reader against moto's S3, which others wrote: lists, bodies, ETags and errors are as S3 says them.
 
 moto cannot be installed beside glomedge's pins (botocore refuses the current python-dateutil), so it is a program of
-its own: ``python -m venv moto && moto/bin/pip install 'moto[s3]' flask flask-cors``, and ``moto/bin`` in PATH.
+its own, which ``make test-slow`` installs into ``.venv-moto`` and puts into PATH.
 """
 
 from __future__ import annotations
