@@ -7,6 +7,7 @@ Every message ends with what to do next. The command line prints it without a tr
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 from glomedge.about import install_command
 
@@ -35,6 +36,16 @@ class GlomedgeError(Exception):
 
     def __init__(self, message: str = "") -> None:
         super().__init__(shortened(message))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """For another process: by what the error has become, because the kinds are made of different arguments."""
+        return _rebuilt, (type(self), self.args, self.__dict__)
+
+
+def _rebuilt(kind: type[GlomedgeError], arguments: tuple[Any, ...], state: dict[str, Any]) -> GlomedgeError:
+    error = kind.__new__(kind, *arguments)
+    error.__dict__.update(state)
+    return error
 
 
 class UsageError(GlomedgeError):

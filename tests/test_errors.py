@@ -57,9 +57,11 @@ def test_short_texts_stay_as_they_are() -> None:
         assert f"[... {length - 2_000:,} more characters ...]" in short
 
 
-def test_errors_survive_the_way_between_processes() -> None:
-    error = pickle.loads(pickle.dumps(GlomedgeError("why. What to do.")))
-    assert str(error) == "why. What to do."
+@pytest.mark.parametrize("kind", _kinds())
+def test_errors_survive_the_way_between_processes(kind: type[GlomedgeError]) -> None:
+    error = kind(*("io. What to do." for _ in inspect.signature(kind).parameters))
+    other = pickle.loads(pickle.dumps(error))
+    assert (type(other), str(other), vars(other)) == (kind, str(error), vars(error))
 
 
 def test_a_rows_message_is_shortened_too() -> None:

@@ -67,7 +67,7 @@ def main() -> None:
                 "source": scratch, "model": f"{scratch}/model.onnx",
             }  # fmt: skip
             worker("prepare", job)
-            runs.append({**job, **worker("merge", job)})
+            runs.append({name: job[name] for name in ("rows", "shards", "report")} | worker("merge", job))
         log(f"  {rows} rows of {arguments.shards} shards: {runs[-1]['seconds']:.1f} s")
     table = markdown_table(
         ("rows", "shards", "report", "s", "CPU s", "MB"),

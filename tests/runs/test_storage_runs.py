@@ -77,13 +77,14 @@ def test_shards_of_a_manifest_of_addresses_are_merged(options: Options, objects:
     assert write_manifest(NIGHT, manifest).rows == 30
     assert "s3://crops/night/a/case0-0.png,case0," in manifest.read_text("utf-8")
     assert read_manifest(manifest, NIGHT).paths[0] == b"a/case0-0.png"
-    shards = replace(whole, inputs=manifest, output=tmp_path / "run")
+    shards = replace(whole, inputs=manifest, output=tmp_path / "run", heatmaps=tmp_path / "heat")
     objects.requests.clear()
     for number in (1, 2, 3):
         assert infer_folder(replace(shards, shard=Shard(number, 3))).complete
     # Each object is asked for once; and one before each shard, whether it can be read at all. Nothing is listed.
     assert len(objects.requests) == 30 + 3
     merge_shards(MergeOptions((tmp_path / "run",), tmp_path / "merged"))
+    assert len(list((tmp_path / "heat").rglob("*.heatmap.jpg"))) > 3  # drawn over what is read from storage again
     assert outputs(tmp_path / "merged") == outputs(whole.output)
     assert json.loads((tmp_path / "merged" / "run.json").read_text("utf-8"))["arguments"]["folder"] == str(NIGHT)
 
