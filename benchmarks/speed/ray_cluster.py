@@ -1,8 +1,7 @@
 """One machine's Ray against one process: the same crops by ``glomedge infer-ray`` and by ``glomedge infer``.
 
-Pairs alternate. Ray is started once, before the first, and its start is told apart; the rest of a job is in its time:
-the actors and their engines, reading, answering, publication with report. Processor seconds are those of the process
-and of every process that it has started, so that a busy machine matters less to them than to the seconds.
+Pairs alternate, so that a busy machine slows both. Ray is started once, before the first pair, and its start is told
+apart; the rest of a job is in its time: the actors and their engines, reading, answering, publication with report.
 
     .venv/bin/python -m benchmarks.speed.ray_cluster --data DIR --model MODEL [--pairs 5] [--crops 830] [--workers 1]
 """
@@ -19,7 +18,7 @@ from typing import Any
 
 import psutil
 
-from benchmarks.lib.common import log, markdown_table, paired_ratio, parser, set_results_directory, write_result
+from benchmarks.lib.common import log, markdown_table, paired_ratio, parser, set_results_directory, timed, write_result
 from glomedge.cluster.cohort import infer_cohort
 from glomedge.cluster.options import CohortOptions
 from glomedge.cluster.ray_job import RayPool, own_or_given_cluster
@@ -42,23 +41,25 @@ def main() -> None:
     set_results_directory(arguments.results)
     with tempfile.TemporaryDirectory(prefix="glomedge-ray-") as scratch:
         runs, start_s = measure(arguments, Path(scratch))
-    ratio = paired_ratio([run["infer-ray"]["s"] for run in runs], [run["infer"]["s"] for run in runs])
-    cpu_ratio = paired_ratio([run["infer-ray"]["cpu_s"] for run in runs], [run["infer"]["cpu_s"] for run in runs])
+    ratio = paired_ratio([run["infer-ray"] for run in runs], [run["infer"] for run in runs])
     table = markdown_table(
-        ("pair", "infer s", "infer-ray s", "infer CPU s", "infer-ray CPU s"),
+        ("pair", "infer s", "infer-ray s", "ratio", "load"),
         [
-            (number, *(f"{run[name][unit]:.1f}" for unit in ("s", "cpu_s") for name in ("infer", "infer-ray")))
+            (
+                number, f"{run['infer']:.1f}", f"{run['infer-ray']:.1f}", f"{run['infer-ray'] / run['infer']:.2f}",
+                f"{run['load']:.0f}",
+            )
             for number, run in enumerate(runs, 1)
         ],
-    )
+    )  # fmt: skip
     log(table)
-    said = {"runs": runs, "ray_start_s": start_s, "ratio_s": asdict(ratio), "ratio_cpu_s": asdict(cpu_ratio)}
-    said |= {"crops": arguments.crops, "workers": arguments.workers, "loads": [run["load"] for run in runs]}
+    said = {"runs": runs, "ray_start_s": start_s, "ratio_s": asdict(ratio)}
+    said |= {"crops": arguments.crops, "workers": arguments.workers}
     write_result("ray_cluster", said, table, title="Ray on one machine against one process")
 
 
 def measure(arguments: Any, scratch: Path) -> tuple[list[dict[str, Any]], float]:
-    """Every pair: seconds and processor seconds of both, and the machine's load; and the seconds of Ray's start."""
+    """Every pair: seconds of both, and the machine's load; and the seconds of Ray's start."""
     data: Path = arguments.data
     if arguments.crops is not None:
         data = scratch / "crops"
@@ -85,28 +86,9 @@ def measure(arguments: Any, scratch: Path) -> tuple[list[dict[str, Any]], float]
             for name in list(jobs) if pair % 2 == 0 else reversed(jobs):
                 found[name] = timed(jobs[name])
                 shutil.rmtree(scratch / name)
-                log(f"  {name}: {found[name]['s']:.1f} s, {found[name]['cpu_s']:.1f} CPU s")
+                log(f"  {name}: {found[name]:.1f} s")
             runs.append(found)
     return runs, start_s
-
-
-def timed(job: Callable[[], object]) -> dict[str, float]:
-    """Seconds, and processor seconds of this process and all that it has started."""
-    before_cpu_s, begin_s = cpu_s(), time.perf_counter()
-    job()
-    return {"s": time.perf_counter() - begin_s, "cpu_s": cpu_s() - before_cpu_s}
-
-
-def cpu_s() -> float:
-    """Processor seconds of this process's family, those of its ended members as far as they were waited for."""
-    total = 0.0
-    for process in (psutil.Process(), *psutil.Process().children(recursive=True)):
-        try:
-            times = process.cpu_times()
-        except psutil.Error:
-            continue
-        total += times.user + times.system + times.children_user + times.children_system
-    return total
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from glomedge.system import telemetry
 from glomedge.system.telemetry import ONNXRUNTIME_OPT_OUTS
 from helpers.paths import ROOT
 
-GUARDED = ("onnxruntime", "openvino", "keras", "tf_keras", "tensorflow", "matplotlib")
+GUARDED = ("onnxruntime", "openvino", "keras", "tf_keras", "tensorflow", "matplotlib", "ray")
 THE_PLACES = ("glomedge/system/telemetry.py", "export/glomedge_export/frameworks.py")
 # Called with a module's name; tests may skip by it what tests/conftest.py has silenced.
 _BY_NAME = ("import_module", "__import__", "importorskip")
@@ -122,6 +122,24 @@ def test_an_opt_out_by_one_name_counts_for_both(unset: pytest.MonkeyPatch, name:
 def test_telemetry_is_off_where_nothing_is_set(unset: pytest.MonkeyPatch) -> None:
     assert all(state.off for state in telemetry.telemetry())
     assert not any(name in os.environ for name in ONNXRUNTIME_OPT_OUTS)  # asking changes nothing
+
+
+def test_rays_statistics_are_off_before_it_is_imported(unset: pytest.MonkeyPatch) -> None:
+    for name in telemetry.RAY_OPT_OUTS:
+        unset.setenv(name, "kept for monkeypatch, which puts back what was there")
+        unset.delenv(name)
+    seen = {}
+
+    class Finder:
+        def find_spec(self, name: str, *given: object) -> None:
+            if name == "ray":
+                seen.update({option: os.environ.get(option) for option in telemetry.RAY_OPT_OUTS})
+
+    unset.delitem(sys.modules, "ray", raising=False)
+    unset.setattr(sys, "meta_path", [Finder()])
+    with pytest.raises(ImportError):
+        telemetry.import_ray()
+    assert seen == {"RAY_USAGE_STATS_ENABLED": "0", "RAY_USAGE_STATS_PROMPT_ENABLED": "0"}
 
 
 def test_keras_folder_of_the_users_stays_in_use(unset: pytest.MonkeyPatch, tmp_path: Path) -> None:
