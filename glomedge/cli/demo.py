@@ -23,7 +23,7 @@ def demo(
 ) -> None:
     """Draw crops and slides, train, export, infer, recalibrate for another laboratory, serve: each command printed.
 
-    Under five minutes on two cores. demo.html in the new folder leads through the results.
+    demo.html in the new folder leads through the results. Some minutes; a demo that was stopped continues where it was.
     """
     from glomedge_export.demo.run import places, run_demo
 

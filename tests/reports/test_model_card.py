@@ -109,3 +109,15 @@ def test_a_model_of_no_site_says_what_that_means() -> None:
     assert "Recalibrated for" not in text
     assert "Not calibrated here" in text
     assert "Label 30 of your crops" in text
+
+
+def test_how_the_weights_were_trained() -> None:
+    spec = example_spec()
+    assert "sgd, learning rate 0.001, batch 32, best of 7 epochs: 5. Threshold rule" in markdown(
+        spec, "m.onnx", "e" * 64
+    )
+    assert spec.training is not None
+    changed = {"weights": "none", "epochs": 0, "best_epoch": 0, "pretrain_epochs": 8, "pretrain_window_px": 80}
+    text = markdown(spec.model_copy(update={"training": spec.training.model_copy(update=changed)}), "m.onnx", "e" * 64)
+    assert "Initial weights: none, all layers trained for 8 epochs on windows of 80 pixels." in text
+    assert "Batch 32; no fit followed. Threshold rule" in text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -111,3 +112,16 @@ def test_names_that_are_not_utf8_do_not_stop_the_report(tmp_path: Path) -> None:
     report = page.render(_result(tmp_path, [0.1, 0.9, 0.8, 0.9], "caf\udce9"))
     report.encode("utf-8")
     assert "caf\\udce9" in report
+
+
+def test_a_model_without_a_fit_says_what_was_trained(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="draws the plots")
+    result = _result(tmp_path, [0.1, 0.2, 0.8, 0.9], "crop")
+    changed = {"epochs": 0, "best_epoch": 0, "pretrain_epochs": 8, "pretrain_window_px": 80}
+    training = result.record.training.model_copy(update=changed)
+    record = result.record.model_copy(update={"training": training})
+    text = text_of(page.render(replace(result, record=record, history=(EpochRow(0, 0.3, 0.9, 0.2, 0.95, 1.0),))))
+    assert "All layers were trained and no fit followed." in text
+    assert "8, on windows of 80 pixels" in text
+    assert "Kept: epoch" not in text
+    assert "learning rate" not in text
