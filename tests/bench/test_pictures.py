@@ -1,4 +1,4 @@
-"""The pictures of the docs are those that ``make pictures`` makes; those of a trained model are held to their size."""
+"""The pictures of the docs are those that ``make pictures`` makes; each picture has a drawer."""
 
 from __future__ import annotations
 
