@@ -5,8 +5,9 @@
 Rounds rotate between the engine in this process, ``glomedge serve`` and, where ``make triton-server`` has built it,
 tritonserver on the repository that ``export-triton`` writes of the same model (each server a process of its own, over
 HTTP on 127.0.0.1, binary extension, one crop a request). Engine and glomedge have the same provider and threads; the
-engine gets one crop a call. Crops are sent as enhanced pixels, and as files, which both sides decode and enhance;
-decoding is no part of the repository for Triton, so tritonserver gets pixels alone.
+engine gets one crop a call. Crops are sent as enhanced pixels (``Engine.infer``), and as files (``Engine.predict``),
+which both sides decode, look at for flags and enhance; that is no part of the repository for Triton, so tritonserver
+gets pixels alone.
 
 Processor seconds are those of the server's processes and, for the engine, of this one; the clients' are not counted,
 but they take their part of the machine, so throughput beside the engine's says as much about the clients where they run
@@ -20,6 +21,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import struct
 import tempfile
 import time
@@ -29,6 +31,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +46,7 @@ from benchmarks.lib.common import (
     results_directory,
     set_results_directory,
     summarise,
+    usable_cores,
     user_crops,
     write_result,
 )
@@ -96,8 +100,10 @@ def engine_way(engine: Engine, kind: str, crops: list[Any], callers: int) -> Cal
     """All crops through the engine, one a call, from as many threads as the server computes batches at once."""
 
     def one(crop: Any) -> None:
-        pixels = enhance(images.decode(crop).pixels_hwc, engine.spec.recipe) if kind == "files" else crop
-        engine.infer(pixels[None])
+        if kind == "files":
+            engine.predict(crop)
+        else:
+            engine.infer(crop[None])
 
     def run() -> list[float]:
         if callers == 1:
@@ -165,6 +171,12 @@ def triton(model: Path) -> Iterator[Running | None]:
 
     with tempfile.TemporaryDirectory(prefix="glomedge-serving-") as folder:
         write_repository(Path(folder) / "repository", model, Serving("cpu"))
+        # Its requests may wait for two seconds; on a busy machine that would refuse some, and others would look fast.
+        config = Path(folder) / "repository" / "glomedge" / "config.pbtxt"
+        text = config.read_text("utf-8")
+        config.write_text(
+            re.sub(r"default_timeout_microseconds: \d+", "default_timeout_microseconds: 0", text), "utf-8"
+        )
         with triton_server(Path(folder) / "repository", Path(folder) / "log") as server:
             if server.process.poll() is not None:
                 raise SystemExit("tritonserver did not start:\n" + (Path(folder) / "log").read_text()[-2000:])
@@ -228,6 +240,7 @@ def arguments_of() -> argparse.Namespace:
     options = parser(__doc__)
     options.add_argument("--model", type=Path, help="default: the one that other scripts find")
     options.add_argument("--data", type=Path, help="folder of crops; default: drawn ones")
+    options.add_argument("--source", help="of the crops in --data, for the caption")
     options.add_argument("--provider", default="cpu")
     options.add_argument("--optimise", choices=("latency", "throughput"), default="latency")
     options.add_argument("--crops", type=int, default=96)
@@ -246,21 +259,23 @@ def measure(
     crops = crops_for(arguments.data, engine, count)
     rows, records = [], []
     for kind in arguments.kinds:
-        requests = requests_of(kind, crops[kind])
         for clients in arguments.clients:
+            # Every client asks at least twice.
+            asked = list(islice(cycle(crops[kind]), max(count, 2 * clients)))
+            requests = requests_of(kind, asked)
             ways: dict[str, tuple[Callable[[], list[float]], Callable[[], float]]] = {
-                ENGINE: (engine_way(engine, kind, crops[kind], callers), time.process_time)
+                ENGINE: (engine_way(engine, kind, asked, callers), time.process_time)
             }
             for name, server in ((GLOMEDGE, glomedge), (TRITON, other if kind == "pixels" else None)):
                 if server is not None:
                     ways[name] = (partial(ask, server.http_port, requests, clients), server.cpu_s)
             before = batches(glomedge)
-            sides = compare(ways, count, rounds)
+            sides = compare(ways, len(asked), rounds)
             computed, calls = np.subtract(batches(glomedge), before)
             sides[GLOMEDGE].batch_crops = float(computed / calls)
             for name, side in sides.items():
                 rows.append(row_of(kind, clients, name, sides))
-                records.append({"kind": kind, "clients": clients, "side": name, **vars(side)})
+                records.append({"kind": kind, "clients": clients, "crops": len(asked), "side": name, **vars(side)})
                 log(f"  {rows[-1]}")
     return rows, records
 
@@ -289,11 +304,14 @@ def main() -> None:
     plot(records, results_directory() / f"{name}.png")
     load_1m = os.getloadavg()[0]
     beside = "" if triton_rss_mb is None else f" tritonserver with its stand-in: {triton_rss_mb:.0f} MB."
+    busy = f"Load average at the end: {load_1m:.1f}"
+    busy += "." if load_1m <= usable_cores() else "; the machine was busy: ratios hold, times and crops/s do not."
+    source = f" Crops: {arguments.source}." if arguments.source else ""
     text = (
         f"{spec.precision}, {arguments.provider}, `--optimise {arguments.optimise}`, "
         f"{len(records[0]['cpu_s_a_crop'])} rounds. `glomedge serve` was ready after {server.ready_s:.2f} s "
-        f"({ready_cpu_s:.2f} s of processor time), {rss_mb:.0f} MB resident at the end.{beside} Load average at the "
-        f"end: {load_1m:.1f}.\n\n{markdown_table(HEADER, rows)}\n![processor time and throughput]({name}.png)\n"
+        f"({ready_cpu_s:.2f} s of processor time), {rss_mb:.0f} MB resident at the end.{beside} {busy}{source}\n\n"
+        f"{markdown_table(HEADER, rows)}\n![processor time and throughput]({name}.png)\n"
     )
     data = {
         "rows": records, "ready_s": server.ready_s, "ready_cpu_s": ready_cpu_s, "rss_mb": rss_mb,
