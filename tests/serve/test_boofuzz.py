@@ -25,6 +25,7 @@ pytestmark = pytest.mark.slow
 
 INFER = "/v2/models/glomedge/infer"
 PATIENCE_S = 20.0
+LENGTH = re.compile(rb"content-length: (\d+)")
 LONGEST = 4000
 """Characters of a bad text: longer ones are bodies, which have tests of their own."""
 
@@ -44,7 +45,7 @@ class Connection(boofuzz.TCPSocketConnection):  # type: ignore[misc, name-define
 def whole(response: bytes) -> bool:
     """Whether headers and body are there."""
     head, end, body = response.partition(b"\r\n\r\n")
-    length = re.search(rb"content-length: (\d+)", head.lower())
+    length = LENGTH.search(head.lower())
     return bool(end) and (length is None or len(body) >= int(length.group(1)) or b" 204 " in head[:20])
 
 
@@ -138,6 +139,9 @@ def judged(name: str, answer: bytes) -> int:
     found = re.match(rb"HTTP/1\.1 (\d{3}) ", head)
     assert found, (name, answer[:200])
     status = int(found.group(1))
+    # A bad text with line ends makes two requests of one: the second has an answer of its own.
+    if length := LENGTH.search(head.lower()):
+        body = body[: int(length.group(1))]
     if status >= 400 and b"application/json" in head and body:
         assert 10 < len(json.loads(body)["error"]) < 300, name
     if status == 200 and b'"outputs":[' in body:
