@@ -146,8 +146,15 @@ def test_a_damaged_tile_fails_alone(tmp_path: Path) -> None:
             )
 
 
-@pytest.mark.parametrize("what", ["no resolution", "several optical paths", "grey"])
-def test_what_would_be_guessed_is_refused(what: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("what", "reason"),
+    [
+        ("no resolution", "does not say how many microns"),
+        ("several optical paths", "has several focal planes or optical paths"),
+        ("grey", "is no colour picture of 8 bits"),
+    ],
+)
+def test_what_would_be_guessed_is_refused(what: str, reason: str, tmp_path: Path) -> None:
     path = write_dicom(tmp_path / "S-1", mpp=None if what == "no resolution" else MPP)
     for each in path.parent.iterdir():
         dataset = pydicom.dcmread(each)
@@ -162,7 +169,7 @@ def test_what_would_be_guessed_is_refused(what: str, tmp_path: Path) -> None:
             dataset.SamplesPerPixel, dataset.PhotometricInterpretation = 1, "MONOCHROME2"
             dataset.PixelData = dataset.PixelData[::3]
         dataset.save_as(each, enforce_file_format=True)
-    with pytest.raises(ImageError, match="wsidicom refuses it as well"):
+    with pytest.raises(ImageError, match=f"wsidicom refuses it as well: it {reason}"):
         Slide(make_implicit(path))
 
 
