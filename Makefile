@@ -26,7 +26,7 @@ help:  ## list what can be made
 
 # What a developer needs on top, NVIDIA's parser and OpenVINO among it: both work without their hardware.
 .venv/.developer: .venv/.installed
-	$(PIP) --editable '.[export,cpu,fast,parquet,storage,slides,dicom,serve,grpc,ray,openvino,tensorrt-rtx,dev]'
+	$(PIP) --editable '.[export,cpu,fast,parquet,storage,slides,dicom,wsidicom,serve,grpc,ray,openvino,tensorrt-rtx,dev]'
 	@touch $@
 
 # Without the fuzzer the guided fuzz runs skip, and say so: it has no wheel for every machine and Python.

@@ -95,6 +95,7 @@ def _as_json(done: SlideCrops) -> dict[str, Any]:
         "classes_left_out": crops.choice.left_out,
         "mpp": crops.info.mpp,
         "mpp_given": crops.info.mpp_given,
+        "reader": crops.info.reader,
     }
 
 
@@ -110,6 +111,8 @@ def _as_text(done: SlideCrops) -> str:
         f"label) in {crops.directory}, {crops.info.mpp:g} microns per pixel ({source}).",
         f"  {crops.choice.sentence()}",
     ]
+    if crops.info.refused_by_openslide:
+        lines.append(f"  OpenSlide refuses this slide; read by {crops.info.reader}.")
     if crops.replaced:
         counted = "1 crop" if crops.replaced == 1 else f"{crops.replaced} crops"
         lines.append(f"  Replaced {counted} of an earlier run on this slide.")

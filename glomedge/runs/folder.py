@@ -27,7 +27,7 @@ from glomedge.runs.manifest import case_finder
 from glomedge.runs.options import Options
 from glomedge.runs.outcome import OWNED, THUMBNAIL_PX, Outcome
 from glomedge.runs.pipeline_run import PipelineRun
-from glomedge.runs.slides import Inputs, classes_note, find_inputs, mpp_note
+from glomedge.runs.slides import Inputs, classes_note, find_inputs, mpp_note, reader_note
 from glomedge.runs.stores import RunStores
 from glomedge.system.stopping import StoppedError
 
@@ -131,7 +131,7 @@ class _FolderRun:
         self._finder = case_finder(options, found.inputs, inputs.manifest) if share is None else share.finder
         self._notes += found.notes()
         if self._parts is not None:
-            self._notes += filter(None, [classes_note(self._parts), mpp_note(self._parts)])
+            self._notes += filter(None, [classes_note(self._parts), mpp_note(self._parts), reader_note(self._parts)])
         if options.threshold is None and origin.threshold_is_unknown(self._model.spec):
             self._notes.append(
                 f"The threshold of this model is not known, and {self._threshold:g} was assumed. Give --threshold, or "

@@ -243,6 +243,16 @@ def mpp_note(parts: SlideParts) -> str | None:
     )
 
 
+def reader_note(parts: SlideParts) -> str | None:
+    """The slides that OpenSlide refused and another library read; None where there are none."""
+    named = [
+        f"{escape_name(slide.relative)} ({slide.info.reader})"
+        for slide in parts.slides
+        if slide.info is not None and slide.info.refused_by_openslide
+    ]
+    return f"OpenSlide refuses these slides, and another library read them: {some(named)}." if named else None
+
+
 def slides_record(parts: SlideParts) -> list[dict[str, Any]]:
     """The slides of a run for ``run.json``."""
     return [_record(slide) for slide in parts.slides]
@@ -264,5 +274,6 @@ def _record(slide: OutlinedSlide) -> dict[str, Any]:
         "mpp": info.mpp,
         "mpp_given": info.mpp_given,
         "vendor": info.vendor,
+        "reader": info.reader,
         "icc_sha256": info.icc_sha256,
     }

@@ -18,7 +18,7 @@ from glomedge.pipeline.inputs import Found, scan
 from glomedge.runs.options import Options
 from glomedge.runs.outcome import ANNOTATIONS
 from glomedge.runs.slide_parts import SlideParts
-from glomedge.runs.slides import classes_note, mpp_note, outline_parts
+from glomedge.runs.slides import classes_note, mpp_note, outline_parts, reader_note
 from glomedge.slides.pairs import SHARED_SUFFIXES, SLIDE_SUFFIXES
 
 ANSWERS_FILE = "annotations.zip"
@@ -96,7 +96,7 @@ class PageSlides:
         parts = outline_parts(found, replace(options, folder=self.folder), enough)
         if parts is not None:
             parts.model_mpp = spec.mpp
-            self.notes = [note for note in (classes_note(parts), mpp_note(parts)) if note is not None]
+            self.notes = [note for note in (classes_note(parts), mpp_note(parts), reader_note(parts)) if note]
         self.parts = parts
         self.inputs = [each for each in found.inputs if each.part is not None]
         others = [escape_name(each.relative) for each in found.inputs if each.part is None]

@@ -15,8 +15,8 @@ _MAGIC_END = 132  # PS3.10, 7.1
 _HEAD_BYTES = 1 << 16
 # The study and, next to it, the series: so they stand in the instance itself and in no reference to another one.
 _SERIES = re.compile(
-    rb"\x20\x00\x0d\x00UI..[0-9.]{1,64}\x00?\x20\x00\x0e\x00UI..([0-9.]{1,64})", re.DOTALL
-)  # DICOM PS3.6: (0020,000D), (0020,000E); PS3.5, 7.1.2: explicit VR, the only one that OpenSlide reads
+    rb"\x20\x00\x0d\x00(?:UI..|..\x00\x00)[0-9.]{1,64}\x00?\x20\x00\x0e\x00(?:UI..|..\x00\x00)([0-9.]{1,64})", re.DOTALL
+)  # DICOM PS3.6: (0020,000D), (0020,000E); PS3.5, 7.1.2 and 7.1.3: with its VR or, implicitly, a length alone
 _NAMED = re.compile(rb"^[^=\r\n]*=[ \t]*([^\r\n]+?)[ \t]*\r?$", re.MULTILINE)
 
 

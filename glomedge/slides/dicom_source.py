@@ -20,7 +20,7 @@ from glomedge.files.names import escape_name
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
 
-_SLIDE_CLASS = "1.2.840.10008.5.1.4.1.1.77.1.6"
+SLIDE_CLASS = "1.2.840.10008.5.1.4.1.1.77.1.6"
 """VL Whole Slide Microscopy Image Storage (PS3.4, B.5)."""
 _CHOOSING = [
     "SOPClassUID", "SeriesInstanceUID", "ImageType", "TotalPixelMatrixColumns", "InConcatenationNumber",
@@ -84,8 +84,8 @@ def dicom_source(path: Path) -> DicomSource:
     """
     pydicom = dicom_modules()
     name = escape_name(os.fsencode(path))
-    given = _header(pydicom, path, _CHOOSING)
-    if given is None or given.get("SOPClassUID") != _SLIDE_CLASS:
+    given = header_of(pydicom, path, _CHOOSING)
+    if given is None or given.get("SOPClassUID") != SLIDE_CLASS:
         raise UsageError(
             f"{name} is no DICOM slide, and results in DICOM must refer to one. Choose --format geojson or dsa, or "
             "convert the slide to DICOM."
@@ -116,7 +116,7 @@ def dicom_source(path: Path) -> DicomSource:
     return source
 
 
-def _unusable() -> tuple[type[Exception], ...]:
+def unusable() -> tuple[type[Exception], ...]:
     """What pydicom and highdicom raise at a damaged header; found by writing random bytes into one."""
     from pydicom.errors import BytesLengthException, InvalidDicomError
 
@@ -131,7 +131,7 @@ def usable_header(name: str) -> Iterator[None]:
     """Inside, what pydicom and highdicom raise at a header that is not as the standard wants it becomes UsageError."""
     try:
         yield
-    except _unusable() as error:
+    except unusable() as error:
         reason = tidy(str(error))[:150]
         raise UsageError(
             f"The DICOM header of {name} is not as the standard wants it ({reason}), so that results in DICOM cannot "
@@ -143,7 +143,7 @@ def _sharpest(pydicom: Any, path: Path, given: Dataset) -> Path:
     """The file with the most columns; of several that make up one level, the first of that level."""
     found = []
     for other in sorted(path.parent.iterdir()):
-        header = _header(pydicom, other, _CHOOSING)
+        header = header_of(pydicom, other, _CHOOSING)
         if header is None or header.get("SeriesInstanceUID") != given.get("SeriesInstanceUID"):
             continue
         columns, part = header.get("TotalPixelMatrixColumns"), header.get("InConcatenationNumber") or 0
@@ -162,7 +162,7 @@ def dicom_modules() -> Any:
     return pydicom
 
 
-def _header(pydicom: Any, path: Path, only: list[str]) -> Dataset | None:
+def header_of(pydicom: Any, path: Path, only: list[str]) -> Dataset | None:
     """Some of the header of a file; None where it is no DICOM, or cannot be read."""
     try:
         if not path.is_file():
@@ -170,7 +170,7 @@ def _header(pydicom: Any, path: Path, only: list[str]) -> Dataset | None:
         header: Dataset = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=only)
         for _ in header:
             pass  # pydicom converts a value when it is asked for
-    except _unusable():
+    except unusable():
         return None
     return header
 

@@ -1,4 +1,4 @@
-"""One slide, by OpenSlide: its measures, and whole boxes of its sharpest level as RGB pixels.
+"""One slide, by OpenSlide or else wsidicom: its measures, and whole boxes of its sharpest level as RGB pixels.
 
 OpenSlide's traps are dealt with here: a handle that met one damaged tile refuses every later read; outside the slide it
 gives transparent black; a resolution in the file may be missing or absurd.
@@ -18,9 +18,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from glomedge.about import install_command
 from glomedge.errors import ImageError, MissingExtraError
 from glomedge.files.names import escape_name
 from glomedge.model.spec import MAX_MPP, MIN_MPP
+from glomedge.slides.second_reader import DicomHandle, is_dicom, is_installed
 
 if TYPE_CHECKING:
     from openslide import OpenSlide
@@ -54,6 +56,7 @@ class SlideInfo:
         background_rgb: colour of what was not scanned.
         icc_sha256: of the colour profile, which is recorded and not applied; None where there is none or it is damaged.
         levels: widths and heights of the pyramid, in pixels.
+        reader: the library that reads it, with its version: OpenSlide, or wsidicom for DICOM that OpenSlide refuses.
     """
 
     width_px: int
@@ -65,6 +68,12 @@ class SlideInfo:
     background_rgb: tuple[int, int, int]
     icc_sha256: str | None
     levels: tuple[tuple[int, int], ...]
+    reader: str
+
+    @property
+    def refused_by_openslide(self) -> bool:
+        """Whether the second reader reads it."""
+        return not self.reader.startswith("OpenSlide")
 
 
 class Region(NamedTuple):
@@ -89,8 +98,8 @@ class Slide:
         mpp: microns per pixel in place of what the file says.
 
     Raises:
-        ImageError: ``vanished``, ``permission``, ``io``: the file cannot be opened. ``format``: no slide that OpenSlide
-            reads, or the beginning of one. ``corrupt``: damaged, or files beside it are missing. ``mpp``: no
+        ImageError: ``vanished``, ``permission``, ``io``: the file cannot be opened. ``format``: no slide that is
+            read, or the beginning of one. ``corrupt``: damaged, or files beside it are missing. ``mpp``: no
             resolution, or an absurd one.
         MissingExtraError: OpenSlide is not installed.
     """
@@ -99,7 +108,7 @@ class Slide:
         self.path = path
         self._name = escape_name(os.fsencode(path))
         self._lock = threading.Lock()
-        self._handle: OpenSlide | None = self._open()
+        self._handle: OpenSlide | DicomHandle | None = self._open()
         try:
             self.info = self._read_info(self._handle, mpp)
         except BaseException:
@@ -214,7 +223,7 @@ class Slide:
         self._replace(handle, fresh)
         return pixels
 
-    def _replace(self, old: OpenSlide | None, new: OpenSlide | None) -> None:
+    def _replace(self, old: OpenSlide | DicomHandle | None, new: OpenSlide | DicomHandle | None) -> None:
         """Put a fresh handle in the place of a spoilt one; another thread may have done so already.
 
         The old one is not closed here, since another thread may be reading from it; it closes with its last user.
@@ -225,7 +234,7 @@ class Slide:
         if new is not None:
             new.close()
 
-    def _open(self) -> OpenSlide:
+    def _open(self) -> OpenSlide | DicomHandle:
         openslide = openslide_module()
         try:
             with self.path.open("rb"):
@@ -244,20 +253,36 @@ class Slide:
         try:
             opened: OpenSlide = openslide.OpenSlide(str(self.path))
         except openslide.OpenSlideUnsupportedFormatError:
-            raise ImageError(
+            refusal = ImageError(
                 "format",
                 f"{self._name} is no slide that OpenSlide reads, or only the beginning of one. Give a whole one (SVS, "
                 "NDPI, MRXS, SCN, CZI, tiled TIFF, DICOM), with the files beside it where its format has several.",
-            ) from None
+            )
         except openslide.OpenSlideError as error:
-            raise ImageError(
+            refusal = ImageError(
                 "corrupt",
                 f"{self._name} is damaged, or files that belong to it are missing ({str(error)[:150]}). Copy it again, "
                 "with everything beside it.",
-            ) from None
-        return opened
+            )
+        else:
+            return opened
+        return self._open_second(refusal)
 
-    def _read_info(self, handle: OpenSlide, mpp: float | None) -> SlideInfo:
+    def _open_second(self, refusal: ImageError) -> DicomHandle:
+        """What OpenSlide refuses, by wsidicom where it is DICOM. Raises the refusal, with what wsidicom says of it."""
+        from openslide import OpenSlideError
+
+        if not is_dicom(self.path):
+            raise refusal
+        if not is_installed():
+            advice = f"Or let wsidicom read it, if it is whole: {install_command('glomedge[wsidicom]')}"
+            raise ImageError(refusal.code, f"{refusal} {advice}")
+        try:
+            return DicomHandle(self.path)
+        except OpenSlideError as error:
+            raise ImageError(refusal.code, f"{refusal} wsidicom refuses it as well: {error}.") from None
+
+    def _read_info(self, handle: OpenSlide | DicomHandle, mpp: float | None) -> SlideInfo:
         properties = handle.properties
         width_px, height_px = handle.dimensions
         return SlideInfo(
@@ -270,6 +295,7 @@ class Slide:
             background_rgb=_background(properties),
             icc_sha256=_icc_sha256(handle),
             levels=tuple(handle.level_dimensions),
+            reader=handle.reader if isinstance(handle, DicomHandle) else _openslide_version(),
         )
 
     def _mpp(self, properties: Any) -> float:
@@ -308,7 +334,11 @@ def openslide_module() -> Any:
     return openslide
 
 
-def _rgba(handle: OpenSlide, box: Box, level: int) -> npt.NDArray[np.uint8]:
+def _openslide_version() -> str:
+    return f"OpenSlide {openslide_module().__library_version__}"
+
+
+def _rgba(handle: OpenSlide | DicomHandle, box: Box, level: int) -> npt.NDArray[np.uint8]:
     return np.asarray(handle.read_region((box.x, box.y), level, (box.width, box.height)))
 
 
@@ -325,7 +355,7 @@ def _on_background(rgba: npt.NDArray[np.uint8], background_rgb: tuple[int, int, 
     return np.rint(mixed).astype(np.uint8)
 
 
-def _icc_sha256(handle: OpenSlide) -> str | None:
+def _icc_sha256(handle: OpenSlide | DicomHandle) -> str | None:
     from PIL.ImageCms import PyCMSError
 
     try:
