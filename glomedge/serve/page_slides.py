@@ -27,7 +27,10 @@ FORMATS = ("csv", "geojson", "dsa")
 MOST_OUTLINES_READ = 400_000
 """Of all classes and files together; each is read twice."""
 _MAX_INDEX_BYTES = 1 << 20  # OpenSlide reads no larger index file
-_POINTS_UP = re.compile(rb"=[^\r\n]*\.\.[/\\]")
+_INDEX_NAMES = (".ini", ".vms", ".vmu")
+_GROUP = re.compile(rb"^[^\w\n]*\[[A-Za-z][^\]\n]*\]", re.MULTILINE)
+_UP = re.compile(rb"\.\.[/\\]")
+_ABSOLUTE = re.compile(rb"\s*(?:[/\\]|[A-Za-z]:)")
 _FIRST_DATE = (1980, 1, 1, 0, 0, 0)  # the earliest that a ZIP archive can hold
 
 
@@ -120,11 +123,21 @@ class PageSlides:
 def points_elsewhere(path: Path) -> bool:
     """Whether a file is an index of a slide (MRXS, VMS: ``key = file``) that names files outside its folder.
 
-    OpenSlide would read them, and whoever sent it would see pictures of this server that are not theirs.
+    OpenSlide would read them, and whoever sent it would see pictures of this server that are not theirs. An index is
+    known by its name or by a group (``[DATAFILE]``) in it: OpenSlide looks for those of VMS in files of any name.
     """
     with path.open("rb") as handle:
         data = handle.read(_MAX_INDEX_BYTES + 1)
-    return len(data) <= _MAX_INDEX_BYTES and _POINTS_UP.search(data) is not None
+    if len(data) > _MAX_INDEX_BYTES:
+        return False
+    is_index = path.name.lower().endswith(_INDEX_NAMES) or _GROUP.search(data) is not None
+    return is_index and (_UP.search(data) is not None or any(map(_names_absolute, data.split(b"\n"))))
+
+
+def _names_absolute(line: bytes) -> bool:
+    """Whether a line of an index gives an absolute path of a file. As for GLib, only a line feed ends a line."""
+    key, _, value = line.partition(b"=")
+    return any(word in key.lower() for word in (b"file", b"image")) and _ABSOLUTE.match(value) is not None
 
 
 def pack_answers(output: Path) -> None:

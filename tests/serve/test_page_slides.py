@@ -118,6 +118,11 @@ def test_what_is_no_slide_is_named_and_what_cannot_be_is_refused(server: Server,
     for index in (
         b"[DATAFILE]\r\nFILE_0 = ../../b/Data0000.dat\r\n",
         b"[Virtual Microscope Specimen]\nImageFile=..\\a.jpg\n",
+        b"[DATAFILE]\nFILE_0 = \r../../b/Data0000.dat\n",
+        b"[DATAFILE]\nFILE_0 = a\r/../../b/Data0000.dat\n",
+        b"\xef\xbb\xbf\t[DATAFILE]\nFILE_0=\t\f../../b/Data0000.dat",
+        b"\r\f[Virtual Microscope Specimen]\nImageFile=\r/b/a.jpg\n",
+        b"[Virtual Microscope Specimen]\nImageFile(1,0)= C:\\b\\a.jpg\n",
     ):
         for name in ("S-1/Slidedat.ini", "S-1.vms", "S-1.svs"):
             assert server.request("PUT", f"{run}/slides?name={name}", index).status == 400
