@@ -34,7 +34,7 @@ from glomedge.runs.publish import Publication
 from glomedge.runs.slides import Inputs
 from glomedge.runs.stores import RunStores
 from glomedge.serve.options import ServeOptions
-from glomedge.serve.page_slides import ANSWERS_FILE, FORMATS, PageSlides, pack_answers
+from glomedge.serve.page_slides import ANSWERS_FILE, FORMATS, PageSlides, SlidesRoom, pack_answers
 from glomedge.serve.served import ServedModel
 
 FILES = {
@@ -72,15 +72,20 @@ class PageRun:
     Args:
         options: of the server.
         model: held until ``close``; all crops are answered by it.
+        room: for slides, of the server.
+
+    Attributes:
+        kept: answers that were written, those that were replaced later included.
 
     Raises:
         OutputError: the temporary folder cannot be written.
     """
 
-    def __init__(self, options: ServeOptions, model: ServedModel) -> None:
+    def __init__(self, options: ServeOptions, model: ServedModel, room: SlidesRoom) -> None:
         self.model = model.hold()
         self._begin_s = time.perf_counter()
-        self._names: dict[bytes, None] = {}
+        self._names: dict[bytes, bool] = {}  # whether there is an error in place of an answer
+        self.kept = 0
         self._lock = threading.Lock()
         self._closed = self._closing = False
         self.published = False
@@ -98,7 +103,7 @@ class PageRun:
             site=options.site,
             formats=FORMATS,
         )
-        self.slides = PageSlides(self._options.output / "slides")
+        self.slides = PageSlides(self._options.output / "slides", room)
         self._output = OutputFolder(self._options.output, 0)
         spec = model.spec
         identity = Identity(_FOLDER, model.sha256, spec.recipe.model_dump_json(), spec.threshold, 1, 1)
@@ -121,22 +126,32 @@ class PageRun:
         """How many outlines of the slides have no answer yet."""
         return sum(found.relative not in self._names for found in self.slides.inputs)
 
+    def errors_of(self, outlines: Sequence[Found]) -> int | None:
+        """How many of these have an error in place of an answer; None while one of them has neither."""
+        found = [self._names.get(outline.relative) for outline in outlines]
+        return None if None in found else sum(map(bool, found))
+
     def add_outlines(self, answers: Sequence[Answer]) -> None:
-        """Keep the answers of outlines. Raises OutputError where the disk is full."""
+        """Keep the answers of outlines that have none yet. Raises OutputError where the disk is full."""
         with self._lock:
             self._check_open()
-            for answer in answers:
+            new = [answer for answer in answers if answer.found.relative not in self._names]
+            for answer in new:
                 answer.message = self.slides.told(answer.message)
-            self._sink.rows(list(answers))
-            self._names.update((answer.found.relative, None) for answer in answers)
+            if new:
+                self._write(new)
 
     def add(self, name: str, answer: Answer) -> None:
         """Keep one answer; a later one of the same name replaces it. Raises OutputError where the disk is full."""
         answer.found = Found(name.encode("utf-8"))
         with self._lock:
             self._check_open()
-            self._sink.rows([answer])
-            self._names[answer.found.relative] = None
+            self._write([answer])
+
+    def _write(self, answers: list[Answer]) -> None:
+        self._sink.rows(answers)
+        self._names.update((answer.found.relative, answer.status.startswith("error:")) for answer in answers)
+        self.kept += len(answers)
 
     def publish(self) -> None:
         """Make the files of ``FILES``. Raises OutputError where they cannot be written."""
@@ -198,7 +213,10 @@ class PageRun:
             if self._closed:
                 return
             self._closed = True
-            with self._temporary:
-                self._stores.__exit__(None, None, None)
-                self._output.close()
-            self.model.release()
+            try:
+                self.slides.clear()
+                with self._temporary:
+                    self._stores.__exit__(None, None, None)
+                    self._output.close()
+            finally:
+                self.model.release()

@@ -7,6 +7,7 @@ import csv
 import io
 import os
 import signal
+import tempfile
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -31,6 +32,7 @@ from glomedge.serve.metrics import Metrics
 from glomedge.serve.options import ServeOptions
 from glomedge.serve.page import PageApi, _Open
 from glomedge.serve.page_run import PageRun
+from glomedge.serve.page_slides import SlidesRoom
 from glomedge.serve.served import open_model
 from glomedge.system.stopping import StoppedError
 from helpers.server import Server, serving, until
@@ -90,7 +92,7 @@ def page(tiny_model: Path) -> Iterator[Page]:
     metrics = Metrics()
     core = Core(options, open_model(options), Log(None, metrics.audit_failures.inc), metrics)
     api = PageApi(core, Bodies(options.limits), token_needed=False)
-    run = PageRun(options, core.model)
+    run = PageRun(options, core.model, SlidesRoom(options.limits.slides_bytes))
     answer = Answer(Found(b""), status="ok", sha256="0" * 64, probability=0.25)
     run.add("S-1_1.png", answer)
     yield Page(api, run, "one")
@@ -174,11 +176,39 @@ def test_what_a_killed_server_left_is_deleted_at_the_next_start(
     assert (tmp_path / "glomedge-page-young").is_dir()
 
 
+def test_a_folder_that_cannot_be_deleted_keeps_no_model(page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(self: object) -> None:
+        raise PermissionError
+
+    held = page.run.model._holders
+    with monkeypatch.context() as broken:
+        broken.setattr(tempfile.TemporaryDirectory, "cleanup", fails)
+        with pytest.raises(PermissionError):
+            page.run.close()
+    assert page.run.model._holders == held - 1
+    page.run._temporary.cleanup()
+
+
+def test_answers_that_come_again_are_not_written_again(page: Page) -> None:
+    outline = Found(b"S-1.svs#1", part=0)
+    answers = [Answer(outline, status="error:empty", sha256="0" * 64)]
+    page.run.slides.inputs = [outline]
+    assert page.run.errors_of([outline]) is None
+    page.run.add_outlines(answers)
+    size = sum(path.stat().st_size for path in page.run._options.output.rglob("*") if path.is_file())
+    for _ in range(3):
+        page.run.add_outlines(answers)
+    assert size == sum(path.stat().st_size for path in page.run._options.output.rglob("*") if path.is_file())
+    assert page.run.errors_of([outline]) == 1
+    assert page.run.kept == 2, "one crop, one outline"
+
+
 def test_no_more_outlines_are_read_than_a_server_should(page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("openslide", reason="needs openslide")
     from helpers.drawn_slides import write
     from helpers.slide_runs import outline, squares
 
+    page.run.slides.folder.mkdir()
     outline(write(page.run.slides.place("S-1.svs")), *squares(9))
     monkeypatch.setattr(page_slides, "MOST_OUTLINES_READ", 18)
     assert page.run.read_slides()["outlines"] == 9
@@ -186,5 +216,5 @@ def test_no_more_outlines_are_read_than_a_server_should(page: Page, monkeypatch:
     with pytest.raises(StoppedError):
         page.run.read_slides()
     page.run.slides.clear()
-    assert page.run.open_outlines == page.run.slides.bytes == 0
+    assert page.run.open_outlines == 0
     page.run.publish()

@@ -6,8 +6,10 @@ import csv
 import io
 import json
 import shutil
+import threading
 import zipfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -75,11 +77,15 @@ def test_a_folder_of_slides_and_crops_gives_the_files_of_infer(server: Server, n
     read = server.request("POST", f"{run}/slides/read").json()
     assert read["outlines"] == 11 + 11 + 1 + 2 + 2
     assert list(read["problems"]) == ["S-8.svs"]
+    assert server.request("POST", f"{run}/slides/read").json() == read, "asked again after a lost answer"
+    late = server.request("PUT", f"{run}/slides?name=S-late.svs", b"x")
+    assert late.status == 409, "it would be missing from the result"
     assert server.request("POST", f"{run}/finish").status == 409, "some have no answer yet"
     errors = 0
     for first in range(0, 27, 8):
         done = server.request("POST", f"{run}/outlines?from={first}")
         assert done.json()["answered"] == min(8, 27 - first)
+        assert server.request("POST", f"{run}/outlines?from={first}").json() == done.json(), "after a lost answer"
         errors += done.json()["errors"]
     assert errors == 2, "the slide without outlines, and one outside"
     for wrong in ("27", "-1", "", "x", "9" * 30):
@@ -111,7 +117,16 @@ def test_a_folder_of_slides_and_crops_gives_the_files_of_infer(server: Server, n
 
 def test_what_is_no_slide_is_named_and_what_cannot_be_is_refused(server: Server, night: Path) -> None:
     run = begin(server)
-    for name in ("../S-1.svs", "a/../../S-1.svs", "/S-1.svs", "a//b.svs", ".", "x" * 1001, "a" * 300 + ".svs"):
+    for name in (
+        "../S-1.svs",
+        "a/../../S-1.svs",
+        "/S-1.svs",
+        "a//b.svs",
+        ".",
+        "x" * 1001,
+        "a" * 300 + ".svs",
+        "a/" * 8 + "b.svs",
+    ):
         reply = server.request("PUT", f"{run}/slides?name={name}", b"x")
         assert reply.status == 400, name
     # OpenSlide would follow them to any picture on this machine.
@@ -127,6 +142,8 @@ def test_what_is_no_slide_is_named_and_what_cannot_be_is_refused(server: Server,
         for name in ("S-1/Slidedat.ini", "S-1.vms", "S-1.svs"):
             assert server.request("PUT", f"{run}/slides?name={name}", index).status == 400
     assert server.request("POST", f"{run}/slides/read").json()["outlines"] == 0
+    assert server.request("DELETE", run).status == 200
+    run = begin(server)
     for name, data in {"photo.tif": next(night.rglob("*.png")).read_bytes(), "photo.json": b"{}"}.items():
         assert server.request("PUT", f"{run}/slides?name={name}", data).status == 200
     read = server.request("POST", f"{run}/slides/read").json()
@@ -160,8 +177,12 @@ def test_slides_have_a_limit_and_leave_nothing_behind(
                 f"PUT {second}/slides?name=S-3.svs HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 9\r\n\r\nab".encode()
             )
             assert b" 408 " in stalled.recv(1000)
-        kept = [path.name for path in tmp_path.rglob("*.svs")]
-        assert kept == ["S-1.svs"], "nothing of what was refused"
+        refused_twice = server.request("PUT", f"{second}/slides?name=a/b/S-2.svs", b"x" * 1_000_001)
+        assert refused_twice.status == 413
+        index = server.request("PUT", f"{second}/slides?name=c/d/Slidedat.ini", b"[DATAFILE]\nFILE_0=../x\n")
+        assert index.status == 400
+        kept = [path.name for path in tmp_path.glob("glomedge-page-*/slides/**/*")]
+        assert kept == ["S-1.svs"], "nothing of what was refused, folders included"
         assert server.request("DELETE", first).status == 200
         assert server.request("PUT", f"{second}/slides?name=S-2.svs", rest).status == 200
         assert server.stop() == 0
@@ -169,6 +190,31 @@ def test_slides_have_a_limit_and_leave_nothing_behind(
     with serving(tiny_model, "--max-slides", "0") as server:
         assert "S-1.geojson" not in server.get("/").body.decode()
         assert server.request("PUT", f"{begin(server)}/slides?name=S-1.svs", b"x").status == 400
+
+
+def test_slides_on_their_way_count(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    with serving(tiny_model, "--max-slides", "1") as server, ThreadPoolExecutor(4) as clients:
+        runs = [begin(server) for _ in range(4)]
+        all_under_way = threading.Barrier(4)
+
+        def parts() -> Iterator[bytes]:
+            yield bytes(200_000)
+            all_under_way.wait(30)
+            for _ in range(4):
+                yield bytes(100_000)
+
+        sent = [clients.submit(server.request, "PUT", f"{run}/slides?name=S.svs", parts()) for run in runs]
+        statuses = sorted(each.result().status for each in sent)
+        stored = sum(path.stat().st_size for path in tmp_path.rglob("*.svs"))
+        assert set(statuses) <= {200, 413}
+        assert statuses.count(413) >= 3, "two of them are larger than all that is kept"
+        assert stored == 600_000 * statuses.count(200) <= 1_000_000
+        for run in runs:
+            server.request("DELETE", run)
+        assert server.request("PUT", f"{begin(server)}/slides?name=S.svs", bytes(1_000_000)).status == 200, (
+            "all is free"
+        )
 
 
 @pytest.fixture(scope="module")
