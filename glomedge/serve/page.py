@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from importlib import resources
 
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import FileResponse, Response
 from starlette.routing import Route
 
 from glomedge.about import __version__
@@ -144,7 +144,7 @@ class PageApi:
                 if opened.run.published:
                     raise _finished()
                 run = opened.run
-                if len(run) + run.open_outlines >= MOST_CROPS or run.kept >= _MOST_ANSWERS:
+                if run.size >= MOST_CROPS or run.kept >= _MOST_ANSWERS:
                     raise malformed(f"A run of the page takes {MOST_CROPS} crops. Use glomedge infer for more.")
                 try:
                     opened.run.add(name, answer)
@@ -257,7 +257,7 @@ class PageApi:
         if name not in opened.run.files:
             raise not_found("This run has no such file: it had no slides.")
         headers = {"content-security-policy": _REPORT_POLICY, "content-disposition": f'inline; filename="{name}"'}
-        return Response(opened.run.file(name), headers=headers, media_type=FILES[name])
+        return FileResponse(opened.run.file(name), headers=headers, media_type=FILES[name])
 
     async def _forget(self, request: Request) -> Response:
         opened = self._opened(request)

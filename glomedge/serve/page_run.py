@@ -47,22 +47,25 @@ FILES = {
 _FOLDER = "crops given to the page"
 _PREFIX = "glomedge-page-"
 _YOUNG_S = 60.0
-"""A folder that another server makes at this moment has no lock yet."""
+"""After this, a folder without a lock is not being made any more."""
 
 
 def remove_abandoned() -> None:
-    """Delete the folders of runs whose server was killed: this user's, older than a minute, held by no process."""
+    """Delete the folders of runs whose server was killed: this user's, held by no process.
+
+    One without a lock is left for a minute: another server may be making it.
+    """
     for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
         with contextlib.suppress(OSError, OutputError):  # held, or gone in the meantime
             found = folder.lstat()
-            young = time.time() - found.st_mtime < _YOUNG_S
             mine = not hasattr(os, "getuid") or found.st_uid == os.getuid()
-            if not stat.S_ISDIR(found.st_mode) or not mine or young:
+            if not stat.S_ISDIR(found.st_mode) or not mine:
                 continue
-            if (folder / WORK_FOLDER).is_dir():
-                with OutputLock(folder / WORK_FOLDER / "lock"):
+            lock = folder / WORK_FOLDER / "lock"
+            if lock.is_file() and lock.stat().st_size > 0:  # written by who held it
+                with OutputLock(lock):
                     shutil.rmtree(folder, ignore_errors=True)
-            else:
+            elif time.time() - found.st_mtime >= _YOUNG_S:
                 shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -120,6 +123,11 @@ class PageRun:
         with self._lock:
             self._check_open()
             return self.slides.read(self._options, self.model.spec, lambda: self._closing)
+
+    @property
+    def size(self) -> int:
+        """How many crops and outlines it has, with and without an answer."""
+        return len(self) + self.open_outlines
 
     @property
     def open_outlines(self) -> int:
@@ -202,9 +210,9 @@ class PageRun:
         """Those of ``FILES`` that there are."""
         return [name for name in FILES if (self._options.output / name).is_file()]
 
-    def file(self, name: str) -> bytes:
-        """The content of one of ``files``, once published."""
-        return (self._options.output / name).read_bytes()
+    def file(self, name: str) -> Path:
+        """Where one of ``files`` lies, once published."""
+        return self._options.output / name
 
     def close(self) -> None:
         """Delete everything; a second call does nothing."""

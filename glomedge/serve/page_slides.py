@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from glomedge.errors import OutputError
 from glomedge.files.names import escape_name
 from glomedge.model.spec import ModelSpec
 from glomedge.pipeline.inputs import Found, scan
@@ -212,14 +213,27 @@ def _names_absolute(line: bytes) -> bool:
 
 
 def pack_answers(output: Path) -> None:
-    """Put what lies in ``annotations/`` of a run's output into one archive beside it, the same bytes every time."""
-    folder = output / ANNOTATIONS
+    """Put what lies in ``annotations/`` of a run's output into one archive beside it, the same bytes every time.
+
+    Raises:
+        OutputError: it cannot be written; there is no archive then.
+    """
+    folder, target, unfinished = output / ANNOTATIONS, output / ANSWERS_FILE, output / f".{ANSWERS_FILE}"
     paths = sorted(path for path in folder.rglob("*") if path.is_file())
     if not paths:
         return
-    with zipfile.ZipFile(output / ANSWERS_FILE, "w", zipfile.ZIP_DEFLATED) as archive:
+    try:
+        _pack(folder, paths, unfinished)
+        unfinished.replace(target)
+    except OSError as error:
+        unfinished.unlink(missing_ok=True)
+        raise OutputError(f"{target} cannot be written: {error.strerror}. Make room in TMPDIR.") from None
+
+
+def _pack(folder: Path, paths: list[Path], target: Path) -> None:
+    with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
         for path in paths:
             entry = zipfile.ZipInfo(str(path.relative_to(folder)), _FIRST_DATE)
             entry.compress_type = zipfile.ZIP_DEFLATED
-            with path.open("rb") as source, archive.open(entry, "w") as target:
-                shutil.copyfileobj(source, target)
+            with path.open("rb") as source, archive.open(entry, "w") as packed:
+                shutil.copyfileobj(source, packed)

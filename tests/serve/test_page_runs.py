@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import csv
+import errno
 import io
 import os
+import shutil
 import signal
 import tempfile
 import threading
@@ -166,8 +168,6 @@ def test_what_a_killed_server_left_is_deleted_at_the_next_start(
             killed.process.wait(30)
         folders = [path for path in tmp_path.glob("glomedge-page-*") if (path / ".glomedge").is_dir()]
         assert len(folders) == 2
-        for folder in folders:
-            os.utime(folder, (1, 1))
         with serving(tiny_model):
             left = [folder for folder in folders if folder.exists()]
             pid = (left[0] / ".glomedge" / "lock").read_text().strip()
@@ -187,6 +187,31 @@ def test_a_folder_that_cannot_be_deleted_keeps_no_model(page: Page, monkeypatch:
             page.run.close()
     assert page.run.model._holders == held - 1
     page.run._temporary.cleanup()
+
+
+def test_answers_for_viewers_that_cannot_be_packed_leave_no_archive(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "annotations").mkdir()
+    (tmp_path / "annotations" / "S-1.geojson").write_text("{}")
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as disk:
+        disk.setattr(shutil, "copyfileobj", full)
+        with pytest.raises(OutputError, match="No space left"):
+            page_slides.pack_answers(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["annotations"]
+    page_slides.pack_answers(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["annotations", "annotations.zip"]
+
+
+def test_crops_leave_room_for_outlines_without_an_answer(page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
+    page.run.slides.inputs = [Found(b"S-1.svs#%d" % number, part=number) for number in range(3)]
+    assert page.run.size == 4, "one crop, three outlines"
+    page.run.add_outlines([Answer(page.run.slides.inputs[0], status="error:empty", sha256="0" * 64)])
+    assert page.run.size == 4
 
 
 def test_answers_that_come_again_are_not_written_again(page: Page) -> None:

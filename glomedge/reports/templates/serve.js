@@ -125,6 +125,8 @@
       await clear();
       run = (await (await ask("POST", "v1/runs")).json()).id;
       const outlines = await send(slides);
+      const total = items.length + (outlines?.outlines ?? 0);
+      if (!stopped && total > mostCrops) throw new Error(`${items.length} images and ${outlines.outlines} outlines are more than the page takes (${mostCrops}). Use glomedge infer for so many.`);
       if (!stopped) await classify(items, outlines, others);
       if (stopped) {
         say("Stopped. Nothing was kept.");
