@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import tempfile
 from dataclasses import dataclass, field
 from importlib import resources
+from pathlib import Path
 
 from starlette.requests import Request
 from starlette.responses import FileResponse, Response
@@ -20,6 +22,7 @@ from glomedge.serve.app import client_of, json_response
 from glomedge.serve.body import Bodies, read_body, save_body, unless_gone
 from glomedge.serve.cases import MOST_CROPS, check_name
 from glomedge.serve.core import Caller, Core, Files, Parts
+from glomedge.serve.page_disk import disk_warnings
 from glomedge.serve.page_run import FILES, PageRun, remove_abandoned
 from glomedge.serve.page_slides import SlidesRoom, points_elsewhere, slides_possible
 from glomedge.serve.refusal import RefusedError, busy, malformed, not_found
@@ -59,6 +62,10 @@ class PageApi:
         self._runs: dict[str, _Open] = {}
         self._slides_room = SlidesRoom(core.options.limits.slides_bytes)
         remove_abandoned()
+        if self._takes_slides():
+            folder = Path(tempfile.gettempdir())
+            for message in disk_warnings(folder, core.options.limits.slides_bytes):
+                core.log.event("warning", message=message)
         self._script = resources.files("glomedge.reports").joinpath("templates", "serve.js").read_bytes()
 
     def routes(self) -> list[Route]:

@@ -270,6 +270,16 @@ def test_a_dropped_folder_of_slides_in_a_browser(
     assert not chrome.find_element("css selector", "button[data-file='annotations.zip']").is_displayed()
 
 
+def test_crops_and_outlines_count_together(chrome: Any, server: Server, night: Path, tmp_path: Path) -> None:
+    outline(write(tmp_path / "S-1.svs"), *[square(number, 37, 91) for number in range(1999)])
+    crop = next(night.rglob("*.png"))
+    paths = [shutil.copy(crop, tmp_path / f"S-1_{number}.png") for number in range(2)]
+    paths += [tmp_path / "S-1.svs", tmp_path / "S-1.geojson"]
+    chrome.get(f"http://127.0.0.1:{server.port}/")
+    chrome.find_element("id", "files").send_keys("\n".join(map(str, paths)))
+    until(lambda: "2 images and 1999 outlines are more" in str(chrome.find_element("id", "wrong").text), 60)
+
+
 def test_slides_that_are_too_large_are_not_sent(chrome: Any, tiny_model: Path, tmp_path: Path) -> None:
     for name in ("S-1.svs", "S-1.geojson"):
         (tmp_path / name).write_bytes(bytes(600_000))
