@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from glomedge.engine.options import EngineOptions
 from glomedge.runs.folder import Options, infer_folder
@@ -268,6 +269,25 @@ def test_a_dropped_folder_of_slides_in_a_browser(
     chrome.find_element("id", "files").send_keys(str(next(night.rglob("*.png"))))
     until(lambda: text("said").startswith("1 of 1 crops") and chrome.find_element("id", "results").is_displayed())
     assert not chrome.find_element("css selector", "button[data-file='annotations.zip']").is_displayed()
+
+
+def test_a_picture_beside_other_text_is_a_crop(chrome: Any, server: Server, tiny_model: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "crops"
+    write_crops(folder, 2, side_px=150)
+    _, one = sorted(folder.rglob("*.png"))
+    photo = one.with_name("S-1_1.tif")
+    Image.open(one).save(photo)
+    photo.with_suffix(".json").write_text("{}")
+    one.unlink()
+    infer_folder(Options(folder, tiny_model, tmp_path / "out", EngineOptions("cpu")))
+    chrome.get(f"http://127.0.0.1:{server.port}/")
+    chrome.find_element("id", "folder").send_keys(str(folder))
+    until(lambda: chrome.find_element("id", "results").is_displayed(), 60)
+    assert str(chrome.find_element("id", "said").text) == "2 of 2 crops classified, 1 without an answer."
+    chrome.execute_cdp_cmd("Page.setDownloadBehavior", {"behavior": "allow", "downloadPath": str(tmp_path)})
+    chrome.find_element("css selector", "button[data-file='predictions.csv']").click()
+    until((tmp_path / "predictions.csv").is_file)
+    same_rows((tmp_path / "predictions.csv").read_text("utf-8"), tmp_path / "out", folder)
 
 
 def test_crops_and_outlines_count_together(chrome: Any, server: Server, night: Path, tmp_path: Path) -> None:
