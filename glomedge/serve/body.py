@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from starlette.requests import ClientDisconnect, Request
 
@@ -87,32 +87,42 @@ async def _read(request: Request, room: Room, limit_bytes: int) -> bytes:
     return bytes(body)
 
 
-async def save_body(request: Request, path: Path, limits: Limits, too_large: Callable[[int], None]) -> int:
-    """Write the whole body to a new file, however long it takes, unless nothing comes for ``body_s``; its size.
+class FileRoom(Protocol):
+    """Where a body that goes to the disk is counted; both raise RefusedError."""
+
+    def check(self, size_bytes: int) -> None:
+        """Before anything is written: so many bytes were declared, 0 where nothing was."""
+
+    def take(self, count: int) -> None:
+        """So many more bytes have come."""
+
+
+async def save_body(request: Request, path: Path, limits: Limits, room: FileRoom) -> None:
+    """Write the whole body to a new file, however long it takes, unless nothing comes for ``body_s``.
 
     Args:
         request: whose body it is.
-        path: of the file; what is there of a body that does not come whole is left to the caller.
+        path: of the file; its folder is made where there is none. What is there of a body that does not come whole is
+            left to the caller.
         limits: of the server.
-        too_large: called with the size that was declared, then with what has come; raises RefusedError.
+        room: which counts it.
 
     Raises:
         RefusedError: compressed (415), too large, too slow (408), it cannot be written (507).
         ClientDisconnect: the client is gone.
     """
     _check_plain(request)
-    written = 0
     try:
-        too_large(_declared_bytes(request))
+        room.check(_declared_bytes(request))
+        path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("xb") as handle:
             stream = aiter(request.stream())
             while True:
                 async with asyncio.timeout(limits.body_s):
                     chunk = await anext(stream, None)
                 if chunk is None:
-                    return written
-                written += len(chunk)
-                too_large(written)
+                    return
+                room.take(len(chunk))
                 handle.write(chunk)
     except TimeoutError:
         raise RefusedError(408, f"Nothing of the body came for {limits.body_s:g} s.") from None

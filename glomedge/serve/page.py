@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import tempfile
 from dataclasses import dataclass, field
 from importlib import resources
+from pathlib import Path
 
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import FileResponse, Response
 from starlette.routing import Route
 
 from glomedge.about import __version__
@@ -20,9 +22,10 @@ from glomedge.serve.app import client_of, json_response
 from glomedge.serve.body import Bodies, read_body, save_body, unless_gone
 from glomedge.serve.cases import MOST_CROPS, check_name
 from glomedge.serve.core import Caller, Core, Files, Parts
+from glomedge.serve.page_disk import disk_warnings
 from glomedge.serve.page_run import FILES, PageRun, remove_abandoned
-from glomedge.serve.page_slides import points_elsewhere, slides_possible
-from glomedge.serve.refusal import RefusedError, busy, malformed, no_room_for_slides, not_found
+from glomedge.serve.page_slides import SlidesRoom, points_elsewhere, slides_possible
+from glomedge.serve.refusal import RefusedError, busy, malformed, not_found
 from glomedge.slides.pairs import OUTLINE_SUFFIXES, PACKED_SUFFIXES, SHARED_SUFFIXES, SLIDE_SUFFIXES
 from glomedge.system.stopping import StoppedError
 
@@ -37,6 +40,8 @@ _LABEL_POLICY = (
     "form-action 'none'; frame-ancestors 'none'"
 )
 _OUTLINES_AT_ONCE = 8
+_MOST_ANSWERS = 2 * MOST_CROPS
+"""A crop that is sent again after a lost answer is written again."""
 _REPORT_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; frame-ancestors 'none'"
 
 
@@ -55,7 +60,12 @@ class PageApi:
     def __init__(self, core: Core, bodies: Bodies, *, token_needed: bool) -> None:
         self._core, self._bodies, self._token_needed = core, bodies, token_needed
         self._runs: dict[str, _Open] = {}
+        self._slides_room = SlidesRoom(core.options.limits.slides_bytes)
         remove_abandoned()
+        if self._takes_slides():
+            folder = Path(tempfile.gettempdir())
+            for message in disk_warnings(folder, core.options.limits.slides_bytes):
+                core.log.event("warning", message=message)
         self._script = resources.files("glomedge.reports").joinpath("templates", "serve.js").read_bytes()
 
     def routes(self) -> list[Route]:
@@ -118,7 +128,7 @@ class PageApi:
             raise busy(f"{MOST_RUNS} pages are at work already. Close one, or ask again later.", 30)
         with self._core.accept() as model:
             try:
-                run = PageRun(self._core.options, model)
+                run = PageRun(self._core.options, model, self._slides_room)
             except GlomedgeError as error:
                 raise self._failed(error) from None
         identity = secrets.token_urlsafe(24)
@@ -140,7 +150,8 @@ class PageApi:
                 self._check_kept(request, opened)
                 if opened.run.published:
                     raise _finished()
-                if len(opened.run) >= MOST_CROPS:
+                run = opened.run
+                if run.size >= MOST_CROPS or run.kept >= _MOST_ANSWERS:
                     raise malformed(f"A run of the page takes {MOST_CROPS} crops. Use glomedge infer for more.")
                 try:
                     opened.run.add(name, answer)
@@ -167,31 +178,30 @@ class PageApi:
         with self._core.accept():
             async with opened.lock:
                 self._check_open(request, opened)
-                slides, limit = opened.run.slides, self._core.options.limits.slides_bytes
+                slides = opened.run.slides
+                if slides.found is not None:
+                    raise RefusedError(409, "The slides of this run are read already. Begin another one.")
                 try:
                     path = slides.place(name)
                 except (ValueError, OSError):
-                    raise malformed("A name must be a path of a file within a folder.") from None
-                kept = sum(each.run.slides.bytes for each in self._runs.values())
-
-                def too_large(size_bytes: int) -> None:
-                    if kept + size_bytes > limit:
-                        raise no_room_for_slides(limit)
-
+                    raise malformed("A name must be a path of a file within a folder, seven deep at most.") from None
+                upload = slides.upload(path)
                 try:
-                    slides.keep(path, await save_body(request, path, self._core.options.limits, too_large))
+                    await save_body(request, path, self._core.options.limits, upload)
                     if await asyncio.to_thread(points_elsewhere, path):
                         raise malformed("This index file of a slide names files outside its own folder.")
                 except BaseException:
                     slides.drop(path)
                     raise
-        return json_response({"bytes": path.stat().st_size})
+        return json_response({"bytes": upload.bytes})
 
     async def _read_slides(self, request: Request) -> Response:
         opened = self._opened(request)
         with self._core.accept():
             async with opened.lock:
                 self._check_open(request, opened)
+                if opened.run.slides.found is not None:  # asked again after a lost answer
+                    return json_response(opened.run.slides.found)
                 try:
                     found = await asyncio.to_thread(opened.run.read_slides)
                 except GlomedgeError as error:
@@ -213,6 +223,9 @@ class PageApi:
         found = slides.inputs[begin : begin + min(_OUTLINES_AT_ONCE, core.options.limits.request_crops)]
         if begin < 0 or not found or slides.parts is None:
             raise malformed("There is no such outline. Send the slides, then ask for their outlines.")
+        errors = opened.run.errors_of(found)
+        if errors is not None:  # asked again after a lost answer
+            return json_response({"answered": len(found), "errors": errors})
         with core.accept(), opened.run.model.held() as model:
             caller = Caller(client_of(request), "", "page")
             work = core.classify(Parts(found, slides.parts), caller, model, thumbnail_px=THUMBNAIL_PX)
@@ -251,7 +264,7 @@ class PageApi:
         if name not in opened.run.files:
             raise not_found("This run has no such file: it had no slides.")
         headers = {"content-security-policy": _REPORT_POLICY, "content-disposition": f'inline; filename="{name}"'}
-        return Response(opened.run.file(name), headers=headers, media_type=FILES[name])
+        return FileResponse(opened.run.file(name), headers=headers, media_type=FILES[name])
 
     async def _forget(self, request: Request) -> Response:
         opened = self._opened(request)
@@ -293,7 +306,10 @@ class PageApi:
         found = self._runs.pop(identity, None)
         if found is not None:
             found.forget.cancel()
-            found.run.close()
+            try:
+                found.run.close()
+            except OSError as error:  # the next start deletes what is left
+                self._core.log.event("page_failed", error=type(error).__name__, message="a temporary folder is left")
 
     def _failed(self, error: GlomedgeError) -> RefusedError:
         self._core.log.event("page_failed", error=type(error).__name__, message=str(error))

@@ -34,7 +34,7 @@ from glomedge.runs.publish import Publication
 from glomedge.runs.slides import Inputs
 from glomedge.runs.stores import RunStores
 from glomedge.serve.options import ServeOptions
-from glomedge.serve.page_slides import ANSWERS_FILE, FORMATS, PageSlides, pack_answers
+from glomedge.serve.page_slides import ANSWERS_FILE, FORMATS, PageSlides, SlidesRoom, pack_answers
 from glomedge.serve.served import ServedModel
 
 FILES = {
@@ -47,22 +47,25 @@ FILES = {
 _FOLDER = "crops given to the page"
 _PREFIX = "glomedge-page-"
 _YOUNG_S = 60.0
-"""A folder that another server makes at this moment has no lock yet."""
+"""After this, a folder without a lock is not being made any more."""
 
 
 def remove_abandoned() -> None:
-    """Delete the folders of runs whose server was killed: this user's, older than a minute, held by no process."""
+    """Delete the folders of runs whose server was killed: this user's, held by no process.
+
+    One without a lock is left for a minute: another server may be making it.
+    """
     for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
         with contextlib.suppress(OSError, OutputError):  # held, or gone in the meantime
             found = folder.lstat()
-            young = time.time() - found.st_mtime < _YOUNG_S
             mine = not hasattr(os, "getuid") or found.st_uid == os.getuid()
-            if not stat.S_ISDIR(found.st_mode) or not mine or young:
+            if not stat.S_ISDIR(found.st_mode) or not mine:
                 continue
-            if (folder / WORK_FOLDER).is_dir():
-                with OutputLock(folder / WORK_FOLDER / "lock"):
+            lock = folder / WORK_FOLDER / "lock"
+            if lock.is_file() and lock.stat().st_size > 0:  # written by who held it
+                with OutputLock(lock):
                     shutil.rmtree(folder, ignore_errors=True)
-            else:
+            elif time.time() - found.st_mtime >= _YOUNG_S:
                 shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -72,15 +75,20 @@ class PageRun:
     Args:
         options: of the server.
         model: held until ``close``; all crops are answered by it.
+        room: for slides, of the server.
+
+    Attributes:
+        kept: answers that were written, those that were replaced later included.
 
     Raises:
         OutputError: the temporary folder cannot be written.
     """
 
-    def __init__(self, options: ServeOptions, model: ServedModel) -> None:
+    def __init__(self, options: ServeOptions, model: ServedModel, room: SlidesRoom) -> None:
         self.model = model.hold()
         self._begin_s = time.perf_counter()
-        self._names: dict[bytes, None] = {}
+        self._names: dict[bytes, bool] = {}  # whether there is an error in place of an answer
+        self.kept = 0
         self._lock = threading.Lock()
         self._closed = self._closing = False
         self.published = False
@@ -98,7 +106,7 @@ class PageRun:
             site=options.site,
             formats=FORMATS,
         )
-        self.slides = PageSlides(self._options.output / "slides")
+        self.slides = PageSlides(self._options.output / "slides", room)
         self._output = OutputFolder(self._options.output, 0)
         spec = model.spec
         identity = Identity(_FOLDER, model.sha256, spec.recipe.model_dump_json(), spec.threshold, 1, 1)
@@ -117,26 +125,41 @@ class PageRun:
             return self.slides.read(self._options, self.model.spec, lambda: self._closing)
 
     @property
+    def size(self) -> int:
+        """How many crops and outlines it has, with and without an answer."""
+        return len(self) + self.open_outlines
+
+    @property
     def open_outlines(self) -> int:
         """How many outlines of the slides have no answer yet."""
         return sum(found.relative not in self._names for found in self.slides.inputs)
 
+    def errors_of(self, outlines: Sequence[Found]) -> int | None:
+        """How many of these have an error in place of an answer; None while one of them has neither."""
+        found = [self._names.get(outline.relative) for outline in outlines]
+        return None if None in found else sum(map(bool, found))
+
     def add_outlines(self, answers: Sequence[Answer]) -> None:
-        """Keep the answers of outlines. Raises OutputError where the disk is full."""
+        """Keep the answers of outlines that have none yet. Raises OutputError where the disk is full."""
         with self._lock:
             self._check_open()
-            for answer in answers:
+            new = [answer for answer in answers if answer.found.relative not in self._names]
+            for answer in new:
                 answer.message = self.slides.told(answer.message)
-            self._sink.rows(list(answers))
-            self._names.update((answer.found.relative, None) for answer in answers)
+            if new:
+                self._write(new)
 
     def add(self, name: str, answer: Answer) -> None:
         """Keep one answer; a later one of the same name replaces it. Raises OutputError where the disk is full."""
         answer.found = Found(name.encode("utf-8"))
         with self._lock:
             self._check_open()
-            self._sink.rows([answer])
-            self._names[answer.found.relative] = None
+            self._write([answer])
+
+    def _write(self, answers: list[Answer]) -> None:
+        self._sink.rows(answers)
+        self._names.update((answer.found.relative, answer.status.startswith("error:")) for answer in answers)
+        self.kept += len(answers)
 
     def publish(self) -> None:
         """Make the files of ``FILES``. Raises OutputError where they cannot be written."""
@@ -187,9 +210,9 @@ class PageRun:
         """Those of ``FILES`` that there are."""
         return [name for name in FILES if (self._options.output / name).is_file()]
 
-    def file(self, name: str) -> bytes:
-        """The content of one of ``files``, once published."""
-        return (self._options.output / name).read_bytes()
+    def file(self, name: str) -> Path:
+        """Where one of ``files`` lies, once published."""
+        return self._options.output / name
 
     def close(self) -> None:
         """Delete everything; a second call does nothing."""
@@ -198,7 +221,10 @@ class PageRun:
             if self._closed:
                 return
             self._closed = True
-            with self._temporary:
-                self._stores.__exit__(None, None, None)
-                self._output.close()
-            self.model.release()
+            try:
+                self.slides.clear()
+                with self._temporary:
+                    self._stores.__exit__(None, None, None)
+                    self._output.close()
+            finally:
+                self.model.release()

@@ -73,6 +73,8 @@ class Companions:
 def _series_of(path: Path) -> bytes:
     """The series that a DICOM file is of; empty where it is none or cannot be read."""
     try:
+        if not path.is_file():  # to open a FIFO waits for a writer, for ever
+            return b""
         with path.open("rb", buffering=0) as handle:
             if handle.read(_MAGIC_END)[-4:] != b"DICM":  # a folder may hold many other files
                 return b""

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import csv
+import errno
 import io
 import os
+import shutil
 import signal
+import tempfile
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -31,6 +34,7 @@ from glomedge.serve.metrics import Metrics
 from glomedge.serve.options import ServeOptions
 from glomedge.serve.page import PageApi, _Open
 from glomedge.serve.page_run import PageRun
+from glomedge.serve.page_slides import SlidesRoom
 from glomedge.serve.served import open_model
 from glomedge.system.stopping import StoppedError
 from helpers.server import Server, serving, until
@@ -90,7 +94,7 @@ def page(tiny_model: Path) -> Iterator[Page]:
     metrics = Metrics()
     core = Core(options, open_model(options), Log(None, metrics.audit_failures.inc), metrics)
     api = PageApi(core, Bodies(options.limits), token_needed=False)
-    run = PageRun(options, core.model)
+    run = PageRun(options, core.model, SlidesRoom(options.limits.slides_bytes))
     answer = Answer(Found(b""), status="ok", sha256="0" * 64, probability=0.25)
     run.add("S-1_1.png", answer)
     yield Page(api, run, "one")
@@ -164,8 +168,6 @@ def test_what_a_killed_server_left_is_deleted_at_the_next_start(
             killed.process.wait(30)
         folders = [path for path in tmp_path.glob("glomedge-page-*") if (path / ".glomedge").is_dir()]
         assert len(folders) == 2
-        for folder in folders:
-            os.utime(folder, (1, 1))
         with serving(tiny_model):
             left = [folder for folder in folders if folder.exists()]
             pid = (left[0] / ".glomedge" / "lock").read_text().strip()
@@ -174,11 +176,64 @@ def test_what_a_killed_server_left_is_deleted_at_the_next_start(
     assert (tmp_path / "glomedge-page-young").is_dir()
 
 
+def test_a_folder_that_cannot_be_deleted_keeps_no_model(page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(self: object) -> None:
+        raise PermissionError
+
+    held = page.run.model._holders
+    with monkeypatch.context() as broken:
+        broken.setattr(tempfile.TemporaryDirectory, "cleanup", fails)
+        with pytest.raises(PermissionError):
+            page.run.close()
+    assert page.run.model._holders == held - 1
+    page.run._temporary.cleanup()
+
+
+def test_answers_for_viewers_that_cannot_be_packed_leave_no_archive(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "annotations").mkdir()
+    (tmp_path / "annotations" / "S-1.geojson").write_text("{}")
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as disk:
+        disk.setattr(shutil, "copyfileobj", full)
+        with pytest.raises(OutputError, match="No space left"):
+            page_slides.pack_answers(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["annotations"]
+    page_slides.pack_answers(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["annotations", "annotations.zip"]
+
+
+def test_crops_leave_room_for_outlines_without_an_answer(page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
+    page.run.slides.inputs = [Found(b"S-1.svs#%d" % number, part=number) for number in range(3)]
+    assert page.run.size == 4, "one crop, three outlines"
+    page.run.add_outlines([Answer(page.run.slides.inputs[0], status="error:empty", sha256="0" * 64)])
+    assert page.run.size == 4
+
+
+def test_answers_that_come_again_are_not_written_again(page: Page) -> None:
+    outline = Found(b"S-1.svs#1", part=0)
+    answers = [Answer(outline, status="error:empty", sha256="0" * 64)]
+    page.run.slides.inputs = [outline]
+    assert page.run.errors_of([outline]) is None
+    page.run.add_outlines(answers)
+    size = sum(path.stat().st_size for path in page.run._options.output.rglob("*") if path.is_file())
+    for _ in range(3):
+        page.run.add_outlines(answers)
+    assert size == sum(path.stat().st_size for path in page.run._options.output.rglob("*") if path.is_file())
+    assert page.run.errors_of([outline]) == 1
+    assert page.run.kept == 2, "one crop, one outline"
+
+
 def test_no_more_outlines_are_read_than_a_server_should(page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("openslide", reason="needs openslide")
     from helpers.drawn_slides import write
     from helpers.slide_runs import outline, squares
 
+    page.run.slides.folder.mkdir()
     outline(write(page.run.slides.place("S-1.svs")), *squares(9))
     monkeypatch.setattr(page_slides, "MOST_OUTLINES_READ", 18)
     assert page.run.read_slides()["outlines"] == 9
@@ -186,5 +241,5 @@ def test_no_more_outlines_are_read_than_a_server_should(page: Page, monkeypatch:
     with pytest.raises(StoppedError):
         page.run.read_slides()
     page.run.slides.clear()
-    assert page.run.open_outlines == page.run.slides.bytes == 0
+    assert page.run.open_outlines == 0
     page.run.publish()

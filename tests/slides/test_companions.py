@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -85,6 +86,18 @@ def test_most_slides_are_one_file(tmp_path: Path) -> None:
     # What cannot be read has no companions: the slide itself says what is wrong.
     for vendor in ("mirax", "hamamatsu", "dicom"):
         assert Companions().of(tmp_path / "gone" / "S-1.vms", vendor) == []
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no FIFO")
+def test_a_fifo_beside_a_dicom_slide_is_not_opened(tmp_path: Path) -> None:
+    slide, vendor = _dicom(tmp_path)
+    os.mkfifo(tmp_path / "fifo.dcm")
+    found: list[Path] = []
+    reader = threading.Thread(target=lambda: found.extend(Companions().of(slide, vendor)), daemon=True)
+    reader.start()
+    reader.join(20)
+    assert not reader.is_alive(), "it waits for a writer"
+    assert [path.name for path in found] == ["level0.dcm"]
 
 
 def test_a_level_of_a_dicom_slide_is_replaced_after_its_rows_were_ok(tiny_model: Path, tmp_path: Path) -> None:

@@ -90,7 +90,7 @@
         const number = next++, { path, file } = items[number];
         const bytes = await file.arrayBuffer().catch(() => null);
         const found = bytes === null ? { error: "the file cannot be read" } : await ask(worker, { id: number, bytes }, [bytes]);
-        rows.push({ path, file, probability: found.probability ?? null, message: found.error ?? "" });
+        rows.push({ path, file, probability: found.probability ?? null, message: found.error ?? found.note ?? "" });
         by("bar").value = rows.length;
         say(`${rows.length} of ${items.length} crops classified.`);
       }
@@ -138,7 +138,7 @@
       image.width = 64;
       picture.append(image);
       const said = row.probability === null ? [cell("no answer", "flag"), cell("", "n"), cell(row.message)]
-        : [cell(settings.class_names[Number(isGs(row))]), cell(row.probability.toFixed(3), "n"), cell("")];
+        : [cell(settings.class_names[Number(isGs(row))]), cell(row.probability.toFixed(3), "n"), cell(row.message)];
       line.append(picture, cell(row.path), ...said);
       return line;
     }));

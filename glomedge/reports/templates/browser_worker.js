@@ -2,6 +2,7 @@
 // Decodes and classifies crops beside the page, so that the page stays awake. Talks to nobody but the page.
 (() => {
   const LARGEST_PX = 64e6, LEAST_SIDE_PX = 32;
+  const JPEG_NOTE = "JPEG, decoded by the browser: damage inside the picture is not noticed";
   let ort, enhance, network, settings;
 
   // --- PNG: by the standard (ISO/IEC 15948), to the byte, whatever a browser does to colours --------------------------
@@ -86,6 +87,39 @@
   }
 
   // --- JPEG: by the browser, whose pixels may differ by a grey level from those of glomedge ---------------------------
+  // The segments (ITU-T T.81, annex B): what glomedge refuses before it decodes. Browsers draw CMYK, and half a picture, too.
+  function checkJpeg(bytes) {
+    const MOST_SCANS = 500, early = "the file ends too early", damaged = "the file is damaged";
+    const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.length);
+    let at = 2, frame = null;
+    for (let code = 0; code !== 0xda; ) {
+      if (at < bytes.length && bytes[at] !== 0xff) throw new Error(damaged);
+      while (bytes[at] === 0xff) at++;
+      if (at + 3 > bytes.length) throw new Error(early);
+      code = bytes[at];
+      if (code === 0xd9) throw new Error(damaged);
+      if (code === 0x01 || (code >= 0xd0 && code <= 0xd8)) { at++; continue; }
+      const length = view.getUint16(at + 1);
+      if (length < 2) throw new Error(damaged);
+      if (at + 1 + length > bytes.length) throw new Error(early);
+      if (code >= 0xc0 && code <= 0xcf && ![0xc4, 0xc8, 0xcc].includes(code)) {
+        if (length < 8) throw new Error(damaged);
+        frame = { bits: bytes[at + 3], components: bytes[at + 8] };
+      }
+      at += 1 + length;
+    }
+    if (!frame) throw new Error(damaged);
+    if (frame.components !== 1 && frame.components !== 3)
+      throw new Error(`it has ${frame.components} colour components (CMYK?). Convert it to RGB and save it as PNG`);
+    if (frame.bits !== 8) throw new Error(`it has ${frame.bits} bits a sample. Save it as 8-bit PNG`);
+    let scans = 0, ends = false;
+    for (let mark = bytes.indexOf(0xff, at); mark >= 0; mark = bytes.indexOf(0xff, mark + 1)) {
+      if (bytes[mark + 1] === 0xd9) ends = true;
+      if (bytes[mark + 1] === 0xda) scans++;
+    }
+    if (!ends) throw new Error(early);
+    if (scans > MOST_SCANS) throw new Error("it has more scans than any real file. Save it as PNG");
+  }
   async function drawn(blob) {
     const bitmap = await createImageBitmap(blob, { colorSpaceConversion: "none" });
     const { width, height } = bitmap;
@@ -107,6 +141,7 @@
   async function decoded(bytes) {
     if (bytes[0] === 0x89 && bytes[1] === 0x50) return png(bytes);
     if (bytes[0] !== 0xff || bytes[1] !== 0xd8) throw new Error("it is neither PNG nor JPEG. Save it as PNG, or use glomedge infer");
+    checkJpeg(bytes);
     if (!(await canvasIsTrue())) throw new Error("this browser changes the pixels of pictures (protection against fingerprinting). Use PNG");
     return drawn(new Blob([bytes])).catch(() => { throw new Error("the file is damaged"); });
   }
@@ -139,7 +174,8 @@
   }
   async function answer(message) {
     try {
-      return { probability: (await classify(await decoded(new Uint8Array(message.bytes)))).probability };
+      const bytes = new Uint8Array(message.bytes), { probability } = await classify(await decoded(bytes));
+      return { probability, note: bytes[0] === 0xff ? JPEG_NOTE : "" };
     } catch (error) {
       return { error: error.message };
     }

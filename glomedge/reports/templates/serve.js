@@ -125,6 +125,15 @@
       await clear();
       run = (await (await ask("POST", "v1/runs")).json()).id;
       const outlines = await send(slides);
+      // A picture beside a file that holds no outlines is a crop, as for glomedge infer.
+      const byPath = new Map(chosen.map(item => [item.path, item]));
+      const isSmall = name => byPath.has(name) && isCrop(byPath.get(name)) && byPath.get(name).file.size <= largestBytes;
+      if (outlines) {
+        items.push(...outlines.no_slides.filter(isSmall).map(name => byPath.get(name)));
+        outlines.no_slides = outlines.no_slides.filter(name => !isSmall(name));
+      }
+      const total = items.length + (outlines?.outlines ?? 0);
+      if (!stopped && total > mostCrops) throw new Error(`${items.length} images and ${outlines.outlines} outlines are more than the page takes (${mostCrops}). Use glomedge infer for so many.`);
       if (!stopped) await classify(items, outlines, others);
       if (stopped) {
         say("Stopped. Nothing was kept.");
