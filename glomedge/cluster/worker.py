@@ -204,6 +204,7 @@ class Worker:
         for block in blocks:
             writer.write(block)
         writer.close()
+        job.plan.require_current(job.store)
         job.store.write(job.plan.part_file(part), sink.getvalue())
 
     def _blocks(self, answers: list[Answer], found: list[Found], cases: dict[str, CaseName]) -> list[RowBlock]:
