@@ -88,7 +88,7 @@ def _start_over(store: Store) -> None:
     withdraw(store)
     store.remove(PLAN_FILE)
     store.remove(AGAIN_FILE)
-    for folder in (PREDICTIONS, f"{WORK_FOLDER}/pictures"):
+    for folder in (PREDICTIONS, f"{WORK_FOLDER}/pictures", f"{WORK_FOLDER}/stamps"):
         for name in store.names(folder):
             if name.endswith(".parquet"):
                 store.remove(f"{folder}/{name}")

@@ -16,6 +16,7 @@ from glomedge.cluster.beginning import agreed, drop, withdraw
 from glomedge.cluster.options import CohortOptions
 from glomedge.cluster.plan import ATTEMPTS, Plan, inputs_sha256, part_rows_for
 from glomedge.cluster.publish import CohortPublication, DamagedPartError, PartRows, clear_foreign
+from glomedge.cluster.stamps import changed_parts
 from glomedge.cluster.store import Store
 from glomedge.cluster.worker import AnswerParts, Done, Job, inputs_bytes, on_gpu
 from glomedge.errors import OutputError, UsageError
@@ -202,7 +203,13 @@ class _Cohort:
         stop: Callable[[], bool],
         progress: Callable[[int, int], None] | None,
     ) -> bool:
-        answered, before = self._answered, plan.done(self._store)
+        answered, store = self._answered, self._store
+        before = plan.done(store)
+        try:
+            before -= self._replaced(plan, sorted(before), stop)
+        except StoppedError:
+            answered.rows = sum(end - begin for begin, end in map(plan.bounds, before))
+            return False
         answered.rows = sum(end - begin for begin, end in map(plan.bounds, before))
         if before:
             self._notes.append(f"Resumed: {counted(answered.rows, 'result was', 'results were')} already there.")
@@ -235,6 +242,15 @@ class _Cohort:
                 "that all share, or a URI. Then run again with --resume."
             )
         return True
+
+    def _replaced(self, plan: Plan, parts: list[int], stop: Callable[[], bool]) -> set[int]:
+        """The parts with crops that are others by now, removed. Raises StoppedError."""
+        root, inputs = _root(self._options.run), self._found.inputs
+        changed = changed_parts(self._store, plan, root, inputs, parts, stop)
+        drop(self._store, plan, changed)
+        if changed:
+            self._notes.append(f"Parts with crops that were replaced since are answered again: {len(changed)}.")
+        return set(changed)
 
     def _forget_attempts(self) -> None:
         for name in self._store.names(ATTEMPTS):

@@ -76,6 +76,10 @@ class Plan:
         """Name of the pictures that the report may show of it."""
         return f"{WORK_FOLDER}/pictures/{part}.{self.run_id}.parquet"
 
+    def stamps_file(self, part: int) -> str:
+        """Name of the sizes and times of its inputs when they were answered."""
+        return f"{WORK_FOLDER}/stamps/{part}.{self.run_id}.parquet"
+
     def attempts_file(self, part: int) -> str:
         """Name of the count of workers that have begun it, while it is not done."""
         return f"{ATTEMPTS}/{part}.{self.run_id}"

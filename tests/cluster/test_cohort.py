@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -142,6 +143,24 @@ def test_errors_of_the_storage_are_asked_for_again(cohort: CohortOptions, tmp_pa
     assert outcome.errors == {"truncated": 2}
     assert len(here.answered) == 1
     require_same(published(cohort.output), plainly(cohort, tmp_path / "plain"))
+
+
+def test_crops_that_were_replaced_are_answered_again(cohort: CohortOptions, tmp_path: Path) -> None:
+    infer_cohort(cohort, Here())
+    names = [row["path"] for row in published(cohort.output)]
+    shutil.copyfile(cohort.run.folder / names[5], cohort.run.folder / names[20])
+    here = Here()
+    outcome = infer_cohort(again(cohort, resume=True), here)
+    assert here.answered == [1]
+    assert "Parts with crops that were replaced since are answered again: 1." in outcome.notes
+    rows = published(cohort.output)
+    assert rows[20]["sha256"] == rows[5]["sha256"]
+    require_same(rows, plainly(cohort, tmp_path / "plain"))
+    # Of a part without that knowledge it cannot be told.
+    next(Path(cohort.output, ".glomedge", "stamps").glob("3.*")).unlink()
+    here = Here()
+    infer_cohort(again(cohort, resume=True), here)
+    assert here.answered == [3]
 
 
 def test_a_crop_that_ends_its_decoder_costs_its_row(
