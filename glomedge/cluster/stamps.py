@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from glomedge.cluster.plan import Plan
 from glomedge.cluster.store import Store, parquet_bytes
+from glomedge.files.addresses import is_address
 from glomedge.pipeline.inputs import Found
 from glomedge.results.answer_table import Fingerprint
 from glomedge.results.journal_rows import LOW_64
@@ -53,10 +54,11 @@ def changed_parts(
         return len(before) != len(found) or any(changed_since(root, found, before))
 
     changed = list[int]()
-    # Each file is a round trip away.
-    with ThreadPoolExecutor(_AT_ONCE) as pool:
-        for begin in range(0, len(parts), _AT_ONCE):
-            some = parts[begin : begin + _AT_ONCE]
+    # Each file may be a round trip away; of objects many are asked for at once already.
+    at_once = 1 if is_address(root) else _AT_ONCE
+    with ThreadPoolExecutor(at_once) as pool:
+        for begin in range(0, len(parts), at_once):
+            some = parts[begin : begin + at_once]
             if stop():
                 raise StoppedError
             changed += [part for part, answer in zip(some, pool.map(is_changed, some), strict=True) if answer]

@@ -207,6 +207,13 @@ def test_crops_in_storage_that_fails_now_and_then(
     run = replace(cohort.run, folder=Path(), address=Address.parse("s3://crops/night"))
     with reachable(objects, monkeypatch):
         outcome = infer_cohort(replace(cohort, run=run), Here())
-    assert outcome.errors == {"truncated": 2}
-    require_same(published(cohort.output), expected)
-    assert len(objects.requests) > 90
+        assert outcome.errors == {"truncated": 2}
+        require_same(published(cohort.output), expected)
+        assert len(objects.requests) > 90
+        # One is replaced.
+        one, other = (f"night/{expected[place]['path']}" for place in (20, 5))
+        objects.bodies[one] = objects.bodies[other]
+        here = Here()
+        infer_cohort(replace(cohort, run=replace(run, resume=True)), here)
+    assert here.answered == [1]
+    assert published(cohort.output)[20]["sha256"] == expected[5]["sha256"]
