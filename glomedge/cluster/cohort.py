@@ -12,9 +12,11 @@ from typing import Any
 
 from glomedge.about import __version__
 from glomedge.cases.text import counted
+from glomedge.cluster.beginning import agreed, drop, withdraw
 from glomedge.cluster.options import CohortOptions
-from glomedge.cluster.plan import ATTEMPTS, PLAN_FILE, PREDICTIONS, Plan, differences, inputs_sha256, part_rows_for
-from glomedge.cluster.publish import CohortPublication, DamagedPartError, PartRows, forget_again, note_again
+from glomedge.cluster.plan import ATTEMPTS, Plan, inputs_sha256, part_rows_for
+from glomedge.cluster.publish import CohortPublication, DamagedPartError, PartRows, clear_foreign
+from glomedge.cluster.stamps import changed_parts
 from glomedge.cluster.store import Store
 from glomedge.cluster.worker import AnswerParts, Done, Job, inputs_bytes, on_gpu
 from glomedge.errors import OutputError, UsageError
@@ -34,7 +36,6 @@ from glomedge.slides.pairs import SLIDE_SUFFIXES
 from glomedge.system import cpu
 from glomedge.system.stopping import StoppedError
 
-_RESULTS = ("run.json", "cases.parquet", "report.html", PREDICTIONS)
 _AT_ONCE = 4096
 _DEFAULT_CPUS = 2
 
@@ -64,8 +65,8 @@ def infer_cohort(
 
 @contextlib.contextmanager
 def _held(options: CohortOptions) -> Iterator[Store]:
-    """The place of the results; a folder is this run's alone. In an object store nothing can be locked: two runs of the
-    same inputs write the same files there, and two of others are told apart by their names."""
+    """The place of the results; a folder is this run's alone. In an object store nothing can be locked: there a run
+    is its plan's, of which there is one (``beginning.agreed``), and two drivers of the same plan write the same."""
     if options.folder is None:
         yield Store(options.output)
         return
@@ -126,7 +127,7 @@ class _Cohort:
             except StoppedError:
                 outcome.complete = False
             except DamagedPartError as error:
-                self._store.remove(plan.part_file(error.part))
+                drop(self._store, plan, [error.part])
                 raise
         outcome.wall_s = time.perf_counter() - self._begin_s
         return outcome
@@ -165,52 +166,16 @@ class _Cohort:
 
     def _plan(self) -> Plan:
         """The plan of the run that is resumed, or a new one, written. Raises OutputError."""
-        store, options, identity = self._store, self._options, self._identity()
-        data = store.read(PLAN_FILE)
-        there = None if data is None else Plan.read(data)
-        if data is not None and not options.run.overwrite:
-            return self._resumed(there, identity)
-        there_now = {*store.names(""), *([PREDICTIONS] if store.names(PREDICTIONS) else [])}
-        if not options.run.overwrite and (names := [name for name in _RESULTS if name in there_now]):
-            raise OutputError(
-                f"{store.where} holds {', '.join(names)}, and no plan that says that glomedge infer-ray wrote "
-                f"{'it' if len(names) == 1 else 'them'}. Choose another --output, or replace what is there with "
-                "--overwrite."
-            )
-        if options.run.resume:
-            self._notes.append("There was no run to resume; a new run was started.")
-        for folder in (PREDICTIONS, f"{WORK_FOLDER}/pictures"):
-            for name in store.names(folder):
-                if name.endswith(".parquet"):
-                    store.remove(f"{folder}/{name}")
+        options, identity = self._options, self._identity()
         total, size = len(self._found.inputs), identity["batch_size"]
-        rows = part_rows_for(total, options.workers or _workers_here(options), size, options.part_rows)
-        plan = Plan(total, rows, size, identity)
-        store.write(plan.inputs_file, inputs_bytes(plan, self._columns))
-        store.write(PLAN_FILE, plan.as_json())
+        rows = part_rows_for(total, size, gpu=on_gpu(options.run.engine), wanted=options.part_rows)
+        own = Plan(total, rows, size, identity)
+        run = options.run
+        plan, notes = agreed(
+            self._store, own, lambda: inputs_bytes(own, self._columns), resume=run.resume, overwrite=run.overwrite
+        )
+        self._notes += notes
         return plan
-
-    def _resumed(self, there: Plan | None, identity: dict[str, Any]) -> Plan:
-        store = self._store
-        if there is None:
-            raise OutputError(
-                f"{store.where}/{PLAN_FILE} is damaged or of another version of glomedge. Choose another --output, or "
-                "start over with --overwrite."
-            )
-        if not self._options.run.resume:
-            done = len(there.done(store))
-            raise OutputError(
-                f"{store.where} contains a run with {done} of {counted(there.parts, 'part')} answered. Run again with "
-                "--resume to continue it, or with --overwrite to start over."
-            )
-        if other := differences(there.identity, identity):
-            raise OutputError(
-                f"The run in {store.where} cannot be resumed with other settings: {'; '.join(other)}. Use the same "
-                "settings, another --output, or start over with --overwrite."
-            )
-        if again := forget_again(store, there):
-            self._notes.append(f"Parts with errors of the storage were answered again: {again}.")
-        return there
 
     # Doing it.
 
@@ -238,7 +203,13 @@ class _Cohort:
         stop: Callable[[], bool],
         progress: Callable[[int, int], None] | None,
     ) -> bool:
-        answered, before = self._answered, plan.done(self._store)
+        answered, store = self._answered, self._store
+        before = plan.done(store)
+        try:
+            before -= self._replaced(plan, sorted(before), stop)
+        except StoppedError:
+            answered.rows = sum(end - begin for begin, end in map(plan.bounds, before))
+            return False
         answered.rows = sum(end - begin for begin, end in map(plan.bounds, before))
         if before:
             self._notes.append(f"Resumed: {counted(answered.rows, 'result was', 'results were')} already there.")
@@ -258,6 +229,8 @@ class _Cohort:
             progress(answered.rows, plan.total)
         self._forget_attempts()  # of another driver
         left = [part for part in range(plan.parts) if part not in before]
+        if left:
+            withdraw(self._store)
         if left and not answer_parts(self._job(plan), self._model.path.read_bytes(), left, done, stop):
             return False
         self._forget_attempts()
@@ -270,6 +243,15 @@ class _Cohort:
             )
         return True
 
+    def _replaced(self, plan: Plan, parts: list[int], stop: Callable[[], bool]) -> set[int]:
+        """The parts with crops that are others by now, removed. Raises StoppedError."""
+        root, inputs = _root(self._options.run), self._found.inputs
+        changed = changed_parts(self._store, plan, root, inputs, parts, stop)
+        drop(self._store, plan, changed)
+        if changed:
+            self._notes.append(f"Parts with crops that were replaced since are answered again: {len(changed)}.")
+        return set(changed)
+
     def _forget_attempts(self) -> None:
         for name in self._store.names(ATTEMPTS):
             self._store.remove(f"{ATTEMPTS}/{name}")
@@ -278,6 +260,7 @@ class _Cohort:
 
     def _publish(self, plan: Plan, outcome: Outcome, stop: Callable[[], bool]) -> None:
         run, spec = self._options.run, self._model.spec
+        clear_foreign(self._store, plan)
         with contextlib.ExitStack() as open_:
             folder = self._options.folder
             if folder is None:
@@ -289,7 +272,6 @@ class _Cohort:
                 thumbnails = ThumbnailFile(path, fresh=True, map_shape=spec.map_shape)
                 open_.callback(lambda: path.unlink(missing_ok=True))
                 open_.callback(thumbnails.close)
-            again: list[int] = []
             rows = PartRows(
                 answers=AnswerTable(),
                 threshold=self._threshold,
@@ -300,7 +282,6 @@ class _Cohort:
                 store=self._store,
                 plan=plan,
                 thumbnails=thumbnails,
-                again=again,
             )
             publication = CohortPublication(
                 replace(run, output=folder), self._model, Inputs(self._found), rows, thumbnails, None, None, stop,
@@ -308,14 +289,10 @@ class _Cohort:
             )  # fmt: skip
             publication.write(outcome, plan.batch_size, self._begin_s)
             if self._options.folder is None:
-                for path in outcome.files:
+                clear_foreign(self._store, plan)  # reading the parts took a while
+                withdraw(self._store)
+                for path in outcome.files:  # the record is the last of them
                     self._store.write(path.name, path.read_bytes())
-        if again:
-            note_again(self._store, plan, again)
-            outcome.notes.append(
-                f"Errors of the storage, which may pass, are in {counted(len(again), 'part')}: run again with --resume "
-                "to ask for them once more."
-            )
 
     def _said(self, plan: Plan) -> dict[str, Any]:
         from glomedge.runs.record import arguments
@@ -354,8 +331,3 @@ def _is(found: Found, endings: Sequence[bytes]) -> bool:
 def cpus_of(options: CohortOptions) -> int:
     """CPUs of each worker."""
     return options.cpus_per_worker or min(_DEFAULT_CPUS, cpu.usable_cpus())
-
-
-def _workers_here(options: CohortOptions) -> int:
-    """A guess for the size of the parts, before the cluster is known."""
-    return 1 if on_gpu(options.run.engine) else max(8, cpu.usable_cpus() // cpus_of(options))

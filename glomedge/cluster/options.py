@@ -21,7 +21,7 @@ class CohortOptions:
         output: folder or URI of the results.
         workers: engines at the same time; None: as many as the cluster has room for.
         cpus_per_worker: CPUs of each; None: 2, or all where the machine has fewer.
-        part_rows: inputs a part; None: by their number and that of the workers.
+        part_rows: inputs a part; None: by their number.
     """
 
     run: Options

@@ -8,25 +8,31 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
 from glomedge.cluster.store import Store
+from glomedge.errors import OutputError
 from glomedge.pipeline.batching import sizes
 from glomedge.results.folder import WORK_FOLDER
 
 SCHEMA = 1
 PREDICTIONS = "predictions"
 """Folder of the published parts."""
+RESULTS = ("run.json", "cases.parquet", "report.html")
+"""What is made of the parts; the record, which says that all is there, comes first here and is written last."""
 PLAN_FILE = f"{WORK_FOLDER}/ray.json"
 AGAIN_FILE = f"{WORK_FOLDER}/again.json"
 """Parts with errors that may pass, as the last publication found them."""
 ATTEMPTS = f"{WORK_FOLDER}/attempts"
 """Folder of the parts that are being answered."""
 _LEAST_ROWS, _MOST_ROWS = 32, 4096
-_PARTS_A_WORKER = 16
+_PART_NAME = re.compile(r"part-\d{5,}-of-\d+\.[0-9a-f]{12}\.parquet")
+_PARTS, _PARTS_ON_GPUS = 512, 64
+"""At least so many, where there are inputs enough: many for each of 32 workers, so that all end together."""
 _TAPERED = 4
 """Full batches at the end of which some are smaller (``batching.sizes``); they lie in the last part."""
 
@@ -70,6 +76,10 @@ class Plan:
         """Name of the pictures that the report may show of it."""
         return f"{WORK_FOLDER}/pictures/{part}.{self.run_id}.parquet"
 
+    def stamps_file(self, part: int) -> str:
+        """Name of the sizes and times of its inputs when they were answered."""
+        return f"{WORK_FOLDER}/stamps/{part}.{self.run_id}.parquet"
+
     def attempts_file(self, part: int) -> str:
         """Name of the count of workers that have begun it, while it is not done."""
         return f"{ATTEMPTS}/{part}.{self.run_id}"
@@ -83,6 +93,28 @@ class Plan:
         """The parts whose file is there."""
         names = set(store.names(PREDICTIONS))
         return {part for part in range(self.parts) if self.part_file(part).rpartition("/")[2] in names}
+
+    def foreign(self, store: Store) -> list[str]:
+        """Names of the tables in ``PREDICTIONS`` that are not parts of this run."""
+        own = {self.part_file(part).rpartition("/")[2] for part in range(self.parts)}
+        return [
+            name
+            for name in store.names(PREDICTIONS)
+            if name.endswith(".parquet") and not name.startswith(".") and name not in own
+        ]
+
+    def require_current(self, store: Store) -> None:
+        """Raise OutputError where the plan of another run has taken this one's place (``--overwrite``).
+
+        Asked before anything is written that a reader would take for this run's: a worker can outlive its driver.
+        """
+        data = store.read(PLAN_FILE)
+        there = None if data is None else Plan.read(data)
+        if there is None or there.run_id != self.run_id:
+            raise OutputError(
+                f"This run in {store.where} was replaced by another one, and ends. Use another --output if both are "
+                "wanted."
+            )
 
     def as_json(self) -> bytes:
         """For ``PLAN_FILE``."""
@@ -102,13 +134,20 @@ class Plan:
         return plan if plan.total > 0 and plan.part_rows > 0 and plan.batch_size > 0 else None
 
 
-def part_rows_for(total: int, workers: int, batch_size: int, wanted: int | None = None) -> int:
+def is_part(name: str) -> bool:
+    """Whether a file in ``PREDICTIONS`` is called like a part of a run, whichever."""
+    return _PART_NAME.fullmatch(name) is not None
+
+
+def part_rows_for(total: int, batch_size: int, *, gpu: bool, wanted: int | None = None) -> int:
     """Inputs a part: small enough that a worker lost costs little and none waits long for the last one, else large.
+
+    It depends on the inputs alone, not on the machine or the cluster: two drivers of the same run have the same parts.
 
     A multiple of the batch, and at least as much as the smaller batches at the end of a run take, so that every batch
     of the run lies within one part.
     """
-    rows = wanted or min(_MOST_ROWS, max(_LEAST_ROWS, total // (workers * _PARTS_A_WORKER)))
+    rows = wanted or min(_MOST_ROWS, max(_LEAST_ROWS, total // (_PARTS_ON_GPUS if gpu else _PARTS)))
     rows = -(-rows // batch_size) * batch_size
     return max(rows, _TAPERED * batch_size)
 
@@ -127,7 +166,7 @@ def part_batches(plan: Plan, part: int, *, taper: bool) -> Iterator[tuple[int, i
         place += size
 
 
-def differences(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
+def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
     """In what two runs differ, in words."""
 
     def short(value: object) -> str:

@@ -7,9 +7,8 @@ there twice or of another input is an error, not a result.
 from __future__ import annotations
 
 import io
-import json
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,9 @@ import numpy as np
 from glomedge.about import RESEARCH_USE_NOTICE
 from glomedge.cases.names import CaseName
 from glomedge.cases.summary import CaseSummary
-from glomedge.cluster.plan import AGAIN_FILE, Plan
+from glomedge.cases.text import counted, some
+from glomedge.cluster.beginning import note_again
+from glomedge.cluster.plan import PREDICTIONS, Plan, is_part
 from glomedge.cluster.store import Store, parquet_bytes
 from glomedge.cluster.worker import read_inputs
 from glomedge.engine.views import shortest
@@ -57,7 +58,7 @@ class PartRows(PublishedRows):
     store: Store
     plan: Plan
     thumbnails: ThumbnailFile | None = None
-    again: list[int] | None = None
+    again: list[int] = field(default_factory=list)
 
     def __len__(self) -> int:
         return self.plan.total
@@ -71,7 +72,7 @@ class PartRows(PublishedRows):
         """
         for part in range(self.plan.parts):
             block = self._part(part)
-            if self.again is not None and any(verdict.status in PASSING for verdict in block.verdicts):
+            if any(verdict.status in PASSING for verdict in block.verdicts):
                 self.again.append(part)
             yield block
 
@@ -94,7 +95,7 @@ class PartRows(PublishedRows):
             raise DamagedPartError(damaged, part)
         attachments = self._attachments(part)
         shared: dict[tuple[object, ...], Verdict] = {}
-        names = [field.name for field in fields(Verdict)]
+        names = [each.name for each in fields(Verdict)]
         verdicts = [
             shared.setdefault(said, Verdict(*said)) for said in zip(*(columns[name] for name in names), strict=True)
         ]
@@ -137,6 +138,8 @@ def _shortest(values: list[float | None]) -> list[float | None]:
 class CohortPublication(Publication):
     """What a run on many machines publishes beside its parts."""
 
+    rows: PartRows
+
     def owned(self) -> tuple[str, ...]:
         """Its files."""
         return ("cases.parquet", "report.html", "run.json")
@@ -152,6 +155,16 @@ class CohortPublication(Publication):
             digests.add(block.sha256)
         collected.copies = digests.copies()
         return collected
+
+    def _fill(self, outcome: Outcome, collected: Collected) -> None:
+        """Before ``run.json``, which says that the run is complete, it is kept what ``--resume`` is to ask again."""
+        super()._fill(outcome, collected)
+        if again := self.rows.again:
+            note_again(self.rows.store, self.rows.plan, again)
+            outcome.notes.append(
+                f"Errors of the storage, which may pass, are in {counted(len(again), 'part')}: run again with --resume "
+                "to ask for them once more."
+            )
 
     def _cases(self, staged: Staged, outcome: Outcome) -> None:
         with staged.open("cases.parquet") as handle:
@@ -183,7 +196,7 @@ def cases_parquet(cases: list[CaseSummary]) -> bytes:
     whole = ("slides", "crops", "classified", "flagged", "errors", "globally_sclerotic", "remuzzi_glomerular_score")
     kinds |= dict.fromkeys(whole, pyarrow.int64())
     kinds |= dict.fromkeys(("adequate", "adequate_banff"), pyarrow.bool_())
-    names = [field.name for field in fields(CaseSummary)]
+    names = [each.name for each in fields(CaseSummary)]
     columns = {
         name: pyarrow.array([getattr(case, name) for case in cases], kinds.get(name, pyarrow.float64()))
         for name in names
@@ -192,21 +205,19 @@ def cases_parquet(cases: list[CaseSummary]) -> bytes:
     return parquet_bytes(pyarrow.table(columns))
 
 
-def note_again(store: Store, plan: Plan, parts: list[int]) -> None:
-    """Leave for ``--resume`` which parts have errors that may pass."""
-    store.write(AGAIN_FILE, json.dumps({"run": plan.run_id, "parts": parts}).encode())
+def clear_foreign(store: Store, plan: Plan) -> None:
+    """Leave the parts of this run alone: a reader of the folder takes all that is there.
 
-
-def forget_again(store: Store, plan: Plan) -> int:
-    """Remove the parts that the last publication noted, to be answered once more; how many there were."""
-    data = store.read(AGAIN_FILE)
-    try:
-        said = json.loads(data or b"{}")
-        parts = [int(part) for part in said["parts"]] if said.get("run") == plan.run_id else []
-    except (ValueError, KeyError, TypeError, AttributeError):
-        parts = []
-    for part in parts:
-        if 0 <= part < plan.parts:
-            store.remove(plan.part_file(part))
-    store.remove(AGAIN_FILE)
-    return len(parts)
+    Raises:
+        OutputError: this run was replaced by another one, or files of someone else are between its parts.
+    """
+    plan.require_current(store)
+    foreign = plan.foreign(store)
+    if unknown := [name for name in foreign if not is_part(name)]:
+        raise OutputError(
+            f"{store.where.rstrip('/')}/{PREDICTIONS} holds {some(unknown, 3)}, which is not of glomedge infer-ray. "
+            "Whoever reads the folder would take it for rows of this run. Move it away, then run again with --resume."
+        )
+    # Late writes of a run that was replaced.
+    for name in foreign:
+        store.remove(f"{PREDICTIONS}/{name}")

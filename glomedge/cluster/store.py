@@ -18,6 +18,8 @@ from glomedge.files.storage import Storage
 from glomedge.files.writing import write_atomically
 
 _MOST_BYTES = 1 << 34
+_UNCONDITIONAL = "NotImplemented"
+"""What a store answers that writes without conditions only."""
 
 
 class Store:
@@ -72,6 +74,22 @@ class Store:
             raise OutputError(str(error)) from None
         except OSError as error:
             raise self._failure(name, "written", error) from None
+
+    def create(self, name: str, data: bytes) -> bool:
+        """Write a file unless there is one of that name; whether it was written. Raises OutputError.
+
+        In object storage only one of several that try at once succeeds, and one that succeeded may be told that it did
+        not, where the answer was lost: the content tells. In a folder one process tries, which holds its lock.
+        """
+        if self._address is None:
+            if self.has(name):
+                return False
+            self.write(name, data)
+            return True
+        try:
+            return _opened(self._address).create(name, data)
+        except StorageError as error:
+            raise OutputError(str(error)) from None
 
     def names(self, folder: str) -> list[str]:
         """What is in a folder, sorted: files, and folders on disk; nothing where it is not there."""
@@ -130,6 +148,21 @@ class _Writable(Storage):
         """An object appears when all of it has arrived."""
         with self._told(name.encode()):
             self._library.put(self._store, self._key(name.encode()), data)
+
+    def create(self, name: str, data: bytes) -> bool:
+        """Write an object unless there is one of that name; whether it was written."""
+        key = self._key(name.encode())
+        with self._told(name.encode()):
+            try:
+                self._library.put(self._store, key, data, mode="create", use_multipart=False)
+            except self._library.exceptions.AlreadyExistsError:
+                return False
+            except Exception as error:
+                # Some stores that speak S3 refuse the condition; who comes at the same time is then found out later.
+                if _UNCONDITIONAL not in str(error):
+                    raise
+                self._library.put(self._store, key, data)
+        return True
 
     def names(self, folder: str) -> list[str]:
         """Of the objects right below a folder of the address."""

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from glomedge.about import RESEARCH_USE_NOTICE, __version__
 from glomedge.cases.names import CaseName
 from glomedge.cluster.plan import Plan, part_batches
+from glomedge.cluster.stamps import stamps_bytes
 from glomedge.cluster.store import Store, parquet_bytes
 from glomedge.engine.options import EngineOptions
 from glomedge.errors import OutputError
@@ -199,11 +200,14 @@ class Worker:
             # First, so that a part that is there has its pictures.
             pictures = _pictures(blocks, {answer.found.key: answer for answer in answers}, job.pictures)
             job.store.write(job.plan.pictures_file(part), pictures)
+        by_path = {answer.found.key: answer for answer in answers}
+        job.store.write(job.plan.stamps_file(part), stamps_bytes([by_path[path] for path in paths]))
         sink = io.BytesIO()
         writer = ParquetWriter(sink, tta=job.views > 1)
         for block in blocks:
             writer.write(block)
         writer.close()
+        job.plan.require_current(job.store)
         job.store.write(job.plan.part_file(part), sink.getvalue())
 
     def _blocks(self, answers: list[Answer], found: list[Found], cases: dict[str, CaseName]) -> list[RowBlock]:

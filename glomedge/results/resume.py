@@ -205,16 +205,27 @@ def unanswered(
     open_ = unless_stopped(compress(contents.answers.inputs, ~contents.answers.settled()), stop)
     for part in iter(lambda: list(islice(open_, 1 if storage is None else _ASKED_AT_ONCE)), []):
         befores = [contents.answers.fingerprint(found.relative) for found in part]
-        if storage is None:
-            changed = [_changed(root, found, before, source) for found, before in zip(part, befores, strict=True)]
-        else:
-            changed = _changed_in(storage, part, befores)
+        changed = changed_since(root, part, befores, source)
         for found, before, is_changed in zip(part, befores, changed, strict=True):
             if before is None or is_changed:
                 new.append(found)
             elif before.may_pass:
                 again.append(found)
     return new, again
+
+
+def changed_since(
+    root: bytes, part: Sequence[Found], befores: Sequence[Fingerprint | None], source: Source | None = None
+) -> list[bool]:
+    """Of each of some inputs, whether its file has changed since it was answered; one that is gone keeps its answer.
+
+    Raises:
+        StorageError: the objects cannot be asked for.
+    """
+    storage = storage_at(root)
+    if storage is None:
+        return [_changed(root, found, before, source) for found, before in zip(part, befores, strict=True)]
+    return _changed_in(storage, part, befores)
 
 
 def _changed_in(storage: Storage, part: Sequence[Found], befores: Sequence[Fingerprint | None]) -> list[bool]:

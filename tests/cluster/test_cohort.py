@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 from glomedge.about import RESEARCH_USE_NOTICE
 from glomedge.cluster.cohort import infer_cohort
 from glomedge.cluster.options import CohortOptions
+from glomedge.cluster.plan import part_rows_for
 from glomedge.cluster.worker import MOST_ATTEMPTS, Job, Worker
 from glomedge.errors import OutputError, UsageError
 from glomedge.runs.options import Options
@@ -131,12 +133,34 @@ def test_errors_of_the_storage_are_asked_for_again(cohort: CohortOptions, tmp_pa
     crop.rename(tmp_path / "away.png")
     outcome = infer_cohort(cohort, Here())
     assert outcome.errors == {"truncated": 2, "vanished": 1}
+    assert "run again with --resume to ask for them once more" in outcome.notes[-1]
     (tmp_path / "away.png").rename(crop)
+    # No finished run is there while one of its parts is not.
+    assert not infer_cohort(again(cohort, resume=True), Here(most=0)).complete
+    assert sorted(path.name for path in Path(cohort.output).iterdir()) == [".glomedge", "predictions"]
     here = Here()
     outcome = infer_cohort(again(cohort, resume=True), here)
     assert outcome.errors == {"truncated": 2}
     assert len(here.answered) == 1
     require_same(published(cohort.output), plainly(cohort, tmp_path / "plain"))
+
+
+def test_crops_that_were_replaced_are_answered_again(cohort: CohortOptions, tmp_path: Path) -> None:
+    infer_cohort(cohort, Here())
+    names = [row["path"] for row in published(cohort.output)]
+    shutil.copyfile(cohort.run.folder / names[5], cohort.run.folder / names[20])
+    here = Here()
+    outcome = infer_cohort(again(cohort, resume=True), here)
+    assert here.answered == [1]
+    assert "Parts with crops that were replaced since are answered again: 1." in outcome.notes
+    rows = published(cohort.output)
+    assert rows[20]["sha256"] == rows[5]["sha256"]
+    require_same(rows, plainly(cohort, tmp_path / "plain"))
+    # Of a part without that knowledge it cannot be told.
+    next(Path(cohort.output, ".glomedge", "stamps").glob("3.*")).unlink()
+    here = Here()
+    infer_cohort(again(cohort, resume=True), here)
+    assert here.answered == [3]
 
 
 def test_a_crop_that_ends_its_decoder_costs_its_row(
@@ -181,6 +205,34 @@ def test_two_runs_do_not_share_a_folder(cohort: CohortOptions) -> None:
         return False
 
     assert not infer_cohort(cohort, nested).complete
+
+
+def test_late_writes_of_a_run_that_was_replaced_are_no_results(cohort: CohortOptions) -> None:
+    infer_cohort(cohort, Here(most=1))
+    folder = Path(cohort.output, "predictions")
+    (late,) = folder.iterdir()
+    stale = late.read_bytes()
+
+    def written_late(*given: Any) -> bool:
+        folder.mkdir(exist_ok=True)
+        late.write_bytes(stale)
+        return Here()(*given)
+
+    assert infer_cohort(again(cohort, overwrite=True, threshold=0.25), written_late).complete
+    assert not late.exists()
+    assert {row["threshold"] for row in published(cohort.output)} == {0.25}
+    # What glomedge did not write it does not remove.
+    (folder / "part-7.parquet").write_bytes(stale)
+    with pytest.raises(OutputError, match=r"predictions holds part-7\.parquet, which is not of glomedge infer-ray"):
+        infer_cohort(again(cohort, resume=True, threshold=0.25), Here())
+    assert (folder / "part-7.parquet").exists()
+
+
+@pytest.mark.parametrize("gpu", [False, True])
+def test_parts_depend_on_the_inputs_alone(gpu: bool) -> None:
+    assert part_rows_for(90, 16, gpu=gpu) == 64  # four batches, of which the last ones are smaller
+    assert part_rows_for(10_000_000, 16, gpu=gpu) == 4096
+    assert part_rows_for(1000, 16, gpu=gpu, wanted=100) == 112
 
 
 def test_parts_that_no_one_sees_are_no_results(cohort: CohortOptions) -> None:

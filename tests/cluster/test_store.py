@@ -9,13 +9,16 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from glomedge.cluster import cohort as cohort_module
 from glomedge.cluster import store as module
 from glomedge.cluster.cohort import infer_cohort
 from glomedge.cluster.options import CohortOptions
 from glomedge.cluster.store import Store
+from glomedge.cluster.worker import inputs_bytes
 from glomedge.errors import OutputError, UsageError
 from glomedge.files.addresses import Address
 from helpers.cohort_kit import Here, plainly, published, require_same
@@ -63,6 +66,9 @@ def test_a_folder_and_an_address_are_alike(store: Store) -> None:
         assert handle.read() == b"789"
     store.remove("a/one")
     assert store.names("a") == ["two"]
+    assert store.create("a/new", b"1")
+    assert not store.create("a/new", b"2")
+    assert store.read("a/new") == b"1"
     with pytest.raises(OutputError, match="a/one"):
         store.open("a/one")
     assert pickle.loads(pickle.dumps(store)).where == store.where
@@ -87,11 +93,101 @@ def test_results_go_to_an_address_and_a_run_goes_on_there(cohort: CohortOptions,
     assert outcome.complete
     assert remote.names("") == ["cases.parquet", "report.html", "run.json"]
     assert json.loads(remote.read("run.json") or b"")["arguments"]["output"] == "s3://results/run"
-    for name in remote.names("predictions"):
-        path = tmp_path / "fetched" / "predictions" / name
+    require_same(rows_in(remote, tmp_path / "fetched"), expected)
+
+
+def rows_in(store: Store, folder: Path) -> list[dict[str, Any]]:
+    """All rows that a reader of ``predictions/`` finds."""
+    for name in store.names("predictions"):
+        path = folder / "predictions" / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(remote.read(f"predictions/{name}") or b"")
-    require_same(published(tmp_path / "fetched"), expected)
+        path.write_bytes(store.read(f"predictions/{name}") or b"")
+    return published(folder)
+
+
+def second_driver(monkeypatch: pytest.MonkeyPatch, options: CohortOptions) -> None:
+    """Let another driver begin and end while the next one makes its list of inputs."""
+    begun = list[bool]()
+
+    def made(*given: Any) -> bytes:
+        if not begun:
+            begun.append(True)
+            assert infer_cohort(options, Here()).complete
+        return inputs_bytes(*given)
+
+    monkeypatch.setattr(cohort_module, "inputs_bytes", made)
+
+
+def test_a_second_driver_does_not_double_the_rows(
+    cohort: CohortOptions, remote: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there = replace(cohort, output=remote.where)
+    second_driver(monkeypatch, replace(there, part_rows=32))
+    with pytest.raises(OutputError, match=r"contains a run with 2 of 2 parts answered\. Run again with --resume"):
+        infer_cohort(there, Here())
+    assert infer_cohort(replace(there, run=replace(there.run, resume=True)), Here()).complete
+    require_same(rows_in(remote, tmp_path / "fetched"), plainly(cohort, tmp_path / "plain"))
+
+
+def test_two_drivers_that_overwrite_do_not_mix(
+    cohort: CohortOptions, remote: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = replace(cohort.run, overwrite=True)
+    there = replace(cohort, output=remote.where, run=run)
+    second_driver(monkeypatch, replace(there, run=replace(run, threshold=0.25)))
+    with pytest.raises(OutputError, match=r"Another run began in s3://results/run at the same time"):
+        infer_cohort(there, Here())
+    assert {row["threshold"] for row in rows_in(remote, tmp_path / "fetched")} == {0.25}
+    assert len(published(tmp_path / "fetched")) == 90
+
+
+def test_a_driver_that_is_replaced_ends(cohort: CohortOptions, remote: Store, tmp_path: Path) -> None:
+    there = replace(cohort, output=remote.where)
+
+    def replaced(*given: Any) -> bool:
+        assert infer_cohort(replace(there, run=replace(there.run, overwrite=True, threshold=0.25)), Here()).complete
+        return Here()(*given)
+
+    with pytest.raises(OutputError, match=r"This run in s3://results/run was replaced by another one"):
+        infer_cohort(there, replaced)
+    assert json.loads(remote.read("run.json") or b"")["threshold"] == 0.25
+    assert {row["threshold"] for row in rows_in(remote, tmp_path / "fetched")} == {0.25}
+
+
+def test_a_record_stands_beside_its_own_files(
+    cohort: CohortOptions, remote: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there, written = replace(cohort, output=remote.where), list[str]()
+    write = Store.write
+
+    def noted(store: Store, name: str, data: bytes) -> None:
+        written.append(name)
+        write(store, name, data)
+
+    monkeypatch.setattr(Store, "write", noted)
+    (cohort.run.folder / "a" / "case0-30.png").rename(tmp_path / "away.png")
+    assert infer_cohort(there, Here()).complete
+    # What --resume needs is there before the run counts as complete.
+    assert written.index(".glomedge/again.json") < written.index("run.json") == len(written) - 1
+    there = replace(there, run=replace(there.run, resume=True, report=False))
+    assert infer_cohort(there, Here()).complete
+    assert remote.names("") == ["cases.parquet", "run.json"]
+    there = replace(there, run=replace(there.run, resume=False, overwrite=True, threshold=0.25))
+    assert not infer_cohort(there, Here(most=1)).complete
+    assert remote.names("") == []
+
+
+def test_storage_without_conditions_is_written_all_the_same(remote: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    put = obstore.put
+
+    def refusing(*given: Any, mode: str = "overwrite", **also: Any) -> Any:
+        if mode == "create":
+            raise obstore.exceptions.GenericError("501 Not Implemented: <Code>NotImplemented</Code>")
+        return put(*given, **also)
+
+    monkeypatch.setattr(obstore, "put", refusing)
+    assert remote.create("plan", b"1")
+    assert remote.read("plan") == b"1"
 
 
 def test_crops_in_storage_that_fails_now_and_then(
@@ -111,6 +207,13 @@ def test_crops_in_storage_that_fails_now_and_then(
     run = replace(cohort.run, folder=Path(), address=Address.parse("s3://crops/night"))
     with reachable(objects, monkeypatch):
         outcome = infer_cohort(replace(cohort, run=run), Here())
-    assert outcome.errors == {"truncated": 2}
-    require_same(published(cohort.output), expected)
-    assert len(objects.requests) > 90
+        assert outcome.errors == {"truncated": 2}
+        require_same(published(cohort.output), expected)
+        assert len(objects.requests) > 90
+        # One is replaced.
+        one, other = (f"night/{expected[place]['path']}" for place in (20, 5))
+        objects.bodies[one] = objects.bodies[other]
+        here = Here()
+        infer_cohort(replace(cohort, run=replace(run, resume=True)), here)
+    assert here.answered == [1]
+    assert published(cohort.output)[20]["sha256"] == expected[5]["sha256"]
