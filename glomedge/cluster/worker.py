@@ -21,7 +21,7 @@ from glomedge.cluster.crops_seen import require_folder, require_seen
 from glomedge.cluster.plan import Plan, part_batches
 from glomedge.cluster.store import Store, parquet_bytes
 from glomedge.engine.options import EngineOptions
-from glomedge.errors import OutputError
+from glomedge.errors import OutputError, StorageError
 from glomedge.files.addresses import is_address
 from glomedge.files.names import unescape_name
 from glomedge.model.file import ModelFile, read_model_file
@@ -260,8 +260,17 @@ def read_inputs(store: Store, name: str, part: int) -> tuple[list[str], list[Cas
 
     try:
         columns = _inputs_of(store, name).read_row_group(part).to_pydict()
+    except StorageError as error:
+        _inputs_of.cache_clear()
+        raise OutputError(f"{error} What is answered is kept: use --resume.") from None
     except (pyarrow.ArrowException, OSError) as error:
-        raise OutputError(f"{store.where}/{name} is damaged: {str(error)[:120]}. Run again with --overwrite.") from None
+        _inputs_of.cache_clear()
+        where = f"{store.where.rstrip('/')}/{name}"
+        if isinstance(error, OSError) and error.errno is not None:  # the disk's; pyarrow's own have no number
+            raise OutputError(
+                f"{where} cannot be read: {error.strerror}. Check the disk, then run again with --resume."
+            ) from None
+        raise OutputError(f"{where} is damaged: {str(error)[:120]}. Run again with --overwrite.") from None
     return columns["path"], [CaseName(*both) for both in zip(columns["case"], columns["slide"], strict=True)]
 
 
