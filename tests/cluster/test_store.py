@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from glomedge.cli.infer import print_summary
 from glomedge.cluster import store as module
 from glomedge.cluster.cohort import infer_cohort
 from glomedge.cluster.options import CohortOptions
@@ -81,12 +82,16 @@ def test_no_address_is_refused() -> None:
         Store("ftp://x")
 
 
-def test_results_go_to_an_address_and_a_run_goes_on_there(cohort: CohortOptions, remote: Store, tmp_path: Path) -> None:
+def test_results_go_to_an_address_and_a_run_goes_on_there(
+    cohort: CohortOptions, remote: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     expected = plainly(cohort, tmp_path / "plain")
     there = replace(cohort, output=remote.where)
     assert not infer_cohort(there, Here(most=2)).complete
     outcome = infer_cohort(replace(there, run=replace(there.run, resume=True)), Here())
     assert outcome.complete
+    print_summary(outcome, there.folder or there.output)
+    assert "\nWritten to s3://results/run: cases.parquet, report.html, run.json\n" in capsys.readouterr().out
     assert remote.names("") == ["cases.parquet", "report.html", "run.json"]
     assert json.loads(remote.read("run.json") or b"")["arguments"]["output"] == "s3://results/run"
     for name in remote.names("predictions"):
