@@ -303,8 +303,8 @@ def print_shard(outcome: Outcome, shard: Shard, output: Path) -> None:
     typer.echo(RESEARCH_USE_NOTICE)
 
 
-def print_summary(outcome: Outcome, output: Path) -> None:
-    """Cases first, then counts, notes and where the files are."""
+def print_summary(outcome: Outcome, output: Path | str) -> None:
+    """Cases first, then counts, notes and where the files are: a folder, or the text of an address."""
     from rich.console import Console
 
     from glomedge.cases.summary import called
@@ -329,8 +329,9 @@ def print_summary(outcome: Outcome, output: Path) -> None:
         console.print(line, soft_wrap=True)
     for note in outcome.notes:
         console.print(f"Note: {note}", soft_wrap=True)
-    names = [path.name for path in outcome.files if path.parent == output]
+    names = [path.name for path in outcome.files if isinstance(output, str) or path.parent == output]
     if within := len(outcome.files) - len(names):
         names.append(f"{within} {'file' if within == 1 else 'files'} in annotations/")
-    console.print(f"Written to {escape_name(bytes(output))}: {', '.join(names)}", soft_wrap=True)
+    shown = output.encode("utf-8", "surrogateescape") if isinstance(output, str) else bytes(output)
+    console.print(f"Written to {escape_name(shown)}: {', '.join(names)}", soft_wrap=True)
     console.print(RESEARCH_USE_NOTICE)

@@ -185,7 +185,7 @@ def infer_ray(
     if as_json:
         typer.echo(json.dumps(outcome.record, indent=2, ensure_ascii=False))
     else:
-        print_summary(outcome, Path(output))
+        print_summary(outcome, options.folder or output)
     raise typer.Exit(outcome.exit_code)
 
 

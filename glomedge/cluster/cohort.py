@@ -24,6 +24,7 @@ from glomedge.files.names import escape_name
 from glomedge.model import origin, site
 from glomedge.model.file import ModelFile, read_model_file
 from glomedge.pipeline.inputs import Found, Scan
+from glomedge.pipeline.witnesses import evenly
 from glomedge.reports.run_page_data import MAX_THUMBNAILS
 from glomedge.results.answer_table import AnswerTable
 from glomedge.results.folder import WORK_FOLDER, OutputFolder
@@ -194,6 +195,7 @@ class _Cohort:
             decode_timeout_s=run.decode_timeout_s,
             follow_symlinks=run.follow_symlinks,
             pictures=-(-MAX_THUMBNAILS // plan.parts) if run.report else 0,
+            witnesses=evenly(self._found.inputs),
         )
 
     def _answer(

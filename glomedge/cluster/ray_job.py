@@ -23,12 +23,15 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from glomedge.cluster.plan import ATTEMPTS
 from glomedge.cluster.worker import Done, Job, Worker, on_gpu
 from glomedge.errors import GlomedgeError, MissingExtraError, UsageError
 from glomedge.system import cpu, telemetry
 
 _TICK_S = 0.2
 _STARTS = 3
+_BEGINS_WITHIN_S = 900.0
+"""For the first worker to begin a part: packages are imported on a node for the first time, and an engine is made."""
 _NICENESS = "RAY_worker_niceness"
 _OBJECTS_BYTES = 128 << 20
 _OURS = re.compile(r"\bglomedge\.errors\.\w*Error: (.+)")
@@ -100,17 +103,32 @@ class _Stream:
 
     def run(self, done: Callable[[Done], None], stop: Callable[[], bool]) -> bool:
         threading.Thread(target=self._consume, name="glomedge-ray", daemon=True).start()
+        begin_s, begun = time.monotonic(), False
         while not stop():
             try:
                 said = self._said.get(timeout=_TICK_S)
             except queue.Empty:
+                if not begun and time.monotonic() - begin_s > _BEGINS_WITHIN_S:
+                    self._require_begun()
+                    begun = True
                 continue
+            begun = True
             if said is None:
                 return True
             if isinstance(said, BaseException):
                 raise _explained(said)
             done(said)
         return False
+
+    def _require_begun(self) -> None:
+        """Ray waits without end for room, and for nodes that cannot start a worker. Raises GlomedgeError."""
+        store, plan = self._job.store, self._job.plan
+        if not store.names(ATTEMPTS) and plan.done(store).isdisjoint(self._parts):
+            raise GlomedgeError(
+                f"No worker of this Ray cluster has begun within {_BEGINS_WITHIN_S / 60:g} minutes. It may have no "
+                f"node with {self._job.cpus} free CPUs any more, or its nodes do not see {store.where}: look at ray "
+                f"status and at the logs of Ray. {_ADVICE}"
+            )
 
     def _consume(self) -> None:
         try:
@@ -234,13 +252,21 @@ def _room(ray: Any, job: Job, wanted: int | None, parts: int) -> int:
             f"Too few CPUs: {wanted or 1} workers need {needs} each on one node, and this Ray cluster has {has}: room "
             f"for {room}. Give fewer --workers or --cpus-per-worker, or add nodes."
         )
-    free = fitting([ray.available_resources()])
+    free = fitting(_free(ray))
     if free < 1:
         raise UsageError(
-            f"Every CPU of this Ray cluster is in use: it has {has}, and not {needs} free for one worker. Wait for the "
-            "other jobs to end, or give fewer --cpus-per-worker."
+            f"Every CPU of this Ray cluster is in use: it has {has}, and not {needs} free on one node for a worker. "
+            "Wait for the other jobs to end, or give fewer --cpus-per-worker."
         )
     return max(1, min(wanted or free, room, parts))
+
+
+def _free(ray: Any) -> list[dict[str, float]]:
+    """What is free on each node: CPUs of two nodes make no worker."""
+    try:
+        return list(ray._private.state.available_resources_per_node().values())
+    except Exception:  # noqa: BLE001 - a client (ray://) is told only what is free on all of them together
+        return [ray.available_resources()]
 
 
 def _explained(error: BaseException) -> GlomedgeError:

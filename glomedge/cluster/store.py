@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import functools
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -142,7 +143,8 @@ class _Writable(Storage):
     def reader(self, name: str) -> io.RawIOBase:
         """A file to read parts of."""
         with self._told(name.encode()):
-            return _Reader(self._library.open_reader(self._store, self._key(name.encode())))
+            reader = self._library.open_reader(self._store, self._key(name.encode()))
+        return _Reader(reader, lambda: self._told(name.encode()))
 
     def write(self, name: str, data: bytes) -> None:
         """An object appears when all of it has arrived."""
@@ -182,11 +184,16 @@ class _Writable(Storage):
 
 
 class _Reader(io.RawIOBase):
-    """The library's reader as a file of Python's, which pyarrow takes."""
+    """The library's reader as a file of Python's, which pyarrow takes.
 
-    def __init__(self, reader: Any) -> None:
+    Args:
+        reader: the library's.
+        told: what turns an error of the library's into StorageError: it asks for the bytes only when they are read.
+    """
+
+    def __init__(self, reader: Any, told: Callable[[], AbstractContextManager[None]]) -> None:
         super().__init__()
-        self._reader = reader
+        self._reader, self._told = reader, told
 
     def readable(self) -> bool:
         return True
@@ -195,13 +202,16 @@ class _Reader(io.RawIOBase):
         return True
 
     def seek(self, offset: int, whence: int = 0) -> int:
-        return int(self._reader.seek(offset, whence))
+        with self._told():
+            return int(self._reader.seek(offset, whence))
 
     def tell(self) -> int:
-        return int(self._reader.tell())
+        with self._told():
+            return int(self._reader.tell())
 
     def read(self, size: int = -1) -> bytes:
-        return bytes(self._reader.readall() if size < 0 else self._reader.read(size))
+        with self._told():
+            return bytes(self._reader.readall() if size < 0 else self._reader.read(size))
 
 
 @functools.cache

@@ -17,11 +17,12 @@ from typing import TYPE_CHECKING, Any
 
 from glomedge.about import RESEARCH_USE_NOTICE, __version__
 from glomedge.cases.names import CaseName
+from glomedge.cluster.crops_seen import require_folder, require_seen
 from glomedge.cluster.plan import Plan, part_batches
 from glomedge.cluster.stamps import stamps_bytes
 from glomedge.cluster.store import Store, parquet_bytes
 from glomedge.engine.options import EngineOptions
-from glomedge.errors import OutputError
+from glomedge.errors import OutputError, StorageError
 from glomedge.files.addresses import is_address
 from glomedge.files.names import unescape_name
 from glomedge.model.file import ModelFile, read_model_file
@@ -29,6 +30,7 @@ from glomedge.pipeline.inputs import Found, Keys
 from glomedge.pipeline.prepare import Answer
 from glomedge.pipeline.settings import Settings
 from glomedge.pipeline.standing import StandingPipeline
+from glomedge.pipeline.witnesses import Witnesses
 from glomedge.reports.run_page_data import importance
 from glomedge.results.answer_table import AnswerTable
 from glomedge.results.journal import pack
@@ -65,6 +67,7 @@ class Job:
         decode_timeout_s: longest time for a crop.
         follow_symlinks: whether linked files may be read.
         pictures: of how many crops of a part the report gets a picture.
+        witnesses: names of inputs that tell whether a node sees the crops (``pipeline.witnesses``).
         version: of glomedge; that of every worker must be the same.
     """
 
@@ -80,6 +83,7 @@ class Job:
     decode_timeout_s: float = 30.0
     follow_symlinks: bool = False
     pictures: int = 0
+    witnesses: tuple[bytes, ...] = ()
     version: str = __version__
 
 
@@ -106,7 +110,7 @@ class Worker:
         model: the bytes of the model's file.
 
     Raises:
-        GlomedgeError: this machine has another glomedge, or the model cannot be opened here.
+        GlomedgeError: this machine has another glomedge, or does not see the crops, or the model cannot be opened here.
     """
 
     def __init__(self, job: Job, model: bytes) -> None:
@@ -115,7 +119,8 @@ class Worker:
                 f"This run is of glomedge {job.version}, and a worker has {__version__}. Install the same version on "
                 "every node."
             )
-        self._job = job
+        require_folder(job.root)
+        self._job, self._witnesses = job, Witnesses(job.root, job.witnesses)
         self._folder = tempfile.TemporaryDirectory(prefix="glomedge-model-")
         path = Path(self._folder.name) / job.model_name
         path.write_bytes(model)
@@ -166,7 +171,8 @@ class Worker:
         """Answer a part and write its file, unless it is there.
 
         Raises:
-            GlomedgeError: the model cannot be run, or the store cannot be read or written.
+            GlomedgeError: the model cannot be run, the store cannot be read or written, or this node no longer sees the
+                crops.
         """
         job, plan = self._job, self._job.plan
         begin, end = plan.bounds(part)
@@ -195,6 +201,7 @@ class Worker:
         found = [Found(unescape_name(path)) for path in paths]
         bounds = part_batches(job.plan, part, taper=not on_gpu(job.engine))
         answers = self._pipeline.answers([found[begin:end] for begin, end in bounds])
+        require_seen(answers, self._witnesses, job.root)
         blocks = self._blocks(answers, found, dict(zip(paths, cases, strict=True)))
         if job.pictures:
             # First, so that a part that is there has its pictures.
@@ -257,8 +264,17 @@ def read_inputs(store: Store, name: str, part: int) -> tuple[list[str], list[Cas
 
     try:
         columns = _inputs_of(store, name).read_row_group(part).to_pydict()
+    except StorageError as error:
+        _inputs_of.cache_clear()
+        raise OutputError(f"{error} What is answered is kept: use --resume.") from None
     except (pyarrow.ArrowException, OSError) as error:
-        raise OutputError(f"{store.where}/{name} is damaged: {str(error)[:120]}. Run again with --overwrite.") from None
+        _inputs_of.cache_clear()
+        where = f"{store.where.rstrip('/')}/{name}"
+        if isinstance(error, OSError) and error.errno is not None:  # the disk's; pyarrow's own have no number
+            raise OutputError(
+                f"{where} cannot be read: {error.strerror}. Check the disk, then run again with --resume."
+            ) from None
+        raise OutputError(f"{where} is damaged: {str(error)[:120]}. Run again with --overwrite.") from None
     return columns["path"], [CaseName(*both) for both in zip(columns["case"], columns["slide"], strict=True)]
 
 

@@ -23,6 +23,21 @@ def is_address(place: bytes) -> bool:
     return _SCHEME.match(place) is not None
 
 
+def has_key(place: bytes) -> bool:
+    """Whether an address, with whatever scheme, has an account or a key before its host."""
+    scheme, mark, rest = place.partition(b"://")
+    authority = rest.partition(b"/")[0]
+    return bool(mark) and (b":" in authority or (b"@" in authority and scheme != b"abfss"))
+
+
+def shown(place: bytes) -> str:
+    """An address or a path for a message, without what is secret in it: messages end up in logs."""
+    if has_key(place):
+        return f"{escape_name(place.partition(b'://')[0])}://..."
+    begin, mark, _ = place.partition(b"?")
+    return escape_name(begin) + "?..." if mark and b"://" in begin else escape_name(place)
+
+
 @dataclass(frozen=True)
 class Address:
     """A folder in object storage, as a person writes it: nothing in it is percent-encoded.
@@ -44,28 +59,28 @@ class Address:
         Raises:
             UsageError: another scheme, no bucket, a password or options in it.
         """
-        shown = escape_name(text.encode("utf-8", "surrogateescape"))
+        place = text.encode("utf-8", "surrogateescape")
         scheme, _, rest = text.partition("://")
         authority, _, prefix = rest.partition("/")
         if scheme not in SCHEMES:
             raise UsageError(
-                f"{shown} is no address that can be read. Give one that begins with "
+                f"{shown(place)} is no address that can be read. Give one that begins with "
                 f"{', '.join(f'{name}://' for name in SCHEMES)}; or a folder."
             )
-        if ":" in authority or (scheme != "abfss" and "@" in authority):
-            # Without the address itself: it has a secret in it, and messages end up in logs.
+        if has_key(place):
+            # Without the address itself: it has a secret in it.
             raise UsageError(
                 "An address must not have an account or a key in it. Give these by the environment, such as "
                 "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (docs/cluster.md)."
             )
         if not authority or "?" in text:
             raise UsageError(
-                f"{shown} is no folder in a bucket. Write it like {scheme}://bucket/folder; the environment gives the "
-                "endpoint and the region, such as AWS_ENDPOINT_URL and AWS_REGION."
+                f"{shown(place)} is no folder in a bucket. Write it like {scheme}://bucket/folder; the environment "
+                "gives the endpoint and the region, such as AWS_ENDPOINT_URL and AWS_REGION."
             )
         prefix = prefix.removesuffix("/")
         if prefix and not {"", ".", ".."}.isdisjoint(prefix.split("/")):
-            raise UsageError(f"{shown} is not written as short as it can be. Omit '//', '.' and '..'.")
+            raise UsageError(f"{shown(place)} is not written as short as it can be. Omit '//', '.' and '..'.")
         return cls(scheme, authority, prefix)
 
     @property

@@ -12,6 +12,7 @@ import functools
 import hashlib
 import importlib.util
 import os
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -32,6 +33,8 @@ _PAGE = 1000
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MAX_REASON_CHARACTERS = 300
 _DENIED = "status code: 401", "status code: 403"
+_USER = re.compile(r"//[^/\s]*@")
+"""The account and the key in an endpoint."""
 _AWS_ENDPOINTS = "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT"
 _ALLOW_HTTP = ("AWS_ALLOW_HTTP", "AZURE_ALLOW_HTTP")
 # Any of these in the environment is a way to credentials that the library knows by itself.
@@ -190,7 +193,7 @@ class Storage:
         """The library's error in words, with what to do."""
         exceptions = self._library.exceptions
         # Behind the first line it prints its own structures, with keys and endpoints many times over.
-        said = str(error).partition("\n")[0].strip()
+        said = _USER.sub("//", str(error).partition("\n")[0].strip())
         shown = self._shown(name)
         if "NoSuchBucket" in str(error) or "ContainerNotFound" in str(error):
             return StorageError("bucket", f"There is no bucket {self.address.bucket}. Check its name and the endpoint.")
@@ -234,7 +237,10 @@ def _aws_credentials() -> dict[str, Any]:
     found = ""
     for name in _AWS_ENDPOINTS:
         if (endpoint := os.environ.get(name)) and not endpoint.startswith(("http://", "https://")):
-            raise StorageError("io", f"{name} is {endpoint!r}. Write it like https://storage.example.org:9000")
+            # Without it: it may have an account and a key before its host.
+            raise StorageError(
+                "io", f"{name} begins with neither https:// nor http://. Write it like https://storage.example.org:9000"
+            )
     if any(os.environ.get(name) for name in _AWS_KEYS):
         return {}
     if importlib.util.find_spec("boto3") is not None:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from glomedge.errors import StorageError
 from glomedge.pipeline.inputs import Found
 from glomedge.pipeline.prepare import Answer
+from glomedge.pipeline.witnesses import Witnesses
 from glomedge.results.grey_crops import GreyStore
 from glomedge.results.journal import Journal
 from glomedge.results.rows import Attachment
@@ -16,7 +17,7 @@ from glomedge.results.thumbnails import ThumbnailFile
 
 _SYNC_EVERY_S = 1.0
 MOST_UNREAD = 32
-"""So many objects in a row that could not be read are no fault of theirs: the storage is away, or access has ended."""
+"""So many objects in a row that could not be read are a reason to ask whether it is away, or access has ended."""
 
 
 class FolderSink:
@@ -24,7 +25,8 @@ class FolderSink:
 
     Args:
         journal, thumbnails, grey_crops: where they go; None for what is not wanted.
-        from_storage: the inputs are objects in storage; many in a row that cannot be read end the run.
+        witnesses: where the inputs are objects in storage: many in a row that cannot be read end the run, unless one of
+            these can be.
 
     Raises OutputError where the disk is full, StorageError where the storage is away.
     """
@@ -35,14 +37,14 @@ class FolderSink:
         thumbnails: ThumbnailFile | None,
         grey_crops: GreyStore | None = None,
         *,
-        from_storage: bool = False,
+        witnesses: Witnesses | None = None,
     ) -> None:
         self._journal = journal
         self._thumbnails = thumbnails
         self._grey_crops = grey_crops
         self._synced_s = time.monotonic()
         self._lock = threading.Lock()
-        self._from_storage = from_storage
+        self._witnesses = witnesses
         self._unread = 0
         self.answered = 0
 
@@ -55,15 +57,20 @@ class FolderSink:
         self._journal.rows([(answer, self._kept(answer)) for answer in answers])
         with self._lock:
             self.answered += len(answers)
-            if self._from_storage:
-                self._require_storage(answers)
+            if self._witnesses is not None:
+                self._require_storage(answers, self._witnesses)
 
-    def _require_storage(self, answers: Sequence[Answer]) -> None:
+    def _require_storage(self, answers: Sequence[Answer], witnesses: Witnesses) -> None:
         """Their rows are in the journal, and are asked for again on resume."""
         for answer in answers:
+            if answer.sha256 is not None:
+                witnesses.saw(answer.found.relative)
             unread = answer.sha256 is None and answer.status not in ("error:vanished", "error:too_large")
             self._unread = self._unread + 1 if unread else 0
             if self._unread >= MOST_UNREAD:
+                if witnesses.any_readable():  # so those cannot be, for good
+                    self._unread = 0
+                    continue
                 raise StorageError(
                     "io",
                     f"{self._unread} inputs in a row could not be read from storage, the last one because: "

@@ -20,6 +20,7 @@ from typing import Any
 from glomedge.cases.names import CaseFinder, CaseName
 from glomedge.cases.text import counted, some
 from glomedge.errors import MissingExtraError, OutputError, UsageError
+from glomedge.files import addresses
 from glomedge.files.addresses import Address, Place, is_address
 from glomedge.files.names import escape_name, guard, neutralise, restore, unescape_name
 from glomedge.files.storage import storage_at
@@ -66,8 +67,8 @@ def address_in(path: Path) -> Address:
     name = unescape_name(shown)
     if not is_address(name):
         raise UsageError(
-            f"The manifest {_shown(path)} begins with the path {shown!r}, which is no address. Give the folder or the "
-            "address that its paths are relative to: glomedge infer FOLDER --inputs ..."
+            f"The manifest {_shown(path)} begins with the path {addresses.shown(name)!r}, which is no address. Give "
+            "the folder or the address that its paths are relative to: glomedge infer FOLDER --inputs ..."
         )
     return Address.parse(Address.parse(name.decode("utf-8", "surrogateescape")).bucket)
 
@@ -104,7 +105,7 @@ def read_manifest(path: Path, place: Place) -> Manifest:
             name = address.below(name) or name
         wrong = _problem(name, endings)
         if wrong is not None:
-            problems.append(f"row {row} {escape_name(name)!r} {wrong}")
+            problems.append(f"row {row} {addresses.shown(name)!r} {wrong}")
             continue
         manifest.paths.append(name)
         if case:
@@ -125,6 +126,8 @@ def read_manifest(path: Path, place: Place) -> Manifest:
 def _problem(name: bytes, endings: tuple[bytes, ...]) -> str | None:
     if not name or b"\0" in name:
         return "is no path"
+    if addresses.has_key(name):
+        return "has an account or a key in it, which only the environment must have"
     if is_address(name) or name.startswith(b"/") or b".." in name.split(b"/"):
         return "is not below the folder"
     if b"" in name.split(b"/") or b"." in name.split(b"/"):

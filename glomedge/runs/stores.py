@@ -9,6 +9,7 @@ from types import TracebackType
 
 from glomedge.errors import OutputError
 from glomedge.files.writing import write_atomically
+from glomedge.pipeline.witnesses import Witnesses, evenly
 from glomedge.results.folder import OutputFolder
 from glomedge.results.grey_crops import GreyStore
 from glomedge.results.journal import Journal
@@ -50,7 +51,9 @@ class RunStores:
     ) -> None:
         self.thumbnails: ThumbnailFile | None = None
         self.grey_crops: GreyStore | None = None
-        self._from_storage = options.address is not None
+        self._witnesses = (
+            None if options.address is None else Witnesses(bytes(options.address), evenly(plan.contents.answers.inputs))
+        )
         with contextlib.ExitStack() as opened:
             self.journal = Journal(output.journal_path, plan.contents.good_bytes)
             opened.callback(self.journal.close)
@@ -73,7 +76,7 @@ class RunStores:
 
     def sink(self) -> FolderSink:
         """Where the pipeline's answers go."""
-        return FolderSink(self.journal, self.thumbnails, self.grey_crops, from_storage=self._from_storage)
+        return FolderSink(self.journal, self.thumbnails, self.grey_crops, witnesses=self._witnesses)
 
     def __enter__(self) -> RunStores:
         return self

@@ -8,8 +8,11 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import psutil
 import pytest
@@ -17,6 +20,8 @@ import pytest
 from glomedge.cluster import ray_job
 from glomedge.cluster.cohort import infer_cohort
 from glomedge.cluster.options import CohortOptions
+from glomedge.cluster.plan import Plan
+from glomedge.cluster.store import Store
 from glomedge.errors import GlomedgeError, MissingExtraError, UsageError
 from helpers.cohort_kit import plainly, published, require_same
 from helpers.ray_kit import driver
@@ -74,15 +79,28 @@ def test_without_ray_the_extra_is_named(cohort: CohortOptions, monkeypatch: pyte
 class Cluster:
     """What is asked of a Ray that has these nodes."""
 
-    def __init__(self, nodes: list[dict[str, float]], free: dict[str, float] | None = None) -> None:
+    def __init__(self, nodes: list[dict[str, float]], free: list[dict[str, float]] | None = None) -> None:
         self._nodes = nodes
-        self._free = free
+        self._free = nodes if free is None else free
+
+    @property
+    def _private(self) -> Any:
+        by_node = {str(number): free for number, free in enumerate(self._free)}
+        return SimpleNamespace(state=SimpleNamespace(available_resources_per_node=lambda: by_node))
 
     def nodes(self) -> list[dict[str, object]]:
         return [{"Alive": True, "Resources": node} for node in self._nodes]
 
+
+class Client(Cluster):
+    """The same by ``ray://``, which tells what is free of all nodes together alone."""
+
+    @property
+    def _private(self) -> Any:
+        raise RuntimeError("not connected")
+
     def available_resources(self) -> dict[str, float]:
-        return self._free if self._free is not None else {"CPU": sum(node.get("CPU", 0) for node in self._nodes)}
+        return {"CPU": sum(node.get("CPU", 0) for node in self._free)}
 
 
 class OfCpus:
@@ -102,8 +120,9 @@ def test_as_many_workers_as_there_is_room_for() -> None:
     assert room(Cluster([{"CPU": 16}, {"CPU": 7}]), cpus=2) == 11
     assert room(Cluster([{"CPU": 16}, {"CPU": 7}]), cpus=2, wanted=3) == 3
     assert room(Cluster([{"CPU": 16}]), cpus=2, parts=5) == 5
-    assert room(Cluster([{"CPU": 16}], free={"CPU": 5}), cpus=2) == 2
-    assert room(Cluster([{"CPU": 16, "GPU": 2}], free={"CPU": 16, "GPU": 2}), cpus=4, provider="cuda") == 2
+    assert room(Cluster([{"CPU": 16}], free=[{"CPU": 5}]), cpus=2) == 2
+    assert room(Client([{"CPU": 16}, {"CPU": 7}], free=[{"CPU": 1}, {"CPU": 5}]), cpus=2) == 3
+    assert room(Cluster([{"CPU": 16, "GPU": 2}], free=[{"CPU": 16, "GPU": 2}]), cpus=4, provider="cuda") == 2
 
 
 def test_too_few_cpus_are_a_sentence_not_a_wait() -> None:
@@ -115,9 +134,32 @@ def test_too_few_cpus_are_a_sentence_not_a_wait() -> None:
     with pytest.raises(UsageError, match=r"3 workers need 1 CPUs each .* room for 2\. Give fewer --workers"):
         room(two, cpus=1, wanted=3)
     with pytest.raises(UsageError, match="Every CPU of this Ray cluster is in use"):
-        room(Cluster([{"CPU": 2}], free={}), cpus=1)
+        room(Cluster([{"CPU": 2}], free=[{}]), cpus=1)
+    with pytest.raises(UsageError, match="has 4 CPUs on 2 nodes, and not 2 CPUs free on one node for a worker"):
+        room(Cluster([{"CPU": 2}, {"CPU": 2}], free=[{"CPU": 1}, {"CPU": 1}]), cpus=2)
     with pytest.raises(UsageError, match=r"4 CPUs and a GPU each .* has 16 CPUs and 0 GPUs"):
         room(Cluster([{"CPU": 16}]), cpus=4, provider="cuda")
+
+
+def test_workers_that_never_begin_are_a_sentence_not_a_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray_job, "_BEGINS_WITHIN_S", 0.0)
+    store, plan, over = Store(str(tmp_path)), Plan(64, 32, 8, {}), threading.Event()
+    job = SimpleNamespace(store=store, plan=plan, cpus=2)
+    ray = SimpleNamespace(put=lambda model: model)
+
+    def stream() -> ray_job._Stream:
+        made = ray_job._Stream(ray, job, b"", [0, 1], 1)  # type: ignore[arg-type]
+        monkeypatch.setattr(made, "_dataset", lambda: SimpleNamespace(iter_rows=lambda: iter(over.wait, True)))
+        return made
+
+    try:
+        with pytest.raises(GlomedgeError, match=r"No worker of this Ray cluster has begun .* 2 free CPUs .*--resume"):
+            stream().run(lambda done: None, lambda: False)
+        store.write(plan.attempts_file(1), b"1")
+        polled = iter([False] * 4)
+        assert not stream().run(lambda done: None, lambda: next(polled, True))
+    finally:
+        over.set()
 
 
 def test_what_failed_is_said_in_a_sentence() -> None:

@@ -13,13 +13,15 @@ from typing import Any
 
 import pytest
 
+from glomedge.cli.infer import print_summary
 from glomedge.cluster import cohort as cohort_module
 from glomedge.cluster import store as module
 from glomedge.cluster.cohort import infer_cohort
 from glomedge.cluster.options import CohortOptions
-from glomedge.cluster.store import Store
-from glomedge.cluster.worker import inputs_bytes
+from glomedge.cluster.store import Store, parquet_bytes
+from glomedge.cluster.worker import inputs_bytes, read_inputs
 from glomedge.errors import OutputError, UsageError
+from glomedge.files import storage
 from glomedge.files.addresses import Address
 from helpers.cohort_kit import Here, plainly, published, require_same
 from helpers.s3_server import Objects, reachable
@@ -85,12 +87,16 @@ def test_no_address_is_refused() -> None:
         Store("ftp://x")
 
 
-def test_results_go_to_an_address_and_a_run_goes_on_there(cohort: CohortOptions, remote: Store, tmp_path: Path) -> None:
+def test_results_go_to_an_address_and_a_run_goes_on_there(
+    cohort: CohortOptions, remote: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     expected = plainly(cohort, tmp_path / "plain")
     there = replace(cohort, output=remote.where)
     assert not infer_cohort(there, Here(most=2)).complete
     outcome = infer_cohort(replace(there, run=replace(there.run, resume=True)), Here())
     assert outcome.complete
+    print_summary(outcome, there.folder or there.output)
+    assert "\nWritten to s3://results/run: cases.parquet, report.html, run.json\n" in capsys.readouterr().out
     assert remote.names("") == ["cases.parquet", "report.html", "run.json"]
     assert json.loads(remote.read("run.json") or b"")["arguments"]["output"] == "s3://results/run"
     require_same(rows_in(remote, tmp_path / "fetched"), expected)
@@ -217,3 +223,34 @@ def test_crops_in_storage_that_fails_now_and_then(
         infer_cohort(replace(cohort, run=replace(run, resume=True)), here)
     assert here.answered == [1]
     assert published(cohort.output)[20]["sha256"] == expected[5]["sha256"]
+
+
+@pytest.mark.parametrize(("fault", "said"), [("503", "cannot be read"), ("403", "is denied")])
+def test_a_fault_of_the_storage_is_no_damage(monkeypatch: pytest.MonkeyPatch, fault: str, said: str) -> None:
+    import pyarrow
+
+    for name, value in (("_MAX_RETRIES", 1), ("_FIRST_BACKOFF_S", 0.001), ("_LONGEST_BACKOFF_S", 0.01)):
+        monkeypatch.setattr(storage, name, value)
+    names = [f"a/{each:06}.png" for each in range(2000)]
+    body = parquet_bytes(pyarrow.table({"path": names, "case": names, "slide": names}), [1000, 1000])
+    objects = Objects({"run/inputs.parquet": body, "run/bad.parquet": b"PAR1 not so PAR1"})
+    module._opened.cache_clear()
+    with reachable(objects, monkeypatch):
+        store = Store("s3://crops/run")
+        assert read_inputs(store, "inputs.parquet", 0)[0] == names[:1000]
+        for part in (0, 1):  # when a part is read of a file that is open, and when the file is opened
+            objects.fault = lambda method, key, before: fault if method == "GET" else None
+            with pytest.raises(OutputError, match=rf"{said}.* use --resume\.$") as caught:
+                read_inputs(store, "inputs.parquet", 1 - part)
+            assert "damaged" not in str(caught.value)
+        objects.fault = lambda method, key, before: None
+        assert read_inputs(store, "inputs.parquet", 1)[0] == names[1000:]
+        with pytest.raises(OutputError, match=r"bad\.parquet is damaged: .*--overwrite"):
+            read_inputs(store, "bad.parquet", 0)
+    module._opened.cache_clear()
+
+
+def test_a_fault_of_the_disk_is_no_damage(tmp_path: Path) -> None:
+    (tmp_path / "inputs.parquet").mkdir()
+    with pytest.raises(OutputError, match=r"inputs\.parquet cannot be read: .* --resume"):
+        read_inputs(Store(str(tmp_path)), "inputs.parquet", 0)

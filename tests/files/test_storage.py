@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from glomedge.errors import StorageError, UsageError
+from glomedge.files import addresses
 from glomedge.files import storage as module
 from glomedge.files.addresses import Address, address_of, is_address, place_of
 from glomedge.files.storage import Storage, storage_at
@@ -132,7 +133,7 @@ def test_without_credentials_nothing_is_asked(objects: Objects, monkeypatch: pyt
         at().stat(b"1.png")
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"127.0.0.1:{objects.port}")
     module.forget()
-    with pytest.raises(StorageError, match=r"AWS_ENDPOINT_URL is '127\.0\.0\.1.*Write it like https://"):
+    with pytest.raises(StorageError, match=r"AWS_ENDPOINT_URL begins with neither .*Write it like https://"):
         at()
 
 
@@ -171,4 +172,27 @@ def test_addresses() -> None:
             place_of(text)
     with pytest.raises(UsageError, match="must not have an account or a key") as caught:
         place_of("s3://AKIA:geheim@crops/x")
+    assert "geheim" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["https://a:geheim@host/x", "s3://a:gehe/geheim@crops/x", "az://c/x?sig=geheim"])
+def test_a_key_in_an_address_is_not_shown(text: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        place_of(text)
+    assert "geheim" not in str(caught.value)
+    assert "geheim" not in addresses.shown(text.encode())
+
+
+def test_other_addresses_are_shown() -> None:
+    for text in ("s3://crops/a@b:c.png", "abfss://crops@account.dfs.core.windows.net/x", "a/b?c.png"):
+        assert addresses.shown(text.encode()) == text
+
+
+def test_a_key_in_an_endpoint_is_not_shown(objects: Objects, monkeypatch: pytest.MonkeyPatch) -> None:
+    said = at()._failure(OSError("no route to http://AKIA:geheim@store.example/crops?list: timed out"))
+    assert "no route to http://store.example/crops?list: timed out" in str(said)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "AKIA:geheim@store.example")
+    module.forget()
+    with pytest.raises(StorageError, match="AWS_ENDPOINT_URL begins with neither") as caught:
+        at()
     assert "geheim" not in str(caught.value)

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from glomedge.errors import OutputError, UsageError
-from glomedge.files.addresses import Place
+from glomedge.files.addresses import Address, Place
 from glomedge.runs.folder import Options, infer_folder
-from glomedge.runs.manifest import Manifest, read_manifest, write_manifest
+from glomedge.runs.manifest import Manifest, address_in, read_manifest, write_manifest
 from glomedge.runs.merge import MergeOptions, merge_shards
 from glomedge.runs.shard_of import Shard
 from helpers.run_kit import outputs, table
@@ -198,3 +198,16 @@ def test_folders_that_cannot_be_listed_are_named(not_root: Path) -> None:
     (not_root / "shut").chmod(0)
     written = write_manifest(not_root, not_root / "manifest.csv")
     assert (written.rows, written.unlisted) == (1, ["shut/"])
+
+
+@pytest.mark.parametrize("place", [Path("crops"), Address.parse("s3://crops")])
+@pytest.mark.parametrize("path", ["s3://AKIA:geheim@crops/x.png", "https://AKIA:geheim@host/x.png"])
+def test_a_key_in_an_address_is_not_shown(tmp_path: Path, place: Place, path: str) -> None:
+    (tmp_path / "crops.csv").write_text(f"path\n{path}\n")
+    with pytest.raises(UsageError, match=r"row 1 '\w+://\.\.\.' has an account or a key in it") as caught:
+        read_manifest(tmp_path / "crops.csv", place)
+    assert "geheim" not in str(caught.value)
+    (tmp_path / "crops.csv").write_text(f"path\n {path}\n")
+    with pytest.raises(UsageError) as caught:
+        address_in(tmp_path / "crops.csv")
+    assert "geheim" not in str(caught.value)

@@ -131,6 +131,19 @@ def test_storage_that_goes_away_ends_the_run_and_loses_nothing(
     assert outputs(run.output) == outputs(options.output)
 
 
+def test_many_neighbours_that_stay_unreadable_do_not_end_the_run(
+    options: Options, objects: Objects, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sink, "MOST_UNREAD", 8)
+    denied = sorted(objects.bodies)[5:25]
+    objects.fault = lambda method, key, before: "403" if key in denied else None
+    run = stored(options)
+    for each in (run, replace(run, resume=True)):  # what may pass is asked for again, in a row
+        outcome = infer_folder(each)
+        assert outcome.complete
+        assert outcome.errors["permission"] == 20
+
+
 def test_what_cannot_be_read_at_all_is_said_before_anything_is_done(
     options: Options, objects: Objects, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
