@@ -76,7 +76,7 @@ def _home(dtype: str) -> tuple[Step, ...]:
         ),
         Step(
             "Train all layers, on windows of the crops",
-            "glomedge train data --weights none --pretrain-epochs 8 --pretrain-window 80 --augment standard --epochs 0"
+            "glomedge train data --weights none --pretrain-epochs 6 --pretrain-window 80 --augment standard --epochs 0"
             f" --threshold youden --site '{HOME}'{dtype}",
             ("artifacts",),
         ),
