@@ -1,6 +1,6 @@
 """The other picture of docs/slides.md: the first case of a report, with the overviews of its slides, in Chromium.
 
-python -m benchmarks.pictures.report_overview REPORT.html PICTURE.jpg
+python -m benchmarks.pictures.report_overview REPORT.html docs/images/slide_report.jpg
 """
 
 from __future__ import annotations

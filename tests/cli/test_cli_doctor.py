@@ -52,7 +52,7 @@ def test_it_says_that_telemetry_is_off(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "telemetry ON: onnxruntime: on by your own setting ORT_DISABLE_TELEMETRY=0" in said
     found = json.loads(CliRunner().invoke(app, ["doctor", "--json"]).stdout)
     assert [(state["package"], state["off"]) for state in found["telemetry"]] == [
-        ("onnxruntime", False), ("openvino", True),
+        ("onnxruntime", False), ("openvino", True), ("ray", True),
     ]  # fmt: skip
 
 

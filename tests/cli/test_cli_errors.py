@@ -15,7 +15,7 @@ from helpers.paths import ROOT
 from helpers.run_kit import write_crops
 
 WRONG = [
-    (["infer"], "Missing argument"),
+    (["infer"], "infer needs a folder of crops: glomedge infer FOLDER"),
     (["infer", "--bogus"], "No such option"),
     (["infer", "crops", "--batch-size", "many"], "Invalid value for '--batch-size'"),
     (["evaluate"], "Missing argument"),
@@ -68,7 +68,7 @@ def module(*arguments: str) -> subprocess.CompletedProcess[str]:
 def test_the_same_by_python_m_glomedge(tmp_path: Path) -> None:
     missing, bogus, help_ = module("infer"), module("infer", "--bogus"), module("infer", "--help")
     assert (missing.returncode, bogus.returncode, help_.returncode) == (1, 1, 0)
-    assert "Missing argument" in missing.stderr
+    assert "infer needs a folder of crops" in missing.stderr
     assert "No such option" in bogus.stderr
     assert "Traceback" not in missing.stderr + bogus.stderr
     no_model = module("infer", str(tmp_path), "--model", str(tmp_path / "none.onnx"))
