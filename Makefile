@@ -171,7 +171,7 @@ pictures: glomedge-demo/predictions/report.html .venv/.developer  ## every pictu
 # Needs buildah or podman (CONTAINER_BUILD; without --format docker the health check is lost) and a base image: any with the Python of the wheels, from a registry, or
 # one that `make container-base` makes of Debian's packages with mmdebstrap.
 CONTAINER_BUILD ?= buildah build --format docker
-CONTAINER_BASE ?= docker.io/library/python:3.11-slim-bookworm
+CONTAINER_BASE ?= python:3.11-slim-bookworm
 CONTAINER_PYTHON ?= 3.11
 
 container: dist-build  ## the image glomedge:VERSION by buildah or podman, from the wheel and pinned wheels; see docs/serve.md
