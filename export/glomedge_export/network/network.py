@@ -128,9 +128,9 @@ class InferenceParts:
     bias: npt.NDArray[np.float32]
 
 
-def new_backbone() -> Any:
-    """An untrained ResNet50V2 without top, all layers trainable."""
-    backbone = keras.applications.ResNet50V2(include_top=False, weights=None, input_shape=(SIZE_PX, SIZE_PX, 3))
+def new_backbone(side_px: int | None = SIZE_PX) -> Any:
+    """An untrained ResNet50V2 without top, all layers trainable; ``side_px`` None takes pictures of any size."""
+    backbone = keras.applications.ResNet50V2(include_top=False, weights=None, input_shape=(side_px, side_px, 3))
     if len(backbone.layers) != BACKBONE_LAYERS:
         raise ModelError(
             f"This Keras builds a ResNet50V2 of {len(backbone.layers)} layers, not {BACKBONE_LAYERS}: freezing by "

@@ -113,7 +113,7 @@ class _AllLayers:
 
     def __init__(self, model: Any, options: FitOptions) -> None:
         own = network.backbone_of(model)
-        self.backbone = keras.applications.ResNet50V2(include_top=False, weights=None, input_shape=(None, None, 3))
+        self.backbone = network.new_backbone(None)
         self.backbone.set_weights(own.get_weights())
         for norm in network.batch_norms(self.backbone):
             norm.momentum = MOMENTUM

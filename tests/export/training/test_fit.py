@@ -28,6 +28,7 @@ from glomedge_export.training.batch_norm import calibrate_batch_norms  # noqa: E
 from glomedge_export.training.feed import TrainingData, batches  # noqa: E402
 from glomedge_export.training.listener import Silent  # noqa: E402
 from glomedge_export.training.optimizer import make_optimizer  # noqa: E402
+from helpers.small_network import shrink  # noqa: E402
 
 LABELS = np.array([0, 1, 0, 1, 0, 1], np.int64)
 TRAIN, VALIDATION = np.array([0, 1, 2, 3]), np.array([4, 5])
@@ -67,8 +68,11 @@ def test_one_step_changes_exactly_what_is_not_frozen(crops: npt.NDArray[np.uint8
         assert changed & {variable.path for variable in layer.trainable_variables}, layer.name
 
 
-def test_bfloat16_steps_leave_a_float32_model(crops: npt.NDArray[np.uint8]) -> None:
+def test_bfloat16_steps_leave_a_float32_model(
+    crops: npt.NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The step points where the float32 one does, but is rounded; all that is kept stays float32."""
+    shrink(monkeypatch.setattr)
     steps = {}
     for dtype in ("float32", "bfloat16"):
         model = network.assemble("resnet_v2", seed=1)
@@ -123,15 +127,19 @@ def figures(fitted: fit.Fitted) -> list[tuple[float, ...]]:
     return [(row.epoch, row.loss, row.accuracy, row.val_loss, row.val_accuracy) for row in fitted.history]
 
 
-def train_and_die(crops: npt.NDArray[np.uint8], directory: Path) -> None:
+def train_and_die(crops: npt.NDArray[np.uint8], directory: Path, *, small: bool) -> None:
     """In a process of its own, which does not survive the second epoch."""
     fit.make_repeatable()
+    if small:
+        shrink(setattr)
     run(crops, directory / "killed", listener=Recorder(die_in_epoch=2))
 
 
-def whole_and_resumed(crops: npt.NDArray[np.uint8], directory: Path) -> None:
+def whole_and_resumed(crops: npt.NDArray[np.uint8], directory: Path, *, small: bool) -> None:
     """In a process of its own: TensorFlow takes its threads once."""
     fit.make_repeatable()
+    if small:
+        shrink(setattr)
     whole = run(crops, directory / "whole")
     recorder = Recorder()
     resumed = run(crops, directory / "killed", listener=recorder, resume=True)
@@ -146,19 +154,21 @@ def whole_and_resumed(crops: npt.NDArray[np.uint8], directory: Path) -> None:
         run(crops, directory / "killed", options=FitOptions(**{**OPTIONS.fixed(), "batch_size": 2}), resume=True)
 
 
-def test_killed_run_resumes_to_the_same_bits(crops: npt.NDArray[np.uint8], tmp_path: Path) -> None:
+@pytest.mark.parametrize("small", [True, pytest.param(False, marks=pytest.mark.slow)], ids=["small", "whole"])
+def test_killed_run_resumes_to_the_same_bits(crops: npt.NDArray[np.uint8], tmp_path: Path, small: bool) -> None:
     """SIGKILL in the middle of an epoch. The uninterrupted and the resumed run are two runs of the same seed in two
     processes, so this proves repeatability as well."""
     spawn = get_context("spawn")
-    killed = spawn.Process(target=train_and_die, args=(crops, tmp_path))
+    killed = spawn.Process(target=train_and_die, args=(crops, tmp_path), kwargs={"small": small})
     killed.start()
     killed.join()
     assert killed.exitcode == -signal.SIGKILL
     with ProcessPoolExecutor(1, mp_context=spawn) as process:
-        process.submit(whole_and_resumed, crops, tmp_path).result()
+        process.submit(whole_and_resumed, crops, tmp_path, small=small).result()
 
 
-def test_inference_equals_the_model(crops: npt.NDArray[np.uint8]) -> None:
+def test_inference_equals_the_model(crops: npt.NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch) -> None:
+    shrink(monkeypatch.setattr)
     model = network.assemble("resnet_v2", seed=2)
     trainer = fit.Trainer(model, make_optimizer())
     logits, activations = trainer.infer(crops, np.array([4, 0, 2]), batch_size=2)

@@ -14,6 +14,7 @@ pytest.importorskip("sklearn", reason="needs scikit-learn: pip install 'glomedge
 from glomedge.cases.decision import cross_entropy
 from glomedge_export.network import network
 from glomedge_export.training import head_start
+from helpers.small_network import shrink
 
 pytestmark = pytest.mark.keras
 
@@ -71,7 +72,8 @@ def test_dead_channels_get_no_weight() -> None:
     assert not head.kernel[20:25].any()
 
 
-def test_start_head_changes_the_last_layer_alone_and_keeps_the_order_of_crops() -> None:
+def test_start_head_changes_the_last_layer_alone_and_keeps_the_order_of_crops(monkeypatch: pytest.MonkeyPatch) -> None:
+    shrink(monkeypatch.setattr)
     rng = np.random.default_rng(6)
     model = network.assemble("resnet_v2", seed=1)
     before = [np.asarray(variable) for variable in network.backbone_of(model).variables]

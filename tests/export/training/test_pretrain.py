@@ -25,6 +25,7 @@ from glomedge_export.training import fit, pretrain  # noqa: E402
 from glomedge_export.training import run as run_module  # noqa: E402
 from glomedge_export.training.feed import TrainingData  # noqa: E402
 from glomedge_export.training.listener import Silent  # noqa: E402
+from helpers.small_network import shrink  # noqa: E402
 
 LABELS = np.array([0, 1, 0, 1, 0, 1], np.int64)
 TRAIN = np.array([0, 1, 2, 3])
@@ -157,17 +158,19 @@ def run(crops: npt.NDArray[np.uint8], folder: Path, listener: Recorder, *, resum
     return model
 
 
-@pytest.mark.slow
+@pytest.mark.parametrize("small", [True, pytest.param(False, marks=pytest.mark.slow)], ids=["small", "whole"])
 def test_every_layer_learns_and_a_killed_run_ends_in_the_same_bits(
-    crops: npt.NDArray[np.uint8], tmp_path: Path
+    crops: npt.NDArray[np.uint8], tmp_path: Path, small: bool
 ) -> None:
     # In a process of its own: TensorFlow is told to repeat itself before it has run anything.
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
-        process.submit(check_resumed_run, crops, tmp_path).result()
+        process.submit(check_resumed_run, crops, tmp_path, small=small).result()
 
 
-def check_resumed_run(crops: npt.NDArray[np.uint8], tmp_path: Path) -> None:
+def check_resumed_run(crops: npt.NDArray[np.uint8], tmp_path: Path, *, small: bool) -> None:
     fit.make_repeatable()
+    if small:
+        shrink(setattr)
     before = network.assemble("resnet_v2", OPTIONS.seed).get_weights()
     recorder = Recorder()
     whole = run(crops, tmp_path / "whole", recorder)
@@ -177,7 +180,7 @@ def check_resumed_run(crops: npt.NDArray[np.uint8], tmp_path: Path) -> None:
         assert layer.trainable == (backbone.layers.index(layer) >= network.FROZEN_LAYERS)
     after = whole.get_weights()
     kernels = [(old, new) for old, new in zip(before, after, strict=True) if old.ndim == 4]
-    assert len(kernels) == 53
+    assert len(kernels) == (29 if small else 53)
     assert all(not np.array_equal(old, new) for old, new in kernels)
 
     with pytest.raises(KilledError):

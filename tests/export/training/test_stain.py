@@ -19,6 +19,7 @@ from glomedge_export.network import network  # noqa: E402
 from glomedge_export.training import fit, pretrain  # noqa: E402
 from glomedge_export.training import stain as stain_module  # noqa: E402
 from glomedge_export.training.optimizer import make_optimizer  # noqa: E402
+from helpers.small_network import shrink  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -96,8 +97,9 @@ def test_focus_resampling_and_noise_change_the_fine_structure(
     assert after > 1.05 * before if sharper else after < 0.8 * before
 
 
-def test_an_epoch_of_the_fit_draws_its_colours_from_seed_and_epoch() -> None:
+def test_an_epoch_of_the_fit_draws_its_colours_from_seed_and_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two trainers, one of which has trained before: after ``reseed`` their next step is the same to the bit."""
+    shrink(monkeypatch.setattr)
     pixels = np.random.default_rng(2).integers(0, 256, (2, 224, 224, 3), dtype=np.uint8)
     targets = np.array([[0, 1], [1, 1]], np.float32)
 
@@ -133,6 +135,7 @@ def test_pretraining_draws_colours_only_when_asked(monkeypatch: pytest.MonkeyPat
         return stain_module.stain(pictures, seed)
 
     monkeypatch.setattr(pretrain, "stain", noticing)
+    shrink(monkeypatch.setattr)
     pixels = np.random.default_rng(3).integers(0, 256, (2, 224, 224, 3), dtype=np.uint8)
     for augment in ("standard", "stain"):
         options = FitOptions(weights="none", pretrain_epochs=1, augment=augment)
