@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 import json
 import shutil
@@ -78,6 +79,28 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     shutil.rmtree(root)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _converted_once() -> Iterator[None]:
+    """tf2onnx takes half a minute, and all exports here are of the same weights."""
+    if importlib.util.find_spec("tensorflow") is None:
+        yield
+        return
+    from glomedge_export.export_source import own
+    from glomedge_export.graph import convert as conversion
+
+    conversions: dict[tuple[str, float], Any] = {}
+
+    def once(keras_model: Any, temperature: float) -> Any:
+        key = own.weights_sha256(keras_model), temperature
+        if key not in conversions:
+            conversions[key] = conversion.convert(keras_model, temperature)
+        return copy.deepcopy(conversions[key])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(own, "convert", once)
+        yield
+
+
 def invoke(root: Path, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> str:
     monkeypatch.chdir(root)
     result = CliRunner().invoke(app, ["export", *arguments], catch_exceptions=True)
@@ -119,23 +142,9 @@ def test_defaults_write_a_proven_file(trained: Path, monkeypatch: pytest.MonkeyP
 def test_int8_records_its_calibration_and_a_broken_one_is_refused(
     trained: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from glomedge_export.export_source import own
-    from glomedge_export.export_source.own import weights_sha256
-    from glomedge_export.graph import convert as conversion
     from glomedge_export.graph import int8, surgery
     from glomedge_export.training_record import read_record
 
-    # tf2onnx takes most of a minute; both exports below are of the same weights.
-    conversions: dict[str, Any] = {}
-
-    def once(keras_model: Any, temperature: float) -> Any:
-        key = weights_sha256(keras_model)
-        if key not in conversions:
-            conversions[key] = convert(keras_model, temperature)
-        return conversions[key]
-
-    convert = conversion.convert
-    monkeypatch.setattr(own, "convert", once)
     target = trained / "artifacts" / "model.int8.onnxruntime.onnx"
     loose = ["--gate-flips", "off", "--gate-auroc", "off", "--gate-grades", "off", "--gate-map", "0.2"]
     small = ["--precision", "int8", "--calibration-crops", "32", "--calibration-method", "minmax"]
