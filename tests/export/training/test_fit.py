@@ -68,9 +68,7 @@ def test_one_step_changes_exactly_what_is_not_frozen(crops: npt.NDArray[np.uint8
         assert changed & {variable.path for variable in layer.trainable_variables}, layer.name
 
 
-def test_bfloat16_steps_leave_a_float32_model(
-    crops: npt.NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_bfloat16_steps_leave_a_float32_model(crops: npt.NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch) -> None:
     """The step points where the float32 one does, but is rounded; all that is kept stays float32."""
     shrink(monkeypatch.setattr)
     steps = {}
