@@ -24,6 +24,7 @@ import numpy as np
 
 from benchmarks.accuracy.cross_validation import deal, train_one
 from benchmarks.lib.common import log, markdown_table, parser, set_results_directory, write_result
+from glomedge.system.cpu import has_native_bf16
 
 AUGMENTATIONS = ("standard", "stain")
 FOLDS = 5
@@ -40,7 +41,12 @@ def main() -> None:
     options.add_argument("--optimizer", default="sgd", choices=["sgd", "adam"])
     options.add_argument("--learning-rate", type=float, default=1e-3)
     options.add_argument("--weights", default="none")
-    options.add_argument("--compute-dtype", default="bfloat16", choices=["float32", "bfloat16"])
+    options.add_argument(
+        "--compute-dtype",
+        default="bfloat16" if has_native_bf16() else "float32",
+        choices=["float32", "bfloat16"],
+        help="default: bfloat16 where this processor has it",
+    )
     options.add_argument("--threshold", default="0.5")
     options.add_argument("--one", type=Path, help=argparse.SUPPRESS)
     options.add_argument("--augment", help=argparse.SUPPRESS)

@@ -25,6 +25,7 @@ import numpy.typing as npt
 
 from benchmarks.lib.common import log, markdown_table, parser, results_directory, set_results_directory, write_result
 from glomedge.model.spec import Interval
+from glomedge.system.cpu import has_native_bf16
 from glomedge.system.telemetry import import_matplotlib
 
 DRAWS = 4096
@@ -41,7 +42,12 @@ def main() -> None:
     options.add_argument("--optimizer", default="adam", choices=["sgd", "adam"])
     options.add_argument("--learning-rate", type=float, default=1e-4)
     options.add_argument("--weights", default="none")
-    options.add_argument("--compute-dtype", default="bfloat16", choices=["float32", "bfloat16"])
+    options.add_argument(
+        "--compute-dtype",
+        default="bfloat16" if has_native_bf16() else "float32",
+        choices=["float32", "bfloat16"],
+        help="default: bfloat16 where this processor has it",
+    )
     options.add_argument("--threshold", default="0.5")
     options.add_argument("--one", type=Path, help=argparse.SUPPRESS)
     arguments = options.parse_args()

@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from glomedge.model.spec import SIZE_PX
+
 FROZEN_BEFORE = "conv5_block2_1_conv"
 """In the middle of the last block, so that its shortcut crosses the border."""
 
@@ -29,7 +31,7 @@ def shrink(set_attribute: Callable[[Any, str, Any], None]) -> None:
             x = stack_residual_blocks_v2(x, filters, 2, stride1=stride, name=name)
         return x
 
-    def new_backbone(side_px: int | None = network.SIZE_PX) -> Any:
+    def new_backbone(side_px: int | None = SIZE_PX) -> Any:
         shape = (side_px, side_px, 3)
         return ResNet(
             stages, True, True, name=network.BACKBONE_NAME, include_top=False, weights=None, input_shape=shape

@@ -27,6 +27,7 @@ from glomedge.files.lock import OutputLock
 from glomedge.files.writing import check_writable, replacing, sha256_of, write_atomically
 from glomedge.model import crop_digests
 from glomedge.model.spec import TrainingProvenance
+from glomedge.system.cpu import has_native_bf16
 from glomedge.system.environment import versions
 from glomedge_export.data import enhanced
 from glomedge_export.data.dataset import MIN_CASES, Dataset, read_dataset
@@ -122,7 +123,13 @@ def _read(options: TrainOptions, listener: Listener) -> tuple[Dataset, Split]:
     for note in dataset.notes:
         listener.note(note)
     split = make_split(dataset, method, seed=options.fit.seed, file=options.split_file)
-    for warning in split.warnings:
+    warnings = list(split.warnings)
+    if options.fit.compute_dtype == "bfloat16" and not has_native_bf16():
+        warnings.append(
+            "this processor has no bfloat16 instructions and emulates them, many times slower than "
+            "--compute-dtype float32"
+        )
+    for warning in warnings:
         listener.note(f"warning: {warning}")
     return dataset, split
 
