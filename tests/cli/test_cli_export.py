@@ -139,18 +139,18 @@ def test_defaults_write_a_proven_file(trained: Path, monkeypatch: pytest.MonkeyP
     assert "# Model card" in (trained / "artifacts" / "model.card.md").read_text()
 
 
-def test_int8_records_its_calibration_and_a_broken_one_is_refused(
-    trained: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from glomedge_export.graph import int8, surgery
+SMALL_INT8 = (
+    "--precision", "int8", "--calibration-crops", "32", "--calibration-method", "minmax", "--gate-crops", "64",
+)  # fmt: skip
+
+
+def test_int8_records_its_calibration(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from glomedge_export.training_record import read_record
 
-    target = trained / "artifacts" / "model.int8.onnxruntime.onnx"
-    loose = ["--gate-flips", "off", "--gate-auroc", "off", "--gate-grades", "off", "--gate-map", "0.2"]
-    small = ["--precision", "int8", "--calibration-crops", "32", "--calibration-method", "minmax"]
     # Weights that are not trained say little, and int8 blurs even that; the limits are loosened by hand, and kept.
-    invoke(trained, monkeypatch, *small, *loose)
-    spec = read_model_file(target).spec
+    loose = ["--gate-flips", "off", "--gate-auroc", "off", "--gate-grades", "off", "--gate-map", "0.2"]
+    invoke(trained, monkeypatch, *SMALL_INT8, *loose)
+    spec = read_model_file(trained / "artifacts" / "model.int8.onnxruntime.onnx").spec
     assert spec.calibration is not None
     assert spec.calibration.crops == 32
     sides = read_record(trained / "artifacts" / "model.keras").split
@@ -158,8 +158,13 @@ def test_int8_records_its_calibration_and_a_broken_one_is_refused(
     assert spec.parity is not None
     assert spec.parity.limits.max_flip_fraction is None
     assert spec.parity.limits.min_map_rank_correlation == 0.2
-    target.unlink()
 
+
+@pytest.mark.slow
+def test_a_broken_int8_file_is_refused(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from glomedge_export.graph import int8, surgery
+
+    target = trained / "artifacts" / "broken.onnx"
     whole = int8.to_int8
 
     def broken(*arguments: Any, **named: Any) -> onnx.ModelProto:
@@ -171,9 +176,9 @@ def test_int8_records_its_calibration_and_a_broken_one_is_refused(
 
     monkeypatch.setattr(int8, "to_int8", broken)
     with pytest.raises(GateError, match="is refused"):
-        invoke(trained, monkeypatch, *small)
+        invoke(trained, monkeypatch, *SMALL_INT8, "--output", str(target))
     assert not target.exists()
-    assert not list(target.parent.glob(".model.int8*"))
+    assert not list(target.parent.glob(".broken*"))
 
 
 @pytest.mark.parametrize(

@@ -230,7 +230,8 @@ def test_late_writes_of_a_run_that_was_replaced_are_no_results(cohort: CohortOpt
 
 @pytest.mark.parametrize("gpu", [False, True])
 def test_parts_depend_on_the_inputs_alone(gpu: bool) -> None:
-    assert part_rows_for(90, 16, gpu=gpu) == 64  # four batches, of which the last ones are smaller
+    assert part_rows_for(90, 16, gpu=gpu) == 128
+    assert part_rows_for(90, 64, gpu=gpu) == 256  # four batches, of which the last ones are smaller
     assert part_rows_for(10_000_000, 16, gpu=gpu) == 4096
     assert part_rows_for(1000, 16, gpu=gpu, wanted=100) == 112
 

@@ -53,7 +53,8 @@ def test_fp32_against_keras(pair: Pair, enhanced: Enhanced, recipe: RecipeName) 
         assert spread > 0.3
     # A saturated sigmoid would hide any difference.
     assert (np.abs(reference.logit) < 12).any()
-    for batch in (1, 7, 32):
+    # A batch size is one question to the graph, the recipe one to the pixels.
+    for batch in (1, 7, 32) if recipe == "seed" else (32,):
         probability, activation = answer(pair, images, batch)
         assert np.abs(probability - reference.probability).max() <= 1e-5
         np.testing.assert_array_equal(probability >= 0.5, reference.probability >= 0.5)
@@ -61,6 +62,7 @@ def test_fp32_against_keras(pair: Pair, enhanced: Enhanced, recipe: RecipeName) 
         assert (np.abs(mean - reference.logit) / np.maximum(np.abs(reference.logit), 1)).max() <= 1e-4
 
 
+@pytest.mark.parametrize("pair", ["resnet"], indirect=True)
 def test_plain_predict_is_the_reference(pair: Pair, enhanced: Enhanced) -> None:
     """``keras_answers`` looks inside the model for the logit; its probability is that of ``predict`` itself."""
     images = enhanced["seed"][:4]

@@ -25,7 +25,7 @@ from glomedge_export.training import fit, pretrain  # noqa: E402
 from glomedge_export.training import run as run_module  # noqa: E402
 from glomedge_export.training.feed import TrainingData  # noqa: E402
 from glomedge_export.training.listener import Silent  # noqa: E402
-from helpers.small_network import shrink  # noqa: E402
+from helpers.small_network import CONVOLUTIONS, shrink  # noqa: E402
 
 LABELS = np.array([0, 1, 0, 1, 0, 1], np.int64)
 TRAIN = np.array([0, 1, 2, 3])
@@ -180,7 +180,7 @@ def check_resumed_run(crops: npt.NDArray[np.uint8], tmp_path: Path, *, small: bo
         assert layer.trainable == (backbone.layers.index(layer) >= network.FROZEN_LAYERS)
     after = whole.get_weights()
     kernels = [(old, new) for old, new in zip(before, after, strict=True) if old.ndim == 4]
-    assert len(kernels) == (29 if small else 53)
+    assert len(kernels) == (CONVOLUTIONS if small else 53)
     assert all(not np.array_equal(old, new) for old, new in kernels)
 
     with pytest.raises(KilledError):
