@@ -17,6 +17,7 @@ import re
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,7 @@ def main() -> None:
         help="default: bfloat16 where this processor has it",
     )
     options.add_argument("--threshold", default="0.5")
+    options.add_argument("--at-once", type=int, default=1, help="trainings at the same time")
     options.add_argument("--one", type=Path, help=argparse.SUPPRESS)
     options.add_argument("--augment", help=argparse.SUPPRESS)
     arguments = options.parse_args()
@@ -62,28 +64,22 @@ def main() -> None:
     sites = sorted(set(site_of.values()))
     if len(sites) < 2:
         raise SystemExit(f"--site-pattern finds one laboratory ({sites[0]}): it needs two")
-    rows, record = [], []
     with tempfile.TemporaryDirectory() as scratch:
-        for site in sites:
-            at_home = np.array([site_of[item.name] == site for item in dataset.items])
-            fold_of_case = deal(dataset.cases[at_home], dataset.labels[at_home], FOLDS)
-            for augment in AUGMENTATIONS:
-                folder = Path(scratch) / f"{site}-{augment}"
-                folder.mkdir()
-                with (folder / "split.csv").open("w", encoding="utf-8", newline="") as handle:
-                    writer = csv.writer(handle)
-                    writer.writerow(["name", "split"])
-                    for item, home in zip(dataset.items, at_home, strict=True):
-                        side = "test" if not home else "validation" if fold_of_case[item.case] == 0 else "train"
-                        writer.writerow([item.name, side])
-                answers = _train(folder, augment)
-                found = _figures(answers)
-                record.append({"trained_on": site, "augment": augment, **found})
-                log(f"  trained on {site}, {augment}: {found}")
-                rows.append(
-                    (site, augment, len(answers["labels"]), *(f"{found[name]:.3f}" for name in FIGURES),
-                     f"{found['percent_gs_error']:.1f}")
-                )  # fmt: skip
+        trainings = [(site, augment) for site in sites for augment in AUGMENTATIONS]
+        folders = [Path(scratch) / f"{site}-{augment}" for site, augment in trainings]
+        for (site, _), folder in zip(trainings, folders, strict=True):
+            folder.mkdir()
+            _write_split(folder / "split.csv", dataset, {name for name, its in site_of.items() if its == site})
+        with ThreadPoolExecutor(arguments.at_once) as pool:
+            answered = list(pool.map(_train, folders, [augment for _, augment in trainings]))
+    rows, record = [], []
+    for (site, augment), answers in zip(trainings, answered, strict=True):
+        found = _figures(answers)
+        record.append({"trained_on": site, "augment": augment, **found})
+        rows.append(
+            (site, augment, len(answers["labels"]), *(f"{found[name]:.3f}" for name in FIGURES),
+             f"{found['percent_gs_error']:.1f}")
+        )  # fmt: skip
     header = ("trained on", "augmentation", "crops of others", "AUROC", "accuracy", "sensitivity", "specificity",
               "mean error of %GS per biopsy, points")  # fmt: skip
     write_result(
@@ -106,6 +102,18 @@ def _site(pattern: str, name: str) -> str:
     return found[1]
 
 
+def _write_split(path: Path, dataset: Any, home: set[str]) -> None:
+    """The crops of one laboratory to train on, a fifth of its slides as validation; those of the others as test."""
+    at_home = np.array([item.name in home for item in dataset.items])
+    fold_of_case = deal(dataset.cases[at_home], dataset.labels[at_home], FOLDS)
+    with path.open("w", encoding="utf-8", newline="") as handle:
+        writer = csv.writer(handle)
+        writer.writerow(["name", "split"])
+        for item in dataset.items:
+            inside = "validation" if fold_of_case.get(item.case) == 0 else "train"
+            writer.writerow([item.name, inside if item.name in home else "test"])
+
+
 def _train(folder: Path, augment: str) -> dict[str, Any]:
     command = [sys.executable, "-m", "benchmarks.accuracy.augmentation", *sys.argv[1:]]
     command += ["--one", str(folder), "--augment", augment]
@@ -113,6 +121,7 @@ def _train(folder: Path, augment: str) -> dict[str, Any]:
     if done.returncode != 0:
         raise SystemExit(f"{folder.name} failed:\n{done.stderr[-2000:]}")
     answers: dict[str, Any] = json.loads((folder / "answers.json").read_text(encoding="utf-8"))
+    log(f"  {folder.name}: AUROC {answers['auroc']:.3f}")
     return answers
 
 

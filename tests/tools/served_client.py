@@ -9,6 +9,7 @@ the metadata, the answers to the files, and how requests are refused that no ser
 
 from __future__ import annotations
 
+import base64
 import json
 import sys
 from pathlib import Path
@@ -67,7 +68,9 @@ class Protocol:
         return {output: np.concatenate([part[output] for part in parts]) for output in outputs}
 
     def files(self, contents: list[bytes]) -> dict[str, Any]:
-        """The answers to image files as they are."""
+        """The answers to image files as they are; in JSON, which holds text alone, in base64."""
+        if self._binary == {"binary_data": False}:
+            contents = [base64.b64encode(content) for content in contents]
         values = np.array([[content] for content in contents], dtype=np.object_)
         found = self.ask("image", values, ("probability", "label", "status"), datatype="BYTES")
         return {
