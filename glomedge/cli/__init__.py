@@ -28,6 +28,7 @@ from glomedge.system.memory import (
     is_memory_error,
     out_of_memory,
 )
+from glomedge.system.telemetry import silence_plugins
 
 # Further arguments are what a shell makes of night/*.png; these commands say what to type instead (shell_patterns.py).
 _SEVERAL_NAMES = {"context_settings": {"allow_extra_args": True}}
@@ -116,6 +117,7 @@ def main() -> None:
     """Entry point of the ``glomedge`` command: a GlomedgeError becomes one message and its exit code."""
     command = sys.argv[1] if len(sys.argv) > 1 else ""
     gc.set_threshold(_COLLECT_AFTER)
+    silence_plugins()
     with lossy_output() as output:
         code = _exit_code(command)
         output.flush()

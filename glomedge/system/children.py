@@ -6,6 +6,8 @@ import os
 import sys
 from pathlib import Path
 
+from glomedge.system.telemetry import PLUGIN_OPT_OUTS
+
 # The child's standard library and packages come first, so that no folder of the parent's can stand in for one.
 _START = (
     "import runpy, sys; module, extra = sys.argv[1:3]; del sys.argv[1:3]; "
@@ -28,4 +30,4 @@ def python_command(module: str, *arguments: str) -> list[str]:
 
 def child_environment() -> dict[str, str]:
     """This process's environment, for a child and for what the child starts in turn."""
-    return {**os.environ, "PYTHONSAFEPATH": "1"}
+    return {**PLUGIN_OPT_OUTS, **os.environ, "PYTHONSAFEPATH": "1"}

@@ -7,6 +7,7 @@ written outside the output folder and glomedge's own cache. Some dependencies do
   collector up. ``disable_telemetry_events()`` comes too late for that; only the environment is read in time.
 - openvino sends an event to Google Analytics from a process of its own, and keeps a client identifier in ``~/intel``.
 - Ray sends usage statistics every hour.
+- pydantic loads plugins that other packages register, such as Logfire's, which sees and may send what is validated.
 - Keras writes ``~/.keras/keras.json``, and Matplotlib, which it imports, a list of fonts.
 
 So every import of these goes through this module (a test searches the source for others). docs/privacy.md is the list
@@ -47,6 +48,16 @@ def silence() -> None:
     if folder is not None:
         # NVIDIA's driver keeps the kernels that it compiles in ~/.nv otherwise.
         os.environ.setdefault("CUDA_CACHE_PATH", str(folder / "cuda"))
+
+
+PLUGIN_OPT_OUTS = {"PYDANTIC_DISABLE_PLUGINS": "__all__"}
+"""What pydantic reads when a model class is made; looking for plugins is a tenth of the start of a command."""
+
+
+def silence_plugins() -> None:
+    """The same for pydantic, in glomedge's own processes: in another program its plugins are its own."""
+    for name, value in PLUGIN_OPT_OUTS.items():
+        os.environ.setdefault(name, value)
 
 
 def _is_true(value: str) -> bool:
