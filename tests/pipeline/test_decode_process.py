@@ -24,7 +24,8 @@ from helpers.run_kit import write_crops
 
 # The real child, but for names with "abort" and "hang": what a decoder's defect does, the bytes read.
 _STUB = """
-import os, sys, time
+import os, resource, sys, time
+resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 from glomedge.pipeline import decode_process
 real = decode_process.prepare
 def prepare(answer, how, decoder, out):
@@ -145,7 +146,8 @@ def test_stopping_ends_a_child_that_hangs(tmp_path: Path) -> None:
 
 
 _TALKING = """
-import os, sys
+import os, resource, sys
+resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 from glomedge.pipeline import decode_process
 real = decode_process.prepare
 def prepare(answer, how, decoder, out):
