@@ -10,8 +10,8 @@ written outside the output folder and glomedge's own cache. Some dependencies do
 - pydantic loads plugins that other packages register, such as Logfire's, which sees and may send what is validated.
 - Keras writes ``~/.keras/keras.json``, and Matplotlib, which it imports, a list of fonts.
 
-So every import of these goes through this module (a test searches the source for others). docs/privacy.md is the list
-for users. Nothing is changed before one of the functions is called.
+So every import of these, pydantic's apart, goes through this module (a test searches the source for others).
+docs/privacy.md is the list for users. Nothing is changed before one of the functions is called.
 """
 
 from __future__ import annotations
