@@ -30,8 +30,8 @@ KILLS_OF_WORKERS, KILLS_OF_DRIVERS = 20, 10
 
 @pytest.fixture
 def many(tmp_path: Path) -> CohortOptions:
-    """960 crops in 60 parts, two of them broken, one of them vanished."""
-    names = write_crops(tmp_path / "crops", 960, broken=2)
+    """1,600 crops in 100 parts, two of them broken, one of them vanished: enough for 20 kills on an idle machine."""
+    names = write_crops(tmp_path / "crops", 1600, broken=2)
     build_tiny_model(tmp_path / "model.onnx")
     write_manifest(tmp_path / "crops", tmp_path / "crops.parquet")
     (tmp_path / "crops" / names[500]).unlink()
