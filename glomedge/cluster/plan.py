@@ -30,7 +30,7 @@ AGAIN_FILE = f"{WORK_FOLDER}/again.json"
 ATTEMPTS = f"{WORK_FOLDER}/attempts"
 """Folder of the parts that are being answered."""
 _LEAST_ROWS, _MOST_ROWS = 128, 4096
-"""Handing out a part costs Ray a tenth of a second: with 32 rows a part that is a tenth of the work on two cores."""
+"""Ray takes a while to hand out a part, which counts where a part is answered in a second, as 32 crops are."""
 _PART_NAME = re.compile(r"part-\d{5,}-of-\d+\.[0-9a-f]{12}\.parquet")
 _PARTS, _PARTS_ON_GPUS = 512, 64
 """At least so many, where there are inputs enough: many for each of 32 workers, so that all end together."""

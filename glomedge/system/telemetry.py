@@ -51,7 +51,7 @@ def silence() -> None:
 
 
 PLUGIN_OPT_OUTS = {"PYDANTIC_DISABLE_PLUGINS": "__all__"}
-"""What pydantic reads when a model class is made; looking for plugins is 8% of the start of a command."""
+"""What pydantic reads when a model class is made; without it every start looks through all installed packages."""
 
 
 def silence_plugins() -> None:
