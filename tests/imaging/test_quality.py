@@ -33,6 +33,13 @@ def test_good_crop_has_no_flag() -> None:
     assert quality.assess(tissue()) == ()
 
 
+def test_lab_of_known_colours() -> None:
+    """CIE L*a*b* of the sRGB primaries as tabulated (white D65, observer 2 degrees)."""
+    colours = np.array([[[255, 255, 255], [0, 0, 0], [255, 0, 0], [0, 255, 0], [0, 0, 255]]], np.uint8)
+    known = [(100, 0, 0), (0, 0, 0), (53.24, 80.09, 67.20), (87.74, -86.18, 83.18), (32.30, 79.19, -107.86)]
+    np.testing.assert_allclose(quality._lab(colours), known, atol=0.05)
+
+
 @pytest.mark.parametrize("colour", [(245, 243, 246), (212, 210, 214), (0, 0, 0), (238, 222, 232), (255, 255, 255)])
 @pytest.mark.parametrize("noise", [0.0, 4.0])
 def test_blank(colour: tuple[int, int, int], noise: float) -> None:
