@@ -1,8 +1,8 @@
 """Cold start: seconds from starting a process to its first answer, by step.
 
-The child (``python -m glomedge.bench.cold_start MODEL IMAGE ENGINE_OPTIONS_JSON DESCRIPTOR``) imports glomedge, loads
-the model with its self-test, reads one image file and answers it, then writes a line to the descriptor; the parent's
-clock runs from before the child is started until that line is there.
+The child (``cold_start_child.py``) imports glomedge, loads the model with its self-test, reads one image file and
+answers it, then writes a line to a pipe; the parent's clock runs from before the child is started until that line is
+there.
 """
 
 from __future__ import annotations
@@ -11,10 +11,9 @@ import json
 import os
 import statistics
 import subprocess
-import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 
 from glomedge.bench.record import ColdStart
@@ -39,7 +38,7 @@ def measure(
     cache = scratch / "engines"
     cache.mkdir(mode=0o700)
     asked = json.dumps({**asdict(engine), "cache_dir": str(cache)})
-    command = python_command("glomedge.bench.cold_start", str(model), str(image), asked)
+    command = python_command("glomedge.bench.cold_start_child", str(model), str(image), asked)
     first_s, first = _start(command)
     built = any(path.is_file() for path in cache.rglob("*"))
     later = [_start(command) for _ in range(repeats)]
@@ -82,27 +81,3 @@ def _start(command: Sequence[str]) -> tuple[float, dict[str, float]]:
         raise EngineError(f"A new process gave no answer: {last[0]}. Run: glomedge doctor")
     steps: dict[str, float] = json.loads(line)
     return elapsed, steps
-
-
-def child(arguments: list[str]) -> None:
-    """The measured process."""
-    model, image, asked, writing = arguments
-    begin = time.perf_counter()
-    # Here, for the time it takes is one of the steps.
-    from glomedge.engine.loading import open_engine
-
-    imported = time.perf_counter()
-    options = EngineOptions(**json.loads(asked))
-    with open_engine(model, replace(options, cache_dir=Path(str(options.cache_dir)))) as engine:
-        loaded = time.perf_counter()
-        prediction = engine.predict([Path(image)])[0]
-        answered = time.perf_counter()
-        if prediction.probability is None:
-            raise EngineError(f"{image}: {prediction.status}. Give other crops with --images DIR.")
-        steps = {"import": imported - begin, "load": loaded - imported, "first answer": answered - loaded}
-        with os.fdopen(int(writing), "w", encoding="utf-8") as answer:
-            answer.write(json.dumps(steps) + "\n")
-
-
-if __name__ == "__main__":
-    child(sys.argv[1:])

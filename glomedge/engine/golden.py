@@ -142,16 +142,18 @@ def make(recipe: Recipe, infer: Infer, precision: Precision) -> Golden:
 
 
 def check(spec: ModelSpec, infer: Infer, *, min_tolerance: float = 0.0, where: str = "this device") -> None:
-    """Run the self-test.
+    """Run the self-test: ``check_pixels``, then ``check_answer``. Arguments and errors as there."""
+    check_answer(spec, check_pixels(spec), infer, min_tolerance=min_tolerance, where=where)
 
-    Args:
-        spec: of the loaded file.
-        infer: images uint8 ``[1, side, side, 3]`` to the probability of that one crop, on the provider that serves.
-        min_tolerance: a wider tolerance for a provider asked to compute below the file's precision (bf16).
-        where: words for the message.
+
+def check_pixels(spec: ModelSpec) -> npt.NDArray[np.uint8]:
+    """Hold this machine's preprocessing against the export's; needs no engine.
+
+    Returns:
+        The enhanced crop of the export, uint8 ``[side, side, 3]``.
 
     Raises:
-        SelfTestError: the enhanced pixels or the probability differ from those stored at export; gives both sides.
+        SelfTestError: the pixels are others here; gives both sides.
     """
     from glomedge.imaging.enhance import enhance
 
@@ -167,8 +169,32 @@ def check(spec: ModelSpec, infer: Infer, *, min_tolerance: float = 0.0, where: s
             f"more than {golden.pixel_tolerance}, the worst by {worst}. Install the opencv version the model was "
             "exported with (glomedge doctor prints yours), or export the model again with this version of glomedge."
         )
+    return expected
+
+
+def check_answer(
+    spec: ModelSpec,
+    pixels_hwc: npt.NDArray[np.uint8],
+    infer: Infer,
+    *,
+    min_tolerance: float = 0.0,
+    where: str = "this device",
+) -> None:
+    """Hold the engine's answer against the export's.
+
+    Args:
+        spec: of the loaded file.
+        pixels_hwc: of ``check_pixels``.
+        infer: images uint8 ``[1, side, side, 3]`` to the probability of that one crop, on the provider that serves.
+        min_tolerance: a wider tolerance for a provider asked to compute below the file's precision (bf16).
+        where: words for the message.
+
+    Raises:
+        SelfTestError: the probability is another one than at export; gives both sides.
+    """
+    golden = spec.golden
     tolerance = max(golden.probability_tolerance, min_tolerance)
-    probability = _scalar(infer(expected[np.newaxis]))
+    probability = _scalar(infer(pixels_hwc[np.newaxis]))
     # Written so that NaN fails as well.
     if not abs(probability - golden.probability) <= tolerance:
         raise SelfTestError(

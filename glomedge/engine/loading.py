@@ -112,11 +112,12 @@ def open_engine(
         bf16=options.bf16,
         cache_dir=options.cache_dir,
     )
+    pixels = selftest.PixelTest(file.spec) if self_test else None
     choice = _open(options, request)
     if options.fixed_batch and not providers.named(choice.name).gpu:
         choice.notes.append(f"--fixed-batch is for GPUs and changes nothing on {choice.name}")
     try:
-        return _tested(choice, options, request)
+        return _tested(choice, options, request, pixels)
     except BaseException:
         choice.runner.close()
         raise
@@ -132,7 +133,9 @@ class _Choice:
     passed_over: list[str]
 
 
-def _tested(choice: _Choice, options: EngineOptions, request: SessionRequest) -> Engine:
+def _tested(
+    choice: _Choice, options: EngineOptions, request: SessionRequest, pixels: selftest.PixelTest | None
+) -> Engine:
     """The engine on an open runner, once contract, placement and golden self-test have been held against it."""
     file, name, runner = request.file, choice.name, choice.runner
     if not file.unchanged():
@@ -153,8 +156,8 @@ def _tested(choice: _Choice, options: EngineOptions, request: SessionRequest) ->
         passed_over=tuple(choice.passed_over),
     )
     engine = Engine(file, runner, runtime, request.profile.max)
-    if request.self_test:
-        _self_test(engine, runner)
+    if pixels is not None:
+        _self_test(engine, runner, pixels)
     return engine
 
 
@@ -246,9 +249,9 @@ def _refuse_strays(name: str, runner: Runner) -> None:
     )
 
 
-def _self_test(engine: Engine, runner: Runner) -> None:
+def _self_test(engine: Engine, runner: Runner, pixels: selftest.PixelTest) -> None:
     def run(images_nhwc: npt.NDArray[np.uint8]) -> RawOutput:
         output = engine.infer(images_nhwc)
         return output.probability, output.activation
 
-    selftest.self_test(engine.spec, runner, run, where=f"provider {engine.provider}")
+    selftest.self_test(engine.spec, runner, run, where=f"provider {engine.provider}", pixels=pixels)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
@@ -24,8 +25,44 @@ def contract_test(spec: ModelSpec, runner: Runner, path: Path) -> None:
         _forget(runner, error)
 
 
+class PixelTest:
+    """``golden.check_pixels`` on a thread of its own: it needs no session, and opening one takes as long.
+
+    Opening holds one CPU and not Python's lock; imports and pixels take some 40 ms of a cold start.
+    """
+
+    def __init__(self, spec: ModelSpec) -> None:
+        self._spec = spec
+        self._pixels: npt.NDArray[np.uint8] | None = None
+        self._failure: BaseException | None = None
+        # Not a daemon: it must not be in an import when Python ends.
+        self._thread = threading.Thread(target=self._run, name="glomedge-self-test")
+        self._thread.start()
+
+    def _run(self) -> None:
+        from glomedge.engine import golden
+
+        try:
+            self._pixels = golden.check_pixels(self._spec)
+        except BaseException as error:  # noqa: BLE001 - raised by the caller's thread
+            self._failure = error
+
+    def result(self) -> npt.NDArray[np.uint8]:
+        """Wait for it; the crop for ``golden.check_answer``. Raises SelfTestError."""
+        self._thread.join()
+        if self._failure is not None:
+            raise self._failure
+        assert self._pixels is not None
+        return self._pixels
+
+
 def self_test(
-    spec: ModelSpec, runner: Runner, run: Callable[[npt.NDArray[np.uint8]], RawOutput], *, where: str
+    spec: ModelSpec,
+    runner: Runner,
+    run: Callable[[npt.NDArray[np.uint8]], RawOutput],
+    *,
+    where: str,
+    pixels: PixelTest | None = None,
 ) -> None:
     """Refuse a session that does not answer as the model did at export; its engine is removed from the cache.
 
@@ -34,6 +71,7 @@ def self_test(
         runner: the session under test.
         run: images uint8 ``[1, side, side, 3]`` to what ``runner`` returns for them: probability and activation.
         where: words for the message, such as ``provider cuda``.
+        pixels: started earlier; None runs that part here.
 
     Raises:
         SelfTestError: different pixels or another probability than at export.
@@ -51,7 +89,8 @@ def self_test(
         return answer[0]
 
     try:
-        golden.check(spec, infer, min_tolerance=low, where=where)
+        crop = golden.check_pixels(spec) if pixels is None else pixels.result()
+        golden.check_answer(spec, crop, infer, min_tolerance=low, where=where)
         assert answer is not None
         _check_map(spec, answer, max(low, spec.golden.probability_tolerance))
     except ModelError as error:
