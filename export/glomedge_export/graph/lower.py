@@ -11,7 +11,7 @@ import onnx
 from glomedge.errors import MissingExtraError
 from glomedge.model.spec import Calibration, Precision, Target
 from glomedge_export.data.export_crops import CalibrationCrops
-from glomedge_export.graph import float16, int8, winograd
+from glomedge_export.graph import float16, int8, space_to_depth, winograd
 from glomedge_export.graph.convert import check
 from glomedge_export.graph.ranges import METHODS, Method, channel_means, observe
 from glomedge_export.graph.run import Images, OnnxRunner, OpenvinoRunner, Runner, onnx_answers
@@ -123,6 +123,8 @@ def _lower_to_int8(
         bits, halved = WEIGHT_BITS[target], between == "float16"
         statistics = int8.ActivationStatistics(seen, name, means)
         model = int8.to_int8(prepared, target, statistics, bits, half_scales=halved)
+        if target == "onnxruntime":
+            model = space_to_depth.rewrite(model)
         return float16.to_fp16(model) if halved else model
 
     candidates = {name: quantised(name) for name in METHODS if inputs.method in ("auto", name)}
