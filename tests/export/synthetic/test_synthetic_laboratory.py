@@ -77,11 +77,9 @@ def test_an_unknown_laboratory_is_refused() -> None:
 
 def test_a_scanner_without_a_character_changes_hardly_anything() -> None:
     pixels = cv2.GaussianBlur(np.random.default_rng(0).integers(0, 256, (64, 80, 3), np.uint8), (0, 0), 3)
-    plain = Scanner(gamma=(1.0, 1.0, 1.0), sharpening=0.0, jpeg_quality=100).render(pixels)
+    plain = Scanner(gamma=(1.0, 1.0, 1.0), jpeg_quality=100).render(pixels)
     assert plain.shape == pixels.shape
     assert np.abs(plain.astype(int) - pixels).max() <= 6
-    darker = Scanner(gamma=(2.0, 1.0, 1.0), sharpening=0.0, jpeg_quality=100).render(pixels)
+    darker = Scanner(gamma=(2.0, 1.0, 1.0), jpeg_quality=100).render(pixels)
     expected = 255 * (pixels[..., 0] / 255) ** 2
     assert np.abs(darker[..., 0] - expected).max() <= 8
-    sharper = Scanner(gamma=(1.0, 1.0, 1.0), sharpening=2.0, jpeg_quality=100).render(pixels)
-    assert sharper.std() > 1.05 * pixels.std()
