@@ -20,7 +20,7 @@ from onnx import helper
 
 from glomedge.errors import ModelError
 from glomedge.model.spec import Target
-from glomedge_export.graph import surgery
+from glomedge_export.graph import residual_scales, surgery
 from glomedge_export.graph.float16 import between
 from glomedge_export.graph.ranges import (
     Method,
@@ -133,7 +133,7 @@ def to_int8(
         first = {node.name for node in consumers(model).get("scaled", []) if node.op_type == "Conv"}
         layout = _Layout(quantise_bias=False, skip=frozenset({*first, HEAD}), half_scales=half_scales)
         return _insert(model, scales, weight_bits, means, layout)
-    scales = _shared_where_numbers_stay(model, scales)
+    scales = residual_scales.without_ties(model, _shared_where_numbers_stay(model, scales), frozenset(SAME_NUMBERS))
     input_scale = reads_uint8(model)
     if input_scale is not None:
         model = _uint8_front(model, input_scale)
