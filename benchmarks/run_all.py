@@ -105,7 +105,10 @@ def main() -> int:
         took["all"] = time.perf_counter() - begin
     # What an earlier run left behind is not this run's result.
     goals = reached(folder, without={script.result for script in SCRIPTS if script.name in failed})
-    rows = [(goal.what, goal.wanted, goal.got, goal.verdict) for goal in goals]
+    rows = [
+        (goal.what, goal.wanted, goal.got, f"{goal.verdict}: {goal.reason}" if goal.reason else goal.verdict)
+        for goal in goals
+    ]
     text = markdown_table(("goal", "wanted", "measured", "reached"), rows)
     text += "\nTook " + ", ".join(f"{name} {seconds:.0f} s" for name, seconds in took.items()) + "."
     for name, why in failed.items():
@@ -146,6 +149,13 @@ class Goal:
     wanted: str
     got: str
     verdict: str
+    reason: str = ""
+    """Why it is not reached, as far as profiles show."""
+
+
+_ONE_THREAD = (
+    "about 0.24 s of it are imports in one thread; from then on both cores are busy with decoding and the network"
+)
 
 
 def reached(folder: Path, without: Set[str] = frozenset()) -> list[Goal]:
@@ -174,20 +184,51 @@ def reached(folder: Path, without: Set[str] = frozenset()) -> list[Goal]:
     models: dict[str, Any] = cases.get("models", {})
     first: dict[str, Any] = next(iter(models.values()), {})
     fastest: dict[str, list[float]] = first.get("to_cases_csv_s", {})
-    for size, limit_s in (("25", 1.0), ("100", 2.2)):
+    for size, limit_s in (("25", 0.75), ("100", 2.2)):
         what = f"process start to cases.csv, {size} full-size crops"
-        goals.append(_seconds(what, fastest.get(size), limit_s))
+        goals.append(_seconds(what, fastest.get(size), limit_s, _ONE_THREAD))
     starts: dict[str, Any] = start.get("ways", {})
-    goals.append(_seconds("process start to the first answer, int8", starts.get("int8 cpu", {}).get("again_s"), 1.5))
+    goals.append(_seconds("process start to the first answer, int8", starts.get("int8 cpu", {}).get("again_s"), 0.4))
     goals.append(_seconds("import glomedge.engine, a process of its own", start.get("import_s"), 0.4))
+    goals += by_hand(folder)
     return goals
 
 
-def _seconds(what: str, samples: list[float] | None, limit_s: float) -> Goal:
+def by_hand(folder: Path) -> list[Goal]:
+    """The goals whose scripts are run by hand, because they need data, a cluster or a browser."""
+    stem, ray, page_ = (_load(folder / f"{name}.json") for name in ("int8_stem", "ray_cluster", "browser_page_int8"))
+    what = "int8 engine, one thread, of the int8 ceiling measured beside it (int8_stem)"
+    goals = [Goal(what, ">= 85%", "not measured", "-")]
+    if stem:
+        seconds = _median(list(stem["samples_s"].values())[-1]) / stem["crops_a_sample"]
+        share = stem["multiply_adds"] / seconds / 1e9 / stem["ceiling_gmac_per_s"]
+        goals = [Goal(what, ">= 85%", f"{share:.0%}", "yes" if share >= 0.85 else "NO")]
+    what = "a Ray job on one machine, after Ray's start, over glomedge infer (ray_cluster)"
+    if ray:
+        ratio = ray["ratio_s"]
+        got = f"{ratio['value']:.2f} x ({ratio['low']:.2f}-{ratio['high']:.2f}), {ray['model']}"
+        reason = "each actor imports Ray Data and pandas before it can begin"
+        goals.append(_judged(what, "<= 1.15 x", got, reached=ratio["value"] <= 1.15, reason=reason))
+    else:
+        goals.append(Goal(what, "<= 1.15 x", "not measured", "-"))
+    what = "int8 in the browser against Engine.infer, largest difference of a probability (browser_page)"
+    if page_:
+        worst = max(page_["differences"])
+        goals.append(_judged(what, "<= 1e-4", f"{worst:.1e}", reached=worst <= 1e-4))
+    else:
+        goals.append(Goal(what, "<= 1e-4", "not measured", "-"))
+    return goals
+
+
+def _judged(what: str, wanted: str, got: str, *, reached: bool, reason: str = "") -> Goal:
+    return Goal(what, wanted, got, "yes" if reached else "NO", "" if reached else reason)
+
+
+def _seconds(what: str, samples: list[float] | None, limit_s: float, reason: str = "") -> Goal:
     if not samples:
         return Goal(what, f"<= {limit_s} s", "not measured", "-")
     median = _median(samples)
-    return Goal(what, f"<= {limit_s} s", f"{median:.2f} s", "yes" if median <= limit_s else "NO")
+    return _judged(what, f"<= {limit_s} s", f"{median:.2f} s", reached=median <= limit_s, reason=reason)
 
 
 def _ratio(what: str, data: dict[str, Any], baseline: str, candidate: str, wanted: float) -> Goal:

@@ -82,7 +82,7 @@ def main() -> None:
     )
     log(text)
     result: dict[str, Any] = {"samples_s": samples, "ratio": asdict(ratio), "same_bits": equal, "profiles_ms": profiles}
-    result |= {"ceiling_gmac_per_s": ceiling.rate_gmac_per_s, "multiply_adds": work}
+    result |= {"crops_a_sample": BATCH * RUNS, "ceiling_gmac_per_s": ceiling.rate_gmac_per_s, "multiply_adds": work}
     write_result("int8_stem", result, text, title="The first convolution of the int8 file")
 
 

@@ -70,7 +70,7 @@ def main() -> None:
     )
     log(table)
     said = {"runs": runs, "ray_start_s": start_s, "ratio_s": asdict(ratio)}
-    said |= {"crops": arguments.crops, "workers": arguments.workers}
+    said |= {"model": arguments.model.name, "crops": arguments.crops, "workers": arguments.workers}
     write_result("ray_cluster", said, table, title="Ray on one machine against one process")
 
 

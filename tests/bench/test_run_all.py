@@ -93,3 +93,20 @@ def test_every_script_is_there() -> None:
     for script in run_all.SCRIPTS:
         assert importlib.util.find_spec(f"{run_all.PACKAGE}.{script.name}") is not None, script.name
     assert [script.takes_the_rest for script in run_all.SCRIPTS].index(True) == len(run_all.SCRIPTS) - 1
+
+
+def test_goals_of_other_scripts_and_why_one_is_missed(tmp_path: Path) -> None:
+    stem = {"samples_s": {"before": [9.0], "after": [0.9, 0.7, 0.8]}, "crops_a_sample": 40, "multiply_adds": 3.5e9}
+    ray = {"ratio_s": {"value": 1.2, "low": 1.1, "high": 1.3}, "model": "model.onnx"}
+    documents = {
+        "int8_stem": stem | {"ceiling_gmac_per_s": 200.0},
+        "ray_cluster": ray,
+        "browser_page_int8": {"differences": [1e-8, 2e-7]},
+    }
+    for name, document in documents.items():
+        (tmp_path / f"{name}.json").write_text(json.dumps(document))
+    stem_, job, page = run_all.by_hand(tmp_path)
+    assert (stem_.got, stem_.verdict) == ("88%", "yes")
+    assert (job.got, job.verdict) == ("1.20 x (1.10-1.30), model.onnx", "NO")
+    assert "pandas" in job.reason
+    assert (page.got, page.verdict, page.reason) == ("2.0e-07", "yes", "")
