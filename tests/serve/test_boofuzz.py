@@ -88,17 +88,25 @@ def sound(fuzzed: str) -> Any:
 
 
 class Campaign:
-    """One session of boofuzz, and every answer that it saw."""
+    """Sessions of boofuzz, one a request, and every answer that they saw.
 
-    def __init__(self, server: Server, database: Path) -> None:
+    Of a request that is named, boofuzz tries all combinations of bad values, whatever depth it is given: millions.
+    """
+
+    def __init__(self, server: Server, folder: Path) -> None:
         self.answers: list[tuple[str, bytes]] = []
-        connection = Connection("127.0.0.1", server.port, send_timeout=PATIENCE_S, recv_timeout=PATIENCE_S)
-        self._session = boofuzz.Session(
+        self.failures: dict[Any, Any] = {}
+        """What boofuzz itself calls a failure: connections refused, above all."""
+        self._server, self._folder = server, folder
+
+    def _session(self, name: str) -> Any:
+        connection = Connection("127.0.0.1", self._server.port, send_timeout=PATIENCE_S, recv_timeout=PATIENCE_S)
+        return boofuzz.Session(
             target=boofuzz.Target(connection=connection),
             web_port=None,
             keep_web_open=False,
             fuzz_loggers=[],
-            db_filename=str(database),
+            db_filename=str(self._folder / f"{name}.db"),
             receive_data_after_fuzz=True,
             ignore_connection_reset=True,
             ignore_connection_aborted=True,
@@ -115,14 +123,10 @@ class Campaign:
 
     def run(self, request: Any, depth: int = 1) -> None:
         """All bad values of one request, so many parts at a time; raises where the server is not there any more."""
-        self._session.connect(request)
-        self._session.fuzz(name=request.name, max_depth=depth)
-
-    @property
-    def failures(self) -> dict[Any, Any]:
-        """What boofuzz itself calls a failure: connections refused, above all."""
-        found: dict[Any, Any] = self._session.monitor_results
-        return found
+        session = self._session(request.name)
+        session.connect(request)
+        session.fuzz(max_depth=depth)
+        self.failures |= session.monitor_results
 
 
 @pytest.fixture
@@ -155,7 +159,7 @@ def judged(name: str, answer: bytes) -> int:
 
 def test_boofuzz_finds_no_failure(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)  # it keeps its results where it is
-    campaign = Campaign(server, tmp_path / "boofuzz.db")
+    campaign = Campaign(server, tmp_path)
     document, binary = files_request([crop_png(1, 40)])
     expected = server.infer(document, binary).body
     campaign.run(sound("methods"), depth=2)
