@@ -28,7 +28,7 @@ def contract_test(spec: ModelSpec, runner: Runner, path: Path) -> None:
 class PixelTest:
     """``golden.check_pixels`` on a thread of its own: it needs no session, and opening one takes as long.
 
-    Opening holds one CPU and not Python's lock; imports and pixels take some 40 ms of a cold start.
+    Opening holds one CPU and not Python's lock, so that a cold start is shorter by the imports and the pixels.
     """
 
     def __init__(self, spec: ModelSpec) -> None:

@@ -179,7 +179,7 @@ def _tissue_colour(pixels_hwc: npt.NDArray[np.uint8]) -> tuple[float, tuple[floa
 def _lab(pixels_hwc: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
     """CIE L*a*b* (1976, white D65) of sRGB pixels, float32 [H W, 3].
 
-    Not by OpenCV, whose first conversion in a process fills tables for 80 ms.
+    Not by OpenCV, whose first conversion in a process fills tables for longer than several crops take.
     """
     relative = _LINEAR[pixels_hwc.reshape(-1, 3)] @ _TO_RELATIVE_XYZ
     root = np.where(relative > 0.008856, np.cbrt(relative), 7.787 * relative + np.float32(16 / 116))
