@@ -1,4 +1,4 @@
-"""One HTTP connection: uvicorn's, with a time limit on the header of a request, and bodies in larger pieces."""
+"""One HTTP connection: uvicorn's, with a time limit on the header of a request, which uvicorn has not."""
 
 from __future__ import annotations
 
@@ -6,11 +6,7 @@ import asyncio
 from typing import Any
 
 import h11
-from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.h11_impl import H11Protocol
-
-_AHEAD_BYTES = 256 << 10
-"""Of a body that is not taken yet; uvicorn stops and starts reading at a quarter of it, several times a crop."""
 
 
 class TimedConnection(H11Protocol):
@@ -28,12 +24,7 @@ class TimedConnection(H11Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as in H11Protocol
         """Start to wait for the first request."""
         super().connection_made(transport)
-        self.flow = _Flow(transport, self)
         self._watch()
-
-    def reads_ahead(self) -> bool:
-        """Whether more of the body of the request that is being answered may come before the last of it is taken."""
-        return self.conn.their_state is h11.SEND_BODY and len(self.cycle.body) <= _AHEAD_BYTES
 
     def data_received(self, data: bytes) -> None:
         """Hand it on, and see whether a header is still incomplete."""
@@ -59,15 +50,3 @@ class TimedConnection(H11Protocol):
     def _late(self) -> None:
         if not self.transport.is_closing():
             self.transport.close()
-
-
-class _Flow(FlowControl):
-    """Reads on where ``TimedConnection.reads_ahead``."""
-
-    def __init__(self, transport: asyncio.Transport, connection: TimedConnection) -> None:
-        super().__init__(transport)
-        self._connection = connection
-
-    def pause_reading(self) -> None:
-        if not self._connection.reads_ahead():
-            super().pause_reading()
