@@ -6,6 +6,7 @@ runs the golden self-test on it before anything is served.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -112,15 +113,16 @@ def open_engine(
         bf16=options.bf16,
         cache_dir=options.cache_dir,
     )
-    pixels = selftest.PixelTest(file.spec) if self_test else None
-    choice = _open(options, request)
-    if options.fixed_batch and not providers.named(choice.name).gpu:
-        choice.notes.append(f"--fixed-batch is for GPUs and changes nothing on {choice.name}")
-    try:
-        return _tested(choice, options, request, pixels)
-    except BaseException:
-        choice.runner.close()
-        raise
+    with contextlib.ExitStack() as beside:
+        pixels = beside.enter_context(selftest.PixelTest(file.spec)) if self_test else None
+        choice = _open(options, request)
+        if options.fixed_batch and not providers.named(choice.name).gpu:
+            choice.notes.append(f"--fixed-batch is for GPUs and changes nothing on {choice.name}")
+        try:
+            return _tested(choice, options, request, pixels)
+        except BaseException:
+            choice.runner.close()
+            raise
 
 
 @dataclass

@@ -35,9 +35,15 @@ class PixelTest:
         self._spec = spec
         self._pixels: npt.NDArray[np.uint8] | None = None
         self._failure: BaseException | None = None
-        # Not a daemon: it must not be in an import when Python ends.
-        self._thread = threading.Thread(target=self._run, name="glomedge-self-test")
+        self._thread = threading.Thread(target=self._run, name="glomedge-self-test", daemon=True)
         self._thread.start()
+
+    def __enter__(self) -> PixelTest:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        # Whatever else failed: a thread that is inside a library's C++ when Python ends aborts the process.
+        self._thread.join()
 
     def _run(self) -> None:
         from glomedge.engine import golden
