@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import threading
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -265,27 +263,6 @@ def test_a_lost_device_is_an_error_and_never_another_provider(
     with pytest.raises(EngineError, match=r"CUDA failure 999.*nothing was computed elsewhere"):
         model.infer(crops(2))
     assert model.provider == "wrapped"
-
-
-def test_no_thread_outlives_a_provider_that_cannot_be_opened(monkeypatch: pytest.MonkeyPatch, tiny_model: Path) -> None:
-    """One that is inside OpenCV when Python ends aborts the process."""
-    check, ended = golden.check_pixels, list[bool]()
-
-    def slow(spec: Any) -> Any:
-        time.sleep(0.3)
-        pixels = check(spec)
-        ended.append(True)
-        return pixels
-
-    def refused(*_: Any) -> Any:
-        raise ProviderUnavailableError("no such device")
-
-    monkeypatch.setattr(golden, "check_pixels", slow)
-    monkeypatch.setattr(providers, "open_provider", refused)
-    with pytest.raises(ProviderUnavailableError):
-        loading.load(tiny_model, "cpu")
-    assert ended == [True]
-    assert "glomedge-self-test" not in {thread.name for thread in threading.enumerate()}
 
 
 def test_a_file_replaced_while_loading_is_refused(

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import threading
 import time
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 
-from glomedge.engine import golden
-from glomedge.errors import SelfTestError
+from glomedge.engine import golden, loading, providers
+from glomedge.errors import ProviderUnavailableError, SelfTestError
 from glomedge.imaging.enhance import enhance
 from glomedge.model.spec import ModelSpec, Recipe
 from helpers import builders
@@ -107,3 +110,24 @@ def test_nan_never_passes() -> None:
 
 def test_a_wider_tolerance_for_bf16() -> None:
     golden.check(spec_for(Recipe()), lambda images: mean_red(images) + 1e-2, min_tolerance=2e-2)
+
+
+def test_no_thread_outlives_a_provider_that_cannot_be_opened(monkeypatch: pytest.MonkeyPatch, tiny_model: Path) -> None:
+    """One that is inside OpenCV when Python ends aborts the process."""
+    check, ended = golden.check_pixels, list[bool]()
+
+    def slow(spec: Any) -> Any:
+        time.sleep(0.3)
+        pixels = check(spec)
+        ended.append(True)
+        return pixels
+
+    def refused(*_: Any) -> Any:
+        raise ProviderUnavailableError("no such device")
+
+    monkeypatch.setattr(golden, "check_pixels", slow)
+    monkeypatch.setattr(providers, "open_provider", refused)
+    with pytest.raises(ProviderUnavailableError):
+        loading.load(tiny_model, "cpu")
+    assert ended == [True]
+    assert "glomedge-self-test" not in {thread.name for thread in threading.enumerate()}
