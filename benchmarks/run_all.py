@@ -153,9 +153,7 @@ class Goal:
     """Why it is not reached, as far as profiles show."""
 
 
-_ONE_THREAD = (
-    "about 0.24 s of it are imports in one thread; from then on both cores are busy with decoding and the network"
-)
+_ONE_THREAD = "the imports run in one thread; from then on both cores are busy with decoding and the network"
 
 
 def reached(folder: Path, without: Set[str] = frozenset()) -> list[Goal]:

@@ -46,9 +46,9 @@ class PixelTest:
         self._thread.join()
 
     def _run(self) -> None:
-        from glomedge.engine import golden
-
         try:
+            from glomedge.engine import golden
+
             self._pixels = golden.check_pixels(self._spec)
         except BaseException as error:  # noqa: BLE001 - raised by the caller's thread
             self._failure = error
