@@ -115,11 +115,11 @@ def test_storage_that_goes_away_ends_the_run_and_loses_nothing(
     module.forget()
     assert infer_folder(options).complete
     run = stored(options)
-    seen: set[str] = set()
+    # However the readers' threads take turns, the other 28 cannot stand around two without 8 of them in a row.
+    read = sorted(objects.bodies)[:2]
 
     def fault(method: str, key: str, before: int) -> str | None:
-        seen.add(key)
-        return "503" if len(seen) > 12 else None
+        return None if method == "GET" and key in ("", *read) else "503"  # whether it has come back is asked by HEAD
 
     objects.fault = fault
     with pytest.raises(StorageError, match=r"8 inputs in a row could not be read.*--resume"):
