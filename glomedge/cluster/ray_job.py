@@ -1,24 +1,24 @@
-"""The parts of a run on Ray: Ray Data hands them to a pool of actors, each with a warm engine.
+"""The parts of a run on Ray: handed to actors, each with a warm engine, which Ray places, watches and starts again.
 
-Ray Data's own checkpoint is not used. It filters the rows that are done in a further pool of actors, which takes a CPU
-and 1 GiB and waits for ever where the workers have all CPUs; and a worker that dies while it repeats a write, or that
-outlives its driver, can leave rows doubled or lost. Here a part is done when its file is there (``plan.py``): nothing
-is filtered, and whoever writes it twice writes the same.
+By Ray's actors and not by Ray Data, which has nothing to do here: no data passes, only the numbers of parts. It would
+be imported in every actor, with pandas, before the engine is opened, and hand out the next part late. Its checkpoint
+filters the rows that are done in a further pool of actors, which takes a CPU and 1 GiB and waits for ever where the
+workers have all CPUs; and a worker that dies while it repeats a write, or that outlives its driver, can leave rows
+doubled or lost. Here a part is done when its file is there (``plan.py``): nothing is filtered, and whoever writes it
+twice writes the same.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import os
-import queue
 import re
 import secrets
 import shutil
 import tempfile
-import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -32,9 +32,13 @@ _TICK_S = 0.2
 _STARTS = 3
 _BEGINS_WITHIN_S = 900.0
 """For the first worker to begin a part: packages are imported on a node for the first time, and an engine is made."""
+_PARTS_AT_ONCE = 2
+"""Of a worker: while the last batches of one are in the engine and its files are written, the next one is decoded."""
 _NICENESS = "RAY_worker_niceness"
 _OBJECTS_BYTES = 128 << 20
 _OURS = re.compile(r"\bglomedge\.errors\.\w*Error: (.+)")
+_COLOUR = re.compile("\x1b\\[[0-9;]*m")
+_MOST_NOTES = 20
 _ADVICE = "What is answered is kept: run again with --resume."
 
 
@@ -65,60 +69,118 @@ class RayPool:
             UsageError: the cluster has not room for so many workers, or cannot be reached.
             GlomedgeError: the job failed; the parts that are answered stay.
         """
-        with own_or_given_cluster(self.note) as ray:
+        says: Any = _RaySays(self.note)
+        with contextlib.redirect_stdout(says), own_or_given_cluster(self.note) as ray:
             count = _room(ray, job, self.workers, len(parts))
             return _Stream(ray, job, model, parts, count).run(done, stop)
 
 
-class RayWorker:
-    """A worker as Ray Data makes it, once in each actor."""
+class _RaySays:
+    """Takes what Ray prints of nodes and workers that end, on standard output, where ``--json`` has its record.
 
-    def __init__(self, job: Job, model: Any) -> None:
-        ray = telemetry.import_ray()
+    Of each message the first sentence, without the traceback behind it, becomes a note; a message again, none.
+    """
+
+    def __init__(self, note: Callable[[str], None]) -> None:
+        self._note, self._said = note, set[str]()
+
+    def write(self, text: str) -> int:
+        """As of a text stream."""
+        line = _COLOUR.sub("", text).strip().partition("\n")[0].partition(" Error: ")[0]
+        if line and line not in self._said and len(self._said) < _MOST_NOTES:
+            self._said.add(line)
+            self._note(f"Ray says: {line}")
+        return len(text)
+
+    def flush(self) -> None:
+        """Nothing is kept."""
+
+
+class RayWorker:
+    """A worker as Ray makes it, once in each actor; it answers up to ``_PARTS_AT_ONCE`` parts at the same time."""
+
+    def __init__(self, job: Job, model: bytes) -> None:
         try:
-            self._worker = Worker(job, ray.get(model))
+            self._worker = Worker(job, model)
         except GlomedgeError as error:
             raise GlomedgeError(str(error)) from None  # the others do not all survive the way to the driver
 
-    def __call__(self, batch: dict[str, Any]) -> dict[str, list[Any]]:
-        """Answer the parts of one batch."""
+    def ready(self) -> None:
+        """Returns once the worker is there."""
+
+    def answer(self, part: int) -> Done:
+        """Answer a part, and write its file."""
         try:
-            answered = [self._worker.answer(int(part)) for part in batch["part"]]
+            return self._worker.answer(part)
         except GlomedgeError as error:
             raise GlomedgeError(str(error)) from None
-        return {
-            "part": [done.part for done in answered],
-            "rows": [done.rows for done in answered],
-            "engine": [json.dumps(done.engine) for done in answered],
-        }
+
+
+@dataclass(eq=False)
+class _Actor:
+    """A worker and how many parts it has. Ray ends it when nothing holds its handle any more."""
+
+    handle: Any
+    parts: int = 0
 
 
 class _Stream:
-    """The job, on a thread of its own, so that a signal is seen while Ray is waited for."""
+    """The parts on their way to the workers and back."""
 
     def __init__(self, ray: Any, job: Job, model: bytes, parts: Sequence[int], workers: int) -> None:
         self._ray, self._job, self._parts, self._workers = ray, job, parts, workers
-        self._model = ray.put(model)
-        self._said: queue.SimpleQueue[Done | BaseException | None] = queue.SimpleQueue()
+        self._model = ray.put(model)  # kept for workers that are started again
+        self._left, self._missing = deque(parts), len(parts)
+        # The one place that holds the workers: one that has nothing to do any more ends, and makes room for another
+        # that Ray starts again because its node is gone.
+        self._under_way: dict[Any, tuple[_Actor, int | None]] = {}
+        self._begun = False
 
     def run(self, done: Callable[[Done], None], stop: Callable[[], bool]) -> bool:
-        threading.Thread(target=self._consume, name="glomedge-ray", daemon=True).start()
-        begin_s, begun = time.monotonic(), False
-        while not stop():
-            try:
-                said = self._said.get(timeout=_TICK_S)
-            except queue.Empty:
-                if not begun and time.monotonic() - begin_s > _BEGINS_WITHIN_S:
-                    self._require_begun()
-                    begun = True
-                continue
-            begun = True
-            if said is None:
-                return True
-            if isinstance(said, BaseException):
-                raise _explained(said)
+        """Answer them all; False where it is time to stop. Raises GlomedgeError."""
+        self._start_workers()
+        begin_s = time.monotonic()
+        while self._missing:
+            if stop():
+                return False
+            for ready in self._ray.wait([*self._under_way], timeout=_TICK_S)[0]:
+                self._take(ready, done)
+            if not self._begun and time.monotonic() - begin_s > _BEGINS_WITHIN_S:
+                self._require_begun()
+                self._begun = True
+        return True
+
+    def _start_workers(self) -> None:
+        kind = self._ray.remote(RayWorker).options(
+            num_cpus=self._job.cpus,
+            num_gpus=1 if on_gpu(self._job.engine) else 0,
+            max_concurrency=_PARTS_AT_ONCE,
+            # However many die: a part that ends its workers ends the run by itself (``Worker.answer``).
+            max_restarts=-1,
+            max_task_retries=-1,
+        )
+        for _ in range(self._workers):
+            worker = kind.remote(self._job, self._model)
+            # No part before it is there: it may wait for a node that never comes.
+            self._under_way[worker.ready.remote()] = _Actor(worker), None
+
+    def _take(self, ready: Any, done: Callable[[Done], None]) -> None:
+        """A worker is there, or has answered a part: hand it what is to be done next."""
+        actor, part = self._under_way.pop(ready)
+        try:
+            said = self._ray.get(ready)
+        except Exception as error:  # noqa: BLE001 - Ray's own, and the worker's inside them
+            raise _explained(error) from None
+        self._begun = True
+        if part is not None:
+            actor.parts -= 1
+            self._missing -= 1
             done(said)
-        return False
+        # The last parts are not kept from those who would have none.
+        while self._left and actor.parts < (_PARTS_AT_ONCE if len(self._left) >= self._workers else 1):
+            part = self._left.popleft()
+            actor.parts += 1
+            self._under_way[actor.handle.answer.remote(part)] = actor, part
 
     def _require_begun(self) -> None:
         """Ray waits without end for room, and for nodes that cannot start a worker. Raises GlomedgeError."""
@@ -129,29 +191,6 @@ class _Stream:
                 f"node with {self._job.cpus} free CPUs any more, or its nodes do not see {store.where}: look at ray "
                 f"status and at the logs of Ray. {_ADVICE}"
             )
-
-    def _consume(self) -> None:
-        try:
-            for row in self._dataset().iter_rows():
-                self._said.put(Done(int(row["part"]), int(row["rows"]), json.loads(row["engine"])))
-            self._said.put(None)
-        except BaseException as error:  # noqa: BLE001 - raised by the caller's thread
-            self._said.put(error)
-
-    def _dataset(self) -> Any:
-        data = telemetry.import_ray("data")
-        context = data.DataContext.get_current()
-        context.enable_progress_bars = False
-        logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # what it says of a failure, _explained says
-        items = [{"part": part} for part in self._parts]
-        return data.from_items(items, override_num_blocks=len(items)).map_batches(
-            RayWorker,
-            fn_constructor_args=(self._job, self._model),
-            batch_size=1,
-            compute=data.ActorPoolStrategy(size=self._workers),
-            num_cpus=self._job.cpus,
-            num_gpus=1 if on_gpu(self._job.engine) else 0,
-        )
 
 
 @contextlib.contextmanager
@@ -164,9 +203,8 @@ def own_or_given_cluster(note: Callable[[str], None]) -> Iterator[Any]:
         _settle_own()
     try:
         ray = telemetry.import_ray()
-        telemetry.import_ray("data")
     except ImportError:
-        raise MissingExtraError("glomedge infer-ray", "ray[data]", "ray") from None
+        raise MissingExtraError("glomedge infer-ray", "ray", "ray") from None
     if ray.is_initialized():
         yield ray
         return
@@ -273,9 +311,10 @@ def _explained(error: BaseException) -> GlomedgeError:
     """What a user is told of a job that failed."""
     seen: BaseException | None = error
     while seen is not None:
-        if isinstance(seen, GlomedgeError):
+        cause = getattr(seen, "cause", None)  # Ray's copy of an error is of its kind too, but says the whole traceback
+        if isinstance(seen, GlomedgeError) and cause is None:
             return seen
-        seen = getattr(seen, "cause", None) or seen.__cause__ or seen.__context__
+        seen = cause or seen.__cause__ or seen.__context__
     if found := _OURS.search(str(error)):  # of an actor that died at its start only the text arrives
         return GlomedgeError(found[1])
     return GlomedgeError(f"The Ray job failed: {_first_line(error)} {_ADVICE}")

@@ -9,6 +9,7 @@ import dataclasses
 import heapq
 import io
 import tempfile
+import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -103,7 +104,7 @@ class Done:
 
 
 class Worker:
-    """Answers parts; make it once, where it is to run.
+    """Answers parts, several at once where it is called from several threads; make it once, where it is to run.
 
     Args:
         job: what to do.
@@ -251,6 +252,10 @@ def on_gpu(engine: EngineOptions) -> bool:
     return providers.named(engine.provider).gpu
 
 
+_reading = threading.Lock()
+"""The list of inputs is one open file, with one place to read from."""
+
+
 @lru_cache(maxsize=1)
 def _inputs_of(store: Store, name: str) -> Any:
     import pyarrow.parquet
@@ -263,7 +268,8 @@ def read_inputs(store: Store, name: str, part: int) -> tuple[list[str], list[Cas
     import pyarrow
 
     try:
-        columns = _inputs_of(store, name).read_row_group(part).to_pydict()
+        with _reading:
+            columns = _inputs_of(store, name).read_row_group(part).to_pydict()
     except StorageError as error:
         _inputs_of.cache_clear()
         raise OutputError(f"{error} What is answered is kept: use --resume.") from None

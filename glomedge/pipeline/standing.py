@@ -18,7 +18,9 @@ _CLOSE_WITHIN_S = 20.0
 
 
 class StandingPipeline:
-    """Answers one list of batches after the other, for one caller at a time.
+    """Answers lists of batches, in the order in which they come; thread-safe.
+
+    While one caller's last batches are answered, the decoders are at the next one's first.
 
     Args:
         root: folder that the inputs are relative to.
@@ -33,7 +35,7 @@ class StandingPipeline:
         engine: Callable[[], Infer],
     ) -> None:
         self._waiting: queue.SimpleQueue[Sequence[Found]] = queue.SimpleQueue()
-        self._answered: queue.SimpleQueue[list[Answer]] = queue.SimpleQueue()
+        self._callers: dict[bytes, queue.SimpleQueue[list[Answer]]] = {}  # by input
         self._stopped = False
         self._failure: BaseException | None = None
         self._pipeline = Pipeline(root, settings, engine, self, stop=lambda: self._stopped)
@@ -48,19 +50,26 @@ class StandingPipeline:
     def answers(self, batches: Sequence[Sequence[Found]]) -> list[Answer]:
         """Answer every crop of the batches, in their order.
 
+        Args:
+            batches: of inputs that are in no other list at the same time.
+
         Raises:
             GlomedgeError: the model cannot be loaded or run, or too many decoders hang; the pipeline is then over.
         """
         order = {found.relative: place for place, found in enumerate(found for batch in batches for found in batch)}
+        answered = queue.SimpleQueue[list[Answer]]()
+        self._callers.update(dict.fromkeys(order, answered))
         for batch in batches:
             self._waiting.put(batch)
         answers = list[Answer]()
         while len(answers) < len(order):
             try:
-                answers += self._answered.get(timeout=_TICK_S)
+                answers += answered.get(timeout=_TICK_S)
             except queue.Empty:
                 if not self._thread.is_alive():
                     raise self._failure or GlomedgeError("The pipeline has ended. Run again with --resume.") from None
+        for name in order:
+            del self._callers[name]
         return sorted(answers, key=lambda answer: order[answer.found.relative])
 
     def close(self) -> None:
@@ -87,8 +96,8 @@ class StandingPipeline:
         """A crash of this process costs the whole list, which is then answered elsewhere."""
 
     def rows(self, answers: Sequence[Answer]) -> None:
-        """Take one batch."""
-        self._answered.put(list(answers))
+        """Hand one batch, which is of one list, to whoever waits for it."""
+        self._callers[answers[0].found.relative].put(list(answers))
 
     def sync(self) -> None:
         """Nothing is on disk."""

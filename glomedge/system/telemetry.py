@@ -85,15 +85,15 @@ RAY_OPT_OUTS = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_USAGE_STATS_PROMPT_ENABLED"
 """Read by Ray when a cluster starts, and by its processes."""
 
 
-def import_ray(module: str = "") -> Any:
-    """The module ``ray`` or one of its modules, such as ``data``, its statistics off. Raises ImportError.
+def import_ray() -> Any:
+    """The module ``ray``, its statistics off. Raises ImportError.
 
     Whoever has set ``RAY_USAGE_STATS_ENABLED`` keeps the setting.
     """
     silence()
     for name, value in RAY_OPT_OUTS.items():
         os.environ.setdefault(name, value)
-    return importlib.import_module(f"ray.{module}" if module else "ray")
+    return importlib.import_module("ray")
 
 
 @contextlib.contextmanager

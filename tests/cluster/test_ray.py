@@ -8,7 +8,7 @@ import json
 import os
 import subprocess
 import sys
-import threading
+import weakref
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,6 +22,8 @@ from glomedge.cluster.cohort import infer_cohort
 from glomedge.cluster.options import CohortOptions
 from glomedge.cluster.plan import Plan
 from glomedge.cluster.store import Store
+from glomedge.cluster.worker import Done
+from glomedge.engine.options import EngineOptions
 from glomedge.errors import GlomedgeError, MissingExtraError, UsageError
 from helpers.cohort_kit import plainly, published, require_same
 from helpers.ray_kit import driver
@@ -71,7 +73,7 @@ def test_without_ray_the_extra_is_named(cohort: CohortOptions, monkeypatch: pyte
         monkeypatch.delenv(name)
     with pytest.raises(
         MissingExtraError,
-        match=r"infer-ray needs the package 'ray\[data\]', which is not installed here\. Install it with: .*\[ray\]",
+        match=r"infer-ray needs the package 'ray', which is not installed here\. Install it with: .*\[ray\]",
     ):
         infer_cohort(cohort, ray_job.RayPool())
 
@@ -107,8 +109,6 @@ class OfCpus:
     """What of a job decides on the room that it needs."""
 
     def __init__(self, cpus: int, provider: str = "cpu") -> None:
-        from glomedge.engine.options import EngineOptions
-
         self.cpus, self.engine = cpus, EngineOptions(provider)
 
 
@@ -141,25 +141,133 @@ def test_too_few_cpus_are_a_sentence_not_a_wait() -> None:
         room(Cluster([{"CPU": 16}]), cpus=4, provider="cuda")
 
 
+class Handle(SimpleNamespace):
+    """Of a worker; unlike a SimpleNamespace it can be watched."""
+
+
+class Handed:
+    """What a driver asks of Ray, here; parts are done in the order in which the test says so, by number of worker.
+
+    Attributes:
+        parts: of each worker, those that it has.
+        alive: the workers that the driver still holds.
+    """
+
+    def __init__(self, *, come: bool = True) -> None:
+        self.come = come
+        self.parts: dict[int, list[int]] = {}
+        self.alive = weakref.WeakValueDictionary[int, Handle]()
+        self.ready = list[object]()
+        self.gives: dict[object, Any] = {}
+
+    def put(self, data: bytes) -> bytes:
+        return data
+
+    def remote(self, kind: type) -> SimpleNamespace:
+        assert kind is ray_job.RayWorker
+        return SimpleNamespace(options=lambda **options: SimpleNamespace(remote=self._worker))
+
+    def _worker(self, job: object, model: bytes) -> Handle:
+        number = len(self.parts)
+        self.parts[number] = []
+
+        def answer(part: int) -> object:
+            self.parts[number].append(part)
+            reference = object()
+            self.gives[reference] = Done(part, 16, {"worker": number})
+            return reference
+
+        def begin() -> object:
+            reference = object()
+            self.gives[reference] = None
+            if self.come:
+                self.ready.append(reference)
+            return reference
+
+        worker = Handle(ready=SimpleNamespace(remote=begin), answer=SimpleNamespace(remote=answer))
+        self.alive[number] = worker
+        return worker
+
+    def done(self, worker: int) -> None:
+        """The first of its parts is done."""
+        part = self.parts[worker].pop(0)
+        self.ready.append(next(reference for reference, said in self.gives.items() if said and said.part == part))
+
+    def wait(self, references: list[object], timeout: float) -> tuple[list[object], list[object]]:
+        came = [self.ready.pop(0)] if self.ready else []
+        assert set(came) <= set(references)
+        return came, [each for each in references if each not in came]
+
+    def get(self, reference: object) -> Any:
+        return self.gives.pop(reference)
+
+
+def streamed(ray: Handed, store: Store, plan: Plan, workers: int) -> ray_job._Stream:
+    job = SimpleNamespace(store=store, plan=plan, cpus=2, engine=EngineOptions("cpu"))
+    return ray_job._Stream(ray, job, b"", range(plan.parts), workers)  # type: ignore[arg-type]
+
+
+def test_every_worker_has_the_next_part_and_the_last_ones_are_shared(tmp_path: Path) -> None:
+    ray = Handed()
+    stream = streamed(ray, Store(str(tmp_path)), Plan(7 * 16, 16, 8, {}), 2)
+    answered, seen = list[int](), list[dict[int, list[int]]]()
+    script = iter((0, 0, 1, 1, 0, 1, 0))
+
+    def stop() -> bool:
+        if not ray.ready:
+            seen.append({number: list(parts) for number, parts in ray.parts.items()})
+            ray.done(next(script))
+        return False
+
+    assert stream.run(lambda done: answered.append(done.part), stop)
+    assert sorted(answered) == [0, 1, 2, 3, 4, 5, 6]
+    assert seen == [
+        {0: [0, 1], 1: [2, 3]},
+        {0: [1, 4], 1: [2, 3]},
+        {0: [4, 5], 1: [2, 3]},
+        {0: [4, 5], 1: [3]},  # the last part is not for a worker that has one
+        {0: [4, 5], 1: [6]},
+        {0: [5], 1: [6]},
+        {0: [5], 1: []},
+    ]
+
+
+def test_a_worker_without_parts_is_let_go(tmp_path: Path) -> None:
+    """Where a node has left for good, its worker can only begin again in the place of another."""
+    ray, alive = Handed(), list[list[int]]()
+    stream = streamed(ray, Store(str(tmp_path)), Plan(2 * 16, 16, 8, {}), 2)
+    script = iter((0, 1))
+
+    def stop() -> bool:
+        if not ray.ready:
+            alive.append(sorted(ray.alive))
+            ray.done(next(script))
+        return False
+
+    assert stream.run(lambda done: None, stop)
+    assert alive == [[0, 1], [1]]
+
+
 def test_workers_that_never_begin_are_a_sentence_not_a_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ray_job, "_BEGINS_WITHIN_S", 0.0)
-    store, plan, over = Store(str(tmp_path)), Plan(64, 32, 8, {}), threading.Event()
-    job = SimpleNamespace(store=store, plan=plan, cpus=2)
-    ray = SimpleNamespace(put=lambda model: model)
+    store, plan = Store(str(tmp_path)), Plan(64, 32, 8, {})
+    with pytest.raises(GlomedgeError, match=r"No worker of this Ray cluster has begun .* 2 free CPUs .*--resume"):
+        streamed(Handed(come=False), store, plan, 1).run(lambda done: None, lambda: False)
+    store.write(plan.attempts_file(1), b"1")
+    polled = iter([False] * 4)
+    assert not streamed(Handed(come=False), store, plan, 1).run(lambda done: None, lambda: next(polled, True))
 
-    def stream() -> ray_job._Stream:
-        made = ray_job._Stream(ray, job, b"", [0, 1], 1)  # type: ignore[arg-type]
-        monkeypatch.setattr(made, "_dataset", lambda: SimpleNamespace(iter_rows=lambda: iter(over.wait, True)))
-        return made
 
-    try:
-        with pytest.raises(GlomedgeError, match=r"No worker of this Ray cluster has begun .* 2 free CPUs .*--resume"):
-            stream().run(lambda done: None, lambda: False)
-        store.write(plan.attempts_file(1), b"1")
-        polled = iter([False] * 4)
-        assert not stream().run(lambda done: None, lambda: next(polled, True))
-    finally:
-        over.set()
+def test_what_ray_prints_becomes_notes_without_tracebacks() -> None:
+    notes = list[str]()
+    says = ray_job._RaySays(notes.append)
+    for _ in range(2):
+        print("\x1b[33m(raylet)\x1b[0m Task failed. It will be retried. Error: Traceback\n  File", file=says)
+    print("(raylet) The node has been marked dead.\nPossible reasons", file=says)
+    assert notes == [
+        "Ray says: (raylet) Task failed. It will be retried.",
+        "Ray says: (raylet) The node has been marked dead.",
+    ]
 
 
 def test_what_failed_is_said_in_a_sentence() -> None:
@@ -169,6 +277,9 @@ def test_what_failed_is_said_in_a_sentence() -> None:
     caused = RuntimeError("traceback")
     caused.__cause__ = GlomedgeError("The model is of another kind. Export it again.")
     assert said(caused) == "The model is of another kind. Export it again."
+    copied = GlomedgeError("ray::RayWorker.answer()\n  traceback")  # as Ray raises it again in the driver
+    copied.cause = caused.__cause__  # type: ignore[attr-defined]
+    assert said(copied) == "The model is of another kind. Export it again."
     text = "The actor died: ...\nglomedge.errors.OutputError: A worker has another version.\n  more"
     assert said(RuntimeError(text)) == "A worker has another version."
     assert said(RuntimeError("\n\nobject lost\ntraceback")) == (

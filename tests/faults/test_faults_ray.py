@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import random
 import time
@@ -17,7 +18,7 @@ from glomedge.runs.manifest import write_manifest
 from glomedge.runs.options import Options
 from helpers.builders import build_tiny_model
 from helpers.cohort_kit import plainly, poison, published, require_poisoned, require_same
-from helpers.ray_kit import driver, kill_driver, parts_of, wait_for_parts, workers_of
+from helpers.ray_kit import driver, kill_driver, parts_of, two_nodes, wait_for_parts, workers_of
 from helpers.run_kit import write_crops
 
 pytestmark = [
@@ -47,7 +48,7 @@ def test_workers_killed_at_random(many: CohortOptions, tmp_path: Path) -> None:
     with driver(replace(many, workers=2), "--no-report") as process:
         # Once a part is done since the last one, so that the job always gets on.
         while kills < KILLS_OF_WORKERS and wait_for_parts(process, many, parts_of(many) + 1):
-            time.sleep(rng.random() * 0.5)
+            time.sleep(rng.random() * 0.1)
             if workers := workers_of(process):
                 rng.choice(workers).kill()
                 kills += 1
@@ -68,6 +69,46 @@ def test_drivers_killed_and_resumed(many: CohortOptions, tmp_path: Path) -> None
         said = process.communicate()[0]
     assert process.returncode == 2, said
     require_same(published(many.output), plainly(many, tmp_path / "plain"))
+
+
+def test_a_node_that_leaves_for_good_costs_no_part(many: CohortOptions, tmp_path: Path) -> None:
+    """Its worker has no room anywhere before the other one has nothing to do any more."""
+    two = replace(many, workers=2)
+    with two_nodes() as (cluster, nodes), driver(two, "--no-report", "--json", cluster=cluster) as process:
+        assert wait_for_parts(process, many, 10), process.communicate()[0]
+        assert len(workers_of(nodes)) == 2
+        assert nodes.stdin is not None
+        nodes.stdin.write("leave\n")
+        nodes.stdin.flush()
+        assert nodes.stdout is not None
+        assert nodes.stdout.readline() == "left\n"
+        left_at = parts_of(many)
+        said = process.communicate()[0]
+    assert left_at < 90
+    assert process.returncode == 2, said
+    assert said.count("Note: Ray says: (raylet) Task RayWorker.answer failed.") == 1
+    assert json.loads(said[said.index("{\n") :])["rows"] == 1600  # nothing of Ray's stands in the record
+    require_same(published(many.output), plainly(many, tmp_path / "plain"))
+
+
+def test_a_worker_of_another_version_ends_the_run_with_a_sentence(
+    many: CohortOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "sitecustomize.py").write_text(
+        "import sys\n"
+        "if any('default_worker' in each for each in sys.orig_argv):\n"
+        "    import glomedge.about\n"
+        "    glomedge.about.__version__ = '0.0.1'\n"
+    )
+    monkeypatch.setenv(
+        "PYTHONPATH", os.pathsep.join(filter(None, (str(tmp_path / "site"), os.environ.get("PYTHONPATH"))))
+    )
+    with driver(many, "--no-report") as process:
+        said = process.communicate()[0]
+    assert process.returncode == 1, said
+    assert "and a worker has 0.0.1. Install the same version on every node." in " ".join(said.split())
+    assert "Traceback" not in said
 
 
 def test_two_drivers_on_one_output(many: CohortOptions, tmp_path: Path) -> None:

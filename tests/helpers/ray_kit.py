@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+import secrets
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import MappingProxyType
 
 import psutil
 
@@ -31,12 +33,14 @@ def command(options: CohortOptions, *more: str) -> list[str]:
 
 
 @contextmanager
-def driver(options: CohortOptions, *more: str) -> Iterator[subprocess.Popen[str]]:
-    """A driver with a cluster of its own; whatever is left of both is killed at the end."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+def driver(
+    options: CohortOptions, *more: str, cluster: Mapping[str, str] = MappingProxyType({})
+) -> Iterator[subprocess.Popen[str]]:
+    """A driver with a cluster of its own, or on the one of ``two_nodes``; whatever is left is killed at the end."""
     process = subprocess.Popen(
         command(options, *more),
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment, start_new_session=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={**_without_ray(), **cluster},
+        start_new_session=True,
     )  # fmt: skip
     seen: dict[int, psutil.Process] = {}
     try:
@@ -44,6 +48,41 @@ def driver(options: CohortOptions, *more: str) -> Iterator[subprocess.Popen[str]
     finally:
         _remember(process.pid, seen)
         end(process, seen)
+
+
+@contextmanager
+def two_nodes() -> Iterator[tuple[Mapping[str, str], subprocess.Popen[str]]]:
+    """What a driver needs to join ``ray_two_nodes``, and the process that a line makes to lose its second node."""
+    given = {
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # 127.0.0.1 alone
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": secrets.token_hex(32),
+        "RAY_worker_niceness": "0",
+        # A node that is gone is believed to be within seconds.
+        "RAY_health_check_period_ms": "1000",
+        "RAY_health_check_failure_threshold": "3",
+    }
+    places = str(Path(__file__).resolve().parents[1]), os.environ.get("PYTHONPATH")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "helpers.ray_two_nodes"],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True,
+        env=_without_ray() | given | {"PYTHONPATH": os.pathsep.join(filter(None, places))},
+    )  # fmt: skip
+    seen: dict[int, psutil.Process] = {}
+    try:
+        assert process.stdout is not None
+        address = process.stdout.readline().strip()
+        assert address.startswith("127.0.0.1:"), address
+        yield given | {"RAY_ADDRESS": address}, process
+    finally:
+        _remember(process.pid, seen)
+        with suppress(subprocess.TimeoutExpired):
+            process.communicate(timeout=30.0)
+        end(process, seen)
+
+
+def _without_ray() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
 
 
 def _remember(pid: int, seen: dict[int, psutil.Process]) -> None:
@@ -81,7 +120,7 @@ def workers_of(process: subprocess.Popen[str]) -> list[psutil.Process]:
     found = []
     for child in family:
         try:
-            if "MapWorker" in " ".join(child.cmdline()):
+            if "ray::RayWorker" in " ".join(child.cmdline()):
                 found.append(child)
         except psutil.Error:
             continue
