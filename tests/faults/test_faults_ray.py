@@ -29,21 +29,27 @@ pytestmark = [
 KILLS_OF_WORKERS, KILLS_OF_DRIVERS = 20, 10
 
 
-@pytest.fixture
-def many(tmp_path: Path) -> CohortOptions:
-    """1,600 crops in 100 parts, two of them broken, one of them vanished: enough for 20 kills on an idle machine."""
-    names = write_crops(tmp_path / "crops", 1600, broken=2)
-    build_tiny_model(tmp_path / "model.onnx")
-    write_manifest(tmp_path / "crops", tmp_path / "crops.parquet")
-    (tmp_path / "crops" / names[500]).unlink()
+def cohort(folder: Path, crops: int) -> CohortOptions:
+    """Crops in parts of 16, two of them broken, one of them vanished."""
+    names = write_crops(folder / "crops", crops, broken=2)
+    build_tiny_model(folder / "model.onnx")
+    write_manifest(folder / "crops", folder / "crops.parquet")
+    (folder / "crops" / names[500]).unlink()
     run = Options(
-        tmp_path / "crops", tmp_path / "model.onnx", engine=EngineOptions("cpu"), inputs=tmp_path / "crops.parquet",
+        folder / "crops", folder / "model.onnx", engine=EngineOptions("cpu"), inputs=folder / "crops.parquet",
         report=False,
     )  # fmt: skip
-    return CohortOptions(run, str(tmp_path / "out"), workers=1, cpus_per_worker=1, part_rows=16)
+    return CohortOptions(run, str(folder / "out"), workers=1, cpus_per_worker=1, part_rows=16)
 
 
-def test_workers_killed_at_random(many: CohortOptions, tmp_path: Path) -> None:
+@pytest.fixture
+def many(tmp_path: Path) -> CohortOptions:
+    """1,600 crops in 100 parts."""
+    return cohort(tmp_path, 1600)
+
+
+def test_workers_killed_at_random(tmp_path: Path) -> None:
+    many = cohort(tmp_path, 6400)  # enough for 20 kills: while one worker starts again, the other one goes on
     rng, kills = random.Random(21), 0
     with driver(replace(many, workers=2), "--no-report") as process:
         # Once a part is done since the last one, so that the job always gets on.
