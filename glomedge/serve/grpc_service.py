@@ -56,6 +56,8 @@ class GrpcServer:
             options=[
                 ("grpc.max_receive_message_length", limits.body_bytes),
                 ("grpc.so_reuseport", 0),  # or a second server would take half of the requests
+                # On a fast connection its window grows to megabytes, which are held of calls that are not read.
+                ("grpc.http2.bdp_probe", 0),
                 ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
             ],
             maximum_concurrent_rpcs=limits.connections,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import timeit
 from pathlib import Path
 
 import numpy as np
@@ -12,13 +14,20 @@ from helpers.builders import tiny_graph, tiny_spec
 _SIDE = 1024
 
 
-def build_slow_model(path: Path, products: int = 4) -> None:
-    """As ``build_tiny_model``, with as many products of two 1,024 x 1,024 matrices that add nothing to the answer.
+_CALL_S = 0.15
+_MOST_PRODUCTS = 64
 
-    Each is 2 gigaflop, whatever the batch: some 10 ms on one core of a fast machine, 100 ms on a busy one.
+
+def build_slow_model(path: Path) -> None:
+    """As ``build_tiny_model``, with products of two 1,024 x 1,024 matrices that add nothing to the answer.
+
+    Each is 2 gigaflop, whatever the batch; there are as many as NumPy computes here in 0.15 s, so that a call takes
+    long enough for what a test has to do meanwhile, on a slow machine as on a fast one.
     """
     from onnx import helper, numpy_helper
 
+    matrix = np.full((_SIDE, _SIDE), 1 / _SIDE, np.float32)
+    products = min(_MOST_PRODUCTS, math.ceil(_CALL_S / min(timeit.repeat(lambda: matrix @ matrix, number=1, repeat=5))))
     model = tiny_graph()
     nodes = list(model.graph.node)
     place = next(index for index, node in enumerate(nodes) if node.op_type == "Div")
@@ -39,7 +48,7 @@ def build_slow_model(path: Path, products: int = 4) -> None:
     nodes[place:place] = extra
     del model.graph.node[:]
     model.graph.node.extend(nodes)
-    model.graph.initializer.append(numpy_helper.from_array(np.full((_SIDE, _SIDE), 1 / _SIDE, np.float32), "matrix"))
+    model.graph.initializer.append(numpy_helper.from_array(matrix, "matrix"))
     model.graph.initializer.append(numpy_helper.from_array(np.array(0.0, np.float32), "nothing"))
     graph = model.SerializeToString()
     path.write_bytes(sealed(graph, tiny_spec(graph)))
