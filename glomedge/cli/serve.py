@@ -95,8 +95,9 @@ def serve(
 
     SIGTERM finishes what is in flight and ends; SIGHUP loads the model file again and swaps it in.
     """
-    if importlib.util.find_spec("starlette") is None or importlib.util.find_spec("uvicorn") is None:
-        raise MissingExtraError("glomedge serve", "uvicorn", "serve")
+    for package in ("starlette", "uvicorn", "httptools"):
+        if importlib.util.find_spec(package) is None:
+            raise MissingExtraError("glomedge serve", package, "serve")
     from glomedge.serve.options import MEGABYTE, Limits, ServeOptions
     from glomedge.serve.server import serve as run
 

@@ -5,12 +5,13 @@ No time is spent waiting for a batch to fill: while one is computed, the next on
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -29,14 +30,16 @@ class Unit:
     """The crops of one request, which are never divided.
 
     Attributes:
-        model: held until the answer is there.
+        model: held until it is computed, or never will be.
         images_nhwc: uint8 ``[N, side, side, 3]``.
-        answer: cancelled, it is never computed.
+        prepare: fills ``images_nhwc``, False where there is nothing to compute; None where they are there.
+        answer: of the event loop that asks. Cancelled before its turn, it is never computed.
     """
 
     model: ServedModel
     images_nhwc: Pixels
-    answer: Future[Output] = field(default_factory=Future)
+    prepare: Callable[[], bool] | None
+    answer: asyncio.Future[Output | None]
 
 
 class Batcher:
@@ -58,18 +61,27 @@ class Batcher:
         for thread in self._threads:
             thread.start()
 
-    def submit(self, model: ServedModel, images_nhwc: Pixels) -> Future[Output]:
-        """Answers of those crops, in their order; RuntimeError once closed."""
-        unit = Unit(model.hold(), images_nhwc)
-        # Of the model alone: a callback that knew the unit would keep its pixels until the garbage is collected.
-        unit.answer.add_done_callback(lambda _: model.release())
+    def submit(
+        self, model: ServedModel, images_nhwc: Pixels, prepare: Callable[[], bool] | None = None
+    ) -> asyncio.Future[Output | None]:
+        """Answers of those crops, in their order; to be called from an event loop.
+
+        Args:
+            model: is held.
+            images_nhwc: uint8 ``[N, side, side, 3]``.
+            prepare: called first, on the thread that computes; it fills the pixels, or says that there are none: the
+                answer is None then.
+
+        Raises:
+            RuntimeError: it is closed.
+        """
+        answer = asyncio.get_running_loop().create_future()
         with self._changed:
             if self._closed:
-                unit.answer.cancel()
                 raise RuntimeError("the batcher is closed")
-            self._waiting.append(unit)
+            self._waiting.append(Unit(model.hold(), images_nhwc, prepare, answer))
             self._changed.notify()
-        return unit.answer
+        return answer
 
     def close(self) -> None:
         """Compute what was submitted, then end the threads."""
@@ -91,9 +103,11 @@ class Batcher:
                 crops = 0
                 while self._waiting and (not taken or self._fits(self._waiting[0], taken[0], crops)):
                     unit = self._waiting.popleft()
-                    if unit.answer.set_running_or_notify_cancel():
-                        taken.append(unit)
-                        crops += len(unit.images_nhwc)
+                    if unit.answer.cancelled():
+                        unit.model.release()
+                        continue
+                    taken.append(unit)
+                    crops += len(unit.images_nhwc)
                 if taken or self._closed:
                     return taken
                 self._changed.wait()
@@ -102,6 +116,25 @@ class Batcher:
         return unit.model is first.model and crops + len(unit.images_nhwc) <= self._most_crops
 
     def _answer(self, units: list[Unit]) -> None:
+        try:
+            self._compute([unit for unit in units if self._prepared(unit)])
+        finally:
+            for unit in units:
+                unit.model.release()
+
+    def _prepared(self, unit: Unit) -> bool:
+        try:
+            if unit.prepare is None or unit.prepare():
+                return True
+        except Exception as error:  # noqa: BLE001 - whoever asked is told, and the thread goes on
+            _settle(unit.answer, error)
+            return False
+        _settle(unit.answer, None)
+        return False
+
+    def _compute(self, units: list[Unit]) -> None:
+        if not units:
+            return
         begin_s = time.perf_counter()
         try:
             parts = [unit.images_nhwc for unit in units]
@@ -109,12 +142,27 @@ class Batcher:
             output = units[0].model.engine.infer(images)
         except Exception as error:  # noqa: BLE001 - whoever asked is told, and the thread goes on
             for unit in units:
-                unit.answer.set_exception(error)
+                _settle(unit.answer, error)
             return
         self._computed(len(images), time.perf_counter() - begin_s)
         begin = 0
         for unit in units:
             end = begin + len(unit.images_nhwc)
             maps = None if output.activation is None else output.activation[begin:end]
-            unit.answer.set_result(Output(output.probability[begin:end], maps))
+            _settle(unit.answer, Output(output.probability[begin:end], maps))
             begin = end
+
+
+def _settle(answer: asyncio.Future[Output | None], result: Output | Exception | None) -> None:
+    """Give an answer to the loop that waits for it, from another thread."""
+
+    def settle() -> None:
+        if answer.done():  # cancelled
+            return
+        if isinstance(result, Exception):
+            answer.set_exception(result)
+        else:
+            answer.set_result(result)
+
+    with contextlib.suppress(RuntimeError):  # the loop is closed, so nobody waits any more
+        answer.get_loop().call_soon_threadsafe(settle)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol, TypeVar
 
 from starlette.requests import ClientDisconnect, Request
 
+from glomedge.serve.connection import EXTENSION
 from glomedge.serve.options import Limits
 from glomedge.serve.refusal import RefusedError, busy, malformed, too_large
 
@@ -78,13 +79,19 @@ async def read_body(request: Request, room: Room, limits: Limits) -> bytes:
 async def _read(request: Request, room: Room, limit_bytes: int) -> bytes:
     if _declared_bytes(request) > limit_bytes:
         raise too_large(limit_bytes)
-    body = bytearray()
-    async for chunk in request.stream():
-        room.take(len(chunk))
-        if len(body) + len(chunk) > limit_bytes:
+    pieces, size = list[bytes](), 0
+    while True:
+        message = await request.receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        piece = message["body"]
+        size += len(piece)
+        room.take(len(piece))
+        if size > limit_bytes:
             raise too_large(limit_bytes)
-        body += chunk
-    return bytes(body)
+        pieces.append(piece)
+        if not message["more_body"]:
+            return b"".join(pieces)
 
 
 class FileRoom(Protocol):
@@ -161,18 +168,23 @@ async def unless_gone(request: Request, work: Awaitable[T]) -> T:
     Raises:
         ClientDisconnect: the client is gone.
     """
-    task = asyncio.ensure_future(work)
-    gone = asyncio.ensure_future(_gone(request))
+    this = asyncio.current_task()
+    assert this is not None
+    gone = False
+
+    def cancel() -> None:
+        nonlocal gone
+        gone = True
+        this.cancel()
+
+    lost: set[Callable[[], object]] = request.scope["extensions"][EXTENSION]["lost"]
+    lost.add(cancel)
     try:
-        await asyncio.wait((task, gone), return_when=asyncio.FIRST_COMPLETED)
-        if not task.done():
-            raise ClientDisconnect
-        return task.result()
+        return await work
+    except asyncio.CancelledError:
+        if gone:
+            this.uncancel()
+            raise ClientDisconnect from None
+        raise
     finally:
-        for each in (task, gone):
-            each.cancel()
-
-
-async def _gone(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
+        lost.discard(cancel)

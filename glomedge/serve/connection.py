@@ -1,18 +1,26 @@
-"""One HTTP connection: uvicorn's, with a time limit on the header of a request, which uvicorn has not."""
+"""One HTTP connection: uvicorn's, with limits on the header of a request, which uvicorn has not.
+
+Parsed by httptools (Node's llhttp): beside the network, whose weights push everything else out of the processor's
+caches, every line of Python costs many times what it costs by itself, and a parser in Python has many.
+"""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
-import h11
-from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+EXTENSION = "glomedge.connection"
+"""In a scope: ``lost``, a set of what is called when the client has gone."""
+_MOST_HEADER_BYTES = 64 << 10
 
 
-class TimedConnection(H11Protocol):
-    """Closes itself where the header of a request does not come within ``header_s`` seconds of its beginning.
+class TimedConnection(HttpToolsProtocol):
+    """Closes itself where the header of a request does not come within ``header_s`` seconds, or is too long.
 
-    The body has its limit in ``body.read_body``; uvicorn's keep-alive limit covers the time between two requests.
+    The body has its limits in ``body.read_body``; uvicorn's keep-alive limit covers the time between two requests.
     """
 
     header_s = 10.0
@@ -20,8 +28,10 @@ class TimedConnection(H11Protocol):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._header_timer: asyncio.TimerHandle | None = None
+        self._in_header, self._header_bytes = True, 0
+        self.lost = set[Callable[[], object]]()
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as in H11Protocol
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as in HttpToolsProtocol
         """Start to wait for the first request."""
         super().connection_made(transport)
         self._watch()
@@ -30,14 +40,31 @@ class TimedConnection(H11Protocol):
         """Hand it on, and see whether a header is still incomplete."""
         super().data_received(data)
         self._watch()
+        if self._in_header:
+            self._header_bytes += len(data)
+            if self._header_bytes > _MOST_HEADER_BYTES and not self.transport.is_closing():
+                self.send_400_response("The header is too long.")
+
+    def on_message_begin(self) -> None:
+        """A header begins."""
+        super().on_message_begin()
+        self._in_header, self._header_bytes = True, 0
+
+    def on_headers_complete(self) -> None:
+        """A header has come."""
+        self._in_header = False
+        super().on_headers_complete()
+        self.scope["extensions"] = {EXTENSION: {"lost": self.lost}}
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Stop waiting."""
+        """Stop waiting, and tell whoever works for this client."""
         self._unwatch()
         super().connection_lost(exc)
+        for tell in [*self.lost]:
+            tell()
 
     def _watch(self) -> None:
-        if self.conn.their_state is not h11.IDLE:
+        if not self._in_header:
             self._unwatch()
         elif self._header_timer is None:
             self._header_timer = self.loop.call_later(self.header_s, self._late)

@@ -242,13 +242,30 @@ class Core:
     async def _answers(self, model: ServedModel, crops: Files | Parts | Enhanced, thumbnail_px: int) -> list[Answer]:
         if isinstance(crops, Enhanced):
             answers, images = await self._hashed(crops), crops.images_nhwc
+        elif isinstance(crops, Files) and len(crops) == self.pending == 1:
+            return await self._alone(model, crops, thumbnail_px)
         else:
             answers, images = await self._decoded(model.spec.recipe, crops, thumbnail_px)
         good = [answer for answer in answers if not answer.status.startswith("error:")]
         if good:
-            output: Output = await asyncio.wrap_future(self._batcher.submit(model, images))
-            for index, answer in enumerate(good):
-                fill(answer, output.probability[index], None, output.activation, index)
+            _fill(good, await self._batcher.submit(model, images))
+        return answers
+
+    async def _alone(self, model: ServedModel, crops: Files, thumbnail_px: int) -> list[Answer]:
+        """Where there is one file in the whole server, one thread does all: handing it on would cost more.
+
+        Not a part of a slide: its disk may be slow, and others would wait for it.
+        """
+        images, how, given = self._preparation(model.spec.recipe, crops, thumbnail_px)
+        answers = list[Answer]()
+
+        def prepare() -> bool:
+            answers.append(_prepared(self._decoder, given[0], how, images[0]))
+            return not answers[0].status.startswith("error:")
+
+        output = await self._batcher.submit(model, images, prepare)
+        if output is not None:
+            _fill(answers, output)
         return answers
 
     async def _hashed(self, crops: Enhanced) -> list[Answer]:
@@ -259,10 +276,7 @@ class Core:
 
     async def _decoded(self, recipe: Recipe, crops: Files | Parts, thumbnail_px: int) -> tuple[list[Answer], Pixels]:
         """Answers, those of broken files filled in already, and the enhanced pixels of the others."""
-        images = np.empty((len(crops), recipe.size_px, recipe.size_px, 3), np.uint8)
-        source = crops.source if isinstance(crops, Parts) else None
-        how = Preparation(b"", recipe, thumbnail_px=thumbnail_px, source=source)
-        given: Sequence[bytes | Found] = crops.found if isinstance(crops, Parts) else crops.contents
+        images, how, given = self._preparation(recipe, crops, thumbnail_px)
         loop = asyncio.get_running_loop()
         answers = await asyncio.gather(
             *(
@@ -272,6 +286,15 @@ class Core:
         )
         good = [index for index, answer in enumerate(answers) if not answer.status.startswith("error:")]
         return answers, images if len(good) == len(images) else images[good]
+
+    def _preparation(
+        self, recipe: Recipe, crops: Files | Parts, thumbnail_px: int
+    ) -> tuple[Pixels, Preparation, Sequence[bytes | Found]]:
+        """Room for enhanced pixels, how they come there, and from what."""
+        images = np.empty((len(crops), recipe.size_px, recipe.size_px, 3), np.uint8)
+        source = crops.source if isinstance(crops, Parts) else None
+        how = Preparation(b"", recipe, thumbnail_px=thumbnail_px, source=source)
+        return images, how, crops.found if isinstance(crops, Parts) else crops.contents
 
     def _record(self, model: ServedModel, answers: list[Answer], caller: Caller) -> None:
         for answer in answers:
@@ -298,6 +321,12 @@ class Core:
 
 
 _NO_FILE = Found(b"")
+
+
+def _fill(answers: Sequence[Answer], output: Output | None) -> None:
+    assert output is not None  # of crops that are prepared
+    for index, answer in enumerate(answers):
+        fill(answer, output.probability[index], None, output.activation, index)
 
 
 def _prepared(decoder: Decoder, crop: bytes | Found, how: Preparation, out: Pixels) -> Answer:

@@ -8,7 +8,7 @@ import time
 import traceback
 from urllib.parse import urlsplit
 
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -22,6 +22,13 @@ OPEN_PATHS = ("/", "/page.js", "/v2/health/live", "/v2/health/ready")
 """Need no token: probes have none, and the page asks its user for it. None of them says anything of a crop."""
 _QUIET_PATHS = ("/v2/health/live", "/v2/health/ready", "/metrics")
 _MOST_PATH_CHARACTERS = 100
+_MARKS = (
+    (b"x-research-use", RESEARCH_USE_NOTICE.encode("ascii")),
+    (b"x-content-type-options", b"nosniff"),
+    (b"cache-control", b"no-store"),
+    (b"referrer-policy", b"no-referrer"),
+)
+_POLICY = (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'")
 
 
 def error_response(refusal: RefusedError) -> Response:
@@ -57,7 +64,7 @@ class Guard:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                _mark(MutableHeaders(raw=message["headers"]))
+                _mark(message["headers"])
             await send(message)
 
         try:
@@ -125,9 +132,7 @@ def _address_of(origin: str) -> str | None:
         return None
 
 
-def _mark(headers: MutableHeaders) -> None:
-    headers["x-research-use"] = RESEARCH_USE_NOTICE
-    headers["x-content-type-options"] = "nosniff"
-    headers["cache-control"] = "no-store"
-    headers.setdefault("content-security-policy", "default-src 'none'; frame-ancestors 'none'")
-    headers["referrer-policy"] = "no-referrer"
+def _mark(headers: list[tuple[bytes, bytes]]) -> None:
+    """Handlers set none of these, but for the policy of a page."""
+    has_policy = any(name == _POLICY[0] for name, _ in headers)
+    headers.extend(_MARKS if has_policy else (*_MARKS, _POLICY))

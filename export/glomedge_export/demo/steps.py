@@ -150,7 +150,7 @@ def _server() -> Step:
         "Serve the model, ask it once over HTTP, stop it",
         "glomedge serve artifacts/model.onnx --port 0 --no-grpc",
         ("request.json", "answer.json"),
-        ("starlette", "uvicorn"),
+        ("starlette", "uvicorn", "httptools"),
         "serve",
         ask_server,
     )

@@ -1,0 +1,85 @@
+"""HTTP as it is on the wire: what one connection may send, and what a proxy before it might understand otherwise."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+
+from helpers.server import Server
+
+LIVE = b"GET /v2/health/live HTTP/1.1\r\nHost: localhost\r\n"
+INFER = b"POST /v2/models/glomedge/infer HTTP/1.1\r\nHost: localhost\r\n"
+
+
+def answer_to(server: Server, *pieces: bytes) -> bytes:
+    """All that comes back until the server closes, or one whole answer with its JSON."""
+    seen = b""
+    with server.connect() as line:
+        for piece in pieces:
+            line.sendall(piece)
+        while not seen.endswith(b"}"):
+            if not (piece := line.recv(65536)):
+                break
+            seen += piece
+    return seen
+
+
+def test_a_header_without_an_end_is_refused_before_its_time_is_over(server: Server) -> None:
+    before_mb = server.rss_mb()
+    with server.connect() as line:
+        line.sendall(LIVE)
+        line.settimeout(0.001)
+        seen = b""
+        for number in itertools.count():
+            assert number < 1000
+            try:
+                line.sendall(b"X-%d: " % number + b"y" * 1000 + b"\r\n")
+                seen += line.recv(4096)
+            except TimeoutError:
+                continue
+            except OSError:  # closed while this side was still sending
+                break
+            if seen:
+                break
+    assert not seen or seen.startswith(b"HTTP/1.1 400")
+    assert number < 300  # 64 kB are allowed, and what is on its way
+    assert server.rss_mb() - before_mb < 20
+    assert server.get("/v2/health/live").status == 200
+
+
+@pytest.mark.parametrize(
+    "framing",
+    [
+        b"Content-Length: 2\r\nTransfer-Encoding: chunked\r\n",
+        b"Transfer-Encoding: chunked\r\nContent-Length: 2\r\n",
+        b"Content-Length: 2\r\nContent-Length: 3\r\n",
+        b"Content-Length: 2, 3\r\n",
+        b"Content-Length: +2\r\n",
+        b"Content-Length: 0x2\r\n",
+        b"Transfer-Encoding: chunked, identity\r\n",
+        b"Transfer-Encoding: xchunked\r\n",
+        b"Content-Length : 2\r\n",
+        b" Content-Length: 2\r\n",
+        b"X: a\nContent-Length: 2\r\n",
+        b"X: a\r\n b\r\nX\x00: c\r\n",
+    ],
+)
+def test_a_body_whose_end_may_be_understood_in_two_ways_is_refused(server: Server, framing: bytes) -> None:
+    answered = answer_to(server, INFER + framing + b"\r\n{}0\r\n\r\n" + LIVE + b"\r\n")
+    assert answered.startswith(b"HTTP/1.1 400 ")
+    assert b'"live"' not in answered  # no second request was seen in what follows
+
+
+def test_a_client_that_waits_for_100_is_told_to_go_on(server: Server) -> None:
+    with server.connect() as line:
+        line.sendall(INFER + b"Content-Length: 2\r\nExpect: 100-continue\r\n\r\n")
+        assert line.recv(4096) == b"HTTP/1.1 100 Continue\r\n\r\n"
+        line.sendall(b"{}")
+        assert line.recv(4096).startswith(b"HTTP/1.1 400 ")
+
+
+def test_an_upgrade_is_not_offered(server: Server) -> None:
+    wanted = b"Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Key: x\r\nSec-WebSocket-Version: 13\r\n\r\n"
+    assert answer_to(server, LIVE + wanted).startswith(b"HTTP/1.1 200 ")
+    assert server.get("/v2/health/live").status == 200
