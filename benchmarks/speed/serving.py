@@ -52,7 +52,7 @@ from benchmarks.lib.common import (
 )
 from benchmarks.lib.servers import Running, ask, glomedge_server, triton_installed, triton_server
 from glomedge.engine.engine import Engine
-from glomedge.engine.loading import load
+from glomedge.engine.loading import open_engine
 from glomedge.engine.options import EngineOptions
 from glomedge.engine.providers import run_threads
 from glomedge.imaging import images
@@ -295,7 +295,8 @@ def main() -> None:
             pass
         server = stack.enter_context(glomedge_server(model, *options))
         ready_cpu_s = server.cpu_s()
-        engine = stack.enter_context(load(model, arguments.provider, concurrency=callers))
+        as_served = EngineOptions(arguments.provider)
+        engine = stack.enter_context(open_engine(model, as_served, concurrency=callers, shares_cpus=True))
         other = None if arguments.no_triton else stack.enter_context(triton(model))
         rows, records = measure(arguments, engine, callers, server, other)
         rss_mb = server.rss_mb()

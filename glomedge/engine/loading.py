@@ -75,12 +75,14 @@ def open_engine(
     *,
     threads: int | None = None,
     concurrency: int = 1,
+    shares_cpus: bool = False,
     self_test: bool = True,
 ) -> Engine:
     """What ``load`` does, with everything that was asked of the engine in one object.
 
-    ``threads``, ``concurrency`` and ``self_test`` are not among the options: they follow from how the caller is going
-    to use the engine, not from what its user asked for. Arguments and errors as in ``load``.
+    ``threads``, ``concurrency``, ``shares_cpus`` and ``self_test`` are not among the options: they follow from how the
+    caller is going to use the engine, not from what its user asked for. Arguments and errors as in ``load``;
+    ``shares_cpus`` says that other threads of the caller's compute at the same time as the engine.
     """
     from glomedge.engine import providers
     from glomedge.model.graph import check_graph
@@ -112,6 +114,7 @@ def open_engine(
         record_placement=options.strict_placement,
         bf16=options.bf16,
         cache_dir=options.cache_dir,
+        shares_cpus=shares_cpus,
     )
     with contextlib.ExitStack() as beside:
         pixels = beside.enter_context(selftest.PixelTest(file.spec)) if self_test else None

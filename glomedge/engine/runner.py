@@ -46,6 +46,7 @@ class SessionRequest:
         record_placement: count on which provider every node of the graph lands.
         bf16: compute an fp32 file in bfloat16 where the provider can.
         cache_dir: owner-only folder for engines, or None for the user's cache.
+        shares_cpus: whether other threads compute at the same time, as a server's decoders do.
     """
 
     file: ModelFile
@@ -57,6 +58,7 @@ class SessionRequest:
     record_placement: bool = False
     bf16: bool = False
     cache_dir: Path | None = None
+    shares_cpus: bool = False
 
 
 @dataclass(frozen=True)

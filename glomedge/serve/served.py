@@ -82,7 +82,7 @@ def open_model(options: ServeOptions) -> ServedModel:
     file = read_model_file(options.model)
     site.check_site(file.spec, options.site)
     engine_options = replace(options.engine, batch_size=batch_of(options.engine, file.spec))
-    engine = open_engine(file, engine_options, concurrency=batch_threads(options, file.spec))
+    engine = open_engine(file, engine_options, concurrency=batch_threads(options, file.spec), shares_cpus=True)
     try:
         require_bf16(engine, options.engine)
         if options.site is not None and engine.spec.operating_point is None:

@@ -80,6 +80,14 @@ def test_callers_share_the_threads(tiny_model: Path, threads: int, concurrency: 
     assert options.intra_op_num_threads == intra
     assert options.get_session_config_entry("session.intra_op.allow_spinning") == spinning
     assert options.get_session_config_entry("session.force_spinning_stop") == "1"
+    with pytest.raises(RuntimeError, match="spin_duration_us"):
+        options.get_session_config_entry("session.intra_op.spin_duration_us")
+
+
+def test_beside_a_servers_decoders_no_thread_spins_for_long(tiny_model: Path) -> None:
+    options = onnxrt.session_options(dataclasses.replace(request_for(tiny_model), shares_cpus=True))
+    assert options.get_session_config_entry("session.intra_op.allow_spinning") == "1"
+    assert 0 < int(options.get_session_config_entry("session.intra_op.spin_duration_us")) < 20
 
 
 @gpu_wheel

@@ -50,12 +50,17 @@ _DISABLED = "optimization.disable_specified_optimizers"
 """onnxruntime_session_options_config_keys.h: names of passes, with semicolons between them."""
 
 
+_SHORT_SPIN_US = 5
+"""An onnxruntime that does not know this setting spins for longer."""
+
+
 def session_options(request: SessionRequest, disabled: tuple[str, ...] = DISABLED_OPTIMIZERS) -> Any:
     """onnxruntime's SessionOptions for a request.
 
     ``concurrency`` threads share ``threads`` CPUs, so each run gets its share. Spinning workers take the CPU from
-    the other callers and from the decoders, so they may spin only when a run has the machine to itself; and never
-    after it, when they would burn several milliseconds waiting for a call that a server may not have for seconds.
+    the other callers and from the decoders, so they may spin only when a run has the machine to itself, or for as long
+    as it takes the other threads of a run to get there; and never after it, when they would burn several milliseconds
+    waiting for a call that a server may not have for seconds.
 
     Args:
         request: what to load.
@@ -70,6 +75,8 @@ def session_options(request: SessionRequest, disabled: tuple[str, ...] = DISABLE
     options.log_severity_level = 3  # errors only: warnings about fallback are raised as errors instead
     spinning = "1" if request.concurrency == 1 else "0"
     options.add_session_config_entry("session.intra_op.allow_spinning", spinning)
+    if request.shares_cpus:
+        options.add_session_config_entry("session.intra_op.spin_duration_us", str(_SHORT_SPIN_US))
     options.add_session_config_entry("session.force_spinning_stop", "1")
     options.add_session_config_entry("session.inter_op.allow_spinning", "0")
     options.add_session_config_entry(_DISABLED, ";".join(disabled))
