@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol, TypeVar
 
 from starlette.requests import ClientDisconnect, Request
 
-from glomedge.serve.connection import EXTENSION
+from glomedge.serve.connection import EXTENSION, Client
 from glomedge.serve.options import Limits
 from glomedge.serve.refusal import RefusedError, busy, malformed, too_large
 
@@ -79,19 +79,18 @@ async def read_body(request: Request, room: Room, limits: Limits) -> bytes:
 async def _read(request: Request, room: Room, limit_bytes: int) -> bytes:
     if _declared_bytes(request) > limit_bytes:
         raise too_large(limit_bytes)
-    pieces, size = list[bytes](), 0
+    body = bytearray()
     while True:
         message = await request.receive()
         if message["type"] == "http.disconnect":
             raise ClientDisconnect
         piece = message["body"]
-        size += len(piece)
         room.take(len(piece))
-        if size > limit_bytes:
+        if len(body) + len(piece) > limit_bytes:
             raise too_large(limit_bytes)
-        pieces.append(piece)
+        body += piece
         if not message["more_body"]:
-            return b"".join(pieces)
+            return bytes(body)
 
 
 class FileRoom(Protocol):
@@ -177,8 +176,10 @@ async def unless_gone(request: Request, work: Awaitable[T]) -> T:
         gone = True
         this.cancel()
 
-    lost: set[Callable[[], object]] = request.scope["extensions"][EXTENSION]["lost"]
-    lost.add(cancel)
+    client: Client = request.scope["extensions"][EXTENSION]["client"]
+    client.tell.add(cancel)
+    if client.gone:
+        cancel()
     try:
         return await work
     except asyncio.CancelledError:
@@ -187,4 +188,4 @@ async def unless_gone(request: Request, work: Awaitable[T]) -> T:
             raise ClientDisconnect from None
         raise
     finally:
-        lost.discard(cancel)
+        client.tell.discard(cancel)

@@ -8,13 +8,22 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 EXTENSION = "glomedge.connection"
-"""In a scope: ``lost``, a set of what is called when the client has gone."""
+"""In a scope's extensions: ``client``, a ``Client``."""
 _MOST_HEADER_BYTES = 64 << 10
+
+
+@dataclass
+class Client:
+    """Whether the other side of a connection is still there, and what is called when it goes."""
+
+    gone: bool = False
+    tell: set[Callable[[], object]] = field(default_factory=set)
 
 
 class TimedConnection(HttpToolsProtocol):
@@ -29,7 +38,7 @@ class TimedConnection(HttpToolsProtocol):
         super().__init__(*args, **kwargs)
         self._header_timer: asyncio.TimerHandle | None = None
         self._in_header, self._header_bytes = True, 0
-        self.lost = set[Callable[[], object]]()
+        self._other_side = Client()
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as in HttpToolsProtocol
         """Start to wait for the first request."""
@@ -54,13 +63,14 @@ class TimedConnection(HttpToolsProtocol):
         """A header has come."""
         self._in_header = False
         super().on_headers_complete()
-        self.scope["extensions"] = {EXTENSION: {"lost": self.lost}}
+        self.scope["extensions"] = {EXTENSION: {"client": self._other_side}}
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Stop waiting, and tell whoever works for this client."""
         self._unwatch()
         super().connection_lost(exc)
-        for tell in [*self.lost]:
+        self._other_side.gone = True
+        for tell in [*self._other_side.tell]:
             tell()
 
     def _watch(self) -> None:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import itertools
+import json
+from pathlib import Path
 
 import pytest
 
-from helpers.server import Server
+from helpers.server import Server, serving, until
+from helpers.v2 import enhanced, pixels_request
 
 LIVE = b"GET /v2/health/live HTTP/1.1\r\nHost: localhost\r\n"
+HEADER = "Inference-Header-Content-Length"
 INFER = b"POST /v2/models/glomedge/infer HTTP/1.1\r\nHost: localhost\r\n"
 
 
@@ -69,6 +73,20 @@ def test_a_body_whose_end_may_be_understood_in_two_ways_is_refused(server: Serve
     answered = answer_to(server, INFER + framing + b"\r\n{}0\r\n\r\n" + LIVE + b"\r\n")
     assert answered.startswith(b"HTTP/1.1 400 ")
     assert b'"live"' not in answered  # no second request was seen in what follows
+
+
+def test_a_client_that_goes_at_once_is_not_worked_for(slow_model: Path) -> None:
+    document, binary = pixels_request(enhanced(1, 1))
+    text = json.dumps(document).encode()
+    head = f"{HEADER}: {len(text)}\r\nContent-Length: {len(text) + len(binary)}\r\n\r\n".encode()
+    with serving(slow_model, "--batch-size", "1") as server:
+        for _ in range(20):
+            with server.connect() as line:
+                line.sendall(INFER + head + text + binary)
+        begin = server.metric("glomedge_batch_crops_sum")
+        until(lambda: server.metric("glomedge_queue_crops") == 0)
+        assert server.metric("glomedge_batch_crops_sum") - begin < 10
+        assert server.infer(document, binary).status == 200
 
 
 def test_a_client_that_waits_for_100_is_told_to_go_on(server: Server) -> None:
