@@ -11,6 +11,7 @@ twice writes the same.
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
 import os
 import re
@@ -69,19 +70,19 @@ class RayPool:
             UsageError: the cluster has not room for so many workers, or cannot be reached.
             GlomedgeError: the job failed; the parts that are answered stay.
         """
-        says: Any = _RaySays(self.note)
-        with contextlib.redirect_stdout(says), own_or_given_cluster(self.note) as ray:
+        with contextlib.redirect_stdout(_RaySays(self.note)), own_or_given_cluster(self.note) as ray:
             count = _room(ray, job, self.workers, len(parts))
             return _Stream(ray, job, model, parts, count).run(done, stop)
 
 
-class _RaySays:
+class _RaySays(io.TextIOBase):
     """Takes what Ray prints of nodes and workers that end, on standard output, where ``--json`` has its record.
 
     Of each message the first sentence, without the traceback behind it, becomes a note; a message again, none.
     """
 
     def __init__(self, note: Callable[[str], None]) -> None:
+        super().__init__()
         self._note, self._said = note, set[str]()
 
     def write(self, text: str) -> int:
@@ -91,9 +92,6 @@ class _RaySays:
             self._said.add(line)
             self._note(f"Ray says: {line}")
         return len(text)
-
-    def flush(self) -> None:
-        """Nothing is kept."""
 
 
 class RayWorker:
