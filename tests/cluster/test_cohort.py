@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ from glomedge.about import RESEARCH_USE_NOTICE
 from glomedge.cluster.cohort import infer_cohort
 from glomedge.cluster.options import CohortOptions
 from glomedge.cluster.plan import part_rows_for
-from glomedge.cluster.worker import MOST_ATTEMPTS, Job, Worker
+from glomedge.cluster.worker import MOST_ATTEMPTS, Done, Job, Worker
 from glomedge.errors import OutputError, UsageError
 from glomedge.runs.options import Options
 from helpers.cohort_kit import Here, plainly, poison, published, require_poisoned, require_same
@@ -40,6 +42,23 @@ def test_the_rows_are_those_of_infer(cohort: CohortOptions, tmp_path: Path) -> N
     assert sorted(path.name for path in Path(cohort.output).iterdir()) == [
         ".glomedge", "cases.parquet", "predictions", "report.html", "run.json",
     ]  # fmt: skip
+
+
+def test_a_worker_answers_parts_at_the_same_time(cohort: CohortOptions, tmp_path: Path) -> None:
+    def two_at_once(
+        job: Job, model: bytes, parts: Sequence[int], done: Callable[[Done], None], stop: Callable[[], bool]
+    ) -> bool:
+        worker = Worker(job, model)
+        try:
+            with ThreadPoolExecutor(2) as threads:
+                for said in threads.map(worker.answer, parts):
+                    done(said)
+        finally:
+            worker.close()
+        return True
+
+    assert infer_cohort(cohort, two_at_once).complete
+    assert published(cohort.output) == plainly(cohort, tmp_path / "plain")  # to the last bit
 
 
 def test_record_cases_and_report_are_those_of_infer(cohort: CohortOptions, tmp_path: Path) -> None:
