@@ -125,6 +125,7 @@ def train_one(arguments: argparse.Namespace, folder: Path) -> None:
         compute_dtype=arguments.compute_dtype,
         pretrain_epochs=arguments.pretrain_epochs,
         augment=arguments.augment,
+        seed=getattr(arguments, "seed", FitOptions.seed),
     )
     run = TrainOptions(
         data=arguments.data,
