@@ -50,6 +50,9 @@ def main() -> None:
     )
     options.add_argument("--threshold", default="0.5")
     options.add_argument("--seeds", type=int, nargs="+", default=[42], help="a training of each kind with each of them")
+    options.add_argument(
+        "--scratch", type=Path, help="folder for the trainings; what is there already is not trained again"
+    )
     options.add_argument("--at-once", type=int, default=1, help="trainings at the same time")
     options.add_argument("--one", type=Path, help=argparse.SUPPRESS)
     options.add_argument("--augment", help=argparse.SUPPRESS)
@@ -66,11 +69,12 @@ def main() -> None:
     sites = sorted(set(site_of.values()))
     if len(sites) < 2:
         raise SystemExit(f"--site-pattern finds one laboratory ({sites[0]}): it needs two")
-    with tempfile.TemporaryDirectory() as scratch:
+    with tempfile.TemporaryDirectory() as temporary:
+        scratch = arguments.scratch or Path(temporary)
         trainings = [(seed, site, augment) for seed in arguments.seeds for site in sites for augment in AUGMENTATIONS]
-        folders = [Path(scratch) / f"{site}-{augment}-{seed}" for seed, site, augment in trainings]
+        folders = [scratch / f"{site}-{augment}-{seed}" for seed, site, augment in trainings]
         for (_, site, _), folder in zip(trainings, folders, strict=True):
-            folder.mkdir()
+            folder.mkdir(parents=True, exist_ok=True)
             _write_split(folder / "split.csv", dataset, {name for name, its in site_of.items() if its == site})
         with ThreadPoolExecutor(arguments.at_once) as pool:
             answered = list(pool.map(_train, folders, trainings))
@@ -133,12 +137,17 @@ def _train(folder: Path, training: tuple[int, str, str]) -> dict[str, Any]:
     seed, _, augment = training
     command = [sys.executable, "-m", "benchmarks.accuracy.augmentation", *sys.argv[1:]]
     command += ["--one", str(folder), "--augment", augment, "--seed", str(seed)]
-    done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, check=False)
-    if done.returncode != 0:
-        raise SystemExit(f"{folder.name} failed:\n{done.stderr[-2000:]}")
+    if not (folder / "answers.json").is_file():
+        _run(command, folder.name)
     answers: dict[str, Any] = json.loads((folder / "answers.json").read_text(encoding="utf-8"))
     log(f"  {folder.name}: AUROC {answers['auroc']:.3f}")
     return answers
+
+
+def _run(command: list[str], name: str) -> None:
+    done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, check=False)
+    if done.returncode != 0:
+        raise SystemExit(f"{name} failed:\n{done.stderr[-2000:]}")
 
 
 def _figures(answers: dict[str, Any]) -> dict[str, float]:
