@@ -37,19 +37,23 @@ class TimedConnection(HttpToolsProtocol):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._header_timer: asyncio.TimerHandle | None = None
-        self._in_header, self._header_bytes = True, 0
+        self._in_header, self._begins_here, self._header_bytes = True, False, 0
         self._other_side = Client()
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as in HttpToolsProtocol
         """Start to wait for the first request."""
         super().connection_made(transport)
-        self._watch()
+        self._header_timer = self.loop.call_later(self.header_s, self._late)
 
     def data_received(self, data: bytes) -> None:
         """Hand it on, and see whether a header is still incomplete."""
+        self._begins_here = False
         super().data_received(data)
-        self._watch()
-        if self._in_header:
+        if not self._in_header:
+            return
+        if self._header_timer is None:
+            self._header_timer = self.loop.call_later(self.header_s, self._late)
+        if not self._begins_here:  # or most of it may be the body before
             self._header_bytes += len(data)
             if self._header_bytes > _MOST_HEADER_BYTES and not self.transport.is_closing():
                 self.send_400_response("The header is too long.")
@@ -57,11 +61,12 @@ class TimedConnection(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """A header begins."""
         super().on_message_begin()
-        self._in_header, self._header_bytes = True, 0
+        self._in_header, self._begins_here, self._header_bytes = True, True, 0
 
     def on_headers_complete(self) -> None:
         """A header has come."""
         self._in_header = False
+        self._unwatch()
         super().on_headers_complete()
         self.scope["extensions"] = {EXTENSION: {"client": self._other_side}}
 
@@ -73,17 +78,14 @@ class TimedConnection(HttpToolsProtocol):
         for tell in [*self._other_side.tell]:
             tell()
 
-    def _watch(self) -> None:
-        if not self._in_header:
-            self._unwatch()
-        elif self._header_timer is None:
-            self._header_timer = self.loop.call_later(self.header_s, self._late)
-
     def _unwatch(self) -> None:
         if self._header_timer is not None:
             self._header_timer.cancel()
             self._header_timer = None
 
     def _late(self) -> None:
-        if not self.transport.is_closing():
+        if self.cycle is not None and not self.cycle.response_complete:
+            # The header of the next request, while this one is answered: perhaps it is not even read.
+            self._header_timer = self.loop.call_later(self.header_s, self._late)
+        elif not self.transport.is_closing():
             self.transport.close()

@@ -64,7 +64,7 @@ class Guard:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                _mark(message["headers"])
+                message["headers"] = _marked(message["headers"])
             await send(message)
 
         try:
@@ -132,7 +132,7 @@ def _address_of(origin: str) -> str | None:
         return None
 
 
-def _mark(headers: list[tuple[bytes, bytes]]) -> None:
+def _marked(headers: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
     """Handlers set none of these, but for the policy of a page."""
     has_policy = any(name == _POLICY[0] for name, _ in headers)
-    headers.extend(_MARKS if has_policy else (*_MARKS, _POLICY))
+    return [*headers, *_MARKS] if has_policy else [*headers, *_MARKS, _POLICY]

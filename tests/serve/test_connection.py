@@ -75,6 +75,21 @@ def test_a_body_whose_end_may_be_understood_in_two_ways_is_refused(server: Serve
     assert b'"live"' not in answered  # no second request was seen in what follows
 
 
+def test_the_next_header_may_begin_behind_a_large_body(slow_model: Path) -> None:
+    """Its first bytes come with those of the body, and the rest long after: the answer under way is not cut off."""
+    document, binary = pixels_request(enhanced(1, 4))
+    text = json.dumps(document).encode()
+    head = f"{HEADER}: {len(text)}\r\nContent-Length: {len(text) + len(binary)}\r\n\r\n".encode()
+    with serving(slow_model, "--header-timeout", "0.1", "--batch-size", "1") as server, server.connect() as line:
+        line.sendall(INFER + head + text + binary + LIVE[:20])
+        seen = b""
+        while b'"outputs"' not in seen:
+            piece = line.recv(65536)
+            assert piece, seen
+            seen += piece
+    assert seen.startswith(b"HTTP/1.1 200 ")
+
+
 def test_a_client_that_goes_at_once_is_not_worked_for(slow_model: Path) -> None:
     document, binary = pixels_request(enhanced(1, 1))
     text = json.dumps(document).encode()
