@@ -16,6 +16,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from glomedge.about import RESEARCH_USE_NOTICE, __version__
 from glomedge.serve import metrics, tensors, v2_json
 from glomedge.serve.body import Bodies, read_body, unless_gone
+from glomedge.serve.connection import header
 from glomedge.serve.core import Caller, Core, Stopwatch
 from glomedge.serve.guard import Guard, error_response
 from glomedge.serve.options import MODEL_NAME, Tokens
@@ -64,11 +65,12 @@ class HttpApp:
         local_only = self._core.options.is_local and self._tokens is None
 
         async def shortest(scope: Scope, receive: Receive, send: Send) -> None:
-            """Starlette's way to a handler takes longer than the handler itself."""
+            """Starlette's way to a handler and back takes longer than the handler itself."""
             if scope["path"] == _INFER and scope["method"] == "POST":
-                scope["path_params"] = {"model": MODEL_NAME}
-                response = await self._infer(Request(scope, receive))
-                await response(scope, receive, send)
+                body, headers = await self._answer(scope, receive)
+                headers.append((b"content-length", b"%d" % len(body)))
+                await send({"type": "http.response.start", "status": 200, "headers": headers})
+                await send({"type": "http.response.body", "body": body})
             else:
                 await app(scope, receive, send)
 
@@ -101,12 +103,30 @@ class HttpApp:
         return Response(self._core.metrics.text(), headers={"content-type": metrics.CONTENT_TYPE})
 
     async def _infer(self, request: Request) -> Response:
-        watch = Stopwatch(self._core.metrics, "http")
+        asked = request.path_params
+        body, headers = await self._answer(request.scope, request.receive, asked["model"], asked.get("version", ""))
+        response = Response(body)
+        response.raw_headers += headers
+        return response
+
+    async def _answer(
+        self, scope: Scope, receive: Receive, name: str = MODEL_NAME, version: str = ""
+    ) -> tuple[bytes, v2_json.Headers]:
+        core = self._core
+        watch = Stopwatch(core.metrics, "http")
         status = 499
         try:
-            response = await self._answer(request)
-            status = response.status_code
-            return response
+            tensors.check_model(name, version)
+            with core.accept() as model, self._bodies.room() as room:
+                body = await read_body(scope, receive, room)
+                length = header(scope, v2_json.HEADER_LENGTH)
+                most = core.options.limits.request_crops
+                asked = await core.offload(len(body), v2_json.parse, body, length, most, model.side_px, model.map_shape)
+                caller = Caller(client_of(scope), asked.request_id, "http")
+                answered = await unless_gone(scope, core.classify(asked.crops, caller, model))
+                rendered = v2_json.render(answered, asked)
+            status = 200
+            return rendered
         except RefusedError as refusal:
             status = refusal.status
             raise
@@ -118,24 +138,11 @@ class HttpApp:
         finally:
             watch.stop(status)
 
-    async def _answer(self, request: Request) -> Response:
-        _check_model(request)
-        core = self._core
-        with core.accept() as model, self._bodies.room() as room:
-            body = await read_body(request, room, core.options.limits)
-            spec = model.spec
-            header = request.headers.get(v2_json.HEADER_LENGTH)
-            most, side_px = core.options.limits.request_crops, spec.input.side_px
-            asked = await core.offload(len(body), v2_json.parse, body, header, most, side_px, spec.map_shape)
-            caller = Caller(client_of(request), asked.request_id, "http")
-            answered = await unless_gone(request, core.classify(asked.crops, caller, model))
-            rendered, headers = v2_json.render(answered, asked)
-            return Response(rendered, headers=headers)
 
-
-def client_of(request: Request) -> str:
+def client_of(scope: Scope) -> str:
     """The network address of who asks."""
-    return request.client.host if request.client else ""
+    client = scope.get("client")
+    return str(client[0]) if client else ""
 
 
 def _check_model(request: Request) -> None:

@@ -20,6 +20,7 @@ from glomedge.files.descriptors import BINARY
 from glomedge.pipeline.prepare import Answer
 
 _MOST_ID_CHARACTERS = 128
+_ENCODER = json.JSONEncoder()
 
 
 class Log:
@@ -99,4 +100,4 @@ class Log:
 def _line(event: str, facts: dict[str, Any]) -> bytes:
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
     # ASCII: what a client sends as its id cannot forge a line or drive a terminal.
-    return json.dumps({"time": now, "event": event, **facts}).encode("ascii") + b"\n"
+    return _ENCODER.encode({"time": now, "event": event, **facts}).encode("ascii") + b"\n"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import queue
 import threading
 import time
 from collections import deque
@@ -33,7 +34,7 @@ class Unit:
         model: held until it is computed, or never will be.
         images_nhwc: uint8 ``[N, side, side, 3]``.
         prepare: fills ``images_nhwc``, False where there is nothing to compute; None where they are there.
-        answer: of the event loop that asks. Cancelled before its turn, it is never computed.
+        answer: of the event loop that asks. Done before its turn (cancelled, or too late), it is never computed.
     """
 
     model: ServedModel
@@ -55,8 +56,10 @@ class Batcher:
         self._most_crops = most_crops
         self._computed = computed
         self._waiting: deque[Unit] = deque()
-        self._changed = threading.Condition()
+        self._lock = threading.Lock()
         self._closed = False
+        # One for each unit, and at the end one for each thread. (A Condition does the same, in Python.)
+        self._wakes: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._threads = [threading.Thread(target=self._work, name=f"batch-{index}") for index in range(threads)]
         for thread in self._threads:
             thread.start()
@@ -76,18 +79,19 @@ class Batcher:
             RuntimeError: it is closed.
         """
         answer = asyncio.get_running_loop().create_future()
-        with self._changed:
+        with self._lock:
             if self._closed:
                 raise RuntimeError("the batcher is closed")
             self._waiting.append(Unit(model.hold(), images_nhwc, prepare, answer))
-            self._changed.notify()
+        self._wakes.put(None)
         return answer
 
     def close(self) -> None:
         """Compute what was submitted, then end the threads."""
-        with self._changed:
+        with self._lock:
             self._closed = True
-            self._changed.notify_all()
+        for _ in self._threads:
+            self._wakes.put(None)
         for thread in self._threads:
             thread.join()
 
@@ -97,20 +101,20 @@ class Batcher:
 
     def _take(self) -> list[Unit]:
         """The units of the next batch, all of one model; none once closed and empty."""
-        with self._changed:
-            while True:
-                taken: list[Unit] = []
-                crops = 0
+        while True:
+            self._wakes.get()
+            taken: list[Unit] = []
+            crops = 0
+            with self._lock:
                 while self._waiting and (not taken or self._fits(self._waiting[0], taken[0], crops)):
                     unit = self._waiting.popleft()
-                    if unit.answer.cancelled():
+                    if unit.answer.done():
                         unit.model.release()
                         continue
                     taken.append(unit)
                     crops += len(unit.images_nhwc)
                 if taken or self._closed:
                     return taken
-                self._changed.wait()
 
     def _fits(self, unit: Unit, first: Unit, crops: int) -> bool:
         return unit.model is first.model and crops + len(unit.images_nhwc) <= self._most_crops
@@ -157,7 +161,7 @@ def _settle(answer: asyncio.Future[Output | None], result: Output | Exception | 
     """Give an answer to the loop that waits for it, from another thread."""
 
     def settle() -> None:
-        if answer.done():  # cancelled
+        if answer.done():  # cancelled, or too late
             return
         if isinstance(result, Exception):
             answer.set_exception(result)

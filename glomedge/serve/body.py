@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Protocol, Self, TypeVar
 
 from starlette.requests import ClientDisconnect, Request
+from starlette.types import Receive, Scope
 
-from glomedge.serve.connection import EXTENSION, Client
+from glomedge.serve.connection import EXTENSION, Client, header
 from glomedge.serve.options import Limits
 from glomedge.serve.refusal import RefusedError, busy, malformed, too_large
 
@@ -24,73 +24,65 @@ class Bodies:
     """The bytes of all bodies that are in memory."""
 
     def __init__(self, limits: Limits) -> None:
-        self._limits = limits
+        self.limits = limits
         self.bytes = 0
 
-    @contextmanager
-    def room(self) -> Iterator[Room]:
-        """Room for one body, given back at the end."""
-        room = Room(self)
-        try:
-            yield room
-        finally:
-            self.bytes -= room.taken
-
-    def take(self, count: int) -> None:
-        """Raise RefusedError (503) where there is no room for so many more bytes."""
-        if self.bytes + count > self._limits.bodies_bytes:
-            raise busy("Too many bodies are being sent at once. Ask again later.")
-        self.bytes += count
+    def room(self) -> Room:
+        """Room for one body; a context, at whose end it is given back."""
+        return Room(self)
 
 
 class Room:
-    """What one body takes."""
+    """What one body takes of ``Bodies``."""
 
     def __init__(self, bodies: Bodies) -> None:
-        self._bodies = bodies
-        self.taken = 0
+        self._bodies, self.limits = bodies, bodies.limits
+        self._taken = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._bodies.bytes -= self._taken
 
     def take(self, count: int) -> None:
-        """Count bytes that have come. Raises RefusedError (503)."""
-        self._bodies.take(count)
-        self.taken += count
+        """Count bytes that have come.
+
+        Raises:
+            RefusedError: the body is too large (413), or there is no room for so many bytes of all bodies (503).
+        """
+        bodies, limits = self._bodies, self.limits
+        if bodies.bytes + count > limits.bodies_bytes:
+            raise busy("Too many bodies are being sent at once. Ask again later.")
+        bodies.bytes += count
+        self._taken += count
+        if self._taken > limits.body_bytes:
+            raise too_large(limits.body_bytes)
 
 
-async def read_body(request: Request, room: Room, limits: Limits) -> bytes:
-    """The whole body.
+async def read_body(scope: Scope, receive: Receive, room: Room) -> bytearray:
+    """The whole body, of which nothing was received before.
 
     Raises:
         RefusedError: compressed (415), too large (413, before it is read where its length is declared), too slow (408),
             no room for it (503).
         ClientDisconnect: the client is gone.
     """
-    _check_plain(request)
+    limits = room.limits
+    if _declared_bytes(scope) > limits.body_bytes:
+        await _linger(receive)
+        raise too_large(limits.body_bytes)
+    # Taken out, or the request would hold itself in memory until it is collected.
+    whole = scope["extensions"][EXTENSION].pop("body")
     try:
-        async with asyncio.timeout(limits.body_s):
-            return await _read(request, room, limits.body_bytes)
+        body: bytearray = await whole(room.take, limits.body_s)
     except TimeoutError:
         raise RefusedError(408, f"The body did not come within {limits.body_s:g} s.") from None
     except RefusedError:
         # A client that still sends would otherwise see a broken connection in place of the answer.
-        await _linger(request)
+        await _linger(receive)
         raise
-
-
-async def _read(request: Request, room: Room, limit_bytes: int) -> bytes:
-    if _declared_bytes(request) > limit_bytes:
-        raise too_large(limit_bytes)
-    body = bytearray()
-    while True:
-        message = await request.receive()
-        if message["type"] == "http.disconnect":
-            raise ClientDisconnect
-        piece = message["body"]
-        room.take(len(piece))
-        if len(body) + len(piece) > limit_bytes:
-            raise too_large(limit_bytes)
-        body += piece
-        if not message["more_body"]:
-            return bytes(body)
+    return body
 
 
 class FileRoom(Protocol):
@@ -117,9 +109,8 @@ async def save_body(request: Request, path: Path, limits: Limits, room: FileRoom
         RefusedError: compressed (415), too large, too slow (408), it cannot be written (507).
         ClientDisconnect: the client is gone.
     """
-    _check_plain(request)
     try:
-        room.check(_declared_bytes(request))
+        room.check(_declared_bytes(request.scope))
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("xb") as handle:
             stream = aiter(request.stream())
@@ -135,33 +126,31 @@ async def save_body(request: Request, path: Path, limits: Limits, room: FileRoom
     except OSError:
         raise RefusedError(507, "The server has no room for this file.") from None
     except RefusedError:
-        await _linger(request)
+        await _linger(request.receive)
         raise
 
 
-def _check_plain(request: Request) -> None:
-    if request.headers.get("content-encoding", "").strip().lower() not in _PLAIN:
+def _declared_bytes(scope: Scope) -> int:
+    """0 where nothing is declared. Raises RefusedError: it is compressed, or that is no number."""
+    if (header(scope, b"content-encoding") or "").strip().lower() not in _PLAIN:
         raise RefusedError(415, "The body is compressed. Send it as it is: image files are compressed already.")
-
-
-def _declared_bytes(request: Request) -> int:
-    declared = request.headers.get("content-length", "0")
+    declared = header(scope, b"content-length") or "0"
     if not (declared.isascii() and declared.isdigit()):
         raise malformed("The header Content-Length is not a number.")
     return int(declared[:19])  # longer ones are larger than anything, and slow to read
 
 
-async def _linger(request: Request) -> None:
+async def _linger(receive: Receive) -> None:
     """Drop what still comes, for a short while."""
     try:
         async with asyncio.timeout(_LINGER_S):
-            while (await request.receive()).get("more_body"):
+            while (await receive()).get("more_body"):
                 pass
     except TimeoutError:
         pass
 
 
-async def unless_gone(request: Request, work: Awaitable[T]) -> T:
+async def unless_gone(scope: Scope, work: Awaitable[T]) -> T:
     """The result of ``work``, which is cancelled as soon as the client is gone. The body must have been read.
 
     Raises:
@@ -176,7 +165,7 @@ async def unless_gone(request: Request, work: Awaitable[T]) -> T:
         gone = True
         this.cancel()
 
-    client: Client = request.scope["extensions"][EXTENSION]["client"]
+    client: Client = scope["extensions"][EXTENSION]["client"]
     client.tell.add(cancel)
     if client.gone:
         cancel()

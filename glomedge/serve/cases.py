@@ -43,7 +43,7 @@ class CasesRequest:
     exclude_flagged: bool
 
 
-def parse(body: bytes) -> CasesRequest:
+def parse(body: bytes | bytearray) -> CasesRequest:
     """A body ``{"crops": [{"name": ..., "data": base64}], "case": ..., "exclude_flagged": ...}``.
 
     Raises:
@@ -110,10 +110,10 @@ class CasesApi:
     async def _cases(self, request: Request) -> Response:
         core = self._core
         with core.accept() as model, self._bodies.room() as room:
-            body = await read_body(request, room, core.options.limits)
+            body = await read_body(request.scope, request.receive, room)
             asked = await core.offload(len(body), parse, body)
-            caller = Caller(client_of(request), "", "cases")
-            answered = await unless_gone(request, core.classify_many(asked.files, caller, model))
+            caller = Caller(client_of(request.scope), "", "cases")
+            answered = await unless_gone(request.scope, core.classify_many(asked.files, caller, model))
             options, spec = core.options, model.spec
             at_site = options.site is not None
             found = summaries(asked, answered, spec, case_pattern=options.case_pattern, at_site=at_site)

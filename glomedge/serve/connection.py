@@ -1,4 +1,4 @@
-"""One HTTP connection: uvicorn's, with limits on the header of a request, which uvicorn has not.
+"""One HTTP connection: uvicorn's, with limits on the header of a request, and bodies that are wanted whole.
 
 Parsed by httptools (Node's llhttp): beside the network, whose weights push everything else out of the processor's
 caches, every line of Python costs many times what it costs by itself, and a parser in Python has many.
@@ -9,13 +9,26 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from starlette.requests import ClientDisconnect
+from starlette.types import Scope
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 EXTENSION = "glomedge.connection"
-"""In a scope's extensions: ``client``, a ``Client``."""
+"""In a scope's extensions: ``client``, a ``Client``, and ``body``, which takes the arguments of ``whole_body``."""
 _MOST_HEADER_BYTES = 64 << 10
+_MOST_UNREAD_BYTES = 256 << 10
+"""Of a body that nobody waits for yet. uvicorn's 64 kB would stop and start the socket for every crop."""
+
+
+def header(scope: Scope, name: bytes) -> str | None:
+    """The value of the first header of that name, which is in lower case; None where there is none."""
+    for given, value in scope["headers"]:
+        if given == name:
+            return str(value, "latin-1")
+    return None
 
 
 @dataclass
@@ -26,10 +39,39 @@ class Client:
     tell: set[Callable[[], object]] = field(default_factory=set)
 
 
+@dataclass(eq=False)
+class _Rest:
+    """What is still to come of a body that is wanted whole.
+
+    Attributes:
+        body: so far. Pieces may be of one byte each, so they are not kept as objects of their own.
+        take: as ``whole_body`` has it.
+        came: done with the last piece; or fails.
+    """
+
+    body: bytearray
+    take: Callable[[int], None]
+    came: asyncio.Future[None]
+
+    def add(self, piece: bytes) -> None:
+        if self.came.done():  # failed: the rest is dropped
+            return
+        try:
+            self.take(len(piece))
+        except Exception as error:  # noqa: BLE001 - whoever waits for the body is told
+            self.came.set_exception(error)
+        else:
+            self.body += piece
+
+    def fail(self, error: Exception) -> None:
+        if not self.came.done():
+            self.came.set_exception(error)
+
+
 class TimedConnection(HttpToolsProtocol):
     """Closes itself where the header of a request does not come within ``header_s`` seconds, or is too long.
 
-    The body has its limits in ``body.read_body``; uvicorn's keep-alive limit covers the time between two requests.
+    The body has its limits in ``body``; uvicorn's keep-alive limit covers the time between two requests.
     """
 
     header_s = 10.0
@@ -39,6 +81,7 @@ class TimedConnection(HttpToolsProtocol):
         self._header_timer: asyncio.TimerHandle | None = None
         self._in_header, self._begins_here, self._header_bytes = True, False, 0
         self._other_side = Client()
+        self._rest: _Rest | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as in HttpToolsProtocol
         """Start to wait for the first request."""
@@ -68,12 +111,70 @@ class TimedConnection(HttpToolsProtocol):
         self._in_header = False
         self._unwatch()
         super().on_headers_complete()
-        self.scope["extensions"] = {EXTENSION: {"client": self._other_side}}
+        body = partial(self.whole_body, self.cycle)
+        self.scope["extensions"] = {EXTENSION: {"client": self._other_side, "body": body}}
+
+    def on_body(self, body: bytes) -> None:
+        """A piece of the body has come: as in HttpToolsProtocol, unless somebody wants it whole; with another limit."""
+        if self._rest is not None:
+            self._rest.add(body)
+        elif not self.cycle.response_complete:
+            self.cycle.body += body
+            if len(self.cycle.body) > _MOST_UNREAD_BYTES:
+                self.flow.pause_reading()
+            self.cycle.message_event.set()
+
+    def on_message_complete(self) -> None:
+        """A request has come to its end."""
+        super().on_message_complete()
+        rest, self._rest = self._rest, None  # what comes now is of the next request
+        if rest is not None and not rest.came.done():
+            rest.came.set_result(None)
+
+    async def whole_body(self, cycle: RequestResponseCycle, take: Callable[[int], None], seconds: float) -> bytearray:
+        """The whole body, of which nothing was received before.
+
+        ASGI's ``receive`` would stop the socket and wake its caller for every 64 kB, and copy each byte once more.
+
+        Args:
+            cycle: of the request.
+            take: called with the length of each piece as it comes; may raise to refuse it.
+            seconds: within which it must come.
+
+        Raises:
+            TimeoutError: it did not.
+            ClientDisconnect: the client is gone.
+            Exception: what ``take`` raised; what is still to come may be dropped by ``receive``.
+        """
+        if cycle.disconnected:
+            raise ClientDisconnect
+        body = cycle.body
+        if not isinstance(body, bytearray):  # uvicorn of before 0.42
+            body = bytearray(body)
+        cycle.body = bytearray()
+        take(len(body))
+        if not cycle.more_body:
+            return body
+        if cycle.waiting_for_100_continue and not self.transport.is_closing():
+            self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            cycle.waiting_for_100_continue = False
+        self._rest = rest = _Rest(body, take, self.loop.create_future())
+        late = self.loop.call_later(seconds, rest.fail, TimeoutError())
+        self.flow.resume_reading()
+        try:
+            await rest.came
+        finally:
+            if self._rest is rest:
+                self._rest = None
+            late.cancel()
+        return body
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Stop waiting, and tell whoever works for this client."""
         self._unwatch()
         super().connection_lost(exc)
+        if self._rest is not None:
+            self._rest.fail(ClientDisconnect())
         self._other_side.gone = True
         for tell in [*self._other_side.tell]:
             tell()

@@ -6,9 +6,8 @@ import asyncio
 import hashlib
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import ParamSpec, TypeVar
@@ -107,6 +106,25 @@ class Answered:
         return None if answer.probability is None else int(answer.probability >= self.threshold)
 
 
+class Accepted:
+    """One request that is being answered: see ``Core.accept``."""
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+
+    def __enter__(self) -> ServedModel:
+        core = self._core
+        if core.draining:
+            raise busy("The server is shutting down. Ask again in a few seconds.", 5)
+        self._model = core.model.hold()
+        core.in_flight += 1
+        return self._model
+
+    def __exit__(self, *error: object) -> None:
+        self._core.in_flight -= 1
+        self._model.release()
+
+
 class Core:
     """The part of the server that no protocol knows; all but ``swap`` is for the event loop's thread.
 
@@ -155,22 +173,13 @@ class Core:
         self._batcher.close()
         self.model.retire()
 
-    @contextmanager
-    def accept(self) -> Iterator[ServedModel]:
+    def accept(self) -> Accepted:
         """Around a request, from before its body is read to its answer: the model that answers it, come what may.
 
         Raises:
-            RefusedError: the server is shutting down (503).
+            RefusedError: on entering, the server is shutting down (503).
         """
-        if self.draining:
-            raise busy("The server is shutting down. Ask again in a few seconds.", 5)
-        model = self.model.hold()
-        self.in_flight += 1
-        try:
-            yield model
-        finally:
-            self.in_flight -= 1
-            model.release()
+        return Accepted(self)
 
     async def classify(
         self, crops: Files | Parts | Enhanced, caller: Caller, model: ServedModel, *, thumbnail_px: int = 0
@@ -186,19 +195,19 @@ class Core:
         Raises:
             RefusedError: too many crops (400), a full queue (503), no answer in time (504), a failed network (500).
         """
-        self._admit(len(crops))
+        count = len(crops)
+        self._admit(count)
         try:
-            async with asyncio.timeout(self.options.limits.request_s):
-                answers = await self._answers(model, crops, thumbnail_px)
+            answers = await self._answers(model, crops, thumbnail_px)
         except TimeoutError:
             raise RefusedError(504, "There was no answer in time. Send fewer crops.", self._retry_after_s()) from None
         except GlomedgeError as error:
             self.log.event("network_failed", error=type(error).__name__, message=str(error))
             raise RefusedError(500, "The network could not be computed; the server's log says why.") from None
         finally:
-            self.pending -= len(crops)
+            self.pending -= count
         self._record(model, answers, caller)
-        return Answered(answers, model.sha256, model.spec.threshold, model.spec.map_shape)
+        return Answered(answers, model.sha256, model.spec.threshold, model.map_shape)
 
     async def classify_many(self, files: Files, caller: Caller, model: ServedModel) -> Answered:
         """The answers of any number of files; waits its turn where the queue is full.
@@ -240,18 +249,22 @@ class Core:
         return max(1, min(60, math.ceil(self.pending * self._seconds_a_crop)))
 
     async def _answers(self, model: ServedModel, crops: Files | Parts | Enhanced, thumbnail_px: int) -> list[Answer]:
+        """Raises TimeoutError: there are none ``Limits.request_s`` from now."""
+        end_s = asyncio.get_running_loop().time() + self.options.limits.request_s
         if isinstance(crops, Enhanced):
-            answers, images = await self._hashed(crops), crops.images_nhwc
-        elif isinstance(crops, Files) and len(crops) == self.pending == 1:
-            return await self._alone(model, crops, thumbnail_px)
+            images = crops.images_nhwc
+            answers = good = await self.offload(images.nbytes, _hashed, images)
+        elif isinstance(crops, Files) and self.pending == 1:
+            return await self._alone(model, crops, thumbnail_px, end_s)
         else:
-            answers, images = await self._decoded(model.spec.recipe, crops, thumbnail_px)
-        good = [answer for answer in answers if not answer.status.startswith("error:")]
+            async with asyncio.timeout_at(end_s):
+                answers, images = await self._decoded(model.spec.recipe, crops, thumbnail_px)
+            good = [answer for answer in answers if not answer.status.startswith("error:")]
         if good:
-            _fill(good, await self._batcher.submit(model, images))
+            _fill(good, await _until(end_s, self._batcher.submit(model, images)))
         return answers
 
-    async def _alone(self, model: ServedModel, crops: Files, thumbnail_px: int) -> list[Answer]:
+    async def _alone(self, model: ServedModel, crops: Files, thumbnail_px: int, end_s: float) -> list[Answer]:
         """Where there is one file in the whole server, one thread does all: handing it on would cost more.
 
         Not a part of a slide: its disk may be slow, and others would wait for it.
@@ -263,16 +276,10 @@ class Core:
             answers.append(_prepared(self._decoder, given[0], how, images[0]))
             return not answers[0].status.startswith("error:")
 
-        output = await self._batcher.submit(model, images, prepare)
+        output = await _until(end_s, self._batcher.submit(model, images, prepare))
         if output is not None:
             _fill(answers, output)
         return answers
-
-    async def _hashed(self, crops: Enhanced) -> list[Answer]:
-        def hashed() -> list[Answer]:
-            return [Answer(_NO_FILE, sha256=hashlib.sha256(crop.tobytes()).hexdigest()) for crop in crops.images_nhwc]
-
-        return await self.offload(crops.images_nhwc.nbytes, hashed)
 
     async def _decoded(self, recipe: Recipe, crops: Files | Parts, thumbnail_px: int) -> tuple[list[Answer], Pixels]:
         """Answers, those of broken files filled in already, and the enhanced pixels of the others."""
@@ -299,9 +306,9 @@ class Core:
     def _record(self, model: ServedModel, answers: list[Answer], caller: Caller) -> None:
         for answer in answers:
             kind, _, code = answer.status.partition(":")
-            self.metrics.crops.labels(kind).inc()
+            self.metrics.crops_of(kind).inc()
             if kind == "error":
-                self.metrics.crop_errors.labels(code).inc()
+                self.metrics.crop_errors_of(code).inc()
         self.log.audit(
             client=caller.client,
             request_id=caller.request_id,
@@ -321,6 +328,25 @@ class Core:
 
 
 _NO_FILE = Found(b"")
+
+
+async def _until(end_s: float, answer: asyncio.Future[Output | None]) -> Output | None:
+    """What the batcher answers. Raises TimeoutError where it has not by that time of the loop."""
+
+    def late() -> None:
+        if not answer.done():
+            answer.set_exception(TimeoutError())
+
+    timer = asyncio.get_running_loop().call_at(end_s, late)
+    try:
+        return await answer
+    finally:
+        timer.cancel()
+
+
+def _hashed(images_nhwc: Pixels) -> list[Answer]:
+    """Of crops that have no file: their SHA-256 is that of their pixels, row after row."""
+    return [Answer(_NO_FILE, sha256=hashlib.sha256(crop.data).hexdigest()) for crop in images_nhwc]
 
 
 def _fill(answers: Sequence[Answer], output: Output | None) -> None:
@@ -348,5 +374,5 @@ class Stopwatch:
 
     def stop(self, code: int) -> None:
         """The request has ended with that HTTP status."""
-        self._metrics.requests.labels(self._protocol, str(code)).inc()
-        self._metrics.request_seconds.labels(self._protocol).observe(time.perf_counter() - self._begin_s)
+        self._metrics.requests_of(self._protocol, code).inc()
+        self._metrics.request_seconds_of(self._protocol).observe(time.perf_counter() - self._begin_s)

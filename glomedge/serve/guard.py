@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 import json
+import operator
 import time
 import traceback
 from urllib.parse import urlsplit
 
-from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from glomedge.about import RESEARCH_USE_NOTICE
 from glomedge.serve.audit import Log
+from glomedge.serve.connection import header
 from glomedge.serve.options import Tokens
 from glomedge.serve.refusal import RefusedError
 
@@ -22,13 +24,15 @@ OPEN_PATHS = ("/", "/page.js", "/v2/health/live", "/v2/health/ready")
 """Need no token: probes have none, and the page asks its user for it. None of them says anything of a crop."""
 _QUIET_PATHS = ("/v2/health/live", "/v2/health/ready", "/metrics")
 _MOST_PATH_CHARACTERS = 100
+_POLICY = (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'")
 _MARKS = (
+    _POLICY,
     (b"x-research-use", RESEARCH_USE_NOTICE.encode("ascii")),
     (b"x-content-type-options", b"nosniff"),
     (b"cache-control", b"no-store"),
     (b"referrer-policy", b"no-referrer"),
 )
-_POLICY = (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'")
+_NAME = operator.itemgetter(0)
 
 
 def error_response(refusal: RefusedError) -> Response:
@@ -64,7 +68,9 @@ class Guard:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = _marked(message["headers"])
+                has_policy = _POLICY[0] in map(_NAME, message["headers"])
+                # Handlers set none of these, but for the policy of a page.
+                message["headers"] = [*message["headers"], *_MARKS[has_policy:]]
             await send(message)
 
         try:
@@ -83,16 +89,15 @@ class Guard:
             self._line(scope, status, time.perf_counter() - begin_s)
 
     def _check(self, scope: Scope) -> None:
-        headers = Headers(scope=scope)
-        host = headers.get("host", "")
+        host = header(scope, b"host") or ""
         if self._local_only and not _is_local(host):
             raise RefusedError(421, "This server answers for this machine only. Use its address 127.0.0.1.")
-        origin = headers.get("origin")
+        origin = header(scope, b"origin")
         if origin is not None and _address_of(origin) != host.lower():
             raise RefusedError(403, "This server answers no requests of other web sites.")
         if self._tokens is None or scope["path"] in OPEN_PATHS:
             return
-        if not self._tokens.allow(headers.get("authorization", "")):
+        if not self._tokens.allow(header(scope, b"authorization") or ""):
             raise RefusedError(401, "A token is needed: send the header 'Authorization: Bearer TOKEN'.")
 
     def _defect(self, error: Exception) -> None:
@@ -115,6 +120,7 @@ class Guard:
         )
 
 
+@functools.lru_cache(maxsize=16)
 def _is_local(host: str) -> bool:
     """Whether the name in a header ``Host`` is one of this machine: ``localhost`` or a loopback address."""
     try:
@@ -130,9 +136,3 @@ def _address_of(origin: str) -> str | None:
         return urlsplit(origin).netloc.lower()
     except ValueError:
         return None
-
-
-def _marked(headers: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
-    """Handlers set none of these, but for the policy of a page."""
-    has_policy = any(name == _POLICY[0] for name, _ in headers)
-    return [*headers, *_MARKS] if has_policy else [*headers, *_MARKS, _POLICY]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 
@@ -44,6 +45,11 @@ class Metrics:
         self.ready = Gauge("glomedge_ready", "1 while requests are answered.", registry=own)
         self.swaps = Counter("glomedge_model_swaps", "Reloads on SIGHUP, by result.", ["result"], registry=own)
         self.audit_failures = Counter("glomedge_audit_failures", "Audit lines that could not be written.", registry=own)
+        # With labels: found once.
+        self.requests_of = functools.cache(self.requests.labels)
+        self.request_seconds_of = functools.cache(self.request_seconds.labels)
+        self.crops_of = functools.cache(self.crops.labels)
+        self.crop_errors_of = functools.cache(self.crop_errors.labels)
         self.model = Gauge(
             "glomedge_model_info",
             "The model.",

@@ -141,10 +141,10 @@ class PageApi:
         core = self._core
         # The run may be forgotten at any time from here on, and lets go of its model then.
         with core.accept(), opened.run.model.held() as model, self._bodies.room() as room:
-            body = await read_body(request, room, core.options.limits)
-            caller = Caller(client_of(request), "", "page")
-            work = core.classify(Files([body]), caller, model, thumbnail_px=THUMBNAIL_PX)
-            answered = await unless_gone(request, work)
+            body = await read_body(request.scope, request.receive, room)
+            caller = Caller(client_of(request.scope), "", "page")
+            work = core.classify(Files([bytes(body)]), caller, model, thumbnail_px=THUMBNAIL_PX)
+            answered = await unless_gone(request.scope, work)
             (answer,) = answered.answers
             async with opened.lock:
                 self._check_kept(request, opened)
@@ -227,9 +227,9 @@ class PageApi:
         if errors is not None:  # asked again after a lost answer
             return json_response({"answered": len(found), "errors": errors})
         with core.accept(), opened.run.model.held() as model:
-            caller = Caller(client_of(request), "", "page")
+            caller = Caller(client_of(request.scope), "", "page")
             work = core.classify(Parts(found, slides.parts), caller, model, thumbnail_px=THUMBNAIL_PX)
-            answers = (await unless_gone(request, work)).answers
+            answers = (await unless_gone(request.scope, work)).answers
             async with opened.lock:
                 self._check_open(request, opened)
                 try:

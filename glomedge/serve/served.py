@@ -26,21 +26,17 @@ class ServedModel:
 
     Attributes:
         engine: self-tested.
-        path: of its file.
-        sha256: of its file.
+        path, sha256, spec: of its file.
+        side_px, map_shape: of its spec.
     """
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
         self.path = Path(engine.file.path)
-        self.sha256 = engine.file.sha256
+        self.sha256, self.spec = engine.file.sha256, engine.spec
+        self.side_px, self.map_shape = self.spec.input.side_px, self.spec.map_shape
         self._holders = 1  # the server itself, until it is retired
         self._lock = threading.Lock()
-
-    @property
-    def spec(self) -> ModelSpec:
-        """Of the model file."""
-        return self.engine.spec
 
     def hold(self) -> ServedModel:
         """Keep it open until ``release``."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -22,23 +21,9 @@ DEFAULT_OUTPUTS = (PROBABILITY, LABEL, STATUS)
 NO_LABEL = -1
 """The label of a crop without an answer; its probability is NaN, and null in JSON."""
 
+_DATATYPES = {PROBABILITY: "FP32", LABEL: "INT32", STATUS: "BYTES", ACTIVATION: "FP32"}
 _MOST_DIMENSIONS = 8
 _MOST_ELEMENTS = 1 << 31
-
-
-@dataclass(frozen=True)
-class Output:
-    """One output tensor.
-
-    Attributes:
-        name: one of those above.
-        datatype: of the protocol.
-        values: float32 or int32 ``[N, ...]``, or bytes ``[N, 1]`` as objects.
-    """
-
-    name: str
-    datatype: str
-    values: npt.NDArray[Any]
 
 
 def check_model(name: str, version: str) -> None:
@@ -53,7 +38,10 @@ def check_shape(shape: object) -> tuple[int, ...]:
     """A shape as the protocol has it. Raises RefusedError."""
     if not isinstance(shape, list | tuple) or not 1 <= len(shape) <= _MOST_DIMENSIONS:
         raise malformed(f"The shape of an input must be a list of 1 to {_MOST_DIMENSIONS} sizes.")
-    if any(type(size) is not int or size < 0 for size in shape) or math.prod(shape) > _MOST_ELEMENTS:
+    for size in shape:
+        if type(size) is not int or not 0 <= size <= _MOST_ELEMENTS:
+            raise malformed("The sizes in the shape of an input must be whole numbers from 0, and not too large.")
+    if math.prod(shape) > _MOST_ELEMENTS:
         raise malformed("The sizes in the shape of an input must be whole numbers from 0, and not too large.")
     return tuple(shape)
 
@@ -106,13 +94,14 @@ def pixels_of(raw: memoryview, shape: tuple[int, ...]) -> Enhanced:
 
 def check_outputs(names: Iterable[object], map_shape: tuple[int, int] | None) -> tuple[str, ...]:
     """The outputs that were asked for; the usual ones where none were. Raises RefusedError."""
-    asked = list(names)
-    known = (*DEFAULT_OUTPUTS, ACTIVATION)
-    if any(name not in known for name in asked) or len(set(asked)) != len(asked):
-        raise malformed(f"The outputs are {', '.join(known)}; each can be asked for once.")
+    asked = list[str]()
+    for name in names:
+        if not isinstance(name, str) or name not in _DATATYPES or name in asked:
+            raise malformed(f"The outputs are {', '.join(_DATATYPES)}; each can be asked for once, by its 'name'.")
+        asked.append(name)
     if ACTIVATION in asked and map_shape is None:
         raise malformed(f"This model has no exact activation map. Leave the output {ACTIVATION!r} out.")
-    return tuple(str(name) for name in asked) or DEFAULT_OUTPUTS
+    return tuple(asked) or DEFAULT_OUTPUTS
 
 
 def check_parameters(names: Iterable[str]) -> None:
@@ -128,37 +117,54 @@ def check_parameters(names: Iterable[str]) -> None:
             raise malformed(f"Classes are not offered as an output of their own. Read the output {LABEL!r}.")
 
 
-def outputs_of(answered: Answered, names: Iterable[str]) -> list[Output]:
-    """The tensors that were asked for, in that order."""
-    return [_output(answered, name) for name in names]
+def described(answered: Answered, name: str) -> tuple[str, list[int]]:
+    """Datatype and shape of an output."""
+    sides = answered.map_shape if name == ACTIVATION else (1,)
+    assert sides is not None  # ``check_outputs``
+    return _DATATYPES[name], [len(answered.answers), *sides]
 
 
-def _output(answered: Answered, name: str) -> Output:
+def json_of(answered: Answered, name: str) -> list[Any]:
+    """The values of an output for JSON, row-major. JSON knows no NaN: what is not a number is null."""
+    answers = answered.answers
+    match name:
+        case "probability":
+            # The shortest decimal of a float32 already (``prepare.fill``): read as float32 it is the same number.
+            return [answer.probability for answer in answers]
+        case "label":
+            return _labels(answered)
+        case "status":
+            return [answer.status for answer in answers]
+    return [None if text == "nan" else float(text) for text in map(str, _maps(answered).reshape(-1))]
+
+
+def raw_of(answered: Answered, name: str) -> bytes:
+    """An output in the protocol's binary form."""
     answers = answered.answers
     match name:
         case "probability":
             values = [math.nan if answer.probability is None else answer.probability for answer in answers]
-            return Output(name, "FP32", np.array(values, np.float32).reshape(-1, 1))
+            return np.array(values, "<f4").tobytes()
         case "label":
-            labels = [NO_LABEL if (label := answered.label(answer)) is None else label for answer in answers]
-            return Output(name, "INT32", np.array(labels, np.int32).reshape(-1, 1))
+            return np.array(_labels(answered), "<i4").tobytes()
         case "status":
-            statuses = np.array([answer.status.encode("ascii") for answer in answers], object)
-            return Output(name, "BYTES", statuses.reshape(-1, 1))
+            statuses = [answer.status.encode("ascii") for answer in answers]
+            return b"".join(struct.pack("<I", len(status)) + status for status in statuses)
+    return _maps(answered).astype("<f4").tobytes()
+
+
+def _labels(answered: Answered) -> list[int]:
+    return [NO_LABEL if (label := answered.label(answer)) is None else label for answer in answered.answers]
+
+
+def _maps(answered: Answered) -> npt.NDArray[np.float32]:
+    """``[N, cells, cells]``; NaN where a crop has no answer."""
     assert answered.map_shape is not None  # ``check_outputs``
-    maps = np.full((len(answers), *answered.map_shape), np.nan, np.float32)
-    for index, answer in enumerate(answers):
+    maps = np.full((len(answered.answers), *answered.map_shape), np.nan, np.float32)
+    for index, answer in enumerate(answered.answers):
         if answer.activation is not None and answer.probability is not None:
             maps[index] = answer.activation
-    return Output(name, "FP32", maps)
-
-
-def raw_of(output: Output) -> bytes:
-    """A tensor in the protocol's binary form."""
-    if output.datatype == "BYTES":
-        return b"".join(struct.pack("<I", len(value)) + value for value in output.values.flat)
-    little: npt.NDArray[Any] = output.values.astype(output.values.dtype.newbyteorder("<"))
-    return little.tobytes()
+    return maps
 
 
 def model_metadata(side_px: int, map_shape: tuple[int, int] | None) -> dict[str, Any]:

@@ -58,9 +58,10 @@ def render(answered: Answered, request: Any, outputs: tuple[str, ...]) -> Any:
     response = message("ModelInferResponse")(model_name=MODEL_NAME, model_version=MODEL_VERSION, id=request.id)
     response.parameters["notice"].string_param = RESEARCH_USE_NOTICE
     response.parameters["model_sha256"].string_param = answered.model_sha256
-    for output in tensors.outputs_of(answered, outputs):
-        response.outputs.add(name=output.name, datatype=output.datatype, shape=output.values.shape)
-        response.raw_output_contents.append(tensors.raw_of(output))
+    for name in outputs:
+        datatype, shape = tensors.described(answered, name)
+        response.outputs.add(name=name, datatype=datatype, shape=shape)
+        response.raw_output_contents.append(tensors.raw_of(answered, name))
     return response
 
 

@@ -17,7 +17,9 @@ from glomedge.serve.core import Answered, Enhanced, Files
 from glomedge.serve.options import MODEL_NAME, MODEL_VERSION
 from glomedge.serve.refusal import malformed, too_many
 
-HEADER_LENGTH = "inference-header-content-length"
+Headers = list[tuple[bytes, bytes]]
+
+HEADER_LENGTH = b"inference-header-content-length"
 """Name of the HTTP header that says where the JSON ends and the binary data begins."""
 _MOST_ID_CHARACTERS = 1024
 _SPARE_VALUES = 10_000
@@ -40,7 +42,7 @@ class InferRequest:
     binary: frozenset[str]
 
 
-def strict_json(text: bytes | memoryview, most_commas: int, most_brackets: int) -> dict[str, Any]:
+def strict_json(text: bytes | bytearray | memoryview, most_commas: int, most_brackets: int) -> dict[str, Any]:
     """A JSON object. Raises RefusedError; NaN and Infinity are not JSON.
 
     Args:
@@ -51,7 +53,7 @@ def strict_json(text: bytes | memoryview, most_commas: int, most_brackets: int) 
     if data.count(b",") > most_commas or data.count(b"[") + data.count(b"{") > most_brackets:
         raise malformed("The JSON holds more values than any request needs. Send fewer crops.")
     try:
-        document = json.loads(data, parse_constant=_refuse_constant)
+        document = _DECODER.decode(data.decode("utf-8"))
     except RecursionError:
         raise malformed("The JSON is nested too deeply.") from None
     except ValueError:
@@ -65,8 +67,12 @@ def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(name)
 
 
+_DECODER = json.JSONDecoder(parse_constant=_refuse_constant)
+_ENCODER = json.JSONEncoder(allow_nan=False, separators=(",", ":"))
+
+
 def parse(
-    body: bytes, header_length: str | None, most_crops: int, side_px: int, map_shape: tuple[int, int] | None
+    body: bytes | bytearray, header_length: str | None, most_crops: int, side_px: int, map_shape: tuple[int, int] | None
 ) -> InferRequest:
     """One inference request.
 
@@ -85,9 +91,7 @@ def parse(
     most_commas = most_crops * side_px * side_px * 3 + _SPARE_VALUES
     most_brackets = most_crops * (side_px * side_px + side_px + 1) + _SPARE_VALUES
     document = strict_json(view[:json_bytes], most_commas, most_brackets)
-    inputs = document.get("inputs")
-    if not isinstance(inputs, list) or not all(isinstance(entry, dict) for entry in inputs):
-        raise malformed("The JSON must have a list of objects 'inputs'.")
+    inputs = _objects(document, "inputs")
     tensors.one_input([entry.get("name") for entry in inputs])
     crops = _crops(inputs[0], view[json_bytes:], most_crops, side_px)
     request_id = document.get("id", "")
@@ -101,8 +105,20 @@ def _json_length(header: str | None, total: int) -> int:
     if header is None:
         return total
     if not (header.isascii() and header.isdigit() and len(header) < 16) or int(header) > total:
-        raise malformed(f"The header {HEADER_LENGTH} must be the length of the JSON, at most that of the body.")
+        raise malformed(
+            f"The header {HEADER_LENGTH.decode()} must be the length of the JSON, at most that of the body."
+        )
     return int(header)
+
+
+def _objects(document: dict[str, Any], name: str) -> list[dict[str, Any]]:
+    found = document.get(name, [])
+    if not isinstance(found, list):
+        raise malformed(f"'{name}' must be a list of objects.")
+    for entry in found:
+        if not isinstance(entry, dict):
+            raise malformed(f"'{name}' must be a list of objects.")
+    return found
 
 
 def _parameters(holder: dict[str, Any]) -> dict[str, Any]:
@@ -165,18 +181,18 @@ def _pixels_in_json(data: list[Any], shape: tuple[int, ...]) -> Enhanced:
 
 
 def _outputs(document: dict[str, Any], map_shape: tuple[int, int] | None) -> tuple[tuple[str, ...], frozenset[str]]:
-    asked = document.get("outputs", [])
-    if not isinstance(asked, list) or not all(isinstance(entry, dict) for entry in asked):
-        raise malformed("'outputs' must be a list of objects with a 'name'.")
-    names = [entry.get("name") for entry in asked]
-    if not all(isinstance(name, str) for name in names):
-        raise malformed("Each of 'outputs' must have a 'name'.")
-    outputs = tensors.check_outputs(names, map_shape)
-    for entry in asked:
-        tensors.check_parameters(_parameters(entry))
+    asked = _objects(document, "outputs")
+    outputs = tensors.check_outputs([entry.get("name") for entry in asked], map_shape)
     by_default = _flag(_parameters(document), "binary_data_output", default=False)
-    binary = {entry["name"] for entry in asked if _flag(_parameters(entry), "binary_data", default=by_default)}
-    return outputs, frozenset(binary if asked else outputs if by_default else ())
+    if not asked:
+        return outputs, frozenset(outputs if by_default else ())
+    binary = []
+    for entry in asked:
+        parameters = _parameters(entry)
+        tensors.check_parameters(parameters)
+        if _flag(parameters, "binary_data", default=by_default):
+            binary.append(entry["name"])
+    return outputs, frozenset(binary)
 
 
 def _flag(parameters: dict[str, Any], name: str, *, default: bool) -> bool:
@@ -186,21 +202,18 @@ def _flag(parameters: dict[str, Any], name: str, *, default: bool) -> bool:
     return value
 
 
-def render(answered: Answered, request: InferRequest) -> tuple[bytes, dict[str, str]]:
-    """The body of the answer and its HTTP headers."""
+def render(answered: Answered, request: InferRequest) -> tuple[bytes, Headers]:
+    """The body of the answer and its HTTP headers, but for its length."""
     entries, parts = [], []
-    for output in tensors.outputs_of(answered, request.outputs):
-        entry: dict[str, Any] = {
-            "name": output.name,
-            "datatype": output.datatype,
-            "shape": list(output.values.shape),
-        }
-        if output.name in request.binary:
-            raw = tensors.raw_of(output)
+    for name in request.outputs:
+        datatype, shape = tensors.described(answered, name)
+        entry: dict[str, Any] = {"name": name, "datatype": datatype, "shape": shape}
+        if name in request.binary:
+            raw = tensors.raw_of(answered, name)
             entry["parameters"] = {"binary_data_size": len(raw)}
             parts.append(raw)
         else:
-            entry["data"] = _json_values(output)
+            entry["data"] = tensors.json_of(answered, name)
         entries.append(entry)
     document = {
         "model_name": MODEL_NAME,
@@ -209,19 +222,11 @@ def render(answered: Answered, request: InferRequest) -> tuple[bytes, dict[str, 
         "parameters": {"notice": RESEARCH_USE_NOTICE, "model_sha256": answered.model_sha256},
         "outputs": entries,
     }
-    text = json.dumps(document, allow_nan=False, separators=(",", ":")).encode("ascii")
+    text = _ENCODER.encode(document).encode("ascii")
     if not parts:
-        return text, {"content-type": "application/json"}
-    headers = {"content-type": "application/octet-stream", HEADER_LENGTH: str(len(text))}
+        return text, [(b"content-type", b"application/json")]
+    headers = [
+        (b"content-type", b"application/octet-stream"),
+        (HEADER_LENGTH, b"%d" % len(text)),
+    ]
     return b"".join((text, *parts)), headers
-
-
-def _json_values(output: tensors.Output) -> list[Any]:
-    """Flat and row-major. JSON knows no NaN: what is not a number is null."""
-    if output.datatype == "BYTES":
-        return [value.decode("ascii") for value in output.values.flat]
-    if output.datatype != "FP32":
-        found: list[Any] = output.values.reshape(-1).tolist()
-        return found
-    # The shortest decimal of a float32: read as float32 it is the same number.
-    return [float(text) if text != "nan" else None for text in map(str, output.values.reshape(-1))]

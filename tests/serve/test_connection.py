@@ -90,6 +90,55 @@ def test_the_next_header_may_begin_behind_a_large_body(slow_model: Path) -> None
     assert seen.startswith(b"HTTP/1.1 200 ")
 
 
+def test_a_large_body_comes_in_pieces_of_any_size(server: Server) -> None:
+    """More than is kept unread, in chunks and in pieces that end anywhere; the answer is that of the body at once."""
+    document, binary = pixels_request(enhanced(1, 4))
+    text = json.dumps(document).encode()
+    whole = text + binary
+    alone = server.infer(document, binary).json()
+    pieces = list[bytes]()
+    for size in itertools.cycle((1, 2, 65_535, 3, 65_536, 100_000)):
+        if not (piece := whole[:size]):
+            break
+        pieces.append(piece)
+        whole = whole[size:]
+    reply = server.request("POST", "/v2/models/glomedge/infer", iter(pieces), {HEADER: str(len(text))})
+    assert reply.status == 200
+    assert reply.json() == alone
+    head = f"{HEADER}: {len(text)}\r\nContent-Length: {len(text + binary)}\r\n\r\n".encode()
+    assert json.loads(answer_to(server, INFER + head, *pieces).partition(b"\r\n\r\n")[2]) == alone
+    assert server.metric("glomedge_bodies_bytes") == 0
+
+
+def test_requests_that_come_at_once_are_answered_in_their_order(server: Server) -> None:
+    """Their bodies too: one is complete before its handler begins, with the next one behind it."""
+    sent = b""
+    for number in range(5):
+        document, binary = pixels_request(enhanced(number, 1), "probability", id=f"request {number}")
+        text = json.dumps(document).encode()
+        sent += INFER + f"{HEADER}: {len(text)}\r\nContent-Length: {len(text + binary)}\r\n\r\n".encode()
+        sent += text + binary
+    seen = b""
+    with server.connect() as line:
+        line.sendall(sent)
+        while seen.count(b'"outputs"') < 5:
+            piece = line.recv(65536)
+            assert piece, seen
+            seen += piece
+    places = [seen.index(f"request {number}".encode()) for number in range(5)]
+    assert places == sorted(places)
+    assert seen.count(b"HTTP/1.1 200 ") == 5
+
+
+def test_a_client_that_goes_in_the_middle_of_its_body_leaves_nothing(server: Server) -> None:
+    for _ in range(10):
+        with server.connect() as line:
+            line.sendall(INFER + b"Content-Length: 1000000\r\n\r\n" + b"x" * 600_000)
+            until(lambda: server.metric("glomedge_bodies_bytes") == 600_000)
+    until(lambda: server.metric("glomedge_bodies_bytes") == 0)
+    assert server.get("/v2/health/live").status == 200
+
+
 def test_a_client_that_goes_at_once_is_not_worked_for(slow_model: Path) -> None:
     document, binary = pixels_request(enhanced(1, 1))
     text = json.dumps(document).encode()

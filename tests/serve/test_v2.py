@@ -172,6 +172,23 @@ def test_metrics_count_what_happened(server: Server, tiny_model: Path) -> None:
     assert 'glomedge_request_seconds_bucket{le="0.1",protocol="http"}' in text
 
 
+def test_what_takes_too_long_is_given_up_with_504(slow_model: Path) -> None:
+    """One call for each request, and too many of them for the time that they have; the late ones are never computed."""
+    requests = [pixels_request(enhanced(3, 1)), files_request([crop_png(1)]), files_request([crop_png(1)] * 2)] * 16
+    with serving(slow_model, "--batch-size", "1", "--request-timeout", "1") as own:
+        with ThreadPoolExecutor(len(requests)) as clients:
+            replies = list(clients.map(lambda request: own.infer(*request), requests))
+        late = [reply for reply in replies if reply.status == 504]
+        assert {reply.status for reply in replies} <= {200, 504}
+        assert len(late) > 10
+        assert all(int(reply.headers["retry-after"]) >= 1 for reply in late)
+        assert own.metric("glomedge_queue_crops") == 0
+        assert own.metric('glomedge_requests_total{code="504",protocol="http"}') == len(late)
+        assert own.infer(*files_request([crop_png(1)])).status == 200
+        # What is being computed when its time is over is not stopped.
+        assert own.metric("glomedge_batch_crops_count") <= len(replies) - len(late) + 5
+
+
 @pytest.mark.parametrize("optimise", ["latency", "throughput"])
 def test_cores_go_to_one_batch_or_to_several(tiny_model: Path, engine: Any, optimise: str) -> None:
     images = enhanced(9, 24)
