@@ -151,8 +151,9 @@ def batches(server: Running) -> tuple[float, float]:
 def crops_for(data: Path | None, engine: Engine, count: int) -> dict[str, list[Any]]:
     """The same crops as enhanced pixels and as files."""
     folder = data or user_crops(count)
-    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in images.ALLOWED_SUFFIXES)[:count]
-    files = [path.read_bytes() for path in paths]
+    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in images.ALLOWED_SUFFIXES)
+    # From all of the folder: classes and laboratories lie side by side, and their crops differ in size.
+    files = [path.read_bytes() for path in paths[:: max(1, len(paths) // count)][:count]]
     if len(files) < count:
         raise SystemExit(f"--data holds {len(files)} crops; give --crops {len(files)}, or more crops.")
     pixels = [np.asarray(enhance(images.decode(content).pixels_hwc, engine.spec.recipe)) for content in files]
