@@ -123,11 +123,14 @@ def default_decoder(*, follow_symlinks: bool = False) -> Decoder:
     return Decoder(read, images.decode, quality.assess, preprocess.enhance)
 
 
-def prepare(answer: Answer, how: Preparation, decoder: Decoder, out: Pixels) -> tuple[float, float]:
+def prepare(
+    answer: Answer, how: Preparation, decoder: Decoder, out: Pixels, contents: bytes | None = None
+) -> tuple[float, float]:
     """Fill one crop's answer and its pixels; any failure becomes its error row.
 
     Args:
         out: uint8 ``[side, side, 3]`` (``how.recipe.size_px``), written in place.
+        contents: of the file where it has been read already, or there is none.
 
     Returns:
         Processor seconds of decoding (with reading and hashing) and of enhancing (with flags, thumbnail and grey).
@@ -135,7 +138,7 @@ def prepare(answer: Answer, how: Preparation, decoder: Decoder, out: Pixels) -> 
     begin_s = time.thread_time()
     decoded_s = begin_s
     try:
-        pixels = _decode(answer, how, decoder)
+        pixels = _decode(answer, how, decoder, contents)
         decoded_s = time.thread_time()
         decoder.enhance(pixels, how.recipe, out)
         if how.thumbnail_px:
@@ -161,11 +164,14 @@ def _grey(pixels: Pixels) -> Pixels | None:
         return None
 
 
-def _decode(answer: Answer, how: Preparation, decoder: Decoder) -> Pixels:
+def _decode(answer: Answer, how: Preparation, decoder: Decoder, contents: bytes | None) -> Pixels:
     """Read and decode; raises ImageError."""
     if answer.found.error is not None:
         raise ImageError(answer.found.error, _SCAN_ERRORS.get(answer.found.error, answer.found.error))
-    pixels, flags = _file(answer, how, decoder) if answer.found.part is None else _part(answer, how)
+    if answer.found.part is None:
+        pixels, flags = _file(answer, _read(answer, how, decoder) if contents is None else contents, decoder)
+    else:
+        pixels, flags = _part(answer, how)
     flags = tuple(dict.fromkeys((*flags, *decoder.assess(pixels))))
     if flags:
         answer.status = f"flagged:{'+'.join(flags)}"
@@ -186,9 +192,12 @@ def pixels_sha256(pixels_hwc: Pixels) -> str:
     return hashlib.sha256(np.ascontiguousarray(pixels_hwc).data).hexdigest()
 
 
-def _file(answer: Answer, how: Preparation, decoder: Decoder) -> Fetched:
+def _read(answer: Answer, how: Preparation, decoder: Decoder) -> bytes:
     storage = storage_at(how.root)
-    data = _from_disk(answer, how, decoder) if storage is None else _from_storage(answer, storage)
+    return _from_disk(answer, how, decoder) if storage is None else _from_storage(answer, storage)
+
+
+def _file(answer: Answer, data: bytes, decoder: Decoder) -> Fetched:
     answer.size_bytes = len(data)
     answer.sha256 = hashlib.sha256(data).hexdigest()
     decoded = decoder.decode(data)

@@ -359,9 +359,10 @@ def _prepared(decoder: Decoder, crop: bytes | Found, how: Preparation, out: Pixe
     """One file or part decoded, checked and enhanced, by the steps and with the words of ``glomedge infer``."""
     if isinstance(crop, Found):
         answer = Answer(crop)
+        prepare(answer, how, decoder, out)
     else:
-        answer, decoder = Answer(_NO_FILE), decoder._replace(read=lambda _: crop)
-    prepare(answer, how, decoder, out)
+        answer = Answer(_NO_FILE)
+        prepare(answer, how, decoder, out, crop)
     return answer
 
 
