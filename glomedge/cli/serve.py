@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -95,7 +96,7 @@ def serve(
 
     SIGTERM finishes what is in flight and ends; SIGHUP loads the model file again and swaps it in.
     """
-    for package in ("starlette", "uvicorn", "httptools"):
+    for package in ("starlette", "uvicorn", "httptools", *(() if sys.platform == "win32" else ("uvloop",))):
         if importlib.util.find_spec(package) is None:
             raise MissingExtraError("glomedge serve", package, "serve")
     from glomedge.serve.options import MEGABYTE, Limits, ServeOptions

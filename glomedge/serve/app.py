@@ -119,9 +119,11 @@ class HttpApp:
             tensors.check_model(name, version)
             with core.accept() as model, self._bodies.room() as room:
                 body = await read_body(scope, receive, room)
-                length = header(scope, v2_json.HEADER_LENGTH)
+                text = v2_json.json_length(header(scope, v2_json.HEADER_LENGTH), len(body))
+                # Binary data are copied, JSON is read.
+                work = text + (len(body) - text) // 16
                 most = core.options.limits.request_crops
-                asked = await core.offload(len(body), v2_json.parse, body, length, most, model.side_px, model.map_shape)
+                asked = await core.offload(work, v2_json.parse, body, text, most, model.side_px, model.map_shape)
                 caller = Caller(client_of(scope), asked.request_id, "http")
                 answered = await unless_gone(scope, core.classify(asked.crops, caller, model))
                 rendered = v2_json.render(answered, asked)

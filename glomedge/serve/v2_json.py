@@ -72,13 +72,13 @@ _ENCODER = json.JSONEncoder(allow_nan=False, separators=(",", ":"))
 
 
 def parse(
-    body: bytes | bytearray, header_length: str | None, most_crops: int, side_px: int, map_shape: tuple[int, int] | None
+    body: bytes | bytearray, json_bytes: int, most_crops: int, side_px: int, map_shape: tuple[int, int] | None
 ) -> InferRequest:
     """One inference request.
 
     Args:
-        body: JSON, followed by binary data where ``header_length`` says so.
-        header_length: the HTTP header ``HEADER_LENGTH``.
+        body: JSON and the binary data behind it.
+        json_bytes: length of the JSON.
         most_crops: of one request.
         side_px, map_shape: of the model.
 
@@ -86,7 +86,6 @@ def parse(
         RefusedError: 400.
     """
     view = memoryview(body)
-    json_bytes = _json_length(header_length, len(body))
     # Pixels nested as their shape is: a list for each crop, row and pixel.
     most_commas = most_crops * side_px * side_px * 3 + _SPARE_VALUES
     most_brackets = most_crops * (side_px * side_px + side_px + 1) + _SPARE_VALUES
@@ -101,7 +100,8 @@ def parse(
     return InferRequest(request_id, crops, outputs, binary)
 
 
-def _json_length(header: str | None, total: int) -> int:
+def json_length(header: str | None, total: int) -> int:
+    """The length of the JSON in a body of ``total`` bytes, by ``HEADER_LENGTH``. Raises RefusedError."""
     if header is None:
         return total
     if not (header.isascii() and header.isdigit() and len(header) < 16) or int(header) > total:
