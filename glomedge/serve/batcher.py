@@ -12,6 +12,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -79,12 +80,38 @@ class Batcher:
             RuntimeError: it is closed.
         """
         answer = asyncio.get_running_loop().create_future()
-        with self._lock:
-            if self._closed:
-                raise RuntimeError("the batcher is closed")
-            self._waiting.append(Unit(model.hold(), images_nhwc, prepare, answer))
-        self._wakes.put(None)
+        self._put(Unit(model.hold(), images_nhwc, prepare, answer))
         return answer
+
+    def submit_when_prepared(
+        self, threads: Executor, model: ServedModel, images_nhwc: Pixels, prepare: Callable[[], bool]
+    ) -> asyncio.Future[Output | None]:
+        """As ``submit``, but ``prepare`` is called on one of those threads, while others are computed."""
+        answer = asyncio.get_running_loop().create_future()
+        unit = Unit(model.hold(), images_nhwc, prepare, answer)
+
+        def prepare_and_put() -> None:
+            if unit.answer.done() or not self._prepared(unit):
+                unit.model.release()
+                return
+            unit.prepare = None
+            try:
+                self._put(unit)
+            except RuntimeError as error:
+                _settle(unit.answer, error)
+
+        threads.submit(prepare_and_put)
+        return answer
+
+    def _put(self, unit: Unit) -> None:
+        with self._lock:
+            closed = self._closed
+            if not closed:
+                self._waiting.append(unit)
+        if closed:
+            unit.model.release()
+            raise RuntimeError("the batcher is closed")
+        self._wakes.put(None)
 
     def close(self) -> None:
         """Compute what was submitted, then end the threads."""

@@ -60,7 +60,7 @@ class Room:
             raise too_large(limits.body_bytes)
 
 
-async def read_body(scope: Scope, receive: Receive, room: Room) -> bytearray:
+async def read_body(scope: Scope, receive: Receive, room: Room) -> bytes:
     """The whole body, of which nothing was received before.
 
     Raises:
@@ -75,7 +75,7 @@ async def read_body(scope: Scope, receive: Receive, room: Room) -> bytearray:
     # Taken out, or the request would hold itself in memory until it is collected.
     whole = scope["extensions"][EXTENSION].pop("body")
     try:
-        body: bytearray = await whole(room.take, limits.body_s)
+        body: bytes = await whole(room.take, limits.body_s)
     except TimeoutError:
         raise RefusedError(408, f"The body did not come within {limits.body_s:g} s.") from None
     except RefusedError:

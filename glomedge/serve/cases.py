@@ -43,7 +43,7 @@ class CasesRequest:
     exclude_flagged: bool
 
 
-def parse(body: bytes | bytearray) -> CasesRequest:
+def parse(body: bytes) -> CasesRequest:
     """A body ``{"crops": [{"name": ..., "data": base64}], "case": ..., "exclude_flagged": ...}``.
 
     Raises:

@@ -22,6 +22,8 @@ _MOST_HEADER_BYTES = 64 << 10
 _MOST_UNREAD_BYTES = 256 << 10
 """Of a body that nobody waits for yet. uvicorn's 64 kB would stop and start the socket for every crop."""
 
+_SMALL_BYTES = 16 << 10
+
 
 def header(scope: Scope, name: bytes) -> str | None:
     """The value of the first header of that name, which is in lower case; None where there is none."""
@@ -44,12 +46,13 @@ class _Rest:
     """What is still to come of a body that is wanted whole.
 
     Attributes:
-        body: so far. Pieces may be of one byte each, so they are not kept as objects of their own.
+        pieces: so far. Small ones, which may be of one byte each, are put together: as objects of their own they would
+            take many times their length.
         take: as ``whole_body`` has it.
         came: done with the last piece; or fails.
     """
 
-    body: bytearray
+    pieces: list[bytes | bytearray]
     take: Callable[[int], None]
     came: asyncio.Future[None]
 
@@ -60,8 +63,13 @@ class _Rest:
             self.take(len(piece))
         except Exception as error:  # noqa: BLE001 - whoever waits for the body is told
             self.came.set_exception(error)
+            return
+        if len(piece) >= _SMALL_BYTES:
+            self.pieces.append(piece)
+        elif isinstance(last := self.pieces[-1], bytearray):
+            last += piece
         else:
-            self.body += piece
+            self.pieces.append(bytearray(piece))
 
     def fail(self, error: Exception) -> None:
         if not self.came.done():
@@ -131,7 +139,7 @@ class TimedConnection(HttpToolsProtocol):
         if rest is not None and not rest.came.done():
             rest.came.set_result(None)
 
-    async def whole_body(self, cycle: RequestResponseCycle, take: Callable[[int], None], seconds: float) -> bytearray:
+    async def whole_body(self, cycle: RequestResponseCycle, take: Callable[[int], None], seconds: float) -> bytes:
         """The whole body, of which nothing was received before.
 
         ASGI's ``receive`` would stop the socket and wake its caller for every 64 kB, and copy each byte once more.
@@ -148,17 +156,15 @@ class TimedConnection(HttpToolsProtocol):
         """
         if cycle.disconnected:
             raise ClientDisconnect
-        body = cycle.body
-        if not isinstance(body, bytearray):  # uvicorn of before 0.42
-            body = bytearray(body)
+        first = bytes(cycle.body)
         cycle.body = bytearray()
-        take(len(body))
+        take(len(first))
         if not cycle.more_body:
-            return body
+            return first
         if cycle.waiting_for_100_continue and not self.transport.is_closing():
             self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
             cycle.waiting_for_100_continue = False
-        self._rest = rest = _Rest(body, take, self.loop.create_future())
+        self._rest = rest = _Rest([first], take, self.loop.create_future())
         late = self.loop.call_later(seconds, rest.fail, TimeoutError())
         self.flow.resume_reading()
         try:
@@ -167,7 +173,7 @@ class TimedConnection(HttpToolsProtocol):
             if self._rest is rest:
                 self._rest = None
             late.cancel()
-        return body
+        return b"".join(rest.pieces)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Stop waiting, and tell whoever works for this client."""

@@ -254,8 +254,8 @@ class Core:
         if isinstance(crops, Enhanced):
             images = crops.images_nhwc
             answers = good = await self.offload(images.nbytes, _hashed, images)
-        elif isinstance(crops, Files) and self.pending == 1:
-            return await self._alone(model, crops, thumbnail_px, end_s)
+        elif len(crops) == 1:
+            return await self._one(model, crops, thumbnail_px, end_s)
         else:
             async with asyncio.timeout_at(end_s):
                 answers, images = await self._decoded(model.spec.recipe, crops, thumbnail_px)
@@ -264,10 +264,11 @@ class Core:
             _fill(good, await _until(end_s, self._batcher.submit(model, images)))
         return answers
 
-    async def _alone(self, model: ServedModel, crops: Files, thumbnail_px: int, end_s: float) -> list[Answer]:
-        """Where there is one file in the whole server, one thread does all: handing it on would cost more.
+    async def _one(self, model: ServedModel, crops: Files | Parts, thumbnail_px: int, end_s: float) -> list[Answer]:
+        """One file or part, which goes from its decoder to the network without coming back here.
 
-        Not a part of a slide: its disk may be slow, and others would wait for it.
+        Where it is the only file in the whole server, one thread does all: handing it on would cost more. Not a part of
+        a slide: its disk may be slow, and others would wait for it.
         """
         images, how, given = self._preparation(model.spec.recipe, crops, thumbnail_px)
         answers = list[Answer]()
@@ -276,7 +277,11 @@ class Core:
             answers.append(_prepared(self._decoder, given[0], how, images[0]))
             return not answers[0].status.startswith("error:")
 
-        output = await _until(end_s, self._batcher.submit(model, images, prepare))
+        if isinstance(crops, Files) and self.pending == 1:
+            asked = self._batcher.submit(model, images, prepare)
+        else:
+            asked = self._batcher.submit_when_prepared(self._decoders, model, images, prepare)
+        output = await _until(end_s, asked)
         if output is not None:
             _fill(answers, output)
         return answers

@@ -143,7 +143,7 @@ class PageApi:
         with core.accept(), opened.run.model.held() as model, self._bodies.room() as room:
             body = await read_body(request.scope, request.receive, room)
             caller = Caller(client_of(request.scope), "", "page")
-            work = core.classify(Files([bytes(body)]), caller, model, thumbnail_px=THUMBNAIL_PX)
+            work = core.classify(Files([body]), caller, model, thumbnail_px=THUMBNAIL_PX)
             answered = await unless_gone(request.scope, work)
             (answer,) = answered.answers
             async with opened.lock:

@@ -42,7 +42,7 @@ class InferRequest:
     binary: frozenset[str]
 
 
-def strict_json(text: bytes | bytearray | memoryview, most_commas: int, most_brackets: int) -> dict[str, Any]:
+def strict_json(text: bytes | memoryview, most_commas: int, most_brackets: int) -> dict[str, Any]:
     """A JSON object. Raises RefusedError; NaN and Infinity are not JSON.
 
     Args:
@@ -72,7 +72,7 @@ _ENCODER = json.JSONEncoder(allow_nan=False, separators=(",", ":"))
 
 
 def parse(
-    body: bytes | bytearray, json_bytes: int, most_crops: int, side_px: int, map_shape: tuple[int, int] | None
+    body: bytes, json_bytes: int, most_crops: int, side_px: int, map_shape: tuple[int, int] | None
 ) -> InferRequest:
     """One inference request.
 
