@@ -21,6 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from benchmarks.lib.common import (
     ROOT,
     describe,
@@ -215,6 +217,40 @@ def by_hand(folder: Path) -> list[Goal]:
         goals.append(_judged(what, "<= 1e-4", f"{worst:.1e}", reached=worst <= 1e-4))
     else:
         goals.append(Goal(what, "<= 1e-4", "not measured", "-"))
+    return goals + [goal for precision in ("fp32", "int8") for goal in _serving(folder, precision)]
+
+
+def _serving(folder: Path, precision: str) -> list[Goal]:
+    """What ``glomedge serve`` costs, and how it answers."""
+    from benchmarks.lib.common import paired_ratio
+
+    rows = _load(folder / f"serving_{precision}.json").get("rows", [])
+    found = {(row["kind"], row["clients"], row["side"].split()[0]): row for row in rows}
+    reason = "a request costs its milliseconds whatever the network, beside the 11 of this one"
+    goals = []
+    for key, clients, limits, sign in (
+        ("cpu_s_a_crop", 1, (1.05, 1.08), "<="),
+        ("cpu_s_a_crop", 16, (1.03, 1.03), "<="),
+        ("crops_a_s", 16, (0.97, 0.97), ">="),
+    ):
+        of = "processor time" if key == "cpu_s_a_crop" else "crops/s"
+        what = f"server over the engine alone, {of}, {precision}, clients: {clients} (serving_{precision})"
+        wanted = f"{sign} {limits[0]} (pixels), {limits[1]} (PNG)"
+        sides = [[found.get((kind, clients, side)) for side in ("glomedge", "engine")] for kind in ("pixels", "files")]
+        got = [paired_ratio(server[key], engine[key]).value for server, engine in sides if server and engine]
+        if len(got) < 2:
+            goals.append(Goal(what, wanted, "not measured", "-"))
+            continue
+        holds = all(a <= b if sign == "<=" else a >= b for a, b in zip(got, limits, strict=True))
+        goals.append(_judged(what, wanted, ", ".join(f"{one:.3f}" for one in got), reached=holds, reason=reason))
+    what = f"server, 99% wait over half wait, {precision}, clients: 4 (serving_{precision})"
+    waits = [side["waits_s"] for kind in ("pixels", "files") if (side := found.get((kind, 4, "glomedge")))]
+    if len(waits) == 2:
+        longer = [float(np.percentile(one, 99) / np.median(one)) for one in waits]
+        text = ", ".join(f"{one:.2f}" for one in longer)
+        goals.append(_judged(what, "<= 2 (pixels, PNG)", text, reached=max(longer) <= 2))
+    else:
+        goals.append(Goal(what, "<= 2 (pixels, PNG)", "not measured", "-"))
     return goals
 
 

@@ -6,6 +6,7 @@ import importlib.util
 import json
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -105,8 +106,36 @@ def test_goals_of_other_scripts_and_why_one_is_missed(tmp_path: Path) -> None:
     }
     for name, document in documents.items():
         (tmp_path / f"{name}.json").write_text(json.dumps(document))
-    stem_, job, page = run_all.by_hand(tmp_path)
+    stem_, job, page, *servers = run_all.by_hand(tmp_path)
     assert (stem_.got, stem_.verdict) == ("88%", "yes")
     assert (job.got, job.verdict) == ("1.20 x (1.10-1.30), model.onnx", "NO")
     assert "engine" in job.reason
     assert (page.got, page.verdict, page.reason) == ("2.0e-07", "yes", "")
+    assert {goal.verdict for goal in servers} == {"-"}
+
+
+def test_goals_of_the_server(tmp_path: Path) -> None:
+    """Pixels cost it 4% and files 10% over an engine of 10 ms; one of a hundred requests waits three times as long."""
+
+    def row(kind: str, clients: int, side: str, cpu_s: float) -> dict[str, Any]:
+        waits_s = [0.01] * 97 + [0.03] * 3 if side == "glomedge serve" else []
+        cpu = {"cpu_s_a_crop": [cpu_s] * 5, "crops_a_s": [1 / cpu_s] * 5}
+        return {"kind": kind, "clients": clients, "side": side, "waits_s": waits_s, **cpu}
+
+    rows = [
+        row(kind, clients, side, cpu_s)
+        for kind, served_s in (("pixels", 0.0104), ("files", 0.011))
+        for clients in (1, 4, 16)
+        for side, cpu_s in (("engine alone", 0.01), ("glomedge serve", served_s))
+    ]
+    (tmp_path / "serving_int8.json").write_text(json.dumps({"rows": rows}))
+    alone, many, rate, waits = run_all.by_hand(tmp_path)[-4:]
+    assert (alone.got, alone.verdict) == ("1.040, 1.100", "NO")
+    assert (many.got, many.verdict) == ("1.040, 1.100", "NO")
+    assert (rate.got, rate.verdict) == ("0.962, 0.909", "NO")
+    assert (waits.got, waits.verdict) == ("3.00, 3.00", "NO")
+    assert "milliseconds" in alone.reason
+    for one in rows:
+        one["cpu_s_a_crop"], one["crops_a_s"], one["waits_s"] = [0.01] * 5, [100.0] * 5, [0.01] * 100
+    (tmp_path / "serving_int8.json").write_text(json.dumps({"rows": rows}))
+    assert [goal.verdict for goal in run_all.by_hand(tmp_path)[-4:]] == ["yes"] * 4
