@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -104,6 +105,45 @@ def test_what_is_cancelled_before_its_turn_is_never_computed(model: ServedModel,
 
     asyncio.run(ask())
     assert computed == []
+
+
+def test_pixels_are_prepared_on_threads_of_the_caller(model: ServedModel) -> None:
+    """Whatever comes of it, the model is held no longer (see the fixture)."""
+    batcher, go = Batcher(1, 8, lambda crops, seconds: None), threading.Event()
+    called = list[str]()
+
+    def named(name: str, result: bool) -> Callable[[], bool]:
+        def prepare() -> bool:
+            called.append(f"{name} on {threading.current_thread().name}")
+            return result
+
+        return prepare
+
+    def defect() -> bool:
+        raise ValueError("a defect")
+
+    async def ask(threads: ThreadPoolExecutor) -> None:
+        good = batcher.submit_when_prepared(threads, model, ONE.copy(), named("good", True))
+        nothing = batcher.submit_when_prepared(threads, model, ONE.copy(), named("nothing", False))
+        failed = batcher.submit_when_prepared(threads, model, ONE.copy(), defect)
+        output = await good
+        assert output is not None
+        assert output.probability == model.engine.infer(ONE).probability
+        assert await nothing is None
+        with pytest.raises(ValueError, match="a defect"):
+            await failed
+        threads.submit(go.wait, 30)
+        unwanted = batcher.submit_when_prepared(threads, model, ONE.copy(), named("unwanted", True))
+        unwanted.cancel()
+        late = batcher.submit_when_prepared(threads, model, ONE.copy(), named("late", True))
+        batcher.close()
+        go.set()
+        with pytest.raises(RuntimeError, match="closed"):
+            await late
+
+    with ThreadPoolExecutor(1, "caller") as threads:
+        asyncio.run(ask(threads))
+    assert called == ["good on caller_0", "nothing on caller_0", "late on caller_0"]
 
 
 def test_answers_for_a_loop_that_has_ended_are_dropped(model: ServedModel) -> None:
