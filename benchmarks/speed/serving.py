@@ -4,10 +4,10 @@
 
 Rounds rotate between the engine in this process, ``glomedge serve`` and, where ``make triton-server`` has built it,
 tritonserver on the repository that ``export-triton`` writes of the same model (each server a process of its own, over
-HTTP on 127.0.0.1, binary extension, one crop a request). Engine and glomedge have the same provider and threads; the
-engine gets one crop a call. Crops are sent as enhanced pixels (``Engine.infer``), and as files (``Engine.predict``),
-which both sides decode, look at for flags and enhance; that is no part of the repository for Triton, so tritonserver
-gets pixels alone.
+HTTP on 127.0.0.1, binary extension, one crop a request or ``--crops-a-request``). Engine and glomedge have the same
+provider and threads; the engine gets the crops of one request a call. Crops are sent as enhanced pixels
+(``Engine.infer``), and as files (``Engine.predict``), which both sides decode, look at for flags and enhance; that is
+no part of the repository for Triton, so tritonserver gets pixels alone.
 
 Processor seconds are those of the server's processes and, for the engine, of this one; the clients' are not counted,
 but they take their part of the machine, so throughput beside the engine's says as much about the clients where they run
@@ -83,35 +83,41 @@ class Side:
     batch_crops: float | None = None
 
 
-def requests_of(kind: str, crops: list[Any]) -> Requests:
-    """One request a crop: body and headers."""
+def requests_of(kind: str, crops: list[Any], each: int = 1) -> Requests:
+    """Body and headers of requests with so many crops each."""
     made = []
-    for crop in crops:
-        raw = struct.pack("<I", len(crop)) + crop if kind == "files" else crop.tobytes()
+    for part in batched(crops, each):
+        raw = b"".join(struct.pack("<I", len(crop)) + crop if kind == "files" else crop.tobytes() for crop in part)
         name, datatype = ("image", "BYTES") if kind == "files" else ("images", "UINT8")
-        shape = [1, 1] if kind == "files" else [1, *crop.shape]
+        shape = [len(part), 1] if kind == "files" else [len(part), *part[0].shape]
         entry = {"name": name, "datatype": datatype, "shape": shape, "parameters": {"binary_data_size": len(raw)}}
         text = json.dumps({"inputs": [entry], "outputs": [{"name": "probability"}]}).encode()
         made.append((text + raw, {"Inference-Header-Content-Length": str(len(text))}))
     return made
 
 
-def engine_way(engine: Engine, kind: str, crops: list[Any], callers: int) -> Callable[[], list[float]]:
-    """All crops through the engine, one a call, from as many threads as the server computes batches at once."""
+def batched(crops: list[Any], each: int) -> list[list[Any]]:
+    """Crops in parts of that many."""
+    return [crops[at : at + each] for at in range(0, len(crops), each)]
 
-    def one(crop: Any) -> None:
+
+def engine_way(engine: Engine, kind: str, crops: list[Any], callers: int, each: int = 1) -> Callable[[], list[float]]:
+    """All crops through the engine, ``each`` a call, from as many threads as the server computes batches at once."""
+    calls = batched(crops, each)
+
+    def one(part: list[Any]) -> None:
         if kind == "files":
-            engine.predict(crop)
+            engine.predict(part)
         else:
-            engine.infer(crop[None])
+            engine.infer(part[0][None] if len(part) == 1 else np.stack(part))
 
     def run() -> list[float]:
         if callers == 1:
-            for crop in crops:
-                one(crop)
+            for part in calls:
+                one(part)
         else:
             with ThreadPoolExecutor(callers) as pool:
-                list(pool.map(one, crops))
+                list(pool.map(one, calls))
         return []
 
     return run
@@ -246,6 +252,7 @@ def arguments_of() -> argparse.Namespace:
     options.add_argument("--optimise", choices=("latency", "throughput"), default="latency")
     options.add_argument("--crops", type=int, default=96)
     options.add_argument("--rounds", type=int, default=9)
+    options.add_argument("--crops-a-request", type=int, default=1)
     options.add_argument("--clients", type=int, nargs="+", default=[1, 4, 16])
     options.add_argument("--kinds", choices=("pixels", "files"), nargs="+", default=["pixels", "files"])
     options.add_argument("--no-triton", action="store_true", help="glomedge alone")
@@ -258,14 +265,14 @@ def measure(
     """Rows of the table, and the samples behind them."""
     count, rounds = (24, 2) if arguments.quick else (arguments.crops, arguments.rounds)
     crops = crops_for(arguments.data, engine, count)
-    rows, records = [], []
+    rows, records, each = [], [], arguments.crops_a_request
     for kind in arguments.kinds:
         for clients in arguments.clients:
             # Every client asks at least twice.
-            asked = list(islice(cycle(crops[kind]), max(count, 2 * clients)))
-            requests = requests_of(kind, asked)
+            asked = list(islice(cycle(crops[kind]), max(count, 2 * clients * each)))
+            requests = requests_of(kind, asked, each)
             ways: dict[str, tuple[Callable[[], list[float]], Callable[[], float]]] = {
-                ENGINE: (engine_way(engine, kind, asked, callers), time.process_time)
+                ENGINE: (engine_way(engine, kind, asked, callers, each), time.process_time)
             }
             for name, server in ((GLOMEDGE, glomedge), (TRITON, other if kind == "pixels" else None)):
                 if server is not None:
@@ -302,7 +309,8 @@ def main() -> None:
         rows, records = measure(arguments, engine, callers, server, other)
         rss_mb = server.rss_mb()
         triton_rss_mb = None if other is None else other.rss_mb()
-    name = f"serving_{spec.precision}"
+    each = arguments.crops_a_request
+    name = f"serving_{spec.precision}" + (f"_{each}_a_request" if each > 1 else "")
     plot(records, results_directory() / f"{name}.png")
     load_1m = os.getloadavg()[0]
     beside = "" if triton_rss_mb is None else f" tritonserver with its stand-in: {triton_rss_mb:.0f} MB."
@@ -310,7 +318,7 @@ def main() -> None:
     busy += "." if load_1m <= usable_cores() else "; the machine was busy: ratios hold, times and crops/s do not."
     source = f" Crops: {arguments.source}." if arguments.source else ""
     text = (
-        f"{spec.precision}, {arguments.provider}, `--optimise {arguments.optimise}`, "
+        f"{spec.precision}, {arguments.provider}, `--optimise {arguments.optimise}`, crops a request: {each}, "
         f"{len(records[0]['cpu_s_a_crop'])} rounds. `glomedge serve` was ready after {server.ready_s:.2f} s "
         f"({ready_cpu_s:.2f} s of processor time), {rss_mb:.0f} MB resident at the end.{beside} {busy}{source}\n\n"
         f"{markdown_table(HEADER, rows)}\n![processor time and throughput]({name}.png)\n"
