@@ -86,7 +86,11 @@ class Batcher:
     def submit_when_prepared(
         self, threads: Executor, model: ServedModel, images_nhwc: Pixels, prepare: Callable[[], bool]
     ) -> asyncio.Future[Output | None]:
-        """As ``submit``, but ``prepare`` is called on one of those threads, while others are computed."""
+        """As ``submit``, but ``prepare`` is called on one of those threads, while others are computed.
+
+        Raises:
+            RuntimeError: the threads have ended. That the batcher is closed is told to the answer.
+        """
         answer = asyncio.get_running_loop().create_future()
         unit = Unit(model.hold(), images_nhwc, prepare, answer)
 
@@ -100,7 +104,11 @@ class Batcher:
             except RuntimeError as error:
                 _settle(unit.answer, error)
 
-        threads.submit(prepare_and_put)
+        try:
+            threads.submit(prepare_and_put)
+        except RuntimeError:  # they have ended
+            model.release()
+            raise
         return answer
 
     def _put(self, unit: Unit) -> None:

@@ -26,7 +26,6 @@ _QUIET_PATHS = ("/v2/health/live", "/v2/health/ready", "/metrics")
 _MOST_PATH_CHARACTERS = 100
 _POLICY = (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'")
 _MARKS = (
-    _POLICY,
     (b"x-research-use", RESEARCH_USE_NOTICE.encode("ascii")),
     (b"x-content-type-options", b"nosniff"),
     (b"cache-control", b"no-store"),
@@ -68,9 +67,9 @@ class Guard:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                has_policy = _POLICY[0] in map(_NAME, message["headers"])
                 # Handlers set none of these, but for the policy of a page.
-                message["headers"] = [*message["headers"], *_MARKS[has_policy:]]
+                policy = () if _POLICY[0] in map(_NAME, message["headers"]) else (_POLICY,)
+                message["headers"] = [*message["headers"], *_MARKS, *policy]
             await send(message)
 
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import codecs
 import json
 import math
 from dataclasses import dataclass
@@ -53,7 +54,7 @@ def strict_json(text: bytes | memoryview, most_commas: int, most_brackets: int) 
     if data.count(b",") > most_commas or data.count(b"[") + data.count(b"{") > most_brackets:
         raise malformed("The JSON holds more values than any request needs. Send fewer crops.")
     try:
-        document = _DECODER.decode(data.decode("utf-8"))
+        document = _DECODER.decode(data.removeprefix(codecs.BOM_UTF8).decode("utf-8"))
     except RecursionError:
         raise malformed("The JSON is nested too deeply.") from None
     except ValueError:

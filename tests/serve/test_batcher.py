@@ -145,6 +145,12 @@ def test_pixels_are_prepared_on_threads_of_the_caller(model: ServedModel) -> Non
         asyncio.run(ask(threads))
     assert called == ["good on caller_0", "nothing on caller_0", "late on caller_0"]
 
+    async def too_late() -> None:
+        with pytest.raises(RuntimeError, match="shutdown"):
+            batcher.submit_when_prepared(threads, model, ONE, named("never", True))
+
+    asyncio.run(too_late())
+
 
 def test_answers_for_a_loop_that_has_ended_are_dropped(model: ServedModel) -> None:
     batcher, go = Batcher(1, 8, lambda crops, seconds: None), threading.Event()

@@ -104,6 +104,17 @@ def test_binary_is_chosen_for_each_output(server: Server) -> None:
     assert np.isnan(np.frombuffer(second, "<f4")).tolist() == [False, True]
 
 
+def test_json_may_begin_with_a_byte_order_mark(server: Server) -> None:
+    """As some tools of Windows write it; in another encoding than UTF-8 it is not JSON."""
+    file = base64.b64encode(crop_png(1)).decode()
+    text = json.dumps({"inputs": [{"name": "image", "datatype": "BYTES", "shape": [1], "data": [file]}]})
+    statuses = [
+        server.request("POST", f"{MODEL}/infer", text.encode(encoding)).status
+        for encoding in ("utf-8", "utf-8-sig", "utf-16")
+    ]
+    assert statuses == [200, 200, 400]
+
+
 def test_everything_in_json(server: Server, engine: Any) -> None:
     crop = crop_png(4)
     entry = {"name": "image", "datatype": "BYTES", "shape": [1], "data": [base64.b64encode(crop).decode()]}
