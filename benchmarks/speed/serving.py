@@ -2,12 +2,14 @@
 
     .venv/bin/python -m benchmarks.speed.serving --model artifacts/model.int8.onnxruntime.onnx [--data CROPS]
 
-Rounds rotate between the engine in this process, ``glomedge serve`` and, where ``make triton-server`` has built it,
-tritonserver on the repository that ``export-triton`` writes of the same model (each server a process of its own, over
-HTTP on 127.0.0.1, binary extension, one crop a request or ``--crops-a-request``). Engine and glomedge have the same
-provider and threads; the engine gets the crops of one request a call. Crops are sent as enhanced pixels
-(``Engine.infer``), and as files (``Engine.predict``), which both sides decode, look at for flags and enhance; that is
-no part of the repository for Triton, so tritonserver gets pixels alone.
+Rounds rotate between the engine in this process, ``glomedge serve``, the least server in Python
+(``benchmarks.lib.bare_server``: no checks, limits, hashes, logs or metrics; one client, one crop a request) and, where
+``make triton-server`` has built it, tritonserver on the repository that ``export-triton`` writes of the same model
+(each server a process of its own, over HTTP on 127.0.0.1, binary extension, one crop a request or
+``--crops-a-request``). Engine, glomedge and the least server have the same provider and threads; the engine gets the
+crops of one request a call. Crops are sent as enhanced pixels (``Engine.infer``), and as files (``Engine.predict``),
+which all decode, look at for flags and enhance; that is no part of the repository for Triton, so tritonserver gets
+pixels alone.
 
 Processor seconds are those of the server's processes and, for the engine, of this one; the clients' are not counted,
 but they take their part of the machine, so throughput beside the engine's says as much about the clients where they run
@@ -50,7 +52,7 @@ from benchmarks.lib.common import (
     user_crops,
     write_result,
 )
-from benchmarks.lib.servers import Running, ask, glomedge_server, triton_installed, triton_server
+from benchmarks.lib.servers import Running, ask, bare_server, glomedge_server, triton_installed, triton_server
 from glomedge.engine.engine import Engine
 from glomedge.engine.loading import open_engine
 from glomedge.engine.options import EngineOptions
@@ -61,8 +63,8 @@ from glomedge.model.file import read_model_file
 from glomedge.runs.pipeline_run import one_opencv_thread
 from glomedge.system.telemetry import import_matplotlib
 
-ENGINE, GLOMEDGE, TRITON = "engine alone", "glomedge serve", "tritonserver"
-COLOURS = {ENGINE: "#AAAAAA", GLOMEDGE: "#0072B2", TRITON: "#E69F00"}
+ENGINE, GLOMEDGE, BARE, TRITON = "engine alone", "glomedge serve", "least server", "tritonserver"
+COLOURS = {ENGINE: "#AAAAAA", GLOMEDGE: "#0072B2", BARE: "#56B4E9", TRITON: "#E69F00"}
 
 Requests = list[tuple[bytes, dict[str, str]]]
 
@@ -260,7 +262,7 @@ def arguments_of() -> argparse.Namespace:
 
 
 def measure(
-    arguments: argparse.Namespace, engine: Engine, callers: int, glomedge: Running, other: Running | None
+    arguments: argparse.Namespace, engine: Engine, callers: int, servers: dict[str, Running]
 ) -> tuple[list[tuple[object, ...]], list[dict[str, Any]]]:
     """Rows of the table, and the samples behind them."""
     count, rounds = (24, 2) if arguments.quick else (arguments.crops, arguments.rounds)
@@ -274,12 +276,12 @@ def measure(
             ways: dict[str, tuple[Callable[[], list[float]], Callable[[], float]]] = {
                 ENGINE: (engine_way(engine, kind, asked, callers, each), time.process_time)
             }
-            for name, server in ((GLOMEDGE, glomedge), (TRITON, other if kind == "pixels" else None)):
-                if server is not None:
+            for name, server in servers.items():
+                if not (name == BARE and clients > 1) and not (name == TRITON and kind == "files"):
                     ways[name] = (partial(ask, server.http_port, requests, clients), server.cpu_s)
-            before = batches(glomedge)
+            before = batches(servers[GLOMEDGE])
             sides = compare(ways, len(asked), rounds)
-            computed, calls = np.subtract(batches(glomedge), before)
+            computed, calls = np.subtract(batches(servers[GLOMEDGE]), before)
             sides[GLOMEDGE].batch_crops = float(computed / calls)
             for name, side in sides.items():
                 rows.append(row_of(kind, clients, name, sides))
@@ -303,10 +305,15 @@ def main() -> None:
             pass
         server = stack.enter_context(glomedge_server(model, *options))
         ready_cpu_s = server.cpu_s()
+        servers = {GLOMEDGE: server}
+        if arguments.provider == "cpu" and callers == arguments.crops_a_request == 1:
+            servers[BARE] = stack.enter_context(bare_server(model))
         as_served = EngineOptions(arguments.provider)
         engine = stack.enter_context(open_engine(model, as_served, concurrency=callers, shares_cpus=True))
         other = None if arguments.no_triton else stack.enter_context(triton(model))
-        rows, records = measure(arguments, engine, callers, server, other)
+        if other is not None:
+            servers[TRITON] = other
+        rows, records = measure(arguments, engine, callers, servers)
         rss_mb = server.rss_mb()
         triton_rss_mb = None if other is None else other.rss_mb()
     each = arguments.crops_a_request

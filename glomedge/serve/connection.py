@@ -66,7 +66,7 @@ class _Rest:
             return
         if len(piece) >= _SMALL_BYTES:
             self.pieces.append(piece)
-        elif isinstance(last := self.pieces[-1], bytearray):
+        elif self.pieces and isinstance(last := self.pieces[-1], bytearray):
             last += piece
         else:
             self.pieces.append(bytearray(piece))
@@ -127,7 +127,12 @@ class TimedConnection(HttpToolsProtocol):
         if self._rest is not None:
             self._rest.add(body)
         elif not self.cycle.response_complete:
-            self.cycle.body += body
+            if not self.cycle.body and len(body) >= _SMALL_BYTES:
+                self.cycle.body = body  # type: ignore[assignment] # perhaps all of it: one copy less
+            elif isinstance(self.cycle.body, bytearray):
+                self.cycle.body += body
+            else:
+                self.cycle.body = bytearray(self.cycle.body) + body
             if len(self.cycle.body) > _MOST_UNREAD_BYTES:
                 self.flow.pause_reading()
             self.cycle.message_event.set()
@@ -164,7 +169,7 @@ class TimedConnection(HttpToolsProtocol):
         if cycle.waiting_for_100_continue and not self.transport.is_closing():
             self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
             cycle.waiting_for_100_continue = False
-        self._rest = rest = _Rest([first], take, self.loop.create_future())
+        self._rest = rest = _Rest([first] if first else [], take, self.loop.create_future())
         late = self.loop.call_later(seconds, rest.fail, TimeoutError())
         self.flow.resume_reading()
         try:
