@@ -36,10 +36,12 @@ def artifacts() -> Path:
             _take_exported(source, folder)
         else:
             _train(folder)
+    # The demo names its crops as seen from its own folder.
+    crops = None if source is None or source.parent == ROOT else source.parent / "data"
     for precision, target in WANTED:
         path = folder / f"model.{precision}.{target}.onnx"
         if not path.is_file() and (target != "openvino" or _importable("openvino")):
-            _export(folder, precision, target)
+            _export(folder, precision, target, crops if precision == "int8" else None)
     if not (folder / "plain.onnx").is_file():
         _plain(folder)
     return folder
@@ -65,11 +67,13 @@ def _train(folder: Path) -> None:
         raise SystemExit("no model to measure: train one with glomedge train, or run glomedge demo, and start again")
 
 
-def _export(folder: Path, precision: str, target: str) -> bool:
+def _export(folder: Path, precision: str, target: str, calibration: Path | None = None) -> bool:
     """Export one file into the folder; whether it is there."""
     log(f"exporting {precision} for {target} ...")
     path = folder / ("model.onnx" if target == "any" else f"model.{precision}.{target}.onnx")
-    wanted = ("--precision", precision, "--target", target, "--output", str(path))
+    wanted = ["--precision", precision, "--target", target, "--output", str(path)]
+    if calibration is not None:
+        wanted += ["--calibration", str(calibration)]
     done = run("export", str(folder / "model.keras"), *wanted, check=False)
     if done.returncode != 0:
         # A file that fails its gates must not be deployed, but it runs as fast; its flips are reported with its speed.

@@ -14,7 +14,6 @@ average out disturbances: it is run twice, without a warm-up.
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -73,10 +72,9 @@ class Nothing:
 
 def at_best(run: Callable[[], object]) -> float:
     """Processor seconds of a stage, user and system, over the cores: how long it takes if none is ever idle."""
-    begin = os.times()
+    begin_s = time.process_time()  # os.times has hundredths of a second
     run()
-    end = os.times()
-    return (end.user + end.system - begin.user - begin.system) / usable_cores()
+    return (time.process_time() - begin_s) / usable_cores()
 
 
 def through_pipeline(found: Scan, settings: Settings, answering: Infer) -> None:
@@ -115,17 +113,16 @@ def measure(loaded: engine.Engine, settings: Settings, count: int, rounds: int) 
         "infer": partial(at_best, partial(infer_alone, loaded, count, batch, cores)),
         "pipeline": partial(through_pipeline, found, settings, loaded),
     }
-    begin_s, begin_cpu_s = time.perf_counter(), os.times()
+    begin_s, begin_cpu_s = time.perf_counter(), time.process_time()
     long = count >= LONG_CROPS
     samples = alternate(ways, rounds=LONG_ROUNDS if long else rounds, warmup=0 if long else 1)
-    spent_s, used = time.perf_counter() - begin_s, os.times()
+    busy = (time.process_time() - begin_cpu_s) / ((time.perf_counter() - begin_s) * cores)
     shares = [
         (decode + infer) / whole
         for decode, infer, whole in zip(
             samples["decode and enhance"], samples["infer"], samples["pipeline"], strict=True
         )
     ]
-    busy = (used.user + used.system - begin_cpu_s.user - begin_cpu_s.system) / (spent_s * cores)
     return {"crops": count, "samples_s": samples, "shares": shares, "cpu_busy_share": busy}
 
 
