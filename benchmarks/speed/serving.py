@@ -2,11 +2,11 @@
 
     .venv/bin/python -m benchmarks.speed.serving --model artifacts/model.int8.onnxruntime.onnx [--data CROPS]
 
-Rounds rotate between the engine in this process, ``glomedge serve``, the least server in Python
-(``benchmarks.lib.bare_server``: no checks, limits, hashes, logs or metrics; one client, one crop a request) and, where
-``make triton-server`` has built it, tritonserver on the repository that ``export-triton`` writes of the same model
-(each server a process of its own, over HTTP on 127.0.0.1, binary extension, one crop a request or
-``--crops-a-request``). Engine, glomedge and the least server have the same provider and threads; the engine gets the
+Rounds rotate between the engine in this process, ``glomedge serve`` and the least server in Python
+(``benchmarks.lib.bare_server``: no checks, limits, hashes, logs or metrics; one client, one crop a request); then,
+where ``make triton-server`` has built it, between the engine and tritonserver on the repository that ``export-triton``
+writes of the same model (each server a process of its own, over HTTP on 127.0.0.1, binary extension, one crop a request
+or ``--crops-a-request``). Engine, glomedge and the least server have the same provider and threads; the engine gets the
 crops of one request a call. Crops are sent as enhanced pixels (``Engine.infer``), and as files (``Engine.predict``),
 which all decode, look at for flags and enhance; that is no part of the repository for Triton, so tritonserver gets
 pixels alone.
@@ -261,14 +261,18 @@ def arguments_of() -> argparse.Namespace:
     return options.parse_args()
 
 
+Measured = tuple[tuple[object, ...], dict[str, Any]]
+"""A row of the table, and the samples behind it."""
+
+
 def measure(
-    arguments: argparse.Namespace, engine: Engine, callers: int, servers: dict[str, Running]
-) -> tuple[list[tuple[object, ...]], list[dict[str, Any]]]:
-    """Rows of the table, and the samples behind them."""
+    arguments: argparse.Namespace, engine: Engine, callers: int, servers: dict[str, Running], kinds: list[str]
+) -> Iterator[Measured]:
+    """The engine and those servers, for each kind of crops and number of clients."""
     count, rounds = (24, 2) if arguments.quick else (arguments.crops, arguments.rounds)
     crops = crops_for(arguments.data, engine, count)
-    rows, records, each = [], [], arguments.crops_a_request
-    for kind in arguments.kinds:
+    each = arguments.crops_a_request
+    for kind in kinds:
         for clients in arguments.clients:
             # Every client asks at least twice.
             asked = list(islice(cycle(crops[kind]), max(count, 2 * clients * each)))
@@ -277,17 +281,34 @@ def measure(
                 ENGINE: (engine_way(engine, kind, asked, callers, each), time.process_time)
             }
             for name, server in servers.items():
-                if not (name == BARE and clients > 1) and not (name == TRITON and kind == "files"):
+                if name != BARE or clients == 1:
                     ways[name] = (partial(ask, server.http_port, requests, clients), server.cpu_s)
-            before = batches(servers[GLOMEDGE])
+            before = batches(servers[GLOMEDGE]) if GLOMEDGE in servers else None
             sides = compare(ways, len(asked), rounds)
-            computed, calls = np.subtract(batches(servers[GLOMEDGE]), before)
-            sides[GLOMEDGE].batch_crops = float(computed / calls)
+            if before is not None:
+                computed, calls = np.subtract(batches(servers[GLOMEDGE]), before)
+                sides[GLOMEDGE].batch_crops = float(computed / calls)
             for name, side in sides.items():
-                rows.append(row_of(kind, clients, name, sides))
-                records.append({"kind": kind, "clients": clients, "crops": len(asked), "side": name, **vars(side)})
-                log(f"  {rows[-1]}")
-    return rows, records
+                row = row_of(kind, clients, name, sides)
+                log(f"  {row}")
+                yield row, {"kind": kind, "clients": clients, "crops": len(asked), "side": name, **vars(side)}
+
+
+def measure_triton(
+    arguments: argparse.Namespace, engine: Engine, callers: int, model: Path
+) -> tuple[list[Measured], float | None]:
+    """tritonserver's rows, paired with rounds of the engine of their own: it runs while nothing else is measured.
+
+    Returns:
+        Rows, and its resident memory in MB; nothing where it is not installed.
+    """
+    if arguments.no_triton or "pixels" not in arguments.kinds:
+        return [], None
+    with triton(model) as server:
+        if server is None:
+            return [], None
+        found = list(measure(arguments, engine, callers, {TRITON: server}, ["pixels"]))
+        return [one for one in found if one[1]["side"] == TRITON], server.rss_mb()
 
 
 def main() -> None:
@@ -310,12 +331,12 @@ def main() -> None:
             servers[BARE] = stack.enter_context(bare_server(model))
         as_served = EngineOptions(arguments.provider)
         engine = stack.enter_context(open_engine(model, as_served, concurrency=callers, shares_cpus=True))
-        other = None if arguments.no_triton else stack.enter_context(triton(model))
-        if other is not None:
-            servers[TRITON] = other
-        rows, records = measure(arguments, engine, callers, servers)
+        measured = list(measure(arguments, engine, callers, servers, arguments.kinds))
         rss_mb = server.rss_mb()
-        triton_rss_mb = None if other is None else other.rss_mb()
+        of_triton, triton_rss_mb = measure_triton(arguments, engine, callers, model)
+    measured += of_triton
+    measured.sort(key=lambda one: (arguments.kinds.index(one[1]["kind"]), one[1]["clients"]))
+    rows, records = [row for row, _ in measured], [record for _, record in measured]
     each = arguments.crops_a_request
     name = f"serving_{spec.precision}" + (f"_{each}_a_request" if each > 1 else "")
     plot(records, results_directory() / f"{name}.png")
