@@ -11,6 +11,9 @@ crops of one request a call. Crops are sent as enhanced pixels (``Engine.infer``
 which all decode, look at for flags and enhance; that is no part of the repository for Triton, so tritonserver gets
 pixels alone.
 
+All of it is started anew several times (``--starts``), and the rounds of all starts are taken together: ratios differ
+from start to start by more than the interval of one start says.
+
 Processor seconds are those of the server's processes and, for the engine, of this one; the clients' are not counted,
 but they take their part of the machine, so throughput beside the engine's says as much about the clients where they run
 on the same cores. Ratios are server over engine, the median of the paired rounds with its 95% bootstrap interval: a
@@ -31,7 +34,6 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
 from functools import partial
 from itertools import cycle, islice
 from pathlib import Path
@@ -43,16 +45,15 @@ from benchmarks.lib.common import (
     find_model,
     log,
     markdown_table,
-    paired_ratio,
     parser,
     results_directory,
     set_results_directory,
-    summarise,
     usable_cores,
     user_crops,
     write_result,
 )
 from benchmarks.lib.servers import Running, ask, bare_server, glomedge_server, triton_installed, triton_server
+from benchmarks.lib.serving_report import BARE, ENGINE, GLOMEDGE, HEADER, TRITON, Side, plot, row_of
 from glomedge.engine.engine import Engine
 from glomedge.engine.loading import open_engine
 from glomedge.engine.options import EngineOptions
@@ -61,28 +62,8 @@ from glomedge.imaging import images
 from glomedge.imaging.enhance import enhance
 from glomedge.model.file import read_model_file
 from glomedge.runs.pipeline_run import one_opencv_thread
-from glomedge.system.telemetry import import_matplotlib
-
-ENGINE, GLOMEDGE, BARE, TRITON = "engine alone", "glomedge serve", "least server", "tritonserver"
-COLOURS = {ENGINE: "#AAAAAA", GLOMEDGE: "#0072B2", BARE: "#56B4E9", TRITON: "#E69F00"}
 
 Requests = list[tuple[bytes, dict[str, str]]]
-
-
-@dataclass
-class Side:
-    """What one side did in its rounds.
-
-    Attributes:
-        cpu_s_a_crop, crops_a_s: one value a round.
-        waits_s: of every request; none of the engine.
-        batch_crops: crops a batch; None of all but ``glomedge serve``.
-    """
-
-    cpu_s_a_crop: list[float] = field(default_factory=list)
-    crops_a_s: list[float] = field(default_factory=list)
-    waits_s: list[float] = field(default_factory=list)
-    batch_crops: float | None = None
 
 
 def requests_of(kind: str, crops: list[Any], each: int = 1) -> Requests:
@@ -192,58 +173,6 @@ def triton(model: Path) -> Iterator[Running | None]:
             yield server
 
 
-def row_of(kind: str, clients: int, name: str, sides: dict[str, Side]) -> tuple[object, ...]:
-    """One line of the table."""
-    side, engine = sides[name], sides[ENGINE]
-    cpu_ms = f"{1000 * float(np.median(side.cpu_s_a_crop)):.1f}"
-    rate = f"{float(np.median(side.crops_a_s)):.1f}"
-    if name == ENGINE:
-        return kind, clients, name, cpu_ms, "1", rate, "1", "", "", ""
-    cpu = paired_ratio(side.cpu_s_a_crop, engine.cpu_s_a_crop)
-    speed = paired_ratio(side.crops_a_s, engine.crops_a_s)
-    waits = summarise(side.waits_s)
-    return (
-        kind, clients, name, cpu_ms, f"{cpu.value:.3f} ({cpu.low:.3f} to {cpu.high:.3f})", rate,
-        f"{speed.value:.2f} ({speed.low:.2f} to {speed.high:.2f})", f"{1000 * waits.p50:.0f}",
-        f"{1000 * waits.p99:.0f}", "" if side.batch_crops is None else f"{side.batch_crops:.1f}",
-    )  # fmt: skip
-
-
-HEADER = (
-    "crops as", "clients", "side", "CPU ms/crop", "over the engine's", "crops/s", "over the engine's", "p50, ms",
-    "p99, ms", "crops/batch",
-)  # fmt: skip
-
-
-def plot(records: list[dict[str, Any]], path: Path) -> None:
-    """Processor time and throughput of every side: the median as a bar, each round as a dot."""
-    import_matplotlib().use("Agg")
-    plt = import_matplotlib("pyplot")
-    groups = list(dict.fromkeys((record["kind"], record["clients"]) for record in records))
-    names = [name for name in COLOURS if any(record["side"] == name for record in records)]
-    figure, axes = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
-    width = 0.8 / len(names)
-    for axis, key, factor, label in (
-        (axes[0], "cpu_s_a_crop", 1000, "processor time, ms/crop"),
-        (axes[1], "crops_a_s", 1, "crops/s"),
-    ):
-        for record in records:
-            at = groups.index((record["kind"], record["clients"])) + (names.index(record["side"]) + 0.5) * width - 0.4
-            values = [factor * value for value in record[key]]
-            axis.bar(at, float(np.median(values)), width, color=COLOURS[record["side"]])
-            axis.plot([at] * len(values), values, "o", color="#222222", markersize=2)
-        ticks = [f"{kind}\n{clients} client{'s' if clients > 1 else ''}" for kind, clients in groups]
-        axis.set_xticks(range(len(groups)), ticks, fontsize=8)
-        axis.set_ylabel(label)
-        axis.grid(axis="y", alpha=0.3)
-        axis.set_axisbelow(True)
-        axis.spines[["top", "right"]].set_visible(False)
-    handles = [plt.Rectangle((0, 0), 1, 1, color=COLOURS[name]) for name in names]
-    figure.legend(handles, names, loc="outside upper center", ncols=len(names), frameon=False)
-    figure.savefig(path, dpi=130, metadata={"Software": None})
-    plt.close(figure)
-
-
 def arguments_of() -> argparse.Namespace:
     """The command line."""
     options = parser(__doc__)
@@ -253,7 +182,8 @@ def arguments_of() -> argparse.Namespace:
     options.add_argument("--provider", default="cpu")
     options.add_argument("--optimise", choices=("latency", "throughput"), default="latency")
     options.add_argument("--crops", type=int, default=96)
-    options.add_argument("--rounds", type=int, default=9)
+    options.add_argument("--rounds", type=int, default=5, help="of each start")
+    options.add_argument("--starts", type=int, default=3, help="of the engine and of every server")
     options.add_argument("--crops-a-request", type=int, default=1)
     options.add_argument("--clients", type=int, nargs="+", default=[1, 4, 16])
     options.add_argument("--kinds", choices=("pixels", "files"), nargs="+", default=["pixels", "files"])
@@ -261,17 +191,18 @@ def arguments_of() -> argparse.Namespace:
     return options.parse_args()
 
 
-Measured = tuple[tuple[object, ...], dict[str, Any]]
-"""A row of the table, and the samples behind it."""
+Measured = dict[tuple[str, int], dict[str, Side]]
+"""Kind of crops and number of clients -> what each side did."""
 
 
 def measure(
     arguments: argparse.Namespace, engine: Engine, callers: int, servers: dict[str, Running], kinds: list[str]
-) -> Iterator[Measured]:
+) -> Measured:
     """The engine and those servers, for each kind of crops and number of clients."""
     count, rounds = (24, 2) if arguments.quick else (arguments.crops, arguments.rounds)
     crops = crops_for(arguments.data, engine, count)
     each = arguments.crops_a_request
+    found: Measured = {}
     for kind in kinds:
         for clients in arguments.clients:
             # Every client asks at least twice.
@@ -284,31 +215,66 @@ def measure(
                 if name != BARE or clients == 1:
                     ways[name] = (partial(ask, server.http_port, requests, clients), server.cpu_s)
             before = batches(servers[GLOMEDGE]) if GLOMEDGE in servers else None
-            sides = compare(ways, len(asked), rounds)
+            sides = found[kind, clients] = compare(ways, len(asked), rounds)
             if before is not None:
-                computed, calls = np.subtract(batches(servers[GLOMEDGE]), before)
-                sides[GLOMEDGE].batch_crops = float(computed / calls)
-            for name, side in sides.items():
-                row = row_of(kind, clients, name, sides)
-                log(f"  {row}")
-                yield row, {"kind": kind, "clients": clients, "crops": len(asked), "side": name, **vars(side)}
+                crops_so_far, so_far = batches(servers[GLOMEDGE])
+                sides[GLOMEDGE].batches = crops_so_far - before[0], so_far - before[1]
+            for name in sides:
+                log(f"  {row_of(kind, clients, name, sides)}")
+    return found
 
 
 def measure_triton(
     arguments: argparse.Namespace, engine: Engine, callers: int, model: Path
-) -> tuple[list[Measured], float | None]:
-    """tritonserver's rows, paired with rounds of the engine of their own: it runs while nothing else is measured.
+) -> tuple[Measured, float | None]:
+    """tritonserver, paired with rounds of the engine of their own: it runs while nothing else is measured.
 
     Returns:
-        Rows, and its resident memory in MB; nothing where it is not installed.
+        What it and the engine did, and its resident memory in MB; nothing where it is not installed.
     """
     if arguments.no_triton or "pixels" not in arguments.kinds:
-        return [], None
+        return {}, None
     with triton(model) as server:
         if server is None:
-            return [], None
-        found = list(measure(arguments, engine, callers, {TRITON: server}, ["pixels"]))
-        return [one for one in found if one[1]["side"] == TRITON], server.rss_mb()
+            return {}, None
+        return measure(arguments, engine, callers, {TRITON: server}, ["pixels"]), server.rss_mb()
+
+
+def one_start(
+    arguments: argparse.Namespace, model: Path, callers: int
+) -> tuple[Measured, Measured, dict[str, float | None]]:
+    """The engine and all servers, started anew.
+
+    Returns:
+        What they did; the same of tritonserver; seconds until glomedge was ready, and resident megabytes.
+    """
+    with ExitStack() as stack:
+        stack.enter_context(one_opencv_thread())
+        options = ("--provider", arguments.provider, "--optimise", arguments.optimise)
+        server = stack.enter_context(glomedge_server(model, *options))
+        ready_cpu_s = server.cpu_s()
+        servers = {GLOMEDGE: server}
+        if arguments.provider == "cpu" and callers == arguments.crops_a_request == 1:
+            servers[BARE] = stack.enter_context(bare_server(model))
+        as_served = EngineOptions(arguments.provider)
+        engine = stack.enter_context(open_engine(model, as_served, concurrency=callers, shares_cpus=True))
+        measured = measure(arguments, engine, callers, servers, arguments.kinds)
+        rss_mb = server.rss_mb()
+        of_triton, triton_rss_mb = measure_triton(arguments, engine, callers, model)
+    facts = {
+        "ready_s": server.ready_s, "ready_cpu_s": ready_cpu_s, "rss_mb": rss_mb, "triton_rss_mb": triton_rss_mb,
+    }  # fmt: skip
+    return measured, of_triton, facts
+
+
+def merge(starts: list[Measured]) -> Measured:
+    """All rounds of all starts."""
+    merged = starts[0]
+    for start in starts[1:]:
+        for key, sides in start.items():
+            for name, side in sides.items():
+                merged[key][name].add(side)
+    return merged
 
 
 def main() -> None:
@@ -318,44 +284,46 @@ def main() -> None:
     model = arguments.model or find_model()
     spec = read_model_file(model).spec
     callers = 1 if arguments.optimise == "latency" else run_threads(EngineOptions(arguments.provider), spec)
-    with ExitStack() as stack:
-        stack.enter_context(one_opencv_thread())
-        options = ("--provider", arguments.provider, "--optimise", arguments.optimise)
-        # The first start reads the model from the disk, and is not the one that counts.
-        with glomedge_server(model, *options):
-            pass
-        server = stack.enter_context(glomedge_server(model, *options))
-        ready_cpu_s = server.cpu_s()
-        servers = {GLOMEDGE: server}
-        if arguments.provider == "cpu" and callers == arguments.crops_a_request == 1:
-            servers[BARE] = stack.enter_context(bare_server(model))
-        as_served = EngineOptions(arguments.provider)
-        engine = stack.enter_context(open_engine(model, as_served, concurrency=callers, shares_cpus=True))
-        measured = list(measure(arguments, engine, callers, servers, arguments.kinds))
-        rss_mb = server.rss_mb()
-        of_triton, triton_rss_mb = measure_triton(arguments, engine, callers, model)
-    measured += of_triton
-    measured.sort(key=lambda one: (arguments.kinds.index(one[1]["kind"]), one[1]["clients"]))
-    rows, records = [row for row, _ in measured], [record for _, record in measured]
+    # The first start reads the model from the disk, and is not the one that counts.
+    with glomedge_server(model, "--provider", arguments.provider):
+        pass
+    starts = [one_start(arguments, model, callers) for _ in range(1 if arguments.quick else arguments.starts)]
+    measured, of_triton = merge([start[0] for start in starts]), merge([start[1] for start in starts])
+    rows, records = [], []
+    for (kind, clients), sides in measured.items():
+        beside = of_triton.get((kind, clients))
+        for name, compared in [*((name, sides) for name in sides), *([(TRITON, beside)] if beside else [])]:
+            rows.append(row_of(kind, clients, name, compared))
+            records.append({"kind": kind, "clients": clients, "side": name, **vars(compared[name])})
+    write(arguments, spec.precision, rows, records, starts[-1][2])
+
+
+def write(
+    arguments: argparse.Namespace,
+    precision: str,
+    rows: list[tuple[object, ...]],
+    records: list[dict[str, Any]],
+    facts: dict[str, float | None],
+) -> None:
+    """The results."""
     each = arguments.crops_a_request
-    name = f"serving_{spec.precision}" + (f"_{each}_a_request" if each > 1 else "")
+    name = f"serving_{precision}" + (f"_{each}_a_request" if each > 1 else "")
     plot(records, results_directory() / f"{name}.png")
     load_1m = os.getloadavg()[0]
-    beside = "" if triton_rss_mb is None else f" tritonserver with its stand-in: {triton_rss_mb:.0f} MB."
+    triton_mb = facts["triton_rss_mb"]
+    beside = "" if triton_mb is None else f" tritonserver with its stand-in: {triton_mb:.0f} MB."
     busy = f"Load average at the end: {load_1m:.1f}"
     busy += "." if load_1m <= usable_cores() else "; the machine was busy: ratios hold, times and crops/s do not."
     source = f" Crops: {arguments.source}." if arguments.source else ""
     text = (
-        f"{spec.precision}, {arguments.provider}, `--optimise {arguments.optimise}`, crops a request: {each}, "
-        f"{len(records[0]['cpu_s_a_crop'])} rounds. `glomedge serve` was ready after {server.ready_s:.2f} s "
-        f"({ready_cpu_s:.2f} s of processor time), {rss_mb:.0f} MB resident at the end.{beside} {busy}{source}\n\n"
+        f"{precision}, {arguments.provider}, `--optimise {arguments.optimise}`, crops a request: {each}, "
+        f"rounds: {len(records[0]['cpu_s_a_crop'])}, starts: {1 if arguments.quick else arguments.starts}. "
+        f"`glomedge serve` was ready after {facts['ready_s']:.2f} s ({facts['ready_cpu_s']:.2f} s of processor time), "
+        f"{facts['rss_mb']:.0f} MB resident at the end.{beside} {busy}{source}\n\n"
         f"{markdown_table(HEADER, rows)}\n![processor time and throughput]({name}.png)\n"
     )
-    data = {
-        "rows": records, "ready_s": server.ready_s, "ready_cpu_s": ready_cpu_s, "rss_mb": rss_mb,
-        "triton_rss_mb": triton_rss_mb, "optimise": arguments.optimise, "load_average_1m": load_1m,
-    }  # fmt: skip
-    write_result(name, data, text, title=f"The server over the engine alone, {spec.precision}")
+    data = {"rows": records, **facts, "optimise": arguments.optimise, "load_average_1m": load_1m}
+    write_result(name, data, text, title=f"The server over the engine alone, {precision}")
 
 
 if __name__ == "__main__":
