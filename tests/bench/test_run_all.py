@@ -126,7 +126,8 @@ def test_goals_of_the_server(tmp_path: Path) -> None:
         row(kind, clients, side, cpu_s)
         for kind, served_s in (("pixels", 0.0104), ("files", 0.011))
         for clients in (1, 4, 16)
-        for side, cpu_s in (("engine alone", 0.01), ("glomedge serve", served_s))
+        for side, cpu_s in (("engine alone", 0.01), ("glomedge serve", served_s), ("least server", 0.0102))
+        if side != "least server" or clients == 1
     ]
     (tmp_path / "serving_int8.json").write_text(json.dumps({"rows": rows}))
     alone, many, rate, waits = run_all.by_hand(tmp_path)[-4:]
@@ -134,7 +135,8 @@ def test_goals_of_the_server(tmp_path: Path) -> None:
     assert (many.got, many.verdict) == ("1.040, 1.100", "NO")
     assert (rate.got, rate.verdict) == ("0.962, 0.909", "NO")
     assert (waits.got, waits.verdict) == ("3.00, 3.00", "NO")
-    assert "milliseconds" in alone.reason
+    assert alone.reason.endswith("takes 1.020, 1.020")
+    assert not many.reason
     for one in rows:
         one["cpu_s_a_crop"], one["crops_a_s"], one["waits_s"] = [0.01] * 5, [100.0] * 5, [0.01] * 100
     (tmp_path / "serving_int8.json").write_text(json.dumps({"rows": rows}))
