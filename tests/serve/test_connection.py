@@ -110,6 +110,21 @@ def test_a_large_body_comes_in_pieces_of_any_size(server: Server) -> None:
     assert server.metric("glomedge_bodies_bytes") == 0
 
 
+def test_chunks_that_come_at_once_are_put_together(server: Server) -> None:
+    """All of them before the handler begins: a first one that is taken as it is, and others behind it."""
+    document, binary = pixels_request(enhanced(1, 1))
+    text = json.dumps(document).encode()
+    whole = text + binary
+    alone = server.infer(document, binary).json()
+    for sizes in ((100_000, 1, 40_000, 20_000), (1, 100_000, 60_000), (16_384, 16_384, 200_000), (200_000,)):
+        sent, left = INFER + f"{HEADER}: {len(text)}\r\nTransfer-Encoding: chunked\r\n\r\n".encode(), whole
+        for size in sizes:
+            part, left = left[:size], left[size:]
+            sent += b"%x\r\n%b\r\n" % (len(part), part)
+        assert not left
+        assert json.loads(answer_to(server, sent + b"0\r\n\r\n").partition(b"\r\n\r\n")[2]) == alone
+
+
 def test_requests_that_come_at_once_are_answered_in_their_order(server: Server) -> None:
     """Their bodies too: one is complete before its handler begins, with the next one behind it."""
     sent = b""
