@@ -40,7 +40,7 @@ def fault_of(probability: float, activation: npt.NDArray[np.float32] | None) -> 
     if not 0.0 <= probability <= 1.0:  # also catches NaN
         answered = shortest(np.float32(probability))
         return f"The network returned {answered}, which is not a probability. Check the model: glomedge doctor"
-    # ``all`` goes through two functions in Python, for one crop at a time.
+    # Once a crop: ``ndarray.all`` costs more, for it goes through Python.
     if activation is not None and b"\0" in np.isfinite(activation).tobytes():
         return "The network returned a map with values that are not finite. Check the model: glomedge doctor"
     return None
